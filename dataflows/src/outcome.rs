@@ -1,0 +1,153 @@
+//! What leaves the dataflow: result rows, in one batch per epoch.
+
+use crate::sample::{Reason, SeriesId};
+
+/// The statistics of one series over one window `(at_ms - window_ms, at_ms]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct WindowStats {
+    /// The series.
+    pub series: SeriesId,
+    /// Length of the window, its identity.
+    pub window_ms: i64,
+    /// End of the window, a multiple of its hop since the Unix epoch.
+    pub at_ms: i64,
+    /// 0 for the first answer to this key, one more each time a published answer changes.
+    pub revision: u32,
+    /// Number of samples in the window, at least 1.
+    pub count: u32,
+    /// Milliseconds from the first to the last sample.
+    pub span_ms: u32,
+    /// Smallest value.
+    pub min: f64,
+    /// Largest value.
+    pub max: f64,
+    /// Arithmetic mean.
+    pub avg: f64,
+    /// Population standard deviation (ddof 0, as PromQL's `stddev_over_time`).
+    pub std: f64,
+    /// Oldest value.
+    pub first: f64,
+    /// Newest value.
+    pub last: f64,
+    /// Sum over consecutive samples of `b >= a ? b - a : b`; not extrapolated. Meaningful from 2 samples on.
+    pub increase: f64,
+}
+
+impl WindowStats {
+    /// Sample standard deviation (ddof 1, as pandas); none below two samples.
+    pub fn std_sample(&self) -> Option<f64> {
+        (self.count > 1).then(|| self.std * (f64::from(self.count) / f64::from(self.count - 1)).sqrt())
+    }
+
+    /// Increase per second between the first and the last sample; none below two samples.
+    pub fn rate(&self) -> Option<f64> {
+        (self.count > 1 && self.span_ms > 0).then(|| self.increase / (f64::from(self.span_ms) / 1000.0))
+    }
+
+    /// The order of rows in the outbox.
+    pub fn key(&self) -> (SeriesId, i64, i64) {
+        (self.series, self.window_ms, self.at_ms)
+    }
+}
+
+/// Samples of one series that `admit` did not apply for one reason, summed over a minute of stream time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// The series; `None` sums the series beyond the first thousand of the minute.
+    pub series: Option<SeriesId>,
+    /// Why.
+    pub reason: Reason,
+    /// How many samples.
+    pub count: u64,
+    /// The lowest event time among them.
+    pub first_at_ms: i64,
+    /// The highest event time among them.
+    pub last_at_ms: i64,
+}
+
+impl Reject {
+    /// The order of rows in the outbox: rows without series last.
+    pub fn key(&self) -> (bool, SeriesId, Reason) {
+        (self.series.is_none(), self.series.unwrap_or_default(), self.reason)
+    }
+}
+
+/// What `admit` counted in one epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Samples applied, late ones included.
+    pub applied: u64,
+    /// Of these, late ones merged into closed or open windows.
+    pub late: u64,
+    /// Staleness markers seen.
+    pub stale_markers: u64,
+    /// Not applied, by [`Reason`] code.
+    pub rejected: [u64; 5],
+    /// Rows that corrected an earlier row.
+    pub corrections: u64,
+    /// Slots given.
+    pub slots_given: u64,
+    /// Slots freed.
+    pub slots_freed: u64,
+}
+
+impl Counts {
+    /// Adds `other` to these counts.
+    pub fn add(&mut self, other: &Counts) {
+        self.applied += other.applied;
+        self.late += other.late;
+        self.stale_markers += other.stale_markers;
+        for (mine, theirs) in self.rejected.iter_mut().zip(other.rejected) {
+            *mine += theirs;
+        }
+        self.corrections += other.corrections;
+        self.slots_given += other.slots_given;
+        self.slots_freed += other.slots_freed;
+    }
+}
+
+/// All outcomes of one epoch (of one worker, or merged over workers).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Outcomes {
+    /// Window rows.
+    pub windows: Vec<WindowStats>,
+    /// Reject rows.
+    pub rejects: Vec<Reject>,
+    /// Series whose slot was freed. Stays inside: never in the outbox.
+    pub freed: Vec<SeriesId>,
+    /// What was counted. Stays inside: never in the outbox.
+    pub counts: Counts,
+}
+
+impl Outcomes {
+    /// Whether there is nothing to hand on.
+    pub fn is_empty(&self) -> bool {
+        self.windows.is_empty() && self.rejects.is_empty() && self.freed.is_empty() && self.counts == Counts::default()
+    }
+
+    /// Moves everything of `other` into these outcomes.
+    pub fn append(&mut self, other: &mut Outcomes) {
+        self.windows.append(&mut other.windows);
+        self.rejects.append(&mut other.rejects);
+        self.freed.append(&mut other.freed);
+        self.counts.add(&std::mem::take(&mut other.counts));
+    }
+
+    /// Sorts by (kind, series, window, at), the order of the outbox, and sums the reject rows without series.
+    ///
+    /// After this the outcomes of an epoch are the same bytes for any number of workers.
+    pub fn settle(&mut self) {
+        self.windows.sort_unstable_by_key(WindowStats::key);
+        self.freed.sort_unstable();
+        self.rejects.sort_unstable_by_key(Reject::key);
+        self.rejects.dedup_by(|next, kept| {
+            let same = next.series.is_none() && kept.series.is_none() && next.reason == kept.reason;
+            if same {
+                kept.count += next.count;
+                kept.first_at_ms = kept.first_at_ms.min(next.first_at_ms);
+                kept.last_at_ms = kept.last_at_ms.max(next.last_at_ms);
+            }
+            same
+        });
+    }
+}

@@ -1,0 +1,162 @@
+//! What enters the dataflow: samples in batches, and the marks that end epochs.
+//!
+//! Not here: labels (the rim owns label strings) and file or wire formats.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The number of fixed key groups. State, snapshots and ownership are per shard, never per worker.
+pub const SHARDS: usize = 256;
+
+/// The bits of Prometheus' staleness marker: "this series has ended here". Compare bits, never the float.
+pub const STALE_NAN_BITS: u64 = 0x7ff0_0000_0000_0002;
+
+/// The earliest event time taken: 2000-01-01T00:00:00Z. Anything before it is a unit mistake.
+pub const AT_MS_MIN: i64 = 946_684_800_000;
+
+/// The latest event time taken even with `--allow-future`: 9999-12-31T23:59:59.999Z.
+pub const AT_MS_MAX: i64 = 253_402_300_799_999;
+
+/// Identity of one series: xxh3_64 over its labels sorted by name, each written `name 0xFF value 0xFF`.
+///
+/// Stable for ever; printed as 16 hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct SeriesId(pub u64);
+
+impl SeriesId {
+    /// The shard this series lives in.
+    pub fn shard(self) -> usize {
+        (self.0 % SHARDS as u64) as usize
+    }
+}
+
+impl fmt::Display for SeriesId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Debug for SeriesId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+/// The text is not a series id.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotASeriesId;
+
+impl FromStr for SeriesId {
+    type Err = NotASeriesId;
+
+    fn from_str(text: &str) -> Result<Self, NotASeriesId> {
+        if text.len() != 16 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(NotASeriesId);
+        }
+        u64::from_str_radix(text, 16).map(SeriesId).map_err(|_| NotASeriesId)
+    }
+}
+
+/// A batch of samples, structure of arrays: element `i` of the three columns is one sample.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Samples {
+    /// Series identities.
+    pub series: Vec<u64>,
+    /// Event times, Unix milliseconds.
+    pub at_ms: Vec<i64>,
+    /// Observed values; staleness markers and other NaN are carried bit for bit.
+    pub value: Vec<f64>,
+}
+
+impl Samples {
+    /// An empty batch with room for `n` samples.
+    pub fn with_capacity(n: usize) -> Self {
+        Samples { series: Vec::with_capacity(n), at_ms: Vec::with_capacity(n), value: Vec::with_capacity(n) }
+    }
+
+    /// Appends one sample.
+    #[inline]
+    pub fn push(&mut self, series: u64, at_ms: i64, value: f64) {
+        self.series.push(series);
+        self.at_ms.push(at_ms);
+        self.value.push(value);
+    }
+
+    /// How many samples are held.
+    pub fn len(&self) -> usize {
+        self.series.len()
+    }
+
+    /// Whether no sample is held.
+    pub fn is_empty(&self) -> bool {
+        self.series.is_empty()
+    }
+
+    /// Empties the batch, keeping its memory.
+    pub fn clear(&mut self) {
+        self.series.clear();
+        self.at_ms.clear();
+        self.value.clear();
+    }
+
+    /// Appends all samples of `other`, leaving it empty.
+    pub fn append(&mut self, other: &mut Samples) {
+        self.series.append(&mut other.series);
+        self.at_ms.append(&mut other.at_ms);
+        self.value.append(&mut other.value);
+    }
+}
+
+/// The end of an epoch as it is *written* in the journal: the only clock the computation sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochEnd {
+    /// Number of the epoch; grows, with gaps.
+    pub epoch: u64,
+    /// Stream time: wall clock when the epoch was cut, never going back. `i64::MIN` before the first clock.
+    pub stream_ms: i64,
+    /// How far silence may be judged; never above `stream_ms`.
+    pub close_ms: i64,
+    /// Whether an input ends here (the last epoch of a replayed file): pending reject rows are emitted now.
+    pub last_of_input: bool,
+}
+
+/// Why `admit` did not apply a sample it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// Same time, same bits: a success that only counts, never a row.
+    Duplicate = 0,
+    /// Same time, another value: the first applied wins.
+    DuplicateTimestamp = 1,
+    /// Further behind the newest sample of its series than `lateness`, or not newer than its tombstone.
+    TooOld = 2,
+    /// Its base pane is no longer wholly in the raw ring.
+    LateRingFull = 3,
+    /// NaN or infinite, and not a staleness marker.
+    NotFinite = 4,
+}
+
+impl Reason {
+    /// All reasons, in code order.
+    pub const ALL: [Reason; 5] =
+        [Reason::Duplicate, Reason::DuplicateTimestamp, Reason::TooOld, Reason::LateRingFull, Reason::NotFinite];
+
+    /// The word used in metrics, rows and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Duplicate => "duplicate",
+            Reason::DuplicateTimestamp => "duplicate_timestamp",
+            Reason::TooOld => "too_old",
+            Reason::LateRingFull => "late_ring_full",
+            Reason::NotFinite => "not_finite",
+        }
+    }
+
+    /// The reason with this code, if there is one.
+    pub fn from_code(code: u8) -> Option<Reason> {
+        Reason::ALL.get(usize::from(code)).copied()
+    }
+}

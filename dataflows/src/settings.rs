@@ -1,0 +1,196 @@
+//! Validated numbers that change results. No file format: the rim parses, this page judges.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A window: its length is its identity, its hop the distance between two results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Window {
+    /// Length in milliseconds; a result at `T` covers `(T - length, T]`.
+    pub length_ms: i64,
+    /// Distance between results in milliseconds; divides the length.
+    pub hop_ms: i64,
+}
+
+/// Everything that decides what the journal's samples come to. Written into the journal when it changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The windows, by rising length.
+    pub windows: Vec<Window>,
+    /// How long a silent series is waited for before its window closes.
+    pub settle_ms: i64,
+    /// How far behind the newest sample of its series a late one still corrects.
+    pub lateness_ms: i64,
+    /// How long one that was away is waited for before silence closes windows again.
+    pub catch_up_ms: i64,
+    /// Most raw samples kept per series for late corrections.
+    pub late_samples_max: u32,
+    /// Most series at once; tombstones are bounded by the same number.
+    pub series_max: u64,
+}
+
+/// A setting is outside its bounds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingsError {
+    /// Path of the setting as in the configuration file.
+    pub field: String,
+    /// What was given.
+    pub value: String,
+    /// What would be allowed.
+    pub bound: String,
+}
+
+impl fmt::Display for SettingsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} must be {}; got {}", self.field, self.bound, self.value)
+    }
+}
+
+impl std::error::Error for SettingsError {}
+
+const SECOND_MS: i64 = 1_000;
+const DAY_MS: i64 = 86_400_000;
+/// Most panes one ring of a series may hold.
+pub const PANES_MAX: i64 = 4_096;
+/// Most windows at once.
+pub const WINDOWS_MAX: usize = 16;
+
+impl Default for Settings {
+    fn default() -> Self {
+        let window = |hours: i64| Window { length_ms: hours * 3_600_000, hop_ms: hours * 60_000 };
+        Settings {
+            windows: vec![window(1), window(3), window(12)],
+            settle_ms: 30_000,
+            lateness_ms: 600_000,
+            catch_up_ms: 300_000,
+            late_samples_max: 1_024,
+            series_max: 1_200_000,
+        }
+    }
+}
+
+impl Settings {
+    /// Checks every bound and sorts the windows by length.
+    ///
+    /// # Errors
+    /// The first setting outside its bounds, by its path in the configuration file.
+    pub fn validated(mut self) -> Result<Settings, SettingsError> {
+        let err = |field: &str, value: String, bound: String| Err(SettingsError { field: field.to_owned(), value, bound });
+        if self.windows.is_empty() || self.windows.len() > WINDOWS_MAX {
+            return err("windows", format!("{} windows", self.windows.len()), format!("1 to {WINDOWS_MAX} windows"));
+        }
+        for (name, value, low, high) in [
+            ("settle", self.settle_ms, SECOND_MS, 3_600_000),
+            ("lateness", self.lateness_ms, 0, DAY_MS),
+            ("catch_up", self.catch_up_ms, 0, DAY_MS),
+        ] {
+            if !(low..=high).contains(&value) {
+                return err(name, duration(value), format!("{} to {}", duration(low), duration(high)));
+            }
+        }
+        if self.catch_up_ms < self.settle_ms {
+            return err("catch_up", duration(self.catch_up_ms), format!("at least settle ({})", duration(self.settle_ms)));
+        }
+        for (i, w) in self.windows.iter().enumerate() {
+            let field = |part: &str| format!("windows[{i}].{part}");
+            if !(SECOND_MS..=30 * DAY_MS).contains(&w.length_ms) {
+                return err(&field("length"), duration(w.length_ms), "1s to 30d".to_owned());
+            }
+            let divides = w.hop_ms > 0 && w.length_ms % w.hop_ms == 0 && w.hop_ms % SECOND_MS == 0;
+            if !(SECOND_MS..=w.length_ms).contains(&w.hop_ms) || !divides {
+                let bound = format!("whole seconds that divide the length {}", duration(w.length_ms));
+                return err(&field("hop"), duration(w.hop_ms), bound);
+            }
+        }
+        self.windows.sort_by_key(|w| w.length_ms);
+        if let Some(pair) = self.windows.windows(2).find(|pair| pair[0].length_ms == pair[1].length_ms) {
+            let twice = format!("{} twice", duration(pair[0].length_ms));
+            return err("windows", twice, "windows of different lengths (the length is a window's name)".to_owned());
+        }
+        if !(16..=1 << 20).contains(&self.late_samples_max) {
+            return err("limits.late_samples", self.late_samples_max.to_string(), "16 to 1048576".to_owned());
+        }
+        if !(256..=100_000_000).contains(&self.series_max) {
+            return err("limits.series", self.series_max.to_string(), "256 to 100000000".to_owned());
+        }
+        let panes = self.base_panes().max(self.windows.iter().map(|w| self.ring_panes(*w)).max().unwrap_or(0));
+        if panes > PANES_MAX {
+            let bound = format!("such that no ring of a series holds more than {PANES_MAX} panes (length plus lateness over hop)");
+            return err("windows", format!("{panes} panes"), bound);
+        }
+        Ok(self)
+    }
+
+    /// The base pane: the largest divisor of the greatest common divisor of all hops that is not above 1 minute.
+    pub fn base_ms(&self) -> i64 {
+        let hops_seconds = self.windows.iter().fold(0, |all, w| gcd(all, w.hop_ms)) / SECOND_MS;
+        (1..=60).rev().find(|base| hops_seconds % base == 0).unwrap_or(1) * SECOND_MS
+    }
+
+    /// The longest window.
+    pub fn longest_ms(&self) -> i64 {
+        self.windows.iter().map(|w| w.length_ms).max().unwrap_or(0)
+    }
+
+    /// Base panes kept per series: enough to rebuild any hop a late sample can touch.
+    pub fn base_panes(&self) -> i64 {
+        let hop = self.windows.iter().map(|w| w.hop_ms).max().unwrap_or(0);
+        (self.lateness_ms + hop) / self.base_ms() + 2
+    }
+
+    /// Panes of one hop kept per series for window `w`: its length and the span that late samples can touch.
+    pub fn ring_panes(&self, w: Window) -> i64 {
+        (w.length_ms + self.lateness_ms) / w.hop_ms + 2
+    }
+
+    /// How long a silent series keeps its slot.
+    pub fn keep_ms(&self) -> i64 {
+        self.longest_ms().max(self.lateness_ms) + self.settle_ms
+    }
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+/// Prints milliseconds as Prometheus does: `1h`, `1h30m`, `250ms`; `0s` for nothing.
+pub fn duration(ms: i64) -> String {
+    if ms == 0 {
+        return "0s".to_owned();
+    }
+    let mut text = String::from(if ms < 0 { "-" } else { "" });
+    let mut left = ms.unsigned_abs();
+    for (unit, size) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)] {
+        if left >= size {
+            text.push_str(&format!("{}{unit}", left / size));
+            left %= size;
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base_pane_is_the_largest_divisor_up_to_a_minute() {
+        let with = |hops: &[i64]| Settings {
+            windows: hops.iter().map(|h| Window { length_ms: h * 60, hop_ms: *h }).collect(),
+            ..Settings::default()
+        };
+        assert_eq!(with(&[60_000, 180_000, 720_000]).base_ms(), 60_000);
+        assert_eq!(with(&[90_000]).base_ms(), 45_000);
+        assert_eq!(with(&[7_000, 60_000]).base_ms(), 1_000);
+        assert_eq!(with(&[420_000]).base_ms(), 60_000);
+        assert_eq!(with(&[61_000]).base_ms(), 1_000);
+    }
+
+    #[test]
+    fn durations_print_like_prometheus() {
+        assert_eq!(duration(5_400_000), "1h30m");
+        assert_eq!(duration(250), "250ms");
+        assert_eq!(duration(0), "0s");
+        assert_eq!(duration(43_200_000), "12h");
+    }
+}

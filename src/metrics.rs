@@ -1,0 +1,240 @@
+//! Every metric of our own, declared once.
+//!
+//! Names follow Prometheus' base units. They never share a name with our *result* metrics
+//! (`tidewatch_window_*`, ...), so scraping Tidewatch with Tidewatch is an ordinary thing to do.
+
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+/// A label of one name: where a sample came from.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Source {
+    /// `remote_write`, `replay`.
+    pub source: &'static str,
+}
+
+/// Why a sample was not taken, and by which gate.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Rejected {
+    /// The source for the gate `validate`; `journal` for the gate `admit`.
+    pub source: &'static str,
+    /// `validate` or `admit`.
+    pub gate: &'static str,
+    /// The reason's word.
+    pub reason: &'static str,
+}
+
+/// One HTTP route and its answer.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Route {
+    /// The route's pattern, never the raw path.
+    pub route: &'static str,
+}
+
+/// One HTTP route and its answer.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Answer {
+    /// The route's pattern, never the raw path.
+    pub route: &'static str,
+    /// The status code.
+    pub code: u16,
+}
+
+/// A limit by its setting's path.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Limit {
+    /// Path of the setting, e.g. `limits.series`.
+    pub limit: &'static str,
+}
+
+/// A queue between two rooms.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Queue {
+    /// Which queue.
+    pub queue: &'static str,
+}
+
+/// A log on disk.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Log {
+    /// `journal`, `outbox`, `series`.
+    pub log: &'static str,
+}
+
+/// A sink.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Sink {
+    /// Which sink, e.g. `store`.
+    pub sink: &'static str,
+}
+
+/// A kind of row.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Rows {
+    /// Which sink wrote it.
+    pub sink: &'static str,
+    /// `windows`, `rejects`.
+    pub kind: &'static str,
+}
+
+/// An operator of the dataflow.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Operator {
+    /// Its name in the graph.
+    pub operator: String,
+}
+
+/// What was built.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Build {
+    /// The version of the package.
+    pub version: &'static str,
+}
+
+type FloatCounter = Counter<f64, AtomicU64>;
+type FloatGauge = Gauge<f64, AtomicU64>;
+type IntGauge = Gauge<i64, AtomicI64>;
+
+fn seconds() -> Histogram {
+    Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
+}
+
+macro_rules! metrics {
+    ($( $(#[doc = $help:literal])+ $field:ident: $type:ty = $name:literal, $make:expr; )+) => {
+        /// The metrics of one process; each field's text is the metric's help.
+        pub struct Metrics {
+            registry: Registry,
+            $( $(#[doc = $help])+ pub $field: $type, )+
+        }
+
+        impl Metrics {
+            /// Registers every metric.
+            pub fn new() -> Self {
+                let mut registry = Registry::default();
+                $( let $field: $type = $make;
+                   registry.register($name, concat!($($help),+).trim().trim_end_matches('.'), $field.clone()); )+
+                Metrics { registry, $($field),+ }
+            }
+        }
+    };
+}
+
+metrics! {
+    /// Samples that arrived, before any check.
+    received: Family<Source, Counter> = "tidewatch_samples_received", Family::default();
+    /// Samples that passed validation and are durable in the journal.
+    accepted: Family<Source, Counter> = "tidewatch_samples_accepted", Family::default();
+    /// Samples not taken, by gate and reason.
+    rejected: Family<Rejected, Counter> = "tidewatch_samples_rejected", Family::default();
+    /// Samples applied to windows.
+    applied: Counter = "tidewatch_samples_applied", Counter::default();
+    /// Samples that were late and corrected windows.
+    late: Counter = "tidewatch_samples_late", Counter::default();
+    /// Staleness markers seen.
+    stale_markers: Counter = "tidewatch_stale_markers", Counter::default();
+    /// Exemplars and metadata entries received and not used.
+    ignored: Family<Source, Counter> = "tidewatch_write_entries_ignored", Family::default();
+    /// Seconds from request to answer.
+    request_seconds: Family<Route, Histogram> = "tidewatch_http_request_duration_seconds", Family::new_with_constructor(seconds);
+    /// Answers by status code.
+    responses: Family<Answer, Counter> = "tidewatch_http_responses", Family::default();
+    /// Times a limit refused or held back something.
+    limit_hits: Family<Limit, Counter> = "tidewatch_limit_reached", Family::default();
+    /// Epochs cut.
+    epochs: Counter = "tidewatch_epochs", Counter::default();
+    /// Seconds that stream time of the newest finished epoch is behind the clock.
+    lag_seconds: FloatGauge = "tidewatch_stream_lag_seconds", FloatGauge::default();
+    /// Series with a slot.
+    active_series: IntGauge = "tidewatch_active_series", IntGauge::default();
+    /// Label sets held in memory.
+    label_entries: IntGauge = "tidewatch_label_entries", IntGauge::default();
+    /// Entries waiting in a queue.
+    queue_depth: Family<Queue, IntGauge> = "tidewatch_queue_depth", Family::default();
+    /// Bytes of a log on disk.
+    log_bytes: Family<Log, IntGauge> = "tidewatch_log_bytes", Family::default();
+    /// Seconds a sync of a log took.
+    log_sync_seconds: Family<Log, Histogram> = "tidewatch_log_sync_duration_seconds", Family::new_with_constructor(seconds);
+    /// Rows written by a sink.
+    rows_written: Family<Rows, Counter> = "tidewatch_rows_written", Family::default();
+    /// Newest epoch a sink holds durably.
+    sink_epoch: Family<Sink, IntGauge> = "tidewatch_sink_epoch", Family::default();
+    /// Failed writes of a sink that will be tried again.
+    sink_errors: Family<Sink, Counter> = "tidewatch_sink_errors", Family::default();
+    /// Rows that corrected an earlier row.
+    corrections: Counter = "tidewatch_corrections", Counter::default();
+    /// Bytes of state an operator holds.
+    operator_bytes: Family<Operator, IntGauge> = "tidewatch_operator_state_bytes", Family::default();
+    /// Seconds an operator has computed.
+    operator_seconds: Family<Operator, FloatCounter> = "tidewatch_operator_busy_seconds", Family::default();
+    /// What was built, always 1.
+    build_info: Family<Build, IntGauge> = "tidewatch_build_info", Family::default();
+    /// Seconds of processor time used.
+    process_cpu_seconds: FloatCounter = "process_cpu_seconds", FloatCounter::default();
+    /// Bytes of resident memory.
+    process_resident_bytes: IntGauge = "process_resident_memory_bytes", IntGauge::default();
+    /// Bytes of virtual memory.
+    process_virtual_bytes: IntGauge = "process_virtual_memory_bytes", IntGauge::default();
+    /// Open file descriptors.
+    process_fds: IntGauge = "process_open_fds", IntGauge::default();
+    /// Most file descriptors that may be open.
+    process_fds_max: IntGauge = "process_max_fds", IntGauge::default();
+    /// Start of the process in seconds since the Unix epoch.
+    process_start_seconds: FloatGauge = "process_start_time_seconds", FloatGauge::default();
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Metrics::new()
+    }
+}
+
+impl Metrics {
+    /// Counts `n` samples refused by the gate `validate`.
+    pub fn refuse(&self, source: &'static str, reason: &'static str, n: u64) {
+        self.rejected.get_or_create(&Rejected { source, gate: "validate", reason }).inc_by(n);
+    }
+
+    /// Counts that a limit refused or held back something.
+    pub fn limit(&self, limit: &'static str) {
+        self.limit_hits.get_or_create(&Limit { limit }).inc();
+    }
+
+    /// OpenMetrics text 1.0.0, ending with `# EOF`.
+    pub fn open_metrics(&self) -> String {
+        let mut text = String::new();
+        encode(&mut text, &self.registry).expect("writing to a string cannot fail");
+        text
+    }
+
+    /// Prometheus text 0.0.4: as OpenMetrics, but a counter's family bears the name of its samples.
+    pub fn text(&self) -> String {
+        let open = self.open_metrics();
+        let mut text = String::with_capacity(open.len());
+        let mut help = "";
+        for line in open.lines() {
+            if line == "# EOF" || line.starts_with("# UNIT ") {
+                continue;
+            }
+            if let Some(rest) = line.strip_prefix("# HELP ") {
+                help = rest;
+                continue;
+            }
+            if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+                let suffix = if kind == "counter" { "_total" } else { "" };
+                let help = help.strip_prefix(name).unwrap_or(help).trim();
+                text.push_str(&format!("# HELP {name}{suffix} {help}\n# TYPE {name}{suffix} {kind}\n"));
+                continue;
+            }
+            text.push_str(line);
+            text.push('\n');
+        }
+        text
+    }
+}
