@@ -1,1 +1,16 @@
-fn main(){}
+//! The program: parses the command line and hands it to the composition root.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tidewatch::{app, cli::Cli};
+
+fn main() -> ExitCode {
+    match app::main(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("tidewatch: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,1 +1,28 @@
 //! The one test binary. Table of contents:
+//!
+//! - `architecture`: who may import whom, and other rules of the house that can be read off the source.
+//! - `bad_requests`: everything one can send wrongly, with its status; nothing of it is applied, the worker goes on.
+//! - `golden`: moments computed elsewhere, in exact arithmetic, equal ours.
+//! - `kill_and_rerun`: kill -9, SIGTERM and start again: nothing acknowledged is lost, no row changes.
+//! - `oracle`: the slow model of the rules, and random feeds.
+//! - `real_prometheus`: a real Prometheus writes to a running worker; every window equals what its raw samples give.
+//!   Needs servers: `./test.sh` starts it, a bare `cargo test` says so.
+//! - `rules`: every row and revision of the tactics equals the slow model; the same samples give the same bytes.
+//! - `same_log`: the same journal gives the same bytes for any workers, batches and interleavings.
+//! - `support`: the servers, the worker and the clients that the other modules use.
+#![allow(clippy::unwrap_used)]
+
+mod architecture;
+mod bad_requests;
+mod golden;
+mod kill_and_rerun;
+mod oracle;
+mod real_prometheus;
+mod rules;
+mod same_log;
+mod support;
+
+/// How many seeds a randomised test tries; `TEST_ROUNDS` multiplies.
+fn rounds(n: u64) -> u64 {
+    n * std::env::var("TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}

@@ -1,4 +1,29 @@
 //! What Tidewatch computes: a pure function from a journal of samples to result rows.
-pub mod outcome;
+//!
+//! ```text
+//!  samples ──exchange by shard──► admit ──► window ──► outcomes, one batch per epoch
+//! ```
+//!
+//! No clock, no I/O, no randomness, no logging here: the same journal gives the same bytes, for any number
+//! of workers. What cannot be used becomes a reject row, never an error.
+//!
+//! Read in this order: [`sample`], [`outcome`], [`settings`] (the nouns); [`graph`] (the wiring);
+//! [`driver`] and [`shard`] (what operators share); [`operators`]; [`kernels`].
+#![deny(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
+#![warn(missing_docs)]
+
 pub mod sample;
+
+pub mod outcome;
+
 pub mod settings;
+
+pub mod graph;
+
+pub mod driver;
+
+pub mod shard;
+
+pub mod operators;
+
+pub mod kernels;

@@ -122,7 +122,10 @@ pub struct Outcomes {
 impl Outcomes {
     /// Whether there is nothing to hand on.
     pub fn is_empty(&self) -> bool {
-        self.windows.is_empty() && self.rejects.is_empty() && self.freed.is_empty() && self.counts == Counts::default()
+        self.windows.is_empty()
+            && self.rejects.is_empty()
+            && self.freed.is_empty()
+            && self.counts == Counts::default()
     }
 
     /// Moves everything of `other` into these outcomes.

@@ -141,8 +141,13 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons, in code order.
-    pub const ALL: [Reason; 5] =
-        [Reason::Duplicate, Reason::DuplicateTimestamp, Reason::TooOld, Reason::LateRingFull, Reason::NotFinite];
+    pub const ALL: [Reason; 5] = [
+        Reason::Duplicate,
+        Reason::DuplicateTimestamp,
+        Reason::TooOld,
+        Reason::LateRingFull,
+        Reason::NotFinite,
+    ];
 
     /// The word used in metrics, rows and JSON.
     pub fn as_str(self) -> &'static str {

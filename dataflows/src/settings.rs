@@ -75,9 +75,15 @@ impl Settings {
     /// # Errors
     /// The first setting outside its bounds, by its path in the configuration file.
     pub fn validated(mut self) -> Result<Settings, SettingsError> {
-        let err = |field: &str, value: String, bound: String| Err(SettingsError { field: field.to_owned(), value, bound });
+        let err = |field: &str, value: String, bound: String| {
+            Err(SettingsError { field: field.to_owned(), value, bound })
+        };
         if self.windows.is_empty() || self.windows.len() > WINDOWS_MAX {
-            return err("windows", format!("{} windows", self.windows.len()), format!("1 to {WINDOWS_MAX} windows"));
+            return err(
+                "windows",
+                format!("{} windows", self.windows.len()),
+                format!("1 to {WINDOWS_MAX} windows"),
+            );
         }
         for (name, value, low, high) in [
             ("settle", self.settle_ms, SECOND_MS, 3_600_000),
@@ -89,7 +95,11 @@ impl Settings {
             }
         }
         if self.catch_up_ms < self.settle_ms {
-            return err("catch_up", duration(self.catch_up_ms), format!("at least settle ({})", duration(self.settle_ms)));
+            return err(
+                "catch_up",
+                duration(self.catch_up_ms),
+                format!("at least settle ({})", duration(self.settle_ms)),
+            );
         }
         for (i, w) in self.windows.iter().enumerate() {
             let field = |part: &str| format!("windows[{i}].{part}");
@@ -105,7 +115,11 @@ impl Settings {
         self.windows.sort_by_key(|w| w.length_ms);
         if let Some(pair) = self.windows.windows(2).find(|pair| pair[0].length_ms == pair[1].length_ms) {
             let twice = format!("{} twice", duration(pair[0].length_ms));
-            return err("windows", twice, "windows of different lengths (the length is a window's name)".to_owned());
+            return err(
+                "windows",
+                twice,
+                "windows of different lengths (the length is a window's name)".to_owned(),
+            );
         }
         if !(16..=1 << 20).contains(&self.late_samples_max) {
             return err("limits.late_samples", self.late_samples_max.to_string(), "16 to 1048576".to_owned());
@@ -113,9 +127,12 @@ impl Settings {
         if !(256..=100_000_000).contains(&self.series_max) {
             return err("limits.series", self.series_max.to_string(), "256 to 100000000".to_owned());
         }
-        let panes = self.base_panes().max(self.windows.iter().map(|w| self.ring_panes(*w)).max().unwrap_or(0));
+        let panes =
+            self.base_panes().max(self.windows.iter().map(|w| self.ring_panes(*w)).max().unwrap_or(0));
         if panes > PANES_MAX {
-            let bound = format!("such that no ring of a series holds more than {PANES_MAX} panes (length plus lateness over hop)");
+            let bound = format!(
+                "such that no ring of a series holds more than {PANES_MAX} panes (length plus lateness over hop)"
+            );
             return err("windows", format!("{panes} panes"), bound);
         }
         Ok(self)

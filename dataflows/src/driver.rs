@@ -1,0 +1,319 @@
+//! The driver: holds capabilities and frontiers, so that a tactic never has to.
+//!
+//! A tactic is a closure that is called with complete batches in a fixed order:
+//! * [`by_shard`] exchanges samples by shard and calls its tactic once per epoch and owned shard, epochs
+//!   rising, every owned shard of every epoch, samples or not. The batch is complete and in any order.
+//! * [`in_slices`] calls its tactic with each batch in the order received, again and again until it says
+//!   that it is done: one that has much to emit emits a slice at a time and never blocks its worker.
+//! * [`complete`] hands over all outcomes of an epoch at once, epochs rising, when nothing more can come.
+//!
+//! Capabilities are held to the end of what they promise and dropped with the last output of an epoch, so
+//! the output frontier follows the input. Timestamps are epoch numbers; event time never shows here.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::time::Duration;
+
+use timely::Accountable;
+use timely::communication::Push;
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::channels::pact::{DistributorPact, Pipeline};
+use timely::dataflow::channels::pushers::exchange::Distributor;
+use timely::dataflow::channels::{ContainerBytes, Message};
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::{Stream, StreamVec};
+use timely::progress::Stamp;
+
+use crate::outcome::Outcomes;
+use crate::sample::{EpochEnd, SHARDS, Samples};
+
+/// Samples one activation retires before it lets other operators run.
+const SLICE_SAMPLES: usize = 65_536;
+/// Rows one activation emits before it lets other operators run.
+pub const SLICE_ROWS: usize = 16_384;
+/// Samples an exchanged batch is filled to.
+pub const BATCH_SAMPLES: usize = 4_096;
+
+/// The worker that owns a shard: shards are dealt out in turn.
+pub fn owner(shard: usize, peers: usize) -> usize {
+    shard % peers
+}
+
+/// One epoch that is still arriving, or being retired.
+struct Pending {
+    capability: Capability<u64>,
+    end: Option<EpochEnd>,
+    shards: Vec<Samples>,
+    /// The next shard to retire.
+    next: usize,
+}
+
+/// Exchanges samples by shard and retires each epoch shard by shard once it is complete.
+///
+/// An epoch whose `EpochEnd` never came (input ended in its middle) is dropped: it is not in the journal whole.
+pub fn by_shard<'scope, O: 'static>(
+    samples: Stream<'scope, u64, Samples>,
+    ends: StreamVec<'scope, u64, EpochEnd>,
+    name: &str,
+    mut retire: impl FnMut(usize, EpochEnd, &Samples) -> O + 'static,
+) -> StreamVec<'scope, u64, Rc<O>> {
+    let scope = samples.scope();
+    let (index, peers) = (scope.index(), scope.peers());
+    samples.binary_frontier::<_, CapacityContainerBuilder<Vec<Rc<O>>>, _, _, _, _>(
+        ends,
+        exchange(),
+        Pipeline,
+        name,
+        move |initial, info| {
+            drop(initial);
+            let activator = scope.activator_for(info.address);
+            let mut pending: BTreeMap<u64, Pending> = BTreeMap::new();
+            let mut spare: Vec<Vec<Samples>> = Vec::new();
+            move |(samples, samples_frontier), (ends, ends_frontier), output| {
+                let port = output.output_index();
+                let new = |capability, spare: &mut Vec<Vec<Samples>>| Pending {
+                    capability,
+                    end: None,
+                    shards: spare.pop().unwrap_or_else(|| vec![Samples::default(); SHARDS]),
+                    next: 0,
+                };
+                samples.for_each_stamp(|stamp, batches| {
+                    let Some(capability) = stamp.retain_least(port) else { return };
+                    let epoch =
+                        pending.entry(*capability.time()).or_insert_with(|| new(capability, &mut spare));
+                    batches.for_each(|batch| scatter(batch, &mut epoch.shards));
+                });
+                ends.for_each_stamp(|stamp, batches| {
+                    let Some(capability) = stamp.retain_least(port) else { return };
+                    let epoch =
+                        pending.entry(*capability.time()).or_insert_with(|| new(capability, &mut spare));
+                    batches.for_each(|batch| epoch.end = batch.pop().or(epoch.end));
+                });
+                let mut retired = 0;
+                while let Some(mut first) = pending.first_entry() {
+                    if samples_frontier.less_equal(first.key()) || ends_frontier.less_equal(first.key()) {
+                        break;
+                    }
+                    let epoch = first.get_mut();
+                    if let Some(end) = epoch.end {
+                        let mut session = output.session(&epoch.capability);
+                        while epoch.next < SHARDS && retired < SLICE_SAMPLES {
+                            let shard = epoch.next;
+                            if owner(shard, peers) == index {
+                                session.give(Rc::new(retire(shard, end, &epoch.shards[shard])));
+                                retired += epoch.shards[shard].len();
+                            }
+                            epoch.shards[shard].clear();
+                            epoch.next += 1;
+                        }
+                        if epoch.next < SHARDS {
+                            activator.activate();
+                            return;
+                        }
+                    }
+                    let mut done = first.remove();
+                    done.shards.iter_mut().for_each(Samples::clear);
+                    if spare.len() < 4 {
+                        spare.push(done.shards);
+                    }
+                }
+            }
+        },
+    )
+}
+
+/// The one exchange: each sample to the owner of its shard.
+pub fn exchange() -> DistributorPact<fn(usize) -> ByShard> {
+    DistributorPact(ByShard::new)
+}
+
+/// Deals the samples of an exchanged batch out to shards.
+fn scatter(batch: &mut Samples, shards: &mut [Samples]) {
+    let n = batch.len();
+    let (at_ms, value) = (&batch.at_ms[..n], &batch.value[..n]);
+    for i in 0..n {
+        let series = batch.series[i];
+        shards[(series % SHARDS as u64) as usize].push(series, at_ms[i], value[i]);
+    }
+    batch.clear();
+}
+
+/// Calls `step` with each batch until it returns that the batch is done; what it emitted is sent on.
+///
+/// `step` is told whether it sees the batch for the first time.
+pub fn in_slices<'scope, I: 'static>(
+    batches: StreamVec<'scope, u64, Rc<I>>,
+    name: &str,
+    mut step: impl FnMut(&I, bool, &mut Outcomes) -> bool + 'static,
+) -> StreamVec<'scope, u64, Outcomes> {
+    let scope = batches.scope();
+    batches.unary::<CapacityContainerBuilder<Vec<Outcomes>>, _, _, _>(Pipeline, name, move |initial, info| {
+        drop(initial);
+        let activator = scope.activator_for(info.address);
+        let mut queue: VecDeque<(Capability<u64>, Rc<I>, bool)> = VecDeque::new();
+        move |input, output| {
+            let port = output.output_index();
+            input.for_each_stamp(|stamp, batches| {
+                for batch in batches.flat_map(|batch| batch.drain(..)) {
+                    queue.extend(stamp.retain_least(port).map(|capability| (capability, batch, true)));
+                }
+            });
+            let mut emitted = 0;
+            while let Some((capability, batch, first)) = queue.front_mut() {
+                if emitted >= SLICE_ROWS {
+                    activator.activate();
+                    return;
+                }
+                let mut out = Outcomes::default();
+                let done = step(batch, std::mem::take(first), &mut out);
+                emitted += out.windows.len();
+                if !out.is_empty() {
+                    output.session(capability).give(out);
+                }
+                if done {
+                    queue.pop_front();
+                }
+            }
+        }
+    })
+}
+
+/// Hands the outcomes of each epoch to `take`, whole and in order of epochs; every epoch, outcomes or not.
+///
+/// `take` may return false: it is full, and is asked again a little later. Until it takes an epoch the output
+/// frontier stays there.
+pub fn complete<'scope>(
+    outcomes: StreamVec<'scope, u64, Outcomes>,
+    ends: StreamVec<'scope, u64, EpochEnd>,
+    name: &str,
+    mut take: impl FnMut(EpochEnd, &mut Outcomes) -> bool + 'static,
+) -> StreamVec<'scope, u64, ()> {
+    let scope = outcomes.scope();
+    outcomes.binary_frontier::<_, CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
+        ends,
+        Pipeline,
+        Pipeline,
+        name,
+        move |initial, info| {
+            drop(initial);
+            let activator = scope.activator_for(info.address);
+            let mut pending: BTreeMap<u64, (Capability<u64>, Option<EpochEnd>, Outcomes)> = BTreeMap::new();
+            move |(outcomes, outcomes_frontier), (ends, ends_frontier), output| {
+                let port = output.output_index();
+                outcomes.for_each_stamp(|stamp, batches| {
+                    let Some(capability) = stamp.retain_least(port) else { return };
+                    let epoch = pending
+                        .entry(*capability.time())
+                        .or_insert_with(|| (capability, None, Outcomes::default()));
+                    for batch in batches {
+                        batch.iter_mut().for_each(|part| epoch.2.append(part));
+                        batch.clear();
+                    }
+                });
+                ends.for_each_stamp(|stamp, batches| {
+                    let Some(capability) = stamp.retain_least(port) else { return };
+                    let epoch = pending
+                        .entry(*capability.time())
+                        .or_insert_with(|| (capability, None, Outcomes::default()));
+                    batches.for_each(|batch| epoch.1 = batch.pop().or(epoch.1));
+                });
+                while let Some(mut first) = pending.first_entry() {
+                    if outcomes_frontier.less_equal(first.key()) || ends_frontier.less_equal(first.key()) {
+                        break;
+                    }
+                    let (_, end, all) = first.get_mut();
+                    if let Some(end) = *end
+                        && !take(end, all)
+                    {
+                        activator.activate_after(Duration::from_millis(1));
+                        break;
+                    }
+                    first.remove();
+                }
+            }
+        },
+    )
+}
+
+impl Accountable for Samples {
+    fn record_count(&self) -> i64 {
+        self.len() as i64
+    }
+}
+
+/// The wire form, for processes that exchange over sockets: count, then the three columns, little-endian.
+impl ContainerBytes for Samples {
+    fn from_bytes(bytes: timely::bytes::arc::Bytes) -> Self {
+        let word = |i: usize| u64::from_le_bytes(bytes[8 * i..8 * i + 8].try_into().expect("eight bytes"));
+        let n = word(0) as usize;
+        Samples {
+            series: (0..n).map(|i| word(1 + i)).collect(),
+            at_ms: (0..n).map(|i| word(1 + n + i) as i64).collect(),
+            value: (0..n).map(|i| f64::from_bits(word(1 + 2 * n + i))).collect(),
+        }
+    }
+
+    fn length_in_bytes(&self) -> usize {
+        8 + 24 * self.len()
+    }
+
+    fn into_bytes<W: std::io::Write>(&self, writer: &mut W) {
+        let words = std::iter::once(self.len() as u64)
+            .chain(self.series.iter().copied())
+            .chain(self.at_ms.iter().map(|at| *at as u64))
+            .chain(self.value.iter().map(|value| value.to_bits()));
+        words.for_each(|word| {
+            writer.write_all(&word.to_le_bytes()).expect("timely's buffers take what was announced")
+        });
+    }
+}
+
+/// Partitions batches by owner of the shard, filling batches of [`BATCH_SAMPLES`].
+pub struct ByShard {
+    staged: Vec<Samples>,
+    owners: [u16; SHARDS],
+}
+
+impl ByShard {
+    fn new(peers: usize) -> Self {
+        let owners = std::array::from_fn(|shard| owner(shard, peers) as u16);
+        ByShard { staged: vec![Samples::default(); peers], owners }
+    }
+}
+
+impl Distributor<Samples> for ByShard {
+    fn partition<T: Clone, P: Push<Message<T, Samples>>>(
+        &mut self,
+        batch: &mut Samples,
+        stamp: &Stamp<T>,
+        pushers: &mut [P],
+    ) {
+        for staged in self.staged.iter_mut().filter(|staged| staged.series.capacity() == 0) {
+            *staged = Samples::with_capacity(BATCH_SAMPLES.max(batch.len()));
+        }
+        let n = batch.len();
+        let (at_ms, value) = (&batch.at_ms[..n], &batch.value[..n]);
+        for i in 0..n {
+            let series = batch.series[i];
+            let to = self.owners[(series % SHARDS as u64) as usize];
+            self.staged[usize::from(to)].push(series, at_ms[i], value[i]);
+        }
+        batch.clear();
+        for (staged, pusher) in self.staged.iter_mut().zip(pushers) {
+            if staged.len() >= BATCH_SAMPLES {
+                Message::push_at(staged, stamp.clone(), pusher);
+                staged.clear();
+            }
+        }
+    }
+
+    fn flush<T: Clone, P: Push<Message<T, Samples>>>(&mut self, stamp: &Stamp<T>, pushers: &mut [P]) {
+        for (staged, pusher) in self.staged.iter_mut().zip(pushers) {
+            if !staged.is_empty() {
+                Message::push_at(staged, stamp.clone(), pusher);
+                staged.clear();
+            }
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! The only wiring: which operator feeds which, under which name.
+//!
+//! ```text
+//!  samples ──exchange by shard──► admit ──local──► window ──local──► outcomes
+//!  ends ────────local────────────►┘
+//! ```
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use timely::dataflow::{Stream, StreamVec};
+
+use crate::driver::{self, SLICE_ROWS, owner};
+use crate::operators::admit::Admit;
+use crate::operators::window::Windows;
+use crate::outcome::Outcomes;
+use crate::sample::{EpochEnd, SHARDS, Samples};
+use crate::settings::Settings;
+
+/// The operators, by their names in the graph.
+pub const OPERATORS: [&str; 2] = ["admit", "window"];
+
+/// Each shard's state is measured once in so many epochs.
+const MEASURED_EVERY: u64 = 16;
+
+/// What the workers of one graph hold, added up over shards; each shard is measured once in 16 epochs.
+#[derive(Debug, Default)]
+pub struct Sizes {
+    /// Bytes of state by operator, as in [`OPERATORS`].
+    pub bytes: [AtomicU64; 2],
+    /// Series with a slot.
+    pub series: AtomicU64,
+}
+
+/// Adds up a changing figure over shards.
+struct PerShard(Vec<u64>);
+
+impl PerShard {
+    fn new() -> Self {
+        PerShard(vec![0; SHARDS])
+    }
+
+    fn set(&mut self, shard: usize, now: u64, total: &AtomicU64) {
+        total.fetch_add(now.wrapping_sub(std::mem::replace(&mut self.0[shard], now)), Ordering::Relaxed);
+    }
+}
+
+/// Builds the dataflow on one worker: samples and epoch ends in, outcomes out.
+///
+/// Every worker must be given the same settings, and the `EpochEnd` of every epoch.
+pub fn build<'scope>(
+    samples: Stream<'scope, u64, Samples>,
+    ends: StreamVec<'scope, u64, EpochEnd>,
+    settings: &Arc<Settings>,
+    sizes: &Arc<Sizes>,
+) -> StreamVec<'scope, u64, Outcomes> {
+    let scope = samples.scope();
+    let mine = |shard: &usize| owner(*shard, scope.peers()) == scope.index();
+    let mut gates: Vec<Option<Admit>> =
+        (0..SHARDS).map(|s| mine(&s).then(|| Admit::new(Arc::clone(settings)))).collect();
+    let mut windows: Vec<Option<Windows>> =
+        (0..SHARDS).map(|s| mine(&s).then(|| Windows::new(Arc::clone(settings)))).collect();
+
+    let (held, mut bytes, mut series, mut turn) = (Arc::clone(sizes), PerShard::new(), PerShard::new(), 0);
+    let last = (0..SHARDS).rev().find(mine).unwrap_or(0);
+    let admitted = driver::by_shard(samples, ends, OPERATORS[0], move |shard, end, batch| {
+        let gate = gates[shard].as_mut().expect("only owned shards are retired");
+        let out = gate.retire(shard, end, batch);
+        if turn % MEASURED_EVERY == shard as u64 % MEASURED_EVERY {
+            let (now, slots) = gate.size();
+            bytes.set(shard, now as u64, &held.bytes[0]);
+            series.set(shard, slots as u64, &held.series);
+        }
+        turn += u64::from(shard == last);
+        out
+    });
+
+    let (held, mut bytes, mut turn) = (Arc::clone(sizes), PerShard::new(), 0);
+    driver::in_slices(admitted, OPERATORS[1], move |batch: &crate::shard::Admitted, first, out| {
+        let state = windows[batch.shard].as_mut().expect("only owned shards are handed on");
+        if first {
+            out.rejects.extend_from_slice(&batch.rejects);
+            out.freed.extend_from_slice(&batch.freed_series);
+            out.counts = batch.counts;
+            state.retire(batch, out);
+        }
+        let done = state.close_silent(batch.end.close_ms, SLICE_ROWS, out);
+        if done {
+            state.free(batch);
+            if turn % MEASURED_EVERY == batch.shard as u64 % MEASURED_EVERY {
+                bytes.set(batch.shard, state.bytes() as u64, &held.bytes[1]);
+            }
+            turn += u64::from(batch.shard == last);
+        }
+        done
+    })
+}

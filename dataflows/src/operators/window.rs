@@ -1,0 +1,677 @@
+//! `window`: the statistics of sliding windows, kept in panes, with corrections and revisions.
+//!
+//! ```text
+//!  Admitted, one per epoch and shard ──local──► [ window ×workers ] ──► WindowStats, first answers and corrections
+//! ```
+//!
+//! # How a window is answered
+//! Samples fold into *base panes* (one pass in time order). A window of `m = length / hop` panes of its hop
+//! has blocks of `m` panes fixed by absolute time. `(T - length, T]` is the tail of one block and the head of
+//! the next: the tail is folded from its newest pane back, the head from its oldest pane on, and the two are
+//! merged. That shape depends on `T` alone, so the numbers depend on the samples in the window alone, and
+//! heads and tails are shared between neighbouring windows: a new answer costs about six merges however long
+//! the window is (the head grows by one pane; of the tail every eighth partial fold is kept).
+//! Heads and tails are caches: a late sample refolds its base pane and forgets what was built on it.
+//!
+//! # Which keys are answered when
+//! DESIGN.md §4, Closing and Late; `tests/oracle.rs` holds the rules once more, slowly.
+//!
+//! # State
+//! Per series 120 bytes and 72 bytes a pane: base panes for lateness and the longest hop; per window
+//! `(length + lateness) / hop + 2` panes (none of its own where the hop is the base pane), `m / 8` partial
+//! tails, one head, 40 bytes of marks. The default windows come to 17 KB, resident as they fill.
+
+use std::sync::Arc;
+
+use crate::kernels::moments::Moments;
+use crate::outcome::{Outcomes, WindowStats};
+use crate::sample::SeriesId;
+use crate::settings::Settings;
+use crate::shard::{Admitted, Flat, Given, LatePane, Timers, pane_of, wait_ms};
+
+const NEVER: i64 = i64::MIN;
+/// Every how many panes a partial tail is kept.
+const TAIL_STEP: i64 = 8;
+
+/// Where the parts of one window lie in the flat record of a slot.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    length_ms: i64,
+    hop_ms: i64,
+    /// Panes in the window.
+    panes: i64,
+    /// Base panes in a pane; 1 means the base ring is its ring.
+    parts: i64,
+    /// Its ring: first record and length.
+    ring: (usize, i64),
+    /// Partial tails: first record.
+    tails: usize,
+    /// The head.
+    head: usize,
+}
+
+/// Marks of one window of one series.
+#[derive(Clone, Copy, Debug)]
+struct Marks {
+    /// Every key at or before this is closed.
+    closed: i64,
+    /// Every pane at or before this is built from base panes.
+    built: i64,
+    /// The head holds the panes of its block up to this one.
+    head: i64,
+    /// The block whose partial tails are kept.
+    tail_block: i64,
+    /// Silence had once closed every key up to this one: a key reopened since was published before.
+    silent: i64,
+}
+
+/// One series.
+struct Head {
+    series: SeriesId,
+    /// Newest applied sample.
+    newest: i64,
+    /// Stream time of the epoch that last applied one.
+    heard: i64,
+    /// Keys whose window reaches back to before this are withheld.
+    withhold: i64,
+    /// The lowest key not closed, over all windows: a sample beyond it closes something.
+    next_key: i64,
+    /// The lowest key not closed whose window holds a sample: silence may close it. `i64::MAX` for none.
+    open_key: i64,
+    /// The highest key closed, over all windows.
+    sealed: i64,
+    /// When the slot's timer fires.
+    armed: i64,
+    /// Base pane that the newest sample is in: its end and its record.
+    pane_end: i64,
+    pane_at: usize,
+    /// Keys with a revision above 0, or emitted while open, that can still change.
+    revised: Option<Box<Vec<Revised>>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Revised {
+    window: usize,
+    at: i64,
+    revision: u32,
+    count: u32,
+}
+
+/// The windows of one shard.
+pub struct Windows {
+    settings: Arc<Settings>,
+    base_ms: i64,
+    base_ring: i64,
+    plans: Arc<[Plan]>,
+    heads: Vec<Head>,
+    marks: Vec<Marks>,
+    records: Flat<9>,
+    timers: Timers,
+    /// Due slots of the epoch at hand, and whether they are still to be collected.
+    due: Vec<u32>,
+    collect: bool,
+    /// Keys that late samples of the series at hand touched.
+    dirty: Vec<(usize, i64)>,
+    /// Per window, the lowest mark to which the series at hand was reopened.
+    reopened: Vec<i64>,
+}
+
+impl Windows {
+    /// An empty shard.
+    pub fn new(settings: Arc<Settings>) -> Self {
+        let base_ms = settings.base_ms();
+        let shared =
+            settings.windows.iter().filter(|w| w.hop_ms == base_ms).map(|w| settings.ring_panes(*w)).max();
+        let base_ring = settings.base_panes().max(shared.unwrap_or(0));
+        let mut next = base_ring as usize;
+        let mut take = |n: i64| {
+            next += n as usize;
+            next - n as usize
+        };
+        let mut plans = Vec::new();
+        for w in &settings.windows {
+            let (panes, parts) = (w.length_ms / w.hop_ms, w.hop_ms / base_ms);
+            let ring = if parts == 1 {
+                (0, base_ring)
+            } else {
+                (take(settings.ring_panes(*w)), settings.ring_panes(*w))
+            };
+            let (tails, head) = (take((panes + TAIL_STEP - 1) / TAIL_STEP), take(1));
+            plans.push(Plan { length_ms: w.length_ms, hop_ms: w.hop_ms, panes, parts, ring, tails, head });
+        }
+        Windows {
+            base_ms,
+            base_ring,
+            plans: plans.into(),
+            heads: Vec::new(),
+            marks: Vec::new(),
+            records: Flat::new(next),
+            timers: Timers::default(),
+            due: Vec::new(),
+            collect: false,
+            dirty: Vec::new(),
+            reopened: Vec::new(),
+            settings,
+        }
+    }
+
+    /// Applies the samples of one epoch; what they close or correct goes to `out`.
+    pub fn retire(&mut self, batch: &Admitted, out: &mut Outcomes) {
+        self.collect = true;
+        batch.given.iter().for_each(|given| self.give(given));
+        let (mut late, mut new) = (0, 0);
+        while late < batch.late.len() || new < batch.slot.len() {
+            let slots = (batch.late.get(late).map(|pane| pane.slot), batch.slot.get(new).copied());
+            let slot = slots.0.into_iter().chain(slots.1).min().expect("one of the two has an entry");
+            let (late_from, new_from) = (late, new);
+            while batch.late.get(late).is_some_and(|pane| pane.slot == slot) {
+                late += 1;
+            }
+            while batch.slot.get(new) == Some(&slot) {
+                new += 1;
+            }
+            self.apply(slot, &batch.late[late_from..late], batch, new_from..new, out);
+        }
+    }
+
+    /// Closes what silence closes, a slice at a time; returns whether all is done.
+    pub fn close_silent(&mut self, close_ms: i64, rows_max: usize, out: &mut Outcomes) -> bool {
+        if close_ms == NEVER {
+            return true;
+        }
+        if std::mem::take(&mut self.collect) {
+            // Collected once: a slot armed anew for this very second waits for the next epoch.
+            while let Some((bucket, slots)) = self.timers.due(close_ms) {
+                for slot in slots {
+                    let armed = &mut self.heads[slot as usize].armed;
+                    if armed.div_euclid(1_000) == bucket {
+                        *armed = i64::MAX;
+                        self.due.push(slot);
+                    }
+                }
+            }
+        }
+        while let Some(slot) = self.due.pop() {
+            if self.due_ms(slot) <= close_ms {
+                self.silence(slot, close_ms, out);
+            }
+            self.arm(slot);
+            if out.windows.len() >= rows_max {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Forgets freed slots; after everything else of the epoch.
+    pub fn free(&mut self, batch: &Admitted) {
+        for slot in batch.freed.iter().copied() {
+            self.heads[slot as usize].armed = i64::MAX;
+            self.heads[slot as usize].revised = None;
+        }
+    }
+
+    /// Bytes of state (address space of flat records included).
+    pub fn bytes(&self) -> usize {
+        let revised: usize =
+            self.heads.iter().filter_map(|h| h.revised.as_ref()).map(|r| 24 + r.capacity() * 32).sum();
+        let heads = self.heads.capacity() * size_of::<Head>() + self.marks.capacity() * size_of::<Marks>();
+        heads + self.records.bytes() + self.timers.bytes() + revised
+    }
+
+    fn give(&mut self, given: &Given) {
+        let slot = given.slot as usize;
+        let head = Head {
+            series: given.series,
+            newest: NEVER,
+            heard: NEVER,
+            withhold: given.withhold_ms,
+            next_key: i64::MAX,
+            open_key: i64::MAX,
+            sealed: NEVER,
+            armed: i64::MAX,
+            pane_end: NEVER,
+            pane_at: 0,
+            revised: None,
+        };
+        let marks = Marks { closed: NEVER, built: NEVER, head: NEVER, tail_block: NEVER, silent: NEVER };
+        if slot < self.heads.len() {
+            self.heads[slot] = head;
+            self.records.of_mut(given.slot).fill([0; 9]);
+            self.marks[slot * self.plans.len()..][..self.plans.len()].fill(marks);
+        } else {
+            debug_assert_eq!(slot, self.heads.len(), "admit gives new slots in order");
+            self.heads.push(head);
+            self.records.reserve(given.slot);
+            self.marks.extend(std::iter::repeat_n(marks, self.plans.len()));
+        }
+    }
+
+    /// Applies one series' samples of one epoch: late panes, then new samples, then corrections.
+    fn apply(
+        &mut self,
+        slot: u32,
+        late: &[LatePane],
+        batch: &Admitted,
+        new: std::ops::Range<usize>,
+        out: &mut Outcomes,
+    ) {
+        if !late.is_empty() {
+            self.refold(slot, late, batch);
+            // Keys before the first new sample are final now, and their panes still held.
+            let before = new.clone().next().map_or(i64::MAX, |i| batch.at_ms[i]);
+            self.correct(slot, late, batch, new.clone(), before, out);
+        }
+        for i in new.clone() {
+            let at = batch.at_ms[i];
+            let head = &self.heads[slot as usize];
+            if head.newest == NEVER {
+                self.begin(slot, at);
+            } else if at > head.next_key || at <= head.sealed {
+                self.advance(slot, at, out);
+            }
+            self.push(slot, at, batch.value[i]);
+        }
+        self.heads[slot as usize].heard = batch.end.stream_ms;
+        if !self.dirty.is_empty() {
+            self.correct(slot, late, batch, new, i64::MAX, out);
+        }
+        self.arm(slot);
+    }
+
+    fn begin(&mut self, slot: u32, at: i64) {
+        let head = &mut self.heads[slot as usize];
+        head.next_key = i64::MAX;
+        for (plan, marks) in self.plans.iter().zip(&mut self.marks[slot as usize * self.plans.len()..]) {
+            let below = pane_of(at, plan.hop_ms) - 1;
+            marks.closed = below * plan.hop_ms;
+            marks.built = below;
+            head.next_key = head.next_key.min(marks.closed + plan.hop_ms);
+            head.sealed = head.sealed.max(marks.closed);
+        }
+    }
+
+    /// Folds a sample newer than all before it into its base pane.
+    #[inline]
+    fn push(&mut self, slot: u32, at: i64, value: f64) {
+        let head = &mut self.heads[slot as usize];
+        let record = self.records.of_mut(slot);
+        if at > head.pane_end {
+            let pane = pane_of(at, self.base_ms);
+            head.pane_end = pane * self.base_ms;
+            head.pane_at = pane.rem_euclid(self.base_ring) as usize;
+            let words = &mut record[head.pane_at];
+            if !holds(words, pane) {
+                *words = Moments { tag: pane as u32, ..Moments::EMPTY }.to_words();
+            }
+        }
+        let words = &mut record[head.pane_at];
+        let mut moments = Moments::from_words(words);
+        moments.push(at, value);
+        *words = moments.to_words();
+        head.newest = at;
+        head.open_key = head.next_key; // every open key from here on may hold this sample
+    }
+
+    /// Closes the keys before a new sample, or reopens what silence had closed beyond it.
+    fn advance(&mut self, slot: u32, at: i64, out: &mut Outcomes) {
+        let plans = Arc::clone(&self.plans);
+        if at <= self.heads[slot as usize].sealed {
+            self.forget(slot, at);
+        }
+        let newest = self.heads[slot as usize].newest;
+        let (mut next_key, mut sealed) = (i64::MAX, NEVER);
+        for (w, plan) in plans.iter().enumerate() {
+            let closed = self.marks(slot, w).closed;
+            let below = if closed < at && at <= closed + plan.hop_ms {
+                closed
+            } else if closed + plan.hop_ms < at && at <= closed + 2 * plan.hop_ms {
+                closed + plan.hop_ms
+            } else {
+                (pane_of(at, plan.hop_ms) - 1) * plan.hop_ms
+            };
+            if below < closed {
+                if let Some(reopened) = self.reopened.get_mut(w) {
+                    *reopened = (*reopened).min(below);
+                }
+            } else {
+                self.close_keys(slot, w, closed, below.min(last_key(newest, plan)), out);
+            }
+            self.marks(slot, w).closed = below;
+            next_key = next_key.min(below + plan.hop_ms);
+            sealed = sealed.max(below);
+        }
+        let head = &mut self.heads[slot as usize];
+        (head.next_key, head.sealed) = (next_key, sealed);
+    }
+
+    /// Closes what may be closed because nobody was heard; the caller has judged that silence lasted long enough.
+    fn silence(&mut self, slot: u32, close_ms: i64, out: &mut Outcomes) {
+        let plans = Arc::clone(&self.plans);
+        let newest = self.heads[slot as usize].newest;
+        let (mut next_key, mut open_key, mut sealed) = (i64::MAX, i64::MAX, NEVER);
+        for (w, plan) in plans.iter().enumerate() {
+            let last = last_key(newest, plan);
+            let upto = (close_ms - self.settings.settle_ms).div_euclid(plan.hop_ms) * plan.hop_ms;
+            let closed = self.marks(slot, w).closed;
+            let to = upto.min(last);
+            if to > closed {
+                self.close_keys(slot, w, closed, to, out);
+                let marks = self.marks(slot, w);
+                marks.closed = to;
+                marks.silent = marks.silent.max(to);
+            }
+            let closed = self.marks(slot, w).closed;
+            next_key = next_key.min(closed + plan.hop_ms);
+            if closed < last {
+                open_key = open_key.min(closed + plan.hop_ms);
+            }
+            sealed = sealed.max(closed);
+        }
+        let head = &mut self.heads[slot as usize];
+        (head.next_key, head.open_key, head.sealed) = (next_key, open_key, sealed);
+    }
+
+    /// Closes the keys of one window in `(closed, to]`: each is answered for the first time, or anew after reopening.
+    fn close_keys(&mut self, slot: u32, w: usize, closed: i64, to: i64, out: &mut Outcomes) {
+        let plan = self.plans[w];
+        let mut at = closed + plan.hop_ms;
+        while at <= to {
+            if let Some(moments) = self.answer(slot, w, at) {
+                let published = at <= self.marks(slot, w).silent;
+                self.emit(slot, w, at, &moments, published, false, out);
+            }
+            at += plan.hop_ms;
+        }
+    }
+
+    /// Refolds the base panes that late samples touched and notes the closed keys that hold them.
+    fn refold(&mut self, slot: u32, late: &[LatePane], batch: &Admitted) {
+        let plans = Arc::clone(&self.plans);
+        self.reopened.clear();
+        self.reopened.resize(plans.len(), i64::MAX);
+        for pane in late {
+            let raw = pane.raw.0 as usize..pane.raw.1 as usize;
+            let mut moments = Moments { tag: pane.pane as u32, ..Moments::EMPTY };
+            batch.raw_at_ms[raw.clone()]
+                .iter()
+                .zip(&batch.raw_value[raw])
+                .for_each(|(at, value)| moments.push(*at, *value));
+            let place = pane.pane.rem_euclid(self.base_ring) as usize;
+            self.records.of_mut(slot)[place] = moments.to_words();
+            self.forget(slot, pane.pane * self.base_ms);
+            for at in &batch.late_at_ms[pane.late.0 as usize..pane.late.1 as usize] {
+                for (w, plan) in plans.iter().enumerate() {
+                    let closed = self.marks(slot, w).closed;
+                    let mut key = pane_of(*at, plan.hop_ms) * plan.hop_ms;
+                    while key < at + plan.length_ms && key <= closed {
+                        self.dirty.push((w, key));
+                        key += plan.hop_ms;
+                    }
+                }
+            }
+        }
+        self.dirty.sort_unstable();
+        self.dirty.dedup();
+    }
+
+    /// Emits the noted keys below `before` anew.
+    fn correct(
+        &mut self,
+        slot: u32,
+        late: &[LatePane],
+        batch: &Admitted,
+        new: std::ops::Range<usize>,
+        before: i64,
+        out: &mut Outcomes,
+    ) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        let late_at =
+            late.first().zip(late.last()).map_or(0..0, |(a, b)| a.late.0 as usize..b.late.1 as usize);
+        let added_at = [&batch.late_at_ms[late_at], &batch.at_ms[new]];
+        dirty.retain(|(w, at)| {
+            let (w, at) = (*w, *at);
+            if at >= before {
+                return true;
+            }
+            let closed = self.marks(slot, w).closed;
+            if at <= closed && at > self.reopened[w] {
+                return false; // closed anew, and answered, in this epoch
+            }
+            if let Some(moments) = self.answer(slot, w, at) {
+                let from = at - self.plans[w].length_ms;
+                let added: usize =
+                    added_at.iter().map(|all| all.iter().filter(|t| from < **t && **t <= at).count()).sum();
+                self.emit(slot, w, at, &moments, moments.count as usize > added, at > closed, out);
+            }
+            if at > closed {
+                self.forget(slot, closed + 1); // samples may still come into what was built for this answer
+            }
+            false
+        });
+        self.dirty = dirty;
+    }
+
+    /// The moments of the window ending at `at`; `None` if it is empty or withheld.
+    fn answer(&mut self, slot: u32, w: usize, at: i64) -> Option<Moments> {
+        let plan = &self.plans[w];
+        let marks = &mut self.marks[slot as usize * self.plans.len() + w];
+        let record = self.records.of_mut(slot);
+        let head = &self.heads[slot as usize];
+        let pane = at / plan.hop_ms;
+        if plan.parts > 1 && marks.built < pane {
+            build(record, plan, marks, self.base_ring, pane, head.newest);
+        }
+        if at - plan.length_ms < head.withhold {
+            return None;
+        }
+        let moments = combine(record, plan, marks, pane);
+        (!moments.is_empty()).then_some(moments)
+    }
+
+    /// Emits an answer with its revision, unless it is the one published last.
+    #[allow(clippy::too_many_arguments)]
+    fn emit(
+        &mut self,
+        slot: u32,
+        w: usize,
+        at: i64,
+        moments: &Moments,
+        published: bool,
+        open: bool,
+        out: &mut Outcomes,
+    ) {
+        let lateness_ms = self.settings.lateness_ms;
+        let head = &mut self.heads[slot as usize];
+        let known =
+            head.revised.as_mut().and_then(|all| all.iter_mut().find(|r| r.window == w && r.at == at));
+        let revision = match known {
+            // Samples are only ever added, so the same count is the same answer.
+            Some(revised) if revised.count == moments.count => return,
+            Some(revised) => {
+                revised.revision += 1;
+                revised.count = moments.count;
+                revised.revision
+            }
+            None => {
+                let revision = u32::from(published);
+                if published || open {
+                    let all = head.revised.get_or_insert_default();
+                    let floor = head.newest - lateness_ms;
+                    all.retain(|r| r.at >= floor);
+                    all.push(Revised { window: w, at, revision, count: moments.count });
+                }
+                revision
+            }
+        };
+        out.counts.corrections += u64::from(revision > 0);
+        out.windows.push(WindowStats {
+            series: head.series,
+            window_ms: self.plans[w].length_ms,
+            at_ms: at,
+            revision,
+            count: moments.count,
+            span_ms: moments.span_ms(),
+            min: moments.min,
+            max: moments.max,
+            avg: moments.avg(),
+            std: moments.std(),
+            first: moments.first,
+            last: moments.last,
+            increase: moments.increase,
+        });
+    }
+
+    /// Forgets what was built on the panes that hold `at` or anything newer.
+    fn forget(&mut self, slot: u32, at: i64) {
+        for (plan, marks) in self.plans.iter().zip(&mut self.marks[slot as usize * self.plans.len()..]) {
+            let pane = pane_of(at, plan.hop_ms);
+            marks.built = marks.built.min(pane - 1);
+            if marks.head >= pane {
+                marks.head = NEVER;
+            }
+            if marks.tail_block != NEVER && (marks.tail_block + 1) * plan.panes >= pane {
+                marks.tail_block = NEVER;
+            }
+        }
+    }
+
+    /// When silence next closes a key of this series; never, if none of its open keys can hold a sample.
+    fn due_ms(&self, slot: u32) -> i64 {
+        let head = &self.heads[slot as usize];
+        if head.open_key == i64::MAX {
+            return i64::MAX;
+        }
+        let wait = wait_ms(&self.settings, head.heard, head.newest);
+        (head.open_key + self.settings.settle_ms).max(head.heard.saturating_add(wait))
+    }
+
+    fn arm(&mut self, slot: u32) {
+        let due = self.due_ms(slot);
+        let armed = &mut self.heads[slot as usize].armed;
+        if due < *armed {
+            *armed = due;
+            self.timers.arm(slot, due);
+        }
+    }
+
+    fn marks(&mut self, slot: u32, w: usize) -> &mut Marks {
+        &mut self.marks[slot as usize * self.plans.len() + w]
+    }
+}
+
+/// The last key whose window holds `newest`.
+fn last_key(newest: i64, plan: &Plan) -> i64 {
+    (newest + plan.length_ms - 1).div_euclid(plan.hop_ms) * plan.hop_ms
+}
+
+/// Whether a record is that of `pane`.
+#[inline]
+fn holds(words: &[u64; 9], pane: i64) -> bool {
+    (words[8] >> 32) as u32 == pane as u32 && words[8] as u32 != 0
+}
+
+/// Walks the panes of a ring one by one, with one division in all.
+struct Walk<'a> {
+    ring: &'a [[u64; 9]],
+    number: i64,
+    place: usize,
+}
+
+impl<'a> Walk<'a> {
+    #[inline]
+    fn from(record: &'a [[u64; 9]], (start, length): (usize, i64), number: i64) -> Self {
+        let ring = &record[start..start + length as usize];
+        Walk { ring, number, place: number.rem_euclid(length) as usize }
+    }
+
+    /// The pane at hand; empty if the ring does not hold it.
+    #[inline]
+    fn pane(&self) -> Moments {
+        let words = &self.ring[self.place];
+        if holds(words, self.number) { Moments::from_words(words) } else { Moments::EMPTY }
+    }
+
+    #[inline]
+    fn forward(&mut self) {
+        self.number += 1;
+        self.place = if self.place + 1 == self.ring.len() { 0 } else { self.place + 1 };
+    }
+
+    #[inline]
+    fn back(&mut self) {
+        self.number -= 1;
+        self.place = if self.place == 0 { self.ring.len() - 1 } else { self.place - 1 };
+    }
+}
+
+/// Builds the panes of a hop up to `upto` from base panes, oldest first.
+fn build(record: &mut [[u64; 9]], plan: &Plan, marks: &mut Marks, base_ring: i64, upto: i64, newest_ms: i64) {
+    let last = upto.min(pane_of(newest_ms, plan.hop_ms));
+    for number in (marks.built + 1).max(last - plan.ring.1 + 1)..=last {
+        let mut all = Moments::EMPTY;
+        let mut walk = Walk::from(record, (0, base_ring), (number - 1) * plan.parts + 1);
+        for _ in 0..plan.parts {
+            all = all.then(&walk.pane());
+            walk.forward();
+        }
+        if !all.is_empty() {
+            all.tag = number as u32;
+            record[plan.ring.0 + number.rem_euclid(plan.ring.1) as usize] = all.to_words();
+        }
+    }
+    marks.built = upto;
+}
+
+/// The window of `plan.panes` panes ending with pane `last`: the tail of one block and the head of the next.
+fn combine(record: &mut [[u64; 9]], plan: &Plan, marks: &mut Marks, last: i64) -> Moments {
+    let block = (last - 1).div_euclid(plan.panes);
+    let start = block * plan.panes + 1;
+    let (mut head, from) = if (start..=last).contains(&marks.head) {
+        (Moments::from_words(&record[plan.head]), marks.head + 1)
+    } else {
+        (Moments::EMPTY, start)
+    };
+    let mut walk = Walk::from(record, plan.ring, from);
+    for _ in from..=last {
+        head = head.then(&walk.pane());
+        walk.forward();
+    }
+    record[plan.head] = head.to_words();
+    marks.head = last;
+    let skipped = last + 1 - start;
+    if skipped == plan.panes {
+        return head;
+    }
+    let before = start - plan.panes;
+    if marks.tail_block != block - 1 {
+        let mut tail = Moments::EMPTY;
+        let mut place = Walk::from(record, plan.ring, before + plan.panes - 1).place;
+        for offset in (0..plan.panes).rev() {
+            let mut walk = Walk {
+                ring: &record[plan.ring.0..plan.ring.0 + plan.ring.1 as usize],
+                number: before + offset,
+                place,
+            };
+            tail = walk.pane().then(&tail);
+            walk.back();
+            place = walk.place;
+            if offset % TAIL_STEP == 0 {
+                record[plan.tails + (offset / TAIL_STEP) as usize] = tail.to_words();
+            }
+        }
+        marks.tail_block = block - 1;
+    }
+    let kept = (skipped + TAIL_STEP - 1) / TAIL_STEP;
+    let (mut tail, upto) = if kept * TAIL_STEP < plan.panes {
+        (Moments::from_words(&record[plan.tails + kept as usize]), kept * TAIL_STEP)
+    } else {
+        (Moments::EMPTY, plan.panes)
+    };
+    let mut walk = Walk::from(record, plan.ring, before + upto - 1);
+    for _ in skipped..upto {
+        tail = walk.pane().then(&tail);
+        walk.back();
+    }
+    tail.then(&head)
+}

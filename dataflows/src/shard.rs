@@ -1,0 +1,277 @@
+//! What every stateful operator shares: slots, timers, flat arrays, and the batch that `admit` hands on.
+//!
+//! A shard is one of 256 fixed key groups. Its state is dense: a series gets a *slot*, a small number that
+//! indexes flat arrays. Slots are given in an order that depends on the journal alone (new series of a batch
+//! by rising id, freed slots reused last in first out), so a rerun gives the same slots.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
+
+use crate::outcome::{Counts, Reject};
+use crate::sample::{EpochEnd, SeriesId};
+use crate::settings::Settings;
+
+/// A hasher for keys that are hashes already: series ids, whose low byte is the same in a whole shard.
+#[derive(Clone, Copy, Default)]
+pub struct SeriesHasher(u64);
+
+impl Hasher for SeriesHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        }
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = (id >> 8).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
+}
+
+/// A map by series id with a fixed hash: no randomness in a pure crate.
+pub type SeriesMap<V> = HashMap<u64, V, BuildHasherDefault<SeriesHasher>>;
+
+/// Series to slot and back, for one shard.
+#[derive(Default)]
+pub struct Slots {
+    by_series: SeriesMap<u32>,
+    series: Vec<u64>,
+    free: Vec<u32>,
+}
+
+impl Slots {
+    /// The slot of a series, if it has one.
+    #[inline]
+    pub fn get(&self, series: u64) -> Option<u32> {
+        self.by_series.get(&series).copied()
+    }
+
+    /// Gives a slot to a series that has none.
+    pub fn give(&mut self, series: u64) -> u32 {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.series.push(0);
+            u32::try_from(self.series.len() - 1).expect("a shard holds fewer than 2^32 series")
+        });
+        self.series[slot as usize] = series;
+        self.by_series.insert(series, slot);
+        slot
+    }
+
+    /// Takes a slot back.
+    pub fn free(&mut self, slot: u32) {
+        self.by_series.remove(&self.series[slot as usize]);
+        self.free.push(slot);
+    }
+
+    /// The series in a slot.
+    pub fn series(&self, slot: u32) -> SeriesId {
+        SeriesId(self.series[slot as usize])
+    }
+
+    /// How many slots exist, free ones included.
+    pub fn capacity(&self) -> usize {
+        self.series.len()
+    }
+
+    /// How many series have a slot.
+    pub fn len(&self) -> usize {
+        self.by_series.len()
+    }
+
+    /// Whether no series has a slot.
+    pub fn is_empty(&self) -> bool {
+        self.by_series.is_empty()
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.by_series.capacity() * 17 + self.series.capacity() * 8 + self.free.capacity() * 4
+    }
+}
+
+/// Slots to look at again when the close time reaches a moment; a second of granularity, never late.
+#[derive(Default)]
+pub struct Timers {
+    buckets: BTreeMap<i64, Vec<u32>>,
+}
+
+impl Timers {
+    /// Marks `slot` to be looked at once close time is at or after `due_ms`.
+    pub fn arm(&mut self, slot: u32, due_ms: i64) {
+        self.buckets.entry(due_ms.div_euclid(1_000)).or_default().push(slot);
+    }
+
+    /// Takes one due bucket and its number, the armed time in whole seconds.
+    ///
+    /// A slot may be due no more (its owner judges again) but none is missed.
+    pub fn due(&mut self, close_ms: i64) -> Option<(i64, Vec<u32>)> {
+        let first = self.buckets.first_entry()?;
+        (*first.key() <= close_ms.div_euclid(1_000)).then(|| first.remove_entry())
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.buckets.values().map(|bucket| 48 + bucket.capacity() * 4).sum()
+    }
+}
+
+/// Flat records of `stride` words per slot, in blocks of 64 slots that start as zeroed memory.
+///
+/// Blocks never move, so growing copies nothing and untouched pages cost nothing.
+pub struct Flat<const WORDS: usize> {
+    stride: usize,
+    blocks: Vec<Vec<[u64; WORDS]>>,
+}
+
+const BLOCK: usize = 64;
+
+impl<const WORDS: usize> Flat<WORDS> {
+    /// No slots yet; `stride` records for each to come.
+    pub fn new(stride: usize) -> Self {
+        Flat { stride, blocks: Vec::new() }
+    }
+
+    /// Makes room for `slot`.
+    pub fn reserve(&mut self, slot: u32) {
+        while self.blocks.len() * BLOCK <= slot as usize {
+            self.blocks.push(vec![[0; WORDS]; BLOCK * self.stride]);
+        }
+    }
+
+    /// The records of `slot`.
+    #[inline]
+    pub fn of(&self, slot: u32) -> &[[u64; WORDS]] {
+        let at = slot as usize % BLOCK * self.stride;
+        &self.blocks[slot as usize / BLOCK][at..at + self.stride]
+    }
+
+    /// The records of `slot`, to change.
+    #[inline]
+    pub fn of_mut(&mut self, slot: u32) -> &mut [[u64; WORDS]] {
+        let at = slot as usize % BLOCK * self.stride;
+        &mut self.blocks[slot as usize / BLOCK][at..at + self.stride]
+    }
+
+    /// Bytes held (address space; pages never written are not resident).
+    pub fn bytes(&self) -> usize {
+        self.blocks.len() * BLOCK * self.stride * WORDS * 8
+    }
+}
+
+/// A slot was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// The slot.
+    pub slot: u32,
+    /// Its series.
+    pub series: SeriesId,
+    /// Keys whose window reaches back to before this time lack forgotten samples and are withheld.
+    pub withhold_ms: i64,
+}
+
+/// Late samples of one slot in one base pane were merged; `raw` are *all* raw samples of the pane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatePane {
+    /// The slot.
+    pub slot: u32,
+    /// Number of the base pane: it covers `((pane - 1) * base, pane * base]`.
+    pub pane: i64,
+    /// Range of its raw samples in [`Admitted::raw_at_ms`] and [`Admitted::raw_value`].
+    pub raw: (u32, u32),
+    /// Range of the merged late times in [`Admitted::late_at_ms`].
+    pub late: (u32, u32),
+}
+
+/// What `admit` hands on for one epoch of one shard: complete and ordered.
+#[derive(Debug)]
+pub struct Admitted {
+    /// The epoch.
+    pub end: EpochEnd,
+    /// The shard.
+    pub shard: usize,
+    /// Slots given in this epoch; before everything else.
+    pub given: Vec<Given>,
+    /// Panes touched by late samples, by (slot, pane).
+    pub late: Vec<LatePane>,
+    /// Raw samples of touched panes: times.
+    pub raw_at_ms: Vec<i64>,
+    /// Raw samples of touched panes: values.
+    pub raw_value: Vec<f64>,
+    /// Times of the late samples merged.
+    pub late_at_ms: Vec<i64>,
+    /// New samples by (slot, at): slots.
+    pub slot: Vec<u32>,
+    /// New samples: times.
+    pub at_ms: Vec<i64>,
+    /// New samples: values.
+    pub value: Vec<f64>,
+    /// Slots freed at the end of this epoch; after everything else.
+    pub freed: Vec<u32>,
+    /// The series of the freed slots.
+    pub freed_series: Vec<SeriesId>,
+    /// Reject rows due in this epoch.
+    pub rejects: Vec<Reject>,
+    /// What was counted.
+    pub counts: Counts,
+}
+
+impl Admitted {
+    /// An empty batch.
+    pub fn new(end: EpochEnd, shard: usize) -> Self {
+        Admitted {
+            end,
+            shard,
+            given: Vec::new(),
+            late: Vec::new(),
+            raw_at_ms: Vec::new(),
+            raw_value: Vec::new(),
+            late_at_ms: Vec::new(),
+            slot: Vec::new(),
+            at_ms: Vec::new(),
+            value: Vec::new(),
+            freed: Vec::new(),
+            freed_series: Vec::new(),
+            rejects: Vec::new(),
+            counts: Counts::default(),
+        }
+    }
+}
+
+/// `ceil(at / size)`: the number of the right-closed pane `((n - 1) * size, n * size]` that holds `at`.
+#[inline]
+pub fn pane_of(at_ms: i64, size_ms: i64) -> i64 {
+    -(-at_ms).div_euclid(size_ms)
+}
+
+/// How long silence must last: longer for a series that was behind when last heard.
+pub fn wait_ms(settings: &Settings, heard_ms: i64, newest_ms: i64) -> i64 {
+    let behind = heard_ms.saturating_sub(newest_ms) > settings.settle_ms;
+    if behind { settings.catch_up_ms } else { settings.settle_ms }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panes_are_closed_on_the_right() {
+        assert_eq!(pane_of(60_000, 60_000), 1);
+        assert_eq!(pane_of(60_001, 60_000), 2);
+        assert_eq!(pane_of(59_999, 60_000), 1);
+        assert_eq!(pane_of(1, 60_000), 1);
+        assert_eq!(pane_of(0, 60_000), 0);
+    }
+
+    #[test]
+    fn a_timer_is_never_late() {
+        let mut timers = Timers::default();
+        timers.arm(1, 5_500);
+        timers.arm(2, 4_999);
+        assert_eq!(timers.due(4_000), Some((4, vec![2])));
+        assert_eq!(timers.due(4_999), None);
+        assert_eq!(timers.due(5_500), Some((5, vec![1])));
+    }
+}

@@ -1,0 +1,28 @@
+//! `GET /api/v1/catalog`: series that have rows, with their labels.
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+
+use super::cursor::Cursor;
+use super::params::Params;
+use super::{Api, Problem, list};
+use crate::store::{CatalogueQuery, SeriesKey, Store};
+
+/// Answers with a page of series, by (name, series).
+pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
+    api.ask(move |store| page(store, &uri)).await
+}
+
+fn page(store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
+    let params = Params::read(uri, &["match[]", "limit", "cursor", "format"], false)?;
+    params.format()?;
+    let after = Cursor::of(&params)?.map(|cursor| SeriesKey { name: cursor.name, series: cursor.series });
+    let query = CatalogueQuery { select: params.selectors()?, after, limit: params.limit()? };
+    let page = store.catalogue(&query)?;
+    list::answer(&params, &page, |row| Cursor {
+        name: row.name.clone(),
+        series: row.series,
+        ..Cursor::default()
+    })
+}

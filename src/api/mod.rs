@@ -1,0 +1,137 @@
+//! The HTTP API: what the store holds and how the worker fares, for people, scripts and Prometheus.
+//!
+//! ```text
+//!  /-/healthy /-/ready /metrics       as every Prometheus component
+//!  /api/v1/names                      metric names that have rows
+//!  /api/v1/catalog                    series that have rows
+//!  /api/v1/windows                    statistics per series and window
+//!  /api/v1/rejects                    sums of samples that were not applied
+//!  /api/v1/status                     how far everything is
+//! ```
+//!
+//! A list is `{"data":[...],"next":cursor|null}`, or CSV with the cursor in the header `x-next-cursor`. Every error is
+//! `application/problem+json`. Questions to the store block, so they run on threads of their own, at most
+//! [`QUESTIONS_MAX`] at once; beyond that the answer is 503.
+//!
+//! Not here: `POST /api/v1/write`, whose router is merged with this one, and anything that changes state.
+
+mod catalog;
+mod cursor;
+mod error;
+mod health;
+mod list;
+mod names;
+mod params;
+mod rejects;
+mod status;
+#[cfg(test)]
+mod tests;
+mod windows;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use tokio::sync::Semaphore;
+
+use crate::metrics::{Answer, Metrics, Route};
+use crate::store::Store;
+pub use error::Problem;
+
+/// Most questions to the store that are answered at once.
+pub const QUESTIONS_MAX: usize = 16;
+
+/// What the API asks the rest of the worker.
+pub trait Worker: Send + Sync {
+    /// Whether the store holds every epoch that was found at start.
+    ///
+    /// # Errors
+    /// A sentence saying what is still to come.
+    fn ready(&self) -> Result<(), String>;
+
+    /// How far everything is: a JSON object, to which the store's figures are added.
+    fn status(&self) -> serde_json::Value;
+
+    /// Called before metrics are read, to bring up to date those that nobody pushes.
+    fn before_scrape(&self) {}
+}
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Api {
+    store: Arc<dyn Store>,
+    worker: Arc<dyn Worker>,
+    metrics: Arc<Metrics>,
+    questions: Arc<Semaphore>,
+}
+
+impl Api {
+    /// An API over a store and a worker.
+    pub fn new(store: Arc<dyn Store>, worker: Arc<dyn Worker>, metrics: Arc<Metrics>) -> Api {
+        Api { store, worker, metrics, questions: Arc::new(Semaphore::new(QUESTIONS_MAX)) }
+    }
+
+    /// Answers a question to the store on a thread that may block: reading parameters, whose regexes may be costly, and
+    /// writing the answer belong to it.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&dyn Store) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let Ok(permit) = self.questions.clone().try_acquire_owned() else {
+            self.metrics.limit("api.questions");
+            let detail = format!("at most {QUESTIONS_MAX} questions are answered at once; try again");
+            return Err(Problem::unavailable(detail));
+        };
+        let store = self.store.clone();
+        let answer = tokio::task::spawn_blocking(move || {
+            // Held until the store is done, also if the client has gone.
+            let _permit = permit;
+            question(store.as_ref())
+        });
+        match answer.await {
+            Ok(answer) => answer,
+            Err(error) => Err(Problem::internal(format!("a question to the store failed: {error}"))),
+        }
+    }
+}
+
+/// The routes of this API. It has the fallback for unknown paths: merge routers without one into it.
+pub fn router(api: Api) -> Router {
+    let route = |router: Router<Api>, path: &'static str, handler: MethodRouter<Api>| {
+        let measured = from_fn_with_state((api.metrics.clone(), path), measure);
+        router.route(path, handler.fallback(error::no_such_method).layer(measured))
+    };
+    let mut router = Router::new();
+    for (path, handler) in [
+        ("/-/healthy", get(health::healthy)),
+        ("/-/ready", get(health::ready)),
+        ("/metrics", get(health::metrics)),
+        ("/api/v1/names", get(names::list)),
+        ("/api/v1/catalog", get(catalog::list)),
+        ("/api/v1/windows", get(windows::list)),
+        ("/api/v1/rejects", get(rejects::list)),
+        ("/api/v1/status", get(status::show)),
+    ] {
+        router = route(router, path, handler);
+    }
+    let other = from_fn_with_state((api.metrics.clone(), "other"), measure);
+    let unknown = get(error::no_such_path).fallback(error::no_such_path).layer(other);
+    router.fallback_service(unknown.with_state(api.clone())).with_state(api)
+}
+
+/// Counts and times the answers of one route.
+async fn measure(
+    State((metrics, route)): State<(Arc<Metrics>, &'static str)>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let begin = Instant::now();
+    let response = next.run(request).await.into_response();
+    metrics.request_seconds.get_or_create(&Route { route }).observe(begin.elapsed().as_secs_f64());
+    metrics.responses.get_or_create(&Answer { route, code: response.status().as_u16() }).inc();
+    response
+}

@@ -1,0 +1,24 @@
+//! `GET /api/v1/names`: metric names that have rows, and how many series bear each.
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+
+use super::cursor::Cursor;
+use super::params::Params;
+use super::{Api, Problem, list};
+use crate::store::{NamesQuery, Store};
+
+/// Answers with a page of names.
+pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
+    api.ask(move |store| page(store, &uri)).await
+}
+
+fn page(store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
+    let params = Params::read(uri, &["match[]", "limit", "cursor", "format"], false)?;
+    params.format()?;
+    let after = Cursor::of(&params)?.map(|cursor| cursor.name);
+    let query = NamesQuery { select: params.selectors()?, after, limit: params.limit()? };
+    let page = store.names(&query)?;
+    list::answer(&params, &page, |row| Cursor { name: row.name.clone(), ..Cursor::default() })
+}

@@ -1,0 +1,257 @@
+//! Query parameters: read once, judged by name, value and bound; unknown ones are refused.
+
+use axum::extract::Query;
+use axum::http::Uri;
+use tidewatch_dataflows::sample::AT_MS_MAX;
+
+use super::error::{Problem, shown};
+use crate::store::row::By;
+use crate::store::selector::Selectors;
+use crate::store::{Filter, PAGE_ROWS_MAX, Range, Stat};
+
+/// Most parameters of a request.
+const PARAMETERS_MAX: usize = 256;
+
+/// Rows of a page if `limit` is absent.
+const LIMIT_DEFAULT: usize = 1_000;
+
+/// Longest window, as the settings bound it.
+const WINDOW_MS_MAX: i64 = 30 * 86_400_000;
+
+/// Parameters that may be given more than once.
+const REPEATED: [&str; 3] = ["match[]", "window", "by"];
+
+/// Parameters that change how an answer is shown, not what it is about.
+const SHOWING: [&str; 3] = ["cursor", "limit", "format"];
+
+/// How a list is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `{"data":[...],"next":...}`
+    Json,
+    /// A line of column names, then a line per row.
+    Csv,
+}
+
+/// The query parameters of one request.
+#[derive(Debug)]
+pub struct Params {
+    path: String,
+    pairs: Vec<(String, String)>,
+}
+
+impl Params {
+    /// Reads the parameters of a request to a resource that knows `known`, and filters on statistics if it says so.
+    ///
+    /// # Errors
+    /// 400 naming the first parameter that is unknown or given twice.
+    pub fn read(uri: &Uri, known: &[&str], filters: bool) -> Result<Params, Problem> {
+        let query = Query::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|error| Problem::bad_request(format!("the query string cannot be read: {error}")))?;
+        let pairs = query.0;
+        if pairs.len() > PARAMETERS_MAX {
+            let detail = format!("at most {PARAMETERS_MAX} parameters are taken; got {}", pairs.len());
+            return Err(Problem::bad_request(detail));
+        }
+        for (i, (name, _)) in pairs.iter().enumerate() {
+            let filter = filters && filtered(name).is_some();
+            if !filter && !known.contains(&name.as_str()) {
+                let also = if filters { ", min_<statistic>, max_<statistic>" } else { "" };
+                let taken = if known.is_empty() { "no parameters".to_owned() } else { known.join(", ") };
+                let detail = format!("{} takes {taken}{also}; got {}", uri.path(), shown(name));
+                return Err(Problem::bad_request(detail));
+            }
+            let again = pairs[..i].iter().any(|(earlier, _)| earlier == name);
+            if again && !REPEATED.contains(&name.as_str()) {
+                return Err(Problem::bad_request(format!("{name} must be given once; got it twice")));
+            }
+        }
+        Ok(Params { path: uri.path().to_owned(), pairs })
+    }
+
+    fn one(&self, wanted: &str) -> Option<&str> {
+        self.pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
+    }
+
+    fn all<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a str> {
+        self.pairs.iter().filter(move |(name, _)| name == wanted).map(|(_, value)| value.as_str())
+    }
+
+    /// `limit`: rows of a page.
+    pub fn limit(&self) -> Result<usize, Problem> {
+        let Some(text) = self.one("limit") else { return Ok(LIMIT_DEFAULT) };
+        let limit = text.parse().ok().filter(|limit| (1..=PAGE_ROWS_MAX).contains(limit));
+        limit.ok_or_else(|| Problem::parameter("limit", &format!("1 to {PAGE_ROWS_MAX}"), text))
+    }
+
+    /// `format`: json or csv.
+    pub fn format(&self) -> Result<Format, Problem> {
+        match self.one("format") {
+            None | Some("json") => Ok(Format::Json),
+            Some("csv") => Ok(Format::Csv),
+            Some(text) => Err(Problem::parameter("format", "json or csv", text)),
+        }
+    }
+
+    /// `match[]`: which series.
+    pub fn selectors(&self) -> Result<Selectors, Problem> {
+        let texts: Vec<_> = self.all("match[]").collect();
+        Selectors::parse(&texts).map_err(|error| Problem::bad_request(format!("match[]: {error}")))
+    }
+
+    /// `start` and `end`, inclusive; none if neither is given.
+    pub fn range(&self) -> Result<Option<Range>, Problem> {
+        let time = |name| self.one(name).map(|text| time_ms(name, text)).transpose();
+        let (start, end) = (time("start")?, time("end")?);
+        let range = Range { start_ms: start.unwrap_or(i64::MIN), end_ms: end.unwrap_or(i64::MAX) };
+        if range.start_ms > range.end_ms {
+            let bound = format!("at most end ({})", shown(self.one("end").unwrap_or("")));
+            return Err(Problem::parameter("start", &bound, self.one("start").unwrap_or("")));
+        }
+        Ok((start.is_some() || end.is_some()).then_some(range))
+    }
+
+    /// `window`: lengths in milliseconds.
+    pub fn windows(&self) -> Result<Vec<i64>, Problem> {
+        let lengths = self.all("window").map(|text| {
+            let ms = duration_ms(text).filter(|ms| (1_000..=WINDOW_MS_MAX).contains(ms));
+            ms.ok_or_else(|| Problem::parameter("window", "a duration from 1s to 30d, such as 1h30m", text))
+        });
+        lengths.collect()
+    }
+
+    /// `min_<statistic>` and `max_<statistic>`.
+    pub fn filters(&self) -> Result<Vec<Filter>, Problem> {
+        let mut filters = Vec::new();
+        for (name, text) in &self.pairs {
+            let Some((least, stat)) = filtered(name) else { continue };
+            let number = text.parse::<f64>().ok().filter(|number| number.is_finite());
+            let bound = number.ok_or_else(|| Problem::parameter(name, "a finite number", text))?;
+            filters.push(if least {
+                Filter { stat, least: bound, most: f64::INFINITY }
+            } else {
+                Filter { stat, least: f64::NEG_INFINITY, most: bound }
+            });
+        }
+        Ok(filters)
+    }
+
+    /// `by`: what sums are by, as a list or repeated; by everything if absent.
+    pub fn by(&self) -> Result<By, Problem> {
+        if self.one("by").is_none() {
+            return Ok(By::ALL);
+        }
+        let mut by = By { series: false, name: false, reason: false };
+        for word in self.all("by").flat_map(|text| text.split(',')) {
+            match word {
+                "series" => by.series = true,
+                "name" => by.name = true,
+                "reason" => by.reason = true,
+                _ => return Err(Problem::parameter("by", "a list of series, name and reason", word)),
+            }
+        }
+        Ok(by)
+    }
+
+    /// `cursor`.
+    pub fn cursor(&self) -> Option<&str> {
+        self.one("cursor")
+    }
+
+    /// What the question is about, as bytes: a cursor belongs to one question.
+    pub fn question(&self) -> Vec<u8> {
+        let about = |(name, _): &&(String, String)| !SHOWING.contains(&name.as_str());
+        let mut pairs: Vec<_> = self.pairs.iter().filter(about).collect();
+        pairs.sort();
+        let mut bytes = self.path.clone().into_bytes();
+        for (name, value) in pairs {
+            for text in [name, value] {
+                bytes.push(0xff);
+                bytes.extend_from_slice(text.as_bytes());
+            }
+        }
+        bytes
+    }
+}
+
+/// Whether a parameter is a lower bound, and of which statistic.
+fn filtered(name: &str) -> Option<(bool, Stat)> {
+    let (least, stat) = match name.split_once('_')? {
+        ("min", stat) => (true, stat),
+        ("max", stat) => (false, stat),
+        _ => return None,
+    };
+    Stat::ALL.iter().find(|(name, _)| *name == stat).map(|(_, stat)| (least, *stat))
+}
+
+/// An instant in Unix milliseconds: RFC 3339 or Unix seconds.
+fn time_ms(name: &str, text: &str) -> Result<i64, Problem> {
+    let seconds_max = AT_MS_MAX / 1_000;
+    if let Ok(seconds) = text.parse::<f64>() {
+        if seconds.abs() <= seconds_max as f64 {
+            return Ok((seconds * 1_000.0).round() as i64);
+        }
+    } else if let Ok(time) = text.parse::<jiff::Timestamp>() {
+        return Ok(time.as_millisecond());
+    }
+    let plus = if text.contains(' ') { " (a plus sign is written %2B)" } else { "" };
+    let bound = format!("RFC 3339 or Unix seconds up to {seconds_max}{plus}");
+    Err(Problem::parameter(name, &bound, text))
+}
+
+/// A duration as Prometheus writes it, such as `1h30m`, in milliseconds.
+fn duration_ms(text: &str) -> Option<i64> {
+    const UNITS: [(&str, i64); 7] = [
+        ("y", 365 * 86_400_000),
+        ("w", 7 * 86_400_000),
+        ("d", 86_400_000),
+        ("h", 3_600_000),
+        ("m", 60_000),
+        ("s", 1_000),
+        ("ms", 1),
+    ];
+    let (mut rest, mut units, mut total) = (text, UNITS.as_slice(), 0_i64);
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let letters = rest[digits..].bytes().take_while(u8::is_ascii_lowercase).count();
+        let (number, unit) = (&rest[..digits], &rest[digits..digits + letters]);
+        // Units fall, and each comes once.
+        let place = units.iter().position(|(name, _)| *name == unit)?;
+        total = total.checked_add(number.parse::<i64>().ok()?.checked_mul(units[place].1)?)?;
+        units = &units[place + 1..];
+        rest = &rest[digits + letters..];
+    }
+    (!text.is_empty()).then_some(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidewatch_dataflows::settings::duration;
+
+    #[test]
+    fn durations_are_read_as_they_are_printed() {
+        let mut random = fastrand::Rng::with_seed(4);
+        for _ in 0..1_000 {
+            let ms = random.i64(1..WINDOW_MS_MAX);
+            assert_eq!(duration_ms(&duration(ms)), Some(ms));
+        }
+        assert_eq!(duration_ms("1w"), Some(604_800_000));
+        for bad in ["", "1", "h", "1h1h", "1m1h", "-1h", "1.5h", "1H", "99999999999999y", "1h ", "1é"] {
+            assert_eq!(duration_ms(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_are_rfc_3339_or_unix_seconds() {
+        for (text, ms) in [
+            ("1700000000", 1_700_000_000_000),
+            ("1700000000.25", 1_700_000_000_250),
+            ("2023-11-14T22:13:20Z", 1_700_000_000_000),
+            ("2023-11-14T23:13:20.5+01:00", 1_700_000_000_500),
+            ("-1", -1_000),
+        ] {
+            assert_eq!(time_ms("start", text), Ok(ms), "{text}");
+        }
+    }
+}

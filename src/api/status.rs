@@ -1,0 +1,41 @@
+//! `GET /api/v1/status`: how far everything is.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::Uri;
+use serde_json::{Value, json};
+
+use super::params::Params;
+use super::{Api, Problem};
+use crate::store::Status;
+use crate::store::row::Rfc3339;
+
+/// Answers with the worker's figures and, under `store`, the store's.
+pub async fn show(State(api): State<Api>, uri: Uri) -> Result<Json<Value>, Problem> {
+    Params::read(&uri, &[], false)?;
+    let store = api.ask(|store| Ok(store.status()?)).await?;
+    let mut status = match api.worker.status() {
+        Value::Object(status) => status,
+        other => serde_json::Map::from_iter([("worker".to_owned(), other)]),
+    };
+    status.insert("store".to_owned(), of_store(&store));
+    Ok(Json(Value::Object(status)))
+}
+
+fn of_store(status: &Status) -> Value {
+    let time = |at_ms: Option<i64>| at_ms.and_then(Rfc3339::from_ms).map(|time| time.to_string());
+    let (first, last) = status.at_ms.unzip();
+    json!({
+        "epoch": status.epoch,
+        "series": status.series,
+        "tables": status.tables,
+        "window_rows": status.window_rows,
+        "reject_rows": status.reject_rows,
+        "rows_last_day": status.rows_last_day,
+        "first_at": time(first),
+        "first_at_ms": first,
+        "last_at": time(last),
+        "last_at_ms": last,
+        "bytes": status.bytes,
+    })
+}

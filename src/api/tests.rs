@@ -1,0 +1,436 @@
+//! The API over a loopback port, on a store of made-up rows.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::mpsc;
+
+use serde_json::{Value, json};
+use tidewatch_dataflows::outcome::Reject;
+use tidewatch_dataflows::sample::Reason;
+
+use super::{Api, QUESTIONS_MAX, Worker, router};
+use crate::metrics::Metrics;
+use crate::store::testing::labels_of;
+use crate::store::testing::{HOUR_MS, Model, T0, TempDir, series, stats};
+use crate::store::{Batch, Store};
+
+struct Fake {
+    ready: Result<(), String>,
+}
+
+impl Worker for Fake {
+    fn ready(&self) -> Result<(), String> {
+        self.ready.clone()
+    }
+
+    fn status(&self) -> Value {
+        json!({"stream_ms": 5})
+    }
+}
+
+/// An API being served, and the runtime that serves it.
+struct Served {
+    base: String,
+    api: Api,
+    agent: ureq::Agent,
+    runtime: tokio::runtime::Runtime,
+}
+
+struct Reply {
+    status: u16,
+    headers: ureq::http::HeaderMap,
+    body: String,
+}
+
+impl Reply {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+fn serve(store: Arc<dyn Store>, ready: Result<(), String>) -> Served {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let api = Api::new(store, Arc::new(Fake { ready }), Arc::new(Metrics::new()));
+    let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let routes = router(api.clone());
+    runtime.spawn(async move { axum::serve(listener, routes).await });
+    let agent =
+        ureq::Agent::new_with_config(ureq::Agent::config_builder().http_status_as_error(false).build());
+    Served { base, api, agent, runtime }
+}
+
+impl Served {
+    fn get(&self, path: &str) -> Reply {
+        self.get_as(path, "*/*")
+    }
+
+    fn get_as(&self, path: &str, accept: &str) -> Reply {
+        let url = format!("{}{path}", self.base);
+        reply(self.agent.get(url).header("accept", accept).call().unwrap())
+    }
+
+    /// All rows of a list, page by page.
+    fn list(&self, path: &str, limit: usize) -> Vec<Value> {
+        let (mut rows, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let separator = if path.contains('?') { '&' } else { '?' };
+            let page = self.get(&format!("{path}{separator}limit={limit}{cursor}"));
+            assert_eq!(
+                (page.status, page.header("content-type")),
+                (200, "application/json"),
+                "{}",
+                page.body
+            );
+            let page = page.json();
+            let data = page["data"].as_array().unwrap();
+            assert!(data.len() <= limit);
+            rows.extend(data.iter().cloned());
+            match &page["next"] {
+                Value::Null => return rows,
+                next => cursor = format!("&cursor={}", next.as_str().unwrap()),
+            }
+        }
+    }
+
+    fn problem(&self, path: &str) -> (u16, String) {
+        let reply = self.get(path);
+        assert_eq!(reply.header("content-type"), "application/problem+json", "{path}: {}", reply.body);
+        let problem = reply.json();
+        assert_eq!(problem["status"], reply.status, "{path}");
+        assert_eq!(problem["type"], "about:blank");
+        assert!(problem["title"].is_string());
+        (reply.status, problem["detail"].as_str().unwrap().to_owned())
+    }
+}
+
+fn reply(mut response: ureq::http::Response<ureq::Body>) -> Reply {
+    let body = response.body_mut().read_to_string().unwrap();
+    Reply { status: response.status().as_u16(), headers: response.headers().clone(), body }
+}
+
+/// Four series of four names, over three hours of two windows, with a correction in a later hour of writing.
+fn filled(dir: &TempDir) -> Arc<dyn Store> {
+    let store = dir.store();
+    let rows: Vec<_> = (0..4)
+        .flat_map(|i| (1..=180).map(move |minute| (i, minute)))
+        .flat_map(|(i, minute)| {
+            let at_ms = T0 + minute * 60_000;
+            let long = (minute % 3 == 0).then(|| stats(series(i), 3 * HOUR_MS, at_ms, 0, minute as f64));
+            std::iter::once(stats(series(i), HOUR_MS, at_ms, 0, minute as f64)).chain(long)
+        })
+        .collect();
+    let reject = |i: u64, reason| Reject {
+        series: Some(series(i)),
+        reason,
+        count: i + 1,
+        first_at_ms: T0,
+        last_at_ms: T0,
+    };
+    let unlisted = Reject { series: None, ..reject(9, Reason::TooOld) };
+    let rejects =
+        [reject(0, Reason::TooOld), reject(1, Reason::NotFinite), reject(5, Reason::TooOld), unlisted];
+    let written_ms = T0 + 3 * HOUR_MS;
+    store.write(&[Batch { epoch: 1, written_ms, windows: &rows, rejects: &rejects }], &labels_of).unwrap();
+    let corrected = [stats(series(1), HOUR_MS, T0 + 60_000, 1, 1_000.0)];
+    let batch = Batch { epoch: 2, written_ms: written_ms + HOUR_MS, windows: &corrected, rejects: &[] };
+    store.write(&[batch], &labels_of).unwrap();
+    Arc::new(store)
+}
+
+#[test]
+fn windows_are_latest_without_a_range_and_complete_with_one() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    let latest = served.list("/api/v1/windows", 3);
+    let shown: Vec<_> =
+        latest.iter().map(|row| (row["name"].as_str().unwrap(), row["window"].as_str().unwrap())).collect();
+    assert_eq!(
+        shown,
+        [
+            ("http_requests_total", "1h"),
+            ("http_requests_total", "3h"),
+            ("node_load1", "1h"),
+            ("node_load1", "3h"),
+            ("rpc_seconds_bucket", "1h"),
+            ("rpc_seconds_bucket", "3h"),
+            ("up", "1h"),
+            ("up", "3h"),
+        ]
+    );
+    assert!(
+        latest.iter().all(|row| row["at_ms"] == T0 + 180 * 60_000 && row["at"] == "2023-11-14T03:00:00Z")
+    );
+    assert_eq!(latest[7]["labels"], json!({"instance": "host1", "job": "job \"1\""}));
+
+    let all = served.list("/api/v1/windows?start=0", 97);
+    assert_eq!(all.len(), 4 * (180 + 60));
+    let keys: Vec<_> =
+        all.iter().map(|r| (r["name"].as_str(), r["window"].as_str(), r["at_ms"].as_i64())).collect();
+    assert!(keys.is_sorted());
+    let start = T0 / 1_000 + 60;
+    let up = served.list(&format!("/api/v1/windows?match[]=up&window=1h&start={start}&end={start}"), 10);
+    assert_eq!(up.len(), 1);
+    assert_eq!((&up[0]["revision"], &up[0]["avg"]), (&json!(1), &json!(1_000.0)));
+    let ends = "start=2023-11-14T00:01:00Z&end=2023-11-14T01%3A01%3A00%2B01%3A00";
+    assert_eq!(served.list(&format!("/api/v1/windows?match[]=up&window=1h&{ends}"), 10), up);
+    let filtered = served.list("/api/v1/windows?start=0&window=3h&min_avg=100&max_avg=110.5", 10);
+    assert_eq!(filtered.len(), 4 * 3);
+    let rates =
+        served.list("/api/v1/windows?start=0&window=1h&min_rate=0&match[]=%7Bjob%3D~%22.%2B%22%7D", 500);
+    let counters: BTreeSet<_> = rates.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(
+        counters,
+        BTreeSet::from(["http_requests_total", "rpc_seconds_bucket"]),
+        "gauges show no rate"
+    );
+    assert!(served.list("/api/v1/windows?window=7m", 10).is_empty());
+}
+
+#[test]
+fn csv_has_the_same_rows_and_its_cursor_in_a_header() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    let reply = served.get("/api/v1/windows?format=csv&limit=5");
+    assert_eq!((reply.status, reply.header("content-type")), (200, "text/csv; charset=utf-8"));
+    let mut reader = csv::Reader::from_reader(reply.body.as_bytes());
+    assert!(reader.headers().unwrap().iter().eq([
+        "series",
+        "name",
+        "labels",
+        "window",
+        "at",
+        "at_ms",
+        "count",
+        "min",
+        "max",
+        "avg",
+        "std",
+        "std_sample",
+        "first",
+        "last",
+        "increase",
+        "rate",
+        "revision"
+    ]));
+    assert_eq!(reader.records().count(), 5);
+    let rest = served.get(&format!("/api/v1/windows?format=csv&cursor={}", reply.header("x-next-cursor")));
+    assert_eq!((rest.body.lines().count(), rest.header("x-next-cursor")), (1 + 3, ""));
+}
+
+#[test]
+fn names_catalog_rejects_and_status_show_the_store() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    let names = served.list("/api/v1/names", 1);
+    assert_eq!(names[3], json!({"name": "up", "series": 2}), "a series that has only rejects is known too");
+    assert_eq!(served.list("/api/v1/names?match[]=up", 1).len(), 1);
+    let catalog = served.list("/api/v1/catalog?match[]=%7Binstance%3D%22host1%22%7D", 1);
+    let wanted = json!({"series": series(1).to_string(), "name": "up", "labels": {"instance": "host1", "job": "job \"1\""}});
+    assert_eq!(catalog, [wanted]);
+    assert_eq!(served.list("/api/v1/catalog", 2).len(), 5);
+
+    let by = |by: &str| served.list(&format!("/api/v1/rejects{by}"), 1);
+    assert_eq!(by("").len(), 4);
+    assert_eq!(
+        by("?by=reason").iter().map(|row| row["count"].as_u64().unwrap()).collect::<Vec<_>>(),
+        [17, 2]
+    );
+    assert_eq!(
+        by("?by=reason").iter().map(|row| row["reason"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["too_old", "not_finite"]
+    );
+    let both = by("?by=reason,name");
+    assert_eq!(both, by("?by=name&by=reason"));
+    assert_eq!(
+        both[0],
+        json!({"name": "node_load1", "reason": "too_old", "count": 1, "first_at_ms": T0, "last_at_ms": T0})
+    );
+    assert_eq!(both[3]["name"], Value::Null);
+    assert_eq!(by("?match[]=up").len(), 2);
+    assert!(by("?start=1700000000").is_empty());
+
+    let status = served.get("/api/v1/status").json();
+    assert_eq!(status["stream_ms"], 5);
+    assert_eq!((&status["store"]["epoch"], &status["store"]["window_rows"]), (&json!(2), &json!(961)));
+    assert_eq!(status["store"]["last_at"], "2023-11-14T03:00:00Z");
+}
+
+#[test]
+fn a_bad_parameter_is_named_with_its_value_and_bound() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    let cursor = served.get("/api/v1/windows?limit=1").json()["next"].as_str().unwrap().to_owned();
+    let deep = format!("/api/v1/catalog?match[]={}", "(".repeat(3_000));
+    let many = format!("/api/v1/windows?{}", "window=1h&".repeat(300));
+    let other = format!("/api/v1/windows?match[]=up&cursor={cursor}");
+    for (path, wanted) in [
+        ("/api/v1/windows?limit=0", "limit must be 1 to 10000; got \"0\""),
+        ("/api/v1/windows?limit=10001", "limit must be 1 to 10000; got \"10001\""),
+        ("/api/v1/names?limit=-1", "limit must be 1 to 10000; got \"-1\""),
+        ("/api/v1/catalog?limit=", "limit must be 1 to 10000; got \"\""),
+        ("/api/v1/windows?limit=1&limit=2", "limit must be given once; got it twice"),
+        ("/api/v1/windows?format=xml", "format must be json or csv; got \"xml\""),
+        ("/api/v1/windows?window=x", "window must be a duration from 1s to 30d, such as 1h30m; got \"x\""),
+        (
+            "/api/v1/windows?window=31d",
+            "window must be a duration from 1s to 30d, such as 1h30m; got \"31d\"",
+        ),
+        (
+            "/api/v1/windows?start=yesterday",
+            "start must be RFC 3339 or Unix seconds up to 253402300799; got \"yesterday\"",
+        ),
+        (
+            "/api/v1/windows?end=1700000000000",
+            "end must be RFC 3339 or Unix seconds up to 253402300799; got \"1700000000000\"",
+        ),
+        ("/api/v1/windows?end=NaN", "end must be RFC 3339 or Unix seconds up to 253402300799; got \"NaN\""),
+        (
+            "/api/v1/windows?end=2023-11-14T00:01:00+01:00",
+            "end must be RFC 3339 or Unix seconds up to 253402300799 (a plus sign is written %2B); \
+             got \"2023-11-14T00:01:00 01:00\"",
+        ),
+        ("/api/v1/rejects?start=2&end=1", "start must be at most end (\"1\"); got \"2\""),
+        ("/api/v1/windows?min_avg=high", "min_avg must be a finite number; got \"high\""),
+        ("/api/v1/windows?max_std=inf", "max_std must be a finite number; got \"inf\""),
+        ("/api/v1/rejects?by=reason,colour", "by must be a list of series, name and reason; got \"colour\""),
+        (
+            "/api/v1/windows?cursor=zz",
+            "cursor must be the next of an answer to the same question; got \"zz\"",
+        ),
+        (&other, "cursor must be the next of an answer to the same question; got "),
+        (
+            "/api/v1/windows?min_mood=1",
+            "/api/v1/windows takes match[], window, start, end, limit, cursor, format, min_<statistic>, \
+             max_<statistic>; got \"min_mood\"",
+        ),
+        ("/api/v1/names?at=now", "/api/v1/names takes match[], limit, cursor, format; got \"at\""),
+        ("/api/v1/status?x=1", "/api/v1/status takes no parameters; got \"x\""),
+        ("/api/v1/windows?match[]=up%7B", "match[]: \"up{\" is not a selector: "),
+        (&deep, "match[]: \"(((("),
+        (&many, "at most 256 parameters are taken; got 300"),
+    ] {
+        let (status, detail) = served.problem(path);
+        assert_eq!(status, 400, "{path}: {detail}");
+        assert!(detail.starts_with(wanted) && detail.len() < 600, "{path}\n got {detail}\nnot {wanted}");
+    }
+    let slow = "/api/v1/windows?window=1h&min_avg=1&min_avg=2";
+    assert_eq!(served.problem(slow).1, "min_avg must be given once; got it twice");
+}
+
+#[test]
+fn unknown_paths_and_methods_are_problems_too() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    assert_eq!(
+        served.problem("/api/v2/windows"),
+        (404, "there is nothing at \"/api/v2/windows\"".to_owned())
+    );
+    let refused = reply(served.agent.post(format!("{}/api/v1/windows", served.base)).send_empty().unwrap());
+    assert_eq!((refused.status, refused.header("content-type")), (405, "application/problem+json"));
+    assert_eq!(refused.header("allow"), "GET, HEAD");
+    assert_eq!(refused.json()["detail"], "\"/api/v1/windows\" does not take \"POST\"");
+    let counted = "tidewatch_http_responses_total{route=\"/api/v1/windows\",code=\"405\"} 1";
+    assert!(served.get("/metrics").body.contains(counted));
+    let posted = reply(served.agent.post(format!("{}/nowhere", served.base)).send_empty().unwrap());
+    assert_eq!(posted.status, 404);
+    let head = reply(served.agent.head(format!("{}/api/v1/windows", served.base)).call().unwrap());
+    assert_eq!((head.status, head.body.as_str()), (200, ""));
+}
+
+#[test]
+fn health_readiness_and_metrics_are_as_prometheus_has_them() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Err("the store holds epoch 5 of 9".to_owned()));
+    assert_eq!(
+        (served.get("/-/healthy").status, served.get("/-/healthy").body.as_str()),
+        (200, "Tidewatch is healthy.\n")
+    );
+    assert_eq!(served.problem("/-/ready"), (503, "the store holds epoch 5 of 9".to_owned()));
+    assert_eq!(served.get("/-/ready").header("retry-after"), "1");
+    served.get("/nowhere");
+    let text = served.get("/metrics");
+    assert_eq!(text.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    for line in [
+        "tidewatch_http_responses_total{route=\"/-/ready\",code=\"503\"} 2",
+        "tidewatch_http_responses_total{route=\"other\",code=\"404\"} 1",
+        "tidewatch_http_request_duration_seconds_count{route=\"/-/healthy\"} 2",
+    ] {
+        assert!(text.body.lines().any(|l| l == line), "no line {line} in\n{}", text.body);
+    }
+    let open = served.get_as("/metrics", "application/openmetrics-text;version=1.0.0");
+    assert_eq!(open.header("content-type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
+    assert!(open.body.ends_with("# EOF\n"));
+    let served = serve(filled(&TempDir::new()), Ok(()));
+    assert_eq!(served.get("/-/ready").status, 200);
+}
+
+#[test]
+fn questions_beyond_the_bound_are_answered_503_and_health_goes_on() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    let (enough, wait) = mpsc::channel::<()>();
+    let wait = Arc::new(std::sync::Mutex::new(wait));
+    let (started, starts) = mpsc::channel();
+    for _ in 0..QUESTIONS_MAX {
+        let (api, wait, started) = (served.api.clone(), wait.clone(), started.clone());
+        served.runtime.spawn(async move {
+            api.ask(move |_| {
+                started.send(()).unwrap();
+                // Ends when the other end of the channel is dropped.
+                let _ = wait.lock().unwrap().recv();
+                Ok(())
+            })
+            .await
+        });
+    }
+    starts.iter().take(QUESTIONS_MAX).for_each(drop);
+    let refused = served.get("/api/v1/names");
+    assert_eq!((refused.status, refused.header("retry-after")), (503, "1"));
+    assert_eq!(refused.json()["detail"], "at most 16 questions are answered at once; try again");
+    assert_eq!(served.get("/-/healthy").status, 200);
+    assert!(served.get("/metrics").body.contains("tidewatch_limit_reached_total{limit=\"api.questions\"} 1"));
+    drop(enough);
+    // The permits come back as the questions end.
+    let all = served.runtime.block_on(served.api.questions.acquire_many(QUESTIONS_MAX as u32));
+    drop(all.unwrap());
+    assert_eq!(served.get("/api/v1/names").status, 200);
+}
+
+#[test]
+fn a_store_that_fails_is_500_without_its_path() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    let conn = rusqlite::Connection::open(dir.file()).unwrap();
+    conn.execute_batch("DROP TABLE catalogue").unwrap();
+    let (status, detail) = served.problem("/api/v1/names");
+    assert_eq!((status, detail.as_str()), (500, "the worker failed to answer; its log says why"));
+}
+
+#[test]
+fn pages_of_a_random_store_are_those_of_the_model() {
+    for seed in 400..403 {
+        let dir = TempDir::new();
+        let (store, mut model) = (dir.store(), Model::default());
+        let mut random = fastrand::Rng::with_seed(seed);
+        for hour in 0..5 {
+            model.write_random(&store, &mut random, T0 + (8 + hour) * HOUR_MS, 7);
+        }
+        let served = serve(Arc::new(store), Ok(()));
+        let rows = served.list("/api/v1/windows?start=0", random.usize(1..60));
+        let read: Vec<_> = rows
+            .iter()
+            .map(|r| (r["series"].as_str().unwrap().to_owned(), r["at_ms"].as_i64(), r["avg"].as_f64()))
+            .collect();
+        let wanted: Vec<_> = model
+            .last_words()
+            .into_values()
+            .map(|s| (s.series.to_string(), Some(s.at_ms), Some(s.avg)))
+            .collect();
+        assert_eq!(read, wanted, "seed {seed}");
+    }
+}

@@ -1,0 +1,135 @@
+//! The commands that start nothing: `generate`, `export`, `check`, `version`.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use serde_json::json;
+use tidewatch_dataflows::settings::duration;
+
+use crate::cli;
+use crate::config::{Config, parse_duration};
+use crate::generate::{self, Generator};
+use crate::store::embedded::{self, Embedded};
+use crate::store::export::{self, Format};
+use crate::store::row::Kind;
+use crate::store::selector::Selectors;
+use crate::store::{ExportQuery, Range, Store};
+
+use super::stack::STORE_FILE;
+use super::{now_ms, time_ms};
+
+/// Writes seeded samples.
+pub fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
+    let time =
+        |field: &str, text: &Option<String>| text.as_deref().map(|text| time_ms(field, text)).transpose();
+    let (start, end) = (time("--start", &args.start)?, time("--end", &args.end)?);
+    let (start_ms, end_ms) = generate::span(start, end, args.hours, now_ms())?;
+    let step_ms = parse_duration(&args.step)
+        .with_context(|| format!("--step must be a duration such as 15s; got {:?}", args.step))?;
+    let options = generate::Options {
+        series: args.series,
+        seed: args.seed,
+        step_ms,
+        late_ratio: args.late,
+        duplicate_ratio: args.duplicates,
+        conflict_ratio: args.conflicts,
+        order: match args.order {
+            cli::Order::Time => generate::Order::TimeMajor,
+            cli::Order::Series => generate::Order::SeriesMajor,
+        },
+        ..generate::Options::over(start_ms, end_ms)
+    };
+    let mut generator = Generator::new(options)?;
+    let named = args.format.as_deref().map(str::parse::<generate::Format>).transpose()?;
+    let written = match &args.output {
+        Some(path) => {
+            let format = named.unwrap_or_else(|| generate::Format::of(path));
+            let mut output =
+                generate::Output::create(path).with_context(|| format!("creating {}", path.display()))?;
+            let written = generate::write(&mut generator, format, &mut output)?;
+            output.finish().with_context(|| format!("writing {}", path.display()))?;
+            written
+        }
+        None => {
+            let mut output = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+            let written =
+                generate::write(&mut generator, named.unwrap_or(generate::Format::Prometheus), &mut output);
+            match written.and_then(|written| output.flush().map(|()| written)) {
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
+                other => other?,
+            }
+        }
+    };
+    if args.output.is_some() {
+        eprintln!("{} samples of {} series", written.samples, args.series);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes stored rows; reads beside a running worker.
+pub fn export(config: &Config, args: &cli::Export) -> anyhow::Result<ExitCode> {
+    let kind: Kind = args.kind.parse()?;
+    let format: Format = args.format.parse()?;
+    let select = Selectors::parse(&args.matching)?;
+    let start_ms = args.start.as_deref().map_or(Ok(i64::MIN), |text| time_ms("--start", text))?;
+    let end_ms = args.end.as_deref().map_or(Ok(i64::MAX), |text| time_ms("--end", text))?;
+    let query = ExportQuery { kind, select, range: Range { start_ms, end_ms } };
+    let store = Embedded::open_read_only(&config.data_dir.join(STORE_FILE), embedded::Options::default())?;
+    let store: &dyn Store = &store;
+    match &args.output {
+        Some(path) => {
+            let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
+            let mut out = BufWriter::with_capacity(1 << 16, file);
+            let rows = export::export(store, &query, format, args.final_only, &mut out)?;
+            out.flush().with_context(|| format!("writing {}", path.display()))?;
+            eprintln!("{rows} rows");
+        }
+        None => {
+            let mut out = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
+            let done = export::export(store, &query, format, args.final_only, &mut out);
+            match done.and_then(|_| Ok(out.flush()?)) {
+                Err(crate::store::StoreError::Output(error))
+                    if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+                other => other?,
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration was judged when it was read; says what it comes to.
+pub fn check(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
+    let settings = config.settings();
+    let windows: Vec<String> = config
+        .windows
+        .iter()
+        .map(|w| format!("{} every {}", duration(w.length_ms), duration(w.hop_ms)))
+        .collect();
+    let base = duration(settings.base_ms());
+    let rows = config.rows_per_day(1);
+    if as_json {
+        println!(
+            "{}",
+            json!({"ok": true, "windows": windows, "base_pane": base, "rows_per_series_and_day": rows})
+        );
+    } else {
+        println!(
+            "the configuration is good: windows {}; base pane {base}; {rows} rows per series and day",
+            windows.join(", ")
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the version.
+pub fn version(as_json: bool) -> anyhow::Result<ExitCode> {
+    let version = env!("CARGO_PKG_VERSION");
+    if as_json {
+        println!("{}", json!({"version": version}));
+    } else {
+        println!("tidewatch {version}");
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,65 @@
+//! The composition root: reads the configuration, builds every room, joins them by channels, and runs a command.
+//!
+//! Order of a start: read → judge → lock the data directory → open the logs and the store → start the engine
+//! and the sinks → only then bind a port. Order of an end: stop intake → close the journal → the engine drains
+//! into the outbox → the sinks drain the outbox → release the lock.
+
+mod commands;
+mod process;
+mod replay;
+mod run;
+mod stack;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command, Common};
+use crate::config::{Config, Flags};
+
+/// Runs one command to its end.
+///
+/// # Errors
+/// Whatever ended it, with what was attempted.
+pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
+    let level = if matches!(cli.command, Command::Run { .. }) { "info" } else { "warn" };
+    let filter = EnvFilter::try_from_env("TIDEWATCH_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    match cli.command {
+        Command::Run { common } => run::run(load(&common)?),
+        Command::Replay(args) => replay::replay(load(&args.common)?, &args),
+        Command::Generate(args) => commands::generate(&args),
+        Command::Export(args) => commands::export(&load(&args.common)?, &args),
+        Command::Check { common } => commands::check(&load(&common)?, common.json),
+        Command::Version { common } => commands::version(common.json),
+    }
+}
+
+/// The configuration from file, environment and flags, every setting judged.
+fn load(common: &Common) -> anyhow::Result<Config> {
+    let flags = Flags {
+        data_dir: common.data_dir.clone(),
+        listen: common.listen.clone(),
+        workers: common.workers.clone(),
+    };
+    let env = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Config::load(common.config.as_deref(), env, flags).context("the configuration cannot be used")
+}
+
+/// Unix milliseconds by the machine's clock.
+fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// An instant as users type it: RFC 3339 or Unix seconds.
+fn time_ms(field: &str, text: &str) -> anyhow::Result<i64> {
+    use tidewatch_dataflows::sample::{AT_MS_MAX, AT_MS_MIN};
+    let seconds = text.parse::<f64>().ok().map(|seconds| (seconds * 1_000.0).round() as i64);
+    let at = seconds.or_else(|| text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond));
+    at.filter(|at| (AT_MS_MIN..=AT_MS_MAX).contains(at)).with_context(|| {
+        format!("{field} must be RFC 3339 or Unix seconds, from the year 2000 to 9999; got {text:?}")
+    })
+}

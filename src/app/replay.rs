@@ -1,0 +1,192 @@
+//! `replay`: computes over files; a file is its own log, so epochs end by count and not by the clock.
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+use tidewatch_dataflows::sample::Samples;
+
+use crate::cli;
+use crate::config::Config;
+use crate::journal::{Journal, Mode};
+use crate::source::replay::{Options, Replay, SOURCE, Summary};
+
+use super::now_ms;
+use super::stack::{OnFatal, Stack};
+
+/// Samples of one epoch of a file.
+const EPOCH_SAMPLES: usize = 65_536;
+const REPORT_EVERY: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Replays the files and returns when the store holds the last epoch.
+pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
+    let format = args
+        .format
+        .as_deref()
+        .map(str::parse)
+        .transpose()
+        .map_err(|error: String| anyhow::anyhow!("--{error}"))?;
+    let options = Options { format, strict: args.strict, allow_future: args.allow_future, clock: now_ms };
+    let on_fatal: OnFatal = Arc::new(|message| {
+        tracing::error!("{message}");
+        // Threads may wait for one that is gone; what is in the journal is durable and is computed at the next start.
+        #[allow(clippy::disallowed_methods)]
+        std::process::exit(1);
+    });
+    let stack = Stack::open(&config, Mode::File, args.allow_future, &on_fatal)?;
+    let mut replay =
+        Replay::open(&args.files, options, Arc::clone(&stack.labels), Arc::clone(&stack.metrics))?;
+    let started = Instant::now();
+    let cut =
+        Cut { journal: stack.journal.clone(), settle_ms: config.settle_ms, live_order: args.live_order };
+    let mut progress = Progress::new(replay.bytes_total());
+    let read = read(&mut replay, &cut, &mut progress);
+    // What was read before an error is in the log already: the log is closed properly all the same.
+    let end = cut.last(replay.summary().highest_ms)?;
+    let summary = replay.summary().clone();
+    while stack.sink_progress.epoch.load(Ordering::Acquire) < end {
+        stack.outbox.wait_for_epoch(end, PATIENCE);
+        progress.tick(stack.engine_progress.samples.load(Ordering::Relaxed), replay.bytes_read());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let (computed, rows) = (
+        stack.engine_progress.samples.load(Ordering::Relaxed),
+        stack.sink_progress.rows.load(Ordering::Relaxed),
+    );
+    let series = stack.labels.len();
+    stack.close()?;
+    progress.finish();
+    report(&summary, args.common.json, seconds, computed, rows, series);
+    read?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends epochs as DESIGN.md §4 Files says.
+struct Cut {
+    journal: Journal,
+    settle_ms: i64,
+    live_order: bool,
+}
+
+impl Cut {
+    /// An epoch is full.
+    fn full(&self, highest_ms: Option<i64>) -> anyhow::Result<()> {
+        let last =
+            self.journal.last_epoch_end().map_or((i64::MIN, i64::MIN), |end| (end.stream_ms, end.close_ms));
+        let upto = highest_ms.filter(|_| self.live_order).map_or(i64::MIN, |at| at - self.settle_ms);
+        // Not waited for: the cut after the last waits for all.
+        drop(self.journal.cut(last.0.max(upto), last.1.max(upto), false)?);
+        Ok(())
+    }
+
+    /// The input has ended; returns the number of the last epoch once it is durable.
+    fn last(&self, highest_ms: Option<i64>) -> anyhow::Result<u64> {
+        let last =
+            self.journal.last_epoch_end().map_or((i64::MIN, i64::MIN), |end| (end.stream_ms, end.close_ms));
+        let upto = highest_ms.unwrap_or(i64::MIN);
+        let synced = self.journal.cut(last.0.max(upto), last.1.max(upto), true)?;
+        synced
+            .blocking_recv()
+            .context("the journal ended")?
+            .map_err(|why| anyhow::anyhow!("the journal failed: {why}"))?;
+        Ok(self.journal.last_epoch_end().map_or(0, |end| end.epoch))
+    }
+}
+
+fn read(replay: &mut Replay, cut: &Cut, progress: &mut Progress) -> anyhow::Result<()> {
+    let (mut batch, mut in_epoch, mut total) = (Samples::default(), 0, 0);
+    while replay.next_batch(&mut batch, cut.journal.current_epoch())? {
+        // An epoch is exactly EPOCH_SAMPLES, wherever batches end.
+        while !batch.is_empty() {
+            let room = (EPOCH_SAMPLES - in_epoch).min(batch.len());
+            let rest = Samples {
+                series: batch.series.split_off(room),
+                at_ms: batch.at_ms.split_off(room),
+                value: batch.value.split_off(room),
+            };
+            let part = std::mem::replace(&mut batch, rest);
+            (in_epoch, total) = (in_epoch + part.len(), total + part.len() as u64);
+            cut.journal.append_blocking(part, SOURCE)?;
+            if in_epoch == EPOCH_SAMPLES {
+                cut.full(replay.summary().highest_ms)?;
+                in_epoch = 0;
+            }
+        }
+        progress.tick(total, replay.bytes_read());
+    }
+    Ok(())
+}
+
+/// A bar on a terminal, a plain line now and then elsewhere.
+struct Progress {
+    bar: Option<ProgressBar>,
+    started: Instant,
+    reported: Instant,
+    total: Option<u64>,
+}
+
+impl Progress {
+    fn new(total: Option<u64>) -> Progress {
+        let now = Instant::now();
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+            let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {msg} ETA {eta}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            bar.with_style(style)
+        });
+        Progress { bar, started: now, reported: now, total }
+    }
+
+    fn tick(&mut self, samples: u64, bytes: u64) {
+        let rate = samples as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
+        if let Some(bar) = &self.bar {
+            bar.set_position(bytes);
+            bar.set_message(format!("{:.2} M samples/s", rate / 1e6));
+        } else if self.reported.elapsed() >= REPORT_EVERY {
+            self.reported = Instant::now();
+            let of = self.total.map_or_else(String::new, |total| format!(" of {total}"));
+            eprintln!("{samples} samples, {bytes}{of} bytes, {:.2} M samples/s", rate / 1e6);
+        }
+    }
+
+    fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn report(summary: &Summary, as_json: bool, seconds: f64, computed: u64, rows: u64, series: usize) {
+    let taken = summary.received - summary.refusals.total();
+    let rate = taken as f64 / seconds.max(1e-9);
+    if as_json {
+        let refused: serde_json::Map<String, serde_json::Value> = summary
+            .refusals
+            .iter()
+            .map(|refusal| (refusal.reason.to_owned(), refusal.count.into()))
+            .collect();
+        let first: Vec<String> = summary.first.iter().map(ToString::to_string).collect();
+        let value = json!({"lines": summary.lines, "received": summary.received, "samples": taken, "refused": refused,
+            "first_refused": first, "series": series, "computed": computed, "rows_stored": rows, "seconds": seconds,
+            "samples_per_second": rate, "rows_per_second": rows as f64 / seconds.max(1e-9)});
+        println!("{value}");
+        return;
+    }
+    for bad in &summary.first {
+        eprintln!("{bad}");
+    }
+    println!(
+        "{taken} samples of {series} series in {seconds:.1} s: {rate:.0} samples/s, file to stored rows"
+    );
+    println!("{rows} rows stored: {:.0} rows/s", rows as f64 / seconds.max(1e-9));
+    if summary.refusals.total() > 0 {
+        println!("{} lines refused: {}", summary.refusals.total(), summary.refusals.sentence());
+    }
+}

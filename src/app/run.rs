@@ -1,0 +1,204 @@
+//! `run`: takes samples over HTTP until it is told to stop.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use serde_json::{Value, json};
+use tidewatch_dataflows::sample::Samples;
+use tidewatch_dataflows::settings::duration;
+use tokio::sync::mpsc;
+
+use crate::api::{self, Api};
+use crate::config::Config;
+use crate::engine::publish_sizes;
+use crate::journal::{Mode, Refused as JournalRefused};
+use crate::metrics::Queue;
+use crate::source::receive::{self, Receiver};
+use crate::source::remote_write::SOURCE;
+use crate::source::{Durable, Intake, Refused};
+use crate::store::{Store, judge_rows_per_day, rows_per_day};
+
+use super::stack::{OnFatal, Stack};
+use super::{now_ms, process};
+
+/// How long requests may take to end after SIGTERM.
+const GRACE: Duration = Duration::from_secs(10);
+/// When a refused sender should come again.
+const RETRY_SECONDS: u64 = 5;
+
+/// Runs until SIGTERM or SIGINT, drains, and returns 0.
+pub fn run(config: Config) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    let (fatal_to, mut fatal_from) = mpsc::unbounded_channel();
+    // The receiver lives as long as this function: a message is lost only when the process ends anyway.
+    let on_fatal: OnFatal = Arc::new(move |message| drop(fatal_to.send(message)));
+    let opened = Instant::now();
+    let stack = Arc::new(Stack::open(&config, Mode::Live, false, &on_fatal)?);
+    check_rows_per_day(&config, &stack)?;
+    let worker = Arc::new(Live {
+        stack: Arc::clone(&stack),
+        config: config.clone(),
+        closing: AtomicBool::new(false),
+        opened,
+    });
+    let receiver = Receiver::new(
+        Arc::clone(&worker) as Arc<dyn Intake>,
+        Arc::clone(&stack.labels),
+        Arc::clone(&stack.metrics),
+        config.limits.body_bytes,
+        now_ms,
+    );
+    let api = Api::new(
+        Arc::clone(&stack.store) as Arc<dyn Store>,
+        Arc::clone(&worker) as Arc<dyn api::Worker>,
+        Arc::clone(&stack.metrics),
+    );
+    let router = api::router(api).merge(receive::router(Arc::new(receiver)));
+    let listener = tokio::net::TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("binding {}", config.listen))?;
+    let address = listener.local_addr()?;
+    tracing::info!("listening on http://{address}; remote write goes to http://{address}/api/v1/write");
+    let (stop_to, stop_from) = tokio::sync::oneshot::channel::<()>();
+    let server = tokio::spawn(async move {
+        axum::serve(listener, router)
+            .with_graceful_shutdown(async move {
+                // Told to stop, or the other side is gone: both mean stop.
+                let _ = stop_from.await;
+            })
+            .await
+    });
+    let fatal = tokio::select! {
+        signal = told_to_stop() => { tracing::info!("{signal}: draining"); None }
+        message = fatal_from.recv() => message,
+    };
+    worker.closing.store(true, Ordering::Relaxed);
+    drop(stop_to);
+    if tokio::time::timeout(GRACE, server).await.is_err() {
+        tracing::warn!("some requests did not end within {GRACE:?} and are cut off");
+    }
+    if let Some(message) = fatal {
+        tracing::error!("{message}");
+        // Threads may wait for one that is gone; everything acknowledged is durable, so the process just ends.
+        #[allow(clippy::disallowed_methods)]
+        std::process::exit(1);
+    }
+    drop(worker);
+    let stack = Arc::into_inner(stack).context("a request still holds the worker")?;
+    tokio::task::spawn_blocking(move || stack.close()).await.context("closing")??;
+    tracing::info!("everything taken is stored");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what the catalogue will come to, and refuses what the store is not meant for.
+fn check_rows_per_day(config: &Config, stack: &Stack) -> anyhow::Result<()> {
+    let series = stack.store.status().context("reading the store")?.series;
+    let judged = judge_rows_per_day(series, &config.windows, config.store.rows_per_day_max);
+    let rows = judged.map_err(|arithmetic| anyhow::anyhow!(arithmetic))?;
+    if series > 0 {
+        tracing::info!(
+            "{series} series make {rows} window rows a day, kept for {}",
+            duration(config.store.retention_ms)
+        );
+    }
+    Ok(())
+}
+
+async fn told_to_stop() -> &'static str {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::warn!("signals cannot be caught; a kill is as safe as a stop");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    }
+}
+
+/// The running worker as sources and the API see it.
+struct Live {
+    stack: Arc<Stack>,
+    config: Config,
+    closing: AtomicBool,
+    opened: Instant,
+}
+
+impl Intake for Live {
+    fn offer(&self, samples: Samples) -> Result<Durable, Refused> {
+        let refused = |why: String| Refused { retry_after_seconds: RETRY_SECONDS, why };
+        if self.closing.load(Ordering::Relaxed) {
+            return Err(refused("the worker is shutting down".to_owned()));
+        }
+        if self.stack.engine_progress.outbox_full.load(Ordering::Relaxed) {
+            return Err(refused("the outbox is at its bound outbox.bytes_max".to_owned()));
+        }
+        self.stack
+            .journal
+            .try_append(samples, SOURCE)
+            .map_err(|error: JournalRefused| refused(error.to_string()))
+    }
+
+    fn epoch(&self) -> u64 {
+        self.stack.journal.current_epoch()
+    }
+}
+
+impl api::Worker for Live {
+    fn ready(&self) -> Result<(), String> {
+        self.stack.ready()
+    }
+
+    fn status(&self) -> Value {
+        let (stack, progress) = (&self.stack, &self.stack.engine_progress);
+        let stream_ms = progress.stream_ms.load(Ordering::Relaxed);
+        let series = progress.sizes.series.load(Ordering::Relaxed);
+        let rows = rows_per_day(series, &self.config.windows);
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": self.opened.elapsed().as_secs(),
+            "ready": stack.ready().err().map_or(Value::Bool(true), Value::String),
+            "series": series,
+            "label_sets": stack.labels.len(),
+            "epoch": { "journal": stack.journal.last_epoch_end().map(|end| end.epoch), "outbox": stack.outbox.epoch(),
+                       "store": stack.sink_progress.epoch.load(Ordering::Relaxed) },
+            "lag_seconds": (stream_ms != i64::MIN).then(|| (now_ms() - stream_ms) as f64 / 1e3),
+            "samples": progress.samples.load(Ordering::Relaxed),
+            "rows": progress.rows.load(Ordering::Relaxed),
+            "journal_bytes": stack.journal.bytes(),
+            "rows_per_day": { "estimate": rows, "max": self.config.store.rows_per_day_max,
+                              "exceeded": rows > self.config.store.rows_per_day_max },
+            "windows": self.config.windows.iter().map(|w| json!({"length": duration(w.length_ms), "hop": duration(w.hop_ms)})).collect::<Vec<_>>(),
+            "limits": { "series": self.config.limits.series, "series_per_name": self.config.limits.series_per_name,
+                        "labels": self.config.limits.labels, "label_bytes": self.config.limits.label_bytes,
+                        "body_bytes": self.config.limits.body_bytes, "late_samples": self.config.limits.late_samples },
+            "workers": self.config.workers,
+        })
+    }
+
+    fn before_scrape(&self) {
+        let (stack, metrics) = (&self.stack, &self.stack.metrics);
+        process::publish(metrics);
+        publish_sizes(&stack.engine_progress, metrics);
+        metrics.label_entries.set(stack.labels.len() as i64);
+        let stream_ms = stack.engine_progress.stream_ms.load(Ordering::Relaxed);
+        if stream_ms != i64::MIN {
+            metrics.lag_seconds.set((now_ms() - stream_ms) as f64 / 1e3);
+        }
+        let behind = stack
+            .outbox
+            .epoch()
+            .unwrap_or(0)
+            .saturating_sub(stack.sink_progress.epoch.load(Ordering::Relaxed));
+        metrics.queue_depth.get_or_create(&Queue { queue: "store_epochs" }).set(behind as i64);
+    }
+}

@@ -1,0 +1,240 @@
+//! The rooms of a worker, opened in order and joined by channels.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use crate::config::Config;
+use crate::engine::{self, Engine, Freed};
+use crate::journal::{self, Journal, Mode};
+use crate::labels::{self, Labels};
+use crate::metrics::{Build, Metrics};
+use crate::outbox::{self, Durable, Outbox};
+use crate::sinks::store::{Parts, Progress as SinkProgress, StoreSink};
+use crate::store::Store;
+use crate::store::embedded::{self, Embedded};
+
+use super::now_ms;
+
+/// Name of the store's file in the data directory.
+pub const STORE_FILE: &str = "store.sqlite";
+/// Segments are this long, but never more than an eighth of what the log may take.
+const SEGMENT_BYTES: u64 = 64 << 20;
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Everything between samples and rows, running.
+pub struct Stack {
+    /// Metrics of this process.
+    pub metrics: Arc<Metrics>,
+    /// Labels and series ids.
+    pub labels: Arc<Labels>,
+    /// The log in.
+    pub journal: Journal,
+    /// How far the outbox is durable.
+    pub outbox: Arc<Durable>,
+    /// What can be read back.
+    pub store: Arc<Embedded>,
+    /// Where the engine is.
+    pub engine_progress: Arc<engine::Progress>,
+    /// Where the store's sink is.
+    pub sink_progress: Arc<SinkProgress>,
+    /// The last epoch that the journal held at start; ready means that the store holds it.
+    pub found_epoch: u64,
+    engine: Engine,
+    sink: StoreSink,
+    release: JoinHandle<()>,
+    _lock: File,
+}
+
+/// Called with the sentence that ends the process.
+pub type OnFatal = Arc<dyn Fn(String) + Send + Sync>;
+
+impl Stack {
+    /// Opens the data directory and starts engine and sink.
+    ///
+    /// # Errors
+    /// Another process holds the directory, a log or the store cannot be opened, or they do not fit together.
+    pub fn open(
+        config: &Config,
+        mode: Mode,
+        allow_future: bool,
+        on_fatal: &OnFatal,
+    ) -> anyhow::Result<Stack> {
+        let dir = &config.data_dir;
+        let lock = lock(dir)?;
+        let metrics = Arc::new(Metrics::new());
+        metrics.build_info.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
+        let limits = labels::Limits {
+            series: config.limits.series as usize,
+            series_per_name: config.limits.series_per_name as usize,
+            labels: config.limits.labels,
+            label_bytes: config.limits.label_bytes,
+        };
+        let labels = Arc::new(
+            Labels::open(&dir.join("series"), limits, Arc::clone(&metrics))
+                .context("opening the series log")?,
+        );
+        let outbox_dir = dir.join("outbox");
+        let outbox_config = outbox::Config {
+            segment_bytes: segment_bytes(config.outbox.bytes_max),
+            bytes_max: config.outbox.bytes_max,
+        };
+        let outbox =
+            Outbox::open(&outbox_dir, outbox_config, Arc::clone(&metrics)).context("opening the outbox")?;
+        let options =
+            embedded::Options { retention_ms: config.store.retention_ms, ..embedded::Options::default() };
+        let store = Arc::new(Embedded::open(&dir.join(STORE_FILE), options).context("opening the store")?);
+        let stored = store.epoch().context("reading the store's epoch")?;
+
+        let mut journal_config = journal::Config::new(mode);
+        journal_config.bytes_max = config.journal.bytes_max;
+        journal_config.segment_bytes = segment_bytes(config.journal.bytes_max);
+        journal_config.allow_future = allow_future;
+        let before_commit = {
+            let labels = Arc::clone(&labels);
+            Box::new(move || labels.sync())
+        };
+        let journal = Journal::open(
+            &dir.join("journal"),
+            journal_config,
+            config.settings(),
+            before_commit,
+            Arc::clone(&metrics),
+        )
+        .context("opening the journal")?;
+        let found_epoch = journal.last_epoch_end().map_or(0, |end| end.epoch);
+        for (what, epoch) in [("outbox", outbox.last_epoch()), ("store", stored)] {
+            if let Some(epoch) = epoch.filter(|epoch| *epoch > found_epoch) {
+                bail!(
+                    "the {what} holds epoch {epoch}, which the journal (last epoch {found_epoch}) does not: the journal lost its end, or is another one"
+                );
+            }
+        }
+
+        let durable = outbox.durable();
+        let sink_parts = Parts {
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            labels: Arc::clone(&labels),
+            metrics: Arc::clone(&metrics),
+            clock: now_ms,
+            on_fatal: fatal(on_fatal),
+        };
+        let sink = StoreSink::start(&outbox_dir, Arc::clone(&durable), sink_parts)?;
+        let (freed_to, freed_from) = channel();
+        let release = release(freed_from, Arc::clone(&labels), sink.progress())?;
+        let engine = Engine::start(
+            config.workers,
+            &config.settings(),
+            journal.reader().context("reading the journal")?,
+            outbox,
+            Arc::clone(&metrics),
+            hand_on(freed_to),
+            fatal(on_fatal),
+        )?;
+        Ok(Stack {
+            metrics,
+            labels,
+            journal,
+            outbox: durable,
+            store,
+            engine_progress: engine.progress(),
+            sink_progress: sink.progress(),
+            found_epoch,
+            engine,
+            sink,
+            release,
+            _lock: lock,
+        })
+    }
+
+    /// Drains everything that was taken into the store and stops.
+    ///
+    /// # Errors
+    /// The journal failed; what was answered before that is durable all the same.
+    pub fn close(self) -> anyhow::Result<()> {
+        let closed = self.journal.close();
+        self.engine.join();
+        self.sink.join();
+        // It ended when the engine did; a panic there was printed.
+        let _ = self.release.join();
+        closed.context("closing the journal")
+    }
+
+    /// Whether the store holds every epoch found at start.
+    ///
+    /// # Errors
+    /// A sentence that says how far it is, or why intake is refused.
+    pub fn ready(&self) -> Result<(), String> {
+        if let Some(why) = self.journal.failed() {
+            return Err(format!("the journal failed: {why}"));
+        }
+        if self.engine_progress.outbox_full.load(Ordering::Relaxed) {
+            return Err("the outbox is at its bound outbox.bytes_max; the computation waits".to_owned());
+        }
+        let stored = self.sink_progress.epoch.load(Ordering::Acquire);
+        if stored < self.found_epoch {
+            return Err(format!("catching up: the store holds epoch {stored} of {}", self.found_epoch));
+        }
+        Ok(())
+    }
+}
+
+fn segment_bytes(bytes_max: u64) -> u64 {
+    SEGMENT_BYTES.min(bytes_max / 8).max(1 << 20)
+}
+
+fn fatal<E: std::fmt::Display>(on_fatal: &OnFatal) -> Arc<dyn Fn(E) + Send + Sync> {
+    let on_fatal = Arc::clone(on_fatal);
+    Arc::new(move |error| on_fatal(error.to_string()))
+}
+
+/// Takes the data directory for this process alone.
+fn lock(dir: &Path) -> anyhow::Result<File> {
+    std::fs::create_dir_all(dir).with_context(|| format!("making the data directory {}", dir.display()))?;
+    let path = dir.join("lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.with_context(|| format!("opening {}", path.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => {
+            bail!("the data directory {} is in use by another tidewatch process", dir.display())
+        }
+        Err(std::fs::TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("locking {}", path.display()))
+        }
+    }
+}
+
+fn hand_on(to: Sender<Freed>) -> Box<dyn FnMut(Freed) + Send> {
+    // The receiver ends only after the engine; nothing is lost by then.
+    Box::new(move |freed| drop(to.send(freed)))
+}
+
+/// Forgets labels of freed slots once the store holds the epoch that freed them, and so no sink needs them.
+fn release(
+    freed: Receiver<Freed>,
+    labels: Arc<Labels>,
+    sink: Arc<SinkProgress>,
+) -> anyhow::Result<JoinHandle<()>> {
+    let run = move || {
+        let mut waiting = std::collections::VecDeque::new();
+        loop {
+            match freed.recv_timeout(PATIENCE) {
+                Ok(more) => waiting.push_back(more),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            let stored = sink.epoch.load(Ordering::Acquire);
+            while let Some((epoch, series)) = waiting.pop_front_if(|(epoch, _)| *epoch <= stored) {
+                labels.release(&series, epoch);
+            }
+        }
+    };
+    Ok(std::thread::Builder::new().name("release".to_owned()).spawn(run)?)
+}

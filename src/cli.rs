@@ -1,0 +1,168 @@
+//! The command line as typed: commands, flags, their help. Nothing is judged or done here.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Streaming analytics on Prometheus metrics: windowed statistics that survive a kill and correct late data.
+#[derive(Debug, Parser)]
+#[command(name = "tidewatch", version, disable_version_flag = true, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Common {
+    /// Configuration file (YAML); every setting is documented in deploy/tidewatch.example.yml
+    #[arg(long, global = true, value_name = "FILE", env = "TIDEWATCH_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Folder for everything durable; one process at a time
+    #[arg(long, global = true, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Address of the HTTP server
+    #[arg(long, global = true, value_name = "ADDR:PORT")]
+    pub listen: Option<String>,
+    /// Worker threads
+    #[arg(long, global = true, value_name = "N")]
+    pub workers: Option<String>,
+    /// Print results as JSON
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Take samples over HTTP, compute, store and answer queries until SIGTERM or SIGINT
+    Run {
+        /// Flags for all commands.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Compute over files of samples; returns when the store holds the last of them
+    Replay(Replay),
+    /// Write seeded samples like those of node exporters
+    Generate(Generate),
+    /// Write stored rows as JSON lines or CSV; works beside a running worker
+    Export(Export),
+    /// Judge the configuration without starting anything
+    Check {
+        /// Flags for all commands.
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Print the version
+    Version {
+        /// Flags for all commands.
+        #[command(flatten)]
+        common: Common,
+    },
+}
+
+/// `replay`
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// Files: Prometheus text with timestamps, CSV, each also gzipped; `-` is standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<String>,
+    /// Format of all files; otherwise told by each name [prometheus, csv]
+    #[arg(long)]
+    pub format: Option<String>,
+    /// Declare that the input is ordered by time, or endless: windows close as it goes
+    #[arg(long)]
+    pub live_order: bool,
+    /// Stop at the first malformed line
+    #[arg(long)]
+    pub strict: bool,
+    /// Take samples that are far ahead of the clock
+    #[arg(long)]
+    pub allow_future: bool,
+    /// Flags for all commands.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `generate`
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// How many series
+    #[arg(long, default_value_t = 1_000)]
+    pub series: u64,
+    /// How many hours of samples [default: 1]
+    #[arg(long)]
+    pub hours: Option<f64>,
+    /// Distance of two samples of a series, e.g. 15s
+    #[arg(long, default_value = "15s")]
+    pub step: String,
+    /// Seed of every choice: same seed, same bytes
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// First time, RFC 3339 or Unix seconds
+    #[arg(long)]
+    pub start: Option<String>,
+    /// Last time, RFC 3339 or Unix seconds [default: now]
+    #[arg(long)]
+    pub end: Option<String>,
+    /// prometheus or csv [default: by the output's name]
+    #[arg(long)]
+    pub format: Option<String>,
+    /// Order of delivery
+    #[arg(long, value_enum, default_value_t = Order::Time)]
+    pub order: Order,
+    /// Share of samples delivered late, 0 to 1
+    #[arg(long, default_value_t = 0.0)]
+    pub late: f64,
+    /// Share of samples delivered twice, 0 to 1
+    #[arg(long, default_value_t = 0.0)]
+    pub duplicates: f64,
+    /// Share of samples delivered a second time with another value, 0 to 1
+    #[arg(long, default_value_t = 0.0)]
+    pub conflicts: f64,
+    /// Where to; standard output if absent; a name ending in .gz is compressed
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Flags for all commands.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Order of delivery of generated samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Order {
+    /// By time, all series beside one another
+    Time,
+    /// One series after the other
+    Series,
+}
+
+/// `export`
+#[derive(Debug, Args)]
+pub struct Export {
+    /// windows or rejects
+    #[arg(long, default_value = "windows")]
+    pub kind: String,
+    /// Leave the revision out: the same samples give the same lines
+    #[arg(long = "final")]
+    pub final_only: bool,
+    /// Only series that a Prometheus selector matches; may be repeated
+    #[arg(long = "match", value_name = "SELECTOR")]
+    pub matching: Vec<String>,
+    /// First time, RFC 3339 or Unix seconds, inclusive
+    #[arg(long)]
+    pub start: Option<String>,
+    /// Last time, RFC 3339 or Unix seconds, inclusive
+    #[arg(long)]
+    pub end: Option<String>,
+    /// jsonl or csv
+    #[arg(long, default_value = "jsonl")]
+    pub format: String,
+    /// Where to; standard output if absent
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Flags for all commands.
+    #[command(flatten)]
+    pub common: Common,
+}

@@ -1,0 +1,284 @@
+//! Looks settings up by their path in flags, environment and file, and refuses what nothing looked for.
+//!
+//! Not here: which settings there are (`config`).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::units::{parse_duration, parse_size, size};
+use super::{ConfigError, Flags};
+
+/// What the name of every environment variable of ours begins with.
+const ENV_PREFIX: &str = "TIDEWATCH_";
+/// Variables with our prefix that are no settings: the log filter and the place of the file itself.
+const ENV_RESERVED: [&str; 2] = ["TIDEWATCH_LOG", "TIDEWATCH_CONFIG"];
+/// Kubernetes gives every pod such variables for a service that is named `tidewatch`.
+const ENV_KUBERNETES: [&str; 3] = ["TIDEWATCH_SERVICE_HOST", "TIDEWATCH_SERVICE_PORT", "TIDEWATCH_PORT"];
+/// Characters of a refused value that are shown.
+const SHOWN_MAX: usize = 80;
+
+/// One value as it was given: typed by YAML, or the bare text of a variable or flag.
+#[derive(Clone)]
+pub(super) enum Given {
+    Yaml(Value),
+    Text(String),
+}
+
+impl Given {
+    /// The value as a user would recognise it, cut to a readable length.
+    pub(super) fn shown(&self) -> String {
+        let text = match self {
+            Given::Yaml(value) => value.to_string(),
+            Given::Text(text) => format!("{text:?}"),
+        };
+        match text.char_indices().nth(SHOWN_MAX) {
+            Some((end, _)) => format!("{}...", &text[..end]),
+            None => text,
+        }
+    }
+
+    pub(super) fn text(&self) -> Option<&str> {
+        match self {
+            Given::Yaml(Value::String(text)) | Given::Text(text) => Some(text),
+            Given::Yaml(_) => None,
+        }
+    }
+
+    pub(super) fn whole_number(&self) -> Option<u64> {
+        match self {
+            Given::Yaml(value) => value.as_u64(),
+            Given::Text(text) => text.parse().ok(),
+        }
+    }
+
+    pub(super) fn duration_ms(&self) -> Option<i64> {
+        match self {
+            Given::Yaml(value) if value.as_u64() == Some(0) => Some(0),
+            _ => parse_duration(self.text()?),
+        }
+    }
+
+    pub(super) fn bytes(&self) -> Option<u64> {
+        self.whole_number().or_else(|| parse_size(self.text()?))
+    }
+}
+
+/// The three origins of settings, and which of them exist.
+pub(super) struct Reader {
+    tree: Value,
+    file: String,
+    env: BTreeMap<String, String>,
+    flags: BTreeMap<&'static str, String>,
+    /// Paths of all settings that were looked for, which are all there are.
+    pub(super) known: BTreeSet<String>,
+}
+
+impl Reader {
+    pub(super) fn new(
+        text: &str,
+        file: String,
+        env: impl Iterator<Item = (String, String)>,
+        flags: Flags,
+    ) -> Result<Reader, ConfigError> {
+        let mut tree = parse_yaml(text, &file)?;
+        if tree.is_null() {
+            tree = Value::Object(serde_json::Map::new());
+        }
+        if !tree.is_object() {
+            return Err(ConfigError::Bad {
+                path: "the configuration".to_owned(),
+                bound: "a map of settings".to_owned(),
+                value: Given::Yaml(tree).shown(),
+                origin: file,
+            });
+        }
+        let env = env.filter(|(name, _)| name.starts_with(ENV_PREFIX) && !is_foreign(name)).collect();
+        let flags = [("data_dir", flags.data_dir), ("listen", flags.listen), ("workers", flags.workers)];
+        let flags = flags.into_iter().filter_map(|(path, text)| Some((path, text?))).collect();
+        Ok(Reader { tree, file, env, flags, known: BTreeSet::new() })
+    }
+
+    /// The value at `path` if anyone gave one, judged by `parse`.
+    pub(super) fn leaf<T>(
+        &mut self,
+        path: &str,
+        bound: &str,
+        parse: impl Fn(&Given) -> Option<T>,
+    ) -> Result<Option<T>, ConfigError> {
+        self.known.insert(path.to_owned());
+        match self.given(path) {
+            None => Ok(None),
+            Some(given) => match parse(&given) {
+                Some(value) => Ok(Some(value)),
+                None => Err(self.bad(path, bound, &given)),
+            },
+        }
+    }
+
+    pub(super) fn whole(
+        &mut self,
+        path: &str,
+        low: u64,
+        high: u64,
+        default: u64,
+    ) -> Result<u64, ConfigError> {
+        let bound = format!("a whole number from {low} to {high}");
+        let value = self.leaf(path, &bound, |g| g.whole_number().filter(|n| (low..=high).contains(n)))?;
+        Ok(value.unwrap_or(default))
+    }
+
+    pub(super) fn size(&mut self, path: &str, low: u64, high: u64, default: u64) -> Result<u64, ConfigError> {
+        let bound = format!("a size from {} to {} in B, KiB, MiB, GiB or TiB", size(low), size(high));
+        let value = self.leaf(path, &bound, |g| g.bytes().filter(|n| (low..=high).contains(n)))?;
+        Ok(value.unwrap_or(default))
+    }
+
+    pub(super) fn millis(&mut self, path: &str, default: i64) -> Result<i64, ConfigError> {
+        let value = self.leaf(path, "a duration such as 30s or 1h30m", Given::duration_ms)?;
+        Ok(value.unwrap_or(default))
+    }
+
+    pub(super) fn needed_millis(&mut self, path: &str, default: Option<i64>) -> Result<i64, ConfigError> {
+        let bound = "a duration such as 30s or 1h30m";
+        match self.leaf(path, bound, Given::duration_ms)?.or(default) {
+            Some(value) => Ok(value),
+            None => Err(self.bad(path, bound, &Given::Yaml(Value::Null))),
+        }
+    }
+
+    /// The list at `path`, whose elements are looked up one by one; a variable replaces the whole list.
+    pub(super) fn list(&mut self, path: &str) -> Result<Option<Value>, ConfigError> {
+        let name = env_name(path);
+        if let Some(text) = self.env.get(&name) {
+            let list = parse_yaml(text, &format!("environment {name}"))?;
+            let top = self.tree.as_object_mut().expect("the constructor refuses other trees");
+            top.insert(path.to_owned(), list);
+        }
+        self.known.insert(path.to_owned());
+        Ok(self.tree.get(path).filter(|value| !value.is_null()).cloned())
+    }
+
+    /// What was given for `path`, by the highest origin. A key without a value counts as not given.
+    pub(super) fn given(&self, path: &str) -> Option<Given> {
+        if let Some(text) = self.flags.get(path).or_else(|| self.env.get(&env_name(path))) {
+            return Some(Given::Text(text.clone()));
+        }
+        let pointer: String =
+            path.split(['.', '[']).map(|part| format!("/{}", part.trim_end_matches(']'))).collect();
+        self.tree.pointer(&pointer).filter(|value| !value.is_null()).cloned().map(Given::Yaml)
+    }
+
+    /// Who gave the value at `path`, or the nearest thing around it.
+    pub(super) fn origin(&self, path: &str) -> String {
+        if self.flags.contains_key(path) {
+            return format!("flag --{}", path.replace('_', "-"));
+        }
+        let around = path.split('[').next().unwrap_or(path);
+        for candidate in [path, around] {
+            let name = env_name(candidate);
+            if self.env.contains_key(&name) {
+                return format!("environment {name}");
+            }
+        }
+        match self.given(path).is_some() || self.tree.get(around).is_some() {
+            true => self.file.clone(),
+            false => "default".to_owned(),
+        }
+    }
+
+    pub(super) fn bad(&self, path: &str, bound: &str, given: &Given) -> ConfigError {
+        ConfigError::Bad {
+            path: path.to_owned(),
+            bound: bound.to_owned(),
+            value: given.shown(),
+            origin: self.origin(path),
+        }
+    }
+
+    /// Refuses every key and variable that nothing looked for.
+    pub(super) fn refuse_unknown(&self) -> Result<(), ConfigError> {
+        self.walk(&self.tree, "")?;
+        let variables: BTreeSet<String> = self.known.iter().map(|path| env_name(path)).collect();
+        match self.env.keys().find(|name| !variables.contains(*name)) {
+            None => Ok(()),
+            Some(name) => {
+                let path = name[ENV_PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
+                let hint = self.hint(path.rsplit_once('.').map_or("", |(section, _)| section));
+                Err(ConfigError::Unknown { path, origin: format!("environment {name}"), hint })
+            }
+        }
+    }
+
+    /// Compares the keys below `path` with the known ones.
+    fn walk(&self, value: &Value, path: &str) -> Result<(), ConfigError> {
+        match value {
+            Value::Object(map) => map.iter().try_for_each(|(key, value)| {
+                let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                self.step(value, &below, path)
+            }),
+            Value::Array(list) => (list.iter().enumerate())
+                .try_for_each(|(at, value)| self.step(value, &format!("{path}[{at}]"), path)),
+            _ => Ok(()),
+        }
+    }
+
+    fn step(&self, value: &Value, path: &str, above: &str) -> Result<(), ConfigError> {
+        let (section, list) = (format!("{path}."), format!("{path}["));
+        if self.known.iter().any(|known| known.starts_with(&section)) {
+            if !value.is_object() && !value.is_null() {
+                return Err(self.bad(path, "a map of settings", &Given::Yaml(value.clone())));
+            }
+            return self.walk(value, path);
+        }
+        if self.known.iter().any(|known| known.starts_with(&list)) {
+            return self.walk(value, path);
+        }
+        if self.known.contains(path) {
+            return Ok(());
+        }
+        let from_env = above.starts_with("windows") && self.env.contains_key(&env_name("windows"));
+        let origin = if from_env { self.origin("windows") } else { self.file.clone() };
+        Err(ConfigError::Unknown { path: path.to_owned(), origin, hint: self.hint(above) })
+    }
+
+    /// The settings there are directly below `section`, or at the top.
+    fn hint(&self, section: &str) -> String {
+        let within = |section: &str| -> BTreeSet<&str> {
+            let prefix = if section.is_empty() { String::new() } else { format!("{section}.") };
+            let below = self.known.iter().filter_map(|known| known.strip_prefix(&prefix));
+            below.map(|rest| rest.split(['.', '[']).next().unwrap_or(rest)).collect()
+        };
+        let (place, keys) = match within(section) {
+            keys if keys.is_empty() => ("the top", within("")),
+            keys if section.is_empty() => ("the top", keys),
+            keys => (section, keys),
+        };
+        format!("at {place} there are {}", keys.into_iter().collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// Whether a variable with our prefix is known not to be a setting.
+fn is_foreign(name: &str) -> bool {
+    let of_kubernetes = |prefix: &str| match name.strip_prefix(prefix) {
+        Some(rest) => rest.is_empty() || (rest.starts_with('_') && !rest.starts_with("__")),
+        None => false,
+    };
+    ENV_RESERVED.contains(&name) || ENV_KUBERNETES.into_iter().any(of_kubernetes)
+}
+
+/// The variable of the setting at `path`.
+fn env_name(path: &str) -> String {
+    let joined = path.replace(']', "").replace(['.', '['], "__");
+    format!("{ENV_PREFIX}{}", joined.to_ascii_uppercase())
+}
+
+fn parse_yaml(text: &str, origin: &str) -> Result<Value, ConfigError> {
+    let blank = |line: &str| line.trim().is_empty() || line.trim_start().starts_with('#');
+    if text.lines().all(blank) {
+        return Ok(Value::Null);
+    }
+    let options = serde_saphyr::options! { with_snippet: false };
+    serde_saphyr::from_str_with_options(text, options)
+        .map_err(|error| ConfigError::Syntax { origin: origin.to_owned(), message: error.to_string() })
+}

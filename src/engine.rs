@@ -1,0 +1,533 @@
+//! The engine: timely workers beside tokio. Epochs come from the journal, outcomes go to the outbox.
+//!
+//! ```text
+//!  journal ──feeder──► [ source │ admit │ window │ complete ] ×workers ──merger──► outbox
+//!  (1 thread, reads     (one thread each; one exchange)         (1 thread, merges, sorts, syncs)
+//!   what is durable)
+//! ```
+//!
+//! Everything between is bounded: the channels to the workers by batches, the workers by epochs in flight
+//! (a source stops while the output is [`EPOCHS_IN_FLIGHT`] epochs behind), the channels to the merger by epochs.
+//! So a slow outbox holds the workers, slow workers hold the feeder, and the feeder only reads files.
+//!
+//! The timestamp of an epoch is its ordinal since the journal's first record. A worker's panic ends the process
+//! with its message: its siblings would wait for ever.
+//!
+//! Not here: what is computed (`dataflows`), and when epochs end (the journal says so).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tidewatch_dataflows::driver::{self, BATCH_SAMPLES};
+use tidewatch_dataflows::graph::{self, OPERATORS, Sizes};
+use tidewatch_dataflows::outcome::Outcomes;
+use tidewatch_dataflows::sample::{EpochEnd, Reason, Samples, SeriesId};
+use tidewatch_dataflows::settings::Settings;
+use timely::container::{CapacityContainerBuilder, NoopBuilder};
+use timely::dataflow::operators::Probe;
+use timely::dataflow::operators::generic::{OutputBuilder, builder_rc::OperatorBuilder};
+use timely::dataflow::{ProbeHandle, Scope, Stream, StreamVec};
+use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
+use timely::scheduling::SyncActivator;
+
+use crate::journal::{JournalError, Reader, Record};
+use crate::metrics::{Metrics, Operator, Queue, Rejected};
+use crate::outbox::{Outbox, OutboxError};
+
+/// Batches that may wait for one worker.
+const BATCHES_QUEUED: usize = 64;
+/// Epochs a source may be ahead of the output.
+const EPOCHS_IN_FLIGHT: u64 = 4;
+/// Finished epochs of one worker that may wait for the merger.
+const EPOCHS_QUEUED: usize = 4;
+/// Epochs written to the outbox between two syncs, at most.
+const EPOCHS_PER_SYNC: u32 = 64;
+/// How long a thread sleeps before it looks at the stop flag again.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// What stops the engine for good; the process has to end.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The journal cannot be read back.
+    #[error("the journal cannot be read back: {0}")]
+    Journal(#[from] JournalError),
+    /// The outbox cannot be written.
+    #[error("the outbox cannot be written: {0}")]
+    Outbox(#[from] OutboxError),
+    /// A worker panicked; its message went to standard error.
+    #[error("worker {worker} panicked: {message}")]
+    Panic {
+        /// Index of the worker.
+        worker: usize,
+        /// The panic's message.
+        message: String,
+    },
+    /// A thread cannot be started.
+    #[error("a thread of the engine cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
+    /// The workers cannot be started.
+    #[error("the timely workers cannot be started: {0}")]
+    Timely(String),
+}
+
+/// Where the engine is; read by the API.
+#[derive(Debug)]
+pub struct Progress {
+    /// Samples handed to the workers since the process started.
+    pub samples: AtomicU64,
+    /// The newest epoch in the outbox; 0 for none.
+    pub epoch: AtomicU64,
+    /// Its stream time; `i64::MIN` for none.
+    pub stream_ms: AtomicI64,
+    /// Window rows computed since the process started.
+    pub rows: AtomicU64,
+    /// Whether the outbox is at its bound and the engine waits.
+    pub outbox_full: AtomicBool,
+    /// What the workers hold.
+    pub sizes: Arc<Sizes>,
+}
+
+/// Slots that were freed in an epoch: the labels room may forget their series once sinks hold that epoch.
+pub type Freed = (u64, Vec<SeriesId>);
+
+/// Called once with what stopped the engine.
+pub type OnFatal = Arc<dyn Fn(EngineError) + Send + Sync>;
+
+/// A running engine. It ends when the journal is closed and everything in it has reached the outbox.
+pub struct Engine {
+    threads: Vec<JoinHandle<()>>,
+    progress: Arc<Progress>,
+    quit: Arc<AtomicBool>,
+}
+
+enum Message {
+    Batch(Samples),
+    End(EpochEnd),
+}
+
+/// The sending side of one worker's source.
+struct Feed {
+    queue: SyncSender<Message>,
+    activator: SyncActivator,
+}
+
+impl Engine {
+    /// Starts `workers` timely workers, the feeder and the merger.
+    ///
+    /// `freed` is told of freed slots, epoch by epoch; it must not block for long.
+    ///
+    /// # Errors
+    /// If a thread cannot be started.
+    pub fn start(
+        workers: usize,
+        settings: &Settings,
+        reader: Reader,
+        outbox: Outbox,
+        metrics: Arc<Metrics>,
+        freed: Box<dyn FnMut(Freed) + Send>,
+        on_fatal: OnFatal,
+    ) -> Result<Engine, EngineError> {
+        let progress = Arc::new(Progress {
+            samples: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
+            stream_ms: AtomicI64::new(i64::MIN),
+            rows: AtomicU64::new(0),
+            outbox_full: AtomicBool::new(false),
+            sizes: Arc::default(),
+        });
+        let quit = Arc::new(AtomicBool::new(false));
+        let busy: Arc<Busy> = Arc::default();
+        let (to_merger, from_workers): (Vec<_>, Vec<_>) =
+            (0..workers).map(|_| sync_channel(EPOCHS_QUEUED)).unzip();
+        let feeds = start_workers(workers, settings, to_merger, &progress, &busy, &quit, &on_fatal)?;
+
+        let (progress_, metrics_, quit_, fatal) =
+            (Arc::clone(&progress), Arc::clone(&metrics), Arc::clone(&quit), Arc::clone(&on_fatal));
+        let feeder = std::thread::Builder::new().name("feeder".to_owned()).spawn(move || {
+            if let Err(error) = feed(reader, &feeds.0, &progress_, &metrics_, &quit_) {
+                fatal(error.into());
+            }
+            finish(feeds);
+        })?;
+        let (progress_, quit_) = (Arc::clone(&progress), Arc::clone(&quit));
+        let merger = std::thread::Builder::new().name("merger".to_owned()).spawn(move || {
+            let merger = Merger { outbox, progress: progress_, metrics, busy, quit: quit_, freed };
+            if let Err(error) = merger.run(&from_workers) {
+                on_fatal(error.into());
+            }
+        })?;
+        Ok(Engine { threads: vec![feeder, merger], progress, quit })
+    }
+
+    /// Where the engine is.
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Waits until the engine has ended. The journal must have been closed.
+    pub fn join(mut self) {
+        for thread in self.threads.drain(..) {
+            // A panic of the feeder or merger has been printed; the caller ends the process anyway.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.quit.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+type Guards = timely::communication::WorkerGuards<()>;
+
+/// Starts the workers and waits until each has built its dataflow.
+fn start_workers(
+    workers: usize,
+    settings: &Settings,
+    to_merger: Vec<SyncSender<(EpochEnd, Outcomes)>>,
+    progress: &Arc<Progress>,
+    busy: &Arc<Busy>,
+    quit: &Arc<AtomicBool>,
+    on_fatal: &OnFatal,
+) -> Result<(Vec<Feed>, Guards), EngineError> {
+    let (announce, announced) = sync_channel(workers);
+    let announce = Mutex::new(announce);
+    let shared = (
+        Arc::new(settings.clone()),
+        Arc::clone(&progress.sizes),
+        Arc::clone(busy),
+        Arc::clone(quit),
+        Arc::clone(on_fatal),
+    );
+    let to_merger: Vec<_> = to_merger.into_iter().map(|sender| Mutex::new(Some(sender))).collect();
+    let guards = timely::execute(timely::Config::process(workers), move |worker| {
+        let (settings, sizes, busy, quit, on_fatal) = shared.clone();
+        let index = worker.index();
+        let announce = announce.lock().expect("no worker panics while announcing").clone();
+        let to_merger = to_merger[index]
+            .lock()
+            .expect("each worker takes its own")
+            .take()
+            .expect("each worker takes it once");
+        let run = std::panic::AssertUnwindSafe(|| {
+            log_operators(worker, &busy);
+            let (queue, messages) = sync_channel(BATCHES_QUEUED);
+            let activator = worker.dataflow(|scope| {
+                let probe = ProbeHandle::new();
+                let (samples, ends, activator) = source(scope, messages, probe.clone());
+                let outcomes = graph::build(samples, ends.clone(), &settings, &sizes);
+                driver::complete(outcomes, ends, "outbox", move |end, all| send(&to_merger, end, all))
+                    .probe_with(&probe);
+                activator
+            });
+            announce.send((index, Feed { queue, activator })).expect("start waits for every worker");
+            while worker.has_dataflows() {
+                worker.step_or_park(Some(PATIENCE));
+                if quit.load(Ordering::Relaxed) {
+                    worker.installed_dataflows().into_iter().for_each(|flow| worker.drop_dataflow(flow));
+                }
+            }
+        });
+        if let Err(panic) = std::panic::catch_unwind(run) {
+            let text = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            on_fatal(EngineError::Panic {
+                worker: index,
+                message: text.unwrap_or_else(|| "no message".to_owned()),
+            });
+        }
+    })
+    .map_err(EngineError::Timely)?;
+    let mut feeds: Vec<Option<Feed>> = (0..workers).map(|_| None).collect();
+    for _ in 0..workers {
+        let (index, feed) =
+            announced.recv().map_err(|_| EngineError::Timely("a worker ended while starting".to_owned()))?;
+        feeds[index] = Some(feed);
+    }
+    Ok((feeds.into_iter().flatten().collect(), guards))
+}
+
+/// Hands an epoch to the merger; false if it is full.
+fn send(to_merger: &SyncSender<(EpochEnd, Outcomes)>, end: EpochEnd, all: &mut Outcomes) -> bool {
+    all.settle();
+    match to_merger.try_send((end, std::mem::take(all))) {
+        Ok(()) => true,
+        Err(TrySendError::Full((_, back))) => {
+            *all = back;
+            false
+        }
+        // The merger ended with an error that is being reported; there is nobody to hand this to.
+        Err(TrySendError::Disconnected(_)) => true,
+    }
+}
+
+/// The zero-input operator that takes one worker's messages into the dataflow.
+fn source<'scope>(
+    scope: Scope<'scope, u64>,
+    messages: Receiver<Message>,
+    output: ProbeHandle<u64>,
+) -> (Stream<'scope, u64, Samples>, StreamVec<'scope, u64, EpochEnd>, SyncActivator) {
+    let mut builder = OperatorBuilder::new("source".to_owned(), scope);
+    let info = builder.operator_info();
+    let outside = scope.worker().sync_activator_for(info.address.to_vec());
+    let again = scope.activator_for(info.address);
+    let (samples, sample_stream) = builder.new_output::<Samples>();
+    let (ends, end_stream) = builder.new_output::<Vec<EpochEnd>>();
+    let mut samples = OutputBuilder::<u64, NoopBuilder<Samples>>::from(samples);
+    let mut ends = OutputBuilder::<u64, CapacityContainerBuilder<Vec<EpochEnd>>>::from(ends);
+    builder.build(move |capabilities| {
+        let mut held = Some(capabilities);
+        let mut epoch = 0_u64;
+        move |_| {
+            let Some(capabilities) = held.as_mut() else { return };
+            let (mut samples, mut ends) = (samples.activate(), ends.activate());
+            for _ in 0..BATCHES_QUEUED {
+                if output.less_than(&epoch.saturating_sub(EPOCHS_IN_FLIGHT)) {
+                    again.activate_after(Duration::from_micros(200));
+                    return;
+                }
+                match messages.try_recv() {
+                    Ok(Message::Batch(mut batch)) => {
+                        samples.session_with_builder(&capabilities[0]).give_container(&mut batch)
+                    }
+                    Ok(Message::End(end)) => {
+                        ends.session(&capabilities[1]).give(end);
+                        epoch += 1;
+                        capabilities.iter_mut().for_each(|capability| capability.downgrade(&epoch));
+                    }
+                    Err(TryRecvError::Empty) => return,
+                    Err(TryRecvError::Disconnected) => {
+                        held = None;
+                        return;
+                    }
+                }
+            }
+            again.activate();
+        }
+    });
+    (sample_stream, end_stream, outside)
+}
+
+/// Reads the journal and deals its batches out to the workers in turn; every worker gets every epoch's end.
+fn feed(
+    mut reader: Reader,
+    feeds: &[Feed],
+    progress: &Progress,
+    metrics: &Metrics,
+    quit: &AtomicBool,
+) -> Result<(), JournalError> {
+    let mut turn = 0;
+    let put = |to: usize, message: Message| {
+        // A worker that is gone has told why; the rest of the journal is for the next start.
+        let sent = feeds[to].queue.send(message).is_ok();
+        sent && feeds[to].activator.activate().is_ok()
+    };
+    while !quit.load(Ordering::Relaxed) {
+        match reader.next(PATIENCE)? {
+            Some(Record::Samples(samples)) => {
+                progress.samples.fetch_add(samples.len() as u64, Ordering::Relaxed);
+                for part in parts(samples) {
+                    turn = (turn + 1) % feeds.len();
+                    if !put(turn, Message::Batch(part)) {
+                        return Ok(());
+                    }
+                }
+            }
+            Some(Record::EpochEnd(end)) => {
+                metrics.epochs.inc();
+                if !(0..feeds.len()).all(|to| put(to, Message::End(end))) {
+                    return Ok(());
+                }
+            }
+            // Checked when the journal was opened: they are the settings this process runs with.
+            Some(Record::Settings(_)) => {}
+            None if reader.finished() => return Ok(()),
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Splits what is too large for one batch.
+fn parts(samples: Samples) -> impl Iterator<Item = Samples> {
+    let mut rest = Some(samples);
+    std::iter::from_fn(move || {
+        let mut all = rest.take().filter(|all| !all.is_empty())?;
+        if all.len() > BATCH_SAMPLES {
+            rest = Some(Samples {
+                series: all.series.split_off(BATCH_SAMPLES),
+                at_ms: all.at_ms.split_off(BATCH_SAMPLES),
+                value: all.value.split_off(BATCH_SAMPLES),
+            });
+        }
+        Some(all)
+    })
+}
+
+/// Ends the sources, so that the dataflows drain, and waits for the workers.
+fn finish((feeds, guards): (Vec<Feed>, Guards)) {
+    for Feed { queue, activator } in feeds {
+        drop(queue);
+        // An activator fails only if its worker is gone, which is what is wanted.
+        let _ = activator.activate();
+    }
+    guards.join().into_iter().for_each(drop);
+}
+
+/// Merges the workers' outcomes epoch by epoch into the outbox.
+struct Merger {
+    outbox: Outbox,
+    progress: Arc<Progress>,
+    metrics: Arc<Metrics>,
+    busy: Arc<Busy>,
+    quit: Arc<AtomicBool>,
+    freed: Box<dyn FnMut(Freed) + Send>,
+}
+
+impl Merger {
+    fn run(mut self, workers: &[Receiver<(EpochEnd, Outcomes)>]) -> Result<(), OutboxError> {
+        let mut unsynced = 0;
+        let mut waiting = None;
+        loop {
+            let Some((end, mut all)) = waiting.take().or_else(|| self.receive(&workers[0])) else { break };
+            for worker in &workers[1..] {
+                let Some((_, mut more)) = self.receive(worker) else { return self.outbox.sync() };
+                all.append(&mut more);
+            }
+            all.settle();
+            self.hand_over(end, all)?;
+            unsynced += 1;
+            waiting = workers[0].try_recv().ok();
+            if waiting.is_none() || unsynced >= EPOCHS_PER_SYNC {
+                self.outbox.sync()?;
+                unsynced = 0;
+                self.progress.epoch.store(end.epoch, Ordering::Relaxed);
+                self.progress.stream_ms.store(end.stream_ms, Ordering::Relaxed);
+                self.busy.publish(&self.metrics);
+                let depth = self.metrics.queue_depth.get_or_create(&Queue { queue: "outbox" });
+                depth.set(i64::from(waiting.is_some()));
+            }
+        }
+        self.outbox.sync()
+    }
+
+    /// The next epoch of a worker; `None` when it has ended or the engine is to quit.
+    fn receive(&self, worker: &Receiver<(EpochEnd, Outcomes)>) -> Option<(EpochEnd, Outcomes)> {
+        loop {
+            match worker.recv_timeout(PATIENCE) {
+                Ok(epoch) => return Some(epoch),
+                Err(RecvTimeoutError::Timeout) if !self.quit.load(Ordering::Relaxed) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    fn hand_over(&mut self, end: EpochEnd, all: Outcomes) -> Result<(), OutboxError> {
+        while self.outbox.full() && !self.quit.load(Ordering::Relaxed) {
+            if !self.progress.outbox_full.swap(true, Ordering::Relaxed) {
+                self.metrics.limit("outbox.bytes_max");
+                tracing::error!(
+                    "the outbox is at its bound outbox.bytes_max; nothing is computed until there is room"
+                );
+            }
+            std::thread::sleep(PATIENCE);
+        }
+        if self.outbox.append(end.epoch, &all)? {
+            self.count(&all);
+        }
+        self.progress.rows.fetch_add(all.windows.len() as u64, Ordering::Relaxed);
+        if !all.freed.is_empty() {
+            (self.freed)((end.epoch, all.freed));
+        }
+        Ok(())
+    }
+
+    /// Counts an epoch that the outbox did not hold yet: what a restart computes again was counted before.
+    fn count(&self, all: &Outcomes) {
+        let (metrics, counts) = (&self.metrics, &all.counts);
+        metrics.applied.inc_by(counts.applied);
+        metrics.late.inc_by(counts.late);
+        metrics.stale_markers.inc_by(counts.stale_markers);
+        metrics.corrections.inc_by(counts.corrections);
+        for (reason, n) in Reason::ALL.into_iter().zip(counts.rejected).filter(|(_, n)| *n > 0) {
+            let label = Rejected { source: "journal", gate: "admit", reason: reason.as_str() };
+            metrics.rejected.get_or_create(&label).inc_by(n);
+            if reason == Reason::LateRingFull {
+                metrics.limit("limits.late_samples");
+            }
+        }
+    }
+}
+
+/// Nanoseconds operators were scheduled for, by name, summed over workers.
+#[derive(Default)]
+struct Busy(Mutex<HashMap<String, u64>>);
+
+impl Busy {
+    fn add(&self, seen: &mut HashMap<String, u64>) {
+        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (name, nanos) in seen.drain() {
+            *all.entry(name).or_default() += nanos;
+        }
+    }
+
+    fn publish(&self, metrics: &Metrics) {
+        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (operator, nanos) in all.drain() {
+            metrics.operator_seconds.get_or_create(&Operator { operator }).inc_by(nanos as f64 / 1e9);
+        }
+    }
+}
+
+/// Has timely tell when operators run; sums it up by name.
+fn log_operators(worker: &timely::worker::Worker, busy: &Arc<Busy>) {
+    let names = [OPERATORS[0], OPERATORS[1], "source", "outbox"];
+    let (mut operators, mut running) =
+        (HashMap::<usize, &'static str>::new(), HashMap::<usize, Duration>::new());
+    let (mut seen, busy) = (HashMap::new(), Arc::clone(busy));
+    let Some(mut register) = worker.log_register() else { return };
+    register.insert::<TimelyEventBuilder, _>("timely", move |_, events| {
+        for (at, event) in events.iter_mut().flat_map(|events| events.drain(..)) {
+            match event {
+                TimelyEvent::Operates(operates) => {
+                    operators.extend(
+                        names.iter().find(|name| **name == operates.name).map(|name| (operates.id, *name)),
+                    );
+                }
+                TimelyEvent::Schedule(schedule) => match (operators.get(&schedule.id), schedule.start_stop) {
+                    (Some(_), StartStop::Start) => {
+                        running.insert(schedule.id, at);
+                    }
+                    (Some(name), StartStop::Stop) => {
+                        if let Some(start) = running.remove(&schedule.id) {
+                            *seen.entry((*name).to_owned()).or_default() +=
+                                at.saturating_sub(start).as_nanos() as u64;
+                        }
+                    }
+                    (None, _) => {}
+                },
+                _ => {}
+            }
+        }
+        busy.add(&mut seen);
+    });
+}
+
+/// Sets the gauges of what the workers hold.
+pub fn publish_sizes(progress: &Progress, metrics: &Metrics) {
+    metrics.active_series.set(progress.sizes.series.load(Ordering::Relaxed) as i64);
+    for (name, bytes) in OPERATORS.iter().zip(&progress.sizes.bytes) {
+        let label = Operator { operator: (*name).to_owned() };
+        metrics.operator_bytes.get_or_create(&label).set(bytes.load(Ordering::Relaxed) as i64);
+    }
+}

@@ -1,0 +1,191 @@
+//! Epoch numbers, stream time and close time: the one place that turns a clock into what the computation sees.
+//!
+//! Pure: the clock is an argument. `closing_model.py` beside the design calls this `live`.
+
+use tidewatch_dataflows::sample::EpochEnd;
+
+/// Cuts epochs: knows the last [`EpochEnd`] and whether silence may be judged.
+///
+/// - number = max(previous + 1, clock in milliseconds)
+/// - stream time = the clock, never going back
+/// - close time = stream time; but after a jump of stream time by more than `settle` (nobody was there) it stands
+///   still until stream time is `catch_up` past the jump. One that begins with `close_ms < stream_ms` begins that
+///   wait anew.
+#[derive(Clone, Debug)]
+pub struct EpochCutter {
+    last: Option<EpochEnd>,
+    settle_ms: i64,
+    catch_up_ms: i64,
+    /// Close time stands still until stream time reaches this.
+    hold_until_ms: Option<i64>,
+    /// The wait was going on when the last process ended; it begins at the next cut.
+    wait_anew: bool,
+}
+
+impl EpochCutter {
+    /// Goes on after `last`, the newest epoch end in the journal.
+    pub fn new(last: Option<EpochEnd>, settle_ms: i64, catch_up_ms: i64) -> EpochCutter {
+        let wait_anew = last.is_some_and(|last| last.close_ms < last.stream_ms);
+        EpochCutter { last, settle_ms, catch_up_ms, hold_until_ms: None, wait_anew }
+    }
+
+    /// Ends the current epoch at the clock's `now_ms`: for live sources.
+    pub fn cut(&mut self, now_ms: i64) -> EpochEnd {
+        let stream_ms = self.last.map_or(now_ms, |last| last.stream_ms.max(now_ms));
+        let jumped = self.last.is_some_and(|last| stream_ms.saturating_sub(last.stream_ms) > self.settle_ms);
+        if jumped || self.wait_anew {
+            self.hold_until_ms = Some(stream_ms.saturating_add(self.catch_up_ms));
+            self.wait_anew = false;
+        }
+        let held = self.hold_until_ms.is_some_and(|until| stream_ms < until);
+        if !held {
+            self.hold_until_ms = None;
+        }
+        let close_ms = match self.last {
+            Some(last) if held => last.close_ms,
+            _ => stream_ms,
+        };
+        self.end(EpochEnd { epoch: self.next_epoch(now_ms), stream_ms, close_ms, last_of_input: false })
+    }
+
+    /// Ends the current epoch at given times: for files, and for the torn end of a journal.
+    ///
+    /// Neither time goes back: `i64::MIN` leaves the last values as they are, which in a new journal are `i64::MIN`.
+    /// `now_ms` only numbers the epoch.
+    pub fn cut_at(&mut self, now_ms: i64, stream_ms: i64, close_ms: i64, last_of_input: bool) -> EpochEnd {
+        let (last_stream_ms, last_close_ms) =
+            self.last.map_or((i64::MIN, i64::MIN), |l| (l.stream_ms, l.close_ms));
+        let stream_ms = stream_ms.max(last_stream_ms);
+        let close_ms = close_ms.max(last_close_ms).min(stream_ms);
+        self.hold_until_ms = None;
+        self.wait_anew = close_ms < stream_ms;
+        self.end(EpochEnd { epoch: self.next_epoch(now_ms), stream_ms, close_ms, last_of_input })
+    }
+
+    /// The newest epoch end.
+    pub fn last(&self) -> Option<EpochEnd> {
+        self.last
+    }
+
+    /// The lowest number the epoch being filled can get.
+    pub fn current_epoch(&self) -> u64 {
+        self.last.map_or(1, |last| last.epoch.saturating_add(1))
+    }
+
+    fn next_epoch(&self, now_ms: i64) -> u64 {
+        self.current_epoch().max(u64::try_from(now_ms).unwrap_or(0))
+    }
+
+    fn end(&mut self, end: EpochEnd) -> EpochEnd {
+        self.last = Some(end);
+        end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `live` of closing_model.py, line by line: (stream, close) for each clock reading.
+    fn model(start: i64, clock: &[i64], settle: i64, catch_up: i64) -> Vec<(i64, i64)> {
+        let (mut last, mut close, mut hold, mut out) = (start, start, None, Vec::new());
+        for &now in clock {
+            if now - last > settle {
+                hold = Some(now + catch_up);
+            }
+            if hold.is_none() || Some(now) >= hold {
+                (close, hold) = (now, None);
+            }
+            out.push((now, close));
+            last = now;
+        }
+        out
+    }
+
+    /// Seconds of a worker that is now and then away.
+    fn clock(rng: &mut fastrand::Rng, start: i64) -> Vec<i64> {
+        let mut now = start;
+        (0..300)
+            .map(|_| {
+                now += match rng.u8(..20) {
+                    0 => rng.i64(0..120_000),
+                    1 => rng.i64(29_998..30_003),
+                    _ => rng.i64(0..1_500),
+                };
+                now
+            })
+            .collect()
+    }
+
+    #[test]
+    fn stream_and_close_time_are_those_of_the_model() {
+        for seed in 0..500 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let (settle, catch_up) = (30_000, [0, 30_000, 40_000, 300_000][rng.usize(..4)]);
+            let start = rng.i64(0..2_000_000_000_000);
+            let clock = clock(&mut rng, start);
+            let begin = EpochEnd { epoch: 5, stream_ms: start, close_ms: start, last_of_input: false };
+            let mut cutter = EpochCutter::new(Some(begin), settle, catch_up);
+            let cuts: Vec<EpochEnd> = clock.iter().map(|now| cutter.cut(*now)).collect();
+            let times: Vec<(i64, i64)> = cuts.iter().map(|c| (c.stream_ms, c.close_ms)).collect();
+            assert_eq!(times, model(start, &clock, settle, catch_up), "seed {seed}");
+            let numbers = std::iter::once(5).chain(cuts.iter().map(|c| c.epoch)).collect::<Vec<_>>();
+            for (two, now) in numbers.windows(2).zip(&clock) {
+                assert_eq!(two[1], (two[0] + 1).max(*now as u64), "seed {seed}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_clock_makes_time_go_back_or_close_time_overtake() {
+        for seed in 0..300 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut cutter = EpochCutter::new(None, 30_000, 300_000);
+            for _ in 0..200 {
+                let before = cutter.last();
+                let now = match rng.u8(..8) {
+                    0 => rng.i64(..),
+                    1 => i64::MAX,
+                    2 => i64::MIN,
+                    _ => rng.i64(0..1 << 41),
+                };
+                let end =
+                    if rng.bool() { cutter.cut(now) } else { cutter.cut_at(now, now, rng.i64(..), false) };
+                assert!(end.close_ms <= end.stream_ms, "seed {seed}");
+                if let Some(before) = before {
+                    assert!(end.epoch > before.epoch, "seed {seed}");
+                    assert!(
+                        end.stream_ms >= before.stream_ms && end.close_ms >= before.close_ms,
+                        "seed {seed}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_wait_cut_short_by_a_restart_begins_anew() {
+        let last = EpochEnd { epoch: 9, stream_ms: 100_000, close_ms: 40_000, last_of_input: false };
+        let mut cutter = EpochCutter::new(Some(last), 30_000, 300_000);
+        assert_eq!(cutter.cut(101_000).close_ms, 40_000);
+        assert_eq!(cutter.cut(130_000).close_ms, 40_000);
+        let times: Vec<i64> = (1..=13).map(|i| cutter.cut(130_000 + i * 25_000).close_ms).collect();
+        // 101 s + 300 s = 401 s: the cut at 405 s is the first past the wait.
+        assert_eq!(times[..10], [40_000; 10]);
+        assert_eq!(times[10..], [405_000, 430_000, 455_000]);
+    }
+
+    #[test]
+    fn files_leave_the_times_alone_until_their_end() {
+        let mut cutter = EpochCutter::new(None, 30_000, 300_000);
+        let end = cutter.cut_at(7, i64::MIN, i64::MIN, false);
+        assert_eq!((end.epoch, end.stream_ms, end.close_ms), (7, i64::MIN, i64::MIN));
+        let end = cutter.cut_at(7, 5_000, 5_000, true);
+        assert_eq!((end.epoch, end.stream_ms, end.close_ms, end.last_of_input), (8, 5_000, 5_000, true));
+        let end = cutter.cut_at(7, i64::MIN, i64::MIN, false);
+        assert_eq!((end.epoch, end.stream_ms, end.close_ms), (9, 5_000, 5_000));
+        // A live worker that goes on from a file was away: it waits for senders.
+        let end = cutter.cut(1_000_000);
+        assert_eq!((end.stream_ms, end.close_ms), (1_000_000, 5_000));
+    }
+}

@@ -1,0 +1,170 @@
+//! The series log: the durable home of label strings, `{id, epoch of registration, labels}`, synced before use.
+//!
+//! A series that was released and came back has several entries, the last with the newest epoch.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidewatch_dataflows::sample::SeriesId;
+
+use super::LabelsError;
+use super::set::{LABEL_BYTES_MAX, LabelSet};
+use crate::metrics::{Gauge, Histogram, Log, Metrics};
+use crate::segments::{Position, SegmentReader, Segments, SegmentsError};
+
+const LOG: &str = "series";
+/// The only kind of entry so far.
+const KIND_SERIES: u8 = 1;
+const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// The writer of the series log.
+pub(super) struct SeriesLog {
+    segments: Segments,
+    bytes: Gauge,
+    sync_seconds: Histogram,
+}
+
+impl SeriesLog {
+    /// Opens the log in `dir` and gives each entry, in order, to `visit`.
+    pub(super) fn open(
+        dir: &Path,
+        metrics: &Arc<Metrics>,
+        mut visit: impl FnMut(SeriesId, u64, LabelSet),
+    ) -> Result<SeriesLog, LabelsError> {
+        // First the torn tail goes, then all segments are read as a reader would.
+        let (segments, _) = Segments::open(dir, LOG, SEGMENT_BYTES, |_, _| true)?;
+        let log = Log { log: LOG };
+        let bytes = metrics.log_bytes.get_or_create(&log).clone();
+        bytes.set(i64::try_from(segments.bytes()).unwrap_or(i64::MAX));
+        let sync_seconds = metrics.log_sync_seconds.get_or_create(&log).clone();
+        each(dir, segments.end(), |series, epoch, labels| {
+            visit(series, epoch, labels);
+            true
+        })?;
+        Ok(SeriesLog { segments, bytes, sync_seconds })
+    }
+
+    /// Buffers one entry.
+    pub(super) fn append(&mut self, series: SeriesId, epoch: u64, labels: &LabelSet) {
+        self.segments.append_with(KIND_SERIES, |out| encode(series, epoch, labels, out));
+    }
+
+    /// Makes the buffered entries durable.
+    pub(super) fn sync(&mut self) -> Result<(), SegmentsError> {
+        let begun = std::time::Instant::now();
+        self.segments.sync()?;
+        self.sync_seconds.observe(begun.elapsed().as_secs_f64());
+        self.bytes.set(i64::try_from(self.segments.bytes()).unwrap_or(i64::MAX));
+        Ok(())
+    }
+
+    /// Where a reader finds what is written so far.
+    pub(super) fn place(&self) -> (PathBuf, Position) {
+        (self.segments.dir().to_owned(), self.segments.end())
+    }
+
+    /// Bytes on disk.
+    pub(super) fn bytes(&self) -> u64 {
+        self.segments.bytes()
+    }
+}
+
+/// Reads the labels of `wanted` from the log in `dir`, in one pass that ends when all are found.
+pub(super) fn find(
+    dir: &Path,
+    end: Position,
+    wanted: &[SeriesId],
+) -> Result<HashMap<SeriesId, LabelSet>, LabelsError> {
+    let mut missing: HashSet<SeriesId> = wanted.iter().copied().collect();
+    let mut found = HashMap::new();
+    each(dir, end, |series, _, labels| {
+        if missing.remove(&series) {
+            found.insert(series, labels);
+        }
+        !missing.is_empty()
+    })?;
+    Ok(found)
+}
+
+/// Gives each entry before `end` to `visit` until that says to stop.
+fn each(
+    dir: &Path,
+    end: Position,
+    mut visit: impl FnMut(SeriesId, u64, LabelSet) -> bool,
+) -> Result<(), LabelsError> {
+    let Some(mut reader) = SegmentReader::open(dir, LOG)? else { return Ok(()) };
+    let mut number = 0;
+    while let Some((kind, payload)) = reader.next(end)? {
+        let (series, epoch, labels) =
+            decode(kind, payload).map_err(|why| LabelsError::Entry { number, why: why.to_owned() })?;
+        if !visit(series, epoch, labels) {
+            break;
+        }
+        number += 1;
+    }
+    Ok(())
+}
+
+/// `id u64, epoch u64, then per label: length of name u32, length of value u32, name, value`.
+fn encode(series: SeriesId, epoch: u64, labels: &LabelSet, out: &mut Vec<u8>) {
+    out.extend_from_slice(&series.0.to_le_bytes());
+    out.extend_from_slice(&epoch.to_le_bytes());
+    for (name, value) in labels {
+        out.extend_from_slice(&(name.len() as u32).to_le_bytes());
+        out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(value.as_bytes());
+    }
+}
+
+fn decode(kind: u8, payload: &[u8]) -> Result<(SeriesId, u64, LabelSet), &'static str> {
+    const SHORT: &str = "it is cut short";
+    if kind != KIND_SERIES {
+        return Err("its kind is not known to this program");
+    }
+    let (id, rest) = payload.split_first_chunk::<8>().ok_or(SHORT)?;
+    let (epoch, mut rest) = rest.split_first_chunk::<8>().ok_or(SHORT)?;
+    let mut pairs = Vec::new();
+    while !rest.is_empty() {
+        let (name_len, after) = rest.split_first_chunk::<4>().ok_or(SHORT)?;
+        let (value_len, after) = after.split_first_chunk::<4>().ok_or(SHORT)?;
+        let (name, after) = after.split_at_checked(u32::from_le_bytes(*name_len) as usize).ok_or(SHORT)?;
+        let (value, after) = after.split_at_checked(u32::from_le_bytes(*value_len) as usize).ok_or(SHORT)?;
+        if name.len() > LABEL_BYTES_MAX || value.len() > LABEL_BYTES_MAX {
+            return Err("a label is longer than any that is taken");
+        }
+        let text = |bytes| std::str::from_utf8(bytes).map_err(|_| "a label is not UTF-8");
+        pairs.push((text(name)?, text(value)?));
+        rest = after;
+    }
+    let labels = LabelSet::from_sorted(pairs);
+    let id = SeriesId(u64::from_le_bytes(*id));
+    if labels.series_id() != id {
+        return Err("its id is not that of its labels");
+    }
+    Ok((id, u64::from_le_bytes(*epoch), labels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_survive_encoding_and_nothing_else_decodes() {
+        let labels = LabelSet::from_sorted([("__name__", "up"), ("job", "ä")]);
+        let mut bytes = Vec::new();
+        encode(labels.series_id(), 7, &labels, &mut bytes);
+        assert_eq!(decode(KIND_SERIES, &bytes), Ok((labels.series_id(), 7, labels)));
+        for length in 0..bytes.len() {
+            assert!(decode(KIND_SERIES, &bytes[..length]).is_err(), "the first {length} bytes");
+        }
+        // The epoch is not part of the identity; every other changed byte is noticed.
+        for at in (0..8).chain(16..bytes.len()) {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1;
+            assert!(decode(KIND_SERIES, &changed).is_err(), "byte {at} changed");
+        }
+        assert!(decode(2, &bytes).is_err());
+    }
+}

@@ -1,0 +1,382 @@
+//! Labels and series: the only owner of label strings.
+//!
+//! - [`Labels::find`] is the warm path: bytes as they came over the wire → series, without decoding a label.
+//!   A look-up is one hash, one lock that readers share, one comparison of bytes.
+//! - [`Labels::intern`] is the cold path: judges labels, gives the series its identity, queues it for the series log.
+//! - [`Labels::sync`] makes the queued entries durable; it runs before every commit of the journal, so that the
+//!   journal never holds an id whose labels could be lost.
+//! - [`Labels::release`] forgets series whose slots were freed, unless they were used since.
+//!
+//! A series costs its label text once for the [`LabelSet`] and once per spelling it arrives in (a sender's encoding;
+//! at most [`SPELLINGS_MAX`]), and about 150 bytes for the maps.
+//!
+//! Locks are taken in the order entries → spellings → pending, and never held over a disk access.
+
+mod log;
+mod set;
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use tidewatch_dataflows::sample::SeriesId;
+use xxhash_rust::xxh3::xxh3_64;
+
+use self::log::SeriesLog;
+pub use self::set::{Iter, LABEL_BYTES_MAX, LabelSet, Limits, NAME, Refused, check, series_id};
+use crate::metrics::Metrics;
+use crate::segments::SegmentsError;
+
+/// Most spellings (encodings of one label set) that [`Labels::find`] knows of one series.
+pub const SPELLINGS_MAX: usize = 4;
+/// Most released label sets kept in memory for sinks that lag; older ones are read from the series log.
+const RELEASED_MAX: usize = 16_384;
+/// Spellings are spread over this many locks, so that threads that decode seldom meet.
+const STRIPES: usize = 64;
+
+/// The series log cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LabelsError {
+    /// The files cannot be read or written, or are damaged.
+    #[error(transparent)]
+    Segments(#[from] SegmentsError),
+    /// A record passed its check and still makes no sense.
+    #[error("series log entry {number} cannot be used: {why}")]
+    Entry {
+        /// Counted from 0.
+        number: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// Keys are hashes already.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only u64 keys are used with this hasher");
+    }
+
+    fn write_u64(&mut self, n: u64) {
+        self.0 = n;
+    }
+}
+
+type ByHash<T> = HashMap<u64, T, BuildHasherDefault<Hashed>>;
+
+/// One encoding of a series' labels.
+struct Spelling {
+    encoded: Box<[u8]>,
+    series: SeriesId,
+    used: AtomicU64,
+}
+
+struct Entry {
+    labels: Arc<LabelSet>,
+    /// Epoch of the last registration or [`Labels::intern`]; uses by [`Labels::find`] are marked in the spellings.
+    used: AtomicU64,
+    spellings: Vec<u64>,
+}
+
+#[derive(Default)]
+struct Entries {
+    by_id: ByHash<Entry>,
+    per_name: HashMap<Box<str>, usize>,
+    released: VecDeque<(SeriesId, Arc<LabelSet>)>,
+}
+
+/// An entry on its way to the series log.
+struct Pending {
+    series: SeriesId,
+    epoch: u64,
+    labels: Arc<LabelSet>,
+}
+
+/// All series known to this process. `Send + Sync`, shared in an [`Arc`].
+pub struct Labels {
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    entries: RwLock<Entries>,
+    spellings: Vec<RwLock<ByHash<Spelling>>>,
+    pending: Mutex<Vec<Pending>>,
+    /// Entries that are not yet durable; also counts those [`Labels::sync`] has taken and not finished with.
+    unsynced: AtomicUsize,
+    text_bytes: AtomicUsize,
+    log: Mutex<SeriesLog>,
+}
+
+impl Labels {
+    /// Opens the series log in the folder `dir`, making it if needed, and loads every series in it.
+    ///
+    /// What the log holds is loaded whatever `limits` says: the journal refers to it. Limits judge new series.
+    ///
+    /// # Errors
+    /// Files that cannot be read or written, or are damaged before their end.
+    pub fn open(dir: &Path, limits: Limits, metrics: Arc<Metrics>) -> Result<Labels, LabelsError> {
+        let mut entries = Entries::default();
+        let mut text_bytes = 0;
+        let log = SeriesLog::open(dir, &metrics, |series, epoch, labels| {
+            if let Some(held) = entries.by_id.get(&series.0) {
+                held.used.fetch_max(epoch, Relaxed);
+                return;
+            }
+            text_bytes += labels.bytes();
+            entries.insert(series, epoch, Arc::new(labels));
+        })?;
+        metrics.label_entries.set(i64::try_from(entries.by_id.len()).unwrap_or(i64::MAX));
+        Ok(Labels {
+            limits,
+            metrics,
+            entries: RwLock::new(entries),
+            spellings: (0..STRIPES).map(|_| RwLock::default()).collect(),
+            pending: Mutex::default(),
+            unsynced: AtomicUsize::new(0),
+            text_bytes: AtomicUsize::new(text_bytes),
+            log: Mutex::new(log),
+        })
+    }
+
+    /// The series whose labels were interned with these encoded bytes; marks it as used in `epoch`.
+    ///
+    /// `None` sends the caller to [`Labels::intern`]. Allocates nothing.
+    #[inline]
+    pub fn find(&self, encoded: &[u8], epoch: u64) -> Option<SeriesId> {
+        let hash = xxh3_64(encoded);
+        let spellings = self.stripe(hash).read().unwrap_or_else(PoisonError::into_inner);
+        let spelling = spellings.get(&hash)?;
+        if *spelling.encoded != *encoded {
+            return None;
+        }
+        if spelling.used.load(Relaxed) < epoch {
+            spelling.used.fetch_max(epoch, Relaxed);
+        }
+        Some(spelling.series)
+    }
+
+    /// Judges and sorts `pairs`, and gives their series; one not known yet is queued for the series log.
+    ///
+    /// `encoded` is remembered as a spelling for [`Labels::find`]. Labels with empty values are dropped.
+    ///
+    /// # Errors
+    /// Labels that are malformed or beyond a limit, or an id that belongs to other labels.
+    pub fn intern(
+        &self,
+        pairs: &mut Vec<(&str, &str)>,
+        encoded: Option<&[u8]>,
+        epoch: u64,
+    ) -> Result<SeriesId, Refused> {
+        let checked = check(pairs, &self.limits);
+        let done = checked.and_then(|()| self.intern_as(series_id(pairs), pairs, encoded, epoch));
+        if let Some(limit) = done.as_ref().err().and_then(Refused::limit) {
+            self.metrics.limit(limit);
+        }
+        done
+    }
+
+    /// [`Labels::intern`] for checked `pairs` with the identity `series`.
+    fn intern_as(
+        &self,
+        series: SeriesId,
+        pairs: &[(&str, &str)],
+        encoded: Option<&[u8]>,
+        epoch: u64,
+    ) -> Result<SeriesId, Refused> {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.by_id.get(&series.0) {
+            if !entry.labels.same(pairs) {
+                let refused = set::shown(&set::selector(pairs.iter().copied()));
+                return Err(Refused::IdCollision {
+                    id: series,
+                    held: set::shown(&entry.labels.to_string()),
+                    refused,
+                });
+            }
+            entry.used.fetch_max(epoch, Relaxed);
+        } else {
+            let labels = Arc::new(LabelSet::from_sorted(pairs.iter().copied()));
+            entries.admit(&labels, &self.limits)?;
+            self.text_bytes.fetch_add(labels.bytes(), Relaxed);
+            entries.insert(series, epoch, labels.clone());
+            self.metrics.label_entries.set(i64::try_from(entries.by_id.len()).unwrap_or(i64::MAX));
+            // Queued before anyone else can find the series, so a sync that follows its first use covers it.
+            let mut pending = lock(&self.pending);
+            pending.push(Pending { series, epoch, labels });
+            self.unsynced.fetch_add(1, Release);
+        }
+        if let (Some(encoded), Some(entry)) = (encoded, entries.by_id.get_mut(&series.0)) {
+            self.spell(entry, series, encoded, epoch);
+        }
+        Ok(series)
+    }
+
+    /// Remembers `encoded` as a spelling of `series`, within bounds.
+    fn spell(&self, entry: &mut Entry, series: SeriesId, encoded: &[u8], epoch: u64) {
+        if entry.spellings.len() >= SPELLINGS_MAX || encoded.len() > 4 * entry.labels.bytes() + 64 {
+            return;
+        }
+        let hash = xxh3_64(encoded);
+        let mut spellings = self.stripe(hash).write().unwrap_or_else(PoisonError::into_inner);
+        // Another spelling with this hash keeps its place: the newcomer goes through `intern` each time.
+        spellings.entry(hash).or_insert_with(|| {
+            entry.spellings.push(hash);
+            self.text_bytes.fetch_add(encoded.len(), Relaxed);
+            Spelling { encoded: encoded.into(), series, used: AtomicU64::new(epoch) }
+        });
+    }
+
+    /// Writes and syncs the entries that are not durable yet; cheap when there are none.
+    ///
+    /// # Errors
+    /// Disk errors. The series log stays failed: an entry that was not written would be missing for ever.
+    pub fn sync(&self) -> io::Result<()> {
+        if self.unsynced.load(Acquire) == 0 {
+            return Ok(());
+        }
+        let mut log = lock(&self.log);
+        let pending = std::mem::take(&mut *lock(&self.pending));
+        for entry in &pending {
+            log.append(entry.series, entry.epoch, &entry.labels);
+        }
+        log.sync().map_err(io::Error::other)?;
+        self.unsynced.fetch_sub(pending.len(), Release);
+        Ok(())
+    }
+
+    /// The labels of `series`, also for a while after it was released.
+    pub fn get(&self, series: SeriesId) -> Option<Arc<LabelSet>> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = entries.by_id.get(&series.0) {
+            return Some(entry.labels.clone());
+        }
+        entries.released.iter().rev().find(|(id, _)| *id == series).map(|(_, labels)| labels.clone())
+    }
+
+    /// Forgets those of `series` whose last use, or registration, was before `freed_epoch`.
+    ///
+    /// One that is used at this very moment may still be forgotten; [`Labels::find_in_log`] knows it then, and its
+    /// next arrival registers it anew.
+    pub fn release(&self, series: &[SeriesId], freed_epoch: u64) {
+        if series.is_empty() {
+            return;
+        }
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        for &series in series {
+            let Some(entry) = entries.by_id.get(&series.0) else { continue };
+            let used = entry.spellings.iter().fold(entry.used.load(Relaxed), |used, hash| {
+                let spellings = self.stripe(*hash).read().unwrap_or_else(PoisonError::into_inner);
+                used.max(spellings.get(hash).map_or(0, |spelling| spelling.used.load(Relaxed)))
+            });
+            if used >= freed_epoch {
+                continue;
+            }
+            let entry = entries.remove(series).expect("it was there a moment ago, under the same lock");
+            let mut bytes = entry.labels.bytes();
+            for hash in &entry.spellings {
+                let mut spellings = self.stripe(*hash).write().unwrap_or_else(PoisonError::into_inner);
+                bytes += spellings.remove(hash).map_or(0, |spelling| spelling.encoded.len());
+            }
+            self.text_bytes.fetch_sub(bytes, Relaxed);
+        }
+        self.metrics.label_entries.set(i64::try_from(entries.by_id.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Series known.
+    pub fn len(&self) -> usize {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).by_id.len()
+    }
+
+    /// Whether no series is known.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes of memory for label texts and the maps around them, estimated.
+    pub fn bytes(&self) -> usize {
+        const PER_SERIES: usize = 150;
+        self.text_bytes.load(Relaxed) + self.len() * PER_SERIES
+    }
+
+    /// Bytes of the series log on disk.
+    pub fn log_bytes(&self) -> u64 {
+        lock(&self.log).bytes()
+    }
+
+    /// Reads the labels of `series` from the series log: for sinks, when [`Labels::get`] has forgotten them. Slow.
+    ///
+    /// # Errors
+    /// Files that cannot be read or are damaged.
+    pub fn find_in_log(&self, series: SeriesId) -> Result<Option<LabelSet>, LabelsError> {
+        Ok(self.find_many_in_log(&[series])?.remove(&series))
+    }
+
+    /// [`Labels::find_in_log`] for many series in one pass over the log.
+    ///
+    /// # Errors
+    /// Files that cannot be read or are damaged.
+    pub fn find_many_in_log(&self, series: &[SeriesId]) -> Result<HashMap<SeriesId, LabelSet>, LabelsError> {
+        let (dir, end) = lock(&self.log).place();
+        log::find(&dir, end, series)
+    }
+
+    fn stripe(&self, hash: u64) -> &RwLock<ByHash<Spelling>> {
+        // The map inside uses the highest and the lowest bits.
+        &self.spellings[(hash >> 32) as usize % STRIPES]
+    }
+}
+
+impl Entries {
+    /// Judges whether one more series with these labels fits.
+    fn admit(&self, labels: &LabelSet, limits: &Limits) -> Result<(), Refused> {
+        let name = labels.name();
+        if self.by_id.len() >= limits.series {
+            return Err(Refused::SeriesLimit { name: set::shown(name), max: limits.series });
+        }
+        if self.per_name.get(name).is_some_and(|n| *n >= limits.series_per_name) {
+            return Err(Refused::SeriesPerNameLimit { name: set::shown(name), max: limits.series_per_name });
+        }
+        Ok(())
+    }
+
+    fn insert(&mut self, series: SeriesId, epoch: u64, labels: Arc<LabelSet>) {
+        match self.per_name.get_mut(labels.name()) {
+            Some(n) => *n += 1,
+            None => {
+                self.per_name.insert(labels.name().into(), 1);
+            }
+        }
+        self.by_id.insert(series.0, Entry { labels, used: AtomicU64::new(epoch), spellings: Vec::new() });
+    }
+
+    fn remove(&mut self, series: SeriesId) -> Option<Entry> {
+        let entry = self.by_id.remove(&series.0)?;
+        let name = entry.labels.name();
+        if let Some(n) = self.per_name.get_mut(name) {
+            *n -= 1;
+            if *n == 0 {
+                self.per_name.remove(name);
+            }
+        }
+        if self.released.len() == RELEASED_MAX {
+            self.released.pop_front();
+        }
+        self.released.push_back((series, entry.labels.clone()));
+        Some(entry)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic while holding the lock leaves whole entries behind; the process ends by it anyway.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,324 @@
+//! What the outbox's records mean. All numbers little-endian; no padding.
+//!
+//! ```text
+//! kind 1   version u8 | last u8 | epoch u64 | windows u32 | rejects u32 | rows
+//! window   series u64 | window_ms i64 | at_ms i64 | revision u32 | count u32 | span_ms u32
+//!          | min max avg std first last increase: 7 x f64 bits                                  92 bytes
+//! reject   series u64 | has series u8 | reason u8 | count u64 | first_at_ms i64 | last_at_ms i64  34 bytes
+//! ```
+//! One epoch is one or more records in a row, all but the last with `last` = 0; an epoch without rows is one record.
+//! A NaN is always written as `0x7ff8000000000000`: which NaN arithmetic gives is up to the processor.
+
+use tidewatch_dataflows::outcome::{Outcomes, Reject, WindowStats};
+use tidewatch_dataflows::sample::{Reason, SeriesId};
+
+use super::OutboxError;
+
+/// Kind byte of a batch, or a part of one.
+pub const KIND_BATCH: u8 = 1;
+/// Most rows in one record: at most 1.5 MB.
+pub const RECORD_ROWS_MAX: usize = 16_384;
+
+const VERSION: u8 = 1;
+const HEADER_BYTES: usize = 1 + 1 + 8 + 4 + 4;
+const WINDOW_BYTES: usize = 3 * 8 + 3 * 4 + 7 * 8;
+const REJECT_BYTES: usize = 8 + 1 + 1 + 3 * 8;
+const NAN_BITS: u64 = 0x7ff8_0000_0000_0000;
+
+/// The result rows of one epoch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Batch {
+    /// The epoch whose outcomes these are.
+    pub epoch: u64,
+    /// Window rows, sorted by (series, window, at).
+    pub windows: Vec<WindowStats>,
+    /// Reject rows, sorted; those without series last.
+    pub rejects: Vec<Reject>,
+}
+
+/// Appends the rows of one epoch: the bytes that must be the same for the same log.
+///
+/// # Panics
+/// If there are more than `u32::MAX` rows of a kind.
+pub fn encode(epoch: u64, outcomes: &Outcomes, out: &mut Vec<u8>) {
+    encode_part(epoch, true, &outcomes.windows, &outcomes.rejects, out);
+}
+
+/// Appends some rows of an epoch; `last` ends it.
+pub(super) fn encode_part(
+    epoch: u64,
+    last: bool,
+    windows: &[WindowStats],
+    rejects: &[Reject],
+    out: &mut Vec<u8>,
+) {
+    let count = |n: usize| u32::try_from(n).expect("memory ends long before 2^32 rows").to_le_bytes();
+    out.reserve(HEADER_BYTES + windows.len() * WINDOW_BYTES + rejects.len() * REJECT_BYTES);
+    out.extend_from_slice(&[VERSION, u8::from(last)]);
+    out.extend_from_slice(&epoch.to_le_bytes());
+    out.extend_from_slice(&count(windows.len()));
+    out.extend_from_slice(&count(rejects.len()));
+    let start = out.len();
+    out.resize(start + windows.len() * WINDOW_BYTES, 0);
+    for (place, row) in out[start..].as_chunks_mut::<WINDOW_BYTES>().0.iter_mut().zip(windows) {
+        put_window(row, place);
+    }
+    for row in rejects {
+        out.extend_from_slice(&row.series.unwrap_or_default().0.to_le_bytes());
+        out.extend_from_slice(&[u8::from(row.series.is_some()), row.reason as u8]);
+        out.extend_from_slice(&row.count.to_le_bytes());
+        out.extend_from_slice(&row.first_at_ms.to_le_bytes());
+        out.extend_from_slice(&row.last_at_ms.to_le_bytes());
+    }
+}
+
+fn put_window(row: &WindowStats, place: &mut [u8; WINDOW_BYTES]) {
+    let float = |value: f64| if value.is_nan() { NAN_BITS } else { value.to_bits() }.to_le_bytes();
+    place[..8].copy_from_slice(&row.series.0.to_le_bytes());
+    place[8..16].copy_from_slice(&row.window_ms.to_le_bytes());
+    place[16..24].copy_from_slice(&row.at_ms.to_le_bytes());
+    place[24..28].copy_from_slice(&row.revision.to_le_bytes());
+    place[28..32].copy_from_slice(&row.count.to_le_bytes());
+    place[32..36].copy_from_slice(&row.span_ms.to_le_bytes());
+    place[36..44].copy_from_slice(&float(row.min));
+    place[44..52].copy_from_slice(&float(row.max));
+    place[52..60].copy_from_slice(&float(row.avg));
+    place[60..68].copy_from_slice(&float(row.std));
+    place[68..76].copy_from_slice(&float(row.first));
+    place[76..84].copy_from_slice(&float(row.last));
+    place[84..92].copy_from_slice(&float(row.increase));
+}
+
+/// The rows of a whole epoch, as [`encode`] wrote them.
+///
+/// # Errors
+/// Bytes that [`encode`] does not write.
+pub fn decode(payload: &[u8]) -> Result<Batch, OutboxError> {
+    let mut batch = Batch::default();
+    if !decode_part(KIND_BATCH, payload, &mut batch)? {
+        return Err(OutboxError::Malformed { why: "the end of the epoch is missing".to_owned() });
+    }
+    Ok(batch)
+}
+
+/// What the header of a record says.
+pub(super) struct Header {
+    pub(super) epoch: u64,
+    pub(super) last: bool,
+    windows: usize,
+    rejects: usize,
+}
+
+/// The header of a record and the bytes of its rows, which are as many as it says.
+pub(super) fn header(kind: u8, payload: &[u8]) -> Result<(Header, &[u8]), OutboxError> {
+    let malformed = |why: String| OutboxError::Malformed { why };
+    if kind != KIND_BATCH {
+        return Err(OutboxError::UnknownKind { kind });
+    }
+    let Some((header, rows)) = payload.split_first_chunk::<HEADER_BYTES>() else {
+        return Err(malformed(format!(
+            "{} bytes are shorter than a header of {HEADER_BYTES}",
+            payload.len()
+        )));
+    };
+    if header[0] != VERSION {
+        return Err(malformed(format!("its version is {}; this program reads version {VERSION}", header[0])));
+    }
+    if header[1] > 1 {
+        return Err(malformed(format!(
+            "the flag for the end of an epoch is {}; it must be 0 or 1",
+            header[1]
+        )));
+    }
+    let windows = u32::from_le_bytes(array(&header[10..])) as usize;
+    let rejects = u32::from_le_bytes(array(&header[14..])) as usize;
+    let bytes = windows.checked_mul(WINDOW_BYTES).zip(rejects.checked_mul(REJECT_BYTES));
+    if bytes.and_then(|(windows, rejects)| windows.checked_add(rejects)) != Some(rows.len()) {
+        return Err(malformed(format!(
+            "{windows} windows and {rejects} rejects do not fill {} bytes exactly",
+            rows.len()
+        )));
+    }
+    let epoch = u64::from_le_bytes(array(&header[2..]));
+    Ok((Header { epoch, last: header[1] == 1, windows, rejects }, rows))
+}
+
+/// Appends a record's rows to `batch`; whether the epoch ends with it.
+pub(super) fn decode_part(kind: u8, payload: &[u8], batch: &mut Batch) -> Result<bool, OutboxError> {
+    let (header, rows) = header(kind, payload)?;
+    let (windows, rejects) = rows.split_at(header.windows * WINDOW_BYTES);
+    batch.epoch = header.epoch;
+    batch.windows.extend(windows.as_chunks::<WINDOW_BYTES>().0.iter().map(get_window));
+    batch.rejects.reserve(header.rejects);
+    for row in rejects.as_chunks::<REJECT_BYTES>().0 {
+        batch.rejects.push(get_reject(row)?);
+    }
+    Ok(header.last)
+}
+
+fn get_window(row: &[u8; WINDOW_BYTES]) -> WindowStats {
+    let float = |at: usize| f64::from_bits(u64::from_le_bytes(array(&row[at..])));
+    WindowStats {
+        series: SeriesId(u64::from_le_bytes(array(row))),
+        window_ms: i64::from_le_bytes(array(&row[8..])),
+        at_ms: i64::from_le_bytes(array(&row[16..])),
+        revision: u32::from_le_bytes(array(&row[24..])),
+        count: u32::from_le_bytes(array(&row[28..])),
+        span_ms: u32::from_le_bytes(array(&row[32..])),
+        min: float(36),
+        max: float(44),
+        avg: float(52),
+        std: float(60),
+        first: float(68),
+        last: float(76),
+        increase: float(84),
+    }
+}
+
+fn get_reject(row: &[u8; REJECT_BYTES]) -> Result<Reject, OutboxError> {
+    let malformed = |why: String| OutboxError::Malformed { why };
+    let series = SeriesId(u64::from_le_bytes(array(row)));
+    let series = match row[8] {
+        0 => None,
+        1 => Some(series),
+        other => {
+            return Err(malformed(format!("the flag for a reject's series is {other}; it must be 0 or 1")));
+        }
+    };
+    let reason = Reason::from_code(row[9])
+        .ok_or_else(|| malformed(format!("there is no reject reason {}", row[9])))?;
+    Ok(Reject {
+        series,
+        reason,
+        count: u64::from_le_bytes(array(&row[10..])),
+        first_at_ms: i64::from_le_bytes(array(&row[18..])),
+        last_at_ms: i64::from_le_bytes(array(&row[26..])),
+    })
+}
+
+/// The first `N` bytes; callers have checked that they are there.
+fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    *bytes.first_chunk().expect("the length was checked")
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    fn window(rng: &mut fastrand::Rng) -> WindowStats {
+        let mut float = {
+            let mut rng = rng.fork();
+            move || f64::from_bits(rng.u64(..))
+        };
+        WindowStats {
+            series: SeriesId(rng.u64(..)),
+            window_ms: rng.i64(..),
+            at_ms: rng.i64(..),
+            revision: rng.u32(..),
+            count: rng.u32(..),
+            span_ms: rng.u32(..),
+            min: float(),
+            max: -0.0,
+            avg: float(),
+            std: f64::NAN,
+            first: f64::INFINITY,
+            last: float(),
+            increase: float(),
+        }
+    }
+
+    fn reject(rng: &mut fastrand::Rng) -> Reject {
+        Reject {
+            series: rng.bool().then(|| SeriesId(rng.u64(..))),
+            reason: Reason::ALL[rng.usize(..Reason::ALL.len())],
+            count: rng.u64(..),
+            first_at_ms: rng.i64(..),
+            last_at_ms: rng.i64(..),
+        }
+    }
+
+    /// Rows of any bits.
+    pub fn outcomes(rng: &mut fastrand::Rng, windows: usize, rejects: usize) -> Outcomes {
+        Outcomes {
+            windows: (0..windows).map(|_| window(rng)).collect(),
+            rejects: (0..rejects).map(|_| reject(rng)).collect(),
+            freed: vec![SeriesId(1)],
+            counts: Default::default(),
+        }
+    }
+
+    /// All fields of a row as integers, each NaN as the one that is written.
+    pub fn bits(row: &WindowStats) -> [u64; 13] {
+        let float = |v: f64| if v.is_nan() { NAN_BITS } else { v.to_bits() };
+        [
+            row.series.0,
+            row.window_ms as u64,
+            row.at_ms as u64,
+            row.revision.into(),
+            row.count.into(),
+            row.span_ms.into(),
+            float(row.min),
+            float(row.max),
+            float(row.avg),
+            float(row.std),
+            float(row.first),
+            float(row.last),
+            float(row.increase),
+        ]
+    }
+
+    #[test]
+    fn rows_come_back_bit_for_bit() {
+        let mut rng = fastrand::Rng::with_seed(3);
+        for (windows, rejects) in [(0, 0), (1, 0), (0, 1), (100, 7), (1_000, 1_000)] {
+            let outcomes = outcomes(&mut rng, windows, rejects);
+            let mut bytes = vec![];
+            encode(u64::MAX - 1, &outcomes, &mut bytes);
+            let back = decode(&bytes).unwrap();
+            assert_eq!(back.epoch, u64::MAX - 1);
+            assert!(back.windows.iter().map(bits).eq(outcomes.windows.iter().map(bits)));
+            assert_eq!(back.rejects, outcomes.rejects);
+            for row in &back.windows {
+                let nan = |v: f64| !v.is_nan() || v.to_bits() == NAN_BITS;
+                assert!([row.min, row.avg, row.std, row.last, row.increase].into_iter().all(nan));
+            }
+            // Encoding what was decoded gives the same bytes.
+            let mut again = vec![];
+            encode_part(back.epoch, true, &back.windows, &back.rejects, &mut again);
+            assert_eq!(again, bytes);
+        }
+    }
+
+    #[test]
+    fn what_stays_inside_is_not_written() {
+        let mut outcomes = Outcomes { freed: vec![SeriesId(9)], ..Outcomes::default() };
+        outcomes.counts.applied = 77;
+        let (mut with, mut without) = (vec![], vec![]);
+        encode(5, &outcomes, &mut with);
+        encode(5, &Outcomes::default(), &mut without);
+        assert_eq!(with, without);
+    }
+
+    #[test]
+    fn no_bytes_make_decoding_panic() {
+        let mut rng = fastrand::Rng::with_seed(4);
+        let mut good = vec![];
+        encode(8, &outcomes(&mut rng, 2, 2), &mut good);
+        for length in 0..good.len() {
+            assert!(decode(&good[..length]).is_err(), "the first {length} bytes");
+        }
+        for _ in 0..50_000 {
+            let mut bytes = good.clone();
+            for _ in 0..rng.usize(1..4) {
+                let at = rng.usize(..bytes.len());
+                bytes[at] = rng.u8(..);
+            }
+            bytes.truncate(bytes.len() - rng.usize(..3));
+            if let Ok(batch) = decode(&bytes) {
+                assert!(
+                    batch.windows.len() * WINDOW_BYTES + batch.rejects.len() * REJECT_BYTES < bytes.len()
+                );
+            }
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Append-only logs on disk: a folder of segment files with checked records. No meaning: kinds and payloads are the
+//! business of the rooms above (`journal`, `outbox`, `labels`).
+//!
+//! ```text
+//! <20-digit number of its first record>.seg
+//!   header  32 bytes  magic "tidewtch" | name, 8 bytes | version u32 | crc32 u32 of the rest | first record u64
+//!   record            length of payload u32 | crc32 u32 of kind and payload | kind u8 | payload
+//! ```
+//! Numbers are little-endian. A segment's name follows from the one before it, so a missing file is noticed.
+//!
+//! **Torn tail.** Only what follows the last sync can be torn, and that is in the last segment. When a log is opened
+//! for writing, the last segment is read; from its first bad record on it is cut off. A bad record anywhere else is
+//! damage and an error. Readers never see a record beyond the durable [`Position`].
+
+mod durable;
+mod reader;
+mod writer;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use crc32fast::Hasher;
+
+pub use self::durable::Durable;
+pub use self::reader::SegmentReader;
+pub use self::writer::{Recovered, Segments};
+
+const MAGIC: &[u8; 8] = b"tidewtch";
+/// Version of the format; others are refused.
+pub const VERSION: u32 = 1;
+/// Bytes of a segment's header: the offset of its first record.
+pub const HEADER_BYTES: u64 = 32;
+const RECORD_HEADER: usize = 9;
+/// Longest payload of one record.
+pub const PAYLOAD_BYTES_MAX: usize = 16 << 20;
+
+/// A log cannot be read or written. None of these goes away by trying again.
+#[derive(Debug, thiserror::Error)]
+pub enum SegmentsError {
+    /// The operating system refused.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    /// Bytes that were once durable are not what was written.
+    #[error("{} is damaged at offset {offset}: {why}", path.display())]
+    Damaged { path: PathBuf, offset: u64, why: String },
+    /// Written by a program of another age.
+    #[error("{} has version {found} of the segment format; this program reads version {VERSION}", path.display())]
+    Version { path: PathBuf, found: u32 },
+    /// A segment between others is gone.
+    #[error("{} is missing: the log goes on with this record, and later segments are there", path.display())]
+    Missing { path: PathBuf },
+    /// An earlier write or sync failed, so nobody knows what is on disk.
+    #[error("writing to {} failed before; it is not written to again before a restart", path.display())]
+    FailedBefore { path: PathBuf },
+}
+
+/// A place between two records of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position {
+    /// Number of the first record of the segment.
+    pub segment: u64,
+    /// Offset in the segment's file.
+    pub offset: u64,
+}
+
+/// The numbers of the segments in `dir`, rising. Files with other names are left alone.
+///
+/// # Errors
+/// A folder that cannot be read.
+pub fn list(dir: &Path) -> Result<Vec<u64>, SegmentsError> {
+    let mut segments = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|e| io_error("list", dir, e))? {
+        let name = entry.map_err(|e| io_error("list", dir, e))?.file_name();
+        let digits =
+            name.to_str().and_then(|name| name.strip_suffix(".seg")).filter(|digits| digits.len() == 20);
+        segments.extend(
+            digits.filter(|d| d.bytes().all(|b| b.is_ascii_digit())).and_then(|d| d.parse::<u64>().ok()),
+        );
+    }
+    segments.sort_unstable();
+    Ok(segments)
+}
+
+fn path_of(dir: &Path, first: u64) -> PathBuf {
+    dir.join(format!("{first:020}.seg"))
+}
+
+fn io_error(doing: &'static str, path: &Path, source: io::Error) -> SegmentsError {
+    SegmentsError::Io { doing, path: path.to_owned(), source }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("a slice of four bytes"))
+}
+
+fn create_dir_synced(dir: &Path) -> Result<(), SegmentsError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(dir).map_err(|e| io_error("create the folder", dir, e))?;
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync_dir(parent)
+}
+
+fn sync_dir(dir: &Path) -> Result<(), SegmentsError> {
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| io_error("sync the folder", dir, e))
+}
+
+/// Makes the segment that begins with record `first`, durable with its header and its entry in the folder.
+fn create(dir: &Path, name: &str, first: u64) -> Result<File, SegmentsError> {
+    let path = path_of(dir, first);
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(&path)
+        .map_err(|e| io_error("create", &path, e))?;
+    write_header(&file, &path, name, first)?;
+    sync_dir(dir)?;
+    Ok(file)
+}
+
+fn header(name: &str, version: u32, first: u64) -> [u8; HEADER_BYTES as usize] {
+    let mut bytes = [0; HEADER_BYTES as usize];
+    bytes[..8].copy_from_slice(MAGIC);
+    bytes[8..8 + name.len()].copy_from_slice(name.as_bytes());
+    bytes[16..20].copy_from_slice(&version.to_le_bytes());
+    bytes[24..32].copy_from_slice(&first.to_le_bytes());
+    let crc = header_crc(&bytes);
+    bytes[20..24].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+fn header_crc(bytes: &[u8; HEADER_BYTES as usize]) -> u32 {
+    let mut hasher = Hasher::new();
+    hasher.update(&bytes[..20]);
+    hasher.update(&bytes[24..]);
+    hasher.finalize()
+}
+
+fn write_header(file: &File, path: &Path, name: &str, first: u64) -> Result<(), SegmentsError> {
+    file.write_all_at(&header(name, VERSION, first), 0).map_err(|e| io_error("write to", path, e))?;
+    file.sync_all().map_err(|e| io_error("sync", path, e))
+}
+
+/// Whether a file of `length` bytes is one whose making was cut short: no whole header, or one never written.
+fn header_is_torn(file: &File, path: &Path, length: u64) -> Result<bool, SegmentsError> {
+    if length < HEADER_BYTES {
+        return Ok(true);
+    }
+    let mut bytes = [0; HEADER_BYTES as usize];
+    file.read_exact_at(&mut bytes, 0).map_err(|e| io_error("read", path, e))?;
+    Ok(length == HEADER_BYTES && bytes.iter().all(|b| *b == 0))
+}
+
+/// Opens a segment for reading and checks its header.
+fn open_checked(dir: &Path, name: &'static str, first: u64) -> Result<File, SegmentsError> {
+    let path = path_of(dir, first);
+    let file = File::open(&path).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => SegmentsError::Missing { path: path.clone() },
+        _ => io_error("open", &path, e),
+    })?;
+    let damaged = |why: &str| SegmentsError::Damaged { path: path.clone(), offset: 0, why: why.to_owned() };
+    let mut bytes = [0; HEADER_BYTES as usize];
+    file.read_exact_at(&mut bytes, 0).map_err(|e| match e.kind() {
+        io::ErrorKind::UnexpectedEof => damaged("its header is cut short"),
+        _ => io_error("read", &path, e),
+    })?;
+    if bytes[..8] != *MAGIC {
+        return Err(damaged("it does not begin as a segment does"));
+    }
+    if header_crc(&bytes) != u32_at(&bytes, 20) {
+        return Err(damaged("its header's checksum does not match"));
+    }
+    let version = u32_at(&bytes, 16);
+    if version != VERSION {
+        return Err(SegmentsError::Version { path, found: version });
+    }
+    if bytes != header(name, VERSION, first) {
+        return Err(damaged(&format!(
+            "its header is not that of a segment of the {name} log with record {first} first"
+        )));
+    }
+    Ok(file)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

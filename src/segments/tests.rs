@@ -1,0 +1,308 @@
+//! What a reader may ever see: a prefix of what was written, or an error that names the place.
+
+use std::fs::{self, File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Duration;
+
+use super::*;
+
+/// A folder of its own, gone after the test.
+pub(crate) struct Dir(PathBuf);
+
+impl Dir {
+    pub(crate) fn new() -> Dir {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tidewatch-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
+        let path = std::env::temp_dir().join(name);
+        // What a killed run left under the same process id.
+        let _ = fs::remove_dir_all(&path);
+        fs::create_dir_all(&path).unwrap();
+        Dir(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+type Records = Vec<(u8, Vec<u8>)>;
+
+const LOG: &str = "test";
+
+/// Records of many sizes; the kinds tell them apart.
+fn records(n: usize) -> Records {
+    let mut rng = fastrand::Rng::with_seed(1);
+    let payload = |rng: &mut fastrand::Rng| (0..rng.usize(..40)).map(|_| rng.u8(..)).collect();
+    (0..n).map(|i| (i as u8, payload(&mut rng))).collect()
+}
+
+/// Writes `records` with a sync after each, so that segments roll as often as they can.
+fn write(dir: &Path, segment_bytes: u64, records: &Records) -> Position {
+    let (mut log, _) = Segments::open(dir, LOG, segment_bytes, |_, _| true).unwrap();
+    for (kind, payload) in records {
+        log.append(*kind, payload);
+        log.sync().unwrap();
+    }
+    log.end()
+}
+
+/// Everything a reader gets before `end`, and why it stopped early.
+fn read(dir: &Path, end: Position) -> (Records, Option<SegmentsError>) {
+    let mut seen = Records::new();
+    let mut reader = match SegmentReader::open(dir, LOG) {
+        Ok(Some(reader)) => reader,
+        Ok(None) => return (seen, None),
+        Err(error) => return (seen, Some(error)),
+    };
+    loop {
+        match reader.next(end) {
+            Ok(Some((kind, payload))) => seen.push((kind, payload.to_vec())),
+            Ok(None) => return (seen, None),
+            Err(error) => return (seen, Some(error)),
+        }
+    }
+}
+
+fn paths(dir: &Path) -> Vec<PathBuf> {
+    list(dir).unwrap().into_iter().map(|first| path_of(dir, first)).collect()
+}
+
+#[test]
+fn what_was_written_is_read_over_segments_and_after_reopening() {
+    let dir = Dir::new();
+    let all = records(60);
+    let mut end = Position { segment: 0, offset: 0 };
+    for some in all.chunks(7) {
+        end = write(dir.path(), 200, &some.to_vec());
+    }
+    assert!(paths(dir.path()).len() > 5, "the segments are small enough to roll");
+    let (seen, error) = read(dir.path(), end);
+    assert!(error.is_none(), "{error:?}");
+    assert_eq!(seen, all);
+    let (log, recovered) = Segments::open(dir.path(), LOG, 200, |_, _| true).unwrap();
+    assert_eq!((log.end(), recovered.truncated_bytes), (end, 0));
+    let bytes: u64 = paths(dir.path()).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+    assert_eq!(log.bytes(), bytes);
+}
+
+#[test]
+fn a_log_cut_at_any_byte_keeps_its_whole_records_and_goes_on() {
+    let source = Dir::new();
+    let all = records(5);
+    write(source.path(), 1 << 20, &all);
+    let whole = fs::read(&paths(source.path())[0]).unwrap();
+    let mut ends = vec![HEADER_BYTES as usize];
+    for (_, payload) in &all {
+        ends.push(ends.last().unwrap() + RECORD_HEADER + payload.len());
+    }
+    let dir = Dir::new();
+    let path = path_of(dir.path(), 0);
+    for length in 0..=whole.len() {
+        fs::write(&path, &whole[..length]).unwrap();
+        let kept = ends.iter().filter(|end| **end <= length).count().saturating_sub(1);
+        let mut visited = Records::new();
+        let (mut log, recovered) = Segments::open(dir.path(), LOG, 1 << 20, |kind, payload| {
+            visited.push((kind, payload.to_vec()));
+            true
+        })
+        .unwrap();
+        assert_eq!(visited, all[..kept], "cut at {length}");
+        let torn = length - ends[kept].min(length);
+        let expected = if length < HEADER_BYTES as usize { length } else { torn };
+        assert_eq!(recovered.truncated_bytes, expected as u64, "cut at {length}");
+        log.append(99, b"after");
+        log.sync().unwrap();
+        let (seen, error) = read(dir.path(), log.end());
+        assert!(error.is_none(), "cut at {length}: {error:?}");
+        assert_eq!(seen[..kept], all[..kept]);
+        assert_eq!(seen[kept..], [(99, b"after".to_vec())], "cut at {length}");
+    }
+}
+
+#[test]
+fn a_flipped_bit_never_gives_a_changed_record() {
+    let dir = Dir::new();
+    let all = records(12);
+    let end = write(dir.path(), 100, &all);
+    let files = paths(dir.path());
+    let (last, earlier) = files.split_last().unwrap();
+    for path in &files {
+        let whole = fs::read(path).unwrap();
+        for bit in 0..whole.len() * 8 {
+            let mut changed = whole.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            fs::write(path, &changed).unwrap();
+            let (seen, error) = read(dir.path(), end);
+            assert_eq!(seen, all[..seen.len()], "bit {bit} of {}", path.display());
+            match error.expect("every bit is covered by a check") {
+                SegmentsError::Damaged { path: named, offset, .. } => {
+                    assert_eq!(&named, path);
+                    assert!(offset <= bit as u64 / 8, "bit {bit}: named offset {offset}");
+                }
+                SegmentsError::Version { path: named, .. } => assert_eq!(&named, path),
+                other => panic!("bit {bit} of {}: {other}", path.display()),
+            }
+        }
+        fs::write(path, &whole).unwrap();
+    }
+    assert!(earlier.len() > 2, "several segments are before the last, {}", last.display());
+}
+
+#[test]
+fn a_flipped_bit_in_the_last_segment_cuts_the_tail_when_opened_for_writing() {
+    let source = Dir::new();
+    let all = records(6);
+    write(source.path(), 1 << 20, &all);
+    let whole = fs::read(&paths(source.path())[0]).unwrap();
+    let dir = Dir::new();
+    let path = path_of(dir.path(), 0);
+    let mut rng = fastrand::Rng::with_seed(2);
+    for at in 0..whole.len() {
+        let mut changed = whole.clone();
+        changed[at] ^= 1 << rng.u8(..8);
+        fs::write(&path, &changed).unwrap();
+        let mut visited = Records::new();
+        let opened = Segments::open(dir.path(), LOG, 1 << 20, |kind, payload| {
+            visited.push((kind, payload.to_vec()));
+            true
+        });
+        assert_eq!(visited, all[..visited.len()], "byte {at}");
+        if at < HEADER_BYTES as usize {
+            assert!(opened.is_err(), "byte {at} is in the header");
+            continue;
+        }
+        let (log, recovered) = opened.unwrap();
+        assert!(recovered.truncated_bytes > 0 && visited.len() < all.len(), "byte {at}");
+        assert_eq!(read(dir.path(), log.end()).0, visited);
+    }
+}
+
+#[test]
+fn the_log_ends_where_the_caller_says_it_may() {
+    let dir = Dir::new();
+    write(dir.path(), 1 << 20, &vec![(1, vec![1]), (0, vec![2]), (1, vec![3]), (0, vec![4]), (0, vec![5])]);
+    let (log, recovered) = Segments::open(dir.path(), LOG, 1 << 20, |kind, _| kind == 1).unwrap();
+    assert_eq!(recovered, Recovered { truncated_bytes: 20, records: 3 });
+    assert_eq!(read(dir.path(), log.end()).0, [(1, vec![1]), (0, vec![2]), (1, vec![3])]);
+}
+
+#[test]
+fn a_reader_follows_a_growing_log_and_sees_nothing_beyond_its_end() {
+    let dir = Dir::new();
+    let (mut log, _) = Segments::open(dir.path(), LOG, 150, |_, _| true).unwrap();
+    let mut reader = SegmentReader::open(dir.path(), LOG).unwrap().unwrap();
+    let mut rng = fastrand::Rng::with_seed(3);
+    for round in 0..200_u32 {
+        let before = log.end();
+        let some = records(rng.usize(..5));
+        for (kind, payload) in &some {
+            log.append(*kind, payload);
+        }
+        log.write().unwrap();
+        assert!(reader.next(before).unwrap().is_none(), "round {round}: written is not durable");
+        log.sync().unwrap();
+        for (kind, payload) in &some {
+            assert_eq!(reader.next(log.end()).unwrap(), Some((*kind, payload.as_slice())), "round {round}");
+        }
+        assert!(reader.next(log.end()).unwrap().is_none());
+        assert_eq!(reader.position(), log.end(), "round {round}");
+    }
+    assert!(log.end().segment > 50, "it rolled: {:?}", log.end());
+}
+
+#[test]
+fn other_files_versions_and_gaps_are_errors_that_name_the_file() {
+    let dir = Dir::new();
+    let end = write(dir.path(), 60, &records(12));
+    let files = paths(dir.path());
+    assert!(files.len() > 3);
+
+    let whole = fs::read(&files[1]).unwrap();
+    let first = list(dir.path()).unwrap()[1];
+    fs::write(
+        &files[1],
+        [header(LOG, VERSION + 1, first).as_slice(), &whole[HEADER_BYTES as usize..]].concat(),
+    )
+    .unwrap();
+    let error = read(dir.path(), end).1.unwrap();
+    assert!(matches!(&error, SegmentsError::Version { path, found: 2 } if *path == files[1]), "{error}");
+    fs::write(
+        &files[1],
+        [header("other", VERSION, first).as_slice(), &whole[HEADER_BYTES as usize..]].concat(),
+    )
+    .unwrap();
+    assert!(matches!(read(dir.path(), end).1, Some(SegmentsError::Damaged { path, .. }) if path == files[1]));
+
+    fs::remove_file(&files[1]).unwrap();
+    let error = read(dir.path(), end).1.unwrap();
+    assert!(matches!(&error, SegmentsError::Missing { path } if *path == files[1]), "{error}");
+
+    fs::write(&files[1], &whole[..whole.len() - 1]).unwrap();
+    let error = read(dir.path(), end).1.unwrap();
+    assert!(matches!(&error, SegmentsError::Damaged { path, .. } if *path == files[1]), "{error}");
+
+    fs::write(dir.path().join("notes.txt"), "not a segment").unwrap();
+    fs::write(&files[1], &whole).unwrap();
+    assert!(read(dir.path(), end).1.is_none());
+}
+
+#[test]
+fn after_a_failed_write_nothing_is_written_any_more() {
+    let dir = Dir::new();
+    let (mut log, _) = Segments::open(dir.path(), LOG, 1 << 20, |_, _| true).unwrap();
+    log.append(1, b"kept");
+    log.sync().unwrap();
+    let (end, path) = (log.end(), path_of(dir.path(), 0));
+    log.replace_file(OpenOptions::new().write(true).open("/dev/full").unwrap());
+    log.append(2, b"lost");
+    let error = log.sync().unwrap_err();
+    assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+    log.replace_file(OpenOptions::new().read(true).write(true).open(&path).unwrap());
+    assert!(matches!(log.sync(), Err(SegmentsError::FailedBefore { .. })));
+    assert_eq!(log.end(), end);
+    drop(log);
+    let (log, _) = Segments::open(dir.path(), LOG, 1 << 20, |_, _| true).unwrap();
+    assert_eq!(read(dir.path(), log.end()).0, [(1, b"kept".to_vec())]);
+}
+
+#[test]
+fn a_segment_that_cannot_be_begun_fails_the_log() {
+    let dir = Dir::new();
+    let (mut log, _) = Segments::open(dir.path(), LOG, 1, |_, _| true).unwrap();
+    File::create(path_of(dir.path(), 1)).unwrap();
+    log.append(1, b"full");
+    assert!(matches!(log.sync(), Err(SegmentsError::Io { doing: "create", .. })));
+    assert!(matches!(log.sync(), Err(SegmentsError::FailedBefore { .. })));
+}
+
+#[test]
+fn those_who_wait_hear_of_every_advance_and_of_the_end() {
+    let place = |offset| Position { segment: 0, offset };
+    let durable = Arc::new(Durable::new(place(32), None));
+    assert_eq!(durable.wait_beyond(place(32), Duration::ZERO), place(32));
+    let waiting = durable.clone();
+    let waiter = std::thread::spawn(move || {
+        let mut seen = vec![];
+        let mut at = place(32);
+        while !waiting.closed() || at < waiting.end() {
+            at = waiting.wait_beyond(at, Duration::from_secs(60));
+            seen.push(at);
+        }
+        seen
+    });
+    for offset in 33..100 {
+        durable.advance(place(offset), Some(offset));
+    }
+    assert!(durable.wait_for_epoch(99, Duration::ZERO) && !durable.wait_for_epoch(100, Duration::ZERO));
+    durable.close();
+    let seen = waiter.join().unwrap();
+    assert!(seen.is_sorted() && seen.last() == Some(&place(99)), "{seen:?}");
+}

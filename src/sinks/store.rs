@@ -1,0 +1,208 @@
+//! The sink that writes to the store: batches of epochs, each in one transaction with its number.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tidewatch_dataflows::sample::SeriesId;
+
+use crate::labels::Labels;
+use crate::metrics::{Metrics, Queue, Rows, Sink};
+use crate::outbox::{Batch, Durable, OutboxError, Tail};
+use crate::store::{self, LabelPairs, Store, StoreError};
+
+/// Rows that go into one transaction, at most (one epoch is never split).
+const ROWS_PER_WRITE: usize = 131_072;
+/// Epochs that go into one transaction, at most.
+const EPOCHS_PER_WRITE: usize = 256;
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Pauses before a failed write is tried again: doubled from the first to the second.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How often retention is looked at.
+const RETENTION_EVERY_MS: i64 = 60_000;
+const NAME: Sink = Sink { sink: "store" };
+
+/// What stops the sink for good.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    /// The outbox cannot be read back.
+    #[error("the outbox cannot be read back: {0}")]
+    Outbox(#[from] OutboxError),
+    /// The store refuses for good.
+    #[error("the store cannot be written: {0}")]
+    Store(#[from] StoreError),
+    /// The thread cannot be started.
+    #[error("the sink's thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// Where the sink is.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// The newest epoch the store holds; 0 for none.
+    pub epoch: AtomicU64,
+    /// Window rows written since the process started.
+    pub rows: AtomicU64,
+}
+
+/// What the sink needs.
+pub struct Parts {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// Labels of series that are new to the store.
+    pub labels: Arc<Labels>,
+    /// Metrics.
+    pub metrics: Arc<Metrics>,
+    /// Unix milliseconds: the hour of writing.
+    pub clock: fn() -> i64,
+    /// Called with what stopped the sink.
+    pub on_fatal: Arc<dyn Fn(SinkError) + Send + Sync>,
+}
+
+/// The running sink. It ends when the outbox is closed and all of it is stored.
+pub struct StoreSink {
+    thread: Option<JoinHandle<()>>,
+    progress: Arc<Progress>,
+    quit: Arc<AtomicBool>,
+}
+
+impl StoreSink {
+    /// Starts the sink behind the epoch the store holds.
+    ///
+    /// # Errors
+    /// The store or the outbox cannot be read, or the thread not started.
+    pub fn start(outbox: &Path, durable: Arc<Durable>, parts: Parts) -> Result<StoreSink, SinkError> {
+        let held = parts.store.epoch()?;
+        let tail = Tail::open(outbox, durable, held)?;
+        let progress = Arc::new(Progress { epoch: AtomicU64::new(held.unwrap_or(0)), ..Progress::default() });
+        let quit = Arc::new(AtomicBool::new(false));
+        let writer = Writer { parts, progress: Arc::clone(&progress), quit: Arc::clone(&quit) };
+        let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
+            if let Err(error) = writer.run(tail) {
+                (writer.parts.on_fatal)(error);
+            }
+        })?;
+        Ok(StoreSink { thread: Some(thread), progress, quit })
+    }
+
+    /// Where the sink is.
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Waits until everything in the outbox is stored. The outbox must have been closed.
+    pub fn join(mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A panic was printed; the caller ends the process anyway.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for StoreSink {
+    fn drop(&mut self) {
+        self.quit.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Writer {
+    parts: Parts,
+    progress: Arc<Progress>,
+    quit: Arc<AtomicBool>,
+}
+
+impl Writer {
+    fn run(&self, mut tail: Tail) -> Result<(), SinkError> {
+        let mut batches: Vec<Batch> = Vec::new();
+        let mut retention_ms = i64::MIN;
+        while !self.quit.load(Ordering::Relaxed) {
+            let now_ms = (self.parts.clock)();
+            if now_ms.saturating_sub(retention_ms) >= RETENTION_EVERY_MS {
+                retention_ms = now_ms;
+                self.retain(now_ms);
+            }
+            let Some(first) = tail.wait(PATIENCE)? else {
+                if tail.finished() {
+                    break;
+                }
+                continue;
+            };
+            let mut rows = first.windows.len();
+            batches.push(first);
+            while rows < ROWS_PER_WRITE && batches.len() < EPOCHS_PER_WRITE {
+                let Some(next) = tail.next()? else { break };
+                rows += next.windows.len();
+                batches.push(next);
+            }
+            self.parts.metrics.queue_depth.get_or_create(&Queue { queue: "store" }).set(rows as i64);
+            self.write(&batches, now_ms)?;
+            batches.clear();
+        }
+        Ok(())
+    }
+
+    /// Writes until it is written; only a definite error ends the sink.
+    fn write(&self, batches: &[Batch], written_ms: i64) -> Result<(), SinkError> {
+        let rows: Vec<store::Batch<'_>> = batches
+            .iter()
+            .map(|b| store::Batch { epoch: b.epoch, written_ms, windows: &b.windows, rejects: &b.rejects })
+            .collect();
+        let mut pause = PAUSES.0;
+        loop {
+            match self.parts.store.write(&rows, &|series| self.labels(series)) {
+                Ok(written) => {
+                    let last = batches.last().map_or(0, |batch| batch.epoch);
+                    self.progress.epoch.store(last, Ordering::Release);
+                    self.progress.rows.fetch_add(written.windows, Ordering::Relaxed);
+                    let metrics = &self.parts.metrics;
+                    for (kind, n) in [("windows", written.windows), ("rejects", written.rejects)] {
+                        metrics.rows_written.get_or_create(&Rows { sink: NAME.sink, kind }).inc_by(n);
+                    }
+                    metrics.sink_epoch.get_or_create(&NAME).set(last as i64);
+                    return Ok(());
+                }
+                Err(error) if error.is_transient() && !self.quit.load(Ordering::Relaxed) => {
+                    self.parts.metrics.sink_errors.get_or_create(&NAME).inc();
+                    tracing::warn!("writing to the store failed and is tried again in {pause:?}: {error}");
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The labels of a series: from memory, or from the series log if its slot was freed meanwhile.
+    fn labels(&self, series: SeriesId) -> Option<LabelPairs> {
+        let pairs =
+            |set: &crate::labels::LabelSet| set.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
+        if let Some(set) = self.parts.labels.get(series) {
+            return Some(pairs(&set));
+        }
+        match self.parts.labels.find_in_log(series) {
+            Ok(found) => found.as_ref().map(pairs),
+            Err(error) => {
+                tracing::warn!("the labels of series {series} cannot be read from the series log: {error}");
+                None
+            }
+        }
+    }
+
+    fn retain(&self, now_ms: i64) {
+        match self.parts.store.drop_expired(now_ms) {
+            Ok(dropped) if dropped.tables > 0 => {
+                tracing::info!("retention dropped {} tables with {} rows", dropped.tables, dropped.rows);
+            }
+            Ok(_) => {}
+            Err(error) => {
+                self.parts.metrics.sink_errors.get_or_create(&NAME).inc();
+                tracing::warn!("retention could not drop tables: {error}");
+            }
+        }
+    }
+}

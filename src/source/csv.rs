@@ -1,0 +1,446 @@
+//! The format CSV (RFC 4180): a header row, then one sample per row.
+//!
+//! ```text
+//! name,instance,job,timestamp,value
+//! up,a:9100,node,2024-05-01T00:00:00Z,1
+//! up,a:9100,,1714521615.5,1              an empty label cell: the label is absent
+//! ```
+//!
+//! Columns: `name` (or `__name__`); `timestamp` (RFC 3339 or Unix seconds) or `timestamp_ms`; `value`; every other
+//! column is a label. The key of a row is its labels in the order of the columns, each `name 0xFF value 0xFF` after a
+//! leading zero byte: rows of files with different headers never share a key by accident, and no key of another format
+//! begins with a zero byte.
+
+use std::ops::Range;
+use std::str;
+
+use crate::labels::NAME;
+use crate::source::exposition::number;
+
+/// Most columns of a file.
+const COLUMNS_MAX: usize = 1_024;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Column {
+    /// The label's name, followed by 0xFF as in the key.
+    Label(String, Vec<u8>),
+    /// RFC 3339 or Unix seconds.
+    Time,
+    TimeMs,
+    Value,
+}
+
+impl Column {
+    fn label(name: &str) -> Column {
+        Column::Label(name.to_owned(), [name.as_bytes(), &[0xff]].concat())
+    }
+}
+
+/// The rows under one header; holds the row read last.
+#[derive(Debug)]
+pub struct Table {
+    columns: Vec<Column>,
+    cells: Cells,
+    key: Vec<u8>,
+}
+
+/// Why a row is not a sample.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Bad {
+    /// A quoted cell is still open at the end: the row goes on in the next line, if there is one.
+    Open,
+    /// What is wrong.
+    Malformed(String),
+}
+
+/// Time and value of a row; its labels are the table's key and pairs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Row {
+    /// Event time, Unix milliseconds.
+    pub at_ms: i64,
+    /// Value.
+    pub value: f64,
+}
+
+impl Table {
+    /// Reads the header row.
+    ///
+    /// # Errors
+    /// What is missing, empty or there twice.
+    pub fn new(header: &[u8]) -> Result<Table, String> {
+        let mut cells = Cells::default();
+        match cells.split(header) {
+            Ok(()) => {}
+            Err(Bad::Open) => return Err("a quoted cell of the header is not closed".to_owned()),
+            Err(Bad::Malformed(why)) => return Err(why),
+        }
+        if cells.ranges.len() > COLUMNS_MAX {
+            return Err(format!(
+                "the header cannot have more than {COLUMNS_MAX} columns; got {}",
+                cells.ranges.len()
+            ));
+        }
+        let mut columns = Vec::new();
+        for at in 0..cells.ranges.len() {
+            let name = str::from_utf8(cells.get(at))
+                .map_err(|_| format!("column {} of the header is not UTF-8", at + 1))?;
+            let column = match name.trim() {
+                "" => return Err(format!("column {} of the header has no name", at + 1)),
+                "name" | "__name__" => Column::label(NAME),
+                "timestamp" => Column::Time,
+                "timestamp_ms" => Column::TimeMs,
+                "value" => Column::Value,
+                label => Column::label(label),
+            };
+            if columns.contains(&column) {
+                return Err(format!("the header has the column {} twice", name.trim()));
+            }
+            columns.push(column);
+        }
+        let has = |column: &Column| columns.contains(column);
+        let missing = match () {
+            () if !has(&Column::label(NAME)) => "a column name",
+            () if !has(&Column::Value) => "a column value",
+            () if has(&Column::Time) == has(&Column::TimeMs) => {
+                "one of the columns timestamp and timestamp_ms"
+            }
+            () => return Ok(Table { columns, cells, key: Vec::new() }),
+        };
+        Err(format!("the header needs {missing}; got {}", shown(header)))
+    }
+
+    /// Whether times are in the column `timestamp`, whose numbers are seconds.
+    pub fn in_seconds(&self) -> bool {
+        self.columns.contains(&Column::Time)
+    }
+
+    /// Reads a row.
+    ///
+    /// # Errors
+    /// What is wrong with it, or that it is not complete.
+    pub fn read(&mut self, row: &[u8]) -> Result<Row, Bad> {
+        let malformed = |why: String| Err(Bad::Malformed(why));
+        self.cells.split(row)?;
+        let (got, wanted) = (self.cells.ranges.len(), self.columns.len());
+        if got != wanted {
+            return malformed(format!("a row has {wanted} cells as the header; got {got}"));
+        }
+        let mut row = Row { at_ms: 0, value: 0.0 };
+        self.key.clear();
+        self.key.push(0);
+        for (at, column) in self.columns.iter().enumerate() {
+            let cell = self.cells.get(at);
+            match column {
+                Column::Label(..) if cell.is_empty() => {}
+                Column::Label(_, begin) => {
+                    self.key.extend_from_slice(begin);
+                    self.key.extend_from_slice(cell);
+                    self.key.push(0xff);
+                }
+                Column::Value => match text(cell).and_then(number) {
+                    Some(value) => row.value = value,
+                    None => {
+                        return malformed(format!(
+                            "value must be a number, NaN, +Inf or -Inf; got {}",
+                            shown(cell)
+                        ));
+                    }
+                },
+                Column::TimeMs => match text(cell).and_then(|text| text.parse().ok()) {
+                    Some(at_ms) => row.at_ms = at_ms,
+                    None => {
+                        return malformed(format!(
+                            "timestamp_ms must be whole milliseconds; got {}",
+                            shown(cell)
+                        ));
+                    }
+                },
+                Column::Time => match text(cell).and_then(time) {
+                    Some(at_ms) => row.at_ms = at_ms,
+                    None => {
+                        let wanted = "RFC 3339 with an offset, or Unix seconds";
+                        return malformed(format!("timestamp must be {wanted}; got {}", shown(cell)));
+                    }
+                },
+            }
+        }
+        Ok(row)
+    }
+
+    /// The bytes that name the series of the row read last.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// The labels of the row read last; not yet judged.
+    ///
+    /// # Errors
+    /// A cell that is not UTF-8.
+    pub fn pairs(&self) -> Result<Vec<(&str, &str)>, String> {
+        let mut pairs = Vec::new();
+        for (at, column) in self.columns.iter().enumerate() {
+            let Column::Label(name, _) = column else { continue };
+            let cell = self.cells.get(at);
+            let value = str::from_utf8(cell)
+                .map_err(|_| format!("the cell of {name} is not UTF-8; got {}", shown(cell)))?;
+            if !value.is_empty() {
+                pairs.push((name.as_str(), value));
+            }
+        }
+        Ok(pairs)
+    }
+}
+
+fn text(cell: &[u8]) -> Option<&str> {
+    str::from_utf8(cell.trim_ascii()).ok()
+}
+
+/// The time in milliseconds: Unix seconds, or RFC 3339 with an offset.
+fn time(text: &str) -> Option<i64> {
+    match text.parse::<f64>() {
+        Ok(seconds) => {
+            let at_ms = (seconds * 1_000.0).round();
+            // Beyond this a float has no exact milliseconds; years are then unbelievable anyway.
+            (at_ms.abs() < 9e15).then_some(at_ms as i64)
+        }
+        Err(_) => text.parse::<jiff::Timestamp>().ok().map(|time| time.as_millisecond()),
+    }
+}
+
+/// The beginning of bytes from outside, fit for a message.
+fn shown(bytes: &[u8]) -> String {
+    const SHOWN_MAX: usize = 80;
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_MAX)]);
+    format!("{text:?}{}", if bytes.len() > SHOWN_MAX { "..." } else { "" })
+}
+
+/// The cells of one row, without their quotes.
+#[derive(Debug, Default)]
+struct Cells {
+    bytes: Vec<u8>,
+    ranges: Vec<Range<usize>>,
+}
+
+impl Cells {
+    fn get(&self, at: usize) -> &[u8] {
+        &self.bytes[self.ranges[at].clone()]
+    }
+
+    /// Splits a row, without its line end, into cells.
+    fn split(&mut self, row: &[u8]) -> Result<(), Bad> {
+        self.bytes.clear();
+        self.ranges.clear();
+        let (mut begin, mut quotes) = (0, false);
+        for (at, byte) in row.iter().enumerate() {
+            quotes |= *byte == b'"';
+            if *byte == b',' {
+                self.ranges.push(begin..at);
+                begin = at + 1;
+            }
+        }
+        self.ranges.push(begin..row.len());
+        if quotes {
+            return self.split_quoted(row);
+        }
+        self.bytes.extend_from_slice(row);
+        Ok(())
+    }
+
+    /// As [`Cells::split`], for rows with quotes.
+    fn split_quoted(&mut self, row: &[u8]) -> Result<(), Bad> {
+        self.ranges.clear();
+        let mut at = 0;
+        loop {
+            let begin = self.bytes.len();
+            if row.get(at) == Some(&b'"') {
+                at = self.quoted(row, at + 1)?;
+            } else {
+                let length = row[at..].iter().position(|b| *b == b',').unwrap_or(row.len() - at);
+                self.bytes.extend_from_slice(&row[at..at + length]);
+                at += length;
+            }
+            self.ranges.push(begin..self.bytes.len());
+            match row.get(at) {
+                None => return Ok(()),
+                Some(b',') => at += 1,
+                Some(_) => {
+                    return Err(Bad::Malformed(format!(
+                        "cell {} goes on after its closing quote",
+                        self.ranges.len()
+                    )));
+                }
+            }
+        }
+    }
+
+    /// Copies a quoted cell whose content begins `at`; gives the place after its closing quote.
+    fn quoted(&mut self, row: &[u8], mut at: usize) -> Result<usize, Bad> {
+        loop {
+            let length = row[at..].iter().position(|b| *b == b'"').ok_or(Bad::Open)?;
+            self.bytes.extend_from_slice(&row[at..at + length]);
+            at += length + 1;
+            if row.get(at) != Some(&b'"') {
+                return Ok(at);
+            }
+            self.bytes.push(b'"');
+            at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Pairs = &'static [(&'static str, &'static str)];
+
+    fn table(header: &str) -> Table {
+        Table::new(header.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn rows_become_labels_time_and_value() {
+        let mut t = table("name,job,timestamp,value,zone");
+        let rows: [(&str, Pairs, i64, f64); 7] = [
+            ("up,x,1714521600,1,", &[("__name__", "up"), ("job", "x")], 1_714_521_600_000, 1.0),
+            (
+                "up,,1714521600.1234,-2.5e3,z",
+                &[("__name__", "up"), ("zone", "z")],
+                1_714_521_600_123,
+                -2_500.0,
+            ),
+            (
+                "up,\"a,\"\"b\"\"\n\",2024-05-01T00:00:00Z,+Inf,",
+                &[("__name__", "up"), ("job", "a,\"b\"\n")],
+                1_714_521_600_000,
+                f64::INFINITY,
+            ),
+            (
+                "up,x,2024-05-01T02:00:00.25+02:00, 1 ,",
+                &[("__name__", "up"), ("job", "x")],
+                1_714_521_600_250,
+                1.0,
+            ),
+            (
+                "\"up\",\"\",\"2024-05-01 00:00:00+00:00\",\"1\",\"\"",
+                &[("__name__", "up")],
+                1_714_521_600_000,
+                1.0,
+            ),
+            (
+                "up,a\"b,1714521600,1,é",
+                &[("__name__", "up"), ("job", "a\"b"), ("zone", "é")],
+                1_714_521_600_000,
+                1.0,
+            ),
+            (",x,1714521600,1,", &[("job", "x")], 1_714_521_600_000, 1.0),
+        ];
+        for (text, pairs, at_ms, value) in rows {
+            assert_eq!(t.read(text.as_bytes()), Ok(Row { at_ms, value }), "{text}");
+            assert_eq!(t.pairs().unwrap(), pairs, "{text}");
+        }
+        let mut t = table("timestamp_ms,value,__name__");
+        assert_eq!(t.read(b"-5,NaN,up").unwrap().at_ms, -5);
+        assert_eq!((t.pairs().unwrap(), t.in_seconds()), (vec![("__name__", "up")], false));
+    }
+
+    #[test]
+    fn bad_rows_are_refused_with_cell_and_value() {
+        let times = "timestamp must be RFC 3339 with an offset, or Unix seconds; got ";
+        let rows: [(&[u8], String); 14] = [
+            (b"up,x,1", "a row has 4 cells as the header; got 3".into()),
+            (b"up,x,1,1,1", "a row has 4 cells as the header; got 5".into()),
+            (b"", "a row has 4 cells as the header; got 1".into()),
+            (b"up,x,1,one", "value must be a number, NaN, +Inf or -Inf; got \"one\"".into()),
+            (b"up,x,1,", "value must be a number, NaN, +Inf or -Inf; got \"\"".into()),
+            (b"up,x,1,\xff", "value must be a number, NaN, +Inf or -Inf; got \"\u{fffd}\"".into()),
+            (b"up,x,,1", format!("{times}\"\"")),
+            (b"up,x,yesterday,1", format!("{times}\"yesterday\"")),
+            (b"up,x,2024-05-01T00:00:00,1", format!("{times}\"2024-05-01T00:00:00\"")),
+            (b"up,x,2024-02-30T00:00:00Z,1", format!("{times}\"2024-02-30T00:00:00Z\"")),
+            (b"up,x,NaN,1", format!("{times}\"NaN\"")),
+            (b"up,x,inf,1", format!("{times}\"inf\"")),
+            (b"up,x,1e300,1", format!("{times}\"1e300\"")),
+            (b"up,\"x\"y,1,1", "cell 2 goes on after its closing quote".into()),
+        ];
+        for (text, message) in rows {
+            let got = table("name,job,timestamp,value").read(text);
+            assert_eq!(got, Err(Bad::Malformed(message)), "{}", text.escape_ascii());
+        }
+        assert_eq!(table("name,job,timestamp,value").read(b"up,\"x,1,1"), Err(Bad::Open));
+        let got = table("name,timestamp_ms,value").read(b"up,1.5,1");
+        assert_eq!(got, Err(Bad::Malformed("timestamp_ms must be whole milliseconds; got \"1.5\"".into())));
+        let mut t = table("name,job,timestamp,value");
+        assert!(t.read(b"up,\xff,1,1").is_ok(), "labels are looked at only when their bytes are not known");
+        assert_eq!(t.pairs(), Err("the cell of job is not UTF-8; got \"\u{fffd}\"".to_owned()));
+    }
+
+    #[test]
+    fn bad_headers_are_refused() {
+        let one = "the header needs one of the columns timestamp and timestamp_ms; got ";
+        let headers = [
+            ("", "column 1 of the header has no name".to_owned()),
+            ("name,,value", "column 2 of the header has no name".to_owned()),
+            ("name,value", format!("{one}\"name,value\"")),
+            ("name,value,timestamp,timestamp_ms", format!("{one}\"name,value,timestamp,timestamp_ms\"")),
+            ("value,timestamp", "the header needs a column name; got \"value,timestamp\"".to_owned()),
+            ("name,timestamp", "the header needs a column value; got \"name,timestamp\"".to_owned()),
+            ("name,__name__,timestamp,value", "the header has the column __name__ twice".to_owned()),
+            ("name,a,a,timestamp,value", "the header has the column a twice".to_owned()),
+            ("\"name", "a quoted cell of the header is not closed".to_owned()),
+            (
+                "up{a=\"b\"} 1 1714521600000",
+                "the header needs a column name; got \"up{a=\\\"b\\\"} 1 1714521600000\"".to_owned(),
+            ),
+        ];
+        for (header, message) in headers {
+            assert_eq!(Table::new(header.as_bytes()).unwrap_err(), message, "{header}");
+        }
+        let many = "x,".repeat(2_000);
+        assert_eq!(
+            Table::new(many.as_bytes()).unwrap_err(),
+            "the header cannot have more than 1024 columns; got 2001"
+        );
+        assert!(Table::new(b"\xff,b").unwrap_err().starts_with("column 1 of the header is not UTF-8"));
+    }
+
+    #[test]
+    fn keys_tell_label_sets_apart_whatever_the_header() {
+        let key = |header: &str, row: &str| {
+            let mut t = table(header);
+            t.read(row.as_bytes()).unwrap();
+            t.key().to_vec()
+        };
+        let one = key("name,a,b,timestamp,value", "up,1,,5,1");
+        assert_ne!(one, key("name,b,a,timestamp,value", "up,1,,5,1"), "the same cells under other names");
+        assert_eq!(one, key("name,timestamp_ms,value,a", "up,9,7,1"));
+        assert_ne!(one, key("name,a,b,timestamp,value", "up,,1,5,1"));
+        assert!(one.starts_with(&[0]));
+    }
+
+    /// What the split takes, the csv crate reads the same.
+    #[test]
+    fn cells_are_as_the_csv_crate_reads_them() {
+        let seed = 5;
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut taken = 0;
+        for round in 0..50_000 {
+            let row: Vec<u8> = (0..random.usize(1..12)).map(|_| *random.choice(b"a,\" ").unwrap()).collect();
+            let mut cells = Cells::default();
+            if cells.split(&row).is_err() {
+                continue;
+            }
+            let mut reader = ::csv::ReaderBuilder::new().has_headers(false).from_reader(&row[..]);
+            let record = reader.byte_records().next().unwrap().unwrap();
+            let ours: Vec<&[u8]> = (0..cells.ranges.len()).map(|at| cells.get(at)).collect();
+            assert_eq!(
+                ours,
+                record.iter().collect::<Vec<_>>(),
+                "seed {seed}, round {round}: {}",
+                row.escape_ascii()
+            );
+            taken += 1;
+        }
+        assert!(taken > 10_000, "{taken} rows were compared");
+    }
+}

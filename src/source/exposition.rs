@@ -1,0 +1,417 @@
+//! The format of Prometheus text 0.0.4 with timestamps, one line at a time.
+//!
+//! ```text
+//! http_requests_total{method="post", code="200"} 1027 1395066363000
+//! {"a.quoted name", "ünïcode"="c"} +Inf 1395066363000
+//! {__name__="up", job="x"} 1 1395066363000              as `promtool tsdb dump` prints
+//! ```
+//!
+//! A line is first glanced at from its end: the last two words are value and timestamp, what precedes them names the
+//! series. If exactly those bytes were read as a series before, the line is done. Only otherwise it is read from the
+//! left, which finds labels or a definite complaint. The glance cannot be fooled: bytes that were once a whole series
+//! and are followed by two words that are numbers read the same from the left.
+//!
+//! Not here: OpenMetrics, whose timestamps are seconds; its lines are refused.
+
+use std::borrow::Cow;
+
+/// One sample of a line.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Glance<'a> {
+    /// The text that names the series, as it stands.
+    pub key: &'a [u8],
+    /// Event time, Unix milliseconds.
+    pub at_ms: i64,
+    /// Value.
+    pub value: f64,
+}
+
+/// One line, read in full.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line<'a> {
+    /// As in a [`Glance`].
+    pub key: &'a [u8],
+    /// Event time, Unix milliseconds.
+    pub at_ms: i64,
+    /// Value.
+    pub value: f64,
+    /// Labels in the order of the line, `__name__` included; not yet judged.
+    pub pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+}
+
+/// Whether a line holds no sample: blank, or a comment.
+pub fn is_empty(line: &[u8]) -> bool {
+    let line = line.trim_ascii_start();
+    line.is_empty() || line[0] == b'#'
+}
+
+/// Splits a line from its end; `None` if that does not work out, which says nothing about the line.
+pub fn glance(line: &[u8]) -> Option<Glance<'_>> {
+    let (rest, time) = last_word(line.trim_ascii_end())?;
+    let (rest, value) = last_word(rest)?;
+    let key = trim(rest);
+    // A name, a label or a quote begins a series. Other formats' keys begin otherwise and are never met here.
+    let begins = key.first().is_some_and(|b| b.is_ascii_alphabetic() || matches!(b, b'_' | b':' | b'{'));
+    begins.then_some(Glance { key, at_ms: whole(time)?, value: number(str::from_utf8(value).ok()?)? })
+}
+
+/// The last word of `line`, and what precedes it.
+fn last_word(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line = trim(line);
+    let begin = line.iter().rposition(|b| is_blank(*b))? + 1;
+    Some((&line[..begin], &line[begin..]))
+}
+
+/// What separates words within a line.
+fn is_blank(byte: u8) -> bool {
+    byte == b' ' || byte == b'\t'
+}
+
+fn trim(mut text: &[u8]) -> &[u8] {
+    while let [first, rest @ ..] = text
+        && is_blank(*first)
+    {
+        text = rest;
+    }
+    while let [rest @ .., last] = text
+        && is_blank(*last)
+    {
+        text = rest;
+    }
+    text
+}
+
+/// A whole number of up to 18 digits.
+fn whole(digits: &[u8]) -> Option<i64> {
+    let (negative, digits) = match digits {
+        [b'-', rest @ ..] => (true, rest),
+        all => (false, all),
+    };
+    if digits.is_empty() || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let size = digits.iter().fold(0_i64, |all, digit| all * 10 + i64::from(digit - b'0'));
+    Some(if negative { -size } else { size })
+}
+
+/// A value as Prometheus writes it: a decimal number, `NaN`, `+Inf`, `-Inf`.
+pub fn number(text: &str) -> Option<f64> {
+    text.parse().ok()
+}
+
+/// Reads a line from the left.
+///
+/// # Errors
+/// What is wrong, with its column (counted in bytes from 1).
+pub fn read(line: &str) -> Result<Line<'_>, String> {
+    let mut reader = Reader { text: line.trim_ascii_end(), at: 0, pairs: Vec::new() };
+    reader.blanks();
+    let begin = reader.at;
+    let name = reader.word(|b, first| {
+        b.is_ascii_alphabetic() || matches!(b, b'_' | b':') || (!first && b.is_ascii_digit())
+    });
+    if !name.is_empty() {
+        reader.pairs.push((Cow::Borrowed("__name__"), Cow::Borrowed(name)));
+    }
+    let mut end = reader.at;
+    reader.blanks();
+    if reader.next_is(b'{') {
+        reader.labels()?;
+        end = reader.at;
+    } else if name.is_empty() {
+        return Err(reader.complaint("expected a metric name or {"));
+    }
+    let value = reader.number("a value")?;
+    let value_is = number(value)
+        .ok_or_else(|| format!("the value must be a number, NaN, +Inf or -Inf; got {value:?}"))?;
+    let time = reader.number("a timestamp in milliseconds (every line needs one)")?;
+    let at_ms = whole(time.as_bytes()).ok_or_else(|| {
+        let openmetrics = if time.contains('.') { " (OpenMetrics' seconds are not read)" } else { "" };
+        format!("the timestamp must be whole milliseconds{openmetrics}; got {time:?}")
+    })?;
+    reader.blanks();
+    if reader.at < reader.text.len() {
+        return Err(reader.complaint("expected the end of the line"));
+    }
+    let key = &line.as_bytes()[begin..end];
+    Ok(Line { key, at_ms, value: value_is, pairs: reader.pairs })
+}
+
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+    pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+}
+
+impl<'a> Reader<'a> {
+    /// Reads `{...}`, whose opening brace is taken.
+    fn labels(&mut self) -> Result<(), String> {
+        loop {
+            self.blanks();
+            if self.next_is(b'}') {
+                return Ok(());
+            }
+            self.pair()?;
+            self.blanks();
+            if !self.next_is(b',') {
+                if self.next_is(b'}') {
+                    return Ok(());
+                }
+                return Err(self.complaint("expected , or } after a label"));
+            }
+        }
+    }
+
+    /// Reads `name="value"`, `"name"="value"` or a quoted metric name.
+    fn pair(&mut self) -> Result<(), String> {
+        let quoted = self.next_is(b'"');
+        let name = if quoted {
+            self.quoted()?
+        } else {
+            Cow::Borrowed(
+                self.word(|b, first| b.is_ascii_alphabetic() || b == b'_' || (!first && b.is_ascii_digit())),
+            )
+        };
+        if name.is_empty() && !quoted {
+            return Err(self.complaint("expected a label name"));
+        }
+        self.blanks();
+        if !self.next_is(b'=') {
+            if !quoted {
+                return Err(self.complaint("expected = after a label name"));
+            }
+            if self.pairs.iter().any(|(name, _)| name == "__name__") {
+                return Err(self.complaint("a second metric name before this"));
+            }
+            self.pairs.push((Cow::Borrowed("__name__"), name));
+            return Ok(());
+        }
+        self.blanks();
+        if !self.next_is(b'"') {
+            return Err(self.complaint("expected a label value in quotes"));
+        }
+        let value = self.quoted()?;
+        self.pairs.push((name, value));
+        Ok(())
+    }
+
+    /// Reads up to the closing quote; the opening one is taken.
+    fn quoted(&mut self) -> Result<Cow<'a, str>, String> {
+        let begin = self.at;
+        let mut unescaped: Option<String> = None;
+        let mut copied = begin;
+        loop {
+            let Some(step) = self.text[self.at..].find(['"', '\\']) else {
+                self.at = begin - 1;
+                return Err(self.complaint("a quote that is not closed"));
+            };
+            self.at += step;
+            let run = &self.text[copied..self.at];
+            if self.next_is(b'"') {
+                return Ok(match unescaped {
+                    None => Cow::Borrowed(run),
+                    Some(text) => Cow::Owned(text + run),
+                });
+            }
+            let all = unescaped.get_or_insert_default();
+            all.push_str(run);
+            all.push(self.escape()?);
+            copied = self.at;
+        }
+    }
+
+    /// Reads an escape: the three of the format, and those that Go's quoting adds in `promtool tsdb dump`.
+    fn escape(&mut self) -> Result<char, String> {
+        let begin = self.at;
+        let mut rest = self.text[begin + 1..].chars();
+        let code = rest.next();
+        let digits = match code {
+            Some('x') => 2,
+            Some('u') => 4,
+            Some('U') => 8,
+            _ => 0,
+        };
+        let hex = rest.as_str().get(..digits).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
+        let read = match code {
+            Some(c @ ('\\' | '"')) => Some(c),
+            Some('n') => Some('\n'),
+            Some('t') => Some('\t'),
+            Some('r') => Some('\r'),
+            Some('a') => Some('\u{7}'),
+            Some('b') => Some('\u{8}'),
+            Some('f') => Some('\u{c}'),
+            Some('v') => Some('\u{b}'),
+            // \x names a byte: only below 80 is it a character by itself.
+            Some('x' | 'u' | 'U') => hex
+                .and_then(|hex| u32::from_str_radix(hex, 16).ok())
+                .filter(|code| digits > 2 || *code < 0x80)
+                .and_then(char::from_u32),
+            _ => None,
+        };
+        match read {
+            Some(c) => {
+                self.at += 2 + digits;
+                Ok(c)
+            }
+            None => Err(self.complaint("an unknown escape")),
+        }
+    }
+
+    /// The next word, which should be `what`.
+    fn number(&mut self, what: &str) -> Result<&'a str, String> {
+        self.blanks();
+        let word = self.word(|b, _| !is_blank(b));
+        if word.is_empty() { Err(self.complaint(&format!("expected {what}"))) } else { Ok(word) }
+    }
+
+    /// The longest run of bytes that `takes` takes; told whether a byte is the first. It takes either all bytes that
+    /// are not ASCII or none, so the run ends between characters.
+    fn word(&mut self, takes: impl Fn(u8, bool) -> bool) -> &'a str {
+        let bytes = &self.text.as_bytes()[self.at..];
+        let length = bytes.iter().enumerate().take_while(|(at, b)| takes(**b, *at == 0)).count();
+        let word = &self.text[self.at..self.at + length];
+        self.at += length;
+        word
+    }
+
+    fn blanks(&mut self) {
+        self.word(|b, _| is_blank(b));
+    }
+
+    /// Takes the next byte if it is `byte`.
+    fn next_is(&mut self, byte: u8) -> bool {
+        let is = self.text.as_bytes().get(self.at) == Some(&byte);
+        self.at += usize::from(is);
+        is
+    }
+
+    fn complaint(&self, what: &str) -> String {
+        const SHOWN_MAX: usize = 20;
+        let shown: String = self.text[self.at..].chars().take(SHOWN_MAX).collect();
+        let got = if shown.is_empty() { "the end of the line".to_owned() } else { format!("{shown:?}") };
+        format!("column {}: {what}; got {got}", self.at + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Pairs = &'static [(&'static str, &'static str)];
+
+    fn pairs<'a>(line: &'a Line) -> Vec<(&'a str, &'a str)> {
+        line.pairs.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect()
+    }
+
+    #[test]
+    fn lines_are_read_with_names_labels_and_escapes() {
+        let table: [(&str, Pairs, f64); 13] = [
+            ("up 1 5", &[("__name__", "up")], 1.0),
+            ("  up\t1.5e3   5  \r", &[("__name__", "up")], 1_500.0),
+            ("up{} 1 5", &[("__name__", "up")], 1.0),
+            ("a:b_1{x=\"1\"}2 5", &[("__name__", "a:b_1"), ("x", "1")], 2.0),
+            ("up { x = \"1\" , y=\"2\", } -3 5", &[("__name__", "up"), ("x", "1"), ("y", "2")], -3.0),
+            (r#"up{p="C:\\DIR\\\"q\"\n"} 1 5"#, &[("__name__", "up"), ("p", "C:\\DIR\\\"q\"\n")], 1.0),
+            (r#"up{x="a b,c}d{e=#"} 1 5"#, &[("__name__", "up"), ("x", "a b,c}d{e=#")], 1.0),
+            (r#"{"my.metric", "a.b"="c"} 1 5"#, &[("__name__", "my.metric"), ("a.b", "c")], 1.0),
+            (r#"{"a"="c", "ä ö"} 1 5"#, &[("a", "c"), ("__name__", "ä ö")], 1.0),
+            (r#"{__name__="up", job="x"} 1 5"#, &[("__name__", "up"), ("job", "x")], 1.0),
+            (r#"up{x="\t\x41\u00e9\U0001F600é"} 1 5"#, &[("__name__", "up"), ("x", "\tAé😀é")], 1.0),
+            ("up +Inf 5", &[("__name__", "up")], f64::INFINITY),
+            ("up -Inf 5", &[("__name__", "up")], f64::NEG_INFINITY),
+        ];
+        for (text, labels, value) in table {
+            let line = read(text).unwrap_or_else(|error| panic!("{text}: {error}"));
+            assert_eq!((pairs(&line), line.value, line.at_ms), (labels.to_vec(), value, 5), "{text}");
+        }
+        assert!(read("up NaN 5").unwrap().value.is_nan());
+        assert_eq!(read("up 1 -5").unwrap().at_ms, -5);
+    }
+
+    #[test]
+    fn bad_lines_are_refused_with_their_column() {
+        let table = [
+            ("", "column 1: expected a metric name or {; got the end of the line"),
+            ("1up 1 5", "column 1: expected a metric name or {; got \"1up 1 5\""),
+            ("ü 1 5", "column 1: expected a metric name or {; got \"ü 1 5\""),
+            ("up", "column 3: expected a value; got the end of the line"),
+            (
+                "up 1",
+                "column 5: expected a timestamp in milliseconds (every line needs one); got the end of the line",
+            ),
+            (
+                "up{a=\"b c\"} 1",
+                "column 14: expected a timestamp in milliseconds (every line needs one); got the end of the line",
+            ),
+            ("up one 5", "the value must be a number, NaN, +Inf or -Inf; got \"one\""),
+            ("up 0x1p3 5", "the value must be a number, NaN, +Inf or -Inf; got \"0x1p3\""),
+            (
+                "up 1 1.5",
+                "the timestamp must be whole milliseconds (OpenMetrics' seconds are not read); got \"1.5\"",
+            ),
+            ("up 1 x", "the timestamp must be whole milliseconds; got \"x\""),
+            (
+                "up 1 9999999999999999999",
+                "the timestamp must be whole milliseconds; got \"9999999999999999999\"",
+            ),
+            ("up 1 5 6", "column 8: expected the end of the line; got \"6\""),
+            ("up 1 5 # {a=\"b\"} 1", "column 8: expected the end of the line; got \"# {a=\\\"b\\\"} 1\""),
+            ("up{ 1 5", "column 5: expected a label name; got \"1 5\""),
+            ("up{a} 1 5", "column 5: expected = after a label name; got \"} 1 5\""),
+            ("up{a=b} 1 5", "column 6: expected a label value in quotes; got \"b} 1 5\""),
+            ("up{a=\"b} 1 5", "column 6: a quote that is not closed; got \"\\\"b} 1 5\""),
+            ("up{a=\"b\\\"} 1 5", "column 6: a quote that is not closed; got \"\\\"b\\\\\\\"} 1 5\""),
+            ("up{a=\"b\" c=\"d\"} 1 5", "column 10: expected , or } after a label; got \"c=\\\"d\\\"} 1 5\""),
+            ("up{a=\"b\",,} 1 5", "column 10: expected a label name; got \",} 1 5\""),
+            ("up{,} 1 5", "column 4: expected a label name; got \",} 1 5\""),
+            ("up{a=\"\\q\"} 1 5", "column 7: an unknown escape; got \"\\\\q\\\"} 1 5\""),
+            ("up{a=\"\\xff\"} 1 5", "column 7: an unknown escape; got \"\\\\xff\\\"} 1 5\""),
+            ("up{a=\"\\ud800\"} 1 5", "column 7: an unknown escape; got \"\\\\ud800\\\"} 1 5\""),
+            ("up{a=\"\\u00é\"} 1 5", "column 7: an unknown escape; got \"\\\\u00é\\\"} 1 5\""),
+            ("up{\"down\"} 1 5", "column 10: a second metric name before this; got \"} 1 5\""),
+            ("up{a-b=\"c\"} 1 5", "column 5: expected = after a label name; got \"-b=\\\"c\\\"} 1 5\""),
+        ];
+        for (text, message) in table {
+            assert_eq!(read(text), Err(message.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn comments_and_blanks_hold_nothing() {
+        for line in ["", " ", "\t\r", "# HELP up x", "  # 1 2"] {
+            assert!(is_empty(line.as_bytes()), "{line:?}");
+        }
+        assert!(!is_empty(b"up 1 5"));
+    }
+
+    /// A glance that finds a known series agrees with reading from the left, on any line.
+    #[test]
+    fn a_glance_agrees_with_the_full_reading() {
+        let known = [r#"up"#, r#"up{a="b c 1 2"}"#, r#"{"x y" , a="\" 3 4"}"#, "up{}"];
+        for key in known {
+            assert_eq!(read(&format!("{key} 1 5")).unwrap().key, key.as_bytes());
+        }
+        let pieces = [
+            " ", " 1", " 5", " 2e3", "\t-7", " NaN ", "\r", "\u{c}", "\"", "}", "{", "#", "a=", ",", "\\",
+            "x", "é", "_",
+        ];
+        let seed = 3;
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut hits = 0;
+        for round in 0..200_000 {
+            let mut text = random.choice(known).unwrap().to_owned();
+            for _ in 0..random.usize(..6) {
+                text.push_str(random.choice(pieces).unwrap());
+            }
+            let full = read(&text);
+            let Some(glance) = glance(text.as_bytes()) else { continue };
+            if known.iter().any(|key| key.as_bytes() == glance.key) {
+                let full = full.unwrap_or_else(|error| panic!("seed {seed}, round {round}: {text}: {error}"));
+                assert_eq!((full.key, full.at_ms), (glance.key, glance.at_ms), "{text}");
+                assert_eq!(full.value.to_bits(), glance.value.to_bits(), "{text}");
+                hits += 1;
+            }
+        }
+        assert!(hits > 1_000, "{hits} lines were worth a glance");
+    }
+}

@@ -1,0 +1,72 @@
+//! Where samples come from: bytes → samples. Transports (`receive`, `replay`) are kept apart from formats
+//! (`remote_write`, `exposition`, `csv`); what passes the gate `validate` leaves as batches of
+//! `(series, at_ms, value)`, labels resolved.
+//!
+//! Not here: the journal. Whoever composes the worker hands in an [`Intake`].
+
+pub mod csv;
+pub mod exposition;
+mod protobuf;
+pub mod receive;
+pub mod remote_write;
+pub mod replay;
+pub mod validate;
+
+use tidewatch_dataflows::sample::Samples;
+use tokio::sync::oneshot;
+
+/// Resolves when the samples are durable, or with the reason why they are not and will not be.
+pub type Durable = oneshot::Receiver<Result<(), String>>;
+
+/// The journal as sources see it.
+pub trait Intake: Send + Sync {
+    /// Hands samples over for the next group commit. Never waits.
+    ///
+    /// # Errors
+    /// If they cannot be taken now: full, failed, or shutting down. None of them was taken then.
+    fn offer(&self, samples: Samples) -> Result<Durable, Refused>;
+
+    /// The number of the epoch being filled: the mark of last use for labels.
+    fn epoch(&self) -> u64;
+}
+
+/// The journal does not take samples now. The sender is asked to come again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{why}; try again in {retry_after_seconds} s")]
+pub struct Refused {
+    /// When it is worth trying again.
+    pub retry_after_seconds: u64,
+    /// What is full, failed or closed, with the bound.
+    pub why: String,
+}
+
+#[cfg(test)]
+pub(crate) mod support {
+    use std::path::PathBuf;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// A folder for one test, removed at its end.
+    pub struct Folder {
+        /// Where it is.
+        pub path: PathBuf,
+    }
+
+    impl Folder {
+        /// Makes a folder nobody else uses.
+        pub fn new() -> Folder {
+            static NEXT: AtomicU64 = AtomicU64::new(0);
+            let name =
+                format!("tidewatch-source-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let path = std::env::temp_dir().join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            Folder { path }
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            // A folder that stays behind harms no test.
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! Reads the fields of protobuf messages where they stand: nothing is copied, nothing is allocated.
+//!
+//! Not here: which fields there are (`remote_write`). Groups, which no message of ours has, are refused.
+
+const VARINT: u8 = 0;
+const FIXED64: u8 = 1;
+const BYTES: u8 = 2;
+const FIXED32: u8 = 5;
+
+/// The body is not the message it should be. Sending it again cannot help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("byte {at} of the decompressed body: {what}")]
+pub struct Undecodable {
+    /// Offset in the decompressed body.
+    pub at: usize,
+    /// What is wrong there.
+    pub what: &'static str,
+}
+
+/// Reads protobuf fields of one message: `bytes` ends where the message ends, `at` counts from the body's start.
+#[derive(Clone, Copy)]
+pub(super) struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+/// One field: its number, and where its value is.
+pub(super) struct Field<'a> {
+    pub(super) number: u64,
+    wire: u8,
+    /// Offset of the tag.
+    pub(super) at: usize,
+    /// The value of a varint or fixed field.
+    bits: u64,
+    /// The value of a field with a length.
+    body: Cursor<'a>,
+}
+
+impl<'a> Cursor<'a> {
+    /// At the start of `body`.
+    pub(super) fn new(body: &'a [u8]) -> Cursor<'a> {
+        Cursor { bytes: body, at: 0 }
+    }
+
+    /// Offset of the next field from the start of the body.
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
+    /// The next field, or `None` at the end of the message.
+    #[inline]
+    pub(super) fn field(&mut self) -> Result<Option<Field<'a>>, Undecodable> {
+        if self.at == self.bytes.len() {
+            return Ok(None);
+        }
+        let at = self.at;
+        let tag = self.varint()?;
+        let (number, wire) = (tag >> 3, (tag & 7) as u8);
+        if number == 0 || number >= 1 << 29 {
+            return Err(Undecodable { at, what: "a field number outside 1 to 536870911" });
+        }
+        let mut field = Field { number, wire, at, bits: 0, body: Cursor { bytes: &[], at: 0 } };
+        match wire {
+            BYTES => {
+                let length = self.varint()?;
+                let end = self.end_of(length, at)?;
+                field.body = Cursor { bytes: &self.bytes[..end], at: self.at };
+                self.at = end;
+            }
+            VARINT => field.bits = self.varint()?,
+            FIXED64 => {
+                let end = self.end_of(8, at)?;
+                let value = self.bytes[self.at..end].try_into().expect("end_of gave eight bytes");
+                field.bits = u64::from_le_bytes(value);
+                self.at = end;
+            }
+            FIXED32 => self.at = self.end_of(4, at)?,
+            3 | 4 => return Err(Undecodable { at, what: "a group, which remote write does not have" }),
+            _ => return Err(Undecodable { at, what: "a wire type that protobuf does not have" }),
+        }
+        Ok(Some(field))
+    }
+
+    /// Where `length` bytes from here end; the field began `at`.
+    #[inline]
+    fn end_of(&self, length: u64, at: usize) -> Result<usize, Undecodable> {
+        match usize::try_from(length) {
+            Ok(length) if length <= self.bytes.len() - self.at => Ok(self.at + length),
+            _ => Err(Undecodable { at, what: "a field that reaches past the end of its message" }),
+        }
+    }
+
+    #[inline]
+    fn varint(&mut self) -> Result<u64, Undecodable> {
+        match self.bytes.get(self.at) {
+            Some(&byte) if byte < 0x80 => {
+                self.at += 1;
+                Ok(u64::from(byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, Undecodable> {
+        let begin = self.at;
+        let mut value = 0;
+        for shift in (0..64).step_by(7) {
+            let Some(&byte) = self.bytes.get(self.at) else {
+                return Err(Undecodable { at: begin, what: "a number that the end of its message cuts off" });
+            };
+            self.at += 1;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                // The tenth byte holds the highest bit only.
+                let fits = shift < 63 || byte < 2;
+                return if fits { Ok(value) } else { Err(Undecodable { at: begin, what: LONG_NUMBER }) };
+            }
+        }
+        Err(Undecodable { at: begin, what: LONG_NUMBER })
+    }
+
+    /// Checks the fields of a message nobody uses.
+    pub(super) fn skim(&mut self) -> Result<(), Undecodable> {
+        while self.field()?.is_some() {}
+        Ok(())
+    }
+}
+
+const LONG_NUMBER: &str = "a number longer than 64 bits";
+
+impl<'a> Field<'a> {
+    #[inline]
+    pub(super) fn message(&self) -> Result<Cursor<'a>, Undecodable> {
+        match self.wire {
+            BYTES => Ok(self.body),
+            _ => Err(Undecodable { at: self.at, what: "a message was expected; its wire type is another" }),
+        }
+    }
+
+    pub(super) fn text(&self) -> Result<&'a str, Undecodable> {
+        let bytes = match self.wire {
+            BYTES => &self.body.bytes[self.body.at..],
+            _ => {
+                return Err(Undecodable {
+                    at: self.at,
+                    what: "a text was expected; its wire type is another",
+                });
+            }
+        };
+        str::from_utf8(bytes).map_err(|_| Undecodable { at: self.at, what: "a label that is not UTF-8" })
+    }
+
+    #[inline]
+    pub(super) fn fixed64(&self) -> Result<u64, Undecodable> {
+        match self.wire {
+            FIXED64 => Ok(self.bits),
+            _ => Err(Undecodable { at: self.at, what: "a double was expected; its wire type is another" }),
+        }
+    }
+
+    #[inline]
+    pub(super) fn int64(&self) -> Result<i64, Undecodable> {
+        match self.wire {
+            VARINT => Ok(self.bits.cast_signed()),
+            _ => Err(Undecodable { at: self.at, what: "an int64 was expected; its wire type is another" }),
+        }
+    }
+}

@@ -1,0 +1,583 @@
+//! The format of Prometheus remote write 1.0: a decompressed `prometheus.WriteRequest` → samples.
+//!
+//! ```text
+//! WriteRequest { timeseries = 1, metadata = 3 }
+//! TimeSeries   { labels = 1, samples = 2, exemplars = 3, histograms = 4 }
+//! Label        { name = 1, value = 2 }          Sample { value = 1 (fixed64), timestamp = 2 (ms) }
+//! ```
+//!
+//! The body is walked twice. The first walk checks everything and resolves warm series: the contiguous span of a
+//! series' encoded labels is looked up as it stands, so a known series costs one hash and no allocation. The second
+//! visits only series that were not found and interns them. So a body that turns out undecodable at its last byte has
+//! changed nothing: no sample was given out, no label was interned.
+//!
+//! Not here: transport and compression (`receive`), and what is computed from the samples.
+
+use std::ops::Range;
+
+use tidewatch_dataflows::sample::Samples;
+
+use crate::labels::Labels;
+use crate::source::protobuf::Cursor;
+pub use crate::source::protobuf::Undecodable;
+use crate::source::validate::{self, Bounds, Refusals};
+
+/// The name of the source in metrics.
+pub const SOURCE: &str = "remote_write";
+
+/// What a body held. `received` is always the samples given out plus `refusals.total()`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decoded {
+    /// Samples and native histograms that arrived.
+    pub received: u64,
+    /// Exemplars and metadata entries, which nothing uses.
+    pub ignored: u64,
+    /// What did not pass the gate; everything else of the request stands.
+    pub refusals: Refusals,
+}
+
+/// A series whose encoded labels were not known: where they are and which samples wait for it.
+struct Miss {
+    labels: Span,
+    samples: Range<usize>,
+}
+
+/// Encoded labels of one series.
+enum Span {
+    /// As they stand in the body.
+    Body(Range<usize>),
+    /// Gathered, because the sender put other fields between them.
+    Gathered(Box<[u8]>),
+}
+
+impl Span {
+    fn bytes<'a>(&'a self, body: &'a [u8]) -> &'a [u8] {
+        match self {
+            Span::Body(range) => &body[range.clone()],
+            Span::Gathered(bytes) => bytes,
+        }
+    }
+}
+
+/// Appends the samples of `body` that pass the gate to `out`, in the order of the body.
+///
+/// `epoch` marks the last use of the series. Warm series cost no allocation beyond the growth of `out`.
+///
+/// # Errors
+/// If the body is not a write request; then neither `out` nor `labels` has changed.
+pub fn decode(
+    body: &[u8],
+    labels: &Labels,
+    bounds: Bounds,
+    epoch: u64,
+    out: &mut Samples,
+) -> Result<Decoded, Undecodable> {
+    let start = out.len();
+    let mut walk = Walk { body, labels, bounds, epoch, out, misses: Vec::new(), decoded: Decoded::default() };
+    match walk.request() {
+        Ok(()) => {
+            let mut misses = std::mem::take(&mut walk.misses);
+            walk.intern(&mut misses);
+            Ok(walk.decoded)
+        }
+        Err(undecodable) => {
+            truncate(out, start);
+            Err(undecodable)
+        }
+    }
+}
+
+struct Walk<'a> {
+    body: &'a [u8],
+    labels: &'a Labels,
+    bounds: Bounds,
+    epoch: u64,
+    out: &'a mut Samples,
+    misses: Vec<Miss>,
+    decoded: Decoded,
+}
+
+impl Walk<'_> {
+    fn request(&mut self) -> Result<(), Undecodable> {
+        let mut fields = Cursor::new(self.body);
+        while let Some(field) = fields.field()? {
+            match field.number {
+                1 => self.series(field.message()?)?,
+                3 => {
+                    field.message()?.skim()?;
+                    self.decoded.ignored += 1;
+                }
+                4 | 5 => {
+                    let what = "a field of remote write 2.0 in a request declared as 1.0; \
+                                set the Content-Type's proto parameter or protobuf_message to prometheus.WriteRequest";
+                    return Err(Undecodable { at: field.at, what });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks one series, resolves it if it is known, and notes it as missing if not.
+    fn series(&mut self, mut fields: Cursor) -> Result<(), Undecodable> {
+        let first = self.out.len();
+        let mut span = fields.at()..fields.at();
+        let mut gathered: Option<Vec<u8>> = None;
+        while let Some(field) = fields.field()? {
+            match field.number {
+                1 => {
+                    field.message()?;
+                    let this = field.at..fields.at();
+                    match &mut gathered {
+                        Some(bytes) => bytes.extend_from_slice(&self.body[this]),
+                        None if span.is_empty() => span = this,
+                        None if span.end == this.start => span.end = this.end,
+                        None => {
+                            let bytes = gathered.insert(self.body[span.clone()].to_vec());
+                            bytes.extend_from_slice(&self.body[this]);
+                        }
+                    }
+                }
+                2 => self.sample(field.message()?)?,
+                3 => {
+                    field.message()?.skim()?;
+                    self.decoded.ignored += 1;
+                }
+                4 => {
+                    field.message()?.skim()?;
+                    self.decoded.received += 1;
+                    let sentence = || "native histograms are not taken yet; send classic ones".to_owned();
+                    self.decoded.refusals.add(validate::NATIVE_HISTOGRAM, 1, sentence);
+                }
+                _ => {}
+            }
+        }
+        let bytes = gathered.as_deref().unwrap_or(&self.body[span.clone()]);
+        let samples = first..self.out.at_ms.len();
+        if !samples.is_empty()
+            && let Some(id) = self.labels.find(bytes, self.epoch)
+        {
+            self.out.series.resize(samples.end, id.0);
+            return Ok(());
+        }
+        read_labels(bytes, span.start, &mut |_, _| {})?;
+        if !samples.is_empty() {
+            let labels = gathered.map_or(Span::Body(span), |bytes| Span::Gathered(bytes.into()));
+            self.out.series.resize(samples.end, 0);
+            self.misses.push(Miss { labels, samples });
+        }
+        Ok(())
+    }
+
+    /// Reads one sample; its series is written when all of the series is read.
+    #[inline]
+    fn sample(&mut self, mut fields: Cursor) -> Result<(), Undecodable> {
+        let (mut bits, mut at_ms) = (0_u64, 0_i64);
+        while let Some(field) = fields.field()? {
+            match field.number {
+                1 => bits = field.fixed64()?,
+                2 => at_ms = field.int64()?,
+                _ => {}
+            }
+        }
+        self.decoded.received += 1;
+        if self.bounds.contain(at_ms) {
+            self.out.at_ms.push(at_ms);
+            self.out.value.push(f64::from_bits(bits));
+        } else {
+            let bounds = self.bounds;
+            self.decoded.refusals.add(bounds.reason(at_ms), 1, || bounds.sentence(at_ms));
+        }
+        Ok(())
+    }
+
+    /// Gives the missing series an identity, or takes their samples out again.
+    fn intern(&mut self, misses: &mut Vec<Miss>) {
+        misses.retain(|miss| {
+            let bytes = miss.labels.bytes(self.body);
+            // The same new series may have come earlier in this request, or in another one meanwhile.
+            let known = self.labels.find(bytes, self.epoch).map(|series| series.0);
+            match known.map_or_else(|| intern(bytes, self.labels, self.epoch), Ok) {
+                Ok(series) => {
+                    self.out.series[miss.samples.clone()].fill(series);
+                    false
+                }
+                Err((reason, sentence)) => {
+                    self.decoded.refusals.add(reason, miss.samples.len() as u64, || sentence);
+                    true
+                }
+            }
+        });
+        remove(self.out, misses);
+    }
+}
+
+/// Interns one series by its encoded labels, or says why not.
+fn intern(encoded: &[u8], labels: &Labels, epoch: u64) -> Result<u64, validate::Refusing> {
+    let mut pairs = Vec::new();
+    read_labels(encoded, 0, &mut |name, value| pairs.push((name, value)))
+        .expect("the first walk has read these labels already");
+    validate::intern(labels, &mut pairs, encoded, epoch)
+}
+
+/// Reads encoded labels that begin at offset `base` of the body, and gives each pair to `visit`.
+fn read_labels<'a>(
+    encoded: &'a [u8],
+    base: usize,
+    visit: &mut dyn FnMut(&'a str, &'a str),
+) -> Result<(), Undecodable> {
+    let rebase = |error: Undecodable| Undecodable { at: error.at + base, ..error };
+    let mut fields = Cursor::new(encoded);
+    while let Some(field) = fields.field().map_err(rebase)? {
+        let mut parts = field.message().map_err(rebase)?;
+        let (mut name, mut value) = ("", "");
+        while let Some(part) = parts.field().map_err(rebase)? {
+            match part.number {
+                1 => name = part.text().map_err(rebase)?,
+                2 => value = part.text().map_err(rebase)?,
+                _ => {}
+            }
+        }
+        visit(name, value);
+    }
+    Ok(())
+}
+
+/// Takes the samples of `misses`, ranges in rising order, out of `out`.
+fn remove(out: &mut Samples, misses: &[Miss]) {
+    let Some(first) = misses.first() else { return };
+    let mut to = first.samples.start;
+    for (at, miss) in misses.iter().enumerate() {
+        let keep = miss.samples.end..misses.get(at + 1).map_or(out.len(), |next| next.samples.start);
+        out.series.copy_within(keep.clone(), to);
+        out.at_ms.copy_within(keep.clone(), to);
+        out.value.copy_within(keep.clone(), to);
+        to += keep.len();
+    }
+    truncate(out, to);
+}
+
+fn truncate(out: &mut Samples, len: usize) {
+    out.series.truncate(len);
+    out.at_ms.truncate(len);
+    out.value.truncate(len);
+}
+
+#[cfg(test)]
+/// Encodes requests for tests: what a sender does.
+#[cfg(test)]
+pub(crate) mod wire {
+    /// The bytes of a number.
+    pub fn varint(mut n: u64, out: &mut Vec<u8>) {
+        while n >= 0x80 {
+            out.push(n as u8 | 0x80);
+            n >>= 7;
+        }
+        out.push(n as u8);
+    }
+
+    /// A field with a length.
+    pub fn bytes(number: u64, body: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        varint(number << 3 | 2, &mut out);
+        varint(body.len() as u64, &mut out);
+        out.extend_from_slice(body);
+        out
+    }
+
+    /// A `Label` field of a series.
+    pub fn label(name: &str, value: &str) -> Vec<u8> {
+        bytes(1, &[bytes(1, name.as_bytes()), bytes(2, value.as_bytes())].concat())
+    }
+
+    /// A `Sample` field of a series.
+    pub fn sample(at_ms: i64, value: f64) -> Vec<u8> {
+        let mut body = vec![0x09];
+        body.extend_from_slice(&value.to_bits().to_le_bytes());
+        body.push(0x10);
+        varint(at_ms.cast_unsigned(), &mut body);
+        bytes(2, &body)
+    }
+
+    /// A `TimeSeries` field of a request.
+    pub fn series(labels: &[(&str, &str)], samples: &[(i64, f64)]) -> Vec<u8> {
+        let labels = labels.iter().flat_map(|(name, value)| label(name, value));
+        bytes(1, &labels.chain(samples.iter().flat_map(|(at, v)| sample(*at, *v))).collect::<Vec<u8>>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::labels::{Limits, series_id};
+    use crate::metrics::Metrics;
+    use crate::source::support::Folder;
+
+    const NOW: i64 = 1_714_521_600_000;
+
+    fn labels(folder: &Folder, limits: Limits) -> Labels {
+        Labels::open(&folder.path, limits, Arc::new(Metrics::new())).unwrap()
+    }
+
+    fn take(body: &[u8], labels: &Labels) -> Result<(Samples, Decoded), Undecodable> {
+        let mut out = Samples::default();
+        let decoded = decode(body, labels, Bounds::at(NOW, false), 7, &mut out)?;
+        assert_eq!(decoded.received, out.len() as u64 + decoded.refusals.total());
+        assert!(out.at_ms.len() == out.len() && out.value.len() == out.len());
+        Ok((out, decoded))
+    }
+
+    /// A request of three series with labels, samples, an exemplar, and a metadata entry.
+    fn request() -> Vec<u8> {
+        let exemplar = wire::bytes(3, &wire::label("trace_id", "1"));
+        let with_exemplar = [wire::label("__name__", "b"), wire::sample(NOW, 2.5), exemplar].concat();
+        let metadata = wire::bytes(3, &[vec![0x08, 1], wire::bytes(2, b"up")].concat());
+        [
+            wire::series(
+                &[("__name__", "up"), ("instance", "a:1"), ("job", "é\n")],
+                &[(NOW - 1, 1.0), (NOW, -0.0)],
+            ),
+            wire::bytes(1, &with_exemplar),
+            metadata,
+            wire::series(
+                &[("__name__", "c")],
+                &[(NOW, f64::from_bits(tidewatch_dataflows::sample::STALE_NAN_BITS))],
+            ),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn a_request_becomes_samples_bit_for_bit_cold_and_warm() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let (cold, decoded) = take(&request(), &labels).unwrap();
+        let up = series_id(&[("__name__", "up"), ("instance", "a:1"), ("job", "é\n")]).0;
+        let (b, c) = (series_id(&[("__name__", "b")]).0, series_id(&[("__name__", "c")]).0);
+        assert_eq!(
+            (cold.series.clone(), cold.at_ms.clone()),
+            (vec![up, up, b, c], vec![NOW - 1, NOW, NOW, NOW])
+        );
+        let bits: Vec<u64> = cold.value.iter().map(|v| v.to_bits()).collect();
+        assert_eq!(bits, [1.0_f64.to_bits(), (-0.0_f64).to_bits(), 2.5_f64.to_bits(), 0x7ff0_0000_0000_0002]);
+        assert_eq!(decoded, Decoded { received: 4, ignored: 2, refusals: Refusals::default() });
+        assert_eq!(labels.len(), 3);
+        let (warm, again) = take(&request(), &labels).unwrap();
+        assert_eq!((warm.series, again, labels.len()), (cold.series, decoded, 3));
+    }
+
+    #[test]
+    fn a_request_cut_anywhere_is_refused_whole_or_read_up_to_there() {
+        let body = request();
+        for cut in 0..body.len() {
+            let folder = Folder::new();
+            let labels = labels(&folder, Limits::default());
+            let mut out = Samples::default();
+            out.push(1, 2, 3.0);
+            match decode(&body[..cut], &labels, Bounds::at(NOW, false), 7, &mut out) {
+                Ok(decoded) => assert_eq!(out.len() as u64, 1 + decoded.received, "cut at {cut}"),
+                Err(error) => {
+                    assert!(error.at <= cut, "{error} in a body of {cut} bytes");
+                    assert_eq!((out.len(), labels.len()), (1, 0), "cut at {cut}: nothing may be applied");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_with_any_bytes_changed_never_panics() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits { series: 50, ..Limits::default() });
+        let seed = 1;
+        let mut random = fastrand::Rng::with_seed(seed);
+        for round in 0..20_000 {
+            let mut body = request();
+            for _ in 0..random.usize(1..4) {
+                let at = random.usize(..body.len());
+                body[at] = random.u8(..);
+            }
+            let known = labels.len();
+            if take(&body, &labels).is_err() {
+                assert_eq!(labels.len(), known, "seed {seed}, round {round}");
+            }
+        }
+        assert_eq!(labels.len(), 50, "the mutations make enough series to reach the limit");
+    }
+
+    #[test]
+    fn what_is_no_write_request_is_refused_with_its_place() {
+        let name = wire::label("__name__", "up");
+        let in_series = |bytes: &[u8]| wire::bytes(1, &[&name[..], bytes].concat());
+        let reaches = "a field that reaches past the end of its message";
+        let cut = "a number that the end of its message cuts off";
+        let table: Vec<(Vec<u8>, usize, &str)> = vec![
+            (vec![0x0a], 1, cut),
+            (vec![0x0a, 0x80], 1, cut),
+            (vec![0x0a, 5, 1], 0, reaches),
+            (vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1], 0, reaches),
+            (
+                vec![0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2],
+                1,
+                "a number longer than 64 bits",
+            ),
+            (
+                vec![0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 1],
+                0,
+                "a number longer than 64 bits",
+            ),
+            (vec![0x02, 0], 0, "a field number outside 1 to 536870911"),
+            (vec![0x80, 0x80, 0x80, 0x80, 0x10, 0], 0, "a field number outside 1 to 536870911"),
+            (vec![0x0b], 0, "a group, which remote write does not have"),
+            (vec![0x0c], 0, "a group, which remote write does not have"),
+            (vec![0x0e], 0, "a wire type that protobuf does not have"),
+            (vec![0x0f], 0, "a wire type that protobuf does not have"),
+            (vec![0x08, 1], 0, "a message was expected; its wire type is another"),
+            (vec![0x39, 1, 2, 3], 0, reaches),
+            (vec![0x3d, 1, 2, 3], 0, reaches),
+            (wire::bytes(3, &[0x0b]), 2, "a group, which remote write does not have"),
+            (in_series(&[0x10, 1]), 2 + name.len(), "a message was expected; its wire type is another"),
+            (
+                in_series(&wire::bytes(2, &[0x08, 1])),
+                4 + name.len(),
+                "a double was expected; its wire type is another",
+            ),
+            (
+                in_series(&wire::bytes(2, &[0x11; 9])),
+                4 + name.len(),
+                "an int64 was expected; its wire type is another",
+            ),
+            (in_series(&wire::bytes(2, &[0x09, 1])), 4 + name.len(), reaches),
+            (
+                in_series(&wire::bytes(1, &wire::bytes(1, b"\xff"))),
+                4 + name.len(),
+                "a label that is not UTF-8",
+            ),
+            (
+                in_series(&wire::bytes(1, &[0x08, 1])),
+                4 + name.len(),
+                "a text was expected; its wire type is another",
+            ),
+            (
+                in_series(&wire::bytes(1, &wire::bytes(2, b"\xc3\x28"))),
+                4 + name.len(),
+                "a label that is not UTF-8",
+            ),
+        ];
+        for (bad, at, what) in table {
+            let folder = Folder::new();
+            let labels = labels(&folder, Limits::default());
+            // What comes before must not be applied either.
+            let body = [request(), bad.clone()].concat();
+            let want = Undecodable { at: at + request().len(), what };
+            assert_eq!(take(&body, &labels).unwrap_err(), want, "{bad:02x?}");
+            assert_eq!(labels.len(), 0);
+        }
+        let second = [wire::bytes(4, b""), wire::bytes(5, b"")].concat();
+        let folder = Folder::new();
+        let message = take(&second, &labels(&folder, Limits::default())).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "byte 0 of the decompressed body: a field of remote write 2.0 in a request declared as 1.0; \
+            set the Content-Type's proto parameter or protobuf_message to prometheus.WriteRequest"
+        );
+    }
+
+    #[test]
+    fn bad_series_are_refused_with_a_reason_and_the_good_ones_kept() {
+        let good = |name: &str| wire::series(&[("__name__", name)], &[(NOW, 1.0)]);
+        let one = &[(NOW, 1.0), (NOW + 1, 1.0)];
+        let many: Vec<(String, String)> = (0..65).map(|n| (format!("l{n}"), "x".to_owned())).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let long = "x".repeat(5_000);
+        let table: [(Vec<u8>, &str, u64); 12] = [
+            (wire::series(&[("job", "x")], one), "missing_name", 2),
+            (wire::series(&[], one), "missing_name", 2),
+            (wire::series(&[("__name__", "")], one), "missing_name", 2),
+            (wire::series(&[("__name__", "x"), ("", "y")], one), "empty_label_name", 2),
+            (wire::series(&[("__name__", "x"), ("a", "1"), ("a", "2")], one), "duplicate_label", 2),
+            (wire::series(&many, one), "too_many_labels", 2),
+            (wire::series(&[("__name__", "x"), ("a", &long)], one), "labels_too_long", 2),
+            (wire::series(&[("__name__", "tidewatch_window_avg")], one), "own_result", 2),
+            (wire::series(&[("__name__", "g1")], &[(NOW / 1_000, 1.0)]), "before_2000", 1),
+            (wire::series(&[("__name__", "g1")], &[(NOW + 600_001, 1.0)]), "too_far_ahead", 1),
+            (
+                wire::bytes(1, &[wire::label("__name__", "h"), wire::bytes(4, b"")].concat()),
+                "native_histogram",
+                1,
+            ),
+            (
+                wire::bytes(1, &[wire::label("__name__", "g1"), wire::bytes(2, b"")].concat()),
+                "before_2000",
+                1,
+            ),
+        ];
+        for (bad, reason, count) in table {
+            let folder = Folder::new();
+            let labels = labels(&folder, Limits::default());
+            let body = [good("g1"), bad.clone(), good("g2"), bad, good("g3")].concat();
+            for round in ["cold", "warm"] {
+                let (out, decoded) = take(&body, &labels).unwrap();
+                let ids = ["g1", "g2", "g3"].map(|name| series_id(&[("__name__", name)]).0);
+                assert_eq!(out.series, ids, "{reason}, {round}");
+                assert_eq!(
+                    (decoded.refusals.count(reason), decoded.refusals.total()),
+                    (2 * count, 2 * count)
+                );
+            }
+            assert_eq!(labels.len(), 3, "{reason}");
+        }
+    }
+
+    #[test]
+    fn series_beyond_the_limit_are_refused_and_known_ones_go_on() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits { series: 2, ..Limits::default() });
+        let body: Vec<u8> = (0..4)
+            .flat_map(|n| wire::series(&[("__name__", &format!("m{n}"))], &[(NOW, f64::from(n))]))
+            .collect();
+        for _ in 0..2 {
+            let (out, decoded) = take(&body, &labels).unwrap();
+            assert_eq!((out.value, decoded.refusals.count("series_limit")), (vec![0.0, 1.0], 2));
+        }
+    }
+
+    #[test]
+    fn labels_in_any_order_and_place_name_the_same_series() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let id = series_id(&[("__name__", "x"), ("a", "1"), ("b", "2")]).0;
+        let (x, a, b) = (wire::label("__name__", "x"), wire::label("a", "1"), wire::label("b", "2"));
+        let s = wire::sample(NOW, 1.0);
+        let empty = wire::label("c", "");
+        // An unknown field, as a later sender may add, is skipped.
+        let unknown = [wire::bytes(9, b"new"), vec![0x78, 5]].concat();
+        for parts in [
+            [&x[..], &a, &b, &s].concat(),
+            [&b[..], &x, &a, &s].concat(),
+            [&s[..], &x, &a, &b].concat(),
+            [&x[..], &s, &a, &unknown, &b].concat(),
+            [&x[..], &a, &empty, &b, &s].concat(),
+        ] {
+            let body = wire::bytes(1, &parts);
+            for _ in 0..2 {
+                assert_eq!(take(&body, &labels).unwrap().0.series, [id]);
+            }
+        }
+        assert_eq!(labels.len(), 1);
+        let twice = wire::bytes(1, &[&x[..], &s, &s].concat()).repeat(2);
+        assert_eq!(take(&twice, &labels).unwrap().0.len(), 4, "one new series, twice in a request");
+    }
+
+    #[test]
+    fn requests_without_samples_are_fine() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let metadata: Vec<u8> = (0..150).flat_map(|_| wire::bytes(3, &wire::bytes(2, b"up"))).collect();
+        assert_eq!(take(&metadata, &labels).unwrap().1, Decoded { ignored: 150, ..Decoded::default() });
+        assert_eq!(take(&[], &labels).unwrap().1, Decoded::default());
+        assert_eq!(take(&wire::series(&[("__name__", "up")], &[]), &labels).unwrap().1, Decoded::default());
+        assert_eq!(labels.len(), 0, "a series without a sample is not registered");
+    }
+}

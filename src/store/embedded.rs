@@ -1,0 +1,218 @@
+//! The embedded home of the result rows: one SQLite file in WAL mode.
+//!
+//! ```text
+//!  meta       key, value                        the durable epoch
+//!  catalogue  series, name, labels, ...         every series that has a row
+//!  manifest   kind, hour, window_ms, at_min ... what each table holds, so that readers open few
+//!  windows_H, rejects_H                         the rows written in hour H since the Unix epoch
+//! ```
+//!
+//! Rows go to the table of the hour they are *written* in, so retention drops whole tables and a replayed quarter stays
+//! as long as a live one. The price is that a key may be in several tables, when a later hour corrected it: readers
+//! take the highest revision and only then filter and page.
+//!
+//! A series id is stored as an integer with its top bit flipped ([`key_of`]), so that SQLite's signed order is the
+//! order of the id; the catalogue's column `id` shows it as the 16 hex digits used everywhere else.
+//!
+//! One writer and many readers, in this process or another; a reader sees the store as it was when it began.
+
+#[cfg(test)]
+mod broken;
+mod catalogue;
+mod expire;
+mod merge;
+mod read;
+mod rejects;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod view;
+mod write;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tidewatch_dataflows::sample::SeriesId;
+
+use super::row::{NameRow, RejectRow, SeriesRow, WindowRow};
+use super::{
+    Batch, CatalogueQuery, Dropped, ExportQuery, ExportRow, LabelPairs, NamesQuery, Page, RejectQuery,
+    Status, Store, StoreError, WindowQuery, Written,
+};
+use view::View;
+use write::Writer;
+
+/// Most connections kept open between questions.
+const IDLE_READERS_MAX: usize = 8;
+
+/// How the embedded store behaves.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// How long rows are kept after they were written.
+    pub retention_ms: i64,
+    /// Longest time a page may take.
+    pub deadline: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { retention_ms: 30 * 86_400_000, deadline: Duration::from_secs(10) }
+    }
+}
+
+/// A store in one SQLite file.
+pub struct Embedded {
+    path: PathBuf,
+    options: Options,
+    /// Dropped before the writer: the last connection to close folds the log into the file, and must be able to.
+    idle: Mutex<Vec<Connection>>,
+    writer: Option<Mutex<Writer>>,
+}
+
+impl Embedded {
+    /// Opens the store at `path` for writing and reading; makes it if there is none.
+    ///
+    /// One process at a time may do so; the lock of the data directory sees to it.
+    ///
+    /// # Errors
+    /// The file is not a store, of another version, damaged, or cannot be opened.
+    pub fn open(path: &Path, options: Options) -> Result<Embedded, StoreError> {
+        let writer = Writer::new(schema::open_for_writing(path)?);
+        Ok(Embedded {
+            path: path.to_owned(),
+            options,
+            writer: Some(Mutex::new(writer)),
+            idle: Mutex::default(),
+        })
+    }
+
+    /// Opens the store at `path` for reading only, also while another process writes to it.
+    ///
+    /// # Errors
+    /// As for [`Embedded::open`], and if there is no file.
+    pub fn open_read_only(path: &Path, options: Options) -> Result<Embedded, StoreError> {
+        let conn = schema::open_for_reading(path)?;
+        Ok(Embedded { path: path.to_owned(), options, writer: None, idle: Mutex::new(vec![conn]) })
+    }
+
+    /// A consistent view of the store as it is now, bounded in time if `deadline` is given.
+    fn view(&self, deadline: Option<Duration>) -> Result<View<'_>, StoreError> {
+        let idle = lock(&self.idle).pop();
+        let conn = match idle {
+            Some(conn) => conn,
+            None => schema::open_for_reading(&self.path)?,
+        };
+        View::begin(self, conn, deadline)
+    }
+
+    fn page_view(&self) -> Result<View<'_>, StoreError> {
+        self.view(Some(self.options.deadline))
+    }
+
+    fn give_back(&self, conn: Connection) {
+        let mut idle = lock(&self.idle);
+        if idle.len() < IDLE_READERS_MAX {
+            idle.push(conn);
+        }
+    }
+
+    fn writer(&self) -> Result<MutexGuard<'_, Writer>, StoreError> {
+        let Some(writer) = &self.writer else {
+            let path = self.path.display();
+            return Err(StoreError::Refused(format!(
+                "cannot write to the store {path}: it was opened for reading only"
+            )));
+        };
+        Ok(lock(writer))
+    }
+}
+
+impl Store for Embedded {
+    fn epoch(&self) -> Result<Option<u64>, StoreError> {
+        self.view(None)?.epoch()
+    }
+
+    fn write(
+        &self,
+        batches: &[Batch<'_>],
+        labels: &dyn Fn(SeriesId) -> Option<LabelPairs>,
+    ) -> Result<Written, StoreError> {
+        self.writer()?.write(&self.path, batches, labels)
+    }
+
+    fn names(&self, query: &NamesQuery) -> Result<Page<NameRow>, StoreError> {
+        catalogue::names(&self.page_view()?, query)
+    }
+
+    fn catalogue(&self, query: &CatalogueQuery) -> Result<Page<SeriesRow>, StoreError> {
+        catalogue::page(&self.page_view()?, query)
+    }
+
+    fn windows(&self, query: &WindowQuery) -> Result<Page<WindowRow>, StoreError> {
+        read::page(&self.page_view()?, query)
+    }
+
+    fn rejects(&self, query: &RejectQuery) -> Result<Page<RejectRow>, StoreError> {
+        rejects::page(&self.page_view()?, query)
+    }
+
+    fn export(
+        &self,
+        query: &ExportQuery,
+        each: &mut dyn FnMut(ExportRow<'_>) -> io::Result<()>,
+    ) -> Result<u64, StoreError> {
+        merge::export(&self.view(None)?, query, each)
+    }
+
+    fn status(&self) -> Result<Status, StoreError> {
+        let mut status = self.view(None)?.status()?;
+        for suffix in ["", "-wal"] {
+            let mut file = self.path.clone().into_os_string();
+            file.push(suffix);
+            status.bytes += std::fs::metadata(file).map_or(0, |meta| meta.len());
+        }
+        Ok(status)
+    }
+
+    fn drop_expired(&self, now_ms: i64) -> Result<Dropped, StoreError> {
+        self.writer()?.drop_expired(&self.path, now_ms, self.options.retention_ms)
+    }
+}
+
+/// Locks, also after a panic elsewhere: what is behind our locks is checked again before it is used.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A series id as it is stored: an integer whose signed order is the order of the id.
+fn key_of(series: SeriesId) -> i64 {
+    (series.0 ^ (1 << 63)).cast_signed()
+}
+
+/// The series id of what is stored.
+fn series_of(key: i64) -> SeriesId {
+    SeriesId(key.cast_unsigned() ^ (1 << 63))
+}
+
+/// The hour since the Unix epoch that an instant falls in.
+fn hour_of(ms: i64) -> i64 {
+    ms.div_euclid(3_600_000)
+}
+
+/// A column that holds a count.
+fn unsigned(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let value: i64 = row.get(column)?;
+    u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(column, value))
+}
+
+/// A count as it is stored.
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}

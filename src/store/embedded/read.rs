@@ -1,0 +1,248 @@
+//! Pages of window rows.
+//!
+//! Rows are asked for by series, and tables are ordered by time: a page walks the series, and for each the possible
+//! `at` (multiples of a step the manifest knows), with look-ups by primary key in the tables that may hold it. What a
+//! page costs therefore follows from what it shows, not from what is stored.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+
+use rusqlite::{CachedStatement, Row, params};
+use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::sample::SeriesId;
+
+use super::catalogue::{Found, Walk, printed_bytes};
+use super::schema::{columns, table};
+use super::view::{Lane, View};
+use super::{key_of, series_of};
+use crate::store::row::{Kind, WINDOW_SQL, WindowRow};
+use crate::store::{PAGE_BYTES_MAX, Page, SeriesKey, StoreError, WindowKey, WindowQuery};
+
+/// Most instants whose tables are remembered per window.
+const INSTANTS_REMEMBERED_MAX: usize = 8_192;
+
+/// A page of window rows.
+pub fn page(view: &View<'_>, query: &WindowQuery) -> Result<Page<WindowRow>, StoreError> {
+    let from = query.after.as_ref().map(|key| SeriesKey { name: key.name.clone(), series: key.series });
+    let mut walk = Walk::new(view, &query.select, from.as_ref(), true);
+    let lanes = view.lanes()?.into_iter();
+    let asked = lanes.filter(|lane| query.windows.is_empty() || query.windows.contains(&lane.window_ms));
+    let mut probes: Vec<_> = asked.map(|lane| Probe { view, lane, instants: HashMap::new() }).collect();
+    let mut statements = HashMap::new();
+    let mut out = Out { query, rows: Vec::new(), bytes: 0 };
+    while let Some(found) = walk.next()? {
+        for probe in &mut probes {
+            let over = match query.range {
+                None => probe.latest(&found, &mut statements, &mut out)?,
+                Some(range) => {
+                    let first = (range.start_ms).max(out.resume(&found, probe.lane.window_ms));
+                    probe.range(&found, first, range.end_ms, &mut statements, &mut out)?
+                }
+            };
+            if over {
+                return Ok(Page { rows: out.rows, more: true });
+            }
+        }
+    }
+    Ok(Page { rows: out.rows, more: false })
+}
+
+/// The page as it fills.
+struct Out<'q> {
+    query: &'q WindowQuery,
+    rows: Vec<WindowRow>,
+    bytes: usize,
+}
+
+impl Out<'_> {
+    /// Takes a row if it is asked for; true if the page was full and the row belongs to the next.
+    fn offer(&mut self, found: &Found, stats: WindowStats) -> bool {
+        let name = &found.series.name;
+        let inside = self.query.filters.iter().all(|filter| {
+            filter.stat.of(name, &stats).is_some_and(|value| (filter.least..=filter.most).contains(&value))
+        });
+        if !inside {
+            return false;
+        }
+        if self.rows.len() == self.query.limit || self.bytes > PAGE_BYTES_MAX {
+            return true;
+        }
+        self.bytes += printed_bytes(&found.series) + 256;
+        self.rows.push(WindowRow { series: found.series.clone(), stats });
+        false
+    }
+
+    /// The first `at` of a series and window that earlier pages did not show; the greatest if they showed all.
+    fn resume(&self, found: &Found, window_ms: i64) -> i64 {
+        match &self.query.after {
+            Some(after) if is_series(after, found) && window_ms < after.window_ms => i64::MAX,
+            Some(after) if is_series(after, found) && window_ms == after.window_ms => {
+                after.at_ms.saturating_add(1)
+            }
+            _ => i64::MIN,
+        }
+    }
+}
+
+fn is_series(key: &WindowKey, found: &Found) -> bool {
+    key.series == found.series.series && key.name == found.series.name
+}
+
+type Statements<'v> = HashMap<i64, CachedStatement<'v>>;
+
+/// Look-ups in the tables of one window.
+struct Probe<'v, 's> {
+    view: &'v View<'s>,
+    lane: Lane,
+    /// The hours of the tables that may hold an instant, newest first.
+    instants: HashMap<i64, Vec<i64>>,
+}
+
+impl<'v> Probe<'v, '_> {
+    /// Offers the row with the highest `at` of a series.
+    fn latest(
+        &mut self,
+        found: &Found,
+        statements: &mut Statements<'v>,
+        out: &mut Out<'_>,
+    ) -> Result<bool, StoreError> {
+        // An earlier page that showed an older latest row of this key has shown the key.
+        let shown = |after: &WindowKey| is_series(after, found) && self.lane.window_ms <= after.window_ms;
+        if out.query.after.as_ref().is_some_and(shown) {
+            return Ok(false);
+        }
+        let (first, last) = span(found);
+        let mut next = self.before(last);
+        while let Some(at_ms) = next.filter(|at_ms| *at_ms >= first) {
+            if let Some(stats) = self.look_up(at_ms, found.series.series, statements)? {
+                return Ok(out.offer(found, stats));
+            }
+            next = at_ms.checked_sub(1).and_then(|before| self.before(before));
+        }
+        Ok(false)
+    }
+
+    /// Offers the rows of a series with `at` in `first..=last`.
+    fn range(
+        &mut self,
+        found: &Found,
+        first: i64,
+        last: i64,
+        statements: &mut Statements<'v>,
+        out: &mut Out<'_>,
+    ) -> Result<bool, StoreError> {
+        let span = span(found);
+        let last = last.min(span.1);
+        let mut next = self.after(first.max(span.0));
+        while let Some(at_ms) = next.filter(|at_ms| *at_ms <= last) {
+            if let Some(stats) = self.look_up(at_ms, found.series.series, statements)?
+                && out.offer(found, stats)
+            {
+                return Ok(true);
+            }
+            next = at_ms.checked_add(1).and_then(|after| self.after(after));
+        }
+        Ok(false)
+    }
+
+    /// The latest possible `at` that is not after `last`.
+    fn before(&self, last: i64) -> Option<i64> {
+        let parts = self.lane.parts.iter().filter(|part| part.at_min <= last);
+        let floor = last.saturating_sub(last.rem_euclid(self.lane.step_ms));
+        parts.map(|part| part.at_max.min(floor)).max()
+    }
+
+    /// The earliest possible `at` that is not before `first`.
+    fn after(&self, first: i64) -> Option<i64> {
+        let parts = self.lane.parts.iter().filter(|part| part.at_max >= first);
+        let step_ms = self.lane.step_ms;
+        parts.map(|part| if part.at_min >= first { part.at_min } else { ceil(first, step_ms) }).min()
+    }
+
+    /// The row of a key: the highest revision in any table, and of equal ones the newest.
+    fn look_up(
+        &mut self,
+        at_ms: i64,
+        series: SeriesId,
+        statements: &mut Statements<'v>,
+    ) -> Result<Option<WindowStats>, StoreError> {
+        self.view.in_time()?;
+        if self.instants.len() >= INSTANTS_REMEMBERED_MAX {
+            self.instants.clear();
+        }
+        let hours = self.instants.entry(at_ms).or_insert_with(|| {
+            let holds = |at_min, at_max, step_ms| (at_min..=at_max).contains(&at_ms) && at_ms % step_ms == 0;
+            let parts = self.lane.parts.iter().filter(|part| holds(part.at_min, part.at_max, part.step_ms));
+            parts.map(|part| part.hour).collect()
+        });
+        let mut best: Option<WindowStats> = None;
+        for hour in hours.iter() {
+            let stats = one(self.view, statements, *hour, (self.lane.window_ms, at_ms, key_of(series)))?;
+            if let Some(stats) = stats
+                && best.is_none_or(|best| best.revision < stats.revision)
+            {
+                best = Some(stats);
+            }
+        }
+        Ok(best)
+    }
+}
+
+/// One row of one table.
+fn one<'v>(
+    view: &'v View<'_>,
+    statements: &mut Statements<'v>,
+    hour: i64,
+    key: (i64, i64, i64),
+) -> Result<Option<WindowStats>, StoreError> {
+    let fail = |e| view.fail("read windows", e);
+    let statement = match statements.entry(hour) {
+        Entry::Occupied(held) => held.into_mut(),
+        Entry::Vacant(place) => {
+            let sql = format!(
+                "SELECT {} FROM {} WHERE window_ms = ?1 AND at_ms = ?2 AND series = ?3",
+                columns(&WINDOW_SQL),
+                table(Kind::Windows, hour)
+            );
+            place.insert(view.conn().prepare_cached(&sql).map_err(fail)?)
+        }
+    };
+    let mut rows = statement.query(params![key.0, key.1, key.2]).map_err(fail)?;
+    rows.next().map_err(fail)?.map(stats).transpose().map_err(fail)
+}
+
+/// The numbers of a row with all columns of a table of windows.
+pub fn stats(row: &Row<'_>) -> rusqlite::Result<WindowStats> {
+    // SQLite has no NaN: it stores NULL.
+    let float = |i| Ok::<_, rusqlite::Error>(row.get::<_, Option<f64>>(i)?.unwrap_or(f64::NAN));
+    Ok(WindowStats {
+        window_ms: row.get(0)?,
+        at_ms: row.get(1)?,
+        series: series_of(row.get(2)?),
+        revision: row.get(3)?,
+        count: row.get(4)?,
+        span_ms: row.get(5)?,
+        min: float(6)?,
+        max: float(7)?,
+        avg: float(8)?,
+        std: float(9)?,
+        first: float(10)?,
+        last: float(11)?,
+        increase: float(12)?,
+    })
+}
+
+/// The first and the last instant at which a window of a series may end.
+fn span(found: &Found) -> (i64, i64) {
+    const HOUR_MS: i64 = 3_600_000;
+    let (from, to) = found.hours;
+    (from.saturating_mul(HOUR_MS), to.saturating_add(1).saturating_mul(HOUR_MS).saturating_sub(1))
+}
+
+/// The least multiple of `step` that is not below `value`.
+fn ceil(value: i64, step: i64) -> i64 {
+    match value.rem_euclid(step) {
+        0 => value,
+        rest => value.saturating_add(step - rest),
+    }
+}

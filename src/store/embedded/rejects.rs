@@ -1,0 +1,82 @@
+//! Sums of rejects.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Bound;
+
+use rusqlite::params;
+use tidewatch_dataflows::sample::{Reason, SeriesId};
+
+use super::catalogue::is_meant;
+use super::merge::{listed, reason};
+use super::schema::table;
+use super::unsigned;
+use super::view::{Names, View};
+use crate::store::row::{Kind, RejectRow, SeriesRow};
+use crate::store::{Page, REJECT_GROUPS_MAX, RejectKey, RejectQuery, StoreError};
+
+/// A page of sums.
+pub fn page(view: &View<'_>, query: &RejectQuery) -> Result<Page<RejectRow>, StoreError> {
+    let groups = groups(view, query)?;
+    let start = query.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+    let mut after = groups.range::<RejectKey, _>((start, Bound::Unbounded)).map(|(_, row)| row);
+    let rows: Vec<_> = after.by_ref().take(query.limit).cloned().collect();
+    Ok(Page { rows, more: after.next().is_some() })
+}
+
+fn groups(view: &View<'_>, query: &RejectQuery) -> Result<BTreeMap<RejectKey, RejectRow>, StoreError> {
+    let range = query.range;
+    let mut names = Names::new(view, |series: SeriesRow| (is_meant(&query.select, &series), series.name));
+    let needs_names = query.by.name || !query.select.is_every();
+    let mut groups: BTreeMap<RejectKey, RejectRow> = BTreeMap::new();
+    let parts = view.reject_parts()?;
+    for part in parts.iter().filter(|part| part.at_min <= range.end_ms && part.at_max >= range.start_ms) {
+        let fail = |e| view.fail("read rejects", e);
+        let sql = format!(
+            "SELECT unlisted, series, reason, sum(count), min(first_at_ms), max(last_at_ms) FROM {} \
+             WHERE last_at_ms >= ?1 AND first_at_ms <= ?2 GROUP BY unlisted, series, reason",
+            table(Kind::Rejects, part.hour)
+        );
+        let mut statement = view.conn().prepare_cached(&sql).map_err(fail)?;
+        let mut rows = statement.query(params![range.start_ms, range.end_ms]).map_err(fail)?;
+        while let Some(row) = rows.next().map_err(fail)? {
+            let read = || Ok((listed(row.get(0)?, row.get(1)?), reason(row.get(2)?)?, unsigned(row, 3)?));
+            let (series, reason, count): (Option<SeriesId>, Reason, u64) = read().map_err(fail)?;
+            let mut name = None;
+            match series {
+                Some(series) if needs_names => {
+                    let named = names.get(series)?;
+                    if !named.0 {
+                        continue;
+                    }
+                    name = query.by.name.then(|| named.1.clone());
+                }
+                None if !query.select.is_every() => continue,
+                _ => {}
+            }
+            let first_at_ms = row.get(4).map_err(fail)?;
+            let last_at_ms = row.get(5).map_err(fail)?;
+            let series = series.filter(|_| query.by.series);
+            let row = RejectRow { by: query.by, series, name, reason, count, first_at_ms, last_at_ms };
+            add(&mut groups, row)?;
+        }
+    }
+    Ok(groups)
+}
+
+fn add(groups: &mut BTreeMap<RejectKey, RejectRow>, row: RejectRow) -> Result<(), StoreError> {
+    let full = groups.len() >= REJECT_GROUPS_MAX;
+    match groups.entry(RejectKey::of(&row)) {
+        Entry::Occupied(mut held) => {
+            let sum = held.get_mut();
+            sum.count = sum.count.saturating_add(row.count);
+            sum.first_at_ms = sum.first_at_ms.min(row.first_at_ms);
+            sum.last_at_ms = sum.last_at_ms.max(row.last_at_ms);
+        }
+        Entry::Vacant(_) if full => return Err(StoreError::Groups { limit: REJECT_GROUPS_MAX }),
+        Entry::Vacant(place) => {
+            place.insert(row);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,163 @@
+//! The file: making it, recognising it, and what SQLite's errors mean for the caller.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use crate::store::StoreError;
+use crate::store::row::{Kind, REJECT_SQL, WINDOW_SQL};
+
+/// "TDWT": marks the file as ours.
+const APPLICATION_ID: i64 = 0x5444_5754;
+
+/// Version of the tables.
+const VERSION: i64 = 1;
+
+/// How long to wait for another connection's lock.
+const BUSY: Duration = Duration::from_secs(5);
+
+const TABLES: &str = "
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE catalogue (
+    series INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    labels TEXT NOT NULL,
+    from_hour INTEGER NOT NULL,
+    to_hour INTEGER NOT NULL,
+    written_hour INTEGER NOT NULL,
+    id TEXT GENERATED ALWAYS AS (printf('%016x', CASE WHEN series < 0
+        THEN series + 9223372036854775807 + 1 ELSE series - 9223372036854775807 - 1 END)) VIRTUAL
+);
+CREATE INDEX catalogue_by_name ON catalogue (name, series);
+CREATE TABLE manifest (
+    kind TEXT NOT NULL,
+    hour INTEGER NOT NULL,
+    window_ms INTEGER NOT NULL,
+    step_ms INTEGER NOT NULL,
+    at_min INTEGER NOT NULL,
+    at_max INTEGER NOT NULL,
+    rows INTEGER NOT NULL,
+    PRIMARY KEY (kind, hour, window_ms)
+) WITHOUT ROWID;
+";
+
+/// The table that holds the rows of one kind written in one hour.
+pub fn table(kind: Kind, hour: i64) -> String {
+    format!("{}_{hour}", kind.as_str())
+}
+
+/// The statement that makes such a table.
+pub fn create_table(kind: Kind, hour: i64) -> String {
+    let (columns, key_len): (&[_], _) = match kind {
+        Kind::Windows => (&WINDOW_SQL, 3),
+        Kind::Rejects => (&REJECT_SQL, 4),
+    };
+    let declared: Vec<_> = columns.iter().map(|(name, sql_type)| format!("{name} {sql_type}")).collect();
+    let key: Vec<_> = columns[..key_len].iter().map(|(name, _)| *name).collect();
+    format!(
+        "CREATE TABLE IF NOT EXISTS {} ({}, PRIMARY KEY ({})) WITHOUT ROWID",
+        table(kind, hour),
+        declared.join(", "),
+        key.join(", ")
+    )
+}
+
+/// The columns of a table, as a list for a statement.
+pub fn columns(list: &[(&str, &str)]) -> String {
+    let names: Vec<_> = list.iter().map(|(name, _)| *name).collect();
+    names.join(", ")
+}
+
+/// Opens the file for the one writer; makes it if it is new.
+pub fn open_for_writing(path: &Path) -> Result<Connection, StoreError> {
+    let fail = |error| failure(path, "open", error);
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut conn = Connection::open_with_flags(path, flags).map_err(fail)?;
+    conn.busy_timeout(BUSY).map_err(fail)?;
+    if is_new(&conn).map_err(fail)? {
+        conn.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
+        let tx = conn.transaction().map_err(fail)?;
+        tx.execute_batch(TABLES).map_err(fail)?;
+        tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
+        tx.pragma_update(None, "user_version", VERSION).map_err(fail)?;
+        tx.commit().map_err(fail)?;
+    }
+    recognise(&conn, path)?;
+    conn.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
+    conn.pragma_update(None, "synchronous", "NORMAL").map_err(fail)?;
+    conn.pragma_update(None, "wal_autocheckpoint", 4_000).map_err(fail)?;
+    conn.pragma_update(None, "journal_size_limit", 64 << 20).map_err(fail)?;
+    conn.pragma_update(None, "cache_size", -(32 << 10)).map_err(fail)?;
+    conn.set_prepared_statement_cache_capacity(32);
+    Ok(conn)
+}
+
+/// Opens the file for a reader.
+pub fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
+    let fail = |error| failure(path, "open", error);
+    if !path.exists() {
+        return Err(StoreError::Missing { path: path.to_owned() });
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(fail)?;
+    conn.busy_timeout(BUSY).map_err(fail)?;
+    recognise(&conn, path)?;
+    conn.pragma_update(None, "cache_size", -(8 << 10)).map_err(fail)?;
+    conn.set_prepared_statement_cache_capacity(64);
+    Ok(conn)
+}
+
+fn is_new(conn: &Connection) -> rusqlite::Result<bool> {
+    let id: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let things: i64 = conn.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
+    Ok(id == 0 && things == 0)
+}
+
+/// Judges whether the file is a store of this version with the tables its manifest names.
+fn recognise(conn: &Connection, path: &Path) -> Result<(), StoreError> {
+    let fail = |error| failure(path, "open", error);
+    let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(fail);
+    let id = pragma("application_id")?;
+    if id != APPLICATION_ID {
+        let why = format!("its application_id is {id}, not {APPLICATION_ID}");
+        return Err(StoreError::Foreign { path: path.to_owned(), why });
+    }
+    let found = pragma("user_version")?;
+    if found != VERSION {
+        return Err(StoreError::Version { path: path.to_owned(), found, known: VERSION });
+    }
+    let missing = "SELECT kind || '_' || hour FROM manifest \
+                   WHERE kind || '_' || hour NOT IN (SELECT name FROM sqlite_master) LIMIT 1";
+    match conn.query_row(missing, [], |row| row.get::<_, String>(0)) {
+        Ok(table) => {
+            Err(StoreError::Damaged { path: path.to_owned(), why: format!("its table {table} is missing") })
+        }
+        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(()),
+        Err(error) => Err(fail(error)),
+    }
+}
+
+/// What an error of SQLite means for whoever made `attempt`.
+pub fn failure(path: &Path, attempt: &'static str, error: rusqlite::Error) -> StoreError {
+    let path = path.to_owned();
+    let why = error.to_string();
+    match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => StoreError::Foreign { path, why },
+        Some(
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::DiskFull
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::OutOfMemory
+            | ErrorCode::PermissionDenied
+            | ErrorCode::ReadOnly
+            | ErrorCode::CannotOpen
+            | ErrorCode::OperationInterrupted
+            | ErrorCode::SchemaChanged,
+        ) => StoreError::Unavailable { path, attempt, why },
+        // A missing table or column, a value of another type: the file is not as we wrote it.
+        _ => StoreError::Damaged { path, why: format!("cannot {attempt}: {why}") },
+    }
+}

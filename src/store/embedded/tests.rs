@@ -1,0 +1,541 @@
+//! The store against a list of everything written, and against other connections and old epochs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tidewatch_dataflows::outcome::{Reject, WindowStats};
+use tidewatch_dataflows::sample::{Reason, SeriesId};
+
+use super::{Embedded, Options, key_of, series_of};
+use crate::store::export::{Format, export};
+use crate::store::row::{By, Kind, WindowRow};
+use crate::store::selector::Selectors;
+use crate::store::testing::{
+    self, HOUR_MS, Model, T0, TempDir, WINDOWS, all_pages, labels_of, name_of, series, stats,
+};
+use crate::store::{
+    Batch, CatalogueQuery, ExportQuery, Filter, NamesQuery, Range, RejectKey, RejectQuery, SeriesKey, Stat,
+    Store, StoreError, WindowKey, WindowQuery, Written,
+};
+
+const SELECTORS: [&[&str]; 7] = [
+    &[],
+    &["up"],
+    &["up", "node_load1"],
+    &["{job=\"job \\\"1\\\"\"}"],
+    &["{__name__=~\".*_total|up\",instance!=\"host1\"}"],
+    &["{instance=~\"host[0-4]\"}", "rpc_seconds_bucket"],
+    &["absent"],
+];
+
+pub fn every() -> WindowQuery {
+    let select = Selectors::default();
+    WindowQuery { select, windows: Vec::new(), range: None, filters: Vec::new(), after: None, limit: 1_000 }
+}
+
+fn window_key(row: &WindowRow) -> WindowKey {
+    let at_ms = row.stats.at_ms;
+    WindowKey {
+        name: row.series.name.clone(),
+        series: row.stats.series,
+        window_ms: row.stats.window_ms,
+        at_ms,
+    }
+}
+
+fn read_all(store: &dyn Store, query: &WindowQuery) -> Vec<WindowStats> {
+    let ask = |after: Option<&WindowRow>| {
+        store.windows(&WindowQuery { after: after.map(window_key), ..query.clone() }).unwrap()
+    };
+    all_pages(ask, query.limit).into_iter().map(|row| row.stats).collect()
+}
+
+fn is_meant(select: &Selectors, id: SeriesId) -> bool {
+    let pairs = labels_of(id).unwrap();
+    let get = |wanted: &str| pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    select.matches(get("__name__").unwrap(), get)
+}
+
+/// What the model answers to a question about windows.
+fn naive(model: &Model, query: &WindowQuery) -> Vec<WindowStats> {
+    let rows = model.last_words();
+    let latest: BTreeMap<_, _> = rows.keys().map(|k| ((k.series, k.window_ms), k.at_ms)).collect();
+    let asked = rows.into_values().filter(|row| match query.range {
+        None => latest[&(row.series, row.window_ms)] == row.at_ms,
+        Some(range) => (range.start_ms..=range.end_ms).contains(&row.at_ms),
+    });
+    let inside = |row: &WindowStats| {
+        let name = testing::key_of(row).name;
+        let value = |filter: &Filter| filter.stat.of(&name, row).unwrap_or(f64::NAN);
+        query.filters.iter().all(|filter| value(filter) >= filter.least && value(filter) <= filter.most)
+    };
+    asked
+        .filter(|row| query.windows.is_empty() || query.windows.contains(&row.window_ms))
+        .filter(|row| is_meant(&query.select, row.series) && inside(row))
+        .collect()
+}
+
+fn random_query(random: &mut fastrand::Rng) -> WindowQuery {
+    let texts = SELECTORS[random.usize(0..SELECTORS.len())];
+    let range = random.bool().then(|| {
+        let start_ms = T0 + random.i64(-HOUR_MS..7 * HOUR_MS);
+        Range { start_ms, end_ms: start_ms + random.i64(0..5 * HOUR_MS) }
+    });
+    let filter = |random: &mut fastrand::Rng| Filter {
+        stat: Stat::ALL[random.usize(0..Stat::ALL.len())].1,
+        least: if random.bool() { f64::from(random.i32(-10..3)) } else { f64::NEG_INFINITY },
+        most: if random.bool() { f64::from(random.i32(0..12)) } else { f64::INFINITY },
+    };
+    let filters: Vec<_> = (0..random.usize(0..3)).map(|_| filter(random)).collect();
+    WindowQuery {
+        select: Selectors::parse(texts).unwrap(),
+        windows: WINDOWS.iter().map(|w| w.0).filter(|_| random.u8(0..4) == 0).collect(),
+        range,
+        filters,
+        after: None,
+        limit: random.usize(1..40),
+    }
+}
+
+/// A store of several hours of writing, and what was written to it.
+pub fn random_store(dir: &TempDir, seed: u64) -> (Embedded, Model, fastrand::Rng) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (store, mut model) = (dir.store(), Model::default());
+    let mut written_ms = T0 + 8 * HOUR_MS;
+    for _ in 0..random.usize(3..20) {
+        model.write_random(&store, &mut random, written_ms, 7);
+        written_ms += random.i64(0..HOUR_MS);
+    }
+    (store, model, random)
+}
+
+#[test]
+fn pages_of_windows_equal_the_naive_answer() {
+    for seed in 0..10 {
+        let dir = TempDir::new();
+        let (store, model, mut random) = random_store(&dir, seed);
+        assert_eq!(store.epoch().unwrap(), Some(model.epoch), "seed {seed}");
+        for _ in 0..60 {
+            let query = random_query(&mut random);
+            assert_eq!(read_all(&store, &query), naive(&model, &query), "seed {seed}, {query:?}");
+        }
+    }
+}
+
+#[test]
+fn sums_of_rejects_equal_the_naive_answer() {
+    for seed in 100..110 {
+        let dir = TempDir::new();
+        let (store, model, mut random) = random_store(&dir, seed);
+        for _ in 0..40 {
+            let start_ms = T0 + random.i64(-HOUR_MS..7 * HOUR_MS);
+            let query = RejectQuery {
+                select: Selectors::parse(SELECTORS[random.usize(0..SELECTORS.len())]).unwrap(),
+                by: By { series: random.bool(), name: random.bool(), reason: random.bool() },
+                range: if random.bool() {
+                    Range::ALL
+                } else {
+                    Range { start_ms, end_ms: start_ms + 2 * HOUR_MS }
+                },
+                after: None,
+                limit: random.usize(1..9),
+            };
+            let naive = model.reject_sums(query.by, |reject| {
+                let touches =
+                    reject.last_at_ms >= query.range.start_ms && reject.first_at_ms <= query.range.end_ms;
+                touches && reject.series.map_or(query.select.is_every(), |id| is_meant(&query.select, id))
+            });
+            let ask = |after: Option<&_>| {
+                store.rejects(&RejectQuery { after: after.map(RejectKey::of), ..query.clone() }).unwrap()
+            };
+            let read = all_pages(ask, query.limit);
+            let shown = |rows: Vec<crate::store::row::RejectRow>| -> Vec<_> {
+                let reason = |by: By, reason: Reason| by.reason.then_some(reason);
+                rows.into_iter()
+                    .map(|r| (r.series, r.name, reason(r.by, r.reason), r.count, r.first_at_ms, r.last_at_ms))
+                    .collect()
+            };
+            assert_eq!(shown(read), shown(naive), "seed {seed}, {query:?}");
+        }
+    }
+}
+
+#[test]
+fn the_catalogue_and_the_names_are_complete_and_in_order() {
+    let dir = TempDir::new();
+    let (store, windows) =
+        (dir.store(), (0..1_500).map(|i| stats(series(i), HOUR_MS, T0, 0, 1.0)).collect::<Vec<_>>());
+    store.write(&[Batch { epoch: 1, written_ms: T0, windows: &windows, rejects: &[] }], &labels_of).unwrap();
+    for texts in SELECTORS {
+        let select = Selectors::parse(texts).unwrap();
+        let mut wanted: Vec<_> = (0..1_500)
+            .filter(|i| is_meant(&select, series(*i)))
+            .map(|i| SeriesKey { name: name_of(i).to_owned(), series: series(i) })
+            .collect();
+        wanted.sort();
+        for limit in [7, 512, 2_000] {
+            let key =
+                |row: &crate::store::row::SeriesRow| SeriesKey { name: row.name.clone(), series: row.series };
+            let ask = |after: Option<&_>| {
+                let query = CatalogueQuery { select: select.clone(), after: after.map(key), limit };
+                store.catalogue(&query).unwrap()
+            };
+            let read: Vec<_> = all_pages(ask, limit).iter().map(key).collect();
+            assert_eq!(read, wanted, "{texts:?} by {limit}");
+        }
+        let mut names: BTreeMap<String, u64> = BTreeMap::new();
+        wanted.iter().for_each(|key| *names.entry(key.name.clone()).or_default() += 1);
+        let ask = |after: Option<&crate::store::row::NameRow>| {
+            let after = after.map(|row| row.name.clone());
+            store.names(&NamesQuery { select: select.clone(), after, limit: 2 }).unwrap()
+        };
+        let read: BTreeMap<_, _> = all_pages(ask, 2).into_iter().map(|row| (row.name, row.series)).collect();
+        assert_eq!(read, names, "{texts:?}");
+    }
+    let conn = Connection::open(dir.file()).unwrap();
+    let ids: Vec<String> = conn
+        .prepare("SELECT id FROM catalogue ORDER BY series")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    let mut wanted: Vec<_> = (0..1_500).map(|i| series(i).to_string()).collect();
+    wanted.sort();
+    assert_eq!(ids, wanted, "the column id shows the series, and the order of one is that of the other");
+}
+
+#[test]
+fn an_export_is_the_last_word_per_key_in_order() {
+    for seed in 200..206 {
+        let dir = TempDir::new();
+        let (_, model, mut random) = random_store(&dir, seed);
+        let store = Embedded::open_read_only(&dir.file(), Options::default()).unwrap();
+        for _ in 0..8 {
+            let select = Selectors::parse(SELECTORS[random.usize(0..SELECTORS.len())]).unwrap();
+            let start_ms = T0 + random.i64(0..4 * HOUR_MS);
+            let range =
+                if random.bool() { Range::ALL } else { Range { start_ms, end_ms: start_ms + HOUR_MS } };
+            let naive_query = WindowQuery { select: select.clone(), range: Some(range), ..every() };
+            let mut wanted = naive(&model, &naive_query);
+            wanted.sort_by_key(|row| (row.window_ms, row.at_ms, row.series));
+            let lines =
+                exported(&store, ExportQuery { kind: Kind::Windows, select: select.clone(), range }, true);
+            let key = |line: &serde_json::Value| {
+                (
+                    line["at_ms"].as_i64().unwrap(),
+                    line["series"].as_str().unwrap().to_owned(),
+                    line["avg"].as_f64(),
+                )
+            };
+            let read: Vec<_> = lines.iter().map(key).collect();
+            let wanted: Vec<_> =
+                wanted.iter().map(|row| (row.at_ms, row.series.to_string(), Some(row.avg))).collect();
+            assert_eq!(read, wanted, "seed {seed}");
+            assert!(lines.iter().all(|line| line.get("revision").is_none()));
+
+            let lines =
+                exported(&store, ExportQuery { kind: Kind::Rejects, select: select.clone(), range }, false);
+            let meant = |reject: &Reject| {
+                let touches = reject.last_at_ms >= range.start_ms && reject.first_at_ms <= range.end_ms;
+                touches && reject.series.map_or(select.is_every(), |id| is_meant(&select, id))
+            };
+            let mut wanted: Vec<_> = model.rejects.iter().filter(|(_, _, reject)| meant(reject)).collect();
+            wanted.sort_by_key(|(_, epoch, reject)| (*epoch, reject.key()));
+            let wanted: Vec<_> =
+                wanted.iter().map(|(_, _, r)| (Some(r.count), Some(r.reason.as_str()))).collect();
+            let read: Vec<_> =
+                lines.iter().map(|line| (line["count"].as_u64(), line["reason"].as_str())).collect();
+            assert_eq!(read, wanted, "seed {seed}");
+        }
+    }
+}
+
+fn exported(store: &dyn Store, query: ExportQuery, last_word: bool) -> Vec<serde_json::Value> {
+    let mut out = Vec::new();
+    let rows = export(store, &query, Format::JsonLines, last_word, &mut out).unwrap();
+    let text = String::from_utf8(out).unwrap();
+    assert_eq!(rows as usize, text.lines().count());
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn an_export_reads_tables_longer_than_a_chunk_and_writes_csv() {
+    let dir = TempDir::new();
+    let store = dir.store();
+    // Three hours of writing correct each other over the same 700 keys.
+    for hour in 0..3 {
+        let rows: Vec<_> = (0..700)
+            .filter(|i| hour == 0 || i % (hour + 1) == 0)
+            .map(|i| stats(series(i as u64 % 7), HOUR_MS, T0 + 60_000 * (i / 7), hour as u32, i as f64))
+            .collect();
+        let batch =
+            Batch { epoch: hour as u64, written_ms: T0 + hour * HOUR_MS, windows: &rows, rejects: &[] };
+        store.write(&[batch], &labels_of).unwrap();
+    }
+    let query = ExportQuery { kind: Kind::Windows, select: Selectors::default(), range: Range::ALL };
+    let lines = exported(&store, query.clone(), false);
+    assert_eq!(lines.len(), 700);
+    let keys: Vec<_> = lines.iter().map(|l| (l["at_ms"].as_i64(), l["series"].as_str().unwrap())).collect();
+    assert!(keys.is_sorted());
+    for line in &lines {
+        let i = line["avg"].as_f64().unwrap() as i64;
+        let revision = if i % 3 == 0 {
+            2
+        } else if i % 2 == 0 {
+            1
+        } else {
+            0
+        };
+        assert_eq!(line["revision"], revision, "row {i}");
+    }
+    let mut out = Vec::new();
+    export(&store, &query, Format::Csv, true, &mut out).unwrap();
+    let mut reader = csv::Reader::from_reader(out.as_slice());
+    assert_eq!(reader.headers().unwrap().iter().next_back(), Some("rate"));
+    assert_eq!(reader.records().map(Result::unwrap).count(), 700);
+}
+
+#[test]
+fn a_failing_receiver_ends_the_export_with_its_error() {
+    let dir = TempDir::new();
+    let store = dir.store();
+    let rows = [stats(series(0), HOUR_MS, T0, 0, 1.0)];
+    store.write(&[Batch { epoch: 1, written_ms: T0, windows: &rows, rejects: &[] }], &labels_of).unwrap();
+    let query = ExportQuery { kind: Kind::Windows, select: Selectors::default(), range: Range::ALL };
+    let error = store.export(&query, &mut |_| Err(std::io::Error::other("pipe closed"))).unwrap_err();
+    assert_eq!(error.to_string(), "cannot write the export: pipe closed");
+}
+
+#[test]
+fn a_known_epoch_is_ignored() {
+    let dir = TempDir::new();
+    let store = dir.store();
+    let write = |epoch, avg| {
+        let rows = [stats(series(0), HOUR_MS, T0, 0, avg)];
+        let reject =
+            Reject { series: None, reason: Reason::TooOld, count: 1, first_at_ms: T0, last_at_ms: T0 };
+        let batch = Batch { epoch, written_ms: T0, windows: &rows, rejects: &[reject] };
+        store.write(&[batch], &labels_of).unwrap()
+    };
+    assert_eq!(store.epoch().unwrap(), None);
+    assert_eq!(write(7, 1.0), Written { windows: 1, rejects: 1, ..Written::default() });
+    for known in [7, 6, 0] {
+        assert_eq!(write(known, 2.0), Written { batches_known: 1, ..Written::default() });
+    }
+    assert_eq!(store.epoch().unwrap(), Some(7));
+    assert_eq!(read_all(&store, &every())[0].avg, 1.0);
+    let query =
+        RejectQuery { select: Selectors::default(), by: By::ALL, range: Range::ALL, after: None, limit: 9 };
+    assert_eq!(store.rejects(&query).unwrap().rows[0].count, 1);
+    // An empty epoch moves on too.
+    store.write(&[Batch { epoch: 9, written_ms: T0, windows: &[], rejects: &[] }], &labels_of).unwrap();
+    drop(store);
+    assert_eq!(dir.store().epoch().unwrap(), Some(9));
+}
+
+#[test]
+fn nothing_of_a_failed_write_stays() {
+    let dir = TempDir::new();
+    let store = dir.store();
+    let rows = [stats(series(0), HOUR_MS, T0, 0, 1.0)];
+    let good = Batch { epoch: 1, written_ms: T0, windows: &rows, rejects: &[] };
+    let bad = Batch { epoch: u64::MAX, written_ms: T0, windows: &rows, rejects: &[] };
+    let error = store.write(&[good, bad], &labels_of).unwrap_err();
+    assert_eq!(error.to_string(), "epoch cannot exceed 9223372036854775807; got 18446744073709551615");
+    // A table of the hour that cannot take our rows: the second statement of the transaction fails.
+    let conn = Connection::open(dir.file()).unwrap();
+    conn.execute_batch(&format!("CREATE TABLE windows_{} (x)", T0 / HOUR_MS)).unwrap();
+    let error = store.write(&[good], &labels_of).unwrap_err();
+    assert!(matches!(error, StoreError::Damaged { .. }) && !error.is_transient(), "{error}");
+    assert_eq!(store.epoch().unwrap(), None);
+    assert_eq!(store.status().unwrap().series, 0);
+    conn.execute_batch(&format!("DROP TABLE windows_{}", T0 / HOUR_MS)).unwrap();
+    assert_eq!(store.write(&[good], &labels_of).unwrap().windows, 1);
+    assert_eq!(store.status().unwrap().series, 1, "what was rolled back is not taken for known");
+}
+
+#[test]
+fn an_older_revision_never_replaces_a_newer_one() {
+    let dir = TempDir::new();
+    let store = dir.store();
+    let mut epoch = 0;
+    let mut write = |revision, avg, hour| {
+        epoch += 1;
+        let rows = [stats(series(3), HOUR_MS, T0, revision, avg)];
+        let batch = Batch { epoch, written_ms: T0 + hour * HOUR_MS, windows: &rows, rejects: &[] };
+        store.write(&[batch], &labels_of).unwrap();
+        let read = read_all(&store, &every());
+        assert_eq!(read.len(), 1);
+        read[0].avg
+    };
+    assert_eq!(write(2, 1.0, 0), 1.0);
+    assert_eq!(write(1, 2.0, 0), 1.0, "older, same table");
+    assert_eq!(write(2, 3.0, 0), 3.0, "equal, same table");
+    assert_eq!(write(1, 4.0, 1), 3.0, "older, later table");
+    assert_eq!(write(3, 5.0, 2), 5.0, "newer, later table");
+    assert_eq!(write(4, 6.0, 1), 6.0, "newer, earlier table: the clock went back");
+    assert_eq!(write(2, 7.0, 3), 6.0, "older, latest table");
+    drop(store);
+    assert_eq!(read_all(&dir.store(), &every())[0].avg, 6.0, "after opening again");
+}
+
+#[test]
+fn the_latest_row_of_a_silent_series_is_found_across_a_gap() {
+    let dir = TempDir::new();
+    let store = dir.store();
+    let year = 365 * 24 * HOUR_MS;
+    let write = |epoch, id, at_ms, written_ms| {
+        let rows: Vec<_> = WINDOWS.iter().map(|(w, hop)| stats(id, *w, at_ms / hop * hop, 0, 1.0)).collect();
+        store.write(&[Batch { epoch, written_ms, windows: &rows, rejects: &[] }], &labels_of).unwrap();
+    };
+    write(1, series(0), T0, T0 + year);
+    for minute in 0..200 {
+        write(2 + minute as u64, series(1), T0 + year + minute * 60_000, T0 + year + minute * 60_000);
+    }
+    let read =
+        read_all(&store, &WindowQuery { select: Selectors::parse(&["node_load1"]).unwrap(), ..every() });
+    assert_eq!(read.iter().map(|row| row.at_ms).collect::<Vec<_>>(), [T0; 3]);
+    assert_eq!(read_all(&store, &every()).len(), 6);
+}
+
+#[test]
+fn retention_drops_whole_tables_and_the_series_in_them() {
+    for seed in 300..306 {
+        let dir = TempDir::new();
+        let (store, mut model, mut random) = random_store(&dir, seed);
+        drop(store);
+        let store =
+            Embedded::open(&dir.file(), Options { retention_ms: 2 * HOUR_MS, ..Options::default() }).unwrap();
+        let late = [stats(series(100), HOUR_MS, T0, 0, 1.0)];
+        let newest = model.windows.iter().map(|(written, _)| *written).max().unwrap();
+        let batch = Batch { epoch: model.epoch + 1, written_ms: newest, windows: &late, rejects: &[] };
+        store.write(&[batch], &labels_of).unwrap();
+        model.windows.push((newest, late[0]));
+        let now_ms = newest + random.i64(0..4 * HOUR_MS);
+        // An hour is kept until all that can have been written in it is older than the retention.
+        let kept = |written_ms: i64| (written_ms / HOUR_MS + 1) * HOUR_MS > now_ms - 2 * HOUR_MS;
+        let before = store.status().unwrap();
+        let dropped = store.drop_expired(now_ms).unwrap();
+        let after = store.status().unwrap();
+        assert_eq!(before.tables - dropped.tables, after.tables, "seed {seed}");
+        assert_eq!(
+            before.window_rows + before.reject_rows - dropped.rows,
+            after.window_rows + after.reject_rows
+        );
+        model.windows.retain(|(written, _)| kept(*written));
+        model.rejects.retain(|(written, _, _)| kept(*written));
+        for _ in 0..10 {
+            let query = random_query(&mut random);
+            assert_eq!(read_all(&store, &query), naive(&model, &query), "seed {seed}, {query:?}");
+        }
+        let mut series: Vec<_> = model.windows.iter().map(|(_, stats)| stats.series).collect();
+        series.extend(model.rejects.iter().filter_map(|(_, _, reject)| reject.series));
+        series.sort();
+        series.dedup();
+        assert_eq!(after.series, series.len() as u64, "seed {seed}");
+        assert_eq!(store.drop_expired(now_ms).unwrap(), Default::default());
+        // A series that was dropped from the catalogue comes back with its rows.
+        let rows = [stats(series_of(0), HOUR_MS, T0, 0, 1.0), stats(testing::series(1), HOUR_MS, T0, 9, 1.0)];
+        let batch = Batch { epoch: model.epoch + 2, written_ms: now_ms, windows: &rows, rejects: &[] };
+        assert_eq!(store.write(&[batch], &labels_of).unwrap().series_unlabelled, 1);
+        assert!(read_all(&store, &every()).iter().any(|row| row.series == testing::series(1)));
+    }
+}
+
+#[test]
+fn a_reader_sees_one_moment_while_another_connection_writes() {
+    let dir = TempDir::new();
+    let writer = dir.store();
+    let write = |epoch: u64| {
+        let at_ms = T0 + epoch as i64 * 60_000;
+        let rows: Vec<_> = (0..600).map(|i| stats(series(i), HOUR_MS, at_ms, 0, epoch as f64)).collect();
+        writer
+            .write(&[Batch { epoch, written_ms: at_ms, windows: &rows, rejects: &[] }], &labels_of)
+            .unwrap();
+    };
+    write(1);
+    let reader = Embedded::open_read_only(&dir.file(), Options::default()).unwrap();
+    let mut epoch = 1;
+    let query = ExportQuery { kind: Kind::Windows, select: Selectors::default(), range: Range::ALL };
+    let mut seen = 0;
+    reader
+        .export(&query, &mut |_| {
+            if seen % 100 == 0 {
+                epoch += 1;
+                write(epoch);
+                writer.drop_expired(T0).unwrap();
+            }
+            seen += 1;
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(seen, 600, "the export shows the moment it began");
+    assert_eq!(reader.epoch().unwrap(), Some(epoch));
+    assert_eq!(read_all(&reader, &every()).len(), 600);
+    // A cursor stays good while rows are written between pages.
+    let first = reader.windows(&WindowQuery { limit: 250, ..every() }).unwrap();
+    write(epoch + 1);
+    let after = first.rows.last().map(window_key);
+    let rest = reader.windows(&WindowQuery { after, limit: 10_000, ..every() }).unwrap();
+    assert_eq!((first.rows.len(), rest.rows.len()), (250, 350), "each key once");
+    let error = reader.write(&[], &labels_of).unwrap_err().to_string();
+    assert!(
+        error.starts_with("cannot write to the store ") && error.ends_with("for reading only"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_question_that_takes_too_long_ends_with_the_bound() {
+    let dir = TempDir::new();
+    let (store, _, _) = random_store(&dir, 1);
+    drop(store);
+    let options = Options { deadline: Duration::ZERO, ..Options::default() };
+    let store = Embedded::open(&dir.file(), options).unwrap();
+    for range in [None, Some(Range::ALL)] {
+        let error = store.windows(&WindowQuery { range, ..every() }).unwrap_err().to_string();
+        assert!(error.starts_with("the query took longer than 0 ms; ask for fewer series"), "{error}");
+    }
+    assert!(store.epoch().unwrap().is_some(), "the next question is not late");
+}
+
+#[test]
+fn a_row_that_is_not_finite_is_kept_as_such() {
+    let dir = TempDir::new();
+    let store = dir.store();
+    let mut row = stats(series(0), HOUR_MS, T0, 0, 1.0);
+    (row.avg, row.std, row.max) = (f64::NAN, f64::INFINITY, f64::NEG_INFINITY);
+    store.write(&[Batch { epoch: 1, written_ms: T0, windows: &[row], rejects: &[] }], &labels_of).unwrap();
+    let read = read_all(&store, &every())[0];
+    assert!(read.avg.is_nan() && read.std == f64::INFINITY && read.max == f64::NEG_INFINITY);
+}
+
+#[test]
+fn labels_that_were_unknown_are_learned_later() {
+    let dir = TempDir::new();
+    let store = dir.store();
+    let write = |epoch: u64, hour: i64, known: bool| {
+        let rows = [stats(series(1), HOUR_MS, T0 + epoch as i64 * HOUR_MS, 0, 1.0)];
+        let batch = Batch { epoch, written_ms: T0 + hour * HOUR_MS, windows: &rows, rejects: &[] };
+        let labels = |id| known.then(|| labels_of(id)).flatten();
+        store.write(&[batch], &labels).unwrap().series_unlabelled
+    };
+    let names = || {
+        let query = CatalogueQuery { select: Selectors::default(), after: None, limit: 9 };
+        store.catalogue(&query).unwrap().rows.into_iter().map(|row| row.name).collect::<Vec<_>>()
+    };
+    assert_eq!((write(1, 0, false), names()), (1, vec![String::new()]));
+    assert_eq!((write(2, 1, true), names()), (0, vec!["up".to_owned()]));
+    assert_eq!((write(3, 2, false), names()), (0, vec!["up".to_owned()]));
+}
+
+#[test]
+fn stored_series_keep_the_order_of_their_ids() {
+    let mut ids = [0, 1, u64::MAX, 1 << 63, (1 << 63) - 1, 0x9e37_79b9_7f4a_7c15].map(SeriesId);
+    ids.sort();
+    let keys = ids.map(key_of);
+    assert!(keys.is_sorted());
+    assert_eq!(keys.map(series_of), ids);
+}

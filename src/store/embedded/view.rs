@@ -1,0 +1,201 @@
+//! A consistent view of the store for one question: a read transaction, a deadline, and the manifest.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OptionalExtension, params};
+use tidewatch_dataflows::sample::SeriesId;
+
+use super::{Embedded, gcd, key_of, schema, unsigned};
+use crate::store::row::{Kind, SeriesRow};
+use crate::store::{Status, StoreError};
+
+/// How many instructions SQLite runs between two looks at the clock.
+const STEPS_BETWEEN_LOOKS: i32 = 5_000;
+
+/// Most series remembered while rows are given their labels.
+const SERIES_REMEMBERED_MAX: usize = 65_536;
+
+/// A read transaction with a deadline.
+pub struct View<'s> {
+    store: &'s Embedded,
+    /// Always there, until the view is dropped.
+    conn: Option<Connection>,
+    deadline: Option<Instant>,
+    limit: Duration,
+}
+
+/// What one table holds of one window (or of rejects).
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// Hour of writing: names the table.
+    pub hour: i64,
+    /// Every `at_ms` is a multiple of this.
+    pub step_ms: i64,
+    /// The first `at_ms`.
+    pub at_min: i64,
+    /// The last `at_ms`.
+    pub at_max: i64,
+}
+
+/// All tables that hold rows of one window.
+#[derive(Debug)]
+pub struct Lane {
+    /// Length of the window.
+    pub window_ms: i64,
+    /// Every `at_ms` is a multiple of this.
+    pub step_ms: i64,
+    /// The tables, newest hour first.
+    pub parts: Vec<Part>,
+}
+
+impl<'s> View<'s> {
+    pub fn begin(store: &'s Embedded, conn: Connection, limit: Option<Duration>) -> Result<Self, StoreError> {
+        let deadline = limit.map(|limit| Instant::now() + limit);
+        let mut view = View { store, conn: Some(conn), deadline, limit: limit.unwrap_or_default() };
+        if let Some(deadline) = deadline {
+            let late = move || Instant::now() >= deadline;
+            let conn = view.conn.as_mut().expect("only drop takes the connection");
+            conn.progress_handler(STEPS_BETWEEN_LOOKS, Some(late)).map_err(|e| view.fail("read", e))?;
+        }
+        view.conn().execute_batch("BEGIN").map_err(|e| view.fail("read", e))?;
+        Ok(view)
+    }
+
+    pub fn conn(&self) -> &Connection {
+        self.conn.as_ref().expect("only drop takes the connection")
+    }
+
+    /// What an error means for whoever asked.
+    pub fn fail(&self, attempt: &'static str, error: rusqlite::Error) -> StoreError {
+        if error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted) {
+            return self.too_slow();
+        }
+        schema::failure(&self.store.path, attempt, error)
+    }
+
+    /// Judges the deadline; SQLite judges it only inside long statements.
+    pub fn in_time(&self) -> Result<(), StoreError> {
+        match self.deadline {
+            Some(deadline) if Instant::now() >= deadline => Err(self.too_slow()),
+            _ => Ok(()),
+        }
+    }
+
+    fn too_slow(&self) -> StoreError {
+        StoreError::Deadline { limit_ms: u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX) }
+    }
+
+    pub fn epoch(&self) -> Result<Option<u64>, StoreError> {
+        epoch(self.conn()).map_err(|e| self.fail("read the epoch", e))
+    }
+
+    /// The tables of each window length, shortest first.
+    pub fn lanes(&self) -> Result<Vec<Lane>, StoreError> {
+        let mut lanes: Vec<Lane> = Vec::new();
+        for (window_ms, part) in self.parts(Kind::Windows)? {
+            match lanes.last_mut() {
+                Some(lane) if lane.window_ms == window_ms => {
+                    lane.step_ms = gcd(lane.step_ms, part.step_ms);
+                    lane.parts.push(part);
+                }
+                _ => lanes.push(Lane { window_ms, step_ms: part.step_ms, parts: vec![part] }),
+            }
+        }
+        Ok(lanes)
+    }
+
+    /// The tables of rejects, newest hour first.
+    pub fn reject_parts(&self) -> Result<Vec<Part>, StoreError> {
+        Ok(self.parts(Kind::Rejects)?.into_iter().map(|(_, part)| part).collect())
+    }
+
+    fn parts(&self, kind: Kind) -> Result<Vec<(i64, Part)>, StoreError> {
+        let fail = |e| self.fail("read the manifest", e);
+        let sql = "SELECT window_ms, hour, step_ms, at_min, at_max FROM manifest WHERE kind = ?1 \
+                   ORDER BY window_ms, hour DESC";
+        let mut statement = self.conn().prepare_cached(sql).map_err(fail)?;
+        let parts = statement.query_map([kind.as_str()], |row| {
+            // A step of zero cannot be written, but would never end a walk.
+            let step_ms = row.get::<_, i64>(2)?.max(1);
+            Ok((row.get(0)?, Part { hour: row.get(1)?, step_ms, at_min: row.get(3)?, at_max: row.get(4)? }))
+        });
+        parts.map_err(fail)?.collect::<Result<_, _>>().map_err(fail)
+    }
+
+    /// The catalogue's row of a series; one without name if the catalogue has none.
+    pub fn series(&self, series: SeriesId) -> Result<SeriesRow, StoreError> {
+        let fail = |e| self.fail("read the catalogue", e);
+        let sql = "SELECT name, labels FROM catalogue WHERE series = ?1";
+        let mut statement = self.conn().prepare_cached(sql).map_err(fail)?;
+        let found = statement.query_row(params![key_of(series)], |row| {
+            Ok(SeriesRow { series, name: row.get(0)?, labels: row.get(1)? })
+        });
+        let unknown = || SeriesRow { series, name: String::new(), labels: "{}".to_owned() };
+        Ok(found.optional().map_err(fail)?.unwrap_or_else(unknown))
+    }
+
+    pub fn status(&self) -> Result<Status, StoreError> {
+        let fail = |e| self.fail("read the manifest", e);
+        let conn = self.conn();
+        let mut status = Status { epoch: self.epoch()?, ..Status::default() };
+        // A sum over no rows is NULL.
+        let number =
+            |sql: &str| conn.query_row(&format!("SELECT ifnull(({sql}), 0)"), [], |row| unsigned(row, 0));
+        status.series = number("SELECT count(*) FROM catalogue").map_err(fail)?;
+        status.tables =
+            number("SELECT count(*) FROM (SELECT DISTINCT kind, hour FROM manifest)").map_err(fail)?;
+        status.window_rows = number("SELECT sum(rows) FROM manifest WHERE kind = 'windows'").map_err(fail)?;
+        status.reject_rows = number("SELECT sum(rows) FROM manifest WHERE kind = 'rejects'").map_err(fail)?;
+        let day = "SELECT sum(rows) FROM manifest WHERE hour > (SELECT max(hour) FROM manifest) - 24";
+        status.rows_last_day = number(day).map_err(fail)?;
+        let span = "SELECT min(at_min), max(at_max) FROM manifest WHERE kind = 'windows'";
+        let ends: (Option<i64>, Option<i64>) =
+            conn.query_row(span, [], |row| Ok((row.get(0)?, row.get(1)?))).map_err(fail)?;
+        status.at_ms = ends.0.zip(ends.1);
+        Ok(status)
+    }
+}
+
+impl Drop for View<'_> {
+    fn drop(&mut self) {
+        let Some(mut conn) = self.conn.take() else { return };
+        let quiet = conn.progress_handler(0, None::<fn() -> bool>).is_ok();
+        let ended = conn.is_autocommit() || conn.execute_batch("ROLLBACK").is_ok();
+        if quiet && ended {
+            self.store.give_back(conn);
+        }
+    }
+}
+
+/// The durable epoch.
+pub fn epoch(conn: &Connection) -> rusqlite::Result<Option<u64>> {
+    let sql = "SELECT value FROM meta WHERE key = 'epoch'";
+    conn.prepare_cached(sql)?.query_row([], |row| unsigned(row, 0)).optional()
+}
+
+/// Gives rows their series, remembering a bounded number, each with a verdict of the caller.
+pub struct Names<'v, 's, T> {
+    view: &'v View<'s>,
+    judge: Box<dyn Fn(SeriesRow) -> T + 'v>,
+    known: HashMap<SeriesId, Arc<T>>,
+}
+
+impl<'v, 's, T> Names<'v, 's, T> {
+    pub fn new(view: &'v View<'s>, judge: impl Fn(SeriesRow) -> T + 'v) -> Self {
+        Names { view, judge: Box::new(judge), known: HashMap::new() }
+    }
+
+    pub fn get(&mut self, series: SeriesId) -> Result<Arc<T>, StoreError> {
+        if let Some(known) = self.known.get(&series) {
+            return Ok(known.clone());
+        }
+        if self.known.len() >= SERIES_REMEMBERED_MAX {
+            self.known.clear();
+        }
+        let judged = Arc::new((self.judge)(self.view.series(series)?));
+        self.known.insert(series, judged.clone());
+        Ok(judged)
+    }
+}

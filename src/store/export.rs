@@ -1,0 +1,77 @@
+//! Rows to a file: JSON lines or CSV, streamed in key order, as they are shown by the API.
+
+use std::fmt;
+use std::io::Write;
+use std::str::FromStr;
+
+use super::row::{RejectRow, Shape, WindowRow, write_csv, write_csv_header, write_json};
+use super::{ExportQuery, ExportRow, Store, StoreError};
+use crate::store::row::Kind;
+
+/// How rows are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// One JSON object per line.
+    JsonLines,
+    /// A line of column names, then one line per row.
+    Csv,
+}
+
+/// The text names no format.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("format must be jsonl or csv; got {0:?}")]
+pub struct UnknownFormat(pub String);
+
+impl FromStr for Format {
+    type Err = UnknownFormat;
+
+    fn from_str(text: &str) -> Result<Self, UnknownFormat> {
+        match text {
+            "jsonl" => Ok(Format::JsonLines),
+            "csv" => Ok(Format::Csv),
+            _ => Err(UnknownFormat(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Format::JsonLines => "jsonl",
+            Format::Csv => "csv",
+        })
+    }
+}
+
+/// Writes the rows that are asked for to `out`, which should be buffered, and returns how many.
+///
+/// `last_word` leaves the revision out, so that what the same samples came to is the same bytes however they came.
+///
+/// # Errors
+/// The store cannot be read, or `out` not written.
+pub fn export(
+    store: &dyn Store,
+    query: &ExportQuery,
+    format: Format,
+    last_word: bool,
+    out: &mut dyn Write,
+) -> Result<u64, StoreError> {
+    let shape = Shape { without_revision: last_word };
+    if format == Format::Csv {
+        match query.kind {
+            Kind::Windows => write_csv_header::<WindowRow>(shape, out)?,
+            Kind::Rejects => write_csv_header::<RejectRow>(shape, out)?,
+        }
+    }
+    let written = store.export(query, &mut |row| {
+        match (row, format) {
+            (ExportRow::Window(row), Format::JsonLines) => write_json(row, shape, out)?,
+            (ExportRow::Reject(row), Format::JsonLines) => write_json(row, shape, out)?,
+            (ExportRow::Window(row), Format::Csv) => return write_csv(row, shape, out),
+            (ExportRow::Reject(row), Format::Csv) => return write_csv(row, shape, out),
+        }
+        out.write_all(b"\n")
+    })?;
+    out.flush()?;
+    Ok(written)
+}

@@ -1,0 +1,499 @@
+//! What can be read back: the result rows of every epoch the store holds.
+//!
+//! [`Store`] is what the sink writes to and the API reads from; [`embedded`] keeps it in one SQLite file. A write is
+//! one transaction with the number of its epoch, so that a sink that starts again learns from [`Store::epoch`] where to
+//! go on. A row never replaces one of a higher revision. Nothing is copied for "latest": it is the highest `at` of a
+//! (series, window) in the store.
+//!
+//! Not here: the outbox (the sink reads it), HTTP (the API), and labels of series that have no row yet.
+
+pub mod embedded;
+pub mod export;
+pub mod row;
+pub mod selector;
+#[cfg(test)]
+pub mod testing;
+
+use std::io;
+use std::path::PathBuf;
+
+use tidewatch_dataflows::outcome::{Reject, WindowStats};
+use tidewatch_dataflows::sample::SeriesId;
+use tidewatch_dataflows::settings::Window;
+
+use row::{By, Kind, NameRow, RejectRow, SeriesRow, WindowRow};
+use selector::Selectors;
+
+/// Label names and values of a series, `__name__` among them.
+pub type LabelPairs = Vec<(String, String)>;
+
+/// Most rows of one page.
+pub const PAGE_ROWS_MAX: usize = 10_000;
+
+/// A page ends early once its rows print to about this many bytes.
+pub const PAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Most groups a sum of rejects may have.
+pub const REJECT_GROUPS_MAX: usize = 250_000;
+
+/// The result rows of one epoch.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch<'a> {
+    /// The epoch.
+    pub epoch: u64,
+    /// Wall clock at writing, Unix milliseconds: decides the hour whose tables take the rows, and so their retention.
+    pub written_ms: i64,
+    /// Its window rows.
+    pub windows: &'a [WindowStats],
+    /// Its reject rows.
+    pub rejects: &'a [Reject],
+}
+
+/// What a write did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// Window rows taken; those that a higher revision of the same batch or table outdid are not counted.
+    pub windows: u64,
+    /// Reject rows taken.
+    pub rejects: u64,
+    /// Batches whose epoch the store held already; nothing of them was written.
+    pub batches_known: u64,
+    /// Series written to the catalogue without labels, because nobody knew them.
+    pub series_unlabelled: u64,
+}
+
+/// Inclusive bounds of time, Unix milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// The first instant.
+    pub start_ms: i64,
+    /// The last instant.
+    pub end_ms: i64,
+}
+
+impl Range {
+    /// All of time.
+    pub const ALL: Range = Range { start_ms: i64::MIN, end_ms: i64::MAX };
+}
+
+/// A statistic of a window that can be asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stat {
+    /// Number of samples.
+    Count,
+    /// Smallest value.
+    Min,
+    /// Largest value.
+    Max,
+    /// Mean.
+    Avg,
+    /// Population standard deviation.
+    Std,
+    /// Sample standard deviation.
+    StdSample,
+    /// Oldest value.
+    First,
+    /// Newest value.
+    Last,
+    /// Increase of a counter.
+    Increase,
+    /// Increase of a counter per second.
+    Rate,
+    /// Revision of the row.
+    Revision,
+}
+
+impl Stat {
+    /// Every statistic, with the name of its column.
+    pub const ALL: [(&'static str, Stat); 11] = [
+        ("count", Stat::Count),
+        ("min", Stat::Min),
+        ("max", Stat::Max),
+        ("avg", Stat::Avg),
+        ("std", Stat::Std),
+        ("std_sample", Stat::StdSample),
+        ("first", Stat::First),
+        ("last", Stat::Last),
+        ("increase", Stat::Increase),
+        ("rate", Stat::Rate),
+        ("revision", Stat::Revision),
+    ];
+
+    /// Its value in a row; none where the row shows none.
+    pub fn of(self, name: &str, stats: &WindowStats) -> Option<f64> {
+        let value = match self {
+            Stat::Count => f64::from(stats.count),
+            Stat::Min => stats.min,
+            Stat::Max => stats.max,
+            Stat::Avg => stats.avg,
+            Stat::Std => stats.std,
+            Stat::StdSample => stats.std_sample()?,
+            Stat::First => stats.first,
+            Stat::Last => stats.last,
+            Stat::Increase if row::is_counter(name) => row::increase(stats)?,
+            Stat::Rate if row::is_counter(name) => stats.rate()?,
+            Stat::Increase | Stat::Rate => return None,
+            Stat::Revision => f64::from(stats.revision),
+        };
+        value.is_finite().then_some(value)
+    }
+}
+
+/// Inclusive bounds of one statistic. A row that does not show the statistic is outside.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Filter {
+    /// Which statistic.
+    pub stat: Stat,
+    /// Least value.
+    pub least: f64,
+    /// Greatest value.
+    pub most: f64,
+}
+
+/// Where a page of window rows ended: its last row. The order of fields is the order of rows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WindowKey {
+    /// Metric name.
+    pub name: String,
+    /// Series.
+    pub series: SeriesId,
+    /// Length of the window.
+    pub window_ms: i64,
+    /// End of the window.
+    pub at_ms: i64,
+}
+
+/// Where a page of the catalogue ended. The order of fields is the order of rows.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SeriesKey {
+    /// Metric name.
+    pub name: String,
+    /// Series.
+    pub series: SeriesId,
+}
+
+/// Where a page of rejects ended. The order of fields is the order of rows: those without name or series last.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RejectKey {
+    /// Whether the row has no name.
+    pub nameless: bool,
+    /// Metric name; empty if not shown.
+    pub name: String,
+    /// Whether the row has no series.
+    pub unlisted: bool,
+    /// Series; 0 if not shown.
+    pub series: SeriesId,
+    /// Code of the reason; 0 if not shown.
+    pub reason: u8,
+}
+
+impl RejectKey {
+    /// The key of a row.
+    pub fn of(row: &RejectRow) -> RejectKey {
+        RejectKey {
+            nameless: row.name.is_none(),
+            name: row.name.clone().unwrap_or_default(),
+            unlisted: row.series.is_none(),
+            series: row.series.unwrap_or_default(),
+            reason: if row.by.reason { row.reason as u8 } else { 0 },
+        }
+    }
+}
+
+/// Which window rows are asked for.
+#[derive(Clone, Debug)]
+pub struct WindowQuery {
+    /// Of which series; every one if none is named.
+    pub select: Selectors,
+    /// Of which window lengths in milliseconds; of all if empty.
+    pub windows: Vec<i64>,
+    /// Between which times; the latest row per (series, window) if absent.
+    pub range: Option<Range>,
+    /// All of these hold.
+    pub filters: Vec<Filter>,
+    /// Only rows after this one.
+    pub after: Option<WindowKey>,
+    /// Most rows of the page.
+    pub limit: usize,
+}
+
+/// Which series are asked for.
+#[derive(Clone, Debug)]
+pub struct CatalogueQuery {
+    /// Every one if none is named.
+    pub select: Selectors,
+    /// Only series after this one.
+    pub after: Option<SeriesKey>,
+    /// Most rows of the page.
+    pub limit: usize,
+}
+
+/// Which metric names are asked for.
+#[derive(Clone, Debug)]
+pub struct NamesQuery {
+    /// Names of these series; of every one if none is named.
+    pub select: Selectors,
+    /// Only names after this one.
+    pub after: Option<String>,
+    /// Most rows of the page.
+    pub limit: usize,
+}
+
+/// Which sums of rejects are asked for.
+#[derive(Clone, Debug)]
+pub struct RejectQuery {
+    /// Of which series; of every one, and of those not listed, if none is named.
+    pub select: Selectors,
+    /// What the sums are by.
+    pub by: By,
+    /// Rows whose [first, last] event time touches this range.
+    pub range: Range,
+    /// Only sums after this one.
+    pub after: Option<RejectKey>,
+    /// Most rows of the page.
+    pub limit: usize,
+}
+
+/// Which rows are exported.
+#[derive(Clone, Debug)]
+pub struct ExportQuery {
+    /// Windows in the order (window, at, series), or rejects in the order (epoch, series, reason).
+    pub kind: Kind,
+    /// Of which series; of every one if none is named.
+    pub select: Selectors,
+    /// Windows that end, or rejects that touch, this range.
+    pub range: Range,
+}
+
+/// A row on its way out.
+#[derive(Clone, Copy, Debug)]
+pub enum ExportRow<'a> {
+    /// A window.
+    Window(&'a WindowRow),
+    /// A reject.
+    Reject(&'a RejectRow),
+}
+
+/// Some rows, and whether more follow the last of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Page<T> {
+    /// The rows.
+    pub rows: Vec<T>,
+    /// Whether a further page may hold more.
+    pub more: bool,
+}
+
+/// What the store holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Newest epoch held durably.
+    pub epoch: Option<u64>,
+    /// Series in the catalogue.
+    pub series: u64,
+    /// Tables of windows and of rejects, one per hour of writing.
+    pub tables: u64,
+    /// Window rows written to the tables that are kept, corrections included.
+    pub window_rows: u64,
+    /// Reject rows written to the tables that are kept.
+    pub reject_rows: u64,
+    /// Rows written to the newest 24 hours of writing.
+    pub rows_last_day: u64,
+    /// First and last `at_ms` of the windows.
+    pub at_ms: Option<(i64, i64)>,
+    /// Bytes of the store's files.
+    pub bytes: u64,
+}
+
+/// What retention dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Dropped {
+    /// Whole tables.
+    pub tables: u64,
+    /// Rows written to them.
+    pub rows: u64,
+    /// Series that have no row any more.
+    pub series: u64,
+}
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file is not a store; give up.
+    #[error("{} is not a store of tidewatch: {why}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What gave it away.
+        why: String,
+    },
+    /// Another version wrote the file; give up.
+    #[error("{} is a store of version {found}; this program knows version {known}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Version of the file.
+        found: i64,
+        /// Version of this program.
+        known: i64,
+    },
+    /// There is no file to read; give up.
+    #[error("there is no store at {}", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is damaged; give up, a human must act.
+    #[error("the store {} is damaged: {why}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        why: String,
+    },
+    /// Busy, out of space, a failing disk: try again.
+    #[error("cannot {attempt} in the store {}: {why}", path.display())]
+    Unavailable {
+        /// The file.
+        path: PathBuf,
+        /// What was attempted.
+        attempt: &'static str,
+        /// What SQLite said.
+        why: String,
+    },
+    /// The question took too long; ask for less.
+    #[error(
+        "the query took longer than {limit_ms} ms; ask for fewer series, fewer windows or a shorter range"
+    )]
+    Deadline {
+        /// The bound.
+        limit_ms: u64,
+    },
+    /// The answer has too many groups; ask for less.
+    #[error("the sum has more than {limit} groups; sum by fewer columns, or match fewer series")]
+    Groups {
+        /// The bound.
+        limit: usize,
+    },
+    /// What was given cannot be stored; give up.
+    #[error("{0}")]
+    Refused(String),
+    /// The receiver of an export failed.
+    #[error("cannot write the export: {0}")]
+    Output(#[from] io::Error),
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, StoreError::Unavailable { .. })
+    }
+}
+
+/// Where result rows are kept and read.
+pub trait Store: Send + Sync {
+    /// The newest epoch that is held durably; none in a new store.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn epoch(&self) -> Result<Option<u64>, StoreError>;
+
+    /// Writes batches of rising epochs in one transaction; one whose epoch is held already is ignored.
+    ///
+    /// `labels` is asked about each series that is new, and at times again about those it knew nothing of.
+    ///
+    /// # Errors
+    /// Nothing was written.
+    fn write(
+        &self,
+        batches: &[Batch<'_>],
+        labels: &dyn Fn(SeriesId) -> Option<LabelPairs>,
+    ) -> Result<Written, StoreError>;
+
+    /// Metric names, in order.
+    ///
+    /// # Errors
+    /// The store cannot be read, or not in time.
+    fn names(&self, query: &NamesQuery) -> Result<Page<NameRow>, StoreError>;
+
+    /// Series, by (name, series).
+    ///
+    /// # Errors
+    /// The store cannot be read, or not in time.
+    fn catalogue(&self, query: &CatalogueQuery) -> Result<Page<SeriesRow>, StoreError>;
+
+    /// Window rows, by (name, series, window, at).
+    ///
+    /// # Errors
+    /// The store cannot be read, or not in time.
+    fn windows(&self, query: &WindowQuery) -> Result<Page<WindowRow>, StoreError>;
+
+    /// Sums of rejects, by (name, series, reason).
+    ///
+    /// # Errors
+    /// The store cannot be read, or not in time, or there are too many groups.
+    fn rejects(&self, query: &RejectQuery) -> Result<Page<RejectRow>, StoreError>;
+
+    /// Hands every row that is asked for to `each`, in order, and returns how many: one consistent view of the store.
+    ///
+    /// # Errors
+    /// The store cannot be read, or what `each` returned.
+    fn export(
+        &self,
+        query: &ExportQuery,
+        each: &mut dyn FnMut(ExportRow<'_>) -> io::Result<()>,
+    ) -> Result<u64, StoreError>;
+
+    /// What is held.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn status(&self) -> Result<Status, StoreError>;
+
+    /// Drops the tables whose rows were all written longer ago than the retention.
+    ///
+    /// # Errors
+    /// Nothing was dropped.
+    fn drop_expired(&self, now_ms: i64) -> Result<Dropped, StoreError>;
+}
+
+/// Window rows a day that `series` series will make.
+pub fn rows_per_day(series: u64, windows: &[Window]) -> u64 {
+    let per_series =
+        windows.iter().map(|w| 86_400_000 / w.hop_ms.max(1).unsigned_abs()).fold(0, u64::saturating_add);
+    series.saturating_mul(per_series)
+}
+
+/// Judges [`rows_per_day`] by `store.rows_per_day_max`.
+///
+/// # Errors
+/// The arithmetic, if there will be more.
+pub fn judge_rows_per_day(series: u64, windows: &[Window], rows_per_day_max: u64) -> Result<u64, String> {
+    let rows = rows_per_day(series, windows);
+    if rows <= rows_per_day_max {
+        return Ok(rows);
+    }
+    let terms: Vec<_> = windows.iter().map(|w| (86_400_000 / w.hop_ms.max(1)).to_string()).collect();
+    Err(format!(
+        "store.rows_per_day_max cannot exceed {rows_per_day_max}; got {series} series x ({}) rows a day = {rows}",
+        terms.join(" + ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidewatch_dataflows::settings::Settings;
+
+    #[test]
+    fn rows_a_day_are_judged_with_their_arithmetic() {
+        let windows = Settings::default().windows;
+        assert_eq!(rows_per_day(10_000, &windows), 20_400_000_u64);
+        assert_eq!(judge_rows_per_day(10_000, &windows, 50_000_000), Ok(20_400_000));
+        assert_eq!(
+            judge_rows_per_day(30_000, &windows, 50_000_000).unwrap_err(),
+            "store.rows_per_day_max cannot exceed 50000000; \
+             got 30000 series x (1440 + 480 + 120) rows a day = 61200000"
+        );
+        assert_eq!(rows_per_day(u64::MAX, &windows), u64::MAX);
+    }
+}

@@ -1,0 +1,533 @@
+//! The rows that can be read back, and the only place that names their columns.
+//!
+//! A row lists its [`Cell`]s in the order of [`Record::COLUMNS`]; JSON, CSV and the export are written from that one
+//! list, so they cannot disagree. The names of the embedded store's SQL columns are here too.
+//!
+//! In JSON a number that is not finite is `null`, and a column that does not apply to a row (`rate` of a gauge) is
+//! left out; in CSV both are empty cells. Times are shown as RFC 3339 (`at`) and as Unix milliseconds (`at_ms`).
+//! `labels` leaves out `__name__`, which has its own column.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::sample::{Reason, SeriesId};
+use tidewatch_dataflows::settings::duration;
+
+/// SQL columns of a table of windows: name and declared type. The first three are its primary key.
+pub const WINDOW_SQL: [(&str, &str); 13] = [
+    ("window_ms", "INTEGER NOT NULL"),
+    ("at_ms", "INTEGER NOT NULL"),
+    ("series", "INTEGER NOT NULL"),
+    ("revision", "INTEGER NOT NULL"),
+    ("count", "INTEGER NOT NULL"),
+    ("span_ms", "INTEGER NOT NULL"),
+    ("min", "REAL"),
+    ("max", "REAL"),
+    ("avg", "REAL"),
+    ("std", "REAL"),
+    ("first", "REAL"),
+    ("last", "REAL"),
+    ("increase", "REAL"),
+];
+
+/// SQL columns of a table of rejects: name and declared type. The first four are its primary key.
+///
+/// `unlisted` is 1 for a row that sums series beyond the first thousand of its minute; its `series` is then 0.
+pub const REJECT_SQL: [(&str, &str); 7] = [
+    ("epoch", "INTEGER NOT NULL"),
+    ("unlisted", "INTEGER NOT NULL"),
+    ("series", "INTEGER NOT NULL"),
+    ("reason", "INTEGER NOT NULL"),
+    ("count", "INTEGER NOT NULL"),
+    ("first_at_ms", "INTEGER NOT NULL"),
+    ("last_at_ms", "INTEGER NOT NULL"),
+];
+
+/// One series of the catalogue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeriesRow {
+    /// The series.
+    pub series: SeriesId,
+    /// Its metric name; empty if its labels were not known when it was first written.
+    pub name: String,
+    /// Its other labels: the text of a JSON object of strings, sorted by label name.
+    pub labels: String,
+}
+
+/// One metric name and how many series bear it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameRow {
+    /// The metric name.
+    pub name: String,
+    /// How many series of the catalogue bear it.
+    pub series: u64,
+}
+
+/// The statistics of one series over one window, at the highest revision that is stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WindowRow {
+    /// Whose.
+    pub series: Arc<SeriesRow>,
+    /// The numbers.
+    pub stats: WindowStats,
+}
+
+/// Samples that were not applied: one row of the store, or a sum over several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RejectRow {
+    /// Which of the next three tell rows apart; the others are not shown.
+    pub by: By,
+    /// The series; `None` where series beyond the first thousand of a minute are summed.
+    pub series: Option<SeriesId>,
+    /// The metric name of the series.
+    pub name: Option<String>,
+    /// Why.
+    pub reason: Reason,
+    /// How many samples.
+    pub count: u64,
+    /// The lowest event time among them.
+    pub first_at_ms: i64,
+    /// The highest event time among them.
+    pub last_at_ms: i64,
+}
+
+/// What rejects are summed by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct By {
+    /// Rows of different series stay apart.
+    pub series: bool,
+    /// Rows of different metric names stay apart.
+    pub name: bool,
+    /// Rows of different reasons stay apart.
+    pub reason: bool,
+}
+
+impl By {
+    /// Everything stays apart: a row per (series, reason).
+    pub const ALL: By = By { series: true, name: true, reason: true };
+}
+
+/// The kinds of rows that are exported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// [`WindowRow`].
+    Windows,
+    /// [`RejectRow`].
+    Rejects,
+}
+
+impl Kind {
+    /// The word in file names, tables and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Kind::Windows => "windows",
+            Kind::Rejects => "rejects",
+        }
+    }
+}
+
+/// The text names no kind of row.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("kind must be windows or rejects; got {0:?}")]
+pub struct UnknownKind(pub String);
+
+impl FromStr for Kind {
+    type Err = UnknownKind;
+
+    fn from_str(text: &str) -> Result<Self, UnknownKind> {
+        match text {
+            "windows" | "window" => Ok(Kind::Windows),
+            "rejects" | "reject" => Ok(Kind::Rejects),
+            _ => Err(UnknownKind(text.to_owned())),
+        }
+    }
+}
+
+/// One cell of a row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Cell<'a> {
+    /// Text.
+    Text(&'a str),
+    /// Text that is JSON already.
+    Json(&'a str),
+    /// A series id, 16 hex digits.
+    Series(SeriesId),
+    /// A window's length in milliseconds, shown as `1h30m`.
+    Window(i64),
+    /// Unix milliseconds, shown as RFC 3339.
+    Time(i64),
+    /// A whole number.
+    Int(i64),
+    /// A whole number.
+    UInt(u64),
+    /// A number; `null` if it is not finite.
+    Float(f64),
+    /// Known to be unknown.
+    Null,
+    /// Does not apply to this row.
+    Absent,
+}
+
+/// A row as columns.
+pub trait Record {
+    /// The names of the columns, in order.
+    const COLUMNS: &'static [&'static str];
+
+    /// Appends one cell per column.
+    fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>);
+}
+
+impl Record for SeriesRow {
+    const COLUMNS: &'static [&'static str] = &["series", "name", "labels"];
+
+    fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
+        cells.extend([Cell::Series(self.series), Cell::Text(&self.name), Cell::Json(&self.labels)]);
+    }
+}
+
+impl Record for NameRow {
+    const COLUMNS: &'static [&'static str] = &["name", "series"];
+
+    fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
+        cells.extend([Cell::Text(&self.name), Cell::UInt(self.series)]);
+    }
+}
+
+impl Record for WindowRow {
+    const COLUMNS: &'static [&'static str] = &[
+        "series",
+        "name",
+        "labels",
+        "window",
+        "at",
+        "at_ms",
+        "count",
+        "min",
+        "max",
+        "avg",
+        "std",
+        "std_sample",
+        "first",
+        "last",
+        "increase",
+        "rate",
+        "revision",
+    ];
+
+    fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
+        let stats = &self.stats;
+        self.series.cells(cells);
+        cells.extend([
+            Cell::Window(stats.window_ms),
+            Cell::Time(stats.at_ms),
+            Cell::Int(stats.at_ms),
+            Cell::UInt(stats.count.into()),
+            Cell::Float(stats.min),
+            Cell::Float(stats.max),
+            Cell::Float(stats.avg),
+            Cell::Float(stats.std),
+            stats.std_sample().map_or(Cell::Null, Cell::Float),
+            Cell::Float(stats.first),
+            Cell::Float(stats.last),
+        ]);
+        cells.extend(if is_counter(&self.series.name) {
+            [increase(stats), stats.rate()].map(|value| value.map_or(Cell::Null, Cell::Float))
+        } else {
+            [Cell::Absent; 2]
+        });
+        cells.push(Cell::UInt(stats.revision.into()));
+    }
+}
+
+impl Record for RejectRow {
+    const COLUMNS: &'static [&'static str] =
+        &["series", "name", "reason", "count", "first_at_ms", "last_at_ms"];
+
+    fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
+        let shown =
+            |by: bool, cell: Option<Cell<'a>>| if by { cell.unwrap_or(Cell::Null) } else { Cell::Absent };
+        cells.extend([
+            shown(self.by.series, self.series.map(Cell::Series)),
+            shown(self.by.name, self.name.as_deref().map(Cell::Text)),
+            shown(self.by.reason, Some(Cell::Text(self.reason.as_str()))),
+            Cell::UInt(self.count),
+            Cell::Int(self.first_at_ms),
+            Cell::Int(self.last_at_ms),
+        ]);
+    }
+}
+
+/// Whether a metric of this name only grows, by the suffix its users gave it: such rows show `increase` and `rate`.
+pub fn is_counter(name: &str) -> bool {
+    ["_total", "_count", "_sum", "_bucket"].iter().any(|suffix| name.ends_with(suffix))
+}
+
+/// The increase of a counter; none below two samples.
+pub fn increase(stats: &WindowStats) -> Option<f64> {
+    (stats.count > 1).then_some(stats.increase)
+}
+
+/// Whether a column of a row is left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// Leaves out `revision`, so that the same samples give the same bytes however they came.
+    pub without_revision: bool,
+}
+
+impl Shape {
+    fn shows(self, column: &str) -> bool {
+        !(self.without_revision && column == "revision")
+    }
+}
+
+/// Writes a row as one JSON object, without a line end.
+///
+/// # Errors
+/// What `out` refuses.
+pub fn write_json<R: Record>(row: &R, shape: Shape, out: &mut dyn Write) -> io::Result<()> {
+    let mut cells = Vec::with_capacity(R::COLUMNS.len());
+    row.cells(&mut cells);
+    let shown =
+        R::COLUMNS.iter().zip(&cells).filter(|(column, cell)| shape.shows(column) && **cell != Cell::Absent);
+    out.write_all(b"{")?;
+    for (i, (column, cell)) in shown.enumerate() {
+        write!(out, "{}\"{column}\":", if i == 0 { "" } else { "," })?;
+        match *cell {
+            Cell::Text(text) => serde_json::to_writer(&mut *out, text)?,
+            Cell::Json(text) => out.write_all(text.as_bytes())?,
+            Cell::Series(series) => write!(out, "\"{series}\"")?,
+            Cell::Window(ms) => write!(out, "\"{}\"", duration(ms))?,
+            Cell::Time(ms) => match Rfc3339::from_ms(ms) {
+                Some(time) => write!(out, "\"{time}\"")?,
+                None => out.write_all(b"null")?,
+            },
+            Cell::Int(value) => write!(out, "{value}")?,
+            Cell::UInt(value) => write!(out, "{value}")?,
+            Cell::Float(value) => serde_json::to_writer(&mut *out, &value)?,
+            Cell::Null | Cell::Absent => out.write_all(b"null")?,
+        }
+    }
+    out.write_all(b"}")
+}
+
+/// Writes the line with the names of the columns.
+///
+/// # Errors
+/// What `out` refuses.
+pub fn write_csv_header<R: Record>(shape: Shape, out: &mut dyn Write) -> io::Result<()> {
+    let shown = R::COLUMNS.iter().filter(|column| shape.shows(column));
+    for (i, column) in shown.enumerate() {
+        write!(out, "{}{column}", if i == 0 { "" } else { "," })?;
+    }
+    out.write_all(b"\n")
+}
+
+/// Writes a row as one line of CSV (RFC 4180, but with `\n`).
+///
+/// A cell of text that a spreadsheet would take for a formula gets a leading apostrophe.
+///
+/// # Errors
+/// What `out` refuses.
+pub fn write_csv<R: Record>(row: &R, shape: Shape, out: &mut dyn Write) -> io::Result<()> {
+    let mut cells = Vec::with_capacity(R::COLUMNS.len());
+    row.cells(&mut cells);
+    let shown = R::COLUMNS.iter().zip(&cells).filter(|(column, _)| shape.shows(column));
+    for (i, (_, cell)) in shown.enumerate() {
+        if i > 0 {
+            out.write_all(b",")?;
+        }
+        match *cell {
+            Cell::Text(text) | Cell::Json(text) => write_csv_text(text, out)?,
+            Cell::Series(series) => write!(out, "{series}")?,
+            Cell::Window(ms) => write_csv_text(&duration(ms), out)?,
+            Cell::Time(ms) => {
+                if let Some(time) = Rfc3339::from_ms(ms) {
+                    write!(out, "{time}")?;
+                }
+            }
+            Cell::Int(value) => write!(out, "{value}")?,
+            Cell::UInt(value) => write!(out, "{value}")?,
+            Cell::Float(value) if value.is_finite() => serde_json::to_writer(&mut *out, &value)?,
+            Cell::Float(_) | Cell::Null | Cell::Absent => {}
+        }
+    }
+    out.write_all(b"\n")
+}
+
+/// One cell of text: formulas defused, quoted where CSV needs it.
+fn write_csv_text(text: &str, out: &mut dyn Write) -> io::Result<()> {
+    let number = text.parse::<f64>().is_ok_and(f64::is_finite);
+    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && !number;
+    let apostrophe = if formula { "'" } else { "" };
+    if text.contains(['"', ',', '\n', '\r']) {
+        write!(out, "\"{apostrophe}{}\"", text.replace('"', "\"\""))
+    } else {
+        write!(out, "{apostrophe}{text}")
+    }
+}
+
+/// An instant that prints as RFC 3339 in UTC.
+pub struct Rfc3339(jiff::Timestamp);
+
+impl Rfc3339 {
+    /// The instant of Unix milliseconds; none outside the years -9999 to 9999.
+    pub fn from_ms(ms: i64) -> Option<Rfc3339> {
+        jiff::Timestamp::from_millisecond(ms).ok().map(Rfc3339)
+    }
+}
+
+impl fmt::Display for Rfc3339 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The labels of a series, other than its name, as the text of a JSON object sorted by label name.
+pub fn labels_json(pairs: &[(String, String)]) -> String {
+    let mut sorted: Vec<_> = pairs.iter().filter(|(name, _)| name != "__name__").collect();
+    sorted.sort();
+    let map: serde_json::Map<_, _> =
+        sorted.into_iter().map(|(name, value)| (name.clone(), value.as_str().into())).collect();
+    serde_json::Value::Object(map).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn window(name: &str, count: u32) -> WindowRow {
+        let series = SeriesRow {
+            series: SeriesId(0xabc),
+            name: name.to_owned(),
+            labels: labels_json(&[("job".into(), "a \"b\"".into()), ("__name__".into(), name.into())]),
+        };
+        let stats = WindowStats {
+            series: SeriesId(0xabc),
+            window_ms: 5_400_000,
+            at_ms: 1_700_000_000_250,
+            revision: 3,
+            count,
+            span_ms: 10_000,
+            min: 1.0,
+            max: 1e300,
+            avg: 2.5,
+            std: 3.0,
+            first: f64::INFINITY,
+            last: -0.5,
+            increase: 20.0,
+        };
+        WindowRow { series: Arc::new(series), stats }
+    }
+
+    fn json<R: Record>(row: &R, shape: Shape) -> String {
+        let mut out = Vec::new();
+        write_json(row, shape, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn csv_line<R: Record>(row: &R, shape: Shape) -> String {
+        let mut out = Vec::new();
+        write_csv(row, shape, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_window_is_the_row_of_the_contract() {
+        let text = json(&window("up", 2), Shape::default());
+        assert_eq!(
+            text,
+            concat!(
+                r#"{"series":"0000000000000abc","name":"up","labels":{"job":"a \"b\""},"window":"1h30m","#,
+                r#""at":"2023-11-14T22:13:20.25Z","at_ms":1700000000250,"count":2,"min":1.0,"max":1e+300,"avg":2.5,"#,
+                r#""std":3.0,"std_sample":4.242640687119286,"first":null,"last":-0.5,"revision":3}"#
+            )
+        );
+        let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(parsed["labels"]["job"], "a \"b\"");
+    }
+
+    #[test]
+    fn counters_show_increase_and_rate_and_null_below_two_samples() {
+        for (name, count, wanted) in [
+            ("a_total", 2, r#""increase":20.0,"rate":2.0"#),
+            ("a_count", 1, r#""increase":null,"rate":null"#),
+            ("a_sum", 1, r#""std_sample":null"#),
+            ("a_bucket", 3, r#""rate":2.0"#),
+        ] {
+            let text = json(&window(name, count), Shape::default());
+            assert!(text.contains(wanted), "{name} with {count} samples gave {text}, not {wanted}");
+        }
+        let gauge = json(&window("total_a", 2), Shape::default());
+        assert!(!gauge.contains("rate") && !gauge.contains("increase"), "{gauge}");
+    }
+
+    #[test]
+    fn the_final_shape_leaves_the_revision_out() {
+        let shape = Shape { without_revision: true };
+        assert!(!json(&window("up", 2), shape).contains("revision"));
+        let mut header = Vec::new();
+        write_csv_header::<WindowRow>(shape, &mut header).unwrap();
+        let header = String::from_utf8(header).unwrap();
+        assert!(header.ends_with(",rate\n"), "{header}");
+        assert_eq!(
+            csv_line(&window("up", 2), shape).matches(',').count(),
+            header.matches(',').count(),
+            "as many cells as columns"
+        );
+    }
+
+    #[test]
+    fn csv_cells_survive_a_csv_reader_and_formulas_are_defused() {
+        for (name, wanted) in [
+            ("=1+1", "'=1+1"),
+            ("@x", "'@x"),
+            ("-5", "-5"),
+            ("-5x", "'-5x"),
+            ("+", "'+"),
+            ("\tx", "'\tx"),
+            ("\rx", "'\rx"),
+            ("a,\"b\"\nc", "a,\"b\"\nc"),
+            ("plain", "plain"),
+        ] {
+            let line = csv_line(&NameRow { name: name.to_owned(), series: 7 }, Shape::default());
+            let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(line.as_bytes());
+            let record = reader.records().next().unwrap().unwrap();
+            assert_eq!((&record[0], &record[1]), (wanted, "7"));
+        }
+    }
+
+    #[test]
+    fn sums_of_rejects_show_only_what_they_are_summed_by() {
+        let mut row = RejectRow {
+            by: By::ALL,
+            series: None,
+            name: None,
+            reason: Reason::TooOld,
+            count: 4,
+            first_at_ms: 1,
+            last_at_ms: 2,
+        };
+        assert_eq!(
+            json(&row, Shape::default()),
+            r#"{"series":null,"name":null,"reason":"too_old","count":4,"first_at_ms":1,"last_at_ms":2}"#
+        );
+        row.by = By { series: false, name: false, reason: true };
+        assert_eq!(
+            json(&row, Shape::default()),
+            r#"{"reason":"too_old","count":4,"first_at_ms":1,"last_at_ms":2}"#
+        );
+    }
+
+    #[test]
+    fn kinds_are_named_in_plural_and_singular() {
+        assert_eq!("windows".parse(), Ok(Kind::Windows));
+        assert_eq!("reject".parse(), Ok(Kind::Rejects));
+        assert_eq!(
+            "profiles".parse::<Kind>().unwrap_err().to_string(),
+            "kind must be windows or rejects; got \"profiles\""
+        );
+    }
+}

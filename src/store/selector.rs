@@ -1,0 +1,310 @@
+//! Which series are meant: Prometheus selectors such as `up{job=~"node.*"}`, parsed and judged.
+//!
+//! As in Prometheus a regex is anchored at both ends, a label that is absent equals the empty string, and several
+//! `match[]` mean any of them. Only selectors are taken: no functions, ranges, offsets or arithmetic.
+
+use promql_parser::label::{MatchOp, Matcher};
+use promql_parser::parser::{Expr, parse};
+use regex::{Regex, RegexBuilder};
+
+/// Most selectors of one question.
+pub const SELECTORS_MAX: usize = 64;
+
+/// Most bytes of one selector.
+pub const SELECTOR_BYTES_MAX: usize = 8_192;
+
+/// Most bytes a compiled regex may take.
+const REGEX_BYTES_MAX: usize = 1 << 20;
+
+/// The text is not a selector we take.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SelectorError(String);
+
+/// Any of some selectors; without one, every series.
+#[derive(Clone, Debug, Default)]
+pub struct Selectors {
+    /// Each is a conjunction of conditions.
+    any: Vec<Vec<Condition>>,
+}
+
+/// What one label must be.
+#[derive(Clone, Debug)]
+struct Condition {
+    label: String,
+    test: Test,
+}
+
+#[derive(Clone, Debug)]
+enum Test {
+    Is(String),
+    IsNot(String),
+    Fits(Regex),
+    FitsNot(Regex),
+}
+
+impl Condition {
+    fn holds(&self, value: &str) -> bool {
+        match &self.test {
+            Test::Is(wanted) => value == wanted,
+            Test::IsNot(unwanted) => value != unwanted,
+            Test::Fits(regex) => regex.is_match(value),
+            Test::FitsNot(regex) => !regex.is_match(value),
+        }
+    }
+}
+
+impl Selectors {
+    /// Parses selectors.
+    ///
+    /// # Errors
+    /// The first that is not one, with its text and what is wrong.
+    pub fn parse<T: AsRef<str>>(texts: &[T]) -> Result<Selectors, SelectorError> {
+        if texts.len() > SELECTORS_MAX {
+            return Err(SelectorError(format!(
+                "at most {SELECTORS_MAX} selectors are taken; got {}",
+                texts.len()
+            )));
+        }
+        let mut any = Vec::new();
+        for text in texts {
+            any.extend(conjunctions(text.as_ref())?);
+        }
+        Ok(Selectors { any })
+    }
+
+    /// Whether every series is meant.
+    pub fn is_every(&self) -> bool {
+        self.any.is_empty()
+    }
+
+    /// Whether the series of this name, whose other labels `label` tells, is meant.
+    pub fn matches<'a>(&self, name: &'a str, label: impl Fn(&str) -> Option<&'a str>) -> bool {
+        let value = |wanted: &str| if wanted == "__name__" { name } else { label(wanted).unwrap_or("") };
+        self.any.is_empty() || self.any.iter().any(|all| all.iter().all(|c| c.holds(value(&c.label))))
+    }
+
+    /// The names that the series meant can have, sorted; none if they can have any.
+    ///
+    /// Only equality is looked through: the answer may hold names too many, never too few.
+    pub fn names(&self) -> Option<Vec<&str>> {
+        let mut names = Vec::with_capacity(self.any.len());
+        for all in &self.any {
+            names.push(all.iter().find_map(|condition| match &condition.test {
+                Test::Is(name) if condition.label == "__name__" => Some(name.as_str()),
+                _ => None,
+            })?);
+        }
+        names.sort_unstable();
+        names.dedup();
+        (!names.is_empty()).then_some(names)
+    }
+
+    /// The label values, other than the name, that every series meant has.
+    ///
+    /// Only the equalities of a single selector are looked through.
+    pub fn equalities(&self) -> Vec<(&str, &str)> {
+        let [all] = self.any.as_slice() else { return Vec::new() };
+        let equal = all.iter().filter_map(|condition| match &condition.test {
+            Test::Is(value) if condition.label != "__name__" && !value.is_empty() => {
+                Some((condition.label.as_str(), value.as_str()))
+            }
+            _ => None,
+        });
+        equal.collect()
+    }
+}
+
+/// The conjunctions one selector consists of: one, or one per side of `or`.
+fn conjunctions(text: &str) -> Result<Vec<Vec<Condition>>, SelectorError> {
+    let shown: String = text.chars().take(200).collect();
+    let refuse = |why: &str| SelectorError(format!("{shown:?} is not a selector: {why}"));
+    if text.len() > SELECTOR_BYTES_MAX {
+        return Err(refuse(&format!("it has {} bytes; at most {SELECTOR_BYTES_MAX} are taken", text.len())));
+    }
+    plain(text).map_err(|why| refuse(&why))?;
+    let selector = match parse(text).map_err(|why| refuse(why.trim()))? {
+        Expr::VectorSelector(selector) => selector,
+        _ => return Err(refuse("only series selectors are taken, such as up{job=\"node\"}")),
+    };
+    if selector.offset.is_some() || selector.at.is_some() {
+        return Err(refuse("offset and @ are not taken; use start and end"));
+    }
+    let mut any = selector.matchers.or_matchers;
+    if !selector.matchers.matchers.is_empty() || any.is_empty() {
+        any.push(selector.matchers.matchers);
+    }
+    let mut parsed = Vec::with_capacity(any.len());
+    for all in any {
+        let mut conditions = Vec::with_capacity(all.len() + 1);
+        if let Some(name) = &selector.name {
+            conditions.push(Condition { label: "__name__".to_owned(), test: Test::Is(name.clone()) });
+        }
+        for matcher in all {
+            conditions.push(condition(matcher).map_err(|why| refuse(&why))?);
+        }
+        if conditions.iter().all(|condition| condition.holds("")) {
+            return Err(refuse("at least one condition must not hold for the empty string"));
+        }
+        parsed.push(conditions);
+    }
+    Ok(parsed)
+}
+
+/// Refuses what only a larger expression has, before the parser builds a tree as deep as the text is long.
+fn plain(text: &str) -> Result<(), String> {
+    let mut quote = None;
+    let mut escaped = false;
+    for c in text.chars() {
+        match quote {
+            Some(_) if escaped => escaped = false,
+            Some('"' | '\'') if c == '\\' => escaped = true,
+            Some(open) if c == open => quote = None,
+            Some(_) => {}
+            None if matches!(c, '"' | '\'' | '`') => quote = Some(c),
+            None if matches!(
+                c,
+                '(' | ')' | '[' | ']' | '+' | '-' | '*' | '/' | '%' | '^' | '@' | '#' | '<' | '>'
+            ) =>
+            {
+                return Err(format!("{c:?} has no place in a series selector such as up{{job=\"node\"}}"));
+            }
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// A matcher with its regex compiled as Prometheus reads it: anchored, a dot matching line ends too.
+fn condition(matcher: Matcher) -> Result<Condition, String> {
+    let regex = |parsed: &Regex| {
+        // What the parser compiled is the pattern in its own anchors, with Go's lone braces escaped.
+        let inner = parsed.as_str().strip_prefix("^(?:").and_then(|rest| rest.strip_suffix(")$"));
+        let pattern = inner.unwrap_or(&matcher.value);
+        let build = |pattern: &str| RegexBuilder::new(pattern).size_limit(REGEX_BYTES_MAX).build();
+        let alone = build(pattern).and_then(|_| build(&format!("^(?s:{pattern})$")));
+        alone.map_err(|why| format!("the regex {:?}: {}", matcher.value, last_line(&why.to_string())))
+    };
+    let test = match &matcher.op {
+        MatchOp::Equal => Test::Is(matcher.value.clone()),
+        MatchOp::NotEqual => Test::IsNot(matcher.value.clone()),
+        MatchOp::Re(parsed) => Test::Fits(regex(parsed)?),
+        MatchOp::NotRe(parsed) => Test::FitsNot(regex(parsed)?),
+    };
+    Ok(Condition { label: matcher.name, test })
+}
+
+fn last_line(text: &str) -> &str {
+    text.lines().last().unwrap_or(text).trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SERIES: [&[(&str, &str)]; 5] = [
+        &[("__name__", "up"), ("job", "node"), ("instance", "a:1")],
+        &[("__name__", "up"), ("job", "prometheus")],
+        &[("__name__", "node_load1"), ("job", "node"), ("note", "two\nlines")],
+        &[("__name__", "with.dot"), ("label with space", "x")],
+        &[("__name__", "up_down"), ("job", "")],
+    ];
+
+    /// Which of the series above the selectors mean.
+    fn check(texts: &[&str], wanted: &[usize]) {
+        let selectors = Selectors::parse(texts).unwrap();
+        let meant: Vec<usize> = (0..SERIES.len())
+            .filter(|i| {
+                let get = |wanted: &str| {
+                    SERIES[*i].iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value)
+                };
+                selectors.matches(get("__name__").unwrap(), get)
+            })
+            .collect();
+        assert_eq!(meant, wanted, "{texts:?}");
+        if let Some(names) = selectors.names() {
+            assert!(
+                meant.iter().all(|i| names.contains(&SERIES[*i][0].1)),
+                "{texts:?} may only mean {names:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn selectors_mean_what_they_mean_to_prometheus() {
+        check(&[], &[0, 1, 2, 3, 4]);
+        check(&["up"], &[0, 1]);
+        check(&["up{job=\"node\"}"], &[0]);
+        check(&["{__name__=~\"up.*\"}"], &[0, 1, 4]);
+        check(&["{__name__=~\"u\"}"], &[]);
+        check(&["{__name__=~\"up|with\"}"], &[0, 1]);
+        check(&["{job=~\"node|prom\"}"], &[0, 2]);
+        check(&["{__name__!=\"\",job=\"\"}"], &[3, 4]);
+        check(&["{__name__=~\".+\",instance!=\"\"}"], &[0]);
+        check(&["{__name__=~\".+\",job!~\"node|\"}"], &[1]);
+        check(&["{note=~\"two.lines\"}"], &[2]);
+        check(&["up{instance=\"a:1\"}", "node_load1"], &[0, 2]);
+        check(&["{job=\"prometheus\" or note!=\"\"}"], &[1, 2]);
+        check(&["{\"with.dot\"}"], &[3]);
+        check(&["{\"label with space\"='x'}"], &[3]);
+        check(&["{job=~\"no{de\" or job=\"node\"}"], &[0, 2]);
+    }
+
+    #[test]
+    fn what_the_store_may_look_through_is_found() {
+        let selectors = Selectors::parse(&["b{x=\"1\",y=~\"2\",z=\"\"}"]).unwrap();
+        assert_eq!(selectors.names(), Some(vec!["b"]));
+        assert_eq!(selectors.equalities(), [("x", "1")]);
+        let selectors = Selectors::parse(&["b{x=\"1\"}", "a", "b"]).unwrap();
+        assert_eq!(selectors.names(), Some(vec!["a", "b"]));
+        assert!(selectors.equalities().is_empty());
+        assert_eq!(Selectors::parse(&["a", "{x=\"1\"}"]).unwrap().names(), None);
+    }
+
+    #[test]
+    fn what_is_not_a_selector_is_refused_with_its_text() {
+        let deep = format!("{}up{}", "(".repeat(4_000), ")".repeat(4_000));
+        let long = format!("up{{a=\"{}\"}}", "x".repeat(SELECTOR_BYTES_MAX));
+        let hungry = "up{a=~\"((x{1000}){1000}){1000}\"}";
+        for text in [
+            "",
+            " ",
+            "{}",
+            "{job=~\".*\"}",
+            "{job=\"\"}",
+            "up{",
+            "up{job=}",
+            "up{job~\"x\"}",
+            "1",
+            "\"up\"",
+            "sum(up)",
+            "up[5m]",
+            "up offset 5m",
+            "up @ 0",
+            "up + up",
+            "up and up",
+            "-up",
+            "up{__name__=\"x\"}",
+            "up{job=~\"(\"}",
+            "{job=~\"a)|(b\"}",
+            "{job=\"a\" or job=~\".*\"}",
+            "# up",
+            &deep,
+            &long,
+            hungry,
+            "up{job=\"",
+            "\u{0}",
+        ] {
+            let error = Selectors::parse(&[text]).expect_err(text).to_string();
+            let start: String = text.chars().take(20).collect();
+            let quoted = format!("{start:?}");
+            assert!(error.starts_with(quoted.trim_end_matches('"')), "{error}");
+            assert!(error.contains("is not a selector: ") && error.len() < 600, "{error}");
+        }
+        let many = vec!["up"; SELECTORS_MAX + 1];
+        assert_eq!(
+            Selectors::parse(&many).unwrap_err().to_string(),
+            "at most 64 selectors are taken; got 65"
+        );
+    }
+}

@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# Everything a change has to pass, with its own set-up, on Debian 12 with Rust 1.95:
+# format, lints, dependencies, the tests, and the tests against real servers.
+#
+#   ./test.sh [--rounds N]     --rounds: how often randomised tests repeat (their own default otherwise)
+#
+# Installs what is missing (as root or through sudo) and starts no service. What is built and installed
+# goes to ${XDG_CACHE_HOME:-$HOME/.cache}/tidewatch, never into the clone. The last line is "N passed, N failed":
+# tests, and each of the other checks that failed.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+cache="${XDG_CACHE_HOME:-$HOME/.cache}/tidewatch"
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
+deny_version=0.20.2
+# Modules of the test binary that start real servers: they run after the others, one at a time.
+live=(real_prometheus::)
+
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --rounds)
+            case "${2:-}" in '' | *[!0-9]*) echo "test.sh: --rounds needs a whole number; got '${2:-}'" >&2; exit 2 ;; esac
+            export TEST_ROUNDS="$2"
+            shift 2
+            ;;
+        -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+        *) echo "test.sh: unknown argument '$1' (there is --rounds N)" >&2; exit 2 ;;
+    esac
+done
+
+passed=0
+failed=0
+work="$(mktemp -d)"
+policy=
+cleanup() {
+    rm -rf "$work"
+    if [ -n "$policy" ]; then as_root rm -f "$policy"; fi
+}
+trap cleanup EXIT
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+say() { printf '\n== %s\n' "$*"; }
+
+# Installs the Debian packages whose programs are missing. A package's service is neither started nor left enabled.
+install_packages() {
+    local missing=() services=()
+    command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then
+        missing+=(prometheus)
+        services+=(prometheus)
+    fi
+    if ! command -v prometheus-node-exporter >/dev/null; then
+        missing+=(prometheus-node-exporter)
+        services+=(prometheus-node-exporter)
+    fi
+    [ ${#missing[@]} -gt 0 ] || return 0
+    say "installing ${missing[*]}"
+    if [ ! -e /usr/sbin/policy-rc.d ]; then
+        policy=/usr/sbin/policy-rc.d
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+        as_root chmod 755 "$policy"
+    fi
+    as_root apt-get update -q
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+    if [ -n "$policy" ]; then
+        as_root rm -f "$policy"
+        policy=
+    fi
+    local service
+    for service in "${services[@]}"; do
+        if command -v systemctl >/dev/null; then
+            as_root systemctl disable "$service" >/dev/null 2>&1 || echo "note: $service could not be disabled"
+        fi
+    done
+}
+
+# Installs cargo-deny into the cache once.
+install_deny() {
+    local have
+    have="$("$cache/tools/bin/cargo-deny" --version 2>/dev/null || true)"
+    [ "$have" != "cargo-deny $deny_version" ] || return 0
+    say "installing cargo-deny $deny_version into $cache/tools (minutes, once)"
+    CARGO_TARGET_DIR="$cache/tools-target" \
+        cargo install cargo-deny --locked --quiet --version "=$deny_version" --root "$cache/tools"
+    rm -rf "$cache/tools-target"
+}
+
+# A check without a count of its own: only its failure counts.
+check() {
+    say "$*"
+    if ! "$@"; then
+        echo "FAILED: $*"
+        failed=$((failed + 1))
+    fi
+}
+
+# Runs cargo test and adds up the result lines of its binaries.
+tests() {
+    say "cargo test $*"
+    local status=0 sums
+    cargo test "$@" 2>&1 | tee "$work/log" || status=$?
+    sums="$(awk '/^test result: /{for (i = 2; i <= NF; i++) {if ($i == "passed;") p += $(i - 1); if ($i == "failed;") f += $(i - 1)}}
+        END {print p + 0, f + 0}' "$work/log")"
+    passed=$((passed + ${sums% *}))
+    failed=$((failed + ${sums#* }))
+    # It did not build, a binary died before it could count, or no test was found.
+    if [ "$sums" = "0 0" ] || { [ "$status" != 0 ] && [ "${sums#* }" = 0 ]; }; then
+        echo "FAILED: cargo test $* (status $status, passed and failed: $sums)"
+        failed=$((failed + 1))
+    fi
+}
+
+command -v cargo >/dev/null || { echo "test.sh: cargo is missing: install Rust 1.95 (rust-toolchain.toml)" >&2; exit 1; }
+install_packages
+install_deny
+
+TEST_PROMETHEUS="$(command -v prometheus)"
+TIDEWATCH_PROMTOOL="$(command -v promtool)"
+TEST_NODE_EXPORTER="$(command -v prometheus-node-exporter)"
+export TEST_PROMETHEUS TIDEWATCH_PROMTOOL TEST_NODE_EXPORTER
+
+skip=()
+for module in "${live[@]}"; do skip+=(--skip "$module"); done
+
+check cargo fmt --all --check
+check cargo clippy --quiet --workspace --all-targets -- -D warnings
+check "$cache/tools/bin/cargo-deny" --log-level warn check bans licenses sources
+tests --workspace --no-fail-fast -- "${skip[@]}"
+tests --package tidewatch --test main -- --test-threads=1 --nocapture "${live[@]}"
+
+echo
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ]

@@ -1,0 +1,151 @@
+//! Random feeds: what senders and workers with outages, delays and duplicates put into a journal.
+
+use tidewatch_dataflows::sample::{EpochEnd, STALE_NAN_BITS, Samples, SeriesId};
+use tidewatch_dataflows::settings::{Settings, Window};
+
+use super::Epoch;
+
+/// 2020-09-13T12:00:00Z, a multiple of every hop used.
+pub const START_MS: i64 = 1_600_000_000_000 - 1_600_000_000_000 % 43_200_000;
+
+/// A sample that reaches the worker at `when`.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    pub when_ms: i64,
+    pub series: u64,
+    pub at_ms: i64,
+    pub value: f64,
+}
+
+/// Small settings whose windows fill and empty within a short feed.
+pub fn settings(rng: &mut fastrand::Rng) -> Settings {
+    let second = |length: i64, hop: i64| Window { length_ms: length * 1_000, hop_ms: hop * 1_000 };
+    let windows = match rng.u8(0..4) {
+        0 => vec![second(300, 60), second(420, 7), second(1_200, 1_200)],
+        1 => vec![second(3_600, 60), second(10_800, 180)],
+        2 => vec![second(1_200, 30), second(1_800, 90), second(2_400, 120)],
+        _ => vec![second(120, 60), second(600, 120)],
+    };
+    Settings { windows, series_max: 512, ..Settings::default() }
+        .validated()
+        .expect("these windows are within bounds")
+}
+
+/// The true samples of one series: jittered, with gaps, sometimes a counter, sometimes at a large offset.
+pub fn truth(rng: &mut fastrand::Rng, series: u64) -> Vec<(i64, f64)> {
+    let step = [5_000, 15_000, 60_000][rng.usize(0..3)];
+    let offset = [0.0, 4e10, -7.5, 1e12][rng.usize(0..4)];
+    let counter = rng.bool();
+    let mut at = START_MS + rng.i64(0..3_600_000);
+    let mut level = offset;
+    let _ = series;
+    (0..rng.usize(30..400))
+        .map(|_| {
+            at += 1 + rng.i64(0..2 * step);
+            if rng.u8(0..60) == 0 {
+                at += rng.i64(0..5_400_000); // a gap, at times longer than the longest window
+            }
+            level = if counter && rng.u8(0..40) == 0 { 0.0 } else { level + rng.f64() };
+            (at, if counter { level } else { offset + (rng.f64() - 0.5) * 9.0 })
+        })
+        .collect()
+}
+
+/// When each sample arrives: at once, late, after an outage of the sender that then drains its backlog; some twice.
+pub fn arrivals(rng: &mut fastrand::Rng, series: u64, samples: &[(i64, f64)]) -> Vec<Arrival> {
+    let (from, to) = (samples[0].0, samples[samples.len() - 1].0);
+    let away = from + rng.i64(0..(to - from).max(1));
+    let back = away + rng.i64(60_000..9_000_000);
+    let speed = [1.5, 5.0, 50.0][rng.usize(0..3)];
+    let (late, outage, twice) = (rng.bool(), rng.bool(), rng.bool());
+    let mut all = Vec::new();
+    for (at_ms, value) in samples.iter().copied() {
+        let mut when_ms = at_ms;
+        if late && rng.u8(0..10) < 3 {
+            when_ms += rng.i64(0..900_000);
+        }
+        if outage && at_ms >= away {
+            when_ms = when_ms.max(back + ((at_ms - away) as f64 / speed) as i64);
+        }
+        let value = match rng.u8(0..200) {
+            0 => f64::NAN,
+            1 => f64::INFINITY,
+            2 => f64::from_bits(STALE_NAN_BITS),
+            _ => value,
+        };
+        all.push(Arrival { when_ms, series, at_ms, value });
+        if twice && rng.u8(0..5) == 0 {
+            let value = if rng.bool() { value } else { value + 1.0 };
+            all.push(Arrival { when_ms: when_ms + rng.i64(0..700_000), series, at_ms, value });
+        }
+    }
+    all
+}
+
+/// Cuts arrivals into epochs as a live worker does that is away during `down`: arrivals wait for it.
+pub fn live(
+    settings: &Settings,
+    mut arrivals: Vec<Arrival>,
+    step_ms: i64,
+    down: &[(i64, i64)],
+    after_ms: i64,
+) -> Vec<Epoch> {
+    arrivals.sort_by_key(|a| a.when_ms);
+    let (Some(first), Some(last)) = (arrivals.first(), arrivals.last()) else { return Vec::new() };
+    let (mut now, until) = (first.when_ms, last.when_ms + after_ms);
+    let (mut before, mut close, mut hold) = (now, now, None);
+    let (mut epochs, mut next) = (Vec::new(), 0);
+    while now <= until {
+        if let Some((_, back)) = down.iter().find(|(away, back)| (*away..*back).contains(&now)) {
+            now = *back;
+            continue;
+        }
+        if now - before > settings.settle_ms {
+            hold = Some(now + settings.catch_up_ms);
+        }
+        if hold.is_none_or(|hold| now >= hold) {
+            (close, hold) = (now, None);
+        }
+        let mut samples = Samples::default();
+        while next < arrivals.len() && arrivals[next].when_ms <= now {
+            let a = arrivals[next];
+            samples.push(a.series, a.at_ms, a.value);
+            next += 1;
+        }
+        epochs.push((
+            EpochEnd { epoch: now as u64, stream_ms: now, close_ms: close, last_of_input: false },
+            samples,
+        ));
+        before = now;
+        now += step_ms;
+    }
+    epochs
+}
+
+/// Cuts samples into epochs as `replay` does with a file.
+pub fn file(samples: &Samples, per_epoch: usize) -> Vec<Epoch> {
+    let cut = |epoch: usize, stream_ms: i64, last: bool| EpochEnd {
+        epoch: epoch as u64 + 1,
+        stream_ms,
+        close_ms: stream_ms,
+        last_of_input: last,
+    };
+    let mut epochs: Vec<Epoch> = (0..samples.len())
+        .step_by(per_epoch)
+        .enumerate()
+        .map(|(n, from)| {
+            let mut part = Samples::default();
+            (from..samples.len().min(from + per_epoch))
+                .for_each(|i| part.push(samples.series[i], samples.at_ms[i], samples.value[i]));
+            (cut(n, i64::MIN, false), part)
+        })
+        .collect();
+    let top = samples.at_ms.iter().copied().max().unwrap_or(i64::MIN);
+    epochs.push((cut(epochs.len(), top, true), Samples::default()));
+    epochs
+}
+
+/// Ids that share few shards, so that slots, tombstones and floors of one shard meet.
+pub fn series(rng: &mut fastrand::Rng, n: usize) -> Vec<SeriesId> {
+    (0..n).map(|_| SeriesId(rng.u64(..) / 256 * 256 + rng.u64(0..3))).collect()
+}

@@ -1,0 +1,173 @@
+//! The rules of closing, late samples, reopening and slots: every row and revision of the dataflow's tactics
+//! equals the slow model's, on random feeds with outages of sender and worker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tidewatch_dataflows::operators::admit::Admit;
+use tidewatch_dataflows::operators::window::Windows;
+use tidewatch_dataflows::outcome::Outcomes;
+use tidewatch_dataflows::sample::{SHARDS, Samples};
+use tidewatch_dataflows::settings::Settings;
+
+use crate::oracle::{Epoch, Model, feed, from_scratch, same_row};
+
+/// The tactics without timely: one thread, shards in order.
+pub struct Tactics {
+    shards: BTreeMap<usize, (Admit, Windows)>,
+    settings: Arc<Settings>,
+}
+
+impl Tactics {
+    pub fn new(settings: &Settings) -> Self {
+        Tactics { shards: BTreeMap::new(), settings: Arc::new(settings.clone()) }
+    }
+
+    pub fn epoch(&mut self, (end, samples): &Epoch) -> Outcomes {
+        let mut parts: BTreeMap<usize, Samples> =
+            self.shards.keys().map(|s| (*s, Samples::default())).collect();
+        for i in 0..samples.len() {
+            let part = parts.entry((samples.series[i] % SHARDS as u64) as usize).or_default();
+            part.push(samples.series[i], samples.at_ms[i], samples.value[i]);
+        }
+        let mut out = Outcomes::default();
+        for (shard, part) in parts {
+            let new = || (Admit::new(Arc::clone(&self.settings)), Windows::new(Arc::clone(&self.settings)));
+            let (gate, windows) = self.shards.entry(shard).or_insert_with(new);
+            let batch = gate.retire(shard, *end, &part);
+            out.rejects.extend_from_slice(&batch.rejects);
+            out.freed.extend_from_slice(&batch.freed_series);
+            out.counts.add(&batch.counts);
+            windows.retire(&batch, &mut out);
+            while !windows.close_silent(end.close_ms, 3, &mut out) {
+                out.windows.append(&mut Vec::new());
+                let mut more = Outcomes::default();
+                let done = windows.close_silent(end.close_ms, 3, &mut more);
+                out.append(&mut more);
+                if done {
+                    break;
+                }
+            }
+            windows.free(&batch);
+        }
+        out.settle();
+        out
+    }
+}
+
+fn check(
+    seed: u64,
+    what: &str,
+    settings: &Settings,
+    epochs: &[Epoch],
+) -> BTreeMap<(tidewatch_dataflows::sample::SeriesId, i64, i64), tidewatch_dataflows::outcome::WindowStats> {
+    let (mut tactics, mut model) = (Tactics::new(settings), Model::new(settings));
+    let mut last = BTreeMap::new();
+    for (n, epoch) in epochs.iter().enumerate() {
+        let (got, want) = (tactics.epoch(epoch), model.epoch(epoch));
+        let place = || format!("seed {seed}, {what}, epoch {n} of {}, {:?}", epochs.len(), epoch.0);
+        for (g, w) in got.windows.iter().zip(&want.windows) {
+            assert!(same_row(g, w), "{}:\n got {g:?}\nwant {w:?}", place());
+        }
+        assert_eq!(
+            got.windows.len(),
+            want.windows.len(),
+            "{}: {:?}",
+            place(),
+            got.windows.get(want.windows.len()).or(want.windows.get(got.windows.len()))
+        );
+        assert_eq!(got.freed, want.freed, "{}", place());
+        assert_eq!(
+            (got.counts.rejected, got.counts.applied, got.counts.late),
+            (want.counts.rejected, want.counts.applied, want.counts.late),
+            "{}",
+            place()
+        );
+        last.extend(got.windows.into_iter().map(|row| (row.key(), row)));
+    }
+    last
+}
+
+#[test]
+fn every_row_and_revision_equals_the_slow_model() {
+    let seeds = crate::rounds(150);
+    for seed in 0..seeds {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let settings = feed::settings(&mut rng);
+        let mut arrivals = Vec::new();
+        for id in feed::series(&mut rng, 5) {
+            let truth = feed::truth(&mut rng, id.0);
+            arrivals.extend(feed::arrivals(&mut rng, id.0, &truth));
+        }
+        let step_ms = [1_000, 1_000, 7_000][rng.usize(0..3)];
+        let first = arrivals.iter().map(|a| a.when_ms).min().expect("there are arrivals");
+        let away = first + rng.i64(0..4_000_000);
+        let down = if rng.bool() { vec![(away, away + rng.i64(20_000..9_000_000))] } else { Vec::new() };
+        let epochs = feed::live(&settings, arrivals, step_ms, &down, [100_000, 15_000_000][rng.usize(0..2)]);
+        check(seed, "live", &settings, &epochs);
+    }
+}
+
+#[test]
+fn a_file_in_any_order_within_lateness_gives_the_windows_computed_from_scratch() {
+    for seed in 0..crate::rounds(100) {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0xF11E);
+        let settings = feed::settings(&mut rng);
+        let (mut time_major, mut series_major) = (Vec::new(), Samples::default());
+        for id in feed::series(&mut rng, 4) {
+            for (at, value) in feed::truth(&mut rng, id.0) {
+                time_major.push((at, id.0, value));
+                series_major.push(id.0, at, value);
+            }
+        }
+        let collect = |rows: &[(i64, u64, f64)]| {
+            let mut all = Samples::default();
+            rows.iter().for_each(|(at, id, value)| all.push(*id, *at, *value));
+            all
+        };
+        time_major.sort_by_key(|row| row.0);
+        let mut shuffled: Vec<(i64, (i64, u64, f64))> =
+            time_major.iter().map(|row| (row.0 + rng.i64(0..600_000), *row)).collect();
+        shuffled.extend(
+            time_major
+                .iter()
+                .filter(|_| rng.u8(0..5) == 0)
+                .map(|row| (row.0 + 300_000, *row))
+                .collect::<Vec<_>>(),
+        );
+        shuffled.sort_by_key(|row| row.0);
+        let shuffled: Vec<_> = shuffled.into_iter().map(|row| row.1).collect();
+        let want = from_scratch(&settings, &series_major);
+        let newest: BTreeMap<u64, i64> = time_major.iter().map(|row| (row.1, row.0)).collect();
+        let mut bytes: Vec<BTreeMap<_, _>> = Vec::new();
+        for (what, samples) in [
+            ("time-major", collect(&time_major)),
+            ("series-major", series_major),
+            ("shuffled, doubled", collect(&shuffled)),
+        ] {
+            for per_epoch in [1_000_000, rng.usize(1..300)] {
+                let mut rows = check(seed, what, &settings, &feed::file(&samples, per_epoch));
+                rows.retain(|(id, _, at), _| *at < newest[&id.0]);
+                for ((key, got), (_, want)) in rows.iter().zip(&want) {
+                    let want = tidewatch_dataflows::outcome::WindowStats { revision: got.revision, ..*want };
+                    assert!(
+                        same_row(got, &want),
+                        "seed {seed}, {what}, {key:?}:\n got {got:?}\nwant {want:?}"
+                    );
+                }
+                assert_eq!(rows.len(), want.len(), "seed {seed}, {what}");
+                bytes.push(
+                    rows.into_iter()
+                        .map(|(key, row)| {
+                            (key, (row.count, row.avg.to_bits(), row.std.to_bits(), row.increase.to_bits()))
+                        })
+                        .collect(),
+                );
+            }
+        }
+        assert!(
+            bytes.windows(2).all(|pair| pair[0] == pair[1]),
+            "seed {seed}: the same samples gave other bytes in another order"
+        );
+    }
+}

@@ -1,0 +1,56 @@
+//! GET and POST over plain HTTP; a status is an answer, never an error.
+
+use std::time::Duration;
+
+/// Most bytes of an answer: a test that asks for more is wrong.
+const ANSWER_BYTES_MAX: u64 = 256 << 20;
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub content_type: String,
+    pub text: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+}
+
+fn agent() -> ureq::Agent {
+    let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None);
+    config.timeout_global(Some(Duration::from_secs(30))).build().new_agent()
+}
+
+fn answer(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, String> {
+    let mut response = result.map_err(|e| e.to_string())?;
+    let header = response.headers().get("content-type");
+    let content_type = header.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let body =
+        response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(|e| e.to_string())?;
+    let text = String::from_utf8_lossy(&body).into_owned();
+    Ok(Answer { status: response.status().as_u16(), content_type, text })
+}
+
+/// GET with these parameters (escaped here).
+///
+/// # Errors
+/// No answer came: nobody listens, or the connection broke.
+pub fn get(url: &str, parameters: &[(&str, &str)]) -> Result<Answer, String> {
+    let request =
+        parameters.iter().fold(agent().get(url), |request, (name, value)| request.query(name, value));
+    answer(request.call())
+}
+
+/// POST with these headers.
+///
+/// # Errors
+/// No answer came: nobody listens, or the connection broke.
+pub fn post(url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
+    let request =
+        headers.iter().fold(agent().post(url), |request, (name, value)| request.header(*name, *value));
+    answer(request.send(body))
+}

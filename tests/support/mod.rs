@@ -1,0 +1,65 @@
+//! What tests against running programs share: processes, HTTP, and a sender of remote write.
+//!
+//! Every process is killed by its own id when its handle goes; ports are free ones of the loopback; files live in a
+//! folder of the test that goes with it.
+
+pub mod http;
+pub mod process;
+pub mod remote_write;
+pub mod windows;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// The path of a real server, from the variable that `./test.sh` sets; says who runs the test when it is not set.
+pub fn server(variable: &str) -> Option<PathBuf> {
+    let path = std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from);
+    if path.is_none() {
+        println!(
+            "not run: needs a real server ({variable} is not set); ./test.sh installs it and runs this test"
+        );
+    }
+    path
+}
+
+/// A folder of one test, removed with everything in it.
+#[derive(Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// A new, empty folder.
+    pub fn new(name: &str) -> Folder {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("tidewatch-{}-{number}-{name}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A panicking test keeps its folder: it holds the logs.
+        if !std::thread::panicking() {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+}
+
+/// Asks until there is an answer. Waiting for another process cannot be done without asking again; the pause between
+/// two questions decides nothing, and the deadline only ends a test that has failed.
+pub fn eventually<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(why) => assert!(Instant::now() < deadline, "not within {within:?}: {what}: {why}"),
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

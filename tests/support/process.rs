@@ -1,0 +1,232 @@
+//! Programs under test: the worker, a Prometheus, a node exporter. Each is waited for until it says it is ready.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use super::{Folder, eventually, http, server};
+
+/// How long a program may take to start or to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A port of the loopback that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// A program that listens on a port; killed by its id when the handle goes.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    name: &'static str,
+    port: u16,
+    log: PathBuf,
+}
+
+impl Process {
+    fn start(name: &'static str, program: &Path, folder: &Path, port: u16, arguments: &[&OsStr]) -> Process {
+        let log = folder.join(format!("{name}.log"));
+        let file = File::options().create(true).append(true).open(&log).unwrap();
+        let child = Command::new(program)
+            .args(arguments)
+            .current_dir(folder)
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap_or_else(|e| panic!("cannot start {}: {e}", program.display()));
+        Process { child, name, port, log }
+    }
+
+    /// Waits until this path answers 200.
+    fn ready(mut self, path: &str) -> Process {
+        let url = self.url(path);
+        eventually(&format!("{} ready", self.name), PATIENCE, || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("{} ended with {status}:\n{}", self.name, self.log_tail());
+            }
+            match http::get(&url, &[]) {
+                Ok(answer) if answer.status == 200 => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        });
+        self
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// The last lines the program printed.
+    pub fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// Asks the program to end (SIGTERM) and waits until it has.
+    pub fn terminate(&mut self) -> ExitStatus {
+        let kill = format!("kill -TERM {}", self.child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        eventually(&format!("{} ends after SIGTERM", self.name), PATIENCE, || {
+            self.child.try_wait().unwrap().ok_or_else(|| self.log_tail())
+        })
+    }
+
+    /// Ends the program as a power cut does (SIGKILL).
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("--- {} printed last:\n{}", self.name, self.log_tail());
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The built worker on a data directory of its own.
+#[derive(Debug)]
+pub struct Tidewatch {
+    folder: Folder,
+    process: Process,
+}
+
+impl Tidewatch {
+    /// Starts `tidewatch run` with this configuration file (YAML, without `data_dir` and `listen`).
+    pub fn start(config: &str) -> Tidewatch {
+        let folder = Folder::new("worker");
+        std::fs::write(folder.path().join("tidewatch.yml"), config).unwrap();
+        let process = Tidewatch::run(&folder);
+        Tidewatch { folder, process }
+    }
+
+    fn run(folder: &Folder) -> Process {
+        let port = free_port();
+        let listen = format!("127.0.0.1:{port}");
+        let arguments = ["run", "--config", "tidewatch.yml", "--data-dir", "data", "--listen", &listen];
+        let program = Path::new(env!("CARGO_BIN_EXE_tidewatch"));
+        Process::start("tidewatch", program, folder.path(), port, &arguments.map(OsStr::new))
+            .ready("/-/ready")
+    }
+
+    /// Starts again on the same data after [`Process::kill`] or [`Process::terminate`].
+    pub fn start_again(&mut self) {
+        self.process = Tidewatch::run(&self.folder);
+    }
+
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        self.process.url(path)
+    }
+
+    pub fn address(&self) -> String {
+        self.process.address()
+    }
+
+    /// GET of a path of the API, which has to answer 200.
+    pub fn get(&self, path: &str, parameters: &[(&str, &str)]) -> http::Answer {
+        let answer = http::get(&self.url(path), parameters).unwrap();
+        assert_eq!(answer.status, 200, "{path} {parameters:?}: {answer:?}");
+        answer
+    }
+
+    /// All rows of a list of the API, page by page.
+    pub fn rows(&self, path: &str, parameters: &[(&str, &str)]) -> Vec<serde_json::Value> {
+        let mut rows = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let mut parameters = parameters.to_vec();
+            parameters.push(("limit", "10000"));
+            parameters.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+            let mut page = self.get(path, &parameters).json();
+            let data = page["data"].as_array_mut().unwrap_or_else(|| panic!("{path}: no data"));
+            let before = rows.len();
+            rows.append(data);
+            match page["next"].as_str() {
+                Some(next) => cursor = Some(next.to_owned()),
+                None => return rows,
+            }
+            assert!(rows.len() > before, "{path}: an empty page with a cursor to a next one");
+        }
+    }
+}
+
+/// A real Prometheus.
+#[derive(Debug)]
+pub struct Prometheus {
+    process: Process,
+    _folder: Folder,
+}
+
+impl Prometheus {
+    /// Starts it with the configuration that `config` gives for its own address. None where `./test.sh` is not at work.
+    pub fn start(config: impl FnOnce(&str) -> String) -> Option<Prometheus> {
+        let program = server("TEST_PROMETHEUS")?;
+        let folder = Folder::new("prometheus");
+        let port = free_port();
+        let address = format!("127.0.0.1:{port}");
+        std::fs::write(folder.path().join("prometheus.yml"), config(&address)).unwrap();
+        let listen = format!("--web.listen-address={address}");
+        let arguments =
+            ["--config.file=prometheus.yml", "--storage.tsdb.path=data", "--log.level=warn", &listen]
+                .map(OsStr::new);
+        let process =
+            Process::start("prometheus", &program, folder.path(), port, &arguments).ready("/-/ready");
+        Some(Prometheus { process, _folder: folder })
+    }
+
+    /// The result of an instant query at the newest time.
+    ///
+    /// # Errors
+    /// What Prometheus says of it.
+    pub fn query(&self, query: &str) -> Result<Vec<serde_json::Value>, String> {
+        let answer = http::get(&self.process.url("/api/v1/query"), &[("query", query)])?;
+        match answer.json()["data"]["result"].take() {
+            serde_json::Value::Array(result) => Ok(result),
+            _ => Err(answer.text),
+        }
+    }
+
+    pub fn log_tail(&self) -> String {
+        self.process.log_tail()
+    }
+}
+
+/// A node exporter of this machine.
+#[derive(Debug)]
+pub struct NodeExporter {
+    process: Process,
+    _folder: Folder,
+}
+
+impl NodeExporter {
+    /// Starts it. None where `./test.sh` is not at work.
+    pub fn start() -> Option<NodeExporter> {
+        let program = server("TEST_NODE_EXPORTER")?;
+        let folder = Folder::new("node-exporter");
+        let port = free_port();
+        let listen = format!("--web.listen-address=127.0.0.1:{port}");
+        let process = Process::start("node-exporter", &program, folder.path(), port, &[OsStr::new(&listen)]);
+        Some(NodeExporter { process: process.ready("/metrics"), _folder: folder })
+    }
+
+    pub fn address(&self) -> String {
+        self.process.address()
+    }
+}
