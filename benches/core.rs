@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
-use tidewatch_dataflows::graph::{Sizes, build};
+use tidewatch_dataflows::graph::Sizes;
 use tidewatch_dataflows::sample::{EpochEnd, Samples};
 use tidewatch_dataflows::settings::{Settings, Window};
 use tidewatch_dataflows::{driver, graph};
@@ -15,7 +15,7 @@ use timely::dataflow::{InputHandle, ProbeHandle};
 
 const STEP_MS: i64 = 15_000;
 const START_MS: i64 = 1_700_000_000_000 - 1_700_000_000_000 % 43_200_000 + 1;
-const EPOCH_SAMPLES: usize = 65_536;
+const EPOCH_SAMPLES: usize = 262_144;
 
 /// What to run.
 #[derive(Clone)]
@@ -36,6 +36,8 @@ pub struct Figures {
     pub rows_per_second: f64,
     pub bytes_per_series: f64,
     pub resident_per_series: f64,
+    /// Processor time of all threads per sample, generating included.
+    pub cpu_ns_per_sample: f64,
 }
 
 /// Series ids as labels give them: well mixed.
@@ -57,6 +59,13 @@ pub fn value(i: usize, tick: usize) -> f64 {
     }
 }
 
+/// Processor seconds of this process.
+pub fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+    [11, 12].iter().filter_map(|i| fields.get(*i)?.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
 fn resident() -> f64 {
     let text = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     text.split(' ').nth(1).and_then(|pages| pages.parse::<f64>().ok()).unwrap_or(0.0) * 4096.0
@@ -75,21 +84,13 @@ pub fn run(load: &Load) -> Figures {
             .expect("the bench's windows are valid"),
     );
     let sizes: Arc<Sizes> = Arc::default();
-    let (rows, fill_rows) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-    let times: Arc<Mutex<Vec<(Instant, Instant)>>> = Arc::default();
+    let rows = Arc::new(AtomicU64::new(0));
+    let times: Arc<Mutex<Vec<(Instant, Instant, f64)>>> = Arc::default();
     let barrier = Arc::new(Barrier::new(load.workers));
     let before = resident();
-    let shared = (
-        load.clone(),
-        settings.clone(),
-        sizes.clone(),
-        rows.clone(),
-        fill_rows.clone(),
-        times.clone(),
-        barrier,
-    );
+    let shared = (load.clone(), settings.clone(), sizes.clone(), rows.clone(), times.clone(), barrier);
     let guards = timely::execute(timely::Config::process(load.workers), move |worker| {
-        let (load, settings, sizes, rows, fill_rows, times, barrier) = shared.clone();
+        let (load, settings, sizes, rows, times, barrier) = shared.clone();
         let (index, peers) = (worker.index(), worker.peers());
         let probe = ProbeHandle::new();
         let (mut samples, mut ends): (
@@ -165,13 +166,13 @@ pub fn run(load: &Load) -> Figures {
         };
         feed(worker, 0, load.fill);
         barrier.wait();
-        let (start, so_far) = (Instant::now(), fill_rows.load(Ordering::Relaxed));
-        let _ = so_far;
+        let (start, cpu) = (Instant::now(), cpu_seconds());
         feed(worker, load.fill, load.fill + load.ticks);
-        times.lock().expect("no worker panics while timing").push((start, Instant::now()));
+        times.lock().expect("no worker panics while timing").push((start, Instant::now(), cpu));
     })
     .expect("timely starts");
     guards.join().into_iter().for_each(|r| r.expect("no worker panics"));
+    let cpu_end = cpu_seconds();
     let times = times.lock().expect("no worker panicked");
     let start = times.iter().map(|t| t.0).min().expect("a worker ran");
     let wall = times.iter().map(|t| t.1).max().expect("a worker ran") - start;
@@ -192,6 +193,8 @@ pub fn run(load: &Load) -> Figures {
         rows_per_second: got as f64 * share / seconds,
         bytes_per_series: sizes.bytes.iter().map(|b| b.load(Ordering::Relaxed)).sum::<u64>() as f64
             / load.series as f64,
+        cpu_ns_per_sample: (cpu_end - times.iter().map(|t| t.2).fold(f64::MAX, f64::min)) * 1e9
+            / (load.series * load.ticks) as f64,
         resident_per_series: (resident() - before).max(0.0) / load.series as f64,
     }
 }

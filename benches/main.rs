@@ -1,28 +1,90 @@
-//! The one bench binary. Without arguments it prints the canonical two numbers.
-mod core;
+//! The one bench binary. Without arguments it prints the canonical two numbers: samples per second with the
+//! default windows on 10,000 node-exporter-like series made by the workers themselves, and bytes of state per
+//! series. With names it prints those sections, with `all` everything; figures that are compared are taken in
+//! one run. Every section counts and checks its results.
+//!
+//! `cargo bench`, `cargo bench -- all`, `cargo bench -- core million journal write labels store replay`
+#![allow(clippy::unwrap_used)]
 
-use core::{Load, run};
+mod core;
+mod rim;
+
+use core::{Figures, Load, run};
+
+const DEFAULT: [(i64, i64); 3] = [(60, 1), (180, 3), (720, 12)];
+
+fn canonical() -> Load {
+    Load { workers: 2, series: 10_000, windows: DEFAULT.to_vec(), fill: 240, ticks: 480, bare: false }
+}
 
 fn main() {
-    let windows = vec![(60, 1), (180, 3), (720, 12)];
-    let load =
-        Load { workers: 2, series: 10_000, windows: windows.clone(), fill: 240, ticks: 480, bare: false };
-    let bare = run(&Load { bare: true, ..load.clone() });
-    println!("bare {:.2} M/s", bare.samples_per_second / 1e6);
-    for (name, l) in [
-        ("canonical", load.clone()),
-        ("1 worker", Load { workers: 1, ..load.clone() }),
-        ("1h/1m", Load { windows: vec![(60, 1)], ..load.clone() }),
-        ("12h/12m", Load { windows: vec![(720, 12)], ..load.clone() }),
-        ("12h/1m", Load { windows: vec![(720, 1)], ..load.clone() }),
-    ] {
-        let f = run(&l);
-        println!(
-            "{name} {:.2} M/s {:.2} M rows/s {:.0} B/series {:.0} resident",
-            f.samples_per_second / 1e6,
-            f.rows_per_second / 1e6,
-            f.bytes_per_series,
-            f.resident_per_series
+    let asked: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
+    if asked.is_empty() {
+        let figures = run(&canonical());
+        println!("{:.0} samples/s", figures.samples_per_second);
+        println!("{:.0} bytes/series", figures.bytes_per_series);
+        return;
+    }
+    let sections: [(&str, fn()); 7] = [
+        ("core", core_section),
+        ("million", million_section),
+        ("journal", rim::journal),
+        ("write", rim::remote_write),
+        ("labels", rim::labels),
+        ("store", rim::store),
+        ("replay", rim::replay),
+    ];
+    for name in &asked {
+        assert!(
+            name == "all" || sections.iter().any(|(known, _)| known == name),
+            "there is no section {name:?}; there are all, {}",
+            sections.map(|(known, _)| known).join(", ")
         );
     }
+    for (name, section) in sections {
+        if asked.iter().any(|ask| ask == name || ask == "all") {
+            println!("== {name}");
+            section();
+        }
+    }
+}
+
+fn show(what: &str, f: &Figures) {
+    println!(
+        "{what:<34} {:>7.2} M samples/s {:>6.0} ns cpu/sample {:>6.2} M rows/s {:>7.0} bytes/series",
+        f.samples_per_second / 1e6,
+        f.cpu_ns_per_sample,
+        f.rows_per_second / 1e6,
+        f.bytes_per_series
+    );
+}
+
+/// The canonical load beside its yardsticks.
+fn core_section() {
+    let load = canonical();
+    let bare = run(&Load { bare: true, ..load.clone() });
+    show("bare exchange, 2 workers", &bare);
+    let two = run(&load);
+    show("1h/1m 3h/3m 12h/12m, 2 workers", &two);
+    let one = run(&Load { workers: 1, ..load.clone() });
+    show("1h/1m 3h/3m 12h/12m, 1 worker", &one);
+    let only = |windows: &[(i64, i64)]| run(&Load { windows: windows.to_vec(), ..load.clone() });
+    let (short, long, dense) = (only(&[(60, 1)]), only(&[(720, 12)]), only(&[(720, 1)]));
+    show("1h/1m", &short);
+    show("12h/12m", &long);
+    show("12h/1m", &dense);
+    println!("windows / bare exchange        {:.2}", two.samples_per_second / bare.samples_per_second);
+    println!("2 workers / 1 worker           {:.2}", two.samples_per_second / one.samples_per_second);
+    println!("12h/12m / 1h/1m, time          {:.2}", short.samples_per_second / long.samples_per_second);
+    println!("12h/1m / 1h/1m, time           {:.2}", short.samples_per_second / dense.samples_per_second);
+}
+
+/// What a hundred times the series cost: memory is no longer cached.
+fn million_section() {
+    let few = run(&canonical());
+    show("10 k series", &few);
+    let many = run(&Load { series: 1_000_000, fill: 240, ticks: 48, ..canonical() });
+    show("1 M series", &many);
+    println!("resident bytes/series at 1 M   {:.0} after one hour", many.resident_per_series);
+    println!("1 M / 10 k, cost per sample    {:.2}", few.samples_per_second / many.samples_per_second);
 }

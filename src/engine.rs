@@ -435,13 +435,13 @@ impl Merger {
     fn hand_over(&mut self, end: EpochEnd, all: Outcomes) -> Result<(), OutboxError> {
         while self.outbox.full() && !self.quit.load(Ordering::Relaxed) {
             if !self.progress.outbox_full.swap(true, Ordering::Relaxed) {
-                self.metrics.limit("outbox.bytes_max");
                 tracing::error!(
                     "the outbox is at its bound outbox.bytes_max; nothing is computed until there is room"
                 );
             }
             std::thread::sleep(PATIENCE);
         }
+        self.progress.outbox_full.store(false, Ordering::Relaxed);
         if self.outbox.append(end.epoch, &all)? {
             self.count(&all);
         }

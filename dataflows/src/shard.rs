@@ -155,9 +155,9 @@ impl<const WORDS: usize> Flat<WORDS> {
         &mut self.blocks[slot as usize / BLOCK][at..at + self.stride]
     }
 
-    /// Bytes held (address space; pages never written are not resident).
-    pub fn bytes(&self) -> usize {
-        self.blocks.len() * BLOCK * self.stride * WORDS * 8
+    /// Bytes of the records of `slots` slots; less is resident until every record was written once.
+    pub fn bytes(&self, slots: usize) -> usize {
+        slots * self.stride * WORDS * 8
     }
 }
 

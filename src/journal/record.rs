@@ -1,12 +1,13 @@
 //! What the journal's records mean: kinds, and payloads as bytes. All numbers little-endian.
 //!
 //! ```text
-//! kind 1  samples    n u32 | wide u8 | first at i64 | n x (at - first at) as i32, or i64 if wide | n x series u64 | n x value bits u64
+//! kind 1  samples    n u32 | width u8 | lowest at i64 | n x (at - lowest at), width bytes each | n x series u64 | n x value bits u64
 //! kind 2  epoch end  epoch u64 | stream_ms i64 | close_ms i64 | last_of_input u8
 //! kind 3  settings   JSON
 //! ```
 //! Kinds 4 and up are free: aggregates, metric types, fills, objectives, quarantine, clock reset.
-//! Columns are plain arrays so that both directions run at the speed of memory; values keep their bits.
+//! Columns are plain arrays so that both directions run at the speed of memory; values keep their bits. The width of
+//! times is 0, 2, 4 or 8: samples of one scrape share their time, those of one request are seconds apart.
 
 use tidewatch_dataflows::sample::{EpochEnd, Samples};
 use tidewatch_dataflows::settings::Settings;
@@ -52,16 +53,22 @@ pub(super) fn encode_columns(series: &[u64], at_ms: &[i64], value: &[f64], out: 
         "columns of one batch have one length"
     );
     let n = u32::try_from(series.len()).expect("queues bound a batch far below the highest u32");
-    let first = at_ms.first().copied().unwrap_or(0);
-    let narrow =
-        at_ms.iter().all(|at| at.checked_sub(first).is_some_and(|offset| i32::try_from(offset).is_ok()));
+    let lowest = at_ms.iter().copied().min().unwrap_or(0);
+    let span = at_ms.iter().copied().max().unwrap_or(0).abs_diff(lowest);
+    let width = match span {
+        0 => 0,
+        1..=0xFFFF => 2,
+        0x1_0000..=0xFFFF_FFFF => 4,
+        _ => 8,
+    };
     out.extend_from_slice(&n.to_le_bytes());
-    out.push(u8::from(!narrow));
-    out.extend_from_slice(&first.to_le_bytes());
-    if narrow {
-        put_column(out, at_ms, |at| ((at - first) as i32).to_le_bytes());
-    } else {
-        put_column(out, at_ms, |at| at.wrapping_sub(first).to_le_bytes());
+    out.push(width);
+    out.extend_from_slice(&lowest.to_le_bytes());
+    match width {
+        0 => {}
+        2 => put_column(out, at_ms, |at| ((at - lowest) as u16).to_le_bytes()),
+        4 => put_column(out, at_ms, |at| ((at - lowest) as u32).to_le_bytes()),
+        _ => put_column(out, at_ms, |at| at.wrapping_sub(lowest).to_le_bytes()),
     }
     put_column(out, series, u64::to_le_bytes);
     put_column(out, value, |value| value.to_bits().to_le_bytes());
@@ -110,28 +117,31 @@ fn decode_samples(payload: &[u8]) -> Result<Samples, String> {
         return Err(format!("{} bytes are shorter than a header of {SAMPLES_HEADER}", payload.len()));
     };
     let n = u32::from_le_bytes(array(header)) as usize;
-    let first = i64::from_le_bytes(array(&header[5..]));
+    let lowest = i64::from_le_bytes(array(&header[5..]));
     let at_bytes = match header[4] {
-        0 => 4,
-        1 => 8,
-        other => return Err(format!("the flag for wide times is {other}; it must be 0 or 1")),
+        width @ (0 | 2 | 4 | 8) => usize::from(width),
+        other => return Err(format!("the width of times is {other}; it must be 0, 2, 4 or 8")),
     };
     if Some(columns.len()) != n.checked_mul(at_bytes + 16) {
         return Err(format!("{n} samples do not fill {} bytes of columns exactly", columns.len()));
     }
     let (at, rest) = columns.split_at(n * at_bytes);
     let (series, value) = rest.split_at(n * 8);
-    let at_ms = if at_bytes == 4 {
-        let offsets = at.as_chunks::<4>().0.iter();
-        offsets.map(|b| first.wrapping_add(i64::from(i32::from_le_bytes(*b)))).collect()
-    } else {
-        at.as_chunks::<8>().0.iter().map(|b| first.wrapping_add(i64::from_le_bytes(*b))).collect()
+    let at_ms = match at_bytes {
+        0 => vec![lowest; n],
+        2 => times(at.as_chunks().0, lowest, |b| i64::from(u16::from_le_bytes(b))),
+        4 => times(at.as_chunks().0, lowest, |b| i64::from(u32::from_le_bytes(b))),
+        _ => times(at.as_chunks().0, lowest, i64::from_le_bytes),
     };
     Ok(Samples {
         series: series.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect(),
         at_ms,
         value: value.as_chunks::<8>().0.iter().map(|b| f64::from_bits(u64::from_le_bytes(*b))).collect(),
     })
+}
+
+fn times<const N: usize>(column: &[[u8; N]], lowest: i64, offset: impl Fn([u8; N]) -> i64) -> Vec<i64> {
+    column.iter().map(|bytes| lowest.wrapping_add(offset(*bytes))).collect()
 }
 
 fn decode_epoch_end(payload: &[u8]) -> Result<EpochEnd, String> {
@@ -191,16 +201,15 @@ mod tests {
     }
 
     #[test]
-    fn close_times_are_written_in_four_bytes() {
-        let mut samples = Samples::default();
-        (0..100).for_each(|i| samples.push(i, 1_700_000_000_000 + i as i64 * 15_000, 1.0));
-        let mut bytes = vec![];
-        encode_samples(&samples, &mut bytes);
-        assert_eq!(bytes.len(), SAMPLES_HEADER + 100 * 20);
-        samples.push(0, 0, 0.0);
-        bytes.clear();
-        encode_samples(&samples, &mut bytes);
-        assert_eq!(bytes.len(), SAMPLES_HEADER + 101 * 24);
+    fn times_are_as_wide_as_they_must_be() {
+        for (step_ms, width) in [(0, 0), (1, 2), (15_000, 4), (1 << 40, 8)] {
+            let mut samples = Samples::default();
+            (0..100).for_each(|i| samples.push(i, 1_700_000_000_000 - i as i64 * step_ms, 1.0));
+            let mut bytes = vec![];
+            encode_samples(&samples, &mut bytes);
+            assert_eq!(bytes.len(), SAMPLES_HEADER + 100 * (width + 16), "{step_ms} ms apart");
+            assert_eq!(decode(KIND_SAMPLES, &bytes).unwrap(), Record::Samples(samples));
+        }
     }
 
     #[test]
@@ -241,7 +250,7 @@ mod tests {
                 }
                 if let Ok(Record::Samples(s)) = decoded {
                     assert!(
-                        s.at_ms.len() == s.len() && s.value.len() == s.len() && s.len() * 20 <= bytes.len()
+                        s.at_ms.len() == s.len() && s.value.len() == s.len() && s.len() * 16 <= bytes.len()
                     );
                 }
             }

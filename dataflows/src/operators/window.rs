@@ -211,12 +211,12 @@ impl Windows {
         }
     }
 
-    /// Bytes of state (address space of flat records included).
+    /// Bytes of state, flat records counted as if every one had been written.
     pub fn bytes(&self) -> usize {
         let revised: usize =
             self.heads.iter().filter_map(|h| h.revised.as_ref()).map(|r| 24 + r.capacity() * 32).sum();
         let heads = self.heads.capacity() * size_of::<Head>() + self.marks.capacity() * size_of::<Marks>();
-        heads + self.records.bytes() + self.timers.bytes() + revised
+        heads + self.records.bytes(self.heads.len()) + self.timers.bytes() + revised
     }
 
     fn give(&mut self, given: &Given) {
