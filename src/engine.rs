@@ -46,6 +46,8 @@ const EPOCHS_IN_FLIGHT: u64 = 4;
 const EPOCHS_QUEUED: usize = 4;
 /// Epochs written to the outbox between two syncs, at most.
 const EPOCHS_PER_SYNC: u32 = 64;
+/// How long a worker may take to build its dataflow.
+const START_MAX: Duration = Duration::from_secs(30);
 /// How long a thread sleeps before it looks at the stop flag again.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -236,7 +238,10 @@ fn start_workers(
                 }
             }
         });
-        if let Err(panic) = std::panic::catch_unwind(run) {
+        let ended = std::panic::catch_unwind(run);
+        // Otherwise timely would go on stepping a dataflow that a panic has left half done.
+        worker.installed_dataflows().into_iter().for_each(|flow| worker.drop_dataflow(flow));
+        if let Err(panic) = ended {
             let text = panic
                 .downcast_ref::<String>()
                 .cloned()
@@ -250,8 +255,9 @@ fn start_workers(
     .map_err(EngineError::Timely)?;
     let mut feeds: Vec<Option<Feed>> = (0..workers).map(|_| None).collect();
     for _ in 0..workers {
+        let ready = announced.recv_timeout(START_MAX);
         let (index, feed) =
-            announced.recv().map_err(|_| EngineError::Timely("a worker ended while starting".to_owned()))?;
+            ready.map_err(|_| EngineError::Timely(format!("a worker was not ready within {START_MAX:?}")))?;
         feeds[index] = Some(feed);
     }
     Ok((feeds.into_iter().flatten().collect(), guards))
@@ -529,5 +535,46 @@ pub fn publish_sizes(progress: &Progress, metrics: &Metrics) {
     for (name, bytes) in OPERATORS.iter().zip(&progress.sizes.bytes) {
         let label = Operator { operator: (*name).to_owned() };
         metrics.operator_bytes.get_or_create(&label).set(bytes.load(Ordering::Relaxed) as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{self, Journal, Mode};
+    use crate::outbox;
+
+    #[test]
+    fn a_panic_is_told_once_with_its_message_and_the_engine_can_be_left() {
+        let folder = std::env::temp_dir().join(format!("tidewatch-engine-{}", std::process::id()));
+        let metrics = Arc::new(Metrics::new());
+        let config = journal::Config::new(Mode::File);
+        let journal = Journal::open(
+            &folder.join("journal"),
+            config,
+            Settings::default(),
+            Box::new(|| Ok(())),
+            Arc::clone(&metrics),
+        )
+        .unwrap();
+        let outbox =
+            Outbox::open(&folder.join("outbox"), outbox::Config::default(), Arc::clone(&metrics)).unwrap();
+        // Settings that no one validated: a window shorter than its hop has no panes, and dividing by that panics.
+        let mut broken = Settings::default();
+        broken.windows[0].length_ms = 30_000;
+        let (to, told) = std::sync::mpsc::channel();
+        let on_fatal: OnFatal = Arc::new(move |error| to.send(error.to_string()).unwrap());
+        let engine =
+            Engine::start(2, &broken, journal.reader().unwrap(), outbox, metrics, Box::new(drop), on_fatal)
+                .unwrap();
+        let mut samples = Samples::default();
+        (0..100).for_each(|i| samples.push(4, 1_700_000_000_000 + i * 15_000, 1.0));
+        journal.append_blocking(samples, "test").unwrap();
+        journal.cut(i64::MIN, i64::MIN, false).unwrap().blocking_recv().unwrap().unwrap();
+        let message = told.recv_timeout(Duration::from_secs(60)).unwrap();
+        assert!(message.starts_with("worker 0 panicked: attempt to"), "{message}");
+        drop(engine);
+        drop(journal);
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }
