@@ -14,7 +14,7 @@ use tidewatch_dataflows::sample::Samples;
 use crate::cli;
 use crate::config::Config;
 use crate::journal::{Journal, Mode};
-use crate::source::replay::{Options, Replay, SOURCE, Summary};
+use crate::source::replay::{Options, Replay, SOURCE, Summary, judge};
 
 use super::now_ms;
 use super::stack::{OnFatal, Stack};
@@ -32,6 +32,8 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
         .map(str::parse)
         .transpose()
         .map_err(|error: String| anyhow::anyhow!("--{error}"))?;
+    // Before the data directory is touched: a mistyped name leaves nothing behind.
+    judge(&args.files, format)?;
     let options = Options { format, strict: args.strict, allow_future: args.allow_future, clock: now_ms };
     let on_fatal: OnFatal = Arc::new(|message| {
         tracing::error!("{message}");
