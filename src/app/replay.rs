@@ -54,7 +54,8 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     let summary = replay.summary().clone();
     while stack.sink_progress.epoch.load(Ordering::Acquire) < end {
         stack.outbox.wait_for_epoch(end, PATIENCE);
-        progress.tick(stack.engine_progress.samples.load(Ordering::Relaxed), replay.bytes_read());
+        let computed = stack.engine_progress.samples.load(Ordering::Relaxed);
+        progress.storing(computed, stack.sink_progress.rows.load(Ordering::Relaxed));
         std::thread::sleep(Duration::from_millis(2));
     }
     let seconds = started.elapsed().as_secs_f64();
@@ -155,6 +156,17 @@ impl Progress {
             self.reported = Instant::now();
             let of = self.total.map_or_else(String::new, |total| format!(" of {total}"));
             eprintln!("{samples} samples, {bytes}{of} bytes, {:.2} M samples/s", rate / 1e6);
+        }
+    }
+
+    /// All is read; what is left to do shows in rows.
+    fn storing(&mut self, computed: u64, rows: u64) {
+        let words = format!("all read; {computed} samples computed, {rows} rows stored");
+        if let Some(bar) = &self.bar {
+            bar.set_message(words);
+        } else if self.reported.elapsed() >= REPORT_EVERY {
+            self.reported = Instant::now();
+            eprintln!("{words}");
         }
     }
 
