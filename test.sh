@@ -118,9 +118,9 @@ install_packages
 install_deny
 
 TEST_PROMETHEUS="$(command -v prometheus)"
-TIDEWATCH_PROMTOOL="$(command -v promtool)"
+TEST_PROMTOOL="$(command -v promtool)"
 TEST_NODE_EXPORTER="$(command -v prometheus-node-exporter)"
-export TEST_PROMETHEUS TIDEWATCH_PROMTOOL TEST_NODE_EXPORTER
+export TEST_PROMETHEUS TEST_PROMTOOL TEST_NODE_EXPORTER
 
 skip=()
 for module in "${live[@]}"; do skip+=(--skip "$module"); done

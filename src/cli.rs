@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Streaming analytics on Prometheus metrics: windowed statistics that survive a kill and correct late data.
 #[derive(Debug, Parser)]
-#[command(name = "tidewatch", version, disable_version_flag = true, max_term_width = 100)]
+#[command(name = "tidewatch", version, max_term_width = 100)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -19,16 +19,16 @@ pub struct Common {
     /// Configuration file (YAML); every setting is documented in deploy/tidewatch.example.yml
     #[arg(long, global = true, value_name = "FILE", env = "TIDEWATCH_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Folder for everything durable; one process at a time
+    /// Folder for everything durable; one process at a time [default: ./tidewatch-data]
     #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<String>,
-    /// Address of the HTTP server
+    /// IP address and port of the HTTP server [default: 127.0.0.1:7464]
     #[arg(long, global = true, value_name = "ADDR:PORT")]
     pub listen: Option<String>,
-    /// Worker threads
+    /// Threads that compute; results do not depend on it [default: 2]
     #[arg(long, global = true, value_name = "N")]
     pub workers: Option<String>,
-    /// Print results as JSON
+    /// Print what replay, check and version say as JSON
     #[arg(long, global = true)]
     pub json: bool,
 }
@@ -68,8 +68,8 @@ pub struct Replay {
     /// Files: Prometheus text with timestamps, CSV, each also gzipped; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<String>,
-    /// Format of all files; otherwise told by each name [prometheus, csv]
-    #[arg(long)]
+    /// prometheus or csv, for all files [default: by each file's name]
+    #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
     /// Declare that the input is ordered by time, or endless: windows close as it goes
     #[arg(long)]
@@ -77,7 +77,7 @@ pub struct Replay {
     /// Stop at the first malformed line
     #[arg(long)]
     pub strict: bool,
-    /// Take samples that are far ahead of the clock
+    /// Take samples that are more than 10 minutes ahead of the clock
     #[arg(long)]
     pub allow_future: bool,
     /// Flags for all commands.
@@ -89,37 +89,37 @@ pub struct Replay {
 #[derive(Debug, Args)]
 pub struct Generate {
     /// How many series
-    #[arg(long, default_value_t = 1_000)]
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
     pub series: u64,
     /// How many hours of samples [default: 1]
     #[arg(long)]
     pub hours: Option<f64>,
     /// Distance of two samples of a series, e.g. 15s
-    #[arg(long, default_value = "15s")]
+    #[arg(long, value_name = "DURATION", default_value = "15s")]
     pub step: String,
     /// Seed of every choice: same seed, same bytes
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
     /// First time, RFC 3339 or Unix seconds
-    #[arg(long)]
+    #[arg(long, value_name = "TIME")]
     pub start: Option<String>,
     /// Last time, RFC 3339 or Unix seconds [default: now]
-    #[arg(long)]
+    #[arg(long, value_name = "TIME")]
     pub end: Option<String>,
     /// prometheus or csv [default: by the output's name]
-    #[arg(long)]
+    #[arg(long, value_name = "FORMAT")]
     pub format: Option<String>,
-    /// Order of delivery
-    #[arg(long, value_enum, default_value_t = Order::Time)]
+    /// Order of delivery: time = all series beside one another, series = one after the other
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = Order::Time)]
     pub order: Order,
     /// Share of samples delivered late, 0 to 1
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     pub late: f64,
     /// Share of samples delivered twice, 0 to 1
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     pub duplicates: f64,
     /// Share of samples delivered a second time with another value, 0 to 1
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     pub conflicts: f64,
     /// Where to; standard output if absent; a name ending in .gz is compressed
     #[arg(short, long, value_name = "FILE")]
@@ -151,10 +151,10 @@ pub struct Export {
     #[arg(long = "match", value_name = "SELECTOR")]
     pub matching: Vec<String>,
     /// First time, RFC 3339 or Unix seconds, inclusive
-    #[arg(long)]
+    #[arg(long, value_name = "TIME")]
     pub start: Option<String>,
     /// Last time, RFC 3339 or Unix seconds, inclusive
-    #[arg(long)]
+    #[arg(long, value_name = "TIME")]
     pub end: Option<String>,
     /// jsonl or csv
     #[arg(long, default_value = "jsonl")]

@@ -130,7 +130,7 @@ fn rows<'a>(
 
 /// `promtool check metrics` has nothing to say about the worker's own metrics.
 fn own_metrics_are_clean(worker: &Tidewatch) {
-    let Some(promtool) = server("TIDEWATCH_PROMTOOL") else { return };
+    let Some(promtool) = server("TEST_PROMTOOL") else { return };
     let text = worker.get("/metrics", &[]).text;
     let mut check = Command::new(promtool)
         .args(["check", "metrics"])

@@ -18,14 +18,14 @@ use crate::store::selector::Selectors;
 use crate::store::{ExportQuery, Range, Store};
 
 use super::stack::STORE_FILE;
-use super::{now_ms, time_ms};
+use super::{now_ms, time_ms, windows_in_words};
 
 /// Writes seeded samples.
 pub fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
     let time =
         |field: &str, text: &Option<String>| text.as_deref().map(|text| time_ms(field, text)).transpose();
     let (start, end) = (time("--start", &args.start)?, time("--end", &args.end)?);
-    let (start_ms, end_ms) = generate::span(start, end, args.hours, now_ms())?;
+    let (start_ms, end_ms) = generate::span(start, end, args.hours, now_ms()).map_err(by_flag)?;
     let step_ms = parse_duration(&args.step)
         .with_context(|| format!("--step must be a duration such as 15s; got {:?}", args.step))?;
     let options = generate::Options {
@@ -41,8 +41,9 @@ pub fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
         },
         ..generate::Options::over(start_ms, end_ms)
     };
-    let mut generator = Generator::new(options)?;
-    let named = args.format.as_deref().map(str::parse::<generate::Format>).transpose()?;
+    let mut generator = Generator::new(options).map_err(by_flag)?;
+    let named = args.format.as_deref().map(str::parse::<generate::Format>).transpose();
+    let named = named.map_err(|error| anyhow::anyhow!("--{error}"))?;
     let written = match &args.output {
         Some(path) => {
             let format = named.unwrap_or_else(|| generate::Format::of(path));
@@ -68,11 +69,22 @@ pub fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// An option out of its bounds, by the name of the flag that set it.
+fn by_flag(error: generate::OptionsError) -> anyhow::Error {
+    let flag = match error.option {
+        "late_ratio" => "late",
+        "duplicate_ratio" => "duplicates",
+        "conflict_ratio" => "conflicts",
+        option => option,
+    };
+    anyhow::anyhow!("--{flag} must be {}; got {}", error.bound, error.value)
+}
+
 /// Writes stored rows; reads beside a running worker.
 pub fn export(config: &Config, args: &cli::Export) -> anyhow::Result<ExitCode> {
-    let kind: Kind = args.kind.parse()?;
-    let format: Format = args.format.parse()?;
-    let select = Selectors::parse(&args.matching)?;
+    let kind: Kind = args.kind.parse().map_err(|error| anyhow::anyhow!("--{error}"))?;
+    let format: Format = args.format.parse().map_err(|error| anyhow::anyhow!("--{error}"))?;
+    let select = Selectors::parse(&args.matching).context("--match")?;
     let start_ms = args.start.as_deref().map_or(Ok(i64::MIN), |text| time_ms("--start", text))?;
     let end_ms = args.end.as_deref().map_or(Ok(i64::MAX), |text| time_ms("--end", text))?;
     let query = ExportQuery { kind, select, range: Range { start_ms, end_ms } };
@@ -102,11 +114,7 @@ pub fn export(config: &Config, args: &cli::Export) -> anyhow::Result<ExitCode> {
 /// The configuration was judged when it was read; says what it comes to.
 pub fn check(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
     let settings = config.settings();
-    let windows: Vec<String> = config
-        .windows
-        .iter()
-        .map(|w| format!("{} every {}", duration(w.length_ms), duration(w.hop_ms)))
-        .collect();
+    let windows = windows_in_words(config);
     let base = duration(settings.base_ms());
     let rows = config.rows_per_day(1);
     if as_json {

@@ -13,6 +13,7 @@ mod stack;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use tidewatch_dataflows::settings::{Window, duration};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, Common};
@@ -46,6 +47,12 @@ fn load(common: &Common) -> anyhow::Result<Config> {
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
     Config::load(common.config.as_deref(), env, flags).context("the configuration cannot be used")
+}
+
+/// The windows as people say them: `1h every 1m`.
+fn windows_in_words(config: &Config) -> Vec<String> {
+    let words = |w: &Window| format!("{} every {}", duration(w.length_ms), duration(w.hop_ms));
+    config.windows.iter().map(words).collect()
 }
 
 /// Unix milliseconds by the machine's clock.

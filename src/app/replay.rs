@@ -14,7 +14,7 @@ use tidewatch_dataflows::sample::Samples;
 use crate::cli;
 use crate::config::Config;
 use crate::journal::{Journal, Mode};
-use crate::source::replay::{Options, Replay, SOURCE, Summary};
+use crate::source::replay::{Options, Replay, SOURCE, Summary, judge};
 
 use super::now_ms;
 use super::stack::{OnFatal, Stack};
@@ -32,6 +32,8 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
         .map(str::parse)
         .transpose()
         .map_err(|error: String| anyhow::anyhow!("--{error}"))?;
+    // Before the data directory is touched: a mistyped name leaves nothing behind.
+    judge(&args.files, format)?;
     let options = Options { format, strict: args.strict, allow_future: args.allow_future, clock: now_ms };
     let on_fatal: OnFatal = Arc::new(|message| {
         tracing::error!("{message}");
@@ -52,7 +54,8 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     let summary = replay.summary().clone();
     while stack.sink_progress.epoch.load(Ordering::Acquire) < end {
         stack.outbox.wait_for_epoch(end, PATIENCE);
-        progress.tick(stack.engine_progress.samples.load(Ordering::Relaxed), replay.bytes_read());
+        let computed = stack.engine_progress.samples.load(Ordering::Relaxed);
+        progress.storing(computed, stack.sink_progress.rows.load(Ordering::Relaxed));
         std::thread::sleep(Duration::from_millis(2));
     }
     let seconds = started.elapsed().as_secs_f64();
@@ -153,6 +156,17 @@ impl Progress {
             self.reported = Instant::now();
             let of = self.total.map_or_else(String::new, |total| format!(" of {total}"));
             eprintln!("{samples} samples, {bytes}{of} bytes, {:.2} M samples/s", rate / 1e6);
+        }
+    }
+
+    /// All is read; what is left to do shows in rows.
+    fn storing(&mut self, computed: u64, rows: u64) {
+        let words = format!("all read; {computed} samples computed, {rows} rows stored");
+        if let Some(bar) = &self.bar {
+            bar.set_message(words);
+        } else if self.reported.elapsed() >= REPORT_EVERY {
+            self.reported = Instant::now();
+            eprintln!("{words}");
         }
     }
 

@@ -22,10 +22,12 @@ use crate::source::{Durable, Intake, Refused};
 use crate::store::{Store, judge_rows_per_day, rows_per_day};
 
 use super::stack::{OnFatal, Stack};
-use super::{now_ms, process};
+use super::{now_ms, process, windows_in_words};
 
 /// How long requests may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
+/// How often it is looked whether the state is there again.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// When a refused sender should come again.
 const RETRY_SECONDS: u64 = 5;
 
@@ -41,6 +43,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let on_fatal: OnFatal = Arc::new(move |message| drop(fatal_to.send(message)));
     let opened = Instant::now();
     let stack = Arc::new(Stack::open(&config, Mode::Live, false, &on_fatal)?);
+    announce(&config, &stack, opened);
     check_rows_per_day(&config, &stack)?;
     let worker = Arc::new(Live {
         stack: Arc::clone(&stack),
@@ -97,11 +100,38 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Says what was opened, and when the state is what it was before the start.
+fn announce(config: &Config, stack: &Stack, opened: Instant) {
+    tracing::info!(
+        "tidewatch {} on {}: {} workers, windows {}",
+        env!("CARGO_PKG_VERSION"),
+        config.data_dir.display(),
+        config.workers,
+        windows_in_words(config).join(", ")
+    );
+    let (found, progress) = (stack.found_epoch, Arc::clone(&stack.engine_progress));
+    if found == 0 {
+        return;
+    }
+    tracing::info!(
+        "computing the state again from the journal's {:.1} MiB; stored results are served meanwhile",
+        stack.journal.bytes() as f64 / f64::from(1 << 20)
+    );
+    tokio::spawn(async move {
+        while progress.epoch.load(Ordering::Relaxed) < found {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        tracing::info!("the state is there again, after {:.1} s", opened.elapsed().as_secs_f64());
+    });
+}
+
 /// Prints what the catalogue will come to, and refuses what the store is not meant for.
 fn check_rows_per_day(config: &Config, stack: &Stack) -> anyhow::Result<()> {
     let series = stack.store.status().context("reading the store")?.series;
     let judged = judge_rows_per_day(series, &config.windows, config.store.rows_per_day_max);
-    let rows = judged.map_err(|arithmetic| anyhow::anyhow!(arithmetic))?;
+    let rows = judged.map_err(|arithmetic| anyhow::anyhow!(arithmetic)).context(
+        "the store would get more rows than it is meant for; raise store.rows_per_day_max, or choose longer hops or fewer series",
+    )?;
     if series > 0 {
         tracing::info!(
             "{series} series make {rows} window rows a day, kept for {}",
@@ -163,10 +193,12 @@ impl api::Worker for Live {
         let stream_ms = progress.stream_ms.load(Ordering::Relaxed);
         let series = progress.sizes.series.load(Ordering::Relaxed);
         let rows = rows_per_day(series, &self.config.windows);
+        let waits_for = stack.ready().err();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.opened.elapsed().as_secs(),
-            "ready": stack.ready().err().map_or(Value::Bool(true), Value::String),
+            "ready": waits_for.is_none(),
+            "waits_for": waits_for,
             "series": series,
             "label_sets": stack.labels.len(),
             "epoch": { "journal": stack.journal.last_epoch_end().map(|end| end.epoch), "outbox": stack.outbox.epoch(),

@@ -139,7 +139,7 @@ pub struct Summary {
 
 /// Reads inputs one after another.
 pub struct Replay {
-    waiting: VecDeque<(String, Format)>,
+    waiting: Inputs,
     reading: Option<Input>,
     options: Options,
     labels: Arc<Labels>,
@@ -160,18 +160,7 @@ impl Replay {
         labels: Arc<Labels>,
         metrics: Arc<Metrics>,
     ) -> Result<Replay, ReplayError> {
-        if inputs.is_empty() {
-            return Err(ReplayError::NoInput);
-        }
-        let mut waiting = VecDeque::new();
-        let mut bytes_total = Some(0);
-        for input in inputs {
-            let format = options.format.or_else(|| guess(input));
-            let format = format.ok_or_else(|| ReplayError::UnknownFormat { input: input.clone() })?;
-            let size = size(input).map_err(|error| ReplayError::Read { input: input.clone(), error })?;
-            bytes_total = bytes_total.zip(size).map(|(all, one)| all + one);
-            waiting.push_back((input.clone(), format));
-        }
+        let (waiting, bytes_total) = judge(inputs, options.format)?;
         let summary = Summary::default();
         Ok(Replay {
             waiting,
@@ -260,6 +249,29 @@ impl Replay {
     pub fn summary(&self) -> &Summary {
         &self.summary
     }
+}
+
+/// Inputs with their formats, in order.
+type Inputs = VecDeque<(String, Format)>;
+
+/// Checks that every input is there and has a format; gives them, and their bytes if all are files.
+///
+/// # Errors
+/// The first input that is missing or whose format is unclear.
+pub fn judge(inputs: &[String], format: Option<Format>) -> Result<(Inputs, Option<u64>), ReplayError> {
+    if inputs.is_empty() {
+        return Err(ReplayError::NoInput);
+    }
+    let mut judged = VecDeque::new();
+    let mut bytes_total = Some(0);
+    for input in inputs {
+        let format = format.or_else(|| guess(input));
+        let format = format.ok_or_else(|| ReplayError::UnknownFormat { input: input.clone() })?;
+        let size = size(input).map_err(|error| ReplayError::Read { input: input.clone(), error })?;
+        bytes_total = bytes_total.zip(size).map(|(all, one)| all + one);
+        judged.push_back((input.clone(), format));
+    }
+    Ok((judged, bytes_total))
 }
 
 /// The format that the name of an input tells; standard input is text.

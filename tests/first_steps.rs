@@ -1,0 +1,104 @@
+//! What a newcomer meets first: the README's tables and files, and the words for what was mistyped.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use crate::support::process::Tidewatch;
+use crate::support::remote_write::WriteRequest;
+use crate::support::{Folder, server};
+
+const README: &str = include_str!("../README.md");
+const EXAMPLE: &str = include_str!("../deploy/tidewatch.example.yml");
+
+/// Runs the program in an empty folder, without our variables.
+fn tidewatch(folder: &Folder, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidewatch"));
+    let ours = std::env::vars_os().map(|(name, _)| name);
+    ours.filter(|name| name.to_string_lossy().starts_with("TIDEWATCH_")).for_each(|name| {
+        command.env_remove(name);
+    });
+    let Output { status, stdout, stderr } =
+        command.args(arguments).current_dir(folder.path()).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code(), text(stdout), text(stderr))
+}
+
+#[test]
+fn what_is_mistyped_is_named_and_leaves_nothing_behind() {
+    let folder = Folder::new("mistyped");
+    let cases: [(&[&str], i32, &str); 11] = [
+        (&["rnu"], 2, "unrecognized subcommand 'rnu'"),
+        (&["run", "--bogus"], 2, "unexpected argument '--bogus'"),
+        (
+            &["run", "--workers", "two"],
+            1,
+            "workers must be a whole number from 1 to 256; got \"two\" (flag --workers)",
+        ),
+        (&["run", "--config", "nope.yml"], 1, "reading the configuration file nope.yml: "),
+        (&["replay", "nope.prom"], 1, "reading nope.prom: No such file or directory"),
+        (&["replay", "nope.parquet"], 1, "the format of nope.parquet cannot be guessed"),
+        (&["generate", "--late", "2"], 1, "--late must be 0 to 1; got 2"),
+        (&["generate", "--hours", "0"], 1, "--hours must be above 0, at most 87840; got 0"),
+        (&["export", "--kind", "foo"], 1, "--kind must be windows or rejects; got \"foo\""),
+        (&["export", "--match", "{"], 1, "--match: \"{\" is not a selector"),
+        (&["export"], 1, "there is no store at ./tidewatch-data/store.sqlite"),
+    ];
+    for (arguments, code, words) in cases {
+        let (got, out, err) = tidewatch(&folder, arguments);
+        assert_eq!((got, out.as_str()), (Some(code), ""), "{arguments:?}: {err}");
+        assert!(err.contains(words), "{arguments:?}: {err}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "something was left behind");
+}
+
+#[test]
+fn the_version_is_told_in_every_way_one_may_ask() {
+    let folder = Folder::new("version");
+    let plain = format!("tidewatch {}\n", env!("CARGO_PKG_VERSION"));
+    for arguments in [["version"], ["--version"], ["-V"]] {
+        assert_eq!(tidewatch(&folder, &arguments), (Some(0), plain.clone(), String::new()), "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_readme_lists_every_setting_with_its_default() {
+    let mut section = "";
+    let mut settings = Vec::new();
+    for line in EXAMPLE.lines().filter(|line| !line.trim_start().starts_with(['#', '-'])) {
+        let Some((key, value)) = line.split_once(':') else { continue };
+        match (line.starts_with(' '), value.trim()) {
+            (false, "") => section = key,
+            (false, value) => settings.push((key.to_owned(), value)),
+            (true, value) => settings.push((format!("{section}.{}", key.trim()), value)),
+        }
+    }
+    assert_eq!(settings.len(), 18, "{settings:?}");
+    for (path, default) in settings {
+        let row = format!("| `{path}` | {default} |");
+        assert!(README.contains(&row), "README.md lacks the row {row}");
+    }
+}
+
+#[test]
+fn the_config_for_prometheus_is_good_and_is_the_one_in_the_readme() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus.yml");
+    let remote_write = "remote_write:\n  - url: http://127.0.0.1:7464/api/v1/write\n";
+    assert!(README.contains(remote_write) && std::fs::read_to_string(&file).unwrap().contains(remote_write));
+    let Some(promtool) = server("TEST_PROMTOOL") else { return };
+    let Output { status, stdout, stderr } =
+        Command::new(promtool).args(["check", "config"]).arg(&file).output().unwrap();
+    assert!(status.success(), "{}", String::from_utf8_lossy(&[stdout, stderr].concat()));
+}
+
+#[test]
+fn each_accepted_sample_is_counted_once() {
+    let worker = Tidewatch::start("");
+    let samples: Vec<_> = (0..7).map(|i| (1_767_225_600_000 + i * 1_000, 1.0)).collect();
+    let request = WriteRequest::default().series(&[("__name__", "up")], &samples);
+    assert_eq!(request.send(&worker.url("/api/v1/write")).unwrap().status, 204);
+    let metrics = worker.get("/metrics", &[]).text;
+    for word in ["received", "accepted"] {
+        let line = format!("tidewatch_samples_{word}_total{{source=\"remote_write\"}} 7\n");
+        assert!(metrics.contains(&line), "{line} is not in {metrics}");
+    }
+}
