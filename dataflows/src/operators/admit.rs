@@ -154,6 +154,13 @@ impl Admit {
                 out.value.push(row.value);
                 Ok(())
             } else {
+                // Merging may push out samples of the pane before: that one is handed on while it is whole.
+                if out.late_at_ms[late_from..]
+                    .last()
+                    .is_some_and(|at| pane_of(*at, base_ms) != pane_of(row.at_ms, base_ms))
+                {
+                    close_late(head, slot, base_ms, late_from, out);
+                }
                 head.raw
                     .merge(head.newest, row.at_ms, row.value, pane_start(row.at_ms, base_ms), ring_max)
                     .map(|()| {
