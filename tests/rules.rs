@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tidewatch_dataflows::operators::admit::Admit;
 use tidewatch_dataflows::operators::window::Windows;
 use tidewatch_dataflows::outcome::Outcomes;
-use tidewatch_dataflows::sample::{EpochEnd, SHARDS, Samples};
+use tidewatch_dataflows::sample::{EpochEnd, Reason, SHARDS, STALE_NAN_BITS, Samples};
 use tidewatch_dataflows::settings::{Settings, Window};
 
 use crate::oracle::{Epoch, Model, feed, from_scratch, same_row};
@@ -197,4 +197,18 @@ fn late_samples_of_one_batch_that_fill_the_ring_leave_every_pane_whole() {
     after.push(7, start + 6 * minute + 1, 6.0);
     let epochs = [(end(1), first), (end(2), late), (end(3), after)];
     check(0, "a full ring", &settings, &epochs);
+}
+
+/// A NaN of all ones sorts where staleness markers do, and is none.
+#[test]
+fn only_the_bits_of_the_staleness_marker_are_one() {
+    let settings = Settings::default().validated().unwrap();
+    let end =
+        EpochEnd { epoch: 1, stream_ms: feed::START_MS, close_ms: feed::START_MS, last_of_input: true };
+    let mut samples = Samples::default();
+    samples.push(7, feed::START_MS, f64::from_bits(u64::MAX));
+    samples.push(7, feed::START_MS, f64::from_bits(STALE_NAN_BITS));
+    let out = Tactics::new(&settings).epoch(&(end, samples));
+    assert_eq!(out.counts.stale_markers, 1);
+    assert_eq!(out.counts.rejected[Reason::NotFinite as usize], 1);
 }

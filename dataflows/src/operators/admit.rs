@@ -133,7 +133,7 @@ impl Admit {
         let late_from = out.late_at_ms.len();
         let mut applied = 0;
         for row in rows {
-            if row.key == MARKER_KEY {
+            if row.value.to_bits() == STALE_NAN_BITS {
                 out.counts.stale_markers += 1;
                 continue;
             }
@@ -430,7 +430,7 @@ impl Rejects {
 
 /// In place of the slot of a series that has none yet.
 const NO_SLOT: u32 = u32::MAX;
-/// Key of a staleness marker: after every sample of its instant.
+/// Key of a staleness marker: after every sample of its instant. A NaN may have these bits, so it only sorts.
 const MARKER_KEY: u64 = u64::MAX;
 
 #[derive(Clone, Copy)]
