@@ -2,6 +2,7 @@
 //!
 //! - `architecture`: who may import whom, and other rules of the house that can be read off the source.
 //! - `bad_requests`: everything one can send wrongly, with its status; nothing of it is applied, the worker goes on.
+//! - `files`: what a file comes to does not depend on the order of its lines.
 //! - `golden`: moments computed elsewhere, in exact arithmetic, equal ours.
 //! - `kill_and_rerun`: kill -9, SIGTERM and start again: nothing acknowledged is lost, no row changes.
 //! - `oracle`: the slow model of the rules, and random feeds.
@@ -14,6 +15,7 @@
 
 mod architecture;
 mod bad_requests;
+mod files;
 mod golden;
 mod kill_and_rerun;
 mod oracle;

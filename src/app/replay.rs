@@ -87,7 +87,11 @@ impl Cut {
     }
 
     /// The input has ended; returns the number of the last epoch once it is durable.
+    ///
+    /// The times of the end are those of an epoch without samples: one with samples would have heard their series
+    /// just now, so which series silence closes would depend on the order of the file.
     fn last(&self, highest_ms: Option<i64>) -> anyhow::Result<u64> {
+        self.full(highest_ms)?;
         let last =
             self.journal.last_epoch_end().map_or((i64::MIN, i64::MIN), |end| (end.stream_ms, end.close_ms));
         let upto = highest_ms.unwrap_or(i64::MIN);
