@@ -10,6 +10,7 @@
 //!   Needs servers: `./test.sh` starts it, a bare `cargo test` says so.
 //! - `rules`: every row and revision of the tactics equals the slow model; the same samples give the same bytes.
 //! - `same_log`: the same journal gives the same bytes for any workers, batches and interleavings.
+//! - `stopping`: SIGTERM ends a worker with status 0, whatever is in its way.
 //! - `support`: the servers, the worker and the clients that the other modules use.
 #![allow(clippy::unwrap_used)]
 
@@ -22,6 +23,7 @@ mod oracle;
 mod real_prometheus;
 mod rules;
 mod same_log;
+mod stopping;
 mod support;
 
 /// How many seeds a randomised test tries; `TEST_ROUNDS` multiplies.
