@@ -66,6 +66,14 @@ pub enum EngineError {
         /// The panic's message.
         message: String,
     },
+    /// Another thread of the engine panicked; its message went to standard error.
+    #[error("the engine's {thread} panicked: {message}")]
+    ThreadPanic {
+        /// Name of the thread.
+        thread: &'static str,
+        /// The panic's message.
+        message: String,
+    },
     /// A thread cannot be started.
     #[error("a thread of the engine cannot be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -102,6 +110,7 @@ pub struct Engine {
     threads: Vec<JoinHandle<()>>,
     progress: Arc<Progress>,
     quit: Arc<AtomicBool>,
+    closing: Arc<AtomicBool>,
 }
 
 enum Message {
@@ -148,19 +157,17 @@ impl Engine {
         let (progress_, metrics_, quit_, fatal) =
             (Arc::clone(&progress), Arc::clone(&metrics), Arc::clone(&quit), Arc::clone(&on_fatal));
         let feeder = std::thread::Builder::new().name("feeder".to_owned()).spawn(move || {
-            if let Err(error) = feed(reader, &feeds.0, &progress_, &metrics_, &quit_) {
-                fatal(error.into());
-            }
+            guarded("feeder", &fatal, || Ok(feed(reader, &feeds.0, &progress_, &metrics_, &quit_)?));
             finish(feeds);
         })?;
-        let (progress_, quit_) = (Arc::clone(&progress), Arc::clone(&quit));
+        let closing = Arc::new(AtomicBool::new(false));
+        let (progress_, quit_, closing_) = (Arc::clone(&progress), Arc::clone(&quit), Arc::clone(&closing));
         let merger = std::thread::Builder::new().name("merger".to_owned()).spawn(move || {
-            let merger = Merger { outbox, progress: progress_, metrics, busy, quit: quit_, freed };
-            if let Err(error) = merger.run(&from_workers) {
-                on_fatal(error.into());
-            }
+            let merger =
+                Merger { outbox, progress: progress_, metrics, busy, quit: quit_, closing: closing_, freed };
+            guarded("merger", &on_fatal, || Ok(merger.run(&from_workers)?));
         })?;
-        Ok(Engine { threads: vec![feeder, merger], progress, quit })
+        Ok(Engine { threads: vec![feeder, merger], progress, quit, closing })
     }
 
     /// Where the engine is.
@@ -169,7 +176,10 @@ impl Engine {
     }
 
     /// Waits until the engine has ended. The journal must have been closed.
+    ///
+    /// An outbox at its bound is not waited for: nobody makes room any more, and the next start computes the rest.
     pub fn join(mut self) {
+        self.closing.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             // A panic of the feeder or merger has been printed; the caller ends the process anyway.
             let _ = thread.join();
@@ -184,6 +194,22 @@ impl Drop for Engine {
             let _ = thread.join();
         }
     }
+}
+
+/// Runs the work of a thread; an error or a panic ends the process, for the others would wait for ever.
+fn guarded(thread: &'static str, on_fatal: &OnFatal, work: impl FnOnce() -> Result<(), EngineError>) {
+    let error = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error,
+        Err(panic) => EngineError::ThreadPanic { thread, message: message_of(panic.as_ref()) },
+    };
+    on_fatal(error);
+}
+
+fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+        .unwrap_or_else(|| "no message".to_owned())
 }
 
 type Guards = timely::communication::WorkerGuards<()>;
@@ -237,14 +263,7 @@ fn start_workers(
             }
         });
         if let Err(panic) = std::panic::catch_unwind(run) {
-            let text = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-            on_fatal(EngineError::Panic {
-                worker: index,
-                message: text.unwrap_or_else(|| "no message".to_owned()),
-            });
+            on_fatal(EngineError::Panic { worker: index, message: message_of(panic.as_ref()) });
         }
     })
     .map_err(EngineError::Timely)?;
@@ -391,6 +410,7 @@ struct Merger {
     metrics: Arc<Metrics>,
     busy: Arc<Busy>,
     quit: Arc<AtomicBool>,
+    closing: Arc<AtomicBool>,
     freed: Box<dyn FnMut(Freed) + Send>,
 }
 
@@ -405,7 +425,10 @@ impl Merger {
                 all.append(&mut more);
             }
             all.settle();
-            self.hand_over(end, all)?;
+            if !self.hand_over(end, all)? {
+                self.quit.store(true, Ordering::Relaxed);
+                break;
+            }
             unsynced += 1;
             waiting = workers[0].try_recv().ok();
             if waiting.is_none() || unsynced >= EPOCHS_PER_SYNC {
@@ -432,10 +455,16 @@ impl Merger {
         }
     }
 
-    fn hand_over(&mut self, end: EpochEnd, all: Outcomes) -> Result<(), OutboxError> {
-        while self.outbox.full() && !self.quit.load(Ordering::Relaxed) {
+    /// Whether the outbox took the epoch: not if it is full and the engine is to end.
+    fn hand_over(&mut self, end: EpochEnd, all: Outcomes) -> Result<bool, OutboxError> {
+        // What the outbox holds already needs no room: after a restart state is built up to its end all the same.
+        while self.outbox.last_epoch().is_none_or(|last| last < end.epoch) && self.outbox.full() {
+            if self.quit.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
             if !self.progress.outbox_full.swap(true, Ordering::Relaxed) {
-                self.metrics.limit("outbox.bytes_max");
+                // Sinks see what is synced only, and room comes from them.
+                self.outbox.sync()?;
                 tracing::error!(
                     "the outbox is at its bound outbox.bytes_max; nothing is computed until there is room"
                 );
@@ -449,7 +478,7 @@ impl Merger {
         if !all.freed.is_empty() {
             (self.freed)((end.epoch, all.freed));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Counts an epoch that the outbox did not hold yet: what a restart computes again was counted before.
@@ -529,5 +558,25 @@ pub fn publish_sizes(progress: &Progress, metrics: &Metrics) {
     for (name, bytes) in OPERATORS.iter().zip(&progress.sizes.bytes) {
         let label = Operator { operator: (*name).to_owned() };
         metrics.operator_bytes.get_or_create(&label).set(bytes.load(Ordering::Relaxed) as i64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_of_any_thread_is_told() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell: OnFatal = {
+            let told = Arc::clone(&told);
+            Arc::new(move |error| told.lock().unwrap().push(error.to_string()))
+        };
+        guarded("merger", &tell, || Ok(()));
+        assert!(told.lock().unwrap().is_empty());
+        guarded("merger", &tell, || panic!("no {}", "more"));
+        guarded("feeder", &tell, || Err(EngineError::Timely("gone".to_owned())));
+        let want = ["the engine's merger panicked: no more", "the timely workers cannot be started: gone"];
+        assert_eq!(*told.lock().unwrap(), want);
     }
 }

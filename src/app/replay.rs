@@ -51,6 +51,13 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     let end = cut.last(replay.summary().highest_ms)?;
     let summary = replay.summary().clone();
     while stack.sink_progress.epoch.load(Ordering::Acquire) < end {
+        // Nobody makes room in the outbox: waiting would be for ever.
+        anyhow::ensure!(
+            !stack.engine_progress.outbox_full.load(Ordering::Relaxed),
+            "the outbox is at its bound outbox.bytes_max ({} bytes); what was read is in the journal and is \
+             computed when this data directory is started with a higher bound",
+            config.outbox.bytes_max
+        );
         stack.outbox.wait_for_epoch(end, PATIENCE);
         progress.tick(stack.engine_progress.samples.load(Ordering::Relaxed), replay.bytes_read());
         std::thread::sleep(Duration::from_millis(2));
