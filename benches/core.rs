@@ -93,10 +93,9 @@ pub fn run(load: &Load) -> Figures {
         let (load, settings, sizes, rows, times, barrier) = shared.clone();
         let (index, peers) = (worker.index(), worker.peers());
         let probe = ProbeHandle::new();
-        let (mut samples, mut ends): (
-            InputHandle<u64, NoopBuilder<Samples>>,
-            InputHandle<u64, CapacityContainerBuilder<Vec<EpochEnd>>>,
-        ) = worker.dataflow(|scope| {
+        type SampleInput = InputHandle<u64, NoopBuilder<Samples>>;
+        type EndInput = InputHandle<u64, CapacityContainerBuilder<Vec<EpochEnd>>>;
+        let (mut samples, mut ends): (SampleInput, EndInput) = worker.dataflow(|scope| {
             let (samples, stream) = scope.new_input_with_builder::<NoopBuilder<Samples>>();
             let (ends, marks) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<EpochEnd>>>();
             if load.bare {

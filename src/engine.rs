@@ -68,6 +68,14 @@ pub enum EngineError {
         /// The panic's message.
         message: String,
     },
+    /// Another thread of the engine panicked; its message went to standard error.
+    #[error("the engine's {thread} panicked: {message}")]
+    ThreadPanic {
+        /// Name of the thread.
+        thread: &'static str,
+        /// The panic's message.
+        message: String,
+    },
     /// A thread cannot be started.
     #[error("a thread of the engine cannot be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -104,6 +112,7 @@ pub struct Engine {
     threads: Vec<JoinHandle<()>>,
     progress: Arc<Progress>,
     quit: Arc<AtomicBool>,
+    closing: Arc<AtomicBool>,
 }
 
 enum Message {
@@ -147,22 +156,19 @@ impl Engine {
             (0..workers).map(|_| sync_channel(EPOCHS_QUEUED)).unzip();
         let feeds = start_workers(workers, settings, to_merger, &progress, &busy, &quit, &on_fatal)?;
 
-        let (progress_, metrics_, quit_, fatal) =
-            (Arc::clone(&progress), Arc::clone(&metrics), Arc::clone(&quit), Arc::clone(&on_fatal));
+        let (progress_, quit_, fatal) = (Arc::clone(&progress), Arc::clone(&quit), Arc::clone(&on_fatal));
         let feeder = std::thread::Builder::new().name("feeder".to_owned()).spawn(move || {
-            if let Err(error) = feed(reader, &feeds.0, &progress_, &metrics_, &quit_) {
-                fatal(error.into());
-            }
+            guarded("feeder", &fatal, || Ok(feed(reader, &feeds.0, &progress_, &quit_)?));
             finish(feeds);
         })?;
-        let (progress_, quit_) = (Arc::clone(&progress), Arc::clone(&quit));
+        let closing = Arc::new(AtomicBool::new(false));
+        let (progress_, quit_, closing_) = (Arc::clone(&progress), Arc::clone(&quit), Arc::clone(&closing));
         let merger = std::thread::Builder::new().name("merger".to_owned()).spawn(move || {
-            let merger = Merger { outbox, progress: progress_, metrics, busy, quit: quit_, freed };
-            if let Err(error) = merger.run(&from_workers) {
-                on_fatal(error.into());
-            }
+            let merger =
+                Merger { outbox, progress: progress_, metrics, busy, quit: quit_, closing: closing_, freed };
+            guarded("merger", &on_fatal, || Ok(merger.run(&from_workers)?));
         })?;
-        Ok(Engine { threads: vec![feeder, merger], progress, quit })
+        Ok(Engine { threads: vec![feeder, merger], progress, quit, closing })
     }
 
     /// Where the engine is.
@@ -171,7 +177,10 @@ impl Engine {
     }
 
     /// Waits until the engine has ended. The journal must have been closed.
+    ///
+    /// An outbox at its bound is not waited for: nobody makes room any more, and the next start computes the rest.
     pub fn join(mut self) {
+        self.closing.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             // A panic of the feeder or merger has been printed; the caller ends the process anyway.
             let _ = thread.join();
@@ -186,6 +195,22 @@ impl Drop for Engine {
             let _ = thread.join();
         }
     }
+}
+
+/// Runs the work of a thread; an error or a panic ends the process, for the others would wait for ever.
+fn guarded(thread: &'static str, on_fatal: &OnFatal, work: impl FnOnce() -> Result<(), EngineError>) {
+    let error = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error,
+        Err(panic) => EngineError::ThreadPanic { thread, message: message_of(panic.as_ref()) },
+    };
+    on_fatal(error);
+}
+
+fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+        .unwrap_or_else(|| "no message".to_owned())
 }
 
 type Guards = timely::communication::WorkerGuards<()>;
@@ -242,14 +267,7 @@ fn start_workers(
         // Otherwise timely would go on stepping a dataflow that a panic has left half done.
         worker.installed_dataflows().into_iter().for_each(|flow| worker.drop_dataflow(flow));
         if let Err(panic) = ended {
-            let text = panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
-            on_fatal(EngineError::Panic {
-                worker: index,
-                message: text.unwrap_or_else(|| "no message".to_owned()),
-            });
+            on_fatal(EngineError::Panic { worker: index, message: message_of(panic.as_ref()) });
         }
     })
     .map_err(EngineError::Timely)?;
@@ -325,36 +343,30 @@ fn source<'scope>(
 }
 
 /// Reads the journal and deals its batches out to the workers in turn; every worker gets every epoch's end.
+///
+/// Ends when the journal is read to its end, or when a worker is gone: that one has told why, and the rest of the
+/// journal is for the next start.
 fn feed(
     mut reader: Reader,
     feeds: &[Feed],
     progress: &Progress,
-    metrics: &Metrics,
     quit: &AtomicBool,
 ) -> Result<(), JournalError> {
-    let mut turn = 0;
+    let (mut turn, mut all_there) = (0, true);
     let put = |to: usize, message: Message| {
-        // A worker that is gone has told why; the rest of the journal is for the next start.
         let sent = feeds[to].queue.send(message).is_ok();
         sent && feeds[to].activator.activate().is_ok()
     };
-    while !quit.load(Ordering::Relaxed) {
+    while all_there && !quit.load(Ordering::Relaxed) {
         match reader.next(PATIENCE)? {
             Some(Record::Samples(samples)) => {
                 progress.samples.fetch_add(samples.len() as u64, Ordering::Relaxed);
-                for part in parts(samples) {
+                all_there = parts(samples).all(|part| {
                     turn = (turn + 1) % feeds.len();
-                    if !put(turn, Message::Batch(part)) {
-                        return Ok(());
-                    }
-                }
+                    put(turn, Message::Batch(part))
+                });
             }
-            Some(Record::EpochEnd(end)) => {
-                metrics.epochs.inc();
-                if !(0..feeds.len()).all(|to| put(to, Message::End(end))) {
-                    return Ok(());
-                }
-            }
+            Some(Record::EpochEnd(end)) => all_there = (0..feeds.len()).all(|to| put(to, Message::End(end))),
             // Checked when the journal was opened: they are the settings this process runs with.
             Some(Record::Settings(_)) => {}
             None if reader.finished() => return Ok(()),
@@ -397,6 +409,7 @@ struct Merger {
     metrics: Arc<Metrics>,
     busy: Arc<Busy>,
     quit: Arc<AtomicBool>,
+    closing: Arc<AtomicBool>,
     freed: Box<dyn FnMut(Freed) + Send>,
 }
 
@@ -404,14 +417,16 @@ impl Merger {
     fn run(mut self, workers: &[Receiver<(EpochEnd, Outcomes)>]) -> Result<(), OutboxError> {
         let mut unsynced = 0;
         let mut waiting = None;
-        loop {
-            let Some((end, mut all)) = waiting.take().or_else(|| self.receive(&workers[0])) else { break };
+        while let Some((end, mut all)) = waiting.take().or_else(|| self.receive(&workers[0])) {
             for worker in &workers[1..] {
                 let Some((_, mut more)) = self.receive(worker) else { return self.outbox.sync() };
                 all.append(&mut more);
             }
             all.settle();
-            self.hand_over(end, all)?;
+            if !self.hand_over(end, all)? {
+                self.quit.store(true, Ordering::Relaxed);
+                break;
+            }
             unsynced += 1;
             waiting = workers[0].try_recv().ok();
             if waiting.is_none() || unsynced >= EPOCHS_PER_SYNC {
@@ -438,9 +453,16 @@ impl Merger {
         }
     }
 
-    fn hand_over(&mut self, end: EpochEnd, all: Outcomes) -> Result<(), OutboxError> {
-        while self.outbox.full() && !self.quit.load(Ordering::Relaxed) {
+    /// Whether the outbox took the epoch: not if it is full and the engine is to end.
+    fn hand_over(&mut self, end: EpochEnd, all: Outcomes) -> Result<bool, OutboxError> {
+        // What the outbox holds already needs no room: after a restart state is built up to its end all the same.
+        while self.outbox.last_epoch().is_none_or(|last| last < end.epoch) && self.outbox.full() {
+            if self.quit.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
             if !self.progress.outbox_full.swap(true, Ordering::Relaxed) {
+                // Sinks see what is synced only, and room comes from them.
+                self.outbox.sync()?;
                 tracing::error!(
                     "the outbox is at its bound outbox.bytes_max; nothing is computed until there is room"
                 );
@@ -455,7 +477,7 @@ impl Merger {
         if !all.freed.is_empty() {
             (self.freed)((end.epoch, all.freed));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Counts an epoch that the outbox did not hold yet: what a restart computes again was counted before.
@@ -576,5 +598,20 @@ mod tests {
         drop(engine);
         drop(journal);
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_panic_of_any_thread_is_told() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell: OnFatal = {
+            let told = Arc::clone(&told);
+            Arc::new(move |error| told.lock().unwrap().push(error.to_string()))
+        };
+        guarded("merger", &tell, || Ok(()));
+        assert!(told.lock().unwrap().is_empty());
+        guarded("merger", &tell, || panic!("no {}", "more"));
+        guarded("feeder", &tell, || Err(EngineError::Timely("gone".to_owned())));
+        let want = ["the engine's merger panicked: no more", "the timely workers cannot be started: gone"];
+        assert_eq!(*told.lock().unwrap(), want);
     }
 }

@@ -3,6 +3,7 @@
 //! - `architecture`: who may import whom, and other rules of the house that can be read off the source.
 //! - `bad_requests`: everything one can send wrongly, with its status; nothing of it is applied, the worker goes on.
 //! - `first_steps`: what the README promises a newcomer: flags, mistyped names, the table of settings, the files of deploy/.
+//! - `files`: what a file comes to does not depend on the order of its lines.
 //! - `golden`: moments computed elsewhere, in exact arithmetic, equal ours.
 //! - `kill_and_rerun`: kill -9, SIGTERM and start again: nothing acknowledged is lost, no row changes.
 //! - `oracle`: the slow model of the rules, and random feeds.
@@ -10,11 +11,13 @@
 //!   Needs servers: `./test.sh` starts it, a bare `cargo test` says so.
 //! - `rules`: every row and revision of the tactics equals the slow model; the same samples give the same bytes.
 //! - `same_log`: the same journal gives the same bytes for any workers, batches and interleavings.
+//! - `stopping`: SIGTERM ends a worker with status 0, whatever is in its way.
 //! - `support`: the servers, the worker and the clients that the other modules use.
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
 mod bad_requests;
+mod files;
 mod first_steps;
 mod golden;
 mod kill_and_rerun;
@@ -22,6 +25,7 @@ mod oracle;
 mod real_prometheus;
 mod rules;
 mod same_log;
+mod stopping;
 mod support;
 
 /// How many seeds a randomised test tries; `TEST_ROUNDS` multiplies.

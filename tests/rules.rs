@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tidewatch_dataflows::operators::admit::Admit;
 use tidewatch_dataflows::operators::window::Windows;
 use tidewatch_dataflows::outcome::Outcomes;
-use tidewatch_dataflows::sample::{SHARDS, Samples};
-use tidewatch_dataflows::settings::Settings;
+use tidewatch_dataflows::sample::{EpochEnd, Reason, SHARDS, STALE_NAN_BITS, Samples};
+use tidewatch_dataflows::settings::{Settings, Window};
 
 use crate::oracle::{Epoch, Model, feed, from_scratch, same_row};
 
@@ -170,4 +170,44 @@ fn a_file_in_any_order_within_lateness_gives_the_windows_computed_from_scratch()
             "seed {seed}: the same samples gave other bytes in another order"
         );
     }
+}
+
+/// One series of a small ring: what a batch of late samples does to the ring must not show in their panes.
+#[test]
+fn late_samples_of_one_batch_that_fill_the_ring_leave_every_pane_whole() {
+    let minute = 60_000;
+    let windows = vec![Window { length_ms: 5 * minute, hop_ms: minute }];
+    let settings = Settings { windows, late_samples_max: 16, ..Settings::default() }.validated().unwrap();
+    let start = feed::START_MS;
+    let end = |n: u64| EpochEnd {
+        epoch: n,
+        stream_ms: start + 20 * minute,
+        close_ms: i64::MIN,
+        last_of_input: false,
+    };
+    // Sixteen samples: one, then four, then eleven in the panes of three minutes that follow one another.
+    let mut first = Samples::default();
+    first.push(7, start + 50_000, 1.0);
+    (0..4).for_each(|i| first.push(7, start + minute + 10_000 + i * 10_000, 2.0));
+    (0..11).for_each(|i| first.push(7, start + 2 * minute + 2_000 + i * 5_000, 3.0));
+    let mut late = Samples::default();
+    late.push(7, start + minute + 15_000, 4.0);
+    late.push(7, start + 2 * minute + 3_000, 5.0);
+    let mut after = Samples::default();
+    after.push(7, start + 6 * minute + 1, 6.0);
+    let epochs = [(end(1), first), (end(2), late), (end(3), after)];
+    check(0, "a full ring", &settings, &epochs);
+}
+
+/// A NaN of all ones sorts where staleness markers do, and is none.
+#[test]
+fn only_the_bits_of_the_staleness_marker_are_one() {
+    let settings = Settings::default().validated().unwrap();
+    let end = EpochEnd { epoch: 1, stream_ms: feed::START_MS, close_ms: feed::START_MS, last_of_input: true };
+    let mut samples = Samples::default();
+    samples.push(7, feed::START_MS, f64::from_bits(u64::MAX));
+    samples.push(7, feed::START_MS, f64::from_bits(STALE_NAN_BITS));
+    let out = Tactics::new(&settings).epoch(&(end, samples));
+    assert_eq!(out.counts.stale_markers, 1);
+    assert_eq!(out.counts.rejected[Reason::NotFinite as usize], 1);
 }

@@ -53,6 +53,13 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     let end = cut.last(replay.summary().highest_ms)?;
     let summary = replay.summary().clone();
     while stack.sink_progress.epoch.load(Ordering::Acquire) < end {
+        // Nobody makes room in the outbox: waiting would be for ever.
+        anyhow::ensure!(
+            !stack.engine_progress.outbox_full.load(Ordering::Relaxed),
+            "the outbox is at its bound outbox.bytes_max ({} bytes); what was read is in the journal and is \
+             computed when this data directory is started with a higher bound",
+            config.outbox.bytes_max
+        );
         stack.outbox.wait_for_epoch(end, PATIENCE);
         let computed = stack.engine_progress.samples.load(Ordering::Relaxed);
         progress.storing(computed, stack.sink_progress.rows.load(Ordering::Relaxed));
@@ -90,7 +97,11 @@ impl Cut {
     }
 
     /// The input has ended; returns the number of the last epoch once it is durable.
+    ///
+    /// The times of the end are those of an epoch without samples: one with samples would have heard their series
+    /// just now, so which series silence closes would depend on the order of the file.
     fn last(&self, highest_ms: Option<i64>) -> anyhow::Result<u64> {
+        self.full(highest_ms)?;
         let last =
             self.journal.last_epoch_end().map_or((i64::MIN, i64::MIN), |end| (end.stream_ms, end.close_ms));
         let upto = highest_ms.unwrap_or(i64::MIN);

@@ -94,9 +94,12 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         std::process::exit(1);
     }
     drop(worker);
-    let stack = Arc::into_inner(stack).context("a request still holds the worker")?;
+    let full = Arc::clone(&stack);
     tokio::task::spawn_blocking(move || stack.close()).await.context("closing")??;
-    tracing::info!("everything taken is stored");
+    match full.engine_progress.outbox_full.load(Ordering::Relaxed) {
+        true => tracing::warn!("everything taken is durable; the outbox is full, so not all of it is stored"),
+        false => tracing::info!("everything taken is stored"),
+    }
     Ok(ExitCode::SUCCESS)
 }
 

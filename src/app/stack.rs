@@ -2,9 +2,9 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -46,10 +46,15 @@ pub struct Stack {
     pub sink_progress: Arc<SinkProgress>,
     /// The last epoch that the journal held at start; ready means that the store holds it.
     pub found_epoch: u64,
+    running: Mutex<Option<Running>>,
+    _lock: File,
+}
+
+/// The threads, in the order in which they end.
+struct Running {
     engine: Engine,
     sink: StoreSink,
     release: JoinHandle<()>,
-    _lock: File,
 }
 
 /// Called with the sentence that ends the process.
@@ -146,23 +151,24 @@ impl Stack {
             engine_progress: engine.progress(),
             sink_progress: sink.progress(),
             found_epoch,
-            engine,
-            sink,
-            release,
+            running: Mutex::new(Some(Running { engine, sink, release })),
             _lock: lock,
         })
     }
 
-    /// Drains everything that was taken into the store and stops.
+    /// Drains everything that was taken into the store and stops. Who still holds the stack then is refused.
     ///
     /// # Errors
     /// The journal failed; what was answered before that is durable all the same.
-    pub fn close(self) -> anyhow::Result<()> {
+    pub fn close(&self) -> anyhow::Result<()> {
         let closed = self.journal.close();
-        self.engine.join();
-        self.sink.join();
-        // It ended when the engine did; a panic there was printed.
-        let _ = self.release.join();
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Running { engine, sink, release }) = running {
+            engine.join();
+            sink.join();
+            // It ended when the engine did; a panic there was printed.
+            let _ = release.join();
+        }
         closed.context("closing the journal")
     }
 

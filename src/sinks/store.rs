@@ -33,6 +33,9 @@ pub enum SinkError {
     /// The store refuses for good.
     #[error("the store cannot be written: {0}")]
     Store(#[from] StoreError),
+    /// The sink panicked; its message went to standard error.
+    #[error("the sink's thread panicked")]
+    Panic,
     /// The thread cannot be started.
     #[error("the sink's thread cannot be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -80,7 +83,9 @@ impl StoreSink {
         let quit = Arc::new(AtomicBool::new(false));
         let writer = Writer { parts, progress: Arc::clone(&progress), quit: Arc::clone(&quit) };
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
-            if let Err(error) = writer.run(tail) {
+            // A panic ends the process too: the outbox would fill and nobody would say why.
+            let run = std::panic::AssertUnwindSafe(|| writer.run(tail));
+            if let Err(error) = std::panic::catch_unwind(run).unwrap_or(Err(SinkError::Panic)) {
                 (writer.parts.on_fatal)(error);
             }
         })?;

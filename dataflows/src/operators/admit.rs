@@ -133,13 +133,12 @@ impl Admit {
         let late_from = out.late_at_ms.len();
         let mut applied = 0;
         for row in rows {
-            if row.key == MARKER_KEY {
+            if row.value.to_bits() == STALE_NAN_BITS {
                 out.counts.stale_markers += 1;
                 continue;
             }
-            let verdict = if row.at_ms <= head.tombstone {
-                Err(Reason::TooOld)
-            } else if head.newest != NEVER && row.at_ms < head.newest - lateness_ms {
+            let behind = head.newest != NEVER && row.at_ms < head.newest - lateness_ms;
+            let verdict = if behind || row.at_ms <= head.tombstone {
                 Err(Reason::TooOld)
             } else if !row.value.is_finite() {
                 Err(Reason::NotFinite)
@@ -154,6 +153,13 @@ impl Admit {
                 out.value.push(row.value);
                 Ok(())
             } else {
+                // Merging may push out samples of the pane before: that one is handed on while it is whole.
+                if out.late_at_ms[late_from..]
+                    .last()
+                    .is_some_and(|at| pane_of(*at, base_ms) != pane_of(row.at_ms, base_ms))
+                {
+                    close_late(head, slot, base_ms, late_from, out);
+                }
                 head.raw
                     .merge(head.newest, row.at_ms, row.value, pane_start(row.at_ms, base_ms), ring_max)
                     .map(|()| {
@@ -423,7 +429,7 @@ impl Rejects {
 
 /// In place of the slot of a series that has none yet.
 const NO_SLOT: u32 = u32::MAX;
-/// Key of a staleness marker: after every sample of its instant.
+/// Key of a staleness marker: after every sample of its instant. A NaN may have these bits, so it only sorts.
 const MARKER_KEY: u64 = u64::MAX;
 
 #[derive(Clone, Copy)]

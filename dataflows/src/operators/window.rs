@@ -14,7 +14,7 @@
 //! Heads and tails are caches: a late sample refolds its base pane and forgets what was built on it.
 //!
 //! # Which keys are answered when
-//! DESIGN.md §4, Closing and Late; `tests/oracle.rs` holds the rules once more, slowly.
+//! DESIGN.md §4, Closing and Late; `tests/oracle` holds the rules once more, slowly.
 //!
 //! # State
 //! Per series 120 bytes and 72 bytes a pane: base panes for lateness and the longest hop; per window
@@ -86,7 +86,7 @@ struct Head {
     pane_end: i64,
     pane_at: usize,
     /// Keys with a revision above 0, or emitted while open, that can still change.
-    revised: Option<Box<Vec<Revised>>>,
+    revised: Vec<Revised>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -207,14 +207,14 @@ impl Windows {
     pub fn free(&mut self, batch: &Admitted) {
         for slot in batch.freed.iter().copied() {
             self.heads[slot as usize].armed = i64::MAX;
-            self.heads[slot as usize].revised = None;
+            self.heads[slot as usize].revised = Vec::new();
         }
     }
 
     /// Bytes of state, flat records counted as if every one had been written.
     pub fn bytes(&self) -> usize {
         let revised: usize =
-            self.heads.iter().filter_map(|h| h.revised.as_ref()).map(|r| 24 + r.capacity() * 32).sum();
+            self.heads.iter().map(|head| head.revised.capacity() * size_of::<Revised>()).sum();
         let heads = self.heads.capacity() * size_of::<Head>() + self.marks.capacity() * size_of::<Marks>();
         heads + self.records.bytes(self.heads.len()) + self.timers.bytes() + revised
     }
@@ -232,7 +232,7 @@ impl Windows {
             armed: i64::MAX,
             pane_end: NEVER,
             pane_at: 0,
-            revised: None,
+            revised: Vec::new(),
         };
         let marks = Marks { closed: NEVER, built: NEVER, head: NEVER, tail_block: NEVER, silent: NEVER };
         if slot < self.heads.len() {
@@ -483,8 +483,7 @@ impl Windows {
     ) {
         let lateness_ms = self.settings.lateness_ms;
         let head = &mut self.heads[slot as usize];
-        let known =
-            head.revised.as_mut().and_then(|all| all.iter_mut().find(|r| r.window == w && r.at == at));
+        let known = head.revised.iter_mut().find(|r| r.window == w && r.at == at);
         let revision = match known {
             // Samples are only ever added, so the same count is the same answer.
             Some(revised) if revised.count == moments.count => return,
@@ -496,10 +495,9 @@ impl Windows {
             None => {
                 let revision = u32::from(published);
                 if published || open {
-                    let all = head.revised.get_or_insert_default();
                     let floor = head.newest - lateness_ms;
-                    all.retain(|r| r.at >= floor);
-                    all.push(Revised { window: w, at, revision, count: moments.count });
+                    head.revised.retain(|r| r.at >= floor);
+                    head.revised.push(Revised { window: w, at, revision, count: moments.count });
                 }
                 revision
             }
