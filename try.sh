@@ -19,7 +19,7 @@ case "${1:-}" in
 esac
 for needed in cargo cc; do
     command -v "$needed" >/dev/null && continue
-    echo "try.sh: $needed is missing: install Rust from https://rustup.rs and a C compiler (Debian: apt install gcc libc6-dev)" >&2
+    echo "try.sh: $needed is missing: install Rust with rustup and a C compiler (Debian: apt install gcc libc6-dev)" >&2
     exit 1
 done
 
