@@ -140,7 +140,8 @@ impl Outcomes {
     ///
     /// After this the outcomes of an epoch are the same bytes for any number of workers.
     pub fn settle(&mut self) {
-        self.windows.sort_unstable_by_key(WindowStats::key);
+        // Stable, because it merges the sorted runs of the workers where an unstable sort would begin anew.
+        self.windows.sort_by_key(WindowStats::key);
         self.freed.sort_unstable();
         self.rejects.sort_unstable_by_key(Reject::key);
         self.rejects.dedup_by(|next, kept| {

@@ -4,14 +4,7 @@
 //!  Admitted, one per epoch and shard ──local──► [ window ×workers ] ──► WindowStats, first answers and corrections
 //! ```
 //!
-//! # How a window is answered
-//! Samples fold into *base panes* (one pass in time order). A window of `m = length / hop` panes of its hop
-//! has blocks of `m` panes fixed by absolute time. `(T - length, T]` is the tail of one block and the head of
-//! the next: the tail is folded from its newest pane back, the head from its oldest pane on, and the two are
-//! merged. That shape depends on `T` alone, so the numbers depend on the samples in the window alone, and
-//! heads and tails are shared between neighbouring windows: a new answer costs about six merges however long
-//! the window is (the head grows by one pane; of the tail every eighth partial fold is kept).
-//! Heads and tails are caches: a late sample refolds its base pane and forgets what was built on it.
+//! How a window is put together from panes is in [`panes`].
 //!
 //! # Which keys are answered when
 //! DESIGN.md §4, Closing and Late; `tests/oracle` holds the rules once more, slowly.
@@ -21,8 +14,11 @@
 //! `(length + lateness) / hop + 2` panes (none of its own where the hop is the base pane), `m / 8` partial
 //! tails, one head, 40 bytes of marks. The default windows come to 17 KB, resident as they fill.
 
+mod panes;
+
 use std::sync::Arc;
 
+use self::panes::{Built, Layout, Plan};
 use crate::kernels::moments::Moments;
 use crate::outcome::{Outcomes, WindowStats};
 use crate::sample::SeriesId;
@@ -30,39 +26,16 @@ use crate::settings::Settings;
 use crate::shard::{Admitted, Flat, Given, LatePane, Timers, pane_of, wait_ms};
 
 const NEVER: i64 = i64::MIN;
-/// Every how many panes a partial tail is kept.
-const TAIL_STEP: i64 = 8;
-
-/// Where the parts of one window lie in the flat record of a slot.
-#[derive(Clone, Copy, Debug)]
-struct Plan {
-    length_ms: i64,
-    hop_ms: i64,
-    /// Panes in the window.
-    panes: i64,
-    /// Base panes in a pane; 1 means the base ring is its ring.
-    parts: i64,
-    /// Its ring: first record and length.
-    ring: (usize, i64),
-    /// Partial tails: first record.
-    tails: usize,
-    /// The head.
-    head: usize,
-}
 
 /// Marks of one window of one series.
 #[derive(Clone, Copy, Debug)]
 struct Marks {
     /// Every key at or before this is closed.
     closed: i64,
-    /// Every pane at or before this is built from base panes.
-    built: i64,
-    /// The head holds the panes of its block up to this one.
-    head: i64,
-    /// The block whose partial tails are kept.
-    tail_block: i64,
     /// Silence had once closed every key up to this one: a key reopened since was published before.
     silent: i64,
+    /// What is built from base panes.
+    built: Built,
 }
 
 /// One series.
@@ -119,33 +92,14 @@ pub struct Windows {
 impl Windows {
     /// An empty shard.
     pub fn new(settings: Arc<Settings>) -> Self {
-        let base_ms = settings.base_ms();
-        let shared =
-            settings.windows.iter().filter(|w| w.hop_ms == base_ms).map(|w| settings.ring_panes(*w)).max();
-        let base_ring = settings.base_panes().max(shared.unwrap_or(0));
-        let mut next = base_ring as usize;
-        let mut take = |n: i64| {
-            next += n as usize;
-            next - n as usize
-        };
-        let mut plans = Vec::new();
-        for w in &settings.windows {
-            let (panes, parts) = (w.length_ms / w.hop_ms, w.hop_ms / base_ms);
-            let ring = if parts == 1 {
-                (0, base_ring)
-            } else {
-                (take(settings.ring_panes(*w)), settings.ring_panes(*w))
-            };
-            let (tails, head) = (take((panes + TAIL_STEP - 1) / TAIL_STEP), take(1));
-            plans.push(Plan { length_ms: w.length_ms, hop_ms: w.hop_ms, panes, parts, ring, tails, head });
-        }
+        let layout = Layout::new(&settings);
         Windows {
-            base_ms,
-            base_ring,
-            plans: plans.into(),
+            base_ms: layout.base_ms,
+            base_ring: layout.base_ring,
+            plans: layout.plans.into(),
             heads: Vec::new(),
             marks: Vec::new(),
-            records: Flat::new(next),
+            records: Flat::new(layout.records),
             timers: Timers::default(),
             due: Vec::new(),
             collect: false,
@@ -234,7 +188,7 @@ impl Windows {
             pane_at: 0,
             revised: Vec::new(),
         };
-        let marks = Marks { closed: NEVER, built: NEVER, head: NEVER, tail_block: NEVER, silent: NEVER };
+        let marks = Marks { closed: NEVER, silent: NEVER, built: Built::NOTHING };
         if slot < self.heads.len() {
             self.heads[slot] = head;
             self.records.of_mut(given.slot).fill([0; 9]);
@@ -285,7 +239,7 @@ impl Windows {
         for (plan, marks) in self.plans.iter().zip(&mut self.marks[slot as usize * self.plans.len()..]) {
             let below = pane_of(at, plan.hop_ms) - 1;
             marks.closed = below * plan.hop_ms;
-            marks.built = below;
+            marks.built = Built::before(below + 1);
             head.next_key = head.next_key.min(marks.closed + plan.hop_ms);
             head.sealed = head.sealed.max(marks.closed);
         }
@@ -301,7 +255,7 @@ impl Windows {
             head.pane_end = pane * self.base_ms;
             head.pane_at = pane.rem_euclid(self.base_ring) as usize;
             let words = &mut record[head.pane_at];
-            if !holds(words, pane) {
+            if !panes::holds(words, pane) {
                 *words = Moments { tag: pane as u32, ..Moments::EMPTY }.to_words();
             }
         }
@@ -335,7 +289,7 @@ impl Windows {
                     *reopened = (*reopened).min(below);
                 }
             } else {
-                self.close_keys(slot, w, closed, below.min(last_key(newest, plan)), out);
+                self.close_keys(slot, w, closed, below.min(plan.last_key(newest)), out);
             }
             self.marks(slot, w).closed = below;
             next_key = next_key.min(below + plan.hop_ms);
@@ -351,7 +305,7 @@ impl Windows {
         let newest = self.heads[slot as usize].newest;
         let (mut next_key, mut open_key, mut sealed) = (i64::MAX, i64::MAX, NEVER);
         for (w, plan) in plans.iter().enumerate() {
-            let last = last_key(newest, plan);
+            let last = plan.last_key(newest);
             let upto = (close_ms - self.settings.settle_ms).div_euclid(plan.hop_ms) * plan.hop_ms;
             let closed = self.marks(slot, w).closed;
             let to = upto.min(last);
@@ -458,14 +412,11 @@ impl Windows {
         let marks = &mut self.marks[slot as usize * self.plans.len() + w];
         let record = self.records.of_mut(slot);
         let head = &self.heads[slot as usize];
-        let pane = at / plan.hop_ms;
-        if plan.parts > 1 && marks.built < pane {
-            build(record, plan, marks, self.base_ring, pane, head.newest);
-        }
+        panes::build(record, plan, &mut marks.built, self.base_ring, at, head.newest);
         if at - plan.length_ms < head.withhold {
             return None;
         }
-        let moments = combine(record, plan, marks, pane);
+        let moments = panes::combine(record, plan, &mut marks.built, at);
         (!moments.is_empty()).then_some(moments)
     }
 
@@ -523,14 +474,7 @@ impl Windows {
     /// Forgets what was built on the panes that hold `at` or anything newer.
     fn forget(&mut self, slot: u32, at: i64) {
         for (plan, marks) in self.plans.iter().zip(&mut self.marks[slot as usize * self.plans.len()..]) {
-            let pane = pane_of(at, plan.hop_ms);
-            marks.built = marks.built.min(pane - 1);
-            if marks.head >= pane {
-                marks.head = NEVER;
-            }
-            if marks.tail_block != NEVER && (marks.tail_block + 1) * plan.panes >= pane {
-                marks.tail_block = NEVER;
-            }
+            marks.built.forget(plan, at);
         }
     }
 
@@ -556,120 +500,4 @@ impl Windows {
     fn marks(&mut self, slot: u32, w: usize) -> &mut Marks {
         &mut self.marks[slot as usize * self.plans.len() + w]
     }
-}
-
-/// The last key whose window holds `newest`.
-fn last_key(newest: i64, plan: &Plan) -> i64 {
-    (newest + plan.length_ms - 1).div_euclid(plan.hop_ms) * plan.hop_ms
-}
-
-/// Whether a record is that of `pane`.
-#[inline]
-fn holds(words: &[u64; 9], pane: i64) -> bool {
-    (words[8] >> 32) as u32 == pane as u32 && words[8] as u32 != 0
-}
-
-/// Walks the panes of a ring one by one, with one division in all.
-struct Walk<'a> {
-    ring: &'a [[u64; 9]],
-    number: i64,
-    place: usize,
-}
-
-impl<'a> Walk<'a> {
-    #[inline]
-    fn from(record: &'a [[u64; 9]], (start, length): (usize, i64), number: i64) -> Self {
-        let ring = &record[start..start + length as usize];
-        Walk { ring, number, place: number.rem_euclid(length) as usize }
-    }
-
-    /// The pane at hand; empty if the ring does not hold it.
-    #[inline]
-    fn pane(&self) -> Moments {
-        let words = &self.ring[self.place];
-        if holds(words, self.number) { Moments::from_words(words) } else { Moments::EMPTY }
-    }
-
-    #[inline]
-    fn forward(&mut self) {
-        self.number += 1;
-        self.place = if self.place + 1 == self.ring.len() { 0 } else { self.place + 1 };
-    }
-
-    #[inline]
-    fn back(&mut self) {
-        self.number -= 1;
-        self.place = if self.place == 0 { self.ring.len() - 1 } else { self.place - 1 };
-    }
-}
-
-/// Builds the panes of a hop up to `upto` from base panes, oldest first.
-fn build(record: &mut [[u64; 9]], plan: &Plan, marks: &mut Marks, base_ring: i64, upto: i64, newest_ms: i64) {
-    let last = upto.min(pane_of(newest_ms, plan.hop_ms));
-    for number in (marks.built + 1).max(last - plan.ring.1 + 1)..=last {
-        let mut all = Moments::EMPTY;
-        let mut walk = Walk::from(record, (0, base_ring), (number - 1) * plan.parts + 1);
-        for _ in 0..plan.parts {
-            all = all.then(&walk.pane());
-            walk.forward();
-        }
-        if !all.is_empty() {
-            all.tag = number as u32;
-            record[plan.ring.0 + number.rem_euclid(plan.ring.1) as usize] = all.to_words();
-        }
-    }
-    marks.built = upto;
-}
-
-/// The window of `plan.panes` panes ending with pane `last`: the tail of one block and the head of the next.
-fn combine(record: &mut [[u64; 9]], plan: &Plan, marks: &mut Marks, last: i64) -> Moments {
-    let block = (last - 1).div_euclid(plan.panes);
-    let start = block * plan.panes + 1;
-    let (mut head, from) = if (start..=last).contains(&marks.head) {
-        (Moments::from_words(&record[plan.head]), marks.head + 1)
-    } else {
-        (Moments::EMPTY, start)
-    };
-    let mut walk = Walk::from(record, plan.ring, from);
-    for _ in from..=last {
-        head = head.then(&walk.pane());
-        walk.forward();
-    }
-    record[plan.head] = head.to_words();
-    marks.head = last;
-    let skipped = last + 1 - start;
-    if skipped == plan.panes {
-        return head;
-    }
-    let before = start - plan.panes;
-    if marks.tail_block != block - 1 {
-        let mut tail = Moments::EMPTY;
-        let mut place = Walk::from(record, plan.ring, before + plan.panes - 1).place;
-        for offset in (0..plan.panes).rev() {
-            let mut walk = Walk {
-                ring: &record[plan.ring.0..plan.ring.0 + plan.ring.1 as usize],
-                number: before + offset,
-                place,
-            };
-            tail = walk.pane().then(&tail);
-            walk.back();
-            place = walk.place;
-            if offset % TAIL_STEP == 0 {
-                record[plan.tails + (offset / TAIL_STEP) as usize] = tail.to_words();
-            }
-        }
-        marks.tail_block = block - 1;
-    }
-    let kept = (skipped + TAIL_STEP - 1) / TAIL_STEP;
-    let (mut tail, upto) = if kept * TAIL_STEP < plan.panes {
-        (Moments::from_words(&record[plan.tails + kept as usize]), kept * TAIL_STEP)
-    } else {
-        (Moments::EMPTY, plan.panes)
-    };
-    let mut walk = Walk::from(record, plan.ring, before + upto - 1);
-    for _ in skipped..upto {
-        tail = walk.pane().then(&tail);
-        walk.back();
-    }
-    tail.then(&head)
 }

@@ -1,0 +1,243 @@
+//! How a window is put together from panes.
+//!
+//! Samples fold into *base panes* (one pass in time order). A window of `m = length / hop` panes of its hop
+//! has blocks of `m` panes fixed by absolute time. `(T - length, T]` is the tail of one block and the head of
+//! the next: the tail is folded from its newest pane back, the head from its oldest pane on, and the two are
+//! merged. That shape depends on `T` alone, so the numbers depend on the samples in the window alone, and
+//! heads and tails are shared between neighbouring windows: a new answer costs about six merges however long
+//! the window is (the head grows by one pane; of the tail every eighth partial fold is kept).
+//! Heads and tails are caches: a late sample refolds its base pane and forgets what was built on it.
+
+use crate::kernels::moments::Moments;
+use crate::settings::Settings;
+use crate::shard::pane_of;
+
+const NEVER: i64 = i64::MIN;
+/// Every how many panes a partial tail is kept.
+const TAIL_STEP: i64 = 8;
+
+/// A slot's flat record: rings of panes, partial tails and heads.
+pub type Record = [[u64; 9]];
+
+/// What lies where in the record of a slot: the base ring first.
+pub struct Layout {
+    /// Length of a base pane.
+    pub base_ms: i64,
+    /// Base panes held.
+    pub base_ring: i64,
+    /// Where each window has its parts.
+    pub plans: Vec<Plan>,
+    /// Entries of a record.
+    pub records: usize,
+}
+
+/// Where the parts of one window lie in the record of a slot.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Length of the window.
+    pub length_ms: i64,
+    /// Distance of its keys.
+    pub hop_ms: i64,
+    /// Panes in the window.
+    panes: i64,
+    /// Base panes in a pane; 1 means the base ring is its ring.
+    parts: i64,
+    /// Its ring: first entry and length.
+    ring: (usize, i64),
+    /// Partial tails: first entry.
+    tails: usize,
+    /// The head.
+    head: usize,
+}
+
+impl Layout {
+    /// The layout for these settings.
+    pub fn new(settings: &Settings) -> Layout {
+        let base_ms = settings.base_ms();
+        let shared =
+            settings.windows.iter().filter(|w| w.hop_ms == base_ms).map(|w| settings.ring_panes(*w)).max();
+        let base_ring = settings.base_panes().max(shared.unwrap_or(0));
+        let mut next = base_ring as usize;
+        let mut take = |n: i64| {
+            next += n as usize;
+            next - n as usize
+        };
+        let mut plans = Vec::new();
+        for w in &settings.windows {
+            let (panes, parts) = (w.length_ms / w.hop_ms, w.hop_ms / base_ms);
+            let ring = if parts == 1 {
+                (0, base_ring)
+            } else {
+                (take(settings.ring_panes(*w)), settings.ring_panes(*w))
+            };
+            let (tails, head) = (take((panes + TAIL_STEP - 1) / TAIL_STEP), take(1));
+            plans.push(Plan { length_ms: w.length_ms, hop_ms: w.hop_ms, panes, parts, ring, tails, head });
+        }
+        Layout { base_ms, base_ring, plans, records: next }
+    }
+}
+
+impl Plan {
+    /// The last key whose window holds `newest_ms`.
+    pub fn last_key(&self, newest_ms: i64) -> i64 {
+        (newest_ms + self.length_ms - 1).div_euclid(self.hop_ms) * self.hop_ms
+    }
+}
+
+/// How far the parts of one window of one series are built. Everything here can be forgotten and built again.
+#[derive(Clone, Copy, Debug)]
+pub struct Built {
+    /// Every pane at or before this is built from base panes.
+    panes: i64,
+    /// The head holds the panes of its block up to this one.
+    head: i64,
+    /// The block whose partial tails are kept.
+    tail_block: i64,
+}
+
+impl Built {
+    /// Of a slot without samples.
+    pub const NOTHING: Built = Built { panes: NEVER, head: NEVER, tail_block: NEVER };
+
+    /// Of a series whose first sample is in `pane`.
+    pub fn before(pane: i64) -> Built {
+        Built { panes: pane - 1, ..Built::NOTHING }
+    }
+
+    /// Forgets what was built on the panes that hold `at_ms` or anything newer.
+    pub fn forget(&mut self, plan: &Plan, at_ms: i64) {
+        let pane = pane_of(at_ms, plan.hop_ms);
+        self.panes = self.panes.min(pane - 1);
+        if self.head >= pane {
+            self.head = NEVER;
+        }
+        if self.tail_block != NEVER && (self.tail_block + 1) * plan.panes >= pane {
+            self.tail_block = NEVER;
+        }
+    }
+}
+
+/// Builds the panes of a hop up to the key `at_ms` from base panes, oldest first.
+pub fn build(
+    record: &mut Record,
+    plan: &Plan,
+    built: &mut Built,
+    base_ring: i64,
+    at_ms: i64,
+    newest_ms: i64,
+) {
+    if plan.parts == 1 {
+        return;
+    }
+    let upto = at_ms / plan.hop_ms;
+    if built.panes >= upto {
+        return;
+    }
+    let last = upto.min(pane_of(newest_ms, plan.hop_ms));
+    for number in (built.panes + 1).max(last - plan.ring.1 + 1)..=last {
+        let mut all = Moments::EMPTY;
+        let mut walk = Walk::from(record, (0, base_ring), (number - 1) * plan.parts + 1);
+        for _ in 0..plan.parts {
+            all = all.then(&walk.pane());
+            walk.forward();
+        }
+        if !all.is_empty() {
+            all.tag = number as u32;
+            record[plan.ring.0 + number.rem_euclid(plan.ring.1) as usize] = all.to_words();
+        }
+    }
+    built.panes = upto;
+}
+
+/// The window ending at the key `at_ms`, whose panes are built: the tail of one block and the head of the next.
+pub fn combine(record: &mut Record, plan: &Plan, built: &mut Built, at_ms: i64) -> Moments {
+    let last = at_ms / plan.hop_ms;
+    let block = (last - 1).div_euclid(plan.panes);
+    let start = block * plan.panes + 1;
+    let (mut head, from) = if (start..=last).contains(&built.head) {
+        (Moments::from_words(&record[plan.head]), built.head + 1)
+    } else {
+        (Moments::EMPTY, start)
+    };
+    let mut walk = Walk::from(record, plan.ring, from);
+    for _ in from..=last {
+        head = head.then(&walk.pane());
+        walk.forward();
+    }
+    record[plan.head] = head.to_words();
+    built.head = last;
+    let skipped = last + 1 - start;
+    if skipped == plan.panes {
+        return head;
+    }
+    let before = start - plan.panes;
+    if built.tail_block != block - 1 {
+        let mut tail = Moments::EMPTY;
+        let mut place = Walk::from(record, plan.ring, before + plan.panes - 1).place;
+        for offset in (0..plan.panes).rev() {
+            let mut walk = Walk {
+                ring: &record[plan.ring.0..plan.ring.0 + plan.ring.1 as usize],
+                number: before + offset,
+                place,
+            };
+            tail = walk.pane().then(&tail);
+            walk.back();
+            place = walk.place;
+            if offset % TAIL_STEP == 0 {
+                record[plan.tails + (offset / TAIL_STEP) as usize] = tail.to_words();
+            }
+        }
+        built.tail_block = block - 1;
+    }
+    let kept = (skipped + TAIL_STEP - 1) / TAIL_STEP;
+    let (mut tail, upto) = if kept * TAIL_STEP < plan.panes {
+        (Moments::from_words(&record[plan.tails + kept as usize]), kept * TAIL_STEP)
+    } else {
+        (Moments::EMPTY, plan.panes)
+    };
+    let mut walk = Walk::from(record, plan.ring, before + upto - 1);
+    for _ in skipped..upto {
+        tail = walk.pane().then(&tail);
+        walk.back();
+    }
+    tail.then(&head)
+}
+/// Whether a record is that of `pane`.
+#[inline]
+pub fn holds(words: &[u64; 9], pane: i64) -> bool {
+    (words[8] >> 32) as u32 == pane as u32 && words[8] as u32 != 0
+}
+
+/// Walks the panes of a ring one by one, with one division in all.
+struct Walk<'a> {
+    ring: &'a Record,
+    number: i64,
+    place: usize,
+}
+
+impl<'a> Walk<'a> {
+    #[inline]
+    fn from(record: &'a Record, (start, length): (usize, i64), number: i64) -> Self {
+        let ring = &record[start..start + length as usize];
+        Walk { ring, number, place: number.rem_euclid(length) as usize }
+    }
+
+    /// The pane at hand; empty if the ring does not hold it.
+    #[inline]
+    fn pane(&self) -> Moments {
+        let words = &self.ring[self.place];
+        if holds(words, self.number) { Moments::from_words(words) } else { Moments::EMPTY }
+    }
+
+    #[inline]
+    fn forward(&mut self) {
+        self.number += 1;
+        self.place = if self.place + 1 == self.ring.len() { 0 } else { self.place + 1 };
+    }
+
+    #[inline]
+    fn back(&mut self) {
+        self.number -= 1;
+        self.place = if self.place == 0 { self.ring.len() - 1 } else { self.place - 1 };
+    }
+}
