@@ -154,10 +154,9 @@ impl Engine {
             (0..workers).map(|_| sync_channel(EPOCHS_QUEUED)).unzip();
         let feeds = start_workers(workers, settings, to_merger, &progress, &busy, &quit, &on_fatal)?;
 
-        let (progress_, metrics_, quit_, fatal) =
-            (Arc::clone(&progress), Arc::clone(&metrics), Arc::clone(&quit), Arc::clone(&on_fatal));
+        let (progress_, quit_, fatal) = (Arc::clone(&progress), Arc::clone(&quit), Arc::clone(&on_fatal));
         let feeder = std::thread::Builder::new().name("feeder".to_owned()).spawn(move || {
-            guarded("feeder", &fatal, || Ok(feed(reader, &feeds.0, &progress_, &metrics_, &quit_)?));
+            guarded("feeder", &fatal, || Ok(feed(reader, &feeds.0, &progress_, &quit_)?));
             finish(feeds);
         })?;
         let closing = Arc::new(AtomicBool::new(false));
@@ -342,7 +341,6 @@ fn feed(
     mut reader: Reader,
     feeds: &[Feed],
     progress: &Progress,
-    metrics: &Metrics,
     quit: &AtomicBool,
 ) -> Result<(), JournalError> {
     let mut turn = 0;
@@ -363,7 +361,6 @@ fn feed(
                 }
             }
             Some(Record::EpochEnd(end)) => {
-                metrics.epochs.inc();
                 if !(0..feeds.len()).all(|to| put(to, Message::End(end))) {
                     return Ok(());
                 }
