@@ -202,7 +202,7 @@ fn fatal<E: std::fmt::Display>(on_fatal: &OnFatal) -> Arc<dyn Fn(E) + Send + Syn
 
 /// Takes the data directory for this process alone.
 fn lock(dir: &Path) -> anyhow::Result<File> {
-    std::fs::create_dir_all(dir).with_context(|| format!("making the data directory {}", dir.display()))?;
+    crate::segments::create_dir_synced(dir).context("making the data directory")?;
     let path = dir.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("opening {}", path.display()))?;
