@@ -14,7 +14,8 @@ fn rows(lines: &[(usize, i64)]) -> Vec<String> {
     let folder = Folder::new("files");
     let mut text = String::new();
     for (series, at_ms) in lines {
-        writeln!(text, "up{{n=\"{series}\"}} {} {at_ms}", (series * 7 + 1) as i64 + at_ms / 1_000 % 13).unwrap();
+        writeln!(text, "up{{n=\"{series}\"}} {} {at_ms}", (series * 7 + 1) as i64 + at_ms / 1_000 % 13)
+            .unwrap();
     }
     std::fs::write(folder.path().join("in.prom"), text).unwrap();
     std::fs::write(folder.path().join("tidewatch.yml"), CONFIG).unwrap();

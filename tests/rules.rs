@@ -203,8 +203,7 @@ fn late_samples_of_one_batch_that_fill_the_ring_leave_every_pane_whole() {
 #[test]
 fn only_the_bits_of_the_staleness_marker_are_one() {
     let settings = Settings::default().validated().unwrap();
-    let end =
-        EpochEnd { epoch: 1, stream_ms: feed::START_MS, close_ms: feed::START_MS, last_of_input: true };
+    let end = EpochEnd { epoch: 1, stream_ms: feed::START_MS, close_ms: feed::START_MS, last_of_input: true };
     let mut samples = Samples::default();
     samples.push(7, feed::START_MS, f64::from_bits(u64::MAX));
     samples.push(7, feed::START_MS, f64::from_bits(STALE_NAN_BITS));

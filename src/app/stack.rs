@@ -172,6 +172,13 @@ impl Stack {
         closed.context("closing the journal")
     }
 
+    /// Whether everything found at start is computed and stored again, and so what ended in it released.
+    pub fn caught_up(&self) -> bool {
+        let found = self.found_epoch;
+        self.engine_progress.epoch.load(Ordering::Relaxed) >= found
+            && self.sink_progress.epoch.load(Ordering::Acquire) >= found
+    }
+
     /// Whether the store holds every epoch found at start.
     ///
     /// # Errors
