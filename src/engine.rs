@@ -361,7 +361,8 @@ fn feed(
                 }
             }
             Some(Record::EpochEnd(end)) => {
-                if !(0..feeds.len()).all(|to| put(to, Message::End(end))) {
+                let told = (0..feeds.len()).all(|to| put(to, Message::End(end)));
+                if !told {
                     return Ok(());
                 }
             }
