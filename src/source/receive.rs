@@ -121,8 +121,8 @@ impl Refusal {
             Refusal::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::MediaType(_) | Refusal::Encoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Refusal::Slow => StatusCode::REQUEST_TIMEOUT,
-            Refusal::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
+            // Not 408: a sender gives up on what is not 5xx, and on a slow line the next try may do.
+            Refusal::Slow | Refusal::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::DecompressedTooLarge { .. }
             | Refusal::BrokenOff(_)
             | Refusal::Snappy(_)
@@ -134,6 +134,7 @@ impl Refusal {
     fn header(&self) -> Option<(HeaderName, String)> {
         match self {
             Refusal::Method(_) => Some((ALLOW, "POST".to_owned())),
+            Refusal::Slow => Some((RETRY_AFTER, RETRY_SECONDS.to_string())),
             Refusal::Busy(refused) => Some((RETRY_AFTER, refused.retry_after_seconds.to_string())),
             _ => None,
         }
@@ -574,6 +575,12 @@ mod tests {
                 (503, after, message)
             );
         }
+    }
+
+    #[test]
+    fn a_body_that_does_not_arrive_is_503_so_that_it_is_sent_again() {
+        let slow = Refusal::Slow;
+        assert_eq!((slow.status().as_u16(), slow.header()), (503, Some((RETRY_AFTER, "1".to_owned()))));
     }
 
     #[tokio::test]
