@@ -125,3 +125,18 @@ fn each_wrong_question_is_a_problem_that_says_what_is_wrong() {
     }
     assert_eq!(worker.get("/-/healthy", &[]).status, 200);
 }
+
+#[test]
+fn what_is_accepted_is_counted_once() {
+    let worker = Tidewatch::start("");
+    let samples = [(AT_MS, 1.0), (AT_MS + 1, f64::NAN), (AT_MS + 2, 2.0)];
+    let request = WriteRequest::default().series(&[("__name__", "up")], &samples);
+    assert_eq!(request.send(&worker.url("/api/v1/write")).unwrap().status, 204);
+    let text = worker.get("/metrics", &[]).text;
+    for line in [
+        "tidewatch_samples_received_total{source=\"remote_write\"} 3",
+        "tidewatch_samples_accepted_total{source=\"remote_write\"} 3",
+    ] {
+        assert!(text.lines().any(|held| held == line), "{line} is not in {text}");
+    }
+}

@@ -184,6 +184,10 @@ impl Intake for Live {
     fn epoch(&self) -> u64 {
         self.stack.journal.current_epoch()
     }
+
+    fn catching_up(&self) -> bool {
+        !self.stack.caught_up()
+    }
 }
 
 impl api::Worker for Live {

@@ -172,6 +172,13 @@ impl Stack {
         closed.context("closing the journal")
     }
 
+    /// Whether everything found at start is computed and stored again, and so what ended in it released.
+    pub fn caught_up(&self) -> bool {
+        let found = self.found_epoch;
+        self.engine_progress.epoch.load(Ordering::Relaxed) >= found
+            && self.sink_progress.epoch.load(Ordering::Acquire) >= found
+    }
+
     /// Whether the store holds every epoch found at start.
     ///
     /// # Errors
@@ -202,7 +209,7 @@ fn fatal<E: std::fmt::Display>(on_fatal: &OnFatal) -> Arc<dyn Fn(E) + Send + Syn
 
 /// Takes the data directory for this process alone.
 fn lock(dir: &Path) -> anyhow::Result<File> {
-    std::fs::create_dir_all(dir).with_context(|| format!("making the data directory {}", dir.display()))?;
+    crate::segments::create_dir_synced(dir).context("making the data directory")?;
     let path = dir.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("opening {}", path.display()))?;

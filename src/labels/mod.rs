@@ -289,6 +289,17 @@ impl Labels {
         self.metrics.label_entries.set(i64::try_from(entries.by_id.len()).unwrap_or(i64::MAX));
     }
 
+    /// The bounds that new series are judged by.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Refuses, and counts, a series of this name with so many labels that nobody gathers them.
+    pub fn too_many(&self, name: &str, got: usize) -> Refused {
+        self.metrics.limit("limits.labels");
+        Refused::TooManyLabels { name: set::shown(name), got, max: self.limits.labels }
+    }
+
     /// Series known.
     pub fn len(&self) -> usize {
         self.entries.read().unwrap_or_else(PoisonError::into_inner).by_id.len()

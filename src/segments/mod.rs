@@ -9,7 +9,8 @@
 //! Numbers are little-endian. A segment's name follows from the one before it, so a missing file is noticed.
 //!
 //! **Torn tail.** Only what follows the last sync can be torn, and that is in the last segment. When a log is opened
-//! for writing, the last segment is read; from its first bad record on it is cut off. A bad record anywhere else is
+//! for writing, the last segment is read; from its first bad record on it is cut off
+//! (and kept beside the log if whole records follow it). A bad record anywhere else is
 //! damage and an error. Readers never see a record beyond the durable [`Position`].
 
 mod durable;
@@ -95,13 +96,20 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("a slice of four bytes"))
 }
 
-fn create_dir_synced(dir: &Path) -> Result<(), SegmentsError> {
-    if dir.is_dir() {
-        return Ok(());
-    }
+/// Makes a folder, and those it is in, so that a power cut does not take them away again.
+///
+/// One that is there already may have been made by a process that was killed before it could sync.
+///
+/// # Errors
+/// Folders that cannot be made or synced.
+pub fn create_dir_synced(dir: &Path) -> Result<(), SegmentsError> {
+    let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()).count();
     fs::create_dir_all(dir).map_err(|e| io_error("create the folder", dir, e))?;
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    sync_dir(parent)
+    for made in dir.ancestors().take(missing.max(1)) {
+        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
+        sync_dir(parent.unwrap_or(Path::new(".")))?;
+    }
+    Ok(())
 }
 
 fn sync_dir(dir: &Path) -> Result<(), SegmentsError> {

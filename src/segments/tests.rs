@@ -186,6 +186,31 @@ fn a_flipped_bit_in_the_last_segment_cuts_the_tail_when_opened_for_writing() {
 }
 
 #[test]
+fn whole_records_behind_a_bad_one_are_kept_beside_the_log() {
+    let source = Dir::new();
+    let all: Records = (0..6).map(|i| (i, vec![i; 30])).collect();
+    write(source.path(), 1 << 20, &all);
+    let whole = fs::read(&paths(source.path())[0]).unwrap();
+    let second = HEADER_BYTES as usize + 39;
+    // Its length, its checksum, its payload; then the same cut short in its middle, which is a torn tail.
+    for (at, length, kept) in
+        [(1, whole.len(), true), (5, whole.len(), true), (20, whole.len(), true), (20, second + 30, false)]
+    {
+        let dir = Dir::new();
+        let mut changed = whole[..length].to_vec();
+        changed[second + at] ^= 1;
+        fs::write(path_of(dir.path(), 0), &changed).unwrap();
+        let (_, recovered) = Segments::open(dir.path(), LOG, 1 << 20, |_, _| true).unwrap();
+        assert_eq!(recovered, Recovered { truncated_bytes: (length - second) as u64, records: 1 });
+        let beside = dir.path().join(format!("{:020}.seg.cut-{second}", 0));
+        assert_eq!(fs::read(&beside).ok(), kept.then(|| changed[second..].to_vec()), "byte {at}");
+        // It is no segment, and opening again finds a good log.
+        let (_, again) = Segments::open(dir.path(), LOG, 1 << 20, |_, _| true).unwrap();
+        assert_eq!(again, Recovered { truncated_bytes: 0, records: 1 });
+    }
+}
+
+#[test]
 fn the_log_ends_where_the_caller_says_it_may() {
     let dir = Dir::new();
     write(dir.path(), 1 << 20, &vec![(1, vec![1]), (0, vec![2]), (1, vec![3]), (0, vec![4]), (0, vec![5])]);

@@ -7,8 +7,13 @@ use std::path::{Path, PathBuf};
 use super::reader::SegmentReader;
 use super::{
     HEADER_BYTES, PAYLOAD_BYTES_MAX, Position, RECORD_HEADER, SegmentsError, create, create_dir_synced,
-    header_is_torn, io_error, list, path_of, write_header,
+    header_is_torn, io_error, list, path_of, sync_dir, u32_at, write_header,
 };
+
+/// How far behind a bad record a whole one is looked for.
+const PROBED_BYTES: usize = 1 << 16;
+/// Longest record looked for there; all logs write shorter ones.
+const PROBED_RECORD_BYTES: usize = 2 << 20;
 
 /// What opening a log for writing found at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,6 +106,7 @@ impl Segments {
         let recovered = Recovered { truncated_bytes: length - end, records };
         if end < length {
             tracing::warn!(file = %path.display(), bytes = length - end, "cutting off the torn tail of the {name} log");
+            keep_if_damaged(dir, &file, &path, end, length)?;
             file.set_len(end).map_err(|e| io_error("truncate", &path, e))?;
         }
         // What is there may never have been synced by the one who wrote it.
@@ -245,4 +251,33 @@ impl Segments {
     pub fn replace_file(&mut self, file: File) {
         self.file = file;
     }
+}
+
+/// Copies what is about to be cut off beside the log if whole records follow the bad one.
+///
+/// A write that was cut short is followed by nothing. So this is a bit that flipped on the disk, or pages of one lost
+/// commit that a power cut let through out of order; nobody can tell, and what was acknowledged must not be destroyed.
+fn keep_if_damaged(dir: &Path, file: &File, path: &Path, from: u64, to: u64) -> Result<(), SegmentsError> {
+    let mut tail = vec![0; (to - from) as usize];
+    file.read_exact_at(&mut tail, from).map_err(|e| io_error("read", path, e))?;
+    let whole = |at: usize| {
+        let header = tail.get(at..)?.split_at_checked(RECORD_HEADER)?.0;
+        let length = Some(u32_at(header, 0) as usize).filter(|length| *length <= PROBED_RECORD_BYTES)?;
+        let end = at + RECORD_HEADER + length;
+        Some((crc32fast::hash(tail.get(at + 8..end)?) == u32_at(header, 4), end))
+    };
+    // Also when the length itself is what flipped: any whole record behind it counts.
+    let behind = match whole(0) {
+        Some((false, end)) if whole(end).is_some_and(|(good, _)| good) => true,
+        Some((true, _)) => false,
+        _ => (1..tail.len().min(PROBED_BYTES)).any(|at| whole(at).is_some_and(|(good, _)| good)),
+    };
+    if behind {
+        let kept = path.with_extension(format!("seg.cut-{from}"));
+        tracing::error!(file = %path.display(), kept = %kept.display(), "whole records follow the damage; they are kept in a file beside the log");
+        fs::write(&kept, &tail).map_err(|e| io_error("write to", &kept, e))?;
+        File::open(&kept).and_then(|file| file.sync_all()).map_err(|e| io_error("sync", &kept, e))?;
+        sync_dir(dir)?;
+    }
+    Ok(())
 }

@@ -28,6 +28,12 @@ pub trait Intake: Send + Sync {
 
     /// The number of the epoch being filled: the mark of last use for labels.
     fn epoch(&self) -> u64;
+
+    /// Whether series that ended before the start may still be counted: what was released is known again until the
+    /// journal has been read back, so limits on series are no reason to refuse for good.
+    fn catching_up(&self) -> bool {
+        false
+    }
 }
 
 /// The journal does not take samples now. The sender is asked to come again.

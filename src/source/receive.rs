@@ -43,6 +43,8 @@ pub const BODIES_MAX: usize = 8;
 pub const BODY_SECONDS_MAX: u64 = 30;
 /// When a sender that found no room should come again.
 const RETRY_SECONDS: u64 = 1;
+/// Reasons that may pass by themselves while the worker catches up.
+const SERIES_LIMITS: [&str; 2] = ["series_limit", "series_per_name_limit"];
 /// The unit in which room for bodies is counted.
 const ROOM_BYTES: usize = 1_024;
 
@@ -119,8 +121,8 @@ impl Refusal {
             Refusal::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
             Refusal::MediaType(_) | Refusal::Encoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Refusal::Slow => StatusCode::REQUEST_TIMEOUT,
-            Refusal::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
+            // Not 408: a sender gives up on what is not 5xx, and on a slow line the next try may do.
+            Refusal::Slow | Refusal::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
             Refusal::DecompressedTooLarge { .. }
             | Refusal::BrokenOff(_)
             | Refusal::Snappy(_)
@@ -132,6 +134,7 @@ impl Refusal {
     fn header(&self) -> Option<(HeaderName, String)> {
         match self {
             Refusal::Method(_) => Some((ALLOW, "POST".to_owned())),
+            Refusal::Slow => Some((RETRY_AFTER, RETRY_SECONDS.to_string())),
             Refusal::Busy(refused) => Some((RETRY_AFTER, refused.retry_after_seconds.to_string())),
             _ => None,
         }
@@ -176,6 +179,10 @@ async fn take(receiver: &Receiver, request: Request) -> Result<(), Refusal> {
     let source = Source { source: SOURCE };
     receiver.metrics.received.get_or_create(&source).inc_by(decoded.received);
     receiver.metrics.ignored.get_or_create(&source).inc_by(decoded.ignored);
+    let limited = SERIES_LIMITS.iter().any(|reason| decoded.refusals.count(reason) > 0);
+    if limited && receiver.intake.catching_up() {
+        return Err(busy("series that ended are still counted until the journal is read back".to_owned()));
+    }
     decoded.refusals.record(SOURCE, &receiver.metrics);
     let accepted = samples.len() as u64;
     if accepted > 0 {
@@ -305,6 +312,7 @@ mod tests {
         refuse: Option<Refused>,
         fail: Option<String>,
         drop: bool,
+        catching_up: bool,
         offered: AtomicU64,
     }
 
@@ -326,6 +334,10 @@ mod tests {
         fn epoch(&self) -> u64 {
             1
         }
+
+        fn catching_up(&self) -> bool {
+            self.catching_up
+        }
     }
 
     struct Rig {
@@ -336,8 +348,12 @@ mod tests {
     }
 
     fn rig(fake: Fake) -> Rig {
+        rig_with(fake, Limits::default())
+    }
+
+    fn rig_with(fake: Fake, limits: Limits) -> Rig {
         let (folder, fake, metrics) = (Folder::new(), Arc::new(fake), Arc::new(Metrics::new()));
-        let labels = Labels::open(&folder.path, Limits::default(), metrics.clone()).unwrap();
+        let labels = Labels::open(&folder.path, limits, metrics.clone()).unwrap();
         let receiver = Receiver::new(fake.clone(), Arc::new(labels), metrics.clone(), BODY_MAX, || NOW);
         Rig { receiver: Arc::new(receiver), fake, metrics, _folder: folder }
     }
@@ -559,6 +575,27 @@ mod tests {
                 (status, headers[RETRY_AFTER].to_str().unwrap(), text.as_str()),
                 (503, after, message)
             );
+        }
+    }
+
+    #[test]
+    fn a_body_that_does_not_arrive_is_503_so_that_it_is_sent_again() {
+        let slow = Refusal::Slow;
+        assert_eq!((slow.status().as_u16(), slow.header()), (503, Some((RETRY_AFTER, "1".to_owned()))));
+    }
+
+    #[tokio::test]
+    async fn a_limit_on_series_refuses_for_good_only_when_it_counts_right() {
+        for (catching_up, status) in [(true, 503), (false, 400)] {
+            let limits = Limits { series: 1, ..Limits::default() };
+            let rig = rig_with(Fake { catching_up, ..Fake::default() }, limits);
+            assert_eq!(rig.post(&[], one_sample()).await.0, 204);
+            let other = snappy(&wire::series(&[("__name__", "down")], &[(NOW, 1.0)]));
+            let (got, text) = rig.post(&[], other).await;
+            assert_eq!(got, status, "{text}");
+            // What is wrong otherwise is wrong at any time.
+            let unnamed = snappy(&wire::series(&[("job", "x")], &[(NOW, 1.0)]));
+            assert_eq!(rig.post(&[], unnamed).await.0, 400);
         }
     }
 

@@ -17,13 +17,16 @@ use std::ops::Range;
 
 use tidewatch_dataflows::sample::Samples;
 
-use crate::labels::Labels;
+use crate::labels::{Labels, NAME};
 use crate::source::protobuf::Cursor;
 pub use crate::source::protobuf::Undecodable;
 use crate::source::validate::{self, Bounds, Refusals};
 
 /// The name of the source in metrics.
 pub const SOURCE: &str = "remote_write";
+
+/// Labels of a series, those without a value included, that are looked at, in multiples of `limits.labels`.
+const LABELS_GATHERED: usize = 16;
 
 /// What a body held. `received` is always the samples given out plus `refusals.total()`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -214,9 +217,20 @@ impl Walk<'_> {
 
 /// Interns one series by its encoded labels, or says why not.
 fn intern(encoded: &[u8], labels: &Labels, epoch: u64) -> Result<u64, validate::Refusing> {
-    let mut pairs = Vec::new();
-    read_labels(encoded, 0, &mut |name, value| pairs.push((name, value)))
-        .expect("the first walk has read these labels already");
+    // Two bytes make a label, so a body may hold millions: few enough to judge are gathered, the rest counted.
+    let (mut pairs, mut count, max) = (Vec::new(), 0, labels.limits().labels);
+    read_labels(encoded, 0, &mut |name, value| {
+        count += 1;
+        if count <= LABELS_GATHERED * max {
+            pairs.push((name, value));
+        }
+    })
+    .expect("the first walk has read these labels already");
+    if count > LABELS_GATHERED * max {
+        let name = pairs.iter().find(|(name, _)| *name == NAME).map_or("", |(_, value)| value);
+        let refused = labels.too_many(name, count);
+        return Err((refused.reason(), refused.to_string()));
+    }
     validate::intern(labels, &mut pairs, encoded, epoch)
 }
 
@@ -579,5 +593,21 @@ mod tests {
         assert_eq!(take(&[], &labels).unwrap().1, Decoded::default());
         assert_eq!(take(&wire::series(&[("__name__", "up")], &[]), &labels).unwrap().1, Decoded::default());
         assert_eq!(labels.len(), 0, "a series without a sample is not registered");
+    }
+
+    #[test]
+    fn millions_of_labels_of_a_series_are_not_gathered() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let mut series = wire::label("__name__", "up");
+        (0..2_000).for_each(|i| series.extend(wire::label(&format!("l{i}"), "")));
+        series.extend(wire::sample(NOW, 1.0));
+        let (out, decoded) = take(&wire::bytes(1, &series), &labels).unwrap();
+        assert_eq!((out.len(), decoded.refusals.count("too_many_labels")), (0, 1));
+        assert!(
+            decoded.refusals.sentence().contains("got 2001 for \"up\""),
+            "{}",
+            decoded.refusals.sentence()
+        );
     }
 }

@@ -16,6 +16,9 @@ pub const SELECTOR_BYTES_MAX: usize = 8_192;
 /// Most bytes a compiled regex may take.
 const REGEX_BYTES_MAX: usize = 1 << 20;
 
+/// Most regexes of one question.
+pub const REGEXES_MAX: usize = 32;
+
 /// The text is not a selector we take.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -66,9 +69,9 @@ impl Selectors {
                 texts.len()
             )));
         }
-        let mut any = Vec::new();
+        let (mut any, mut regexes) = (Vec::new(), 0);
         for text in texts {
-            any.extend(conjunctions(text.as_ref())?);
+            any.extend(conjunctions(text.as_ref(), &mut regexes)?);
         }
         Ok(Selectors { any })
     }
@@ -115,14 +118,18 @@ impl Selectors {
     }
 }
 
-/// The conjunctions one selector consists of: one, or one per side of `or`.
-fn conjunctions(text: &str) -> Result<Vec<Vec<Condition>>, SelectorError> {
+/// The conjunctions one selector consists of: one, or one per side of `or`. `regexes` counts those of the question.
+fn conjunctions(text: &str, regexes: &mut usize) -> Result<Vec<Vec<Condition>>, SelectorError> {
     let shown: String = text.chars().take(200).collect();
     let refuse = |why: &str| SelectorError(format!("{shown:?} is not a selector: {why}"));
     if text.len() > SELECTOR_BYTES_MAX {
         return Err(refuse(&format!("it has {} bytes; at most {SELECTOR_BYTES_MAX} are taken", text.len())));
     }
-    plain(text).map_err(|why| refuse(&why))?;
+    *regexes += plain(text).map_err(|why| refuse(&why))?;
+    // Before the parser compiles each: that may take it tens of milliseconds and megabytes.
+    if *regexes > REGEXES_MAX {
+        return Err(refuse(&format!("at most {REGEXES_MAX} regexes are taken in one question")));
+    }
     let selector = match parse(text).map_err(|why| refuse(why.trim()))? {
         Expr::VectorSelector(selector) => selector,
         _ => return Err(refuse("only series selectors are taken, such as up{job=\"node\"}")),
@@ -151,10 +158,12 @@ fn conjunctions(text: &str) -> Result<Vec<Vec<Condition>>, SelectorError> {
     Ok(parsed)
 }
 
-/// Refuses what only a larger expression has, before the parser builds a tree as deep as the text is long.
-fn plain(text: &str) -> Result<(), String> {
+/// Refuses what only a larger expression has, before the parser builds a tree as deep as the text is long; counts the
+/// regexes.
+fn plain(text: &str) -> Result<usize, String> {
     let mut quote = None;
     let mut escaped = false;
+    let mut regexes = 0;
     for c in text.chars() {
         match quote {
             Some(_) if escaped => escaped = false,
@@ -162,6 +171,8 @@ fn plain(text: &str) -> Result<(), String> {
             Some(open) if c == open => quote = None,
             Some(_) => {}
             None if matches!(c, '"' | '\'' | '`') => quote = Some(c),
+            // Only `=~` and `!~` have it.
+            None if c == '~' => regexes += 1,
             None if matches!(
                 c,
                 '(' | ')' | '[' | ']' | '+' | '-' | '*' | '/' | '%' | '^' | '@' | '#' | '<' | '>'
@@ -172,7 +183,7 @@ fn plain(text: &str) -> Result<(), String> {
             None => {}
         }
     }
-    Ok(())
+    Ok(regexes)
 }
 
 /// A matcher with its regex compiled as Prometheus reads it: anchored, a dot matching line ends too.
@@ -306,5 +317,17 @@ mod tests {
             Selectors::parse(&many).unwrap_err().to_string(),
             "at most 64 selectors are taken; got 65"
         );
+    }
+
+    #[test]
+    fn regexes_of_one_question_are_bounded() {
+        let selector = format!("up{{{}}}", vec![r#"a=~"\\w{80}""#; 500].join(","));
+        let refused = Selectors::parse(&[&selector; 8]);
+        assert!(refused.unwrap_err().to_string().contains("regexes"));
+        let each = format!("up{{{}}}", vec![r#"a!~"x""#; REGEXES_MAX].join(","));
+        assert!(Selectors::parse(&[&each]).is_ok());
+        assert!(Selectors::parse(&[&each, "up{a=~\"y\"}"]).is_err());
+        // An operator inside a text is none.
+        assert!(Selectors::parse(&[format!("up{{a=\"{}\"}}", "=~".repeat(99))]).is_ok());
     }
 }
