@@ -102,6 +102,7 @@ pub struct Engine {
     threads: Vec<JoinHandle<()>>,
     progress: Arc<Progress>,
     quit: Arc<AtomicBool>,
+    draining: Arc<AtomicBool>,
 }
 
 enum Message {
@@ -145,22 +146,23 @@ impl Engine {
             (0..workers).map(|_| sync_channel(EPOCHS_QUEUED)).unzip();
         let feeds = start_workers(workers, settings, to_merger, &progress, &busy, &quit, &on_fatal)?;
 
-        let (progress_, metrics_, quit_, fatal) =
-            (Arc::clone(&progress), Arc::clone(&metrics), Arc::clone(&quit), Arc::clone(&on_fatal));
+        let (progress_, quit_, fatal) = (Arc::clone(&progress), Arc::clone(&quit), Arc::clone(&on_fatal));
         let feeder = std::thread::Builder::new().name("feeder".to_owned()).spawn(move || {
-            if let Err(error) = feed(reader, &feeds.0, &progress_, &metrics_, &quit_) {
+            if let Err(error) = feed(reader, &feeds.0, &progress_, &quit_) {
                 fatal(error.into());
             }
             finish(feeds);
         })?;
-        let (progress_, quit_) = (Arc::clone(&progress), Arc::clone(&quit));
+        let draining = Arc::new(AtomicBool::new(false));
+        let (progress_, quit_, draining_) = (Arc::clone(&progress), Arc::clone(&quit), Arc::clone(&draining));
         let merger = std::thread::Builder::new().name("merger".to_owned()).spawn(move || {
-            let merger = Merger { outbox, progress: progress_, metrics, busy, quit: quit_, freed };
+            let (quit, draining) = (quit_, draining_);
+            let merger = Merger { outbox, progress: progress_, metrics, busy, quit, draining, freed };
             if let Err(error) = merger.run(&from_workers) {
                 on_fatal(error.into());
             }
         })?;
-        Ok(Engine { threads: vec![feeder, merger], progress, quit })
+        Ok(Engine { threads: vec![feeder, merger], progress, quit, draining })
     }
 
     /// Where the engine is.
@@ -169,7 +171,10 @@ impl Engine {
     }
 
     /// Waits until the engine has ended. The journal must have been closed.
+    ///
+    /// An engine that waits for room in the outbox ends at once: the next start computes the rest.
     pub fn join(mut self) {
+        self.draining.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             // A panic of the feeder or merger has been printed; the caller ends the process anyway.
             let _ = thread.join();
@@ -323,7 +328,6 @@ fn feed(
     mut reader: Reader,
     feeds: &[Feed],
     progress: &Progress,
-    metrics: &Metrics,
     quit: &AtomicBool,
 ) -> Result<(), JournalError> {
     let mut turn = 0;
@@ -344,8 +348,8 @@ fn feed(
                 }
             }
             Some(Record::EpochEnd(end)) => {
-                metrics.epochs.inc();
-                if !(0..feeds.len()).all(|to| put(to, Message::End(end))) {
+                let told = (0..feeds.len()).all(|to| put(to, Message::End(end)));
+                if !told {
                     return Ok(());
                 }
             }
@@ -391,6 +395,8 @@ struct Merger {
     metrics: Arc<Metrics>,
     busy: Arc<Busy>,
     quit: Arc<AtomicBool>,
+    /// The engine is to end: room in the outbox is not waited for.
+    draining: Arc<AtomicBool>,
     freed: Box<dyn FnMut(Freed) + Send>,
 }
 
@@ -398,14 +404,16 @@ impl Merger {
     fn run(mut self, workers: &[Receiver<(EpochEnd, Outcomes)>]) -> Result<(), OutboxError> {
         let mut unsynced = 0;
         let mut waiting = None;
-        loop {
-            let Some((end, mut all)) = waiting.take().or_else(|| self.receive(&workers[0])) else { break };
+        while let Some((end, mut all)) = waiting.take().or_else(|| self.receive(&workers[0])) {
             for worker in &workers[1..] {
                 let Some((_, mut more)) = self.receive(worker) else { return self.outbox.sync() };
                 all.append(&mut more);
             }
             all.settle();
-            self.hand_over(end, all)?;
+            if !self.hand_over(end, all)? {
+                self.quit.store(true, Ordering::Relaxed);
+                break;
+            }
             unsynced += 1;
             waiting = workers[0].try_recv().ok();
             if waiting.is_none() || unsynced >= EPOCHS_PER_SYNC {
@@ -432,8 +440,14 @@ impl Merger {
         }
     }
 
-    fn hand_over(&mut self, end: EpochEnd, all: Outcomes) -> Result<(), OutboxError> {
-        while self.outbox.full() && !self.quit.load(Ordering::Relaxed) {
+    /// Appends an epoch; false if there is no room for it and the engine is to end.
+    fn hand_over(&mut self, end: EpochEnd, all: Outcomes) -> Result<bool, OutboxError> {
+        // What the outbox holds already needs no room.
+        let new = self.outbox.last_epoch().is_none_or(|last| end.epoch > last);
+        while new && self.outbox.full() {
+            if self.quit.load(Ordering::Relaxed) || self.draining.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
             if !self.progress.outbox_full.swap(true, Ordering::Relaxed) {
                 self.metrics.limit("outbox.bytes_max");
                 tracing::error!(
@@ -449,7 +463,7 @@ impl Merger {
         if !all.freed.is_empty() {
             (self.freed)((end.epoch, all.freed));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Counts an epoch that the outbox did not hold yet: what a restart computes again was counted before.

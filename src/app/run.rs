@@ -90,10 +90,17 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         #[allow(clippy::disallowed_methods)]
         std::process::exit(1);
     }
+    let full = worker.stack.engine_progress.outbox_full.load(Ordering::Relaxed);
     drop(worker);
     let stack = Arc::into_inner(stack).context("a request still holds the worker")?;
     tokio::task::spawn_blocking(move || stack.close()).await.context("closing")??;
-    tracing::info!("everything taken is stored");
+    if full {
+        tracing::warn!(
+            "the outbox is at its bound outbox.bytes_max; what is in the journal beyond it is computed once there is room"
+        );
+    } else {
+        tracing::info!("everything taken is stored");
+    }
     Ok(ExitCode::SUCCESS)
 }
 
