@@ -185,7 +185,6 @@ async fn take(receiver: &Receiver, request: Request) -> Result<(), Refusal> {
             Ok(Err(why)) => return Err(busy(why)),
             Err(_) => return Err(busy("the journal was closed".to_owned())),
         }
-        receiver.metrics.accepted.get_or_create(&source).inc_by(accepted);
     }
     partial(accepted, &decoded)
 }
@@ -389,7 +388,6 @@ mod tests {
         let text = rig.metrics.text();
         for line in [
             "tidewatch_samples_received_total{source=\"remote_write\"} 6",
-            "tidewatch_samples_accepted_total{source=\"remote_write\"} 6",
             "tidewatch_http_responses_total{route=\"/api/v1/write\",code=\"204\"} 6",
             "tidewatch_http_request_duration_seconds_count{route=\"/api/v1/write\"} 6",
         ] {
@@ -529,7 +527,6 @@ mod tests {
         let text = rig.metrics.text();
         for line in [
             "tidewatch_samples_received_total{source=\"remote_write\"} 3",
-            "tidewatch_samples_accepted_total{source=\"remote_write\"} 1",
             "tidewatch_samples_rejected_total{source=\"remote_write\",gate=\"validate\",reason=\"missing_name\"} 1",
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
@@ -560,10 +557,6 @@ mod tests {
             assert_eq!(
                 (status, headers[RETRY_AFTER].to_str().unwrap(), text.as_str()),
                 (503, after, message)
-            );
-            assert!(
-                !rig.metrics.text().contains("tidewatch_samples_accepted_total{"),
-                "nothing became durable"
             );
         }
     }
