@@ -10,7 +10,8 @@ use tidewatch::labels::series_id;
 use tidewatch_dataflows::sample::Samples;
 use tidewatch_dataflows::settings::{self, Settings};
 
-use crate::support::process::Tidewatch;
+use crate::oracle::{Model, same_row};
+use crate::support::process::{Tidewatch, done};
 use crate::support::remote_write::WriteRequest;
 use crate::support::windows::{self, Window};
 use crate::support::{Folder, stored};
@@ -184,6 +185,8 @@ fn kill_again_and_again(seed: u64) {
         [Sender::new(seed + 1, ["a_total", "b", "both"]), Sender::new(seed + 2, ["c_total", "d", "both"])];
     for round in 0..7 {
         kill_while_sending(&mut worker, &mut senders, &mut rng);
+        // What was stored can be read without a worker.
+        done(worker.folder(), &["export"], None);
         let workers = [2, 4, 1][round % 3];
         worker.configure(&format!("{CONFIG}workers: {workers}\n"));
         if rng.u8(0..3) == 0 {
@@ -198,7 +201,7 @@ fn kill_again_and_again(seed: u64) {
     assert_eq!(status.code(), Some(0), "{}", worker.process().log_tail());
 
     let data = worker.folder().join("data");
-    let (journal, epochs) = stored::journal(&data);
+    let journal = stored::samples(&data);
     let held: BTreeSet<(u64, i64)> =
         journal.series.iter().copied().zip(journal.at_ms.iter().copied()).collect();
     for sender in &senders {
@@ -224,7 +227,9 @@ fn kill_again_and_again(seed: u64) {
     assert_eq!(undisturbed.process().terminate().code(), Some(0));
     let crashed = stored::outbox(&data);
     let mut again = stored::outbox(&undisturbed.folder().join("data"));
-    assert_eq!(crashed.iter().map(|batch| batch.epoch).collect::<Vec<_>>(), epochs, "an epoch is missing");
+    let (epochs, _) = stored::epochs(&data);
+    let numbers: Vec<u64> = epochs.iter().map(|(end, _)| end.epoch).collect();
+    assert_eq!(crashed.iter().map(|batch| batch.epoch).collect::<Vec<_>>(), numbers, "an epoch is missing");
     // What the run over the copy added itself.
     again.truncate(crashed.len());
     for (crashed, again) in crashed.iter().zip(&again) {
@@ -232,6 +237,17 @@ fn kill_again_and_again(seed: u64) {
     }
     assert_eq!(crashed.len(), again.len());
     assert!(crashed.iter().flat_map(|batch| &batch.windows).any(|row| row.revision > 0), "nothing was late");
+
+    // And they are what the slow model makes of that journal, epoch by epoch.
+    let mut model = Model::new(&settings());
+    for (epoch, batch) in epochs.iter().zip(&crashed) {
+        let want = model.epoch(epoch).windows;
+        assert_eq!(batch.windows.len(), want.len(), "{:?}", epoch.0);
+        for (got, want) in batch.windows.iter().zip(&want) {
+            assert!(same_row(got, want), "{:?}:\n got {got:?}\nwant {want:?}", epoch.0);
+        }
+        assert_eq!(batch.rejects, [], "only duplicates were sent");
+    }
 
     worker.start_again();
     let range = [("start", "2025-12-31T00:00:00Z"), ("end", "2026-01-02T00:00:00Z")];

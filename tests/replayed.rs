@@ -16,6 +16,7 @@ use tidewatch_dataflows::sample::Samples;
 use tidewatch_dataflows::settings::{Settings, Window};
 
 use crate::support::process::{Tidewatch, command, done, run};
+use crate::support::remote_write::WriteRequest;
 use crate::support::{Folder, eventually, stored};
 
 const CONFIG: &str = "windows: [{length: 5m, hop: 1m}, {length: 3h, hop: 3m}]\n";
@@ -45,16 +46,22 @@ fn generate(folder: &Path, seed: u64, series: u32, more: &[&str], file: &str) {
 fn samples_of(text: &str) -> Samples {
     let mut samples = Samples::default();
     for line in text.lines() {
-        let (name, rest) = line.split_once('{').unwrap();
-        let (labels, rest) = rest.split_once("\"} ").unwrap();
-        let (value, at_ms) = rest.split_once(' ').unwrap();
-        let mut pairs: Vec<(&str, &str)> =
-            labels.split("\",").map(|pair| pair.split_once("=\"").unwrap()).collect();
-        pairs.push(("__name__", name));
-        pairs.sort_unstable();
-        samples.push(series_id(&pairs).0, at_ms.parse().unwrap(), value.parse().unwrap());
+        let (labels, at_ms, value) = parts(line);
+        samples.push(series_id(&labels).0, at_ms, value);
     }
     samples
+}
+
+/// Labels by name, time and value of a line. Generated values hold no quotes.
+fn parts(line: &str) -> (Vec<(&str, &str)>, i64, f64) {
+    let (name, rest) = line.split_once('{').unwrap();
+    let (labels, rest) = rest.split_once("\"} ").unwrap();
+    let (value, at_ms) = rest.split_once(' ').unwrap();
+    let mut pairs: Vec<(&str, &str)> =
+        labels.split("\",").map(|pair| pair.split_once("=\"").unwrap()).collect();
+    pairs.push(("__name__", name));
+    pairs.sort_unstable();
+    (pairs, at_ms.parse().unwrap(), value.parse().unwrap())
 }
 
 /// What `export --final` writes.
@@ -150,7 +157,7 @@ fn any_order_format_and_number_of_workers_gives_the_same_bytes() {
         std::fs::write(path("second.txt.gz"), gz(&text.as_bytes()[half..])).unwrap();
 
         let mut want = String::new();
-        let cases: [Case; 10] = [
+        let cases: [Case; 12] = [
             (&["time.prom"], "1", None),
             (&["time.prom"], "4", None),
             (&["series.prom"], "2", None),
@@ -159,6 +166,8 @@ fn any_order_format_and_number_of_workers_gives_the_same_bytes() {
             (&["all.csv.gz"], "2", None),
             (&["shuffled.prom"], "4", None),
             (&["first.prom", "second.txt.gz"], "2", None),
+            (&["time.prom", "--live-order"], "2", None),
+            (&["late.csv", "--live-order"], "1", None),
             (&["-"], "4", Some(gz(&read("series.prom")))),
             (&["-", "--format", "csv"], "1", Some(read("late.csv"))),
         ];
@@ -228,6 +237,51 @@ fn two_commands_and_then_a_worker_on_one_directory_show_the_same_rows() {
     }
 }
 
+/// The samples of generated text as requests of remote write, in the order of the text.
+fn requests(text: &str, samples_max: usize) -> Vec<WriteRequest> {
+    let mut requests = Vec::new();
+    for (n, line) in text.lines().enumerate() {
+        if n % samples_max == 0 {
+            requests.push(WriteRequest::default());
+        }
+        let (labels, at_ms, value) = parts(line);
+        let request = requests.pop().unwrap();
+        requests.push(request.series(&labels, &[(at_ms, value)]));
+    }
+    requests
+}
+
+#[test]
+fn what_is_written_to_a_worker_gives_the_bytes_of_a_file() {
+    for seed in 0..crate::rounds(1) {
+        let file = folder();
+        generate(file.path(), seed, 40, &["--late", "0.2", "--duplicates", "0.1"], "all.prom");
+        done(file.path(), &["replay", "all.prom"], None);
+        let text = std::fs::read_to_string(file.path().join("all.prom")).unwrap();
+        let samples = samples_of(&text);
+        let mut worker = Tidewatch::start(CONFIG);
+        for request in requests(&text, 2_000) {
+            let answer = request.send(&worker.url("/api/v1/write")).unwrap();
+            assert_eq!(answer.status, 204, "{answer:?}");
+        }
+        // Beside the worker, and after it.
+        // None before the first epoch is cut.
+        let last = worker.get("/api/v1/status", &[]).json()["epoch"]["journal"].as_u64().unwrap_or(0);
+        eventually("all of it is stored", Duration::from_secs(60), || {
+            // The epoch after the last answer is whole, and so is everything that was answered.
+            match worker.get("/api/v1/status", &[]).json()["epoch"]["store"].as_u64() {
+                Some(stored) if stored > last => Ok(()),
+                stored => Err(format!("{stored:?}, not above {last}")),
+            }
+        });
+        let what = format!("seed {seed}");
+        let want = settled(&export(file.path()), &samples);
+        same(&what, &settled(&export(worker.folder()), &samples), &want);
+        assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
+        same(&what, &settled(&export(worker.folder()), &samples), &want);
+    }
+}
+
 #[test]
 fn a_killed_replay_run_again_gives_the_same_bytes() {
     let whole = folder();
@@ -294,7 +348,7 @@ fn a_strict_replay_stops_at_the_first_bad_line_and_everything_before_it_is_in() 
         assert!(ended.err.contains(&format!("bad.prom line {bad}: ")), "{what}: {ended:?}");
         // All of it up to the bad line, and nothing after it.
         let before: String = good.split_inclusive('\n').take(bad - 1).collect();
-        let held = stored::journal(&folder.path().join("data")).0;
+        let held = stored::samples(&folder.path().join("data"));
         assert_eq!(held.len(), bad - 1, "{what}");
         assert_eq!(held, samples_of(&before), "{what}");
         stored::check(&what, &settings(), &rows(&export(folder.path())), &held);
@@ -310,7 +364,7 @@ fn a_strict_replay_stops_at_the_first_bad_line_and_everything_before_it_is_in() 
     let ended = run(folder.path(), &["replay", "--strict", "bad.csv.gz"], None);
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.err.contains("bad.csv.gz line 9: "), "{ended:?}");
-    assert_eq!(stored::journal(&folder.path().join("data")).0.len(), 7);
+    assert_eq!(stored::samples(&folder.path().join("data")).len(), 7);
 }
 
 #[test]
@@ -387,7 +441,7 @@ fn exit_codes_tell_done_from_failed_from_misused() {
         assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
         assert!(ended.err.contains(word), "{arguments:?} does not say {word}: {ended:?}");
         if arguments == ["replay", "good.prom", "none.prom"] {
-            let held = stored::journal(&folder.path().join("data")).0;
+            let held = stored::samples(&folder.path().join("data"));
             assert!(held.is_empty(), "half of the files were taken");
         }
     }

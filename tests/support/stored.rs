@@ -13,7 +13,7 @@ use tidewatch_dataflows::outcome::WindowStats;
 use tidewatch_dataflows::sample::{Samples, SeriesId};
 use tidewatch_dataflows::settings::{Settings, duration};
 
-use crate::oracle::{from_scratch, same_row};
+use crate::oracle::{Epoch, from_scratch, same_row};
 
 /// The newest sample of each series: what comes after it depends on when one stopped.
 pub fn newest(samples: &Samples) -> BTreeMap<u64, i64> {
@@ -79,19 +79,28 @@ fn whole(dir: &Path) -> Arc<Durable> {
     durable
 }
 
-/// Every sample of the journal in a data directory, and the numbers of its epochs.
-pub fn journal(data: &Path) -> (Samples, Vec<u64>) {
+/// Every epoch of the journal in a data directory, and the samples after the last end.
+pub fn epochs(data: &Path) -> (Vec<Epoch>, Samples) {
     let dir = data.join("journal");
     let mut reader = Reader::open(&dir, whole(&dir)).unwrap();
-    let (mut samples, mut epochs) = (Samples::default(), Vec::new());
+    let (mut epochs, mut samples) = (Vec::new(), Samples::default());
     while let Some(record) = reader.next_ready().unwrap() {
         match record {
             Record::Samples(mut more) => samples.append(&mut more),
-            Record::EpochEnd(end) => epochs.push(end.epoch),
+            Record::EpochEnd(end) => epochs.push((end, std::mem::take(&mut samples))),
             Record::Settings(_) => {}
         }
     }
-    (samples, epochs)
+    (epochs, samples)
+}
+
+/// Every sample of the journal in a data directory.
+pub fn samples(data: &Path) -> Samples {
+    let (epochs, mut open) = epochs(data);
+    let mut samples = Samples::default();
+    epochs.into_iter().for_each(|(_, mut more)| samples.append(&mut more));
+    samples.append(&mut open);
+    samples
 }
 
 /// Every batch of the outbox in a data directory.
