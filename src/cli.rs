@@ -68,8 +68,8 @@ pub struct Replay {
     /// Files: Prometheus text with timestamps, CSV, each also gzipped; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<String>,
-    /// prometheus or csv, for all files [default: by each file's name]
-    #[arg(long, value_name = "FORMAT")]
+    /// Format of all files; otherwise told by each name
+    #[arg(long, value_parser = ["prometheus", "csv"])]
     pub format: Option<String>,
     /// Declare that the input is ordered by time, or endless: windows close as it goes
     #[arg(long)]
@@ -106,8 +106,8 @@ pub struct Generate {
     /// Last time, RFC 3339 or Unix seconds [default: now]
     #[arg(long, value_name = "TIME")]
     pub end: Option<String>,
-    /// prometheus or csv [default: by the output's name]
-    #[arg(long, value_name = "FORMAT")]
+    /// Format [default: by the output's name]
+    #[arg(long, value_parser = ["prometheus", "csv"])]
     pub format: Option<String>,
     /// Order of delivery: time = all series beside one another, series = one after the other
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = Order::Time)]
@@ -141,8 +141,8 @@ pub enum Order {
 /// `export`
 #[derive(Debug, Args)]
 pub struct Export {
-    /// windows or rejects
-    #[arg(long, default_value = "windows")]
+    /// Which rows; the singular is taken as well
+    #[arg(long, default_value = "windows", value_parser = ["windows", "rejects", "window", "reject"])]
     pub kind: String,
     /// Leave the revision out: the same samples give the same lines
     #[arg(long = "final")]
@@ -156,8 +156,8 @@ pub struct Export {
     /// Last time, RFC 3339 or Unix seconds, inclusive
     #[arg(long, value_name = "TIME")]
     pub end: Option<String>,
-    /// jsonl or csv
-    #[arg(long, default_value = "jsonl")]
+    /// JSON lines or CSV
+    #[arg(long, default_value = "jsonl", value_parser = ["jsonl", "csv"])]
     pub format: String,
     /// Where to; standard output if absent
     #[arg(short, long, value_name = "FILE")]

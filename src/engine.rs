@@ -461,6 +461,7 @@ impl Merger {
                 return Ok(false);
             }
             if !self.progress.outbox_full.swap(true, Ordering::Relaxed) {
+                self.metrics.limit("outbox.bytes_max");
                 // Sinks see what is synced only, and room comes from them.
                 self.outbox.sync()?;
                 tracing::error!(

@@ -1,10 +1,20 @@
 //! One worker, killed and started again: what was answered 2xx is never lost, and what was computed stays the same.
 
-use serde_json::Value;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
 
-use crate::support::process::Tidewatch;
+use serde_json::Value;
+use tidewatch::labels::series_id;
+use tidewatch_dataflows::sample::Samples;
+use tidewatch_dataflows::settings::{self, Settings};
+
+use crate::oracle::{Model, same_row};
+use crate::support::process::{Tidewatch, done};
 use crate::support::remote_write::WriteRequest;
 use crate::support::windows::{self, Window};
+use crate::support::{Folder, stored};
 
 const WINDOWS: [Window; 2] = [("10s", 10_000, 5_000), ("1m", 60_000, 10_000)];
 
@@ -65,4 +75,205 @@ fn nothing_acknowledged_is_lost_and_nothing_changes() {
     assert_eq!(status.code(), Some(0), "{}", worker.process().log_tail());
     worker.start_again();
     assert_eq!(rows(&worker, 200), after);
+}
+
+/// One who sends: its own series, and one that another sends as well.
+struct Sender {
+    rng: fastrand::Rng,
+    /// Labels, and the seconds not sent yet, in order; some were held back and come late.
+    series: Vec<(&'static str, Vec<i64>)>,
+    /// Answered 2xx.
+    acknowledged: BTreeSet<(u64, i64)>,
+    /// Sent, whatever became of it.
+    sent: BTreeSet<(u64, i64)>,
+    /// Not answered, to be sent again as it was.
+    unanswered: Option<Sent>,
+}
+
+/// A request and the series and times in it.
+type Sent = (WriteRequest, Vec<(u64, i64)>);
+
+/// The value of a sample depends on its series and time alone, so that it is the same whoever sends it how often.
+fn value(series: u64, at_ms: i64) -> f64 {
+    let mixed = (series ^ at_ms as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    mixed as f64 / 8.0
+}
+
+fn labels(name: &'static str) -> [(&'static str, &'static str); 2] {
+    [("__name__", name), ("job", "kill")]
+}
+
+impl Sender {
+    fn new(seed: u64, names: [&'static str; 3]) -> Sender {
+        let series = names.map(|name| (name, (0..SECONDS).rev().collect()));
+        Sender {
+            rng: fastrand::Rng::with_seed(seed),
+            series: series.into(),
+            acknowledged: BTreeSet::new(),
+            sent: BTreeSet::new(),
+            unanswered: None,
+        }
+    }
+
+    /// Sends one request; whether it was taken. What was not is sent again as it was, or not.
+    fn send(&mut self, url: &str) -> bool {
+        let (request, holds) = self.unanswered.take().unwrap_or_else(|| self.next());
+        self.sent.extend(&holds);
+        let answer = request.send(url);
+        if answer.as_ref().is_ok_and(|answer| (200..300).contains(&answer.status)) {
+            self.acknowledged.extend(&holds);
+            return true;
+        }
+        // Nobody there, or the connection broke; or one that is told to die says that it closes.
+        assert!(answer.as_ref().map_or(true, |answer| answer.status == 503), "{answer:?}");
+        self.unanswered = self.rng.bool().then_some((request, holds));
+        false
+    }
+
+    /// The next samples of some series, without those that will be late, and with some that were sent before.
+    fn next(&mut self) -> Sent {
+        let rng = &mut self.rng;
+        let (mut request, mut holds) = (WriteRequest::default(), Vec::new());
+        for (name, left) in &mut self.series {
+            if rng.u8(0..4) == 0 {
+                continue;
+            }
+            let series = series_id(&labels(name));
+            let mut seconds: Vec<i64> = (0..rng.usize(1..8)).filter_map(|_| left.pop()).collect();
+            // Some wait for a later request, some come a second time.
+            for held in 0..seconds.len() / 3 {
+                let second = seconds.swap_remove(rng.usize(0..seconds.len()));
+                let place = left.len().saturating_sub(rng.usize(1..60) + held);
+                left.insert(place, second);
+            }
+            let known: Vec<i64> =
+                self.sent.range((series.0, i64::MIN)..=(series.0, i64::MAX)).map(|(_, at)| *at).collect();
+            let again = (0..seconds.len() / 2).filter_map(|_| rng.choice(&known).copied());
+            let mut at_ms: Vec<i64> = again.collect();
+            at_ms.extend(seconds.iter().map(|second| START_MS + second * 1_000));
+            rng.shuffle(&mut at_ms);
+            let samples: Vec<(i64, f64)> = at_ms.iter().map(|at| (*at, value(series.0, *at))).collect();
+            request = request.series(&labels(name), &samples);
+            holds.extend(at_ms.into_iter().map(|at| (series.0, at)));
+        }
+        (request, holds)
+    }
+}
+
+/// Seconds of samples of each series: less than lateness, so that nothing is ever too old.
+const SECONDS: i64 = 550;
+
+fn settings() -> Settings {
+    let second = |length: i64, hop: i64| settings::Window { length_ms: length * 1_000, hop_ms: hop * 1_000 };
+    let settings =
+        Settings { windows: vec![second(10, 5), second(60, 10)], settle_ms: 5_000, ..Settings::default() };
+    settings.validated().unwrap()
+}
+
+#[test]
+fn whatever_the_moment_of_a_kill_rows_are_those_of_an_undisturbed_run() {
+    for seed in 0..crate::rounds(2) {
+        println!("seed {seed}");
+        kill_again_and_again(seed ^ 0x51D0);
+    }
+}
+
+fn kill_again_and_again(seed: u64) {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut worker = Tidewatch::start(&format!("{CONFIG}workers: 1\n"));
+    let mut senders =
+        [Sender::new(seed + 1, ["a_total", "b", "both"]), Sender::new(seed + 2, ["c_total", "d", "both"])];
+    for round in 0..7 {
+        kill_while_sending(&mut worker, &mut senders, &mut rng);
+        // What was stored can be read without a worker.
+        done(worker.folder(), &["export"], None);
+        let workers = [2, 4, 1][round % 3];
+        worker.configure(&format!("{CONFIG}workers: {workers}\n"));
+        if rng.u8(0..3) == 0 {
+            worker.start_and_kill(Duration::from_micros(rng.u64(0..300_000)));
+        }
+        worker.start_again();
+    }
+    // One more of each, so that there is something after the last kill.
+    let url = worker.url("/api/v1/write");
+    assert!(senders.iter_mut().all(|sender| sender.send(&url)), "{}", worker.process().log_tail());
+    let status = worker.process().terminate();
+    assert_eq!(status.code(), Some(0), "{}", worker.process().log_tail());
+
+    let data = worker.folder().join("data");
+    let journal = stored::samples(&data);
+    let held: BTreeSet<(u64, i64)> =
+        journal.series.iter().copied().zip(journal.at_ms.iter().copied()).collect();
+    for sender in &senders {
+        assert!(sender.acknowledged.len() > 100, "{} samples acknowledged", sender.acknowledged.len());
+        let lost: Vec<_> = sender.acknowledged.difference(&held).collect();
+        assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    }
+    let sent: BTreeSet<(u64, i64)> = senders.iter().flat_map(|sender| &sender.sent).copied().collect();
+    assert!(held.is_subset(&sent), "nobody sent these: {:?}", held.difference(&sent).collect::<Vec<_>>());
+    let mut samples = Samples::default();
+    held.iter().for_each(|(series, at)| samples.push(*series, *at, value(*series, *at)));
+
+    // The journal run again from its copy, undisturbed: the same epochs, the same rows, the same revisions.
+    let copy = Folder::new("copy");
+    std::fs::write(copy.path().join("tidewatch.yml"), format!("{CONFIG}workers: 3\n")).unwrap();
+    for log in ["journal", "series"] {
+        std::fs::create_dir_all(copy.path().join("data").join(log)).unwrap();
+        for file in std::fs::read_dir(data.join(log)).unwrap().map(Result::unwrap) {
+            std::fs::copy(file.path(), copy.path().join("data").join(log).join(file.file_name())).unwrap();
+        }
+    }
+    let mut undisturbed = Tidewatch::start_in(copy);
+    assert_eq!(undisturbed.process().terminate().code(), Some(0));
+    let crashed = stored::outbox(&data);
+    let mut again = stored::outbox(&undisturbed.folder().join("data"));
+    let (epochs, _) = stored::epochs(&data);
+    let numbers: Vec<u64> = epochs.iter().map(|(end, _)| end.epoch).collect();
+    assert_eq!(crashed.iter().map(|batch| batch.epoch).collect::<Vec<_>>(), numbers, "an epoch is missing");
+    // What the run over the copy added itself.
+    again.truncate(crashed.len());
+    for (crashed, again) in crashed.iter().zip(&again) {
+        assert_eq!(crashed, again);
+    }
+    assert_eq!(crashed.len(), again.len());
+    assert!(crashed.iter().flat_map(|batch| &batch.windows).any(|row| row.revision > 0), "nothing was late");
+
+    // And they are what the slow model makes of that journal, epoch by epoch.
+    let mut model = Model::new(&settings());
+    for (epoch, batch) in epochs.iter().zip(&crashed) {
+        let want = model.epoch(epoch).windows;
+        assert_eq!(batch.windows.len(), want.len(), "{:?}", epoch.0);
+        for (got, want) in batch.windows.iter().zip(&want) {
+            assert!(same_row(got, want), "{:?}:\n got {got:?}\nwant {want:?}", epoch.0);
+        }
+        assert_eq!(batch.rejects, [], "only duplicates were sent");
+    }
+
+    worker.start_again();
+    let range = [("start", "2025-12-31T00:00:00Z"), ("end", "2026-01-02T00:00:00Z")];
+    stored::check("after all kills", &settings(), &worker.rows("/api/v1/windows", &range), &samples);
+    let log = worker.process().log();
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+/// Lets both send, and kills the worker in the middle of it, after some answers and a moment.
+fn kill_while_sending(worker: &mut Tidewatch, senders: &mut [Sender; 2], rng: &mut fastrand::Rng) {
+    let (url, stop) = (worker.url("/api/v1/write"), AtomicBool::new(false));
+    let (answered, answers) = mpsc::channel();
+    std::thread::scope(|scope| {
+        for sender in senders.iter_mut() {
+            let (url, stop, answered) = (&url, &stop, answered.clone());
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) && sender.send(url) {
+                    answered.send(()).unwrap();
+                }
+            });
+        }
+        for _ in 0..rng.usize(1..12) {
+            answers.recv_timeout(Duration::from_secs(60)).expect("an answer");
+        }
+        std::thread::sleep(Duration::from_micros(rng.u64(0..20_000)));
+        worker.process().kill();
+        stop.store(true, Ordering::Relaxed);
+    });
 }

@@ -1,14 +1,17 @@
 //! The one test binary. Table of contents:
 //!
 //! - `architecture`: who may import whom, and other rules of the house that can be read off the source.
+//! - `away`: a sender or a worker that was away for two hours: the same windows, and no half-empty one.
 //! - `bad_requests`: everything one can send wrongly, with its status; nothing of it is applied, the worker goes on.
 //! - `first_steps`: what the README promises a newcomer: flags, mistyped names, the table of settings, the files of deploy/.
 //! - `files`: what a file comes to does not depend on the order of its lines.
 //! - `golden`: moments computed elsewhere, in exact arithmetic, equal ours.
 //! - `kill_and_rerun`: kill -9, SIGTERM and start again: nothing acknowledged is lost, no row changes.
+//! - `limits`: each limit reached has its status and its metric, and the worker goes on.
 //! - `oracle`: the slow model of the rules, and random feeds.
 //! - `real_prometheus`: a real Prometheus writes to a running worker; every window equals what its raw samples give.
 //!   Needs servers: `./test.sh` starts it, a bare `cargo test` says so.
+//! - `replayed`: the same samples as files in any order, format and number of commands give the same rows.
 //! - `rules`: every row and revision of the tactics equals the slow model; the same samples give the same bytes.
 //! - `same_log`: the same journal gives the same bytes for any workers, batches and interleavings.
 //! - `stopping`: SIGTERM ends a worker with status 0, whatever is in its way.
@@ -16,13 +19,16 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
+mod away;
 mod bad_requests;
 mod files;
 mod first_steps;
 mod golden;
 mod kill_and_rerun;
+mod limits;
 mod oracle;
 mod real_prometheus;
+mod replayed;
 mod rules;
 mod same_log;
 mod stopping;

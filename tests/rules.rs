@@ -55,6 +55,34 @@ impl Tactics {
     }
 }
 
+/// What the tactics make of an epoch, after a check that the slow model makes the same of it.
+pub fn same_epoch(
+    tactics: &mut Tactics,
+    model: &mut Model,
+    epoch: &Epoch,
+    place: &dyn Fn() -> String,
+) -> Outcomes {
+    let (got, want) = (tactics.epoch(epoch), model.epoch(epoch));
+    for (g, w) in got.windows.iter().zip(&want.windows) {
+        assert!(same_row(g, w), "{}:\n got {g:?}\nwant {w:?}", place());
+    }
+    assert_eq!(
+        got.windows.len(),
+        want.windows.len(),
+        "{}: {:?}",
+        place(),
+        got.windows.get(want.windows.len()).or(want.windows.get(got.windows.len()))
+    );
+    assert_eq!(got.freed, want.freed, "{}", place());
+    assert_eq!(
+        (got.counts.rejected, got.counts.applied, got.counts.late),
+        (want.counts.rejected, want.counts.applied, want.counts.late),
+        "{}",
+        place()
+    );
+    got
+}
+
 fn check(
     seed: u64,
     what: &str,
@@ -64,25 +92,8 @@ fn check(
     let (mut tactics, mut model) = (Tactics::new(settings), Model::new(settings));
     let mut last = BTreeMap::new();
     for (n, epoch) in epochs.iter().enumerate() {
-        let (got, want) = (tactics.epoch(epoch), model.epoch(epoch));
         let place = || format!("seed {seed}, {what}, epoch {n} of {}, {:?}", epochs.len(), epoch.0);
-        for (g, w) in got.windows.iter().zip(&want.windows) {
-            assert!(same_row(g, w), "{}:\n got {g:?}\nwant {w:?}", place());
-        }
-        assert_eq!(
-            got.windows.len(),
-            want.windows.len(),
-            "{}: {:?}",
-            place(),
-            got.windows.get(want.windows.len()).or(want.windows.get(got.windows.len()))
-        );
-        assert_eq!(got.freed, want.freed, "{}", place());
-        assert_eq!(
-            (got.counts.rejected, got.counts.applied, got.counts.late),
-            (want.counts.rejected, want.counts.applied, want.counts.late),
-            "{}",
-            place()
-        );
+        let got = same_epoch(&mut tactics, &mut model, epoch, &place);
         last.extend(got.windows.into_iter().map(|row| (row.key(), row)));
     }
     last

@@ -52,14 +52,8 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     // What was read before an error is in the log already: the log is closed properly all the same.
     let end = cut.last(replay.summary().highest_ms)?;
     let summary = replay.summary().clone();
-    while stack.sink_progress.epoch.load(Ordering::Acquire) < end {
-        // Nobody makes room in the outbox: waiting would be for ever.
-        anyhow::ensure!(
-            !stack.engine_progress.outbox_full.load(Ordering::Relaxed),
-            "the outbox is at its bound outbox.bytes_max ({} bytes); what was read is in the journal and is \
-             computed when this data directory is started with a higher bound",
-            config.outbox.bytes_max
-        );
+    let full = || stack.engine_progress.outbox_full.load(Ordering::Relaxed);
+    while stack.sink_progress.epoch.load(Ordering::Acquire) < end && !full() {
         stack.outbox.wait_for_epoch(end, PATIENCE);
         let computed = stack.engine_progress.samples.load(Ordering::Relaxed);
         progress.storing(computed, stack.sink_progress.rows.load(Ordering::Relaxed));
@@ -70,11 +64,17 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
         stack.engine_progress.samples.load(Ordering::Relaxed),
         stack.sink_progress.rows.load(Ordering::Relaxed),
     );
-    let series = stack.labels.len();
+    let (series, full) = (stack.labels.len(), full());
     stack.close()?;
     progress.finish();
     report(&summary, args.common.json, seconds, computed, rows, series);
     read?;
+    // Nobody makes room in the outbox, so waiting for it would be for ever.
+    anyhow::ensure!(
+        !full,
+        "the outbox is at its bound outbox.bytes_max ({}); everything read is in the journal and is computed at the next start with more room",
+        config.outbox.bytes_max
+    );
     Ok(ExitCode::SUCCESS)
 }
 
@@ -116,7 +116,9 @@ impl Cut {
 
 fn read(replay: &mut Replay, cut: &Cut, progress: &mut Progress) -> anyhow::Result<()> {
     let (mut batch, mut in_epoch, mut total) = (Samples::default(), 0, 0);
-    while replay.next_batch(&mut batch, cut.journal.current_epoch())? {
+    loop {
+        let more = replay.next_batch(&mut batch, cut.journal.current_epoch());
+        // Also what came before an error: who mends that line and starts again knows what is in.
         // An epoch is exactly EPOCH_SAMPLES, wherever batches end.
         while !batch.is_empty() {
             let room = (EPOCH_SAMPLES - in_epoch).min(batch.len());
@@ -134,8 +136,10 @@ fn read(replay: &mut Replay, cut: &Cut, progress: &mut Progress) -> anyhow::Resu
             }
         }
         progress.tick(total, replay.bytes_read());
+        if !more? {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 /// A bar on a terminal, a plain line now and then elsewhere.

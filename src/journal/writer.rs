@@ -58,6 +58,8 @@ enum State {
 struct Queue {
     items: VecDeque<Item>,
     samples: usize,
+    /// Samples that the writer has taken and not yet made durable: in neither `samples` nor the bytes on disk.
+    writing: usize,
     state: State,
     poked: bool,
 }
@@ -91,7 +93,8 @@ impl Shared {
                 State::Failed(why) => return Err(Refused::Failed(why.clone())),
                 State::Closing | State::Abandoned | State::Closed => return Err(Refused::Closed),
             }
-            let bytes = self.bytes.load(Relaxed) + (queue.samples + samples) as u64 * SAMPLE_BYTES;
+            let coming = (queue.samples + queue.writing + samples) as u64 * SAMPLE_BYTES;
+            let bytes = self.bytes.load(Relaxed) + coming;
             // Epoch ends are taken even then: they let what is there be computed.
             if bytes > self.bytes_max && samples > 0 {
                 self.metrics.limit("journal.bytes_max");
@@ -115,6 +118,13 @@ impl Shared {
         drop(queue);
         self.work.notify_one();
         Ok(())
+    }
+
+    /// Everything taken from the queue is durable, and that is how large the log is now.
+    fn written(&self, bytes: u64) {
+        let mut queue = self.lock();
+        queue.writing = 0;
+        self.bytes.store(bytes, Relaxed);
     }
 
     pub(super) fn failed(&self) -> Option<String> {
@@ -184,6 +194,7 @@ impl Shared {
             items.push(item);
         }
         queue.samples -= samples;
+        queue.writing += samples;
         self.depth.set(queue.samples as i64);
         drop(queue);
         self.room.notify_all();
@@ -283,6 +294,7 @@ impl Writer {
             queue: Mutex::new(Queue {
                 items: VecDeque::new(),
                 samples: 0,
+                writing: 0,
                 state: State::Running,
                 poked: false,
             }),
@@ -482,7 +494,7 @@ impl Writer {
         self.sync_seconds.observe(begun.elapsed().as_secs_f64());
         self.dirty = false;
         self.bytes.set(i64::try_from(self.segments.bytes()).unwrap_or(i64::MAX));
-        self.shared.bytes.store(self.segments.bytes(), Relaxed);
+        self.shared.written(self.segments.bytes());
         for (source, n) in self.accepted.drain(..) {
             self.metrics.accepted.get_or_create(&Source { source }).inc_by(n);
         }

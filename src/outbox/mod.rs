@@ -62,7 +62,6 @@ pub struct Outbox {
     /// The newest epoch held, durable or not yet.
     last_epoch: Option<u64>,
     durable: Arc<Durable>,
-    metrics: Arc<Metrics>,
     bytes: Gauge,
     sync_seconds: Histogram,
 }
@@ -99,7 +98,7 @@ impl Outbox {
         let sync_seconds = metrics.log_sync_seconds.get_or_create(&log).clone();
         bytes.set(i64::try_from(segments.bytes()).unwrap_or(i64::MAX));
         let durable = Arc::new(Durable::new(segments.end(), last_epoch));
-        Ok(Outbox { segments, config, last_epoch, durable, metrics, bytes, sync_seconds })
+        Ok(Outbox { segments, config, last_epoch, durable, bytes, sync_seconds })
     }
 
     /// The newest epoch held.
@@ -154,13 +153,9 @@ impl Outbox {
         self.durable.clone()
     }
 
-    /// Whether the outbox is as large as it may be; counts as a limit that was hit.
+    /// Whether the outbox is as large as it may be.
     pub fn full(&self) -> bool {
-        let full = self.segments.bytes() >= self.config.bytes_max;
-        if full {
-            self.metrics.limit("outbox.bytes_max");
-        }
-        full
+        self.segments.bytes() >= self.config.bytes_max
     }
 
     /// Bytes on disk.

@@ -10,6 +10,7 @@ const ANSWER_BYTES_MAX: u64 = 256 << 20;
 pub struct Answer {
     pub status: u16,
     pub content_type: String,
+    pub retry_after: Option<String>,
     pub text: String,
 }
 
@@ -27,12 +28,12 @@ fn agent() -> ureq::Agent {
 
 fn answer(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, String> {
     let mut response = result.map_err(|e| e.to_string())?;
-    let header = response.headers().get("content-type");
-    let content_type = header.and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let header = |name| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
+    let (content_type, retry_after) = (header("content-type").unwrap_or_default(), header("retry-after"));
     let body =
         response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&body).into_owned();
-    Ok(Answer { status: response.status().as_u16(), content_type, text })
+    Ok(Answer { status: response.status().as_u16(), content_type, retry_after, text })
 }
 
 /// GET with these parameters (escaped here).

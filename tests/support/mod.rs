@@ -6,6 +6,7 @@
 pub mod http;
 pub mod process;
 pub mod remote_write;
+pub mod stored;
 pub mod windows;
 
 use std::path::{Path, PathBuf};

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -64,9 +65,14 @@ impl Process {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Everything the program printed, in all its lives.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     /// The last lines the program printed.
     pub fn log_tail(&self) -> String {
-        let text = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let text = self.log();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
@@ -97,6 +103,53 @@ impl Drop for Process {
     }
 }
 
+/// The built program with these arguments, in this folder; what is configured is in `tidewatch.yml` and `data` there.
+pub fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidewatch"));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    if !matches!(arguments.first(), None | Some(&"generate")) {
+        command.args(["--config", "tidewatch.yml", "--data-dir", "data"]);
+    }
+    command
+}
+
+/// What a command that has ended left.
+#[derive(Debug)]
+pub struct Ended {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+/// Runs a command to its end; `input` is its standard input.
+pub fn run(folder: &Path, arguments: &[&str], input: Option<&[u8]>) -> Ended {
+    let mut command = command(folder, arguments);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    if input.is_some() {
+        command.stdin(Stdio::piped());
+    }
+    let mut child = command.spawn().unwrap();
+    let stdin = child.stdin.take();
+    let output = std::thread::scope(|scope| {
+        if let (Some(input), Some(mut stdin)) = (input, stdin) {
+            // A command that does not read to the end breaks the pipe.
+            scope.spawn(move || drop(stdin.write_all(input)));
+        }
+        child.wait_with_output().unwrap()
+    });
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let ended = Ended { code: output.status.code(), out: text(&output.stdout), err: text(&output.stderr) };
+    assert!(!ended.err.contains("panicked"), "{arguments:?}: {ended:?}");
+    ended
+}
+
+/// [`run`] of a command that has to succeed; what it printed.
+pub fn done(folder: &Path, arguments: &[&str], input: Option<&[u8]>) -> String {
+    let ended = run(folder, arguments, input);
+    assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
+    ended.out
+}
+
 /// The built worker on a data directory of its own.
 #[derive(Debug)]
 pub struct Tidewatch {
@@ -109,22 +162,55 @@ impl Tidewatch {
     pub fn start(config: &str) -> Tidewatch {
         let folder = Folder::new("worker");
         std::fs::write(folder.path().join("tidewatch.yml"), config).unwrap();
-        let process = Tidewatch::run(&folder);
+        Tidewatch::start_in(folder)
+    }
+
+    /// Starts `tidewatch run` in a folder with a `tidewatch.yml`, on the `data` there.
+    pub fn start_in(folder: Folder) -> Tidewatch {
+        let process = Tidewatch::spawn(&folder).ready("/-/ready");
         Tidewatch { folder, process }
     }
 
-    fn run(folder: &Folder) -> Process {
+    fn spawn(folder: &Folder) -> Process {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
         let arguments = ["run", "--config", "tidewatch.yml", "--data-dir", "data", "--listen", &listen];
         let program = Path::new(env!("CARGO_BIN_EXE_tidewatch"));
         Process::start("tidewatch", program, folder.path(), port, &arguments.map(OsStr::new))
-            .ready("/-/ready")
     }
 
     /// Starts again on the same data after [`Process::kill`] or [`Process::terminate`].
     pub fn start_again(&mut self) {
-        self.process = Tidewatch::run(&self.folder);
+        self.process = Tidewatch::spawn(&self.folder).ready("/-/ready");
+    }
+
+    /// Starts again and goes on once the worker answers at all, ready or not.
+    pub fn start_again_alive(&mut self) {
+        self.process = Tidewatch::spawn(&self.folder).ready("/-/healthy");
+    }
+
+    /// Starts again and kills so soon that the start may not be over.
+    pub fn start_and_kill(&mut self, after: Duration) {
+        self.process = Tidewatch::spawn(&self.folder);
+        std::thread::sleep(after);
+        self.process.kill();
+    }
+
+    /// What the next start is configured with.
+    pub fn configure(&self, config: &str) {
+        std::fs::write(self.folder.path().join("tidewatch.yml"), config).unwrap();
+    }
+
+    /// The folder with `tidewatch.yml` and `data`.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The value of one metric, labels as written; 0 if it is not there.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics", &[]).text;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(0.0, |value| value.parse().unwrap())
     }
 
     pub fn process(&mut self) -> &mut Process {

@@ -1,0 +1,514 @@
+//! Limits reached: each is answered with its status, counted in its metric, half-applies nothing, and the worker goes
+//! on with what is within them.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::Value;
+use tidewatch::labels::series_id;
+use tidewatch_dataflows::sample::Samples;
+use tidewatch_dataflows::settings::{Settings, Window};
+
+use crate::support::http::{self, Answer};
+use crate::support::process::{Tidewatch, done, run};
+use crate::support::remote_write::{HEADERS, WriteRequest, snappy};
+use crate::support::{Folder, eventually, stored};
+
+/// A time long past, so that windows close by the samples alone and by no clock.
+const START_MS: i64 = 1_767_225_600_000;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// One short window, so that a few samples make many rows.
+const WINDOWS: &str = "windows: [{length: 10s, hop: 1s}]\n";
+
+fn settings() -> Settings {
+    Settings { windows: vec![Window { length_ms: 10_000, hop_ms: 1_000 }], ..Settings::default() }
+}
+
+fn labels(n: usize) -> [(&'static str, String); 2] {
+    [("__name__", "limit".to_owned()), ("n", n.to_string())]
+}
+
+fn borrowed<'a>(labels: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> {
+    labels.iter().map(|(name, value)| (*name, value.as_str())).collect()
+}
+
+fn sample(second: i64) -> (i64, f64) {
+    (START_MS + second * 1_000, (second * second % 37) as f64)
+}
+
+/// A request with a sample a second for each of some series, and what is in it.
+fn request(series: std::ops::Range<usize>, seconds: std::ops::Range<i64>) -> (WriteRequest, Samples) {
+    let (mut request, mut all) = (WriteRequest::default(), Samples::default());
+    let samples: Vec<(i64, f64)> = seconds.map(sample).collect();
+    for n in series {
+        let labels = labels(n);
+        request = request.series(&borrowed(&labels), &samples);
+        let id = series_id(&borrowed(&labels)).0;
+        samples.iter().for_each(|(at, value)| all.push(id, *at, *value));
+    }
+    (request, all)
+}
+
+fn send(worker: &Tidewatch, request: &WriteRequest) -> Answer {
+    request.send(&worker.url("/api/v1/write")).unwrap()
+}
+
+fn reached(worker: &Tidewatch, limit: &str) -> f64 {
+    worker.metric(&format!("tidewatch_limit_reached_total{{limit=\"{limit}\"}}"))
+}
+
+fn refused(worker: &Tidewatch, reason: &str) -> f64 {
+    let labels = format!("source=\"remote_write\",gate=\"validate\",reason=\"{reason}\"");
+    worker.metric(&format!("tidewatch_samples_rejected_total{{{labels}}}"))
+}
+
+fn accepted(worker: &Tidewatch) -> f64 {
+    worker.metric("tidewatch_samples_accepted_total{source=\"remote_write\"}")
+}
+
+/// Labels, and the limit that refuses them.
+type Labelled<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
+
+/// All window rows of a worker that has stored every epoch it has.
+fn all_rows(worker: &Tidewatch) -> Vec<Value> {
+    let (start, end) = ((START_MS / 1_000 - 60).to_string(), (START_MS / 1_000 + 100_000).to_string());
+    worker.rows("/api/v1/windows", &[("start", &start), ("end", &end)])
+}
+
+/// Waits until the rows are those that `samples` give and no others.
+fn settles(what: &str, worker: &Tidewatch, samples: &Samples) {
+    let want = crate::oracle::from_scratch(&settings(), samples).len();
+    eventually(what, PATIENCE, || {
+        let rows = all_rows(worker).len();
+        // Whether they are right is judged below.
+        if rows >= want { Ok(()) } else { Err(format!("{rows} of {want} rows")) }
+    });
+    stored::check(what, &settings(), &all_rows(worker), samples);
+}
+
+/// Nothing went wrong that should not have.
+fn is_well(worker: &mut Tidewatch) {
+    for path in ["/-/healthy", "/api/v1/windows", "/api/v1/names", "/api/v1/catalog", "/api/v1/rejects"] {
+        worker.get(path, &[]);
+    }
+    let log = worker.process().log();
+    assert!(!log.contains("panicked"), "{log}");
+}
+
+#[test]
+fn labels_and_series_beyond_their_limits_are_refused_alone() {
+    let limits = "limits: {series: 256, series_per_name: 200, labels: 4, label_bytes: 64}\n";
+    let mut worker = Tidewatch::start(&format!("{WINDOWS}{limits}"));
+    let mut expected = Samples::default();
+
+    // 200 series of one name are taken, 3 refused; their samples are counted one by one.
+    let (write, _) = request(0..203, 0..2);
+    let (_, mut taken) = request(0..200, 0..2);
+    expected.append(&mut taken);
+    let answer = send(&worker, &write);
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(answer.text.contains("400 of 406 samples"), "{answer:?}");
+    assert!(answer.text.contains("limits.series_per_name"), "{answer:?}");
+    assert_eq!(reached(&worker, "limits.series_per_name"), 3.0);
+    assert_eq!(refused(&worker, "series_per_name_limit"), 6.0);
+
+    // One label more, one byte more; exactly at the bound is fine.
+    let one = [sample(0), sample(1)];
+    let exact = "x".repeat(64 - "__name__".len() - "long".len() - "a".len());
+    let longer = format!("{exact}x");
+    let sets: [Labelled; 4] = [
+        (&[("__name__", "wide"), ("a", "1"), ("b", "1"), ("c", "1")], None),
+        (&[("__name__", "wide"), ("a", "1"), ("b", "1"), ("c", "1"), ("d", "1")], Some("limits.labels")),
+        (&[("__name__", "long"), ("a", &exact)], None),
+        (&[("__name__", "long"), ("a", &longer)], Some("limits.label_bytes")),
+    ];
+    for (labels, limit) in sets {
+        let answer = send(&worker, &WriteRequest::default().series(labels, &one));
+        match limit {
+            None => {
+                assert_eq!(answer.status, 204, "{labels:?}: {answer:?}");
+                one.iter().for_each(|(at, value)| expected.push(series_id(labels).0, *at, *value));
+            }
+            Some(limit) => {
+                assert_eq!(answer.status, 400, "{labels:?}: {answer:?}");
+                assert!(answer.text.contains(limit), "{answer:?}");
+                assert_eq!(reached(&worker, limit), 1.0);
+            }
+        }
+    }
+    assert_eq!((refused(&worker, "too_many_labels"), refused(&worker, "labels_too_long")), (2.0, 2.0));
+
+    // 202 series are known: 54 more fit.
+    let name = |n: usize| format!("name_{n}");
+    let many =
+        (0..60).fold(WriteRequest::default(), |write, n| write.series(&[("__name__", &name(n))], &one));
+    let answer = send(&worker, &many);
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(answer.text.contains("limits.series"), "{answer:?}");
+    assert_eq!((reached(&worker, "limits.series"), refused(&worker, "series_limit")), (6.0, 12.0));
+    for n in 0..54 {
+        one.iter().for_each(|(at, v)| expected.push(series_id(&[("__name__", &name(n))]).0, *at, *v));
+    }
+    assert_eq!(accepted(&worker), expected.len() as f64);
+
+    // Known series go on as if nothing had been; exactly what was taken is computed.
+    let (write, mut more) = request(0..200, 2..5);
+    assert_eq!(send(&worker, &write).status, 204);
+    expected.append(&mut more);
+    settles("within the limits", &worker, &expected);
+    // The limits judge new series: what is known is there again after a restart.
+    worker.process().kill();
+    worker.start_again();
+    assert_eq!(send(&worker, &many).status, 400);
+    settles("after a restart", &worker, &expected);
+    is_well(&mut worker);
+}
+
+#[test]
+fn bodies_beyond_their_limit_are_refused_before_they_take_room() {
+    let mut worker = Tidewatch::start(&format!("{WINDOWS}limits: {{body_bytes: 4KiB}}\n"));
+    let url = worker.url("/api/v1/write");
+    // Noise does not compress: its body is beyond the limit.
+    let mut rng = fastrand::Rng::with_seed(7);
+    let noise: Vec<(i64, f64)> = (0..500).map(|i| (sample(i).0, f64::from_bits(rng.u64(..) >> 2))).collect();
+    let noise = WriteRequest::default().series(&[("__name__", "limit")], &noise);
+    assert!(snappy(noise.message()).len() > 4_096);
+    let answer = noise.send(&url).unwrap();
+    assert_eq!(answer.status, 413, "{answer:?}");
+    assert!(answer.text.contains("limits.body_bytes (4096)"), "{answer:?}");
+    assert_eq!(reached(&worker, "limits.body_bytes"), 1.0);
+    // One that would only be too large once decompressed.
+    let same: Vec<(i64, f64)> = (0..1_000).map(|_| sample(0)).collect();
+    let same = WriteRequest::default().series(&[("__name__", "limit")], &same);
+    assert!(same.message().len() > 4_096 && snappy(same.message()).len() < 4_096);
+    let answer = same.send(&url).unwrap();
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(answer.text.contains("limits.body_bytes (4096)"), "{answer:?}");
+    assert_eq!(reached(&worker, "limits.body_bytes"), 2.0);
+    // One that does not say how long it is.
+    let mut stream = TcpStream::connect(worker.address()).unwrap();
+    let head = format!(
+        "POST /api/v1/write HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n{}\r\n",
+        HEADERS.map(|(name, value)| format!("{name}: {value}\r\n")).concat()
+    );
+    stream.write_all(format!("{head}1400\r\n{}\r\n0\r\n\r\n", "x".repeat(0x1400)).as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    assert_eq!(reached(&worker, "limits.body_bytes"), 3.0);
+    assert_eq!(accepted(&worker), 0.0);
+
+    let (write, samples) = request(0..3, 0..50);
+    assert_eq!(send(&worker, &write).status, 204);
+    assert_eq!(accepted(&worker), samples.len() as f64);
+    settles("within the limits", &worker, &samples);
+    is_well(&mut worker);
+}
+
+#[test]
+fn bodies_that_wait_for_their_bytes_leave_others_a_503_and_no_more() {
+    // Eight times limits.body_bytes of memory, and 256 requests, whichever is full first.
+    for (body_bytes, declared, open, limit) in
+        [("4KiB", 4_096, 16, "write.body_room"), ("1MiB", 1_024, 280, "write.requests")]
+    {
+        let mut worker = Tidewatch::start(&format!("{WINDOWS}limits: {{body_bytes: {body_bytes}}}\n"));
+        let (write, samples) = request(0..2, 0..50);
+        let headers = HEADERS.map(|(name, value)| format!("{name}: {value}\r\n")).concat();
+        let head =
+            format!("POST /api/v1/write HTTP/1.1\r\nHost: x\r\nContent-Length: {declared}\r\n{headers}\r\n");
+        // Each of these holds its share until its bytes come, which is never. Some more than there is room for: one
+        // that finds our own request in its place is refused and holds nothing.
+        let slow: Vec<TcpStream> = (0..open)
+            .map(|_| {
+                let mut stream = TcpStream::connect(worker.address()).unwrap();
+                stream.write_all(head.as_bytes()).unwrap();
+                stream
+            })
+            .collect();
+        let answer = eventually("no room is left", PATIENCE, || match send(&worker, &write) {
+            answer if answer.status == 503 => Ok(answer),
+            answer => Err(format!("{answer:?}")),
+        });
+        assert!(answer.retry_after.is_some_and(|seconds| seconds.parse::<u64>().is_ok()));
+        assert!(reached(&worker, limit) >= 1.0, "{limit}");
+        is_well(&mut worker);
+        drop(slow);
+        eventually("there is room again", PATIENCE, || match send(&worker, &write) {
+            answer if answer.status == 204 => Ok(()),
+            answer => Err(format!("{answer:?}")),
+        });
+        settles("taken in the end", &worker, &samples);
+        is_well(&mut worker);
+    }
+}
+
+/// Sends one series after the other until the worker has no room; what was taken, and the request that was not.
+fn fill(worker: &Tidewatch, series: usize, seconds: i64, why: &str) -> (Samples, usize) {
+    let mut taken = Samples::default();
+    for n in 0..series {
+        let (write, mut samples) = request(n..n + 1, 0..seconds);
+        let answer = send(worker, &write);
+        match answer.status {
+            204 => taken.append(&mut samples),
+            503 => {
+                assert!(answer.text.contains(why), "{answer:?}");
+                assert!(answer.retry_after.is_some_and(|seconds| seconds.parse::<u64>().is_ok()));
+                return (taken, n);
+            }
+            _ => panic!("{answer:?}"),
+        }
+    }
+    panic!("{series} series did not reach {why}");
+}
+
+#[test]
+fn a_full_journal_refuses_writes_answers_reads_and_goes_on_with_more_room() {
+    let mut worker = Tidewatch::start(&format!("{WINDOWS}journal: {{bytes_max: 1MiB}}\n"));
+    // 20 bytes a sample.
+    let (mut taken, next) = fill(&worker, 100, 1_000, "journal.bytes_max");
+    assert!(taken.len() > 40_000 && taken.len() < 55_000, "{}", taken.len());
+    assert!(reached(&worker, "journal.bytes_max") >= 1.0);
+    assert_eq!(accepted(&worker), taken.len() as f64);
+    // What was taken is computed and can be read, and it stays so.
+    settles("a full journal", &worker, &taken);
+    worker.get("/-/ready", &[]);
+    is_well(&mut worker);
+    let (write, mut more) = request(next..next + 1, 0..1_000);
+    assert_eq!(send(&worker, &write).status, 503);
+    assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
+    // The same bound again: what is there is there, still nothing is taken.
+    worker.start_again();
+    assert_eq!(send(&worker, &write).status, 503);
+    worker.process().kill();
+    worker.configure(&format!("{WINDOWS}journal: {{bytes_max: 4MiB}}\n"));
+    worker.start_again();
+    assert_eq!(send(&worker, &write).status, 204);
+    taken.append(&mut more);
+    settles("more room", &worker, &taken);
+    is_well(&mut worker);
+}
+
+#[test]
+fn a_full_outbox_holds_everything_back_and_goes_on_with_more_room() {
+    let mut worker = Tidewatch::start(&format!("{WINDOWS}outbox: {{bytes_max: 1MiB}}\n"));
+    // 92 bytes a row: the outbox is full long before the journal.
+    let (mut taken, mut next) = (Samples::default(), 0);
+    eventually("the outbox is full", PATIENCE, || {
+        let (write, mut samples) = request(next..next + 1, 0..1_000);
+        let answer = send(&worker, &write);
+        match answer.status {
+            204 => {
+                taken.append(&mut samples);
+                next += 1;
+                Err(format!("{next} series taken"))
+            }
+            503 => {
+                assert!(answer.text.contains("outbox.bytes_max"), "{answer:?}");
+                assert!(answer.retry_after.as_deref().is_some_and(|s| s.parse::<u64>().is_ok()));
+                Ok(())
+            }
+            _ => panic!("{answer:?}"),
+        }
+    });
+    assert_eq!(reached(&worker, "outbox.bytes_max"), 1.0, "it was reached once and is waited for since");
+    let ready = http::get(&worker.url("/-/ready"), &[]).unwrap();
+    assert_eq!(ready.status, 503, "{ready:?}");
+    assert!(ready.text.contains("outbox.bytes_max"), "{ready:?}");
+    is_well(&mut worker);
+    let size = |worker: &Tidewatch| -> u64 {
+        let files = std::fs::read_dir(worker.folder().join("data/outbox")).unwrap();
+        files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+    };
+    let full = size(&worker);
+    // It can be stopped and started; that alone makes no room.
+    assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
+    worker.start_again_alive();
+    let (write, mut more) = request(next..next + 1, 0..1_000);
+    eventually("full again", PATIENCE, || match send(&worker, &write) {
+        answer if answer.status == 503 => Ok(()),
+        answer => {
+            // What is taken before the engine has come so far again is taken.
+            taken.append(&mut more.clone());
+            Err(format!("{answer:?}"))
+        }
+    });
+    is_well(&mut worker);
+    worker.process().kill();
+    assert_eq!(size(&worker), full, "a full outbox does not grow");
+    worker.configure(&format!("{WINDOWS}outbox: {{bytes_max: 64MiB}}\n"));
+    worker.start_again();
+    assert_eq!(send(&worker, &write).status, 204);
+    taken.append(&mut more);
+    settles("more room", &worker, &taken);
+    is_well(&mut worker);
+}
+
+#[test]
+fn a_replay_into_a_full_log_fails_and_goes_on_with_more_room() {
+    let folder = Folder::new("limits");
+    let config = |limit: &str| {
+        std::fs::write(folder.path().join("tidewatch.yml"), format!("{WINDOWS}{limit}\n")).unwrap()
+    };
+    let (mut text, mut samples) = (String::new(), Samples::default());
+    // More than one epoch of 65,536 samples: the outbox is looked at before each.
+    for n in 0..70 {
+        let (_, mut more) = request(n..n + 1, 0..1_000);
+        (0..1_000).map(sample).for_each(|(at, v)| text += &format!("limit{{n=\"{n}\"}} {v} {at}\n"));
+        samples.append(&mut more);
+    }
+    std::fs::write(folder.path().join("all.prom"), text).unwrap();
+    for limit in ["journal: {bytes_max: 1MiB}", "outbox: {bytes_max: 1MiB}"] {
+        let _ = std::fs::remove_dir_all(folder.path().join("data"));
+        config(limit);
+        let name = if limit.starts_with('j') { "journal.bytes_max" } else { "outbox.bytes_max" };
+        for _ in 0..2 {
+            let ended = run(folder.path(), &["replay", "all.prom"], None);
+            assert_eq!(ended.code, Some(1), "{ended:?}");
+            assert!(ended.err.contains(name), "{ended:?}");
+        }
+        config("");
+        done(folder.path(), &["replay", "all.prom"], None);
+        let rows = done(folder.path(), &["export", "--final"], None);
+        let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        stored::check(limit, &settings(), &rows, &samples);
+    }
+}
+
+#[test]
+fn a_full_late_ring_is_a_reject_with_its_reason() {
+    let limits = "limits: {late_samples: 16}\n";
+    let mut worker = Tidewatch::start(&format!("{WINDOWS}{limits}"));
+    let series = [("__name__", "limit")];
+    let id = series_id(&series).0;
+    let mut expected = Samples::default();
+    // Every second sample of 100 seconds, then those between: the ring holds the newest 16 only, 32 s of them.
+    let even: Vec<(i64, f64)> = (0..50).map(|i| sample(2 * i)).collect();
+    let odd: Vec<(i64, f64)> = (0..49).map(|i| sample(2 * i + 1)).collect();
+    assert_eq!(send(&worker, &WriteRequest::default().series(&series, &even)).status, 204);
+    even.iter().for_each(|(at, value)| expected.push(id, *at, *value));
+    // Samples of one epoch are sorted before they are judged, and none would be late.
+    eventually("they are applied", PATIENCE, || match worker.metric("tidewatch_samples_applied_total") {
+        50.0 => Ok(()),
+        n => Err(format!("{n} of 50")),
+    });
+    // One at a time, newest first; what does not fit is 204 as well: it is judged after the answer.
+    for late in odd.iter().rev() {
+        assert_eq!(send(&worker, &WriteRequest::default().series(&series, &[*late])).status, 204);
+    }
+    let counted =
+        "tidewatch_samples_rejected_total{source=\"journal\",gate=\"admit\",reason=\"late_ring_full\"}";
+    let judged = || worker.metric("tidewatch_samples_applied_total") + worker.metric(counted);
+    eventually("all are judged", PATIENCE, || match judged() {
+        99.0 => Ok(()),
+        n => Err(format!("{n} of 99")),
+    });
+    let full = worker.metric(counted);
+    assert!(full >= 30.0, "{full} late samples found no room");
+    assert!(reached(&worker, "limits.late_samples") >= 1.0);
+    is_well(&mut worker);
+    // The same in a file says so in rows: a file's rejects are told at its end.
+    let folder = Folder::new("limits");
+    std::fs::write(folder.path().join("tidewatch.yml"), format!("{WINDOWS}{limits}")).unwrap();
+    let line = |(at, value): &(i64, f64)| format!("limit {value} {at}\n");
+    let (even, odd): (String, String) = (even.iter().map(line).collect(), odd.iter().map(line).collect());
+    for part in [even, odd] {
+        std::fs::write(folder.path().join("part.prom"), part).unwrap();
+        done(folder.path(), &["replay", "part.prom"], None);
+    }
+    let rejects = done(folder.path(), &["export", "--kind", "rejects"], None);
+    let rejects: Vec<Value> = rejects.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rejects.len(), 1, "{rejects:?}");
+    assert_eq!(
+        (rejects[0]["reason"].as_str(), rejects[0]["name"].as_str()),
+        (Some("late_ring_full"), Some("limit"))
+    );
+    assert!(rejects[0]["count"].as_u64().unwrap() >= 30, "{rejects:?}");
+    // What is stored is what was applied: a pane without its raw samples is never refolded from half of them.
+    let newest = expected.at_ms[expected.len() - 1];
+    for row in all_rows(&worker).iter().filter(|row| row["at_ms"].as_i64().unwrap() < newest - 40_000) {
+        assert!(row["count"].as_u64().unwrap() <= 5, "{row}");
+    }
+}
+
+#[test]
+fn pages_and_cursors_are_bounded_and_pages_of_any_size_are_one_list() {
+    let mut worker = Tidewatch::start(WINDOWS);
+    let (write, samples) = request(0..3, 0..40);
+    assert_eq!(send(&worker, &write).status, 204);
+    settles("written", &worker, &samples);
+    let range = [("start", "1767225000"), ("end", "1767230000")];
+    let whole = worker.rows("/api/v1/windows", &range);
+    let page = |parameters: &[(&str, &str)]| {
+        http::get(&worker.url("/api/v1/windows"), &[&range[..], parameters].concat()).unwrap()
+    };
+    for limit in [1, 7, 10_000] {
+        let limit_text = limit.to_string();
+        let (mut rows, mut cursor) = (Vec::new(), None::<String>);
+        loop {
+            let mut parameters = vec![("limit", limit_text.as_str())];
+            parameters.extend(cursor.as_deref().map(|cursor| ("cursor", cursor)));
+            let mut answer = page(&parameters).json();
+            let data = answer["data"].as_array_mut().unwrap();
+            assert!(!data.is_empty() && data.len() <= limit, "{limit}: {} rows", data.len());
+            rows.append(data);
+            let Some(next) = answer["next"].as_str() else { break };
+            cursor = Some(next.to_owned());
+        }
+        assert!(rows == whole, "pages of {limit} rows are not the list");
+    }
+    let first = page(&[("limit", "5")]).json()["next"].as_str().unwrap().to_owned();
+    let mut changed = first.clone();
+    changed.replace_range(60..61, if &first[60..61] == "0" { "1" } else { "0" });
+    let long = "0".repeat(60_000);
+    for (what, path, parameters, status) in [
+        ("no rows", "/api/v1/windows", vec![("limit", "0")], 400),
+        ("too many rows", "/api/v1/windows", vec![("limit", "10001")], 400),
+        ("more than any number", "/api/v1/windows", vec![("limit", "99999999999999999999")], 400),
+        ("a cursor of another question", "/api/v1/windows", vec![("cursor", first.as_str())], 400),
+        ("a cursor of another list", "/api/v1/catalog", vec![("cursor", first.as_str())], 400),
+        (
+            "a cursor changed by hand",
+            "/api/v1/windows",
+            vec![("cursor", changed.as_str()), range[0], range[1]],
+            400,
+        ),
+        ("a cursor beyond any sense", "/api/v1/windows", vec![("cursor", long.as_str())], 400),
+        ("parameters without end", "/api/v1/windows", vec![("window", "10s"); 257], 400),
+    ] {
+        let answer = http::get(&worker.url(path), &parameters).unwrap();
+        assert_eq!(answer.status, status, "{what}: {answer:?}");
+    }
+    let mut stream = TcpStream::connect(worker.address()).unwrap();
+    let endless = format!("GET /api/v1/windows?cursor={} HTTP/1.1\r\nHost: x\r\n\r\n", "0".repeat(70_000));
+    stream.write_all(endless.as_bytes()).unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 414");
+    is_well(&mut worker);
+}
+
+#[test]
+fn what_is_counted_once_happened_once() {
+    let mut worker = Tidewatch::start(WINDOWS);
+    let (write, samples) = request(0..3, 0..40);
+    assert_eq!(send(&worker, &write).status, 204);
+    assert_eq!(send(&worker, &write).status, 204);
+    settles("written", &worker, &samples);
+    let received = worker.metric("tidewatch_samples_received_total{source=\"remote_write\"}");
+    assert_eq!((received, accepted(&worker)), (240.0, 240.0));
+    let duplicates =
+        "tidewatch_samples_rejected_total{source=\"journal\",gate=\"admit\",reason=\"duplicate\"}";
+    eventually("both are judged", PATIENCE, || {
+        let judged = (worker.metric("tidewatch_samples_applied_total"), worker.metric(duplicates));
+        if judged == (120.0, 120.0) { Ok(()) } else { Err(format!("{judged:?}")) }
+    });
+    let epochs = eventually("some epochs", PATIENCE, || match worker.metric("tidewatch_epochs_total") {
+        few if few < 6.0 => Err(format!("{few}")),
+        epochs => Ok(epochs as usize),
+    });
+    worker.process().kill();
+    let cut = stored::epochs(&worker.folder().join("data")).0.len();
+    assert!(epochs <= cut, "{epochs} epochs counted, {cut} cut");
+}

@@ -1,0 +1,450 @@
+//! Files through the real program: `generate`, `replay`, `export --final`. The same samples give the same bytes in
+//! any order, format, number of commands and of workers, also after a kill; and they are what the samples give from
+//! scratch.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::Value;
+use tidewatch::labels::series_id;
+use tidewatch_dataflows::sample::Samples;
+use tidewatch_dataflows::settings::{Settings, Window};
+
+use crate::support::process::{Tidewatch, command, done, run};
+use crate::support::remote_write::WriteRequest;
+use crate::support::{Folder, eventually, stored};
+
+const CONFIG: &str = "windows: [{length: 5m, hop: 1m}, {length: 3h, hop: 3m}]\n";
+
+fn settings() -> Settings {
+    let minutes = |length: i64, hop: i64| Window { length_ms: length * 60_000, hop_ms: hop * 60_000 };
+    Settings { windows: vec![minutes(5, 1), minutes(180, 3)], ..Settings::default() }.validated().unwrap()
+}
+
+/// A folder with a configuration and no data yet.
+fn folder() -> Folder {
+    let folder = Folder::new("replayed");
+    std::fs::write(folder.path().join("tidewatch.yml"), CONFIG).unwrap();
+    folder
+}
+
+/// Writes seeded samples over two hours to a file.
+fn generate(folder: &Path, seed: u64, series: u32, more: &[&str], file: &str) {
+    let (seed, series) = (seed.to_string(), series.to_string());
+    let mut arguments = vec!["generate", "--seed", &seed, "--series", &series, "--hours", "2"];
+    arguments.extend(["--start", "2026-01-01T00:00:00Z", "-o", file]);
+    arguments.extend(more);
+    done(folder, &arguments, None);
+}
+
+/// The samples of generated text, read by hand.
+fn samples_of(text: &str) -> Samples {
+    let mut samples = Samples::default();
+    for line in text.lines() {
+        let (labels, at_ms, value) = parts(line);
+        samples.push(series_id(&labels).0, at_ms, value);
+    }
+    samples
+}
+
+/// Labels by name, time and value of a line. Generated values hold no quotes.
+fn parts(line: &str) -> (Vec<(&str, &str)>, i64, f64) {
+    let (name, rest) = line.split_once('{').unwrap();
+    let (labels, rest) = rest.split_once("\"} ").unwrap();
+    let (value, at_ms) = rest.split_once(' ').unwrap();
+    let mut pairs: Vec<(&str, &str)> =
+        labels.split("\",").map(|pair| pair.split_once("=\"").unwrap()).collect();
+    pairs.push(("__name__", name));
+    pairs.sort_unstable();
+    (pairs, at_ms.parse().unwrap(), value.parse().unwrap())
+}
+
+/// What `export --final` writes.
+fn export(folder: &Path) -> String {
+    done(folder, &["export", "--final"], None)
+}
+
+fn rows(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The exported lines of keys before the newest sample of their series.
+fn settled(text: &str, samples: &Samples) -> String {
+    let newest = stored::newest(samples);
+    let after = |line: &str, field: &str| {
+        let from = line.find(field).unwrap() + field.len();
+        line[from..].split(['"', ',', '}']).next().unwrap().to_owned()
+    };
+    let mut lines = String::new();
+    for line in text.lines() {
+        let series = u64::from_str_radix(&after(line, "\"series\":\""), 16).unwrap();
+        if after(line, "\"at_ms\":").parse::<i64>().unwrap() < newest[&series] {
+            lines += line;
+            lines.push('\n');
+        }
+    }
+    lines
+}
+
+/// Asserts that two exports are equal, and shows the first line that is not.
+fn same(what: &str, got: &str, want: &str) {
+    if got != want {
+        let differs = got.lines().zip(want.lines()).find(|(got, want)| got != want);
+        panic!(
+            "{what}: {} lines, expected {}; first: {differs:?}",
+            got.lines().count(),
+            want.lines().count()
+        );
+    }
+}
+
+/// The lines in an order in which none is further behind the newest of its series than lateness, some of them twice.
+fn shuffled(rng: &mut fastrand::Rng, text: &str) -> String {
+    let lateness_ms = settings().lateness_ms;
+    let mut lines: Vec<(i64, &str)> = Vec::new();
+    for line in text.lines() {
+        let at_ms: i64 = line.rsplit_once(' ').unwrap().1.parse().unwrap();
+        lines.push((at_ms + rng.i64(0..lateness_ms), line));
+        if rng.u8(0..5) == 0 {
+            lines.push((at_ms + rng.i64(0..lateness_ms), line));
+        }
+    }
+    lines.sort_by_key(|(when, _)| *when);
+    lines.iter().fold(String::new(), |mut all, (_, line)| {
+        writeln!(all, "{line}").unwrap();
+        all
+    })
+}
+
+fn gz(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// Arguments of `replay`, the number of workers, and standard input.
+type Case<'a> = (&'a [&'a str], &'a str, Option<Vec<u8>>);
+
+#[test]
+fn any_order_format_and_number_of_workers_gives_the_same_bytes() {
+    for seed in 0..crate::rounds(1) {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0xF11E5);
+        let base = folder();
+        let path = |name: &str| base.path().join(name);
+        let read = |name: &str| std::fs::read(path(name)).unwrap();
+        // Some epochs of 65,536 samples.
+        let series = 350;
+        for (more, file) in [
+            (&[][..], "time.prom"),
+            (&["--order", "series"], "series.prom"),
+            (&["--late", "0.3"], "late.csv"),
+            (&["--duplicates", "0.2"], "twice.prom.gz"),
+            (&["--order", "series", "--late", "0.2", "--duplicates", "0.2"], "all.csv.gz"),
+        ] {
+            generate(base.path(), seed, series, more, file);
+        }
+        let text = String::from_utf8(read("time.prom")).unwrap();
+        let samples = samples_of(&text);
+        assert!(samples.len() > 2 * 65_536, "{}", samples.len());
+        std::fs::write(path("shuffled.prom"), shuffled(&mut rng, &text)).unwrap();
+        let half = text.match_indices('\n').nth(samples.len() / 2).unwrap().0 + 1;
+        std::fs::write(path("first.prom"), &text[..half]).unwrap();
+        std::fs::write(path("second.txt.gz"), gz(&text.as_bytes()[half..])).unwrap();
+
+        let mut want = String::new();
+        let cases: [Case; 12] = [
+            (&["time.prom"], "1", None),
+            (&["time.prom"], "4", None),
+            (&["series.prom"], "2", None),
+            (&["late.csv"], "4", None),
+            (&["twice.prom.gz"], "1", None),
+            (&["all.csv.gz"], "2", None),
+            (&["shuffled.prom"], "4", None),
+            (&["first.prom", "second.txt.gz"], "2", None),
+            (&["time.prom", "--live-order"], "2", None),
+            (&["late.csv", "--live-order"], "1", None),
+            (&["-"], "4", Some(gz(&read("series.prom")))),
+            (&["-", "--format", "csv"], "1", Some(read("late.csv"))),
+        ];
+        for (files, workers, input) in cases {
+            let what = format!("seed {seed}, {files:?}, {workers} workers");
+            // A data directory for each, beside the files.
+            let _ = std::fs::remove_dir_all(path("data"));
+            let mut arguments = vec!["replay", "--json", "--workers", workers];
+            arguments.extend(files);
+            let summary: Value =
+                serde_json::from_str(done(base.path(), &arguments, input.as_deref()).trim()).unwrap();
+            assert_eq!(summary["refused"], serde_json::json!({}), "{what}");
+            assert_eq!(summary["samples"], summary["computed"], "{what}");
+            assert!(summary["samples"].as_u64().unwrap() >= samples.len() as u64, "{what}");
+            let text = export(base.path());
+            let got = settled(&text, &samples);
+            if want.is_empty() {
+                stored::check(&what, &settings(), &rows(&text), &samples);
+                want = got;
+            } else {
+                same(&what, &got, &want);
+            }
+        }
+    }
+}
+
+#[test]
+fn two_commands_and_then_a_worker_on_one_directory_show_the_same_rows() {
+    for seed in 0..crate::rounds(1) {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x2A1F);
+        let folder = folder();
+        generate(folder.path(), seed, 60, &["--late", "0.1"], "all.prom");
+        let text = std::fs::read_to_string(folder.path().join("all.prom")).unwrap();
+        let samples = samples_of(&text);
+        let cut = rng.usize(samples.len() / 4..3 * samples.len() / 4);
+        let what = format!("seed {seed}, {cut} of {} samples first", samples.len());
+        let half = text.match_indices('\n').nth(cut).unwrap().0 + 1;
+        for (half, workers) in [(&text[..half], "1"), (&text[half..], "4")] {
+            std::fs::write(folder.path().join("half.prom"), half).unwrap();
+            done(folder.path(), &["replay", "half.prom", "--workers", workers], None);
+        }
+        let exported = export(folder.path());
+        stored::check(&what, &settings(), &rows(&exported), &samples);
+
+        let mut worker = Tidewatch::start_in(folder);
+        let (start, end) = ("2025-12-31T00:00:00Z", "2026-01-02T00:00:00Z");
+        let mut shown = worker.rows("/api/v1/windows", &[("start", start), ("end", end)]);
+        for row in &mut shown {
+            row.as_object_mut().unwrap().remove("revision").unwrap();
+        }
+        let mut exported_rows = rows(&exported);
+        let order = |row: &Value| {
+            let text = |field: &str| row[field].as_str().unwrap().to_owned();
+            (text("name"), text("series"), row["window"] == "3h", row["at_ms"].as_i64().unwrap())
+        };
+        assert!(shown.is_sorted_by_key(order), "{what}: pages come by (name, series, window, at)");
+        exported_rows.sort_by_key(order);
+        assert_eq!(shown.len(), exported_rows.len(), "{what}");
+        for (shown, exported) in shown.iter().zip(&exported_rows) {
+            assert_eq!(shown, exported, "{what}");
+        }
+        let in_use = run(worker.folder(), &["replay", "all.prom"], None);
+        assert_eq!(in_use.code, Some(1), "{in_use:?}");
+        assert!(in_use.err.contains("in use"), "{in_use:?}");
+        assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
+        same(&what, &export(worker.folder()), &exported);
+    }
+}
+
+/// The samples of generated text as requests of remote write, in the order of the text.
+fn requests(text: &str, samples_max: usize) -> Vec<WriteRequest> {
+    let mut requests = Vec::new();
+    for (n, line) in text.lines().enumerate() {
+        if n % samples_max == 0 {
+            requests.push(WriteRequest::default());
+        }
+        let (labels, at_ms, value) = parts(line);
+        let request = requests.pop().unwrap();
+        requests.push(request.series(&labels, &[(at_ms, value)]));
+    }
+    requests
+}
+
+#[test]
+fn what_is_written_to_a_worker_gives_the_bytes_of_a_file() {
+    for seed in 0..crate::rounds(1) {
+        let file = folder();
+        generate(file.path(), seed, 40, &["--late", "0.2", "--duplicates", "0.1"], "all.prom");
+        done(file.path(), &["replay", "all.prom"], None);
+        let text = std::fs::read_to_string(file.path().join("all.prom")).unwrap();
+        let samples = samples_of(&text);
+        let mut worker = Tidewatch::start(CONFIG);
+        for request in requests(&text, 2_000) {
+            let answer = request.send(&worker.url("/api/v1/write")).unwrap();
+            assert_eq!(answer.status, 204, "{answer:?}");
+        }
+        // Beside the worker, and after it.
+        // None before the first epoch is cut.
+        let last = worker.get("/api/v1/status", &[]).json()["epoch"]["journal"].as_u64().unwrap_or(0);
+        eventually("all of it is stored", Duration::from_secs(60), || {
+            // The epoch after the last answer is whole, and so is everything that was answered.
+            match worker.get("/api/v1/status", &[]).json()["epoch"]["store"].as_u64() {
+                Some(stored) if stored > last => Ok(()),
+                stored => Err(format!("{stored:?}, not above {last}")),
+            }
+        });
+        let what = format!("seed {seed}");
+        let want = settled(&export(file.path()), &samples);
+        same(&what, &settled(&export(worker.folder()), &samples), &want);
+        assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
+        same(&what, &settled(&export(worker.folder()), &samples), &want);
+    }
+}
+
+#[test]
+fn a_killed_replay_run_again_gives_the_same_bytes() {
+    let whole = folder();
+    generate(whole.path(), 5, 350, &["--late", "0.1", "--duplicates", "0.1"], "all.prom");
+    done(whole.path(), &["replay", "all.prom"], None);
+    let text = std::fs::read_to_string(whole.path().join("all.prom")).unwrap();
+    let samples = samples_of(&text);
+    let want = settled(&export(whole.path()), &samples);
+    for round in 0..crate::rounds(4) {
+        let mut rng = fastrand::Rng::with_seed(round ^ 0x4B11);
+        let folder = folder();
+        let part = rng.usize(0..samples.len());
+        let half = text.match_indices('\n').nth(part).unwrap().0 + 1;
+        let what = format!("round {round}, killed after {part} of {} samples", samples.len());
+        // It cannot be done: its standard input stays open.
+        let workers = ["1", "2", "4"][rng.usize(0..3)];
+        let mut child = command(folder.path(), &["replay", "-", "--workers", workers]);
+        let mut child =
+            child.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(&text.as_bytes()[..half]).unwrap();
+        if rng.bool() {
+            let journal = folder.path().join("data/journal");
+            // What is in the journal was read; where the others are is up to chance.
+            let least = part as u64 / 2 * 20;
+            eventually("half of it is in the journal", Duration::from_secs(60), || {
+                let files = std::fs::read_dir(&journal).map_err(|e| e.to_string())?;
+                let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+                if bytes >= least { Ok(()) } else { Err(format!("{bytes} of {least} bytes")) }
+            });
+        } else {
+            std::thread::sleep(Duration::from_millis(rng.u64(0..100)));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        drop(stdin);
+        std::fs::write(folder.path().join("all.prom"), &text).unwrap();
+        done(folder.path(), &["replay", "all.prom", "--workers", ["1", "2", "4"][rng.usize(0..3)]], None);
+        let exported = export(folder.path());
+        same(&what, &settled(&exported, &samples), &want);
+        if round == 0 {
+            stored::check(&what, &settings(), &rows(&exported), &samples);
+        }
+    }
+}
+
+/// A file whose line `bad` holds no sample.
+fn broken(text: &str, bad: usize, line: &str) -> String {
+    let lines = text.lines().enumerate().map(|(n, good)| if n + 1 == bad { line } else { good });
+    lines.fold(String::new(), |all, line| all + line + "\n")
+}
+
+#[test]
+fn a_strict_replay_stops_at_the_first_bad_line_and_everything_before_it_is_in() {
+    let csv_head = "name,job,timestamp_ms,value\n";
+    for (seed, bad) in [(1, 1), (2, 701), (3, 9_300)] {
+        let folder = folder();
+        generate(folder.path(), seed, 25, &[], "good.prom");
+        let good = std::fs::read_to_string(folder.path().join("good.prom")).unwrap();
+        let what = format!("line {bad} of {}", good.lines().count());
+        std::fs::write(folder.path().join("bad.prom"), broken(&good, bad, "node_load1{ 5 oops")).unwrap();
+        let ended = run(folder.path(), &["replay", "--strict", "bad.prom"], None);
+        assert_eq!(ended.code, Some(1), "{what}: {ended:?}");
+        assert!(ended.err.contains(&format!("bad.prom line {bad}: ")), "{what}: {ended:?}");
+        // All of it up to the bad line, and nothing after it.
+        let before: String = good.split_inclusive('\n').take(bad - 1).collect();
+        let held = stored::samples(&folder.path().join("data"));
+        assert_eq!(held.len(), bad - 1, "{what}");
+        assert_eq!(held, samples_of(&before), "{what}");
+        stored::check(&what, &settings(), &rows(&export(folder.path())), &held);
+        // The line is mended and the file replayed again, over what is there.
+        done(folder.path(), &["replay", "--strict", "good.prom"], None);
+        stored::check(&what, &settings(), &rows(&export(folder.path())), &samples_of(&good));
+    }
+    let folder = folder();
+    let row = |n: i64| format!("up,a,{},1\n", 1_767_225_600_000 + n * 1_000);
+    let table =
+        (0..10).fold(csv_head.to_owned(), |all, n| all + if n == 7 { "up,a,soon,1\n" } else { "" } + &row(n));
+    std::fs::write(folder.path().join("bad.csv.gz"), gz(table.as_bytes())).unwrap();
+    let ended = run(folder.path(), &["replay", "--strict", "bad.csv.gz"], None);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.err.contains("bad.csv.gz line 9: "), "{ended:?}");
+    assert_eq!(stored::samples(&folder.path().join("data")).len(), 7);
+}
+
+#[test]
+fn bad_lines_are_counted_and_shown_and_the_rest_is_taken() {
+    let folder = folder();
+    generate(folder.path(), 4, 25, &[], "good.prom");
+    let good = std::fs::read_to_string(folder.path().join("good.prom")).unwrap();
+    let mut bad = broken(&good, 3, "{} 1");
+    bad = broken(&bad, 500, "node_load1 five 1767225600000");
+    bad = broken(&bad, 501, "node_load1 5 1767225600");
+    bad = broken(&bad, 900, "node_load1 5");
+    std::fs::write(folder.path().join("bad.prom"), &bad).unwrap();
+    let taken = samples_of(
+        &good
+            .lines()
+            .enumerate()
+            .filter(|(n, _)| ![2, 499, 500, 899].contains(n))
+            .fold(String::new(), |all, (_, line)| all + line + "\n"),
+    );
+    let ended = run(folder.path(), &["replay", "bad.prom"], None);
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    assert!(ended.out.contains("4 lines refused"), "{ended:?}");
+    for (line, what) in [(3, ""), (500, "five"), (501, "seconds"), (900, "timestamp")] {
+        let shown = ended.err.lines().find(|text| text.starts_with(&format!("bad.prom line {line}: ")));
+        assert!(shown.is_some_and(|text| text.contains(what)), "line {line}: {ended:?}");
+    }
+    stored::check("bad lines", &settings(), &rows(&export(folder.path())), &taken);
+    // Again, for programs: only the same lines are refused, and nothing changes.
+    let before = export(folder.path());
+    let out = done(folder.path(), &["replay", "--json", "bad.prom"], None);
+    let summary: Value = serde_json::from_str(out.trim()).unwrap();
+    let refused: u64 = summary["refused"].as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum();
+    assert_eq!((refused, &summary["samples"]), (4, &taken.len().into()), "{summary}");
+    assert_eq!(summary["lines"], good.lines().count(), "{summary}");
+    assert!(summary["first_refused"][1].as_str().unwrap().contains("line 500"), "{summary}");
+    same("replayed twice", &export(folder.path()), &before);
+}
+
+#[test]
+fn exit_codes_tell_done_from_failed_from_misused() {
+    let folder = folder();
+    generate(folder.path(), 6, 5, &[], "good.prom");
+    let good = std::fs::read(folder.path().join("good.prom")).unwrap();
+    let packed = gz(&good);
+    std::fs::write(folder.path().join("torn.prom.gz"), &packed[..packed.len() / 2]).unwrap();
+    std::fs::write(folder.path().join("head.csv"), "name,value\nup,1\n").unwrap();
+    std::fs::write(folder.path().join("samples.dat"), &good).unwrap();
+    let cases: [(&[&str], i32, &str); 22] = [
+        (&["version"], 0, ""),
+        (&["check"], 0, ""),
+        (&["--help"], 0, ""),
+        (&["export"], 1, "store"),
+        (&["replay", "none.prom"], 1, "none.prom"),
+        (&["replay", "good.prom", "none.prom"], 1, "none.prom"),
+        (&["replay", "samples.dat"], 1, "--format"),
+        (&["replay", "head.csv"], 1, "line 1"),
+        (&["replay", "torn.prom.gz"], 1, "torn.prom.gz"),
+        (&["replay", "."], 1, ""),
+        (&["check", "--workers", "many"], 1, "many"),
+        (&["generate", "--series", "0"], 1, "series"),
+        (&[], 2, "Usage"),
+        (&["replay"], 2, "FILE"),
+        (&["replay", "good.prom", "--lenient"], 2, "--lenient"),
+        (&["replay", "good.prom", "--format", "xml"], 2, "xml"),
+        (&["export", "--kind", "colours"], 2, "colours"),
+        (&["export", "--format", "xml"], 2, "xml"),
+        (&["generate", "--format", "xml"], 2, "xml"),
+        (&["generate", "--order", "none"], 2, "none"),
+        (&["serve"], 2, "serve"),
+        (&["replay", "samples.dat", "--format", "prometheus"], 0, ""),
+    ];
+    for (arguments, code, word) in cases {
+        let ended = run(folder.path(), arguments, None);
+        assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
+        assert!(ended.err.contains(word), "{arguments:?} does not say {word}: {ended:?}");
+        if arguments == ["replay", "good.prom", "none.prom"] {
+            let held = stored::samples(&folder.path().join("data"));
+            assert!(held.is_empty(), "half of the files were taken");
+        }
+    }
+    let samples = samples_of(std::str::from_utf8(&good).unwrap());
+    stored::check("after all", &settings(), &rows(&export(folder.path())), &samples);
+}

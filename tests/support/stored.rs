@@ -1,0 +1,111 @@
+//! Rows as the API and `export` show them, held against the slow oracle; and the logs of a data directory, read while
+//! nobody writes them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde_json::Value;
+use tidewatch::journal::{Reader, Record};
+use tidewatch::outbox::{Batch, Durable, Tail};
+use tidewatch::segments::{self, Position};
+use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::sample::{Samples, SeriesId};
+use tidewatch_dataflows::settings::{Settings, duration};
+
+use crate::oracle::{Epoch, from_scratch, same_row};
+
+/// The newest sample of each series: what comes after it depends on when one stopped.
+pub fn newest(samples: &Samples) -> BTreeMap<u64, i64> {
+    let mut newest = BTreeMap::new();
+    for (series, at_ms) in samples.series.iter().zip(&samples.at_ms) {
+        let held = newest.entry(*series).or_insert(*at_ms);
+        *held = (*at_ms).max(*held);
+    }
+    newest
+}
+
+/// Checks that `rows`, restricted to keys before the newest sample of their series, are exactly those that `samples`
+/// give from scratch.
+pub fn check(what: &str, settings: &Settings, rows: &[Value], samples: &Samples) {
+    let (want, newest) = (from_scratch(settings, samples), newest(samples));
+    let mut got = BTreeMap::new();
+    for row in rows {
+        let key = key(settings, row);
+        let known = newest.get(&key.0.0).unwrap_or_else(|| panic!("{what}: nobody sent this series: {row}"));
+        if key.2 < *known {
+            assert!(got.insert(key, row).is_none(), "{what}: twice: {row}");
+        }
+    }
+    for (key, want) in &want {
+        let row = got.get(key).unwrap_or_else(|| panic!("{what}: there is no row {want:?}"));
+        let row_stats = stats(row, want);
+        assert!(same_row(&row_stats, want), "{what}:\n got {row}\nwant {want:?}");
+    }
+    let extra = got.iter().find(|(key, _)| !want.contains_key(key));
+    assert!(extra.is_none(), "{what}: a row that its samples do not give: {extra:?}");
+}
+
+fn key(settings: &Settings, row: &Value) -> (SeriesId, i64, i64) {
+    let series: SeriesId = row["series"].as_str().unwrap().parse().unwrap();
+    let window = settings.windows.iter().find(|w| row["window"] == duration(w.length_ms));
+    let window = window.unwrap_or_else(|| panic!("a window nobody asked for: {row}"));
+    (series, window.length_ms, row["at_ms"].as_i64().unwrap())
+}
+
+/// The numbers of a row; what it does not show is taken from `want`.
+fn stats(row: &Value, want: &WindowStats) -> WindowStats {
+    let number = |field: &str| row[field].as_f64().unwrap_or_else(|| panic!("no {field}: {row}"));
+    WindowStats {
+        count: row["count"].as_u64().unwrap() as u32,
+        min: number("min"),
+        max: number("max"),
+        avg: number("avg"),
+        std: number("std"),
+        first: number("first"),
+        last: number("last"),
+        increase: row["increase"].as_f64().unwrap_or(want.increase),
+        ..*want
+    }
+}
+
+/// How far a log in a folder goes that nobody writes.
+fn whole(dir: &Path) -> Arc<Durable> {
+    let segment = segments::list(dir).unwrap().pop().unwrap_or(0);
+    let file = std::fs::metadata(dir.join(format!("{segment:020}.seg")));
+    let end = Position { segment, offset: file.map_or(0, |file| file.len()) };
+    let durable = Arc::new(Durable::new(end, None));
+    durable.close();
+    durable
+}
+
+/// Every epoch of the journal in a data directory, and the samples after the last end.
+pub fn epochs(data: &Path) -> (Vec<Epoch>, Samples) {
+    let dir = data.join("journal");
+    let mut reader = Reader::open(&dir, whole(&dir)).unwrap();
+    let (mut epochs, mut samples) = (Vec::new(), Samples::default());
+    while let Some(record) = reader.next_ready().unwrap() {
+        match record {
+            Record::Samples(mut more) => samples.append(&mut more),
+            Record::EpochEnd(end) => epochs.push((end, std::mem::take(&mut samples))),
+            Record::Settings(_) => {}
+        }
+    }
+    (epochs, samples)
+}
+
+/// Every sample of the journal in a data directory.
+pub fn samples(data: &Path) -> Samples {
+    let (epochs, mut open) = epochs(data);
+    let mut samples = Samples::default();
+    epochs.into_iter().for_each(|(_, mut more)| samples.append(&mut more));
+    samples.append(&mut open);
+    samples
+}
+
+/// Every batch of the outbox in a data directory.
+pub fn outbox(data: &Path) -> Vec<Batch> {
+    let dir = data.join("outbox");
+    let mut tail = Tail::open(&dir, whole(&dir), None).unwrap();
+    std::iter::from_fn(|| tail.next().unwrap()).collect()
+}
