@@ -39,7 +39,7 @@ fn what_is_mistyped_is_named_and_leaves_nothing_behind() {
         (&["replay", "nope.parquet"], 1, "the format of nope.parquet cannot be guessed"),
         (&["generate", "--late", "2"], 1, "--late must be 0 to 1; got 2"),
         (&["generate", "--hours", "0"], 1, "--hours must be above 0, at most 87840; got 0"),
-        (&["export", "--kind", "foo"], 1, "--kind must be windows or rejects; got \"foo\""),
+        (&["export", "--kind", "foo"], 2, "invalid value 'foo' for '--kind <KIND>'"),
         (&["export", "--match", "{"], 1, "--match: \"{\" is not a selector"),
         (&["export"], 1, "there is no store at ./tidewatch-data/store.sqlite"),
     ];

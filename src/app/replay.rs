@@ -49,8 +49,11 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
         Cut { journal: stack.journal.clone(), settle_ms: config.settle_ms, live_order: args.live_order };
     let mut progress = Progress::new(replay.bytes_total());
     let read = read(&mut replay, &cut, &mut progress);
-    // What was read before an error is in the log already: the log is closed properly all the same.
-    let end = cut.last(replay.summary().highest_ms)?;
+    // What was read before an error is in the log already; but the input has not ended, so nothing is judged by its end.
+    let end = match &read {
+        Ok(()) => cut.last(replay.summary().highest_ms),
+        Err(_) => cut.stop(),
+    }?;
     let summary = replay.summary().clone();
     let full = || stack.engine_progress.outbox_full.load(Ordering::Relaxed);
     while stack.sink_progress.epoch.load(Ordering::Acquire) < end && !full() {
@@ -105,7 +108,16 @@ impl Cut {
         let last =
             self.journal.last_epoch_end().map_or((i64::MIN, i64::MIN), |end| (end.stream_ms, end.close_ms));
         let upto = highest_ms.unwrap_or(i64::MIN);
-        let synced = self.journal.cut(last.0.max(upto), last.1.max(upto), true)?;
+        self.durably(last.0.max(upto), last.1.max(upto), true)
+    }
+
+    /// Reading has stopped before the end of the input: as after a kill, time stays where it is.
+    fn stop(&self) -> anyhow::Result<u64> {
+        self.durably(i64::MIN, i64::MIN, false)
+    }
+
+    fn durably(&self, stream_ms: i64, close_ms: i64, last_of_input: bool) -> anyhow::Result<u64> {
+        let synced = self.journal.cut(stream_ms, close_ms, last_of_input)?;
         synced
             .blocking_recv()
             .context("the journal ended")?
