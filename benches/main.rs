@@ -9,7 +9,10 @@
 mod core;
 mod rim;
 
-use core::{Figures, Load, run};
+use core::{Figures, Load, median, run};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const DEFAULT: [(i64, i64); 3] = [(60, 1), (180, 3), (720, 12)];
 
@@ -59,24 +62,30 @@ fn show(what: &str, f: &Figures) {
     );
 }
 
-/// The canonical load beside its yardsticks.
+/// The canonical load beside its yardsticks: each ratio is the median of three pairs, run in turn.
 fn core_section() {
     let load = canonical();
-    let bare = run(&Load { bare: true, ..load.clone() });
-    show("bare exchange, 2 workers", &bare);
-    let two = run(&load);
-    show("1h/1m 3h/3m 12h/12m, 2 workers", &two);
-    let one = run(&Load { workers: 1, ..load.clone() });
-    show("1h/1m 3h/3m 12h/12m, 1 worker", &one);
-    let only = |windows: &[(i64, i64)]| run(&Load { windows: windows.to_vec(), ..load.clone() });
-    let (short, long, dense) = (only(&[(60, 1)]), only(&[(720, 12)]), only(&[(720, 1)]));
-    show("1h/1m", &short);
-    show("12h/12m", &long);
-    show("12h/1m", &dense);
-    println!("windows / bare exchange        {:.2}", two.samples_per_second / bare.samples_per_second);
-    println!("2 workers / 1 worker           {:.2}", two.samples_per_second / one.samples_per_second);
-    println!("12h/12m / 1h/1m, time          {:.2}", short.samples_per_second / long.samples_per_second);
-    println!("12h/1m / 1h/1m, time           {:.2}", short.samples_per_second / dense.samples_per_second);
+    let only = |windows: &[(i64, i64)]| Load { windows: windows.to_vec(), ..load.clone() };
+    let two = ("1h/1m 3h/3m 12h/12m, 2 workers", load.clone());
+    let one = ("1h/1m 3h/3m 12h/12m, 1 worker", Load { workers: 1, ..load.clone() });
+    let bare = ("bare exchange, 2 workers", Load { bare: true, ..load.clone() });
+    let (short, long, dense) =
+        (("1h/1m", only(&[(60, 1)])), ("12h/12m", only(&[(720, 12)])), ("12h/1m", only(&[(720, 1)])));
+    ratio("windows / bare exchange, rate", &two, &bare);
+    ratio("2 workers / 1 worker, rate", &two, &one);
+    ratio("1h/1m / 12h/12m, rate", &short, &long);
+    ratio("1h/1m / 12h/1m, rate", &short, &dense);
+}
+
+fn ratio(what: &str, a: &(&str, Load), b: &(&str, Load)) {
+    let mut ratios = Vec::new();
+    for _ in 0..3 {
+        let (first, second) = (run(&a.1), run(&b.1));
+        show(a.0, &first);
+        show(b.0, &second);
+        ratios.push(first.samples_per_second / second.samples_per_second);
+    }
+    println!("{what:<34} {:.2}", median(&mut ratios));
 }
 
 /// What a hundred times the series cost: memory is no longer cached.

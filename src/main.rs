@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use tidewatch::{app, cli::Cli};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match app::main(Cli::parse()) {
         Ok(code) => code,

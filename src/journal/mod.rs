@@ -141,7 +141,8 @@ impl Config {
             segment_bytes: 64 << 20,
             bytes_max: 20 << 30,
             queue_batches: 1_024,
-            queue_samples: 1 << 20,
+            // Small on purpose: what waits here streams through the cache that the series' state lives in.
+            queue_samples: 1 << 18,
             epoch_samples_max: 262_144,
             epoch_ms: 1_000,
             mode,
