@@ -56,21 +56,27 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     }?;
     let summary = replay.summary().clone();
     let full = || stack.engine_progress.outbox_full.load(Ordering::Relaxed);
+    let mut computed_at = None;
     while stack.sink_progress.epoch.load(Ordering::Acquire) < end && !full() {
-        stack.outbox.wait_for_epoch(end, PATIENCE);
+        if stack.outbox.wait_for_epoch(end, PATIENCE) {
+            computed_at.get_or_insert_with(Instant::now);
+        }
         let computed = stack.engine_progress.samples.load(Ordering::Relaxed);
         progress.storing(computed, stack.sink_progress.rows.load(Ordering::Relaxed));
         std::thread::sleep(Duration::from_millis(2));
     }
-    let seconds = started.elapsed().as_secs_f64();
-    let (computed, rows) = (
-        stack.engine_progress.samples.load(Ordering::Relaxed),
-        stack.sink_progress.rows.load(Ordering::Relaxed),
-    );
-    let (series, full) = (stack.labels.len(), full());
+    let stored_at = Instant::now();
+    let done = Done {
+        seconds_computed: (computed_at.unwrap_or(stored_at) - started).as_secs_f64().max(1e-9),
+        seconds_stored: (stored_at - started).as_secs_f64().max(1e-9),
+        computed: stack.engine_progress.samples.load(Ordering::Relaxed),
+        rows: stack.sink_progress.rows.load(Ordering::Relaxed),
+        series: stack.labels.len(),
+    };
+    let full = full();
     stack.close()?;
     progress.finish();
-    report(&summary, args.common.json, seconds, computed, rows, series);
+    report(&summary, args.common.json, &done);
     read?;
     // Nobody makes room in the outbox, so waiting for it would be for ever.
     anyhow::ensure!(
@@ -204,9 +210,24 @@ impl Progress {
     }
 }
 
-fn report(summary: &Summary, as_json: bool, seconds: f64, computed: u64, rows: u64, series: usize) {
+/// What a replay came to.
+struct Done {
+    /// From the start until every outcome was durable in the outbox.
+    seconds_computed: f64,
+    /// From the start until the store held the last epoch.
+    seconds_stored: f64,
+    /// Samples computed on, those the journal held before included.
+    computed: u64,
+    /// Window rows stored.
+    rows: u64,
+    series: usize,
+}
+
+fn report(summary: &Summary, as_json: bool, done: &Done) {
     let taken = summary.received - summary.refusals.total();
-    let rate = taken as f64 / seconds.max(1e-9);
+    let computed_rate = done.computed as f64 / done.seconds_computed;
+    let stored_rate = taken as f64 / done.seconds_stored;
+    let row_rate = done.rows as f64 / done.seconds_stored;
     if as_json {
         let refused: serde_json::Map<String, serde_json::Value> = summary
             .refusals
@@ -215,18 +236,22 @@ fn report(summary: &Summary, as_json: bool, seconds: f64, computed: u64, rows: u
             .collect();
         let first: Vec<String> = summary.first.iter().map(ToString::to_string).collect();
         let value = json!({"lines": summary.lines, "received": summary.received, "samples": taken, "refused": refused,
-            "first_refused": first, "series": series, "computed": computed, "rows_stored": rows, "seconds": seconds,
-            "samples_per_second": rate, "rows_per_second": rows as f64 / seconds.max(1e-9)});
+            "first_refused": first, "series": done.series, "computed": done.computed, "rows_stored": done.rows,
+            "seconds_computed": done.seconds_computed, "seconds": done.seconds_stored,
+            "computed_samples_per_second": computed_rate, "samples_per_second": stored_rate,
+            "rows_per_second": row_rate});
         println!("{value}");
         return;
     }
     for bad in &summary.first {
         eprintln!("{bad}");
     }
+    println!("{taken} samples of {} series in {:.1} s", done.series, done.seconds_stored);
+    println!("computed {} samples: {computed_rate:.0} samples/s", done.computed);
     println!(
-        "{taken} samples of {series} series in {seconds:.1} s: {rate:.0} samples/s, file to stored rows"
+        "stored {} rows: {stored_rate:.0} samples/s from file to stored rows, {row_rate:.0} rows/s",
+        done.rows
     );
-    println!("{rows} rows stored: {:.0} rows/s", rows as f64 / seconds.max(1e-9));
     if summary.refusals.total() > 0 {
         println!("{} lines refused: {}", summary.refusals.total(), summary.refusals.sentence());
     }
