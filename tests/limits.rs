@@ -211,25 +211,28 @@ fn bodies_beyond_their_limit_are_refused_before_they_take_room() {
 fn bodies_that_wait_for_their_bytes_leave_others_a_503_and_no_more() {
     // Eight times limits.body_bytes of memory, and 256 requests, whichever is full first.
     for (body_bytes, declared, open, limit) in
-        [("4KiB", 4_096, 16, "write.body_room"), ("1MiB", 1_024, 280, "write.requests")]
+        [("4KiB", 4_096, 8, "write.body_room"), ("1MiB", 1_024, 256, "write.requests")]
     {
         let mut worker = Tidewatch::start(&format!("{WINDOWS}limits: {{body_bytes: {body_bytes}}}\n"));
         let (write, samples) = request(0..2, 0..50);
         let headers = HEADERS.map(|(name, value)| format!("{name}: {value}\r\n")).concat();
         let head =
             format!("POST /api/v1/write HTTP/1.1\r\nHost: x\r\nContent-Length: {declared}\r\n{headers}\r\n");
-        // Each of these holds its share until its bytes come, which is never. Some more than there is room for: one
-        // that finds our own request in its place is refused and holds nothing.
-        let slow: Vec<TcpStream> = (0..open)
-            .map(|_| {
-                let mut stream = TcpStream::connect(worker.address()).unwrap();
-                stream.write_all(head.as_bytes()).unwrap();
-                stream
-            })
-            .collect();
-        let answer = eventually("no room is left", PATIENCE, || match send(&worker, &write) {
-            answer if answer.status == 503 => Ok(answer),
-            answer => Err(format!("{answer:?}")),
+        // Each of these holds its share until its bytes come, which is never. One that finds our own request in its
+        // place is refused and holds nothing, so there comes another with each question.
+        let mut slow: Vec<TcpStream> = Vec::new();
+        let mut open_one = || {
+            let mut stream = TcpStream::connect(worker.address()).unwrap();
+            stream.write_all(head.as_bytes()).unwrap();
+            slow.push(stream);
+        };
+        (0..open).for_each(|_| open_one());
+        let answer = eventually("no room is left", PATIENCE, || {
+            open_one();
+            match send(&worker, &write) {
+                answer if answer.status == 503 => Ok(answer),
+                answer => Err(format!("{answer:?}")),
+            }
         });
         assert!(answer.retry_after.is_some_and(|seconds| seconds.parse::<u64>().is_ok()));
         assert!(reached(&worker, limit) >= 1.0, "{limit}");
