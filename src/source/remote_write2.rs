@@ -29,6 +29,9 @@ use crate::source::validate::{self, Bounds, Refusing};
 /// In front of the texts of a series in its look-up key. No label of 1.0 is encoded with it as its first byte.
 const KEY_MARK: u8 = 0xff;
 
+/// The tag of a symbol: field 4, with a length.
+const SYMBOL: u8 = 4 << 3 | 2;
+
 /// What a body held.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decoded2 {
@@ -119,7 +122,12 @@ impl<'a> Symbols<'a> {
     /// The text of a symbol that is there.
     #[inline]
     fn text(&self, reference: u32) -> &'a [u8] {
-        let field = Cursor::within(self.body, self.at[reference as usize] as usize).field();
+        let at = self.at[reference as usize] as usize;
+        // Nearly all are a tag of one byte, a length of one byte, and the text.
+        if let [SYMBOL, length @ ..0x80, text @ ..] = &self.body[at..] {
+            return &text[..usize::from(*length)];
+        }
+        let field = Cursor::within(self.body, at).field();
         field.ok().flatten().and_then(|field| field.bytes().ok()).expect("the symbols were read before")
     }
 }
@@ -153,7 +161,7 @@ impl<'a> Texts<'a> {
         if bytes > max {
             return Err(bytes);
         }
-        if !self.pairs.is_sorted() {
+        if !self.pairs.is_sorted_by_key(|(name, _)| *name) {
             self.pairs.sort_unstable();
         }
         self.key.clear();
@@ -613,13 +621,20 @@ mod tests {
                 assert_eq!(take(&body, &labels).unwrap().0.series, [id], "{fields:02x?}");
             }
         }
+        // A tag and a length may be longer than they need to be, and a text longer than one byte of length says.
+        let long = "y".repeat(300);
+        let symbols =
+            [&[0xa2, 0x80, 0, 0x80, 0][..], &[0x22, 0x88, 0], b"__name__", &wire::bytes(4, long.as_bytes())];
+        let series = wire::bytes(5, &[&wire::bytes(1, &[1, 2])[..], &sample].concat());
+        let id = series_id(&[("__name__", &long)]).0;
+        assert_eq!(take(&[&symbols.concat()[..], &series].concat(), &labels).unwrap().0.series, [id]);
         let twice = Request::new().series(&[("__name__", "new")], &[(NOW, 1.0)], &[]).series(
             &[("__name__", "new")],
             &[(NOW, 2.0)],
             &[],
         );
         assert_eq!(take(&twice.body(), &labels).unwrap().0.len(), 2, "one new series, twice in a request");
-        assert_eq!(labels.len(), 2);
+        assert_eq!(labels.len(), 3);
     }
 
     #[test]
@@ -842,6 +857,24 @@ mod tests {
         assert_eq!((out.len(), decoded.decoded.refusals.count("labels_too_long")), (0, 1_000));
         let sentence = decoded.decoded.refusals.sentence();
         assert!(sentence.contains("for \"up\""), "{sentence}");
+    }
+
+    #[test]
+    fn what_1_0_was_sent_never_answers_for_labels_of_2_0() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        // An unknown field lets a sender of 1.0 end a label as a key of 2.0 without its mark would end.
+        let unknown = [&[0x79, 0xff][..], b"aaaaaa", &[0xff]].concat();
+        let label = [wire::bytes(1, b"__name__"), wire::bytes(2, b"x"), unknown].concat();
+        let encoded = wire::bytes(1, &label);
+        let body = wire::bytes(1, &[&encoded[..], &wire::sample(NOW, 1.0)].concat());
+        let mut out = Samples::default();
+        remote_write::decode(&body, &labels, Bounds::at(NOW, false), 7, &mut out).unwrap();
+        assert!(out.len() == 1 && labels.find(&encoded, 7).is_some());
+        let name = str::from_utf8(&encoded[..encoded.len() - 8]).unwrap();
+        let body = Request::new().series(&[(name, "aaaaaa")], &[(NOW, 1.0)], &[]).body();
+        let (out, decoded) = take(&body, &labels).unwrap();
+        assert_eq!((out.len(), decoded.decoded.refusals.count("missing_name")), (0, 1));
     }
 
     #[test]
