@@ -33,10 +33,15 @@ fn each_wrong_write_has_its_status_and_nothing_of_it_is_applied() {
     // The length in front of the data says 4 GiB; nothing of that size may be allocated.
     let huge = [&[0xff, 0xff, 0xff, 0xff, 0x0f][..], &[0; 16]].concat();
     let v2 = ("Content-Type", "application/x-protobuf;proto=io.prometheus.write.v2.Request");
+    let v3 = ("Content-Type", "application/x-protobuf;proto=io.prometheus.write.v3.Request");
+    let json_v2 = ("Content-Type", "application/json;proto=io.prometheus.write.v2.Request");
     let whole = snappy(bad.message());
-    let cases: [Case; 11] = [
+    let cases: [Case; 14] = [
         ("JSON", &[SNAPPY, ("Content-Type", "application/json")], &whole, 415),
-        ("remote write 2.0", &[SNAPPY, v2], &whole, 415),
+        ("1.0 declared as 2.0", &[SNAPPY, v2], &whole, 400),
+        ("2.0 in JSON", &[SNAPPY, json_v2], &whole, 415),
+        ("another message", &[SNAPPY, v3], &whole, 415),
+        ("JSON that is not compressed", &[SNAPPY, ("Content-Type", "application/json")], b"{}", 415),
         ("gzip", &[("Content-Encoding", "gzip"), PROTOBUF], &whole, 415),
         ("zstd", &[("Content-Encoding", "zstd"), PROTOBUF], &whole, 415),
         ("not compressed", &HEADERS, bad.message(), 400),

@@ -300,6 +300,13 @@ impl Labels {
         Refused::TooManyLabels { name: set::shown(name), got, max: self.limits.labels }
     }
 
+    /// Refuses, and counts, a series of this name with labels so long that nobody copies them.
+    pub fn too_long(&self, name: &str, got: usize) -> Refused {
+        self.metrics.limit("limits.label_bytes");
+        let max = self.limits.label_bytes.min(LABEL_BYTES_MAX);
+        Refused::LabelsTooLong { name: set::shown(name), got, max }
+    }
+
     /// Series known.
     pub fn len(&self) -> usize {
         self.entries.read().unwrap_or_else(PoisonError::into_inner).by_id.len()

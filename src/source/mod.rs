@@ -1,5 +1,5 @@
 //! Where samples come from: bytes → samples. Transports (`receive`, `replay`) are kept apart from formats
-//! (`remote_write`, `exposition`, `csv`); what passes the gate `validate` leaves as batches of
+//! (`remote_write`, `remote_write2`, `exposition`, `csv`); what passes the gate `validate` leaves as batches of
 //! `(series, at_ms, value)`, labels resolved.
 //!
 //! Not here: the journal. Whoever composes the worker hands in an [`Intake`].
@@ -9,6 +9,7 @@ pub mod exposition;
 mod protobuf;
 pub mod receive;
 pub mod remote_write;
+pub mod remote_write2;
 pub mod replay;
 pub mod validate;
 

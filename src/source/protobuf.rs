@@ -1,6 +1,6 @@
 //! Reads the fields of protobuf messages where they stand: nothing is copied, nothing is allocated.
 //!
-//! Not here: which fields there are (`remote_write`). Groups, which no message of ours has, are refused.
+//! Not here: which fields there are (`remote_write`, `remote_write2`). Groups, which no message of ours has, are refused.
 
 const VARINT: u8 = 0;
 const FIXED64: u8 = 1;
@@ -40,6 +40,12 @@ impl<'a> Cursor<'a> {
     /// At the start of `body`.
     pub(super) fn new(body: &'a [u8]) -> Cursor<'a> {
         Cursor { bytes: body, at: 0 }
+    }
+
+    /// At the field of `body` that begins `at`.
+    #[inline]
+    pub(super) fn within(body: &'a [u8], at: usize) -> Cursor<'a> {
+        Cursor { bytes: body, at }
     }
 
     /// Offset of the next field from the start of the body.
@@ -148,6 +154,32 @@ impl<'a> Field<'a> {
             }
         };
         str::from_utf8(bytes).map_err(|_| Undecodable { at: self.at, what: "a label that is not UTF-8" })
+    }
+
+    /// The value of a field with a length, as it stands.
+    #[inline]
+    pub(super) fn bytes(&self) -> Result<&'a [u8], Undecodable> {
+        self.message().map(|body| &body.bytes[body.at..])
+    }
+
+    /// Gives the numbers of a repeated field to `visit`, packed or not, each with its offset.
+    #[inline]
+    pub(super) fn numbers(
+        &self,
+        mut visit: impl FnMut(u64, usize) -> Result<(), Undecodable>,
+    ) -> Result<(), Undecodable> {
+        match self.wire {
+            VARINT => visit(self.bits, self.at),
+            BYTES => {
+                let mut packed = self.body;
+                while packed.at < packed.bytes.len() {
+                    let at = packed.at;
+                    visit(packed.varint()?, at)?;
+                }
+                Ok(())
+            }
+            _ => Err(Undecodable { at: self.at, what: "numbers were expected; their wire type is another" }),
+        }
     }
 
     #[inline]

@@ -8,7 +8,7 @@
 //! A push is answered 204 when all its samples are durable. If some did not pass the gate the others are kept and the
 //! answer is 400 with counts, which makes the sender drop the request and log the reasons. Everything that may pass
 //! by itself is 503 with Retry-After: senders drop on 429. Sending a request again is harmless: equal samples count as
-//! duplicates.
+//! duplicates. Both answers to 2.0 say in headers how much is written; a sender takes 2.0 without them as failed.
 //!
 //! What is held at once is bounded by [`REQUESTS_MAX`] and [`BODIES_MAX`], and a body has [`BODY_SECONDS_MAX`] to
 //! arrive.
@@ -30,6 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::labels::Labels;
 use crate::metrics::{Answer, Metrics, Route, Source};
 use crate::source::remote_write::{self, Decoded, SOURCE};
+use crate::source::remote_write2::{self, Decoded2};
 use crate::source::validate::Bounds;
 use crate::source::{Intake, Refused};
 
@@ -86,13 +87,47 @@ pub fn router(receiver: Arc<Receiver>) -> Router {
     Router::new().route(ROUTE, any(handle)).with_state(receiver)
 }
 
+/// The message of 1.0, as Content-Type names it.
+const PROTO_1: &str = "prometheus.WriteRequest";
+/// The message of 2.0.
+const PROTO_2: &str = "io.prometheus.write.v2.Request";
+
+/// What an answer to 2.0 says of what is durable.
+const SAMPLES_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-samples-written");
+const HISTOGRAMS_WRITTEN: HeaderName =
+    HeaderName::from_static("x-prometheus-remote-write-histograms-written");
+const EXEMPLARS_WRITTEN: HeaderName = HeaderName::from_static("x-prometheus-remote-write-exemplars-written");
+
+/// The message in a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+/// What passed the gate of a request of 2.0 and is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Written {
+    samples: u64,
+    exemplars: u64,
+}
+
+impl Written {
+    fn put(self, headers: &mut HeaderMap) {
+        headers.insert(SAMPLES_WRITTEN, self.samples.into());
+        // Native histograms are refused.
+        headers.insert(HISTOGRAMS_WRITTEN, 0_u64.into());
+        headers.insert(EXEMPLARS_WRITTEN, self.exemplars.into());
+    }
+}
+
 /// Why a request is not taken whole; each is one status.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum Refusal {
     #[error("{ROUTE} takes POST only; got {0}")]
     Method(Method),
     #[error(
-        "Content-Type must be application/x-protobuf, with proto=prometheus.WriteRequest or none; got {0:?}"
+        "Content-Type must be application/x-protobuf, with proto={PROTO_1}, proto={PROTO_2} or none; got {0:?}"
     )]
     MediaType(String),
     #[error("Content-Encoding must be snappy; got {0:?}")]
@@ -110,7 +145,7 @@ enum Refusal {
     #[error(transparent)]
     Undecodable(#[from] remote_write::Undecodable),
     #[error("{accepted} of {received} samples are written, {refused} refused for good: {sentence}")]
-    Partial { accepted: u64, received: u64, refused: u64, sentence: String },
+    Partial { accepted: u64, received: u64, refused: u64, sentence: String, written: Option<Written> },
     #[error(transparent)]
     Busy(#[from] Refused),
 }
@@ -148,12 +183,19 @@ fn busy(why: String) -> Refusal {
 async fn handle(State(receiver): State<Arc<Receiver>>, request: Request) -> Response {
     let begun = Instant::now();
     let response = match take(&receiver, request).await {
-        Ok(()) => StatusCode::NO_CONTENT.into_response(),
+        Ok(written) => {
+            let mut response = StatusCode::NO_CONTENT.into_response();
+            written.inspect(|written| written.put(response.headers_mut()));
+            response
+        }
         Err(refusal) => {
             let mut response = (refusal.status(), format!("{refusal}\n")).into_response();
             if let Some((name, value)) = refusal.header() {
                 let value = value.parse().expect("numbers and POST are header values");
                 response.headers_mut().insert(name, value);
+            }
+            if let Refusal::Partial { written: Some(written), .. } = refusal {
+                written.put(response.headers_mut());
             }
             response
         }
@@ -164,18 +206,18 @@ async fn handle(State(receiver): State<Arc<Receiver>>, request: Request) -> Resp
     response
 }
 
-/// Takes one request; `Ok` means that everything in it is durable.
-async fn take(receiver: &Receiver, request: Request) -> Result<(), Refusal> {
+/// Takes one request; `Ok` means that everything in it is durable, and says how much of 2.0 that is.
+async fn take(receiver: &Receiver, request: Request) -> Result<Option<Written>, Refusal> {
     if request.method() != Method::POST {
         return Err(Refusal::Method(request.method().clone()));
     }
-    judge_headers(request.headers())?;
+    let version = judge_headers(request.headers())?;
     let requests = receiver.requests.clone();
     let _request = requests.try_acquire_owned().map_err(|_| {
         receiver.metrics.limit("write.requests");
         busy(format!("{REQUESTS_MAX} write requests are in work"))
     })?;
-    let (samples, decoded) = read_and_decode(receiver, request).await?;
+    let (samples, Decoded2 { decoded, exemplars }) = read_and_decode(receiver, version, request).await?;
     let source = Source { source: SOURCE };
     receiver.metrics.received.get_or_create(&source).inc_by(decoded.received);
     receiver.metrics.ignored.get_or_create(&source).inc_by(decoded.ignored);
@@ -194,20 +236,25 @@ async fn take(receiver: &Receiver, request: Request) -> Result<(), Refusal> {
             Err(_) => return Err(busy("the journal was closed".to_owned())),
         }
     }
-    partial(accepted, &decoded)
+    let written = (version == Version::Two).then_some(Written { samples: accepted, exemplars });
+    partial(accepted, &decoded, written)
 }
 
 /// The answer once everything that passed the gate is durable.
-fn partial(accepted: u64, decoded: &Decoded) -> Result<(), Refusal> {
+fn partial(accepted: u64, decoded: &Decoded, written: Option<Written>) -> Result<Option<Written>, Refusal> {
     if decoded.refusals.is_empty() {
-        return Ok(());
+        return Ok(written);
     }
     let (received, refused) = (decoded.received, decoded.refusals.total());
-    Err(Refusal::Partial { accepted, received, refused, sentence: decoded.refusals.sentence() })
+    Err(Refusal::Partial { accepted, received, refused, sentence: decoded.refusals.sentence(), written })
 }
 
 /// Reads, decompresses and decodes a body; the room it took is free again when this returns.
-async fn read_and_decode(receiver: &Receiver, request: Request) -> Result<(Samples, Decoded), Refusal> {
+async fn read_and_decode(
+    receiver: &Receiver,
+    version: Version,
+    request: Request,
+) -> Result<(Samples, Decoded2), Refusal> {
     let max = receiver.body_bytes_max;
     let too_large = |got: String| {
         receiver.metrics.limit("limits.body_bytes");
@@ -237,7 +284,13 @@ async fn read_and_decode(receiver: &Receiver, request: Request) -> Result<(Sampl
     let bounds = Bounds::at((receiver.clock)(), false);
     let mut samples = Samples::default();
     let epoch = receiver.intake.epoch();
-    let decoded = remote_write::decode(&message, &receiver.labels, bounds, epoch, &mut samples)?;
+    let decoded = match version {
+        Version::One => {
+            let decoded = remote_write::decode(&message, &receiver.labels, bounds, epoch, &mut samples)?;
+            Decoded2 { decoded, exemplars: 0 }
+        }
+        Version::Two => remote_write2::decode(&message, &receiver.labels, bounds, epoch, &mut samples)?,
+    };
     Ok((samples, decoded))
 }
 
@@ -265,7 +318,7 @@ async fn read(mut body: Body, declared: usize, max: usize) -> Result<Option<Vec<
 }
 
 /// Judges what is sent by its headers alone: the message is chosen by Content-Type, never by a version header.
-fn judge_headers(headers: &HeaderMap) -> Result<(), Refusal> {
+fn judge_headers(headers: &HeaderMap) -> Result<Version, Refusal> {
     let text = |name| headers.get(name).map_or("", |value| value.to_str().unwrap_or("?")).trim();
     let media = text(CONTENT_TYPE);
     let mut parts = media.split(';').map(str::trim);
@@ -274,16 +327,16 @@ fn judge_headers(headers: &HeaderMap) -> Result<(), Refusal> {
     let proto = parts
         .filter_map(|part| part.split_once('='))
         .find(|(key, _)| key.trim().eq_ignore_ascii_case("proto"));
-    let version_1 =
-        proto.is_none_or(|(_, value)| value.trim().trim_matches('"') == "prometheus.WriteRequest");
-    if !protobuf || !version_1 {
-        return Err(Refusal::MediaType(media.to_owned()));
-    }
+    let version = match proto.map(|(_, value)| value.trim().trim_matches('"')) {
+        None | Some(PROTO_1) if protobuf => Version::One,
+        Some(PROTO_2) if protobuf => Version::Two,
+        _ => return Err(Refusal::MediaType(media.to_owned())),
+    };
     let encoding = text(CONTENT_ENCODING);
     if !encoding.is_empty() && !encoding.eq_ignore_ascii_case("snappy") {
         return Err(Refusal::Encoding(encoding.to_owned()));
     }
-    Ok(())
+    Ok(version)
 }
 
 #[cfg(test)]
@@ -298,6 +351,7 @@ mod tests {
     use crate::labels::Limits;
     use crate::source::Durable;
     use crate::source::remote_write::wire;
+    use crate::source::remote_write2::wire as wire2;
     use crate::source::support::Folder;
 
     type Header = [(&'static str, &'static str); 1];
@@ -426,8 +480,8 @@ mod tests {
 
     #[tokio::test]
     async fn bad_requests_have_their_status_and_message_and_apply_nothing() {
-        let kind =
-            "Content-Type must be application/x-protobuf, with proto=prometheus.WriteRequest or none; got ";
+        let kind = "Content-Type must be application/x-protobuf, with proto=prometheus.WriteRequest, \
+                    proto=io.prometheus.write.v2.Request or none; got ";
         let media = |value| [("Content-Type", value)];
         let coding = |value| [("Content-Encoding", value)];
         let claim = |n: u64| {
@@ -442,10 +496,10 @@ mod tests {
             (media("application/json"), one_sample(), 415, format!("{kind}\"application/json\"\n")),
             (media("image/png"), one_sample(), 415, format!("{kind}\"image/png\"\n")),
             (
-                media("application/x-protobuf;proto=io.prometheus.write.v2.Request"),
-                one_sample(),
+                media("application/json;proto=io.prometheus.write.v2.Request"),
+                b"\xff".to_vec(),
                 415,
-                format!("{kind}\"application/x-protobuf;proto=io.prometheus.write.v2.Request\"\n"),
+                format!("{kind}\"application/json;proto=io.prometheus.write.v2.Request\"\n"),
             ),
             (
                 media("application/x-protobuf; proto = x"),
@@ -548,6 +602,63 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in {text}");
         }
+    }
+
+    /// The Written headers of an answer: samples, histograms, exemplars.
+    fn written(headers: &HeaderMap) -> [Option<u64>; 3] {
+        [SAMPLES_WRITTEN, HISTOGRAMS_WRITTEN, EXEMPLARS_WRITTEN]
+            .map(|name| headers.get(name).map(|value| value.to_str().unwrap().parse().unwrap()))
+    }
+
+    #[tokio::test]
+    async fn answers_to_2_0_say_what_is_written_and_those_to_1_0_do_not() {
+        let post = |content_type: &str, body: Vec<u8>| {
+            let request = Request::builder().method("POST").uri(ROUTE).header(CONTENT_TYPE, content_type);
+            // The version header decides nothing.
+            request
+                .header("X-Prometheus-Remote-Write-Version", "0.1.0")
+                .body(Body::from(snappy(&body)))
+                .unwrap()
+        };
+        let two = "application/x-protobuf;proto=io.prometheus.write.v2.Request";
+        let (exemplar, histogram) = (wire::bytes(4, b""), wire::bytes(3, b""));
+        let good = || {
+            let samples = [(NOW, 1.0), (NOW, 1.0), (NOW, f64::NAN)];
+            wire2::Request::new().series(&[("__name__", "up")], &samples, &[&exemplar, &exemplar])
+        };
+        let partial = good().series(&[("job", "x")], &[(NOW, 1.0)], &[&exemplar]).series(
+            &[("__name__", "h")],
+            &[],
+            &[&histogram],
+        );
+        let table = [
+            (two, good().body(), 204, Some([3, 0, 2])),
+            (
+                "Application/X-Protobuf; proto=\"io.prometheus.write.v2.Request\"",
+                good().body(),
+                204,
+                Some([3, 0, 2]),
+            ),
+            (two, partial.body(), 400, Some([3, 0, 2])),
+            (two, Vec::new(), 204, Some([0, 0, 0])),
+            (two, good().body()[1..].to_vec(), 400, None),
+            (two, wire::series(&[("__name__", "up")], &[(NOW, 1.0)]), 400, None),
+            ("application/x-protobuf", good().body(), 400, None),
+            ("application/x-protobuf", wire::series(&[("__name__", "up")], &[(NOW, 1.0)]), 204, None),
+            ("application/x-protobuf", wire::series(&[("job", "up")], &[(NOW, 1.0)]), 400, None),
+        ];
+        let rig = rig(Fake::default());
+        for (content_type, body, status, want) in table {
+            let (got, headers, text) = rig.send(post(content_type, body)).await;
+            assert_eq!(got, status, "{content_type}: {text}");
+            let want = want.map_or([None; 3], |numbers: [u64; 3]| numbers.map(Some));
+            assert_eq!(written(&headers), want, "{content_type}: {text}");
+        }
+        // What is not durable is not written.
+        let rig =
+            rig_with(Fake { fail: Some("sync: no space".into()), ..Fake::default() }, Limits::default());
+        let (status, headers, _) = rig.send(post(two, good().body())).await;
+        assert_eq!((status, written(&headers)), (503, [None; 3]));
     }
 
     #[tokio::test]

@@ -26,7 +26,7 @@ use crate::source::validate::{self, Bounds, Refusals};
 pub const SOURCE: &str = "remote_write";
 
 /// Labels of a series, those without a value included, that are looked at, in multiples of `limits.labels`.
-const LABELS_GATHERED: usize = 16;
+pub(super) const LABELS_GATHERED: usize = 16;
 
 /// What a body held. `received` is always the samples given out plus `refusals.total()`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -211,7 +211,7 @@ impl Walk<'_> {
                 }
             }
         });
-        remove(self.out, misses);
+        remove(self.out, misses.iter().map(|miss| &miss.samples));
     }
 }
 
@@ -257,12 +257,12 @@ fn read_labels<'a>(
     Ok(())
 }
 
-/// Takes the samples of `misses`, ranges in rising order, out of `out`.
-fn remove(out: &mut Samples, misses: &[Miss]) {
-    let Some(first) = misses.first() else { return };
-    let mut to = first.samples.start;
-    for (at, miss) in misses.iter().enumerate() {
-        let keep = miss.samples.end..misses.get(at + 1).map_or(out.len(), |next| next.samples.start);
+/// Takes the samples in `ranges`, which rise, out of `out`.
+pub(super) fn remove<'a>(out: &mut Samples, ranges: impl Iterator<Item = &'a Range<usize>>) {
+    let mut ranges = ranges.peekable();
+    let Some(mut to) = ranges.peek().map(|first| first.start) else { return };
+    while let Some(range) = ranges.next() {
+        let keep = range.end..ranges.peek().map_or(out.len(), |next| next.start);
         out.series.copy_within(keep.clone(), to);
         out.at_ms.copy_within(keep.clone(), to);
         out.value.copy_within(keep.clone(), to);
@@ -271,7 +271,7 @@ fn remove(out: &mut Samples, misses: &[Miss]) {
     truncate(out, to);
 }
 
-fn truncate(out: &mut Samples, len: usize) {
+pub(super) fn truncate(out: &mut Samples, len: usize) {
     out.series.truncate(len);
     out.at_ms.truncate(len);
     out.value.truncate(len);

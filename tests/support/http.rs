@@ -11,6 +11,8 @@ pub struct Answer {
     pub status: u16,
     pub content_type: String,
     pub retry_after: Option<String>,
+    /// The Written headers of remote write 2.0: samples, histograms, exemplars.
+    pub written: [Option<u64>; 3],
     pub text: String,
 }
 
@@ -28,12 +30,14 @@ fn agent() -> ureq::Agent {
 
 fn answer(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, String> {
     let mut response = result.map_err(|e| e.to_string())?;
-    let header = |name| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
+    let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
     let (content_type, retry_after) = (header("content-type").unwrap_or_default(), header("retry-after"));
+    let written = ["samples", "histograms", "exemplars"]
+        .map(|what| header(&format!("x-prometheus-remote-write-{what}-written")).map(|n| n.parse().unwrap()));
     let body =
         response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&body).into_owned();
-    Ok(Answer { status: response.status().as_u16(), content_type, retry_after, text })
+    Ok(Answer { status: response.status().as_u16(), content_type, retry_after, written, text })
 }
 
 /// GET with these parameters (escaped here).

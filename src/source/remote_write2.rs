@@ -1,0 +1,895 @@
+//! The format of Prometheus remote write 2.0: a decompressed `io.prometheus.write.v2.Request` → samples.
+//!
+//! ```text
+//! Request    { symbols = 4, timeseries = 5 }     every text is a symbol; symbols[0] is ""
+//! TimeSeries { labels_refs = 1 (name, value, ...), samples = 2, histograms = 3, exemplars = 4, metadata = 5,
+//!              created_timestamp = 6 (of older senders) }
+//! Sample     { value = 1 (fixed64), timestamp = 2 (ms), start_timestamp = 3 }
+//! Exemplar   { labels_refs = 1, ... }            Metadata { type = 1, help_ref = 3, unit_ref = 4 }
+//! ```
+//!
+//! As in 1.0 ([`remote_write`](super::remote_write)) everything is checked first and known series are resolved; then
+//! unknown ones are interned: an undecodable body has changed nothing. References mean something in one request only,
+//! so a series is looked up by its texts, sorted and written into a buffer that all series share: a known series costs
+//! no allocation, whatever the table of symbols and the order of its labels.
+//!
+//! A label costs two bytes here, however long its texts are. So what is gathered of one series is bounded before any
+//! text is copied or compared.
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use tidewatch_dataflows::sample::Samples;
+
+use crate::labels::{LABEL_BYTES_MAX, Labels, NAME, check};
+use crate::source::protobuf::{Cursor, Field, Undecodable};
+use crate::source::remote_write::{Decoded, LABELS_GATHERED, truncate};
+use crate::source::validate::{self, Bounds, Refusing};
+
+/// In front of the texts of a series in its look-up key. No label of 1.0 is encoded with it as its first byte.
+const KEY_MARK: u8 = 0xff;
+
+/// The tag of a symbol: field 4, with a length.
+const SYMBOL: u8 = 4 << 3 | 2;
+
+/// What a body held.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Decoded2 {
+    /// As of 1.0; a series' metadata and its exemplars count as ignored.
+    pub decoded: Decoded,
+    /// Exemplars of series that passed the gate.
+    pub exemplars: u64,
+}
+
+/// Appends the samples of `body` that pass the gate to `out`, in the order of the body.
+///
+/// `epoch` marks the last use of the series. Warm series cost no allocation beyond the growth of `out`.
+///
+/// # Errors
+/// If the body is not a request of 2.0; then neither `out` nor `labels` has changed.
+pub fn decode(
+    body: &[u8],
+    labels: &Labels,
+    bounds: Bounds,
+    epoch: u64,
+    out: &mut Samples,
+) -> Result<Decoded2, Undecodable> {
+    let symbols = Symbols::read(body)?;
+    let start = out.len();
+    let mut walk = Walk {
+        texts: Texts { symbols, pairs: Vec::new(), key: Vec::new() },
+        labels,
+        bounds,
+        epoch,
+        out,
+        refs: Vec::new(),
+        missed: Vec::new(),
+        misses: Vec::new(),
+        decoded: Decoded2::default(),
+    };
+    match walk.request(body) {
+        Ok(()) => {
+            walk.intern();
+            Ok(walk.decoded)
+        }
+        Err(undecodable) => {
+            truncate(walk.out, start);
+            Err(undecodable)
+        }
+    }
+}
+
+/// The table of symbols: where each stands in the body. An empty symbol is two bytes of it, so four are kept of each.
+struct Symbols<'a> {
+    body: &'a [u8],
+    at: Vec<u32>,
+}
+
+impl<'a> Symbols<'a> {
+    /// Gathers and checks the symbols of a request, wherever they stand in it.
+    fn read(body: &'a [u8]) -> Result<Symbols<'a>, Undecodable> {
+        let mut at = Vec::new();
+        let mut fields = Cursor::new(body);
+        while let Some(field) = fields.field()? {
+            match field.number {
+                4 => {
+                    let symbol = field.bytes()?;
+                    if at.is_empty() && !symbol.is_empty() {
+                        return Err(Undecodable { at: field.at, what: "symbols[0] must be the empty text" });
+                    }
+                    if str::from_utf8(symbol).is_err() {
+                        return Err(Undecodable { at: field.at, what: "a symbol that is not UTF-8" });
+                    }
+                    let what = "a body longer than 4 GiB";
+                    at.push(u32::try_from(field.at).map_err(|_| Undecodable { at: field.at, what })?);
+                }
+                1 | 3 => {
+                    let what = "a field of remote write 1.0 in a request declared as 2.0; \
+                                set the Content-Type's proto parameter or protobuf_message to io.prometheus.write.v2.Request";
+                    return Err(Undecodable { at: field.at, what });
+                }
+                _ => {}
+            }
+        }
+        Ok(Symbols { body, at })
+    }
+
+    /// Whether there is a symbol of this number.
+    fn hold(&self, reference: u64) -> bool {
+        usize::try_from(reference).is_ok_and(|reference| reference < self.at.len())
+    }
+
+    /// The text of a symbol that is there.
+    #[inline]
+    fn text(&self, reference: u32) -> &'a [u8] {
+        let at = self.at[reference as usize] as usize;
+        // Nearly all are a tag of one byte, a length of one byte, and the text.
+        if let [SYMBOL, length @ ..0x80, text @ ..] = &self.body[at..] {
+            return &text[..usize::from(*length)];
+        }
+        let field = Cursor::within(self.body, at).field();
+        field.ok().flatten().and_then(|field| field.bytes().ok()).expect("the symbols were read before")
+    }
+}
+
+/// The labels of one series as texts. The buffers are used again for the next one.
+struct Texts<'a> {
+    symbols: Symbols<'a>,
+    pairs: Vec<(&'a [u8], &'a [u8])>,
+    key: Vec<u8>,
+}
+
+impl<'a> Texts<'a> {
+    /// Makes `pairs` of references; the bytes of all names and values.
+    fn gather(&mut self, refs: &[u32]) -> usize {
+        self.pairs.clear();
+        let mut bytes = 0;
+        for pair in refs.chunks_exact(2) {
+            let (name, value) = (self.symbols.text(pair[0]), self.symbols.text(pair[1]));
+            bytes += name.len() + value.len();
+            self.pairs.push((name, value));
+        }
+        bytes
+    }
+
+    /// Makes `key` of references: the mark, then the pairs, sorted, each `name 0xFF value 0xFF`.
+    ///
+    /// # Errors
+    /// The bytes of all names and values, if they are more than `max`; nothing was copied or compared then.
+    fn spell(&mut self, refs: &[u32], max: usize) -> Result<(), usize> {
+        let bytes = self.gather(refs);
+        if bytes > max {
+            return Err(bytes);
+        }
+        if !self.pairs.is_sorted_by_key(|(name, _)| *name) {
+            self.pairs.sort_unstable();
+        }
+        self.key.clear();
+        self.key.push(KEY_MARK);
+        for (name, value) in &self.pairs {
+            self.key.extend_from_slice(name);
+            self.key.push(0xff);
+            self.key.extend_from_slice(value);
+            self.key.push(0xff);
+        }
+        Ok(())
+    }
+
+    /// The pairs as text.
+    fn pairs(&self) -> Vec<(&'a str, &'a str)> {
+        let text = |bytes| str::from_utf8(bytes).expect("the symbols were checked before");
+        self.pairs.iter().map(|(name, value)| (text(name), text(value))).collect()
+    }
+
+    /// The beginning of the metric name among the pairs, for a message: of texts that are too long little is read.
+    fn name(&self) -> Cow<'a, str> {
+        const SHOWN: usize = 1_024;
+        let named = self.pairs.iter().find(|(name, _)| *name == NAME.as_bytes());
+        named
+            .map_or(Cow::Borrowed(""), |(_, value)| String::from_utf8_lossy(&value[..value.len().min(SHOWN)]))
+    }
+}
+
+/// A series that was not known, or gave exemplars only: what waits for the judgement of its labels.
+struct Miss {
+    /// Where its references are in `Walk::missed`.
+    refs: Range<usize>,
+    /// How many labels it has, those beyond what is gathered included.
+    labels: usize,
+    samples: Range<usize>,
+    exemplars: u64,
+}
+
+struct Walk<'a, 'o> {
+    texts: Texts<'a>,
+    labels: &'a Labels,
+    bounds: Bounds,
+    epoch: u64,
+    out: &'o mut Samples,
+    /// The label references of the series being read.
+    refs: Vec<u32>,
+    /// Those of all series in `misses`.
+    missed: Vec<u32>,
+    misses: Vec<Miss>,
+    decoded: Decoded2,
+}
+
+impl<'a> Walk<'a, '_> {
+    fn request(&mut self, body: &'a [u8]) -> Result<(), Undecodable> {
+        let mut fields = Cursor::new(body);
+        while let Some(field) = fields.field()? {
+            if field.number == 5 {
+                self.series(&field)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks one series, resolves it if it is known, and notes it as missing if not.
+    fn series(&mut self, series: &Field) -> Result<(), Undecodable> {
+        let (first, mut count, mut exemplars) = (self.out.len(), 0, 0);
+        self.refs.clear();
+        let mut fields = series.message()?;
+        while let Some(field) = fields.field()? {
+            match field.number {
+                1 => count += self.label_refs(&field)?,
+                2 => self.sample(field.message()?)?,
+                3 => {
+                    field.message()?.skim()?;
+                    self.decoded.decoded.received += 1;
+                    let sentence = || "native histograms are not taken yet; send classic ones".to_owned();
+                    self.decoded.decoded.refusals.add(validate::NATIVE_HISTOGRAM, 1, sentence);
+                }
+                4 => {
+                    self.exemplar(&field)?;
+                    exemplars += 1;
+                }
+                5 => self.metadata(field.message()?)?,
+                // The created timestamp of senders before it moved into the samples. Nothing uses either.
+                6 => drop(field.int64()?),
+                _ => {}
+            }
+        }
+        even(count, series)?;
+        self.decoded.exemplars += exemplars;
+        self.decoded.decoded.ignored += exemplars;
+        let samples = first..self.out.at_ms.len();
+        if samples.is_empty() && exemplars == 0 {
+            return Ok(());
+        }
+        let labels = count / 2;
+        if !samples.is_empty()
+            && labels <= self.gathered_max()
+            && self.texts.spell(&self.refs, self.bytes_max()).is_ok()
+            && let Some(id) = self.labels.find(&self.texts.key, self.epoch)
+        {
+            self.out.series.resize(samples.end, id.0);
+            return Ok(());
+        }
+        self.out.series.resize(samples.end, 0);
+        let refs = self.missed.len()..self.missed.len() + self.refs.len();
+        self.missed.extend_from_slice(&self.refs);
+        self.misses.push(Miss { refs, labels, samples, exemplars });
+        Ok(())
+    }
+
+    /// Labels of one series that are looked at.
+    fn gathered_max(&self) -> usize {
+        LABELS_GATHERED * self.labels.limits().labels
+    }
+
+    /// Bytes of labels of one series that are looked at; names of labels without a value count too.
+    fn bytes_max(&self) -> usize {
+        self.labels.limits().label_bytes.min(LABEL_BYTES_MAX)
+    }
+
+    /// Reads label references into `refs`, as far as they are looked at; how many there are.
+    #[inline]
+    fn label_refs(&mut self, field: &Field) -> Result<usize, Undecodable> {
+        let keep = 2 * self.gathered_max();
+        let refs = &mut self.refs;
+        each_ref(&self.texts.symbols, field, |reference| {
+            if refs.len() < keep {
+                refs.push(reference);
+            }
+        })
+    }
+
+    /// Reads one sample; its series is written when all of the series is read.
+    #[inline]
+    fn sample(&mut self, mut fields: Cursor) -> Result<(), Undecodable> {
+        let (mut bits, mut at_ms) = (0_u64, 0_i64);
+        while let Some(field) = fields.field()? {
+            match field.number {
+                1 => bits = field.fixed64()?,
+                2 => at_ms = field.int64()?,
+                3 => drop(field.int64()?),
+                _ => {}
+            }
+        }
+        self.decoded.decoded.received += 1;
+        if self.bounds.contain(at_ms) {
+            self.out.at_ms.push(at_ms);
+            self.out.value.push(f64::from_bits(bits));
+        } else {
+            let bounds = self.bounds;
+            self.decoded.decoded.refusals.add(bounds.reason(at_ms), 1, || bounds.sentence(at_ms));
+        }
+        Ok(())
+    }
+
+    /// Checks an exemplar.
+    fn exemplar(&self, exemplar: &Field) -> Result<(), Undecodable> {
+        let (mut fields, mut count) = (exemplar.message()?, 0);
+        while let Some(field) = fields.field()? {
+            match field.number {
+                1 => count += each_ref(&self.texts.symbols, &field, |_| {})?,
+                2 => drop(field.fixed64()?),
+                3 => drop(field.int64()?),
+                _ => {}
+            }
+        }
+        even(count, exemplar)
+    }
+
+    /// Checks the metadata of a series, and counts it if it says anything: senders put an empty one into each series.
+    fn metadata(&mut self, mut fields: Cursor) -> Result<(), Undecodable> {
+        let mut said = false;
+        while let Some(field) = fields.field()? {
+            said = true;
+            match field.number {
+                1 => drop(field.int64()?),
+                3 | 4 if !self.texts.symbols.hold(field.int64()?.cast_unsigned()) => {
+                    return Err(Undecodable { at: field.at, what: NO_SYMBOL });
+                }
+                _ => {}
+            }
+        }
+        self.decoded.decoded.ignored += u64::from(said);
+        Ok(())
+    }
+
+    /// Gives the missing series an identity, or takes their samples out again.
+    fn intern(&mut self) {
+        let mut misses = std::mem::take(&mut self.misses);
+        misses.retain(|miss| match self.judge(miss) {
+            Ok(series) => {
+                self.out.series[miss.samples.clone()].fill(series);
+                false
+            }
+            Err((reason, sentence)) => {
+                self.decoded.decoded.refusals.add(reason, miss.samples.len() as u64, || sentence);
+                self.decoded.exemplars -= miss.exemplars;
+                true
+            }
+        });
+        super::remote_write::remove(self.out, misses.iter().map(|miss| &miss.samples));
+    }
+
+    /// The series of a miss, or why its labels are refused. Without a sample nothing is interned, and the number is 0.
+    fn judge(&mut self, miss: &Miss) -> Result<u64, Refusing> {
+        let (gathered_max, bytes_max) = (self.gathered_max(), self.bytes_max());
+        let Walk { texts, labels, .. } = self;
+        let refs = &self.missed[miss.refs.clone()];
+        if miss.labels > gathered_max {
+            texts.gather(refs);
+            let refused = labels.too_many(&texts.name(), miss.labels);
+            return Err((refused.reason(), refused.to_string()));
+        }
+        if let Err(bytes) = texts.spell(refs, bytes_max) {
+            let refused = labels.too_long(&texts.name(), bytes);
+            return Err((refused.reason(), refused.to_string()));
+        }
+        if miss.samples.is_empty() {
+            let judged = check(&mut texts.pairs(), labels.limits());
+            return judged.map(|()| 0).map_err(|refused| (refused.reason(), refused.to_string()));
+        }
+        // The same new series may have come earlier in this request, or in another one meanwhile.
+        match labels.find(&texts.key, self.epoch) {
+            Some(series) => Ok(series.0),
+            None => validate::intern(labels, &mut texts.pairs(), &texts.key, self.epoch),
+        }
+    }
+}
+
+const NO_SYMBOL: &str = "a reference to a symbol that is not in the request";
+
+/// Gives each reference of a field to `visit`; how many there are.
+#[inline]
+fn each_ref(symbols: &Symbols, field: &Field, mut visit: impl FnMut(u32)) -> Result<usize, Undecodable> {
+    let mut count = 0;
+    field.numbers(|number, at| {
+        count += 1;
+        match u32::try_from(number) {
+            Ok(reference) if symbols.hold(number) => {
+                visit(reference);
+                Ok(())
+            }
+            _ => Err(Undecodable { at, what: NO_SYMBOL }),
+        }
+    })?;
+    Ok(count)
+}
+
+/// Refuses label references that are not pairs.
+fn even(count: usize, of: &Field) -> Result<(), Undecodable> {
+    match count % 2 {
+        0 => Ok(()),
+        _ => Err(Undecodable {
+            at: of.at,
+            what: "an odd number of label references; they are pairs of name and value",
+        }),
+    }
+}
+
+/// Encodes requests for tests: what a sender does.
+#[cfg(test)]
+pub(crate) mod wire {
+    pub use crate::source::remote_write::wire::{bytes, sample, varint};
+
+    /// A request being built: its symbols and its series.
+    pub struct Request {
+        /// The texts, in the order of their numbers.
+        pub symbols: Vec<String>,
+        /// The encoded series.
+        pub series: Vec<u8>,
+    }
+
+    impl Request {
+        /// A request without series.
+        pub fn new() -> Request {
+            Request { symbols: vec![String::new()], series: Vec::new() }
+        }
+
+        /// The number of a text.
+        pub fn symbol(&mut self, text: &str) -> u64 {
+            let known = self.symbols.iter().position(|known| known == text);
+            known.unwrap_or_else(|| {
+                self.symbols.push(text.to_owned());
+                self.symbols.len() - 1
+            }) as u64
+        }
+
+        /// The `labels_refs` field of these labels.
+        pub fn refs(&mut self, labels: &[(&str, &str)]) -> Vec<u8> {
+            let mut packed = Vec::new();
+            for (name, value) in labels {
+                varint(self.symbol(name), &mut packed);
+                varint(self.symbol(value), &mut packed);
+            }
+            bytes(1, &packed)
+        }
+
+        /// Adds a series made of fields.
+        pub fn fields(mut self, fields: &[&[u8]]) -> Request {
+            self.series.extend(bytes(5, &fields.concat()));
+            self
+        }
+
+        /// Adds a series with samples, and `more` fields after them.
+        pub fn series(mut self, labels: &[(&str, &str)], samples: &[(i64, f64)], more: &[&[u8]]) -> Request {
+            let refs = self.refs(labels);
+            let samples: Vec<u8> = samples.iter().flat_map(|(at, value)| sample(*at, *value)).collect();
+            self.fields(&[&refs, &samples, &more.concat()])
+        }
+
+        /// The message.
+        pub fn body(&self) -> Vec<u8> {
+            let symbols = self.symbols.iter().flat_map(|text| bytes(4, text.as_bytes()));
+            symbols.chain(self.series.iter().copied()).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::wire::Request;
+    use super::*;
+    use crate::labels::{Limits, series_id};
+    use crate::metrics::Metrics;
+    use crate::source::remote_write;
+    use crate::source::support::Folder;
+
+    const NOW: i64 = 1_714_521_600_000;
+
+    fn labels(folder: &Folder, limits: Limits) -> Labels {
+        Labels::open(&folder.path, limits, Arc::new(Metrics::new())).unwrap()
+    }
+
+    fn take(body: &[u8], labels: &Labels) -> Result<(Samples, Decoded2), Undecodable> {
+        let mut out = Samples::default();
+        let decoded = decode(body, labels, Bounds::at(NOW, false), 7, &mut out)?;
+        assert_eq!(decoded.decoded.received, out.len() as u64 + decoded.decoded.refusals.total());
+        assert!(out.at_ms.len() == out.len() && out.value.len() == out.len());
+        Ok((out, decoded))
+    }
+
+    /// An exemplar with a trace id and a value, whose labels are symbols 1 and 2.
+    fn exemplar() -> Vec<u8> {
+        let value = [&[0x11][..], &f64::NAN.to_le_bytes()].concat();
+        wire::bytes(4, &[wire::bytes(1, &[1, 2]), value, vec![0x18, 5]].concat())
+    }
+
+    /// Two series with labels, samples with and without a start, an exemplar, metadata and an old created timestamp.
+    fn request() -> Request {
+        let mut request = Request::new();
+        let help = request.symbol("what it is");
+        let mut metadata = vec![0x08, 1, 0x18];
+        wire::varint(help, &mut metadata);
+        let metadata = wire::bytes(5, &metadata);
+        let started =
+            wire::bytes(2, &[&[0x09][..], &7.5_f64.to_le_bytes(), &[0x10], &now(), &[0x18], &now()].concat());
+        let created = [&[0x30][..], &now()].concat();
+        request
+            .series(
+                &[("__name__", "up"), ("instance", "a:1"), ("job", "é\n")],
+                &[(NOW - 1, 1.0), (NOW, -0.0)],
+                &[&exemplar(), &metadata],
+            )
+            .series(
+                &[("__name__", "http.server duration"), ("a b", "ü🦀")],
+                &[(NOW, 2.5)],
+                &[&started, &created],
+            )
+    }
+
+    fn now() -> Vec<u8> {
+        let mut bytes = Vec::new();
+        wire::varint(NOW.cast_unsigned(), &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_request_becomes_samples_bit_for_bit_cold_and_warm() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let (cold, decoded) = take(&request().body(), &labels).unwrap();
+        let up = series_id(&[("__name__", "up"), ("instance", "a:1"), ("job", "é\n")]).0;
+        let utf8 = series_id(&[("__name__", "http.server duration"), ("a b", "ü🦀")]).0;
+        assert_eq!(
+            (&cold.series[..], &cold.at_ms[..]),
+            (&[up, up, utf8, utf8][..], &[NOW - 1, NOW, NOW, NOW][..])
+        );
+        let bits: Vec<u64> = cold.value.iter().map(|v| v.to_bits()).collect();
+        assert_eq!(bits, [1.0_f64, -0.0, 2.5, 7.5].map(f64::to_bits));
+        let counts = Decoded { received: 4, ignored: 2, ..Decoded::default() };
+        assert_eq!(decoded, Decoded2 { decoded: counts, exemplars: 1 });
+        let (warm, again) = take(&request().body(), &labels).unwrap();
+        assert_eq!((warm.series, again, labels.len()), (cold.series, decoded, 2));
+    }
+
+    #[test]
+    fn a_series_is_the_same_in_any_order_of_labels_table_of_symbols_and_version() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let sorted = [("__name__", "x"), ("a", "1"), ("b", "2"), ("c", "1")];
+        let id = series_id(&sorted).0;
+        let first = Request::new().series(&sorted, &[(NOW, 1.0)], &[]).body();
+        assert_eq!(take(&first, &labels).unwrap().0.series, [id]);
+        let bytes = labels.bytes();
+        let mut random = fastrand::Rng::with_seed(1);
+        for round in 0..200 {
+            let (mut request, mut shuffled) = (Request::new(), sorted);
+            for n in 0..random.usize(..200) {
+                request.symbol(&format!("other {n}"));
+            }
+            random.shuffle(&mut shuffled);
+            let body = request.series(&shuffled, &[(NOW, 1.0)], &[]).body();
+            assert_eq!(take(&body, &labels).unwrap().0.series, [id], "round {round}");
+        }
+        assert_eq!(labels.bytes(), bytes, "one spelling is enough for all of them");
+        // A label without a value is none; 1.0 names the same series.
+        let empty = Request::new().series(
+            &[("b", "2"), ("c", "1"), ("d", ""), ("a", "1"), ("__name__", "x")],
+            &[(NOW, 1.0)],
+            &[],
+        );
+        let one = remote_write::wire::series(&sorted, &[(NOW, 1.0)]);
+        for _ in 0..2 {
+            assert_eq!(take(&empty.body(), &labels).unwrap().0.series, [id]);
+            let mut out = Samples::default();
+            remote_write::decode(&one, &labels, Bounds::at(NOW, false), 7, &mut out).unwrap();
+            assert_eq!(out.series, [id]);
+        }
+        assert_eq!(labels.len(), 1);
+    }
+
+    #[test]
+    fn fields_may_come_in_any_order_and_references_one_by_one() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let id = series_id(&[("__name__", "x"), ("a", "1")]).0;
+        let mut table = Request::new();
+        let packed = table.refs(&[("__name__", "x"), ("a", "1")]);
+        let (one_by_one, parts) =
+            ([8, 1, 8, 2, 8, 3, 8, 4], [wire::bytes(1, &[1]), wire::bytes(1, &[2, 3, 4])].concat());
+        let (sample, unknown) = (wire::sample(NOW, 1.0), [wire::bytes(9, b"new"), vec![0x78, 5]].concat());
+        for fields in [
+            [&packed[..], &sample].concat(),
+            [&sample[..], &packed].concat(),
+            [&one_by_one[..], &unknown, &sample].concat(),
+            [&parts[..2 + 1], &sample, &parts[3..]].concat(),
+        ] {
+            let (series, symbols) = (wire::bytes(5, &fields), table.body());
+            for body in [
+                [&symbols[..], &series].concat(),
+                [&series[..], &symbols].concat(),
+                [&unknown[..], &symbols, &series].concat(),
+            ] {
+                assert_eq!(take(&body, &labels).unwrap().0.series, [id], "{fields:02x?}");
+            }
+        }
+        // A tag and a length may be longer than they need to be, and a text longer than one byte of length says.
+        let long = "y".repeat(300);
+        let symbols =
+            [&[0xa2, 0x80, 0, 0x80, 0][..], &[0x22, 0x88, 0], b"__name__", &wire::bytes(4, long.as_bytes())];
+        let series = wire::bytes(5, &[&wire::bytes(1, &[1, 2])[..], &sample].concat());
+        let id = series_id(&[("__name__", &long)]).0;
+        assert_eq!(take(&[&symbols.concat()[..], &series].concat(), &labels).unwrap().0.series, [id]);
+        let twice = Request::new().series(&[("__name__", "new")], &[(NOW, 1.0)], &[]).series(
+            &[("__name__", "new")],
+            &[(NOW, 2.0)],
+            &[],
+        );
+        assert_eq!(take(&twice.body(), &labels).unwrap().0.len(), 2, "one new series, twice in a request");
+        assert_eq!(labels.len(), 3);
+    }
+
+    #[test]
+    fn a_request_cut_anywhere_is_refused_whole_or_read_up_to_there() {
+        let body = request().body();
+        let mut read = 0;
+        for cut in 0..body.len() {
+            let folder = Folder::new();
+            let labels = labels(&folder, Limits::default());
+            let mut out = Samples::default();
+            out.push(1, 2, 3.0);
+            match decode(&body[..cut], &labels, Bounds::at(NOW, false), 7, &mut out) {
+                Ok(decoded) => {
+                    assert_eq!(out.len() as u64, 1 + decoded.decoded.received, "cut at {cut}");
+                    read += 1;
+                }
+                Err(error) => {
+                    assert!(error.at <= cut, "{error} in a body of {cut} bytes");
+                    assert_eq!((out.len(), labels.len()), (1, 0), "cut at {cut}: nothing may be applied");
+                }
+            }
+        }
+        assert_eq!(read, request().symbols.len() + 2, "only between two fields of the request");
+    }
+
+    #[test]
+    fn a_request_with_any_bytes_changed_never_panics() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits { series: 50, ..Limits::default() });
+        let seed = 1;
+        let mut random = fastrand::Rng::with_seed(seed);
+        let whole = request().body();
+        let mut read = 0;
+        for round in 0..20_000 {
+            let mut body = whole.clone();
+            for _ in 0..random.usize(1..4) {
+                let at = random.usize(..body.len());
+                body[at] = random.u8(..);
+            }
+            let known = labels.len();
+            match take(&body, &labels) {
+                Ok(_) => read += 1,
+                Err(_) => assert_eq!(labels.len(), known, "seed {seed}, round {round}"),
+            }
+        }
+        assert!(read > 1_000 && labels.len() == 50, "{read} requests were read");
+    }
+
+    #[test]
+    fn what_is_no_request_is_refused_with_its_place() {
+        let series = |fields: &[u8]| wire::bytes(5, fields);
+        let odd = "an odd number of label references; they are pairs of name and value";
+        let not_empty = "symbols[0] must be the empty text";
+        let table: Vec<(Vec<u8>, usize, &str)> = vec![
+            (wire::bytes(4, b"\xff"), 0, "a symbol that is not UTF-8"),
+            (vec![0x20, 1], 0, "a message was expected; its wire type is another"),
+            (vec![0x28, 1], 0, "a message was expected; its wire type is another"),
+            (vec![0x0b], 0, "a group, which remote write does not have"),
+            (series(&wire::bytes(1, &[1, 99])), 5, NO_SYMBOL),
+            (series(&[8, 1, 8, 99]), 4, NO_SYMBOL),
+            (
+                series(&wire::bytes(1, &[1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1])),
+                5,
+                NO_SYMBOL,
+            ),
+            (series(&wire::bytes(1, &[1, 0x81])), 5, "a number that the end of its message cuts off"),
+            (series(&[0x0d, 0, 0, 0, 0]), 2, "numbers were expected; their wire type is another"),
+            (series(&wire::bytes(1, &[1])), 0, odd),
+            (series(&[wire::bytes(1, &[1, 2]), vec![8, 1]].concat()), 0, odd),
+            (series(&wire::bytes(4, &wire::bytes(1, &[1]))), 2, odd),
+            (series(&wire::bytes(4, &wire::bytes(1, &[1, 77]))), 7, NO_SYMBOL),
+            (series(&wire::bytes(4, &[0x10, 1])), 4, "a double was expected; its wire type is another"),
+            (series(&wire::bytes(5, &[0x18, 77])), 4, NO_SYMBOL),
+            (series(&wire::bytes(5, &[0x20, 77])), 4, NO_SYMBOL),
+            (series(&wire::bytes(2, &[0x08, 1])), 4, "a double was expected; its wire type is another"),
+            (series(&wire::bytes(2, &[0x11; 9])), 4, "an int64 was expected; its wire type is another"),
+            (series(&wire::bytes(2, &[0x1a, 0])), 4, "an int64 was expected; its wire type is another"),
+            (series(&wire::bytes(6, b"")), 2, "an int64 was expected; its wire type is another"),
+            (series(&wire::bytes(3, &[0x0b])), 4, "a group, which remote write does not have"),
+        ];
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let before = request().body();
+        for (bad, at, what) in table {
+            // What comes before must not be applied either.
+            let body = [&before[..], &bad].concat();
+            let want = Undecodable { at: at + before.len(), what };
+            assert_eq!(take(&body, &labels).unwrap_err(), want, "{bad:02x?}");
+            assert_eq!(labels.len(), 0);
+        }
+        let mut named = Request::new();
+        named.symbols[0] = "__name__".to_owned();
+        let body = named.series(&[("__name__", "x")], &[(NOW, 1.0)], &[]).body();
+        assert_eq!(take(&body, &labels).unwrap_err(), Undecodable { at: 0, what: not_empty });
+        let without = wire::bytes(5, &wire::bytes(1, &[0, 0]));
+        assert_eq!(take(&without, &labels).unwrap_err(), Undecodable { at: 4, what: NO_SYMBOL });
+        let first = remote_write::wire::series(&[("__name__", "up")], &[(NOW, 1.0)]);
+        let message = take(&first, &labels).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "byte 0 of the decompressed body: a field of remote write 1.0 in a request declared as 2.0; \
+            set the Content-Type's proto parameter or protobuf_message to io.prometheus.write.v2.Request"
+        );
+        assert_eq!(labels.len(), 0);
+    }
+
+    #[test]
+    fn bad_series_are_refused_with_a_reason_and_the_good_ones_kept() {
+        let one: &[(i64, f64)] = &[(NOW, 1.0), (NOW + 1, 1.0)];
+        let many: Vec<(String, String)> = (0..65).map(|n| (format!("l{n}"), "x".to_owned())).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+        let long = "x".repeat(5_000);
+        let histogram = wire::bytes(3, b"");
+        type Bad<'a> = (&'a [(&'a str, &'a str)], &'a [(i64, f64)], &'a [&'a [u8]], &'a str, u64);
+        let table: [Bad; 13] = [
+            (&[("job", "x")], one, &[], "missing_name", 2),
+            (&[], one, &[], "missing_name", 2),
+            (&[("__name__", "")], one, &[], "missing_name", 2),
+            (&[("__name__", "x"), ("", "y")], one, &[], "empty_label_name", 2),
+            (&[("a", "2"), ("__name__", "x"), ("a", "1")], one, &[], "duplicate_label", 2),
+            (&[("a", ""), ("__name__", "x"), ("a", "1")], one, &[], "duplicate_label", 2),
+            (&many, one, &[], "too_many_labels", 2),
+            (&[("__name__", "x"), ("a", &long)], one, &[], "labels_too_long", 2),
+            (&[("__name__", "x"), (&long, "")], one, &[], "labels_too_long", 2),
+            (&[("__name__", "tidewatch_window_avg")], one, &[], "own_result", 2),
+            (&[("__name__", "g1")], &[(NOW / 1_000, 1.0)], &[], "before_2000", 1),
+            (&[("__name__", "g1")], &[(NOW + 600_001, 1.0)], &[], "too_far_ahead", 1),
+            (&[("__name__", "h")], &[], &[&histogram], "native_histogram", 1),
+        ];
+        for (pairs, samples, more, reason, count) in table {
+            let folder = Folder::new();
+            let labels = labels(&folder, Limits::default());
+            let good = |request: Request, name| request.series(&[("__name__", name)], &[(NOW, 1.0)], &[]);
+            let bad = |request: Request| request.series(pairs, samples, more);
+            let body = good(bad(good(bad(good(Request::new(), "g1")), "g2")), "g3").body();
+            for round in ["cold", "warm"] {
+                let (out, Decoded2 { decoded, .. }) = take(&body, &labels).unwrap();
+                let ids = ["g1", "g2", "g3"].map(|name| series_id(&[("__name__", name)]).0);
+                assert_eq!(out.series, ids, "{reason}, {round}");
+                assert_eq!(
+                    (decoded.refusals.count(reason), decoded.refusals.total()),
+                    (2 * count, 2 * count),
+                    "{reason}"
+                );
+            }
+            assert_eq!(labels.len(), 3, "{reason}");
+        }
+    }
+
+    #[test]
+    fn samples_of_an_hour_ago_are_taken() {
+        let folder = Folder::new();
+        let body = Request::new()
+            .series(&[("__name__", "x")], &[(NOW - 3_600_000, 1.0), (NOW, f64::NAN)], &[])
+            .body();
+        let (out, decoded) = take(&body, &labels(&folder, Limits::default())).unwrap();
+        assert_eq!((out.at_ms, decoded.decoded.refusals.is_empty()), (vec![NOW - 3_600_000, NOW], true));
+    }
+
+    #[test]
+    fn series_without_samples_are_counted_and_not_registered() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let (said, empty) = (wire::bytes(5, &[0x08, 2]), wire::bytes(5, b""));
+        let bare = wire::bytes(4, b"");
+        let name = [("__name__", "x")];
+        let body = Request::new()
+            .series(&name, &[], &[&exemplar(), &bare])
+            .series(&name, &[], &[&said])
+            .series(&name, &[], &[&empty])
+            .series(&name, &[], &[]);
+        let counts = Decoded { ignored: 3, ..Decoded::default() };
+        assert_eq!(take(&body.body(), &labels).unwrap().1, Decoded2 { decoded: counts, exemplars: 2 });
+        assert_eq!(take(&[], &labels).unwrap().1, Decoded2::default());
+        assert_eq!(take(&Request::new().body(), &labels).unwrap().1, Decoded2::default());
+        assert_eq!(labels.len(), 0);
+    }
+
+    #[test]
+    fn exemplars_count_as_written_only_where_the_labels_pass() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let (name, unnamed) = ([("__name__", "x")], [("job", "x")]);
+        let body = Request::new()
+            .series(&unnamed, &[(NOW, 1.0)], &[&exemplar()])
+            .series(&name, &[(NOW, 1.0)], &[&exemplar()])
+            .series(&unnamed, &[], &[&exemplar(), &exemplar()])
+            .series(&name, &[(NOW / 1_000, 1.0)], &[&exemplar()]);
+        for round in ["cold", "warm"] {
+            let (out, Decoded2 { decoded, exemplars }) = take(&body.body(), &labels).unwrap();
+            assert_eq!((out.len(), exemplars, decoded.ignored), (1, 2, 5), "{round}");
+            assert_eq!((decoded.refusals.count("missing_name"), decoded.refusals.total()), (1, 2));
+        }
+        let alone = Request::new().series(&unnamed, &[], &[&exemplar()]).body();
+        let (_, Decoded2 { decoded, exemplars }) = take(&alone, &labels).unwrap();
+        assert!(exemplars == 0 && decoded.refusals.total() == 0 && !decoded.refusals.is_empty());
+    }
+
+    #[test]
+    fn millions_of_labels_of_a_series_are_not_gathered_and_long_ones_not_copied() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let mut request = Request::new();
+        let name = request.refs(&[("__name__", "up")]);
+        let long = request.symbol(&"x".repeat(1 << 20)) as u8;
+        let sample = wire::sample(NOW, 1.0);
+        let many = wire::bytes(1, &vec![long; 4_000_000]);
+        let (out, decoded) = take(&request.fields(&[&name, &many, &sample]).body(), &labels).unwrap();
+        assert_eq!((out.len(), decoded.decoded.refusals.count("too_many_labels")), (0, 1));
+        let sentence = decoded.decoded.refusals.sentence();
+        assert!(sentence.contains("got 2000001 for \"up\""), "{sentence}");
+
+        // A gigabyte of labels in each of a thousand series: copying or comparing it would take minutes.
+        let mut request = Request::new();
+        let name = request.refs(&[("__name__", "up")]);
+        let long = request.symbol(&"x".repeat(1 << 20)) as u8;
+        let many = wire::bytes(1, &[long; 2_000]);
+        let request = (0..1_000).fold(request, |request, _| request.fields(&[&name, &many, &sample]));
+        let (out, decoded) = take(&request.body(), &labels).unwrap();
+        assert_eq!((out.len(), decoded.decoded.refusals.count("labels_too_long")), (0, 1_000));
+        let sentence = decoded.decoded.refusals.sentence();
+        assert!(sentence.contains("for \"up\""), "{sentence}");
+    }
+
+    #[test]
+    fn what_1_0_was_sent_never_answers_for_labels_of_2_0() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        // An unknown field lets a sender of 1.0 end a label as a key of 2.0 without its mark would end.
+        let unknown = [&[0x79, 0xff][..], b"aaaaaa", &[0xff]].concat();
+        let label = [wire::bytes(1, b"__name__"), wire::bytes(2, b"x"), unknown].concat();
+        let encoded = wire::bytes(1, &label);
+        let body = wire::bytes(1, &[&encoded[..], &wire::sample(NOW, 1.0)].concat());
+        let mut out = Samples::default();
+        remote_write::decode(&body, &labels, Bounds::at(NOW, false), 7, &mut out).unwrap();
+        assert!(out.len() == 1 && labels.find(&encoded, 7).is_some());
+        let name = str::from_utf8(&encoded[..encoded.len() - 8]).unwrap();
+        let body = Request::new().series(&[(name, "aaaaaa")], &[(NOW, 1.0)], &[]).body();
+        let (out, decoded) = take(&body, &labels).unwrap();
+        assert_eq!((out.len(), decoded.decoded.refusals.count("missing_name")), (0, 1));
+    }
+
+    #[test]
+    fn series_beyond_the_limit_are_refused_and_known_ones_go_on() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits { series: 2, ..Limits::default() });
+        let body = (0..4).fold(Request::new(), |request, n| {
+            request.series(&[("__name__", &format!("m{n}"))], &[(NOW, f64::from(n))], &[&wire::bytes(4, b"")])
+        });
+        for _ in 0..2 {
+            let (out, Decoded2 { decoded, exemplars }) = take(&body.body(), &labels).unwrap();
+            assert_eq!(
+                (out.value, decoded.refusals.count("series_limit"), exemplars),
+                (vec![0.0, 1.0], 2, 2)
+            );
+        }
+    }
+}
