@@ -142,7 +142,7 @@ impl Config {
             bytes_max: 20 << 30,
             queue_batches: 1_024,
             // Small on purpose: what waits here streams through the cache that the series' state lives in.
-            queue_samples: 1 << 18,
+            queue_samples: 1 << 19,
             epoch_samples_max: 262_144,
             epoch_ms: 1_000,
             mode,

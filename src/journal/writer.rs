@@ -22,7 +22,7 @@ use crate::metrics::{Gauge, Histogram, Log, Metrics, Queue as QueueLabel, Source
 use crate::segments::{Durable, Segments};
 
 /// Samples after which a group commit takes no further batch: about 5 MB, some milliseconds.
-const COMMIT_SAMPLES: usize = 65_536;
+const COMMIT_SAMPLES: usize = 131_072;
 /// Bytes a sample takes on disk, about; to see `bytes_max` coming.
 const SAMPLE_BYTES: u64 = 20;
 
