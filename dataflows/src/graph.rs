@@ -23,7 +23,7 @@ pub const OPERATORS: [&str; 2] = ["admit", "window"];
 /// Each shard's state is measured once in so many epochs.
 const MEASURED_EVERY: u64 = 16;
 
-/// What the workers of one graph hold, added up over shards; each shard is measured once in 16 epochs.
+/// What the workers of one graph hold, added up over shards; the bytes of each shard are measured once in 16 epochs.
 #[derive(Debug, Default)]
 pub struct Sizes {
     /// Bytes of state by operator, as in [`OPERATORS`].
@@ -66,10 +66,9 @@ pub fn build<'scope>(
     let admitted = driver::by_shard(samples, ends, OPERATORS[0], move |shard, end, batch| {
         let gate = gates[shard].as_mut().expect("only owned shards are retired");
         let out = gate.retire(shard, end, batch);
+        series.set(shard, gate.series() as u64, &held.series);
         if turn % MEASURED_EVERY == shard as u64 % MEASURED_EVERY {
-            let (now, slots) = gate.size();
-            bytes.set(shard, now as u64, &held.bytes[0]);
-            series.set(shard, slots as u64, &held.series);
+            bytes.set(shard, gate.bytes() as u64, &held.bytes[0]);
         }
         turn += u64::from(shard == last);
         out

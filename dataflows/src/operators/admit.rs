@@ -91,12 +91,16 @@ impl Admit {
         out
     }
 
-    /// Bytes of state, and series with a slot.
-    pub fn size(&self) -> (usize, usize) {
+    /// Series with a slot.
+    pub fn series(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Bytes of state.
+    pub fn bytes(&self) -> usize {
         let rings: usize = self.heads.iter().map(|head| head.raw.samples.capacity() * 12).sum();
         let heads = self.heads.capacity() * size_of::<Head>();
-        let bytes = self.slots.bytes() + heads + rings + self.timers.bytes() + self.tombstones.bytes();
-        (bytes, self.slots.len())
+        self.slots.bytes() + heads + rings + self.timers.bytes() + self.tombstones.bytes()
     }
 
     fn give_slots(&mut self, batch: &Samples, order: &Order, end: EpochEnd, out: &mut Admitted) {
