@@ -153,7 +153,7 @@ fn log(seed: u64) -> (Settings, Vec<Epoch>) {
     let settings = feed::settings(&mut rng);
     let mut arrivals = Vec::new();
     for id in feed::series(&mut rng, 6) {
-        let truth: Vec<_> = feed::truth(&mut rng, id.0).into_iter().take(60).collect();
+        let truth: Vec<_> = feed::truth(&mut rng).into_iter().take(60).collect();
         arrivals.extend(feed::arrivals(&mut rng, id.0, &truth));
     }
     let span =

@@ -32,13 +32,12 @@ pub fn settings(rng: &mut fastrand::Rng) -> Settings {
 }
 
 /// The true samples of one series: jittered, with gaps, sometimes a counter, sometimes at a large offset.
-pub fn truth(rng: &mut fastrand::Rng, series: u64) -> Vec<(i64, f64)> {
+pub fn truth(rng: &mut fastrand::Rng) -> Vec<(i64, f64)> {
     let step = [5_000, 15_000, 60_000][rng.usize(0..3)];
     let offset = [0.0, 4e10, -7.5, 1e12][rng.usize(0..4)];
     let counter = rng.bool();
     let mut at = START_MS + rng.i64(0..3_600_000);
     let mut level = offset;
-    let _ = series;
     (0..rng.usize(30..400))
         .map(|_| {
             at += 1 + rng.i64(0..2 * step);
