@@ -5,7 +5,7 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::graph::Sizes;
-use tidewatch_dataflows::sample::{EpochEnd, Samples};
+use tidewatch_dataflows::sample::{EpochEnd, Mark, Samples};
 use tidewatch_dataflows::settings::{Settings, Window};
 use tidewatch_dataflows::{driver, graph};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
@@ -100,10 +100,10 @@ pub fn run(load: &Load) -> Figures {
         let (index, peers) = (worker.index(), worker.peers());
         let probe = ProbeHandle::new();
         type SampleInput = InputHandle<u64, NoopBuilder<Samples>>;
-        type EndInput = InputHandle<u64, CapacityContainerBuilder<Vec<EpochEnd>>>;
+        type EndInput = InputHandle<u64, CapacityContainerBuilder<Vec<Mark>>>;
         let (mut samples, mut ends): (SampleInput, EndInput) = worker.dataflow(|scope| {
             let (samples, stream) = scope.new_input_with_builder::<NoopBuilder<Samples>>();
-            let (ends, marks) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<EpochEnd>>>();
+            let (ends, marks) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<Mark>>>();
             if load.bare {
                 let count = Arc::clone(&rows);
                 stream
@@ -160,7 +160,12 @@ pub fn run(load: &Load) -> Figures {
                         batch.clear();
                     }
                     let now = START_MS + tick as i64 * STEP_MS;
-                    ends.send(EpochEnd { epoch, stream_ms: now, close_ms: now, last_of_input: false });
+                    ends.send(Mark::End(EpochEnd {
+                        epoch,
+                        stream_ms: now,
+                        close_ms: now,
+                        last_of_input: false,
+                    }));
                     samples.advance_to(epoch + 1);
                     ends.advance_to(epoch + 1);
                     worker.step_while(|| probe.less_than(&(epoch.saturating_sub(2))));

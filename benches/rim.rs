@@ -14,7 +14,7 @@ use tidewatch::source::validate::Bounds;
 use tidewatch::store::embedded::{Embedded, Options};
 use tidewatch::store::{Batch, Store};
 use tidewatch_dataflows::outcome::WindowStats;
-use tidewatch_dataflows::sample::{EpochEnd, Samples, SeriesId};
+use tidewatch_dataflows::sample::{EpochEnd, Mark, Samples, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 use tidewatch_dataflows::{driver, graph};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
@@ -83,7 +83,7 @@ fn workers(receivers: Vec<Receiver<Message>>) -> std::thread::JoinHandle<(u64, I
         let guards = timely::execute(timely::Config::process(2), move |worker| {
             let receiver = receivers[worker.index()].lock().unwrap().take().unwrap();
             let (probe, rows) = (ProbeHandle::new(), Arc::clone(&counted));
-            type Ends = InputHandle<u64, CapacityContainerBuilder<Vec<EpochEnd>>>;
+            type Ends = InputHandle<u64, CapacityContainerBuilder<Vec<Mark>>>;
             let (mut samples, mut ends): (InputHandle<u64, NoopBuilder<Samples>>, Ends) =
                 worker.dataflow(|scope| {
                     let (samples, stream) = scope.new_input_with_builder();
@@ -101,7 +101,7 @@ fn workers(receivers: Vec<Receiver<Message>>) -> std::thread::JoinHandle<(u64, I
                 match receiver.try_recv() {
                     Ok(Message::Batch(mut batch)) => samples.send_batch(&mut batch),
                     Ok(Message::End(end)) => {
-                        ends.send(end);
+                        ends.send(Mark::End(end));
                         epoch += 1;
                         samples.advance_to(epoch);
                         ends.advance_to(epoch);
@@ -181,7 +181,7 @@ fn with_journal() -> (f64, u64) {
             match reader.next(Duration::from_millis(50)).unwrap() {
                 Some(Record::Samples(samples)) => batch(samples),
                 Some(Record::EpochEnd(mark)) => end(mark),
-                Some(Record::Settings(_)) | None => {}
+                Some(_) | None => {}
             }
         }
     });

@@ -25,7 +25,7 @@ use std::time::Duration;
 use tidewatch_dataflows::driver::{self, BATCH_SAMPLES};
 use tidewatch_dataflows::graph::{self, OPERATORS, Sizes};
 use tidewatch_dataflows::outcome::Outcomes;
-use tidewatch_dataflows::sample::{EpochEnd, Reason, Samples, SeriesId};
+use tidewatch_dataflows::sample::{EpochEnd, Mark, Reason, Samples, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::operators::Probe;
@@ -117,7 +117,7 @@ pub struct Engine {
 
 enum Message {
     Batch(Samples),
-    End(EpochEnd),
+    Mark(Mark),
 }
 
 /// The sending side of one worker's source.
@@ -249,9 +249,9 @@ fn start_workers(
             let (queue, messages) = sync_channel(BATCHES_QUEUED);
             let activator = worker.dataflow(|scope| {
                 let probe = ProbeHandle::new();
-                let (samples, ends, activator) = source(scope, messages, probe.clone());
-                let outcomes = graph::build(samples, ends.clone(), &settings, &sizes);
-                driver::complete(outcomes, ends, "outbox", move |end, all| send(&to_merger, end, all))
+                let (samples, marks, activator) = source(scope, messages, probe.clone());
+                let outcomes = graph::build(samples, marks.clone(), &settings, &sizes);
+                driver::complete(outcomes, marks, "outbox", move |end, all| send(&to_merger, end, all))
                     .probe_with(&probe);
                 activator
             });
@@ -300,21 +300,21 @@ fn source<'scope>(
     scope: Scope<'scope, u64>,
     messages: Receiver<Message>,
     output: ProbeHandle<u64>,
-) -> (Stream<'scope, u64, Samples>, StreamVec<'scope, u64, EpochEnd>, SyncActivator) {
+) -> (Stream<'scope, u64, Samples>, StreamVec<'scope, u64, Mark>, SyncActivator) {
     let mut builder = OperatorBuilder::new("source".to_owned(), scope);
     let info = builder.operator_info();
     let outside = scope.worker().sync_activator_for(info.address.to_vec());
     let again = scope.activator_for(info.address);
     let (samples, sample_stream) = builder.new_output::<Samples>();
-    let (ends, end_stream) = builder.new_output::<Vec<EpochEnd>>();
+    let (marks, mark_stream) = builder.new_output::<Vec<Mark>>();
     let mut samples = OutputBuilder::<u64, NoopBuilder<Samples>>::from(samples);
-    let mut ends = OutputBuilder::<u64, CapacityContainerBuilder<Vec<EpochEnd>>>::from(ends);
+    let mut marks = OutputBuilder::<u64, CapacityContainerBuilder<Vec<Mark>>>::from(marks);
     builder.build(move |capabilities| {
         let mut held = Some(capabilities);
         let mut epoch = 0_u64;
         move |_| {
             let Some(capabilities) = held.as_mut() else { return };
-            let (mut samples, mut ends) = (samples.activate(), ends.activate());
+            let (mut samples, mut marks) = (samples.activate(), marks.activate());
             for _ in 0..BATCHES_QUEUED {
                 if output.less_than(&epoch.saturating_sub(EPOCHS_IN_FLIGHT)) {
                     again.activate_after(Duration::from_micros(200));
@@ -324,10 +324,13 @@ fn source<'scope>(
                     Ok(Message::Batch(mut batch)) => {
                         samples.session_with_builder(&capabilities[0]).give_container(&mut batch)
                     }
-                    Ok(Message::End(end)) => {
-                        ends.session(&capabilities[1]).give(end);
-                        epoch += 1;
-                        capabilities.iter_mut().for_each(|capability| capability.downgrade(&epoch));
+                    Ok(Message::Mark(mark)) => {
+                        let ends = matches!(mark, Mark::End(_));
+                        marks.session(&capabilities[1]).give(mark);
+                        if ends {
+                            epoch += 1;
+                            capabilities.iter_mut().for_each(|capability| capability.downgrade(&epoch));
+                        }
                     }
                     Err(TryRecvError::Empty) => return,
                     Err(TryRecvError::Disconnected) => {
@@ -339,10 +342,10 @@ fn source<'scope>(
             again.activate();
         }
     });
-    (sample_stream, end_stream, outside)
+    (sample_stream, mark_stream, outside)
 }
 
-/// Reads the journal and deals its batches out to the workers in turn; every worker gets every epoch's end.
+/// Reads the journal and deals its batches out to the workers in turn; every worker gets every epoch's marks.
 ///
 /// Ends when the journal is read to its end, or when a worker is gone: that one has told why, and the rest of the
 /// journal is for the next start.
@@ -357,6 +360,7 @@ fn feed(
         let sent = feeds[to].queue.send(message).is_ok();
         sent && feeds[to].activator.activate().is_ok()
     };
+    let tell = |mark: Mark| (0..feeds.len()).all(|to| put(to, Message::Mark(mark.clone())));
     while all_there && !quit.load(Ordering::Relaxed) {
         match reader.next(PATIENCE)? {
             Some(Record::Samples(samples)) => {
@@ -366,9 +370,10 @@ fn feed(
                     put(turn, Message::Batch(part))
                 });
             }
-            Some(Record::EpochEnd(end)) => all_there = (0..feeds.len()).all(|to| put(to, Message::End(end))),
+            Some(Record::EpochEnd(end)) => all_there = tell(Mark::End(end)),
+            Some(Record::Control(control)) => all_there = tell(Mark::Control(Arc::new(control))),
             // Checked when the journal was opened: they are the settings this process runs with.
-            Some(Record::Settings(_)) => {}
+            Some(Record::Settings(_) | Record::Fills(_)) => {}
             None if reader.finished() => return Ok(()),
             None => {}
         }
@@ -382,11 +387,7 @@ fn parts(samples: Samples) -> impl Iterator<Item = Samples> {
     std::iter::from_fn(move || {
         let mut all = rest.take().filter(|all| !all.is_empty())?;
         if all.len() > BATCH_SAMPLES {
-            rest = Some(Samples {
-                series: all.series.split_off(BATCH_SAMPLES),
-                at_ms: all.at_ms.split_off(BATCH_SAMPLES),
-                value: all.value.split_off(BATCH_SAMPLES),
-            });
+            rest = Some(all.split_off(BATCH_SAMPLES));
         }
         Some(all)
     })

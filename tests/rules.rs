@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tidewatch_dataflows::driver;
 use tidewatch_dataflows::operators::admit::Admit;
 use tidewatch_dataflows::operators::window::Windows;
 use tidewatch_dataflows::outcome::Outcomes;
@@ -34,7 +35,8 @@ impl Tactics {
         for (shard, part) in parts {
             let new = || (Admit::new(Arc::clone(&self.settings)), Windows::new(Arc::clone(&self.settings)));
             let (gate, windows) = self.shards.entry(shard).or_insert_with(new);
-            let batch = gate.retire(shard, *end, &part);
+            let batch =
+                gate.retire(shard, driver::Epoch { end: *end, controls: &[], fills: &[], live: &part });
             out.rejects.extend_from_slice(&batch.rejects);
             out.freed.extend_from_slice(&batch.freed_series);
             out.counts.add(&batch.counts);

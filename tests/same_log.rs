@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use tidewatch::outbox;
 use tidewatch_dataflows::outcome::Outcomes;
-use tidewatch_dataflows::sample::{EpochEnd, Samples};
+use tidewatch_dataflows::sample::{EpochEnd, Mark, Samples};
 use tidewatch_dataflows::settings::Settings;
 use tidewatch_dataflows::{driver, graph};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
@@ -21,7 +21,7 @@ type Collected = Arc<Mutex<BTreeMap<u64, Outcomes>>>;
 /// A worker's inputs and what it still has to feed.
 struct Side {
     samples: InputHandle<u64, NoopBuilder<Samples>>,
-    ends: InputHandle<u64, CapacityContainerBuilder<Vec<EpochEnd>>>,
+    ends: InputHandle<u64, CapacityContainerBuilder<Vec<Mark>>>,
     /// Per epoch: its batches (cut by the seed) and its end.
     todo: std::vec::IntoIter<(Vec<Samples>, EpochEnd)>,
     now: Option<(std::vec::IntoIter<Samples>, EpochEnd)>,
@@ -39,7 +39,7 @@ impl Side {
         match batches.next() {
             Some(mut batch) => self.samples.send_batch(&mut batch),
             None => {
-                self.ends.send(*end);
+                self.ends.send(Mark::End(*end));
                 self.epoch += 1;
                 self.samples.advance_to(self.epoch);
                 self.ends.advance_to(self.epoch);
@@ -88,7 +88,7 @@ fn run(settings: &Settings, epochs: &[Epoch], workers: usize, seed: u64, refuses
         let todo = dealt[worker.index()].lock().unwrap().take().unwrap().into_iter();
         let mut side = Some(worker.dataflow(|scope| {
             let (samples, stream) = scope.new_input_with_builder::<NoopBuilder<Samples>>();
-            let (ends, marks) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<EpochEnd>>>();
+            let (ends, marks) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<Mark>>>();
             let outcomes = graph::build(stream, marks.clone(), &settings, &Arc::default());
             let mut refuse = 0_u8;
             driver::complete(outcomes, marks, "collect", move |end, all| {

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use timely::Accountable;
@@ -26,7 +27,7 @@ use timely::dataflow::{Stream, StreamVec};
 use timely::progress::Stamp;
 
 use crate::outcome::Outcomes;
-use crate::sample::{EpochEnd, SHARDS, Samples};
+use crate::sample::{Control, EpochEnd, Mark, SHARDS, Samples};
 
 /// Samples one activation retires before it lets other operators run.
 const SLICE_SAMPLES: usize = 65_536;
@@ -40,13 +41,83 @@ pub fn owner(shard: usize, peers: usize) -> usize {
     shard % peers
 }
 
+/// One epoch of one shard, complete.
+#[derive(Clone, Copy, Debug)]
+pub struct Epoch<'a> {
+    /// Its end.
+    pub end: EpochEnd,
+    /// What was told to all shards, in the order of the journal.
+    pub controls: &'a [Arc<Control>],
+    /// Samples of fills, one batch a fill, in any order.
+    pub fills: &'a [Samples],
+    /// Live samples, in any order.
+    pub live: &'a Samples,
+}
+
 /// One epoch that is still arriving, or being retired.
 struct Pending {
     capability: Capability<u64>,
     end: Option<EpochEnd>,
+    controls: Vec<Arc<Control>>,
     shards: Vec<Samples>,
+    /// By shard; few epochs have any.
+    fills: BTreeMap<usize, Vec<Samples>>,
     /// The next shard to retire.
     next: usize,
+}
+
+impl Pending {
+    fn new(capability: Capability<u64>, spare: &mut Vec<Vec<Samples>>) -> Pending {
+        Pending {
+            capability,
+            end: None,
+            controls: Vec::new(),
+            shards: spare.pop().unwrap_or_else(|| vec![Samples::default(); SHARDS]),
+            fills: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
+    /// Deals the samples of an exchanged batch out to shards.
+    fn scatter(&mut self, batch: &mut Samples) {
+        let n = batch.len();
+        let (at_ms, value) = (&batch.at_ms[..n], &batch.value[..n]);
+        for i in 0..n {
+            let series = batch.series[i];
+            let shard = (series % SHARDS as u64) as usize;
+            match batch.fill {
+                0 => self.shards[shard].push(series, at_ms[i], value[i]),
+                fill => self.of_fill(shard, fill).push(series, at_ms[i], value[i]),
+            }
+        }
+        batch.clear();
+    }
+
+    fn of_fill(&mut self, shard: usize, fill: u64) -> &mut Samples {
+        let fills = self.fills.entry(shard).or_default();
+        let at = fills.iter().position(|samples| samples.fill == fill).unwrap_or_else(|| {
+            fills.push(Samples::of_fill(fill));
+            fills.len() - 1
+        });
+        &mut fills[at]
+    }
+
+    fn hear(&mut self, mark: Mark) {
+        match mark {
+            Mark::Control(control) => self.controls.push(control),
+            Mark::End(end) => self.end = Some(end),
+        }
+    }
+
+    /// The epoch of the next shard.
+    fn epoch(&mut self, end: EpochEnd) -> Epoch<'_> {
+        let fills = self.fills.get_mut(&self.next);
+        let fills = fills.map_or(&mut [][..], |fills| {
+            fills.sort_by_key(|samples| samples.fill);
+            fills
+        });
+        Epoch { end, controls: &self.controls, fills, live: &self.shards[self.next] }
+    }
 }
 
 /// Exchanges samples by shard and retires each epoch shard by shard once it is complete.
@@ -54,14 +125,14 @@ struct Pending {
 /// An epoch whose `EpochEnd` never came (input ended in its middle) is dropped: it is not in the journal whole.
 pub fn by_shard<'scope, O: 'static>(
     samples: Stream<'scope, u64, Samples>,
-    ends: StreamVec<'scope, u64, EpochEnd>,
+    marks: StreamVec<'scope, u64, Mark>,
     name: &str,
-    mut retire: impl FnMut(usize, EpochEnd, &Samples) -> O + 'static,
+    mut retire: impl FnMut(usize, Epoch) -> O + 'static,
 ) -> StreamVec<'scope, u64, Rc<O>> {
     let scope = samples.scope();
     let (index, peers) = (scope.index(), scope.peers());
     samples.binary_frontier::<_, CapacityContainerBuilder<Vec<Rc<O>>>, _, _, _, _>(
-        ends,
+        marks,
         exchange(),
         Pipeline,
         name,
@@ -70,39 +141,38 @@ pub fn by_shard<'scope, O: 'static>(
             let activator = scope.activator_for(info.address);
             let mut pending: BTreeMap<u64, Pending> = BTreeMap::new();
             let mut spare: Vec<Vec<Samples>> = Vec::new();
-            move |(samples, samples_frontier), (ends, ends_frontier), output| {
+            move |(samples, samples_frontier), (marks, marks_frontier), output| {
                 let port = output.output_index();
-                let new = |capability, spare: &mut Vec<Vec<Samples>>| Pending {
-                    capability,
-                    end: None,
-                    shards: spare.pop().unwrap_or_else(|| vec![Samples::default(); SHARDS]),
-                    next: 0,
-                };
                 samples.for_each_stamp(|stamp, batches| {
                     let Some(capability) = stamp.retain_least(port) else { return };
-                    let epoch =
-                        pending.entry(*capability.time()).or_insert_with(|| new(capability, &mut spare));
-                    batches.for_each(|batch| scatter(batch, &mut epoch.shards));
+                    let epoch = pending
+                        .entry(*capability.time())
+                        .or_insert_with(|| Pending::new(capability, &mut spare));
+                    batches.for_each(|batch| epoch.scatter(batch));
                 });
-                ends.for_each_stamp(|stamp, batches| {
+                marks.for_each_stamp(|stamp, batches| {
                     let Some(capability) = stamp.retain_least(port) else { return };
-                    let epoch =
-                        pending.entry(*capability.time()).or_insert_with(|| new(capability, &mut spare));
-                    batches.for_each(|batch| epoch.end = batch.pop().or(epoch.end));
+                    let epoch = pending
+                        .entry(*capability.time())
+                        .or_insert_with(|| Pending::new(capability, &mut spare));
+                    batches.for_each(|batch| batch.drain(..).for_each(|mark| epoch.hear(mark)));
                 });
                 let mut retired = 0;
                 while let Some(mut first) = pending.first_entry() {
-                    if samples_frontier.less_equal(first.key()) || ends_frontier.less_equal(first.key()) {
+                    if samples_frontier.less_equal(first.key()) || marks_frontier.less_equal(first.key()) {
                         break;
                     }
                     let epoch = first.get_mut();
                     if let Some(end) = epoch.end {
-                        let mut session = output.session(&epoch.capability);
+                        let capability = epoch.capability.clone();
+                        let mut session = output.session(&capability);
                         while epoch.next < SHARDS && retired < SLICE_SAMPLES {
                             let shard = epoch.next;
                             if owner(shard, peers) == index {
-                                session.give(Rc::new(retire(shard, end, &epoch.shards[shard])));
-                                retired += epoch.shards[shard].len();
+                                let whole = epoch.epoch(end);
+                                retired +=
+                                    whole.live.len() + whole.fills.iter().map(Samples::len).sum::<usize>();
+                                session.give(Rc::new(retire(shard, whole)));
                             }
                             epoch.shards[shard].clear();
                             epoch.next += 1;
@@ -126,17 +196,6 @@ pub fn by_shard<'scope, O: 'static>(
 /// The one exchange: each sample to the owner of its shard.
 pub fn exchange() -> DistributorPact<fn(usize) -> ByShard> {
     DistributorPact(ByShard::new)
-}
-
-/// Deals the samples of an exchanged batch out to shards.
-fn scatter(batch: &mut Samples, shards: &mut [Samples]) {
-    let n = batch.len();
-    let (at_ms, value) = (&batch.at_ms[..n], &batch.value[..n]);
-    for i in 0..n {
-        let series = batch.series[i];
-        shards[(series % SHARDS as u64) as usize].push(series, at_ms[i], value[i]);
-    }
-    batch.clear();
 }
 
 /// Calls `step` with each batch until it returns that the batch is done; what it emitted is sent on.
@@ -185,13 +244,13 @@ pub fn in_slices<'scope, I: 'static>(
 /// frontier stays there.
 pub fn complete<'scope>(
     outcomes: StreamVec<'scope, u64, Outcomes>,
-    ends: StreamVec<'scope, u64, EpochEnd>,
+    marks: StreamVec<'scope, u64, Mark>,
     name: &str,
     mut take: impl FnMut(EpochEnd, &mut Outcomes) -> bool + 'static,
 ) -> StreamVec<'scope, u64, ()> {
     let scope = outcomes.scope();
     outcomes.binary_frontier::<_, CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
-        ends,
+        marks,
         Pipeline,
         Pipeline,
         name,
@@ -199,7 +258,7 @@ pub fn complete<'scope>(
             drop(initial);
             let activator = scope.activator_for(info.address);
             let mut pending: BTreeMap<u64, (Capability<u64>, Option<EpochEnd>, Outcomes)> = BTreeMap::new();
-            move |(outcomes, outcomes_frontier), (ends, ends_frontier), output| {
+            move |(outcomes, outcomes_frontier), (marks, marks_frontier), output| {
                 let port = output.output_index();
                 outcomes.for_each_stamp(|stamp, batches| {
                     let Some(capability) = stamp.retain_least(port) else { return };
@@ -211,15 +270,19 @@ pub fn complete<'scope>(
                         batch.clear();
                     }
                 });
-                ends.for_each_stamp(|stamp, batches| {
+                marks.for_each_stamp(|stamp, batches| {
                     let Some(capability) = stamp.retain_least(port) else { return };
                     let epoch = pending
                         .entry(*capability.time())
                         .or_insert_with(|| (capability, None, Outcomes::default()));
-                    batches.for_each(|batch| epoch.1 = batch.pop().or(epoch.1));
+                    for mark in batches.flat_map(|batch| batch.drain(..)) {
+                        if let Mark::End(end) = mark {
+                            epoch.1 = Some(end);
+                        }
+                    }
                 });
                 while let Some(mut first) = pending.first_entry() {
-                    if outcomes_frontier.less_equal(first.key()) || ends_frontier.less_equal(first.key()) {
+                    if outcomes_frontier.less_equal(first.key()) || marks_frontier.less_equal(first.key()) {
                         break;
                     }
                     let (_, end, all) = first.get_mut();
@@ -242,24 +305,26 @@ impl Accountable for Samples {
     }
 }
 
-/// The wire form, for processes that exchange over sockets: count, then the three columns, little-endian.
+/// The wire form, for processes that exchange over sockets: count, fill, then the three columns, little-endian.
 impl ContainerBytes for Samples {
     fn from_bytes(bytes: timely::bytes::arc::Bytes) -> Self {
         let word = |i: usize| u64::from_le_bytes(bytes[8 * i..8 * i + 8].try_into().expect("eight bytes"));
         let n = word(0) as usize;
         Samples {
-            series: (0..n).map(|i| word(1 + i)).collect(),
-            at_ms: (0..n).map(|i| word(1 + n + i) as i64).collect(),
-            value: (0..n).map(|i| f64::from_bits(word(1 + 2 * n + i))).collect(),
+            series: (0..n).map(|i| word(2 + i)).collect(),
+            at_ms: (0..n).map(|i| word(2 + n + i) as i64).collect(),
+            value: (0..n).map(|i| f64::from_bits(word(2 + 2 * n + i))).collect(),
+            fill: word(1),
         }
     }
 
     fn length_in_bytes(&self) -> usize {
-        8 + 24 * self.len()
+        16 + 24 * self.len()
     }
 
     fn into_bytes<W: std::io::Write>(&self, writer: &mut W) {
-        let words = std::iter::once(self.len() as u64)
+        let words = [self.len() as u64, self.fill]
+            .into_iter()
             .chain(self.series.iter().copied())
             .chain(self.at_ms.iter().map(|at| *at as u64))
             .chain(self.value.iter().map(|value| value.to_bits()));
@@ -269,7 +334,7 @@ impl ContainerBytes for Samples {
     }
 }
 
-/// Partitions batches by owner of the shard, filling batches of [`BATCH_SAMPLES`].
+/// Partitions batches by owner of the shard, filling batches of [`BATCH_SAMPLES`], each of one fill.
 pub struct ByShard {
     staged: Vec<Samples>,
     owners: [u16; SHARDS],
@@ -291,6 +356,13 @@ impl Distributor<Samples> for ByShard {
     ) {
         for staged in self.staged.iter_mut().filter(|staged| staged.series.capacity() == 0) {
             *staged = Samples::with_capacity(BATCH_SAMPLES.max(batch.len()));
+        }
+        for (staged, pusher) in self.staged.iter_mut().zip(&mut *pushers) {
+            if staged.fill != batch.fill && !staged.is_empty() {
+                Message::push_at(staged, stamp.clone(), pusher);
+                staged.clear();
+            }
+            staged.fill = batch.fill;
         }
         let n = batch.len();
         let (at_ms, value) = (&batch.at_ms[..n], &batch.value[..n]);

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  samples ──exchange by shard──► admit ──local──► window ──local──► outcomes
-//!  ends ────────local────────────►┘
+//!  marks ───────local────────────►┘
 //! ```
 
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::driver::{self, SLICE_ROWS, owner};
 use crate::operators::admit::Admit;
 use crate::operators::window::Windows;
 use crate::outcome::Outcomes;
-use crate::sample::{EpochEnd, SHARDS, Samples};
+use crate::sample::{Mark, SHARDS, Samples};
 use crate::settings::Settings;
 
 /// The operators, by their names in the graph.
@@ -47,10 +47,10 @@ impl PerShard {
 
 /// Builds the dataflow on one worker: samples and epoch ends in, outcomes out.
 ///
-/// Every worker must be given the same settings, and the `EpochEnd` of every epoch.
+/// Every worker must be given the same settings, and the marks of every epoch: its controls and its end.
 pub fn build<'scope>(
     samples: Stream<'scope, u64, Samples>,
-    ends: StreamVec<'scope, u64, EpochEnd>,
+    marks: StreamVec<'scope, u64, Mark>,
     settings: &Arc<Settings>,
     sizes: &Arc<Sizes>,
 ) -> StreamVec<'scope, u64, Outcomes> {
@@ -63,9 +63,9 @@ pub fn build<'scope>(
 
     let (held, mut bytes, mut series, mut turn) = (Arc::clone(sizes), PerShard::new(), PerShard::new(), 0);
     let last = (0..SHARDS).rev().find(mine).unwrap_or(0);
-    let admitted = driver::by_shard(samples, ends, OPERATORS[0], move |shard, end, batch| {
+    let admitted = driver::by_shard(samples, marks, OPERATORS[0], move |shard, epoch| {
         let gate = gates[shard].as_mut().expect("only owned shards are retired");
-        let out = gate.retire(shard, end, batch);
+        let out = gate.retire(shard, epoch);
         series.set(shard, gate.series() as u64, &held.series);
         if turn % MEASURED_EVERY == shard as u64 % MEASURED_EVERY {
             bytes.set(shard, gate.bytes() as u64, &held.bytes[0]);

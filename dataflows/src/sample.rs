@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -68,12 +69,24 @@ pub struct Samples {
     pub at_ms: Vec<i64>,
     /// Observed values; staleness markers and other NaN are carried bit for bit.
     pub value: Vec<f64>,
+    /// The fill that all of them belong to; 0 for live samples.
+    pub fill: u64,
 }
 
 impl Samples {
-    /// An empty batch with room for `n` samples.
+    /// An empty batch of live samples with room for `n`.
     pub fn with_capacity(n: usize) -> Self {
-        Samples { series: Vec::with_capacity(n), at_ms: Vec::with_capacity(n), value: Vec::with_capacity(n) }
+        Samples {
+            series: Vec::with_capacity(n),
+            at_ms: Vec::with_capacity(n),
+            value: Vec::with_capacity(n),
+            fill: 0,
+        }
+    }
+
+    /// An empty batch of samples of a fill.
+    pub fn of_fill(fill: u64) -> Self {
+        Samples { fill, ..Samples::default() }
     }
 
     /// Appends one sample.
@@ -101,12 +114,75 @@ impl Samples {
         self.value.clear();
     }
 
-    /// Appends all samples of `other`, leaving it empty.
+    /// Takes the samples from `at` on out of the batch.
+    pub fn split_off(&mut self, at: usize) -> Samples {
+        Samples {
+            series: self.series.split_off(at),
+            at_ms: self.at_ms.split_off(at),
+            value: self.value.split_off(at),
+            fill: self.fill,
+        }
+    }
+
+    /// Appends all samples of `other`, which are of the same fill, leaving it empty.
     pub fn append(&mut self, other: &mut Samples) {
         self.series.append(&mut other.series);
         self.at_ms.append(&mut other.at_ms);
         self.value.append(&mut other.value);
     }
+}
+
+/// A backfill: history that is applied before the live samples of its series.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fill {
+    /// Its identity in the journal; never 0.
+    pub id: u64,
+    /// Where its samples come from, in the words of whoever began it: what it is resumed by.
+    pub source: String,
+    /// The first event time asked for, Unix milliseconds.
+    pub from_ms: i64,
+    /// Keys before this that were not published before fill state and are never published.
+    pub publish_from_ms: i64,
+}
+
+/// What kind of metric a series is: whether its value is a count that only grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+#[serde(rename_all = "snake_case")]
+pub enum MetricType {
+    /// Grows, and falls only when it is reset.
+    Counter = 1,
+    /// Goes up and down.
+    Gauge = 2,
+}
+
+impl MetricType {
+    /// The type with this code, if there is one.
+    pub fn from_code(code: u8) -> Option<MetricType> {
+        [MetricType::Counter, MetricType::Gauge].into_iter().find(|known| *known as u8 == code)
+    }
+
+    /// The word used in rows and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            MetricType::Counter => "counter",
+            MetricType::Gauge => "gauge",
+        }
+    }
+}
+
+/// What changes results and is no sample. Applies to the whole epoch it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// Samples of this fill may follow.
+    FillBegin(Fill),
+    /// All samples of the fill are in epochs before this one: live samples that waited for them are applied.
+    FillEnd {
+        /// The fill.
+        fill: u64,
+    },
+    /// The types of series, as far as a source said so.
+    Types(Vec<(u64, MetricType)>),
 }
 
 /// The end of an epoch as it is *written* in the journal: the only clock the computation sees.
@@ -120,6 +196,15 @@ pub struct EpochEnd {
     pub close_ms: i64,
     /// Whether an input ends here (the last epoch of a replayed file): pending reject rows are emitted now.
     pub last_of_input: bool,
+}
+
+/// What every worker is told of an epoch: its controls, and last its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Something that is no sample.
+    Control(Arc<Control>),
+    /// Nothing more of this epoch comes.
+    End(EpochEnd),
 }
 
 /// Why `admit` did not apply a sample it was given.

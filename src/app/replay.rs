@@ -140,11 +140,7 @@ fn read(replay: &mut Replay, cut: &Cut, progress: &mut Progress) -> anyhow::Resu
         // An epoch is exactly EPOCH_SAMPLES, wherever batches end.
         while !batch.is_empty() {
             let room = (EPOCH_SAMPLES - in_epoch).min(batch.len());
-            let rest = Samples {
-                series: batch.series.split_off(room),
-                at_ms: batch.at_ms.split_off(room),
-                value: batch.value.split_off(room),
-            };
+            let rest = batch.split_off(room);
             let part = std::mem::replace(&mut batch, rest);
             (in_epoch, total) = (in_epoch + part.len(), total + part.len() as u64);
             cut.journal.append_blocking(part, SOURCE)?;

@@ -10,7 +10,8 @@
 //! - A batch is acknowledged when the group commit holding it is synced, never before. After a failed write or sync
 //!   nobody knows what is on disk: everything queued gets the error and nothing is taken until a restart.
 //! - Epoch ends are records in the same stream ([`EpochCutter`] has the rules) and wait for nobody.
-//! - Every segment begins with the settings in force, so a segment can be read without those before it.
+//! - Every segment begins with the settings in force and the state of fills, so a segment can be read without those
+//!   before it.
 //!   [`Reader`] hands on a settings record only when it differs from the one before.
 //! - Not here: what samples mean, labels (the id's labels are made durable by `before_commit`), snapshots, trimming.
 
@@ -25,15 +26,15 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use tidewatch_dataflows::sample::{EpochEnd, Samples};
+use tidewatch_dataflows::sample::{Control, EpochEnd, Fill, Samples};
 use tidewatch_dataflows::settings::Settings;
 use tokio::sync::oneshot;
 
 pub use self::epochs::EpochCutter;
 pub use self::reader::Reader;
 pub use self::record::{
-    KIND_EPOCH_END, KIND_SAMPLES, KIND_SETTINGS, RECORD_SAMPLES_MAX, Record, decode, encode_epoch_end,
-    encode_samples, encode_settings,
+    Fills, KIND_EPOCH_END, KIND_FILL_SAMPLES, KIND_SAMPLES, KIND_SETTINGS, RECORD_SAMPLES_MAX, Record,
+    decode, encode_control, encode_epoch_end, encode_samples, encode_settings,
 };
 use self::writer::{Item, Shared, Writer};
 use crate::metrics::Metrics;
@@ -165,6 +166,7 @@ struct Handle {
     shared: Arc<Shared>,
     dir: PathBuf,
     thread: Mutex<Option<JoinHandle<()>>>,
+    found_fills: Fills,
 }
 
 impl Drop for Handle {
@@ -206,19 +208,20 @@ impl Journal {
             return Err(JournalError::ClockBehind { clock_ms, stream_ms: last.stream_ms });
         }
         let cutter = EpochCutter::new(found.last_end, settings.settle_ms, settings.catch_up_ms);
-        let mut writer = Writer::new(segments, cutter, &settings, config, before_commit, metrics);
+        let fills = found.fills.clone();
+        let mut writer = Writer::new(segments, cutter, &settings, fills, config, before_commit, metrics);
         writer.begin(found.open_epoch)?;
-        Journal::start(writer, dir)
+        Journal::start(writer, dir, found.fills)
     }
 
-    fn start(writer: Writer, dir: &Path) -> Result<Journal, JournalError> {
+    fn start(writer: Writer, dir: &Path, found_fills: Fills) -> Result<Journal, JournalError> {
         let shared = writer.shared();
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run())
             .map_err(JournalError::Thread)?;
         let thread = Mutex::new(Some(thread));
-        Ok(Journal { handle: Arc::new(Handle { shared, dir: dir.to_owned(), thread }) })
+        Ok(Journal { handle: Arc::new(Handle { shared, dir: dir.to_owned(), thread, found_fills }) })
     }
 
     /// Queues `samples`, never waiting; `source` names them in the metrics once they are durable.
@@ -229,6 +232,27 @@ impl Journal {
         let (done, synced) = oneshot::channel();
         self.handle.shared.offer(Item::Samples { samples, source, done: Some(done) }, false)?;
         Ok(synced)
+    }
+
+    /// Queues what is no sample, never waiting. It applies to the whole epoch it comes into; the end of a fill comes
+    /// into a later one than the fill's samples queued before it.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was taken.
+    pub fn try_control(&self, control: Control) -> Result<Synced, Refused> {
+        let (done, synced) = oneshot::channel();
+        self.handle.shared.offer(Item::Control { control, done }, false)?;
+        Ok(synced)
+    }
+
+    /// Fills that were begun and not ended when the journal was opened.
+    pub fn open_fills(&self) -> &[Fill] {
+        &self.handle.found_fills.open
+    }
+
+    /// Whether a fill from this source had ended when the journal was opened.
+    pub fn filled(&self, source: &str) -> bool {
+        self.handle.found_fills.done.iter().any(|done| done == source)
     }
 
     /// Queues `samples`, waiting for room. Whether they became durable shows in what [`Journal::cut`] returns.
@@ -309,6 +333,8 @@ struct Found {
     /// Samples follow the last epoch end.
     open_epoch: bool,
     settings: Option<Settings>,
+    /// Every segment's head has what was before it.
+    fills: Fills,
     /// The first record that made no sense.
     error: Option<JournalError>,
 }
@@ -316,7 +342,7 @@ struct Found {
 impl Found {
     /// Takes note of one record; samples are not decoded.
     fn visit(&mut self, kind: u8, payload: &[u8]) {
-        if kind == KIND_SAMPLES {
+        if matches!(kind, KIND_SAMPLES | KIND_FILL_SAMPLES) {
             self.open_epoch = true;
             return;
         }
@@ -324,6 +350,11 @@ impl Found {
             Ok(Record::EpochEnd(end)) => (self.last_end, self.open_epoch) = (Some(end), false),
             Ok(Record::Settings(settings)) => self.settings = Some(settings),
             Ok(Record::Samples(_)) => self.open_epoch = true,
+            Ok(Record::Control(control)) => {
+                self.open_epoch = true;
+                self.fills.note(&control);
+            }
+            Ok(Record::Fills(fills)) => self.fills = fills,
             Err(error) => self.error = self.error.take().or(Some(error)),
         }
     }
@@ -349,6 +380,8 @@ fn recover(dir: &Path, segment_bytes: u64) -> Result<(Segments, Found), JournalE
         found = Found {
             open_epoch: found.open_epoch || (found.last_end.is_none() && earlier.open_epoch),
             last_end: found.last_end.or(earlier.last_end),
+            // A segment without settings was torn at its head, so nothing else is in it.
+            fills: if found.settings.is_some() { found.fills } else { earlier.fills },
             settings: found.settings.or(earlier.settings),
             error: earlier.error,
         };

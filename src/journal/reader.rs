@@ -64,6 +64,10 @@ impl Reader {
                 }
                 self.settings = Some(settings.clone());
             }
+            // For whoever opens the journal; a reader has seen the records it sums up.
+            if matches!(record, Record::Fills(_)) {
+                continue;
+            }
             return Ok(Some(record));
         }
         Ok(None)

@@ -4,12 +4,18 @@
 //! kind 1  samples    n u32 | width u8 | lowest at i64 | n x (at - lowest at), width bytes each | n x series u64 | n x value bits u64
 //! kind 2  epoch end  epoch u64 | stream_ms i64 | close_ms i64 | last_of_input u8
 //! kind 3  settings   JSON
+//! kind 4  fill samples   fill u64 | as kind 1
+//! kind 5  fill begin     JSON
+//! kind 6  fill end       fill u64
+//! kind 7  types      n x (series u64 | type u8)
+//! kind 8  fills      JSON: which fills are open, and what was filled; heads every segment as the settings do
 //! ```
-//! Kinds 4 and up are free: aggregates, metric types, fills, objectives, quarantine, clock reset.
+//! Kinds 9 and up are free: aggregates, objectives, quarantine, clock reset.
 //! Columns are plain arrays so that both directions run at the speed of memory; values keep their bits. The width of
 //! times is 0, 2, 4 or 8: samples of one scrape share their time, those of one request are seconds apart.
 
-use tidewatch_dataflows::sample::{EpochEnd, Samples};
+use serde::{Deserialize, Serialize};
+use tidewatch_dataflows::sample::{Control, EpochEnd, Fill, MetricType, Samples};
 use tidewatch_dataflows::settings::Settings;
 
 use super::JournalError;
@@ -20,11 +26,27 @@ pub const KIND_SAMPLES: u8 = 1;
 pub const KIND_EPOCH_END: u8 = 2;
 /// Kind byte of [`Record::Settings`].
 pub const KIND_SETTINGS: u8 = 3;
+/// Kind byte of [`Record::Samples`] of a fill.
+pub const KIND_FILL_SAMPLES: u8 = 4;
+/// Kind byte of [`Control::FillBegin`].
+pub const KIND_FILL_BEGIN: u8 = 5;
+/// Kind byte of [`Control::FillEnd`].
+pub const KIND_FILL_END: u8 = 6;
+/// Kind byte of [`Control::Types`].
+pub const KIND_TYPES: u8 = 7;
+/// Kind byte of [`Record::Fills`].
+pub const KIND_FILLS: u8 = 8;
 
 /// Most samples the writer puts into one record.
 pub const RECORD_SAMPLES_MAX: usize = 4_096;
 
+/// Most series whose types are in one record.
+pub const RECORD_TYPES_MAX: usize = 65_536;
+/// Most sources whose finished fills are remembered; then the oldest is forgotten.
+const SOURCES_FILLED_MAX: usize = 1_024;
+
 const SAMPLES_HEADER: usize = 4 + 1 + 8;
+const TYPE_BYTES: usize = 8 + 1;
 const EPOCH_END_BYTES: usize = 8 + 8 + 8 + 1;
 
 /// One record of the journal.
@@ -36,18 +58,64 @@ pub enum Record {
     EpochEnd(EpochEnd),
     /// What the samples from here on are computed under.
     Settings(Settings),
+    /// What changes results and is no sample.
+    Control(Control),
+    /// The state of fills at the head of a segment, for whoever opens the journal; computes nothing.
+    Fills(Fills),
 }
 
-/// Appends the payload of a samples record.
+/// Which fills are going on, and whose are done.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fills {
+    /// Begun and not ended.
+    pub open: Vec<Fill>,
+    /// Sources of fills that ended, oldest first.
+    pub done: Vec<String>,
+}
+
+impl Fills {
+    /// Takes note of a fill's begin or end.
+    pub fn note(&mut self, control: &Control) {
+        match control {
+            Control::FillBegin(fill) if self.open.iter().all(|open| open.id != fill.id) => {
+                self.open.push(fill.clone());
+            }
+            Control::FillEnd { fill } => {
+                let ended = self.open.iter().position(|open| open.id == *fill);
+                let Some(ended) = ended.map(|at| self.open.remove(at)) else { return };
+                self.done.retain(|source| *source != ended.source);
+                self.done.push(ended.source);
+                let excess = self.done.len().saturating_sub(SOURCES_FILLED_MAX);
+                self.done.drain(..excess);
+            }
+            Control::FillBegin(_) | Control::Types(_) => {}
+        }
+    }
+
+    /// Whether there is nothing to say.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty() && self.done.is_empty()
+    }
+}
+
+/// Appends the payload of a samples record, whose kind is [`kind_of`] its fill.
 pub fn encode_samples(samples: &Samples, out: &mut Vec<u8>) {
-    encode_columns(&samples.series, &samples.at_ms, &samples.value, out);
+    encode_columns(samples.fill, &samples.series, &samples.at_ms, &samples.value, out);
+}
+
+/// The kind of samples of a fill, or of live ones.
+pub fn kind_of(fill: u64) -> u8 {
+    if fill == 0 { KIND_SAMPLES } else { KIND_FILL_SAMPLES }
 }
 
 /// [`encode_samples`] for columns of one length.
 ///
 /// # Panics
 /// If the columns differ in length or have more than `u32::MAX` samples.
-pub(super) fn encode_columns(series: &[u64], at_ms: &[i64], value: &[f64], out: &mut Vec<u8>) {
+pub(super) fn encode_columns(fill: u64, series: &[u64], at_ms: &[i64], value: &[f64], out: &mut Vec<u8>) {
+    if fill != 0 {
+        out.extend_from_slice(&fill.to_le_bytes());
+    }
     assert!(
         series.len() == at_ms.len() && at_ms.len() == value.len(),
         "columns of one batch have one length"
@@ -96,6 +164,32 @@ pub fn encode_settings(settings: &Settings, out: &mut Vec<u8>) {
     serde_json::to_writer(out, settings).expect("plain numbers into memory can always be written as JSON");
 }
 
+/// Appends the payload of a control record of at most [`RECORD_TYPES_MAX`] types, and gives its kind.
+pub fn encode_control(control: &Control, out: &mut Vec<u8>) -> u8 {
+    match control {
+        Control::FillBegin(fill) => {
+            serde_json::to_writer(out, fill).expect("numbers and a text can always be written as JSON");
+            KIND_FILL_BEGIN
+        }
+        Control::FillEnd { fill } => {
+            out.extend_from_slice(&fill.to_le_bytes());
+            KIND_FILL_END
+        }
+        Control::Types(types) => {
+            for (series, kind) in types {
+                out.extend_from_slice(&series.to_le_bytes());
+                out.push(*kind as u8);
+            }
+            KIND_TYPES
+        }
+    }
+}
+
+/// Appends the payload of a record of the state of fills.
+pub fn encode_fills(fills: &Fills, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, fills).expect("numbers and texts can always be written as JSON");
+}
+
 /// The record of this kind and payload. No bytes make it panic or reserve more than the payload's own size.
 ///
 /// # Errors
@@ -108,8 +202,44 @@ pub fn decode(kind: u8, payload: &[u8]) -> Result<Record, JournalError> {
         KIND_SETTINGS => {
             serde_json::from_slice(payload).map(Record::Settings).map_err(|e| malformed(e.to_string()))
         }
+        KIND_FILL_SAMPLES => decode_fill_samples(payload).map(Record::Samples).map_err(malformed),
+        KIND_FILL_BEGIN => serde_json::from_slice(payload)
+            .map(|fill| Record::Control(Control::FillBegin(fill)))
+            .map_err(|e| malformed(e.to_string())),
+        KIND_FILL_END if payload.len() == 8 => {
+            Ok(Record::Control(Control::FillEnd { fill: u64::from_le_bytes(array(payload)) }))
+        }
+        KIND_FILL_END => Err(malformed(format!("{} bytes; the end of a fill has 8", payload.len()))),
+        KIND_TYPES => {
+            decode_types(payload).map(|types| Record::Control(Control::Types(types))).map_err(malformed)
+        }
+        KIND_FILLS => {
+            serde_json::from_slice(payload).map(Record::Fills).map_err(|e| malformed(e.to_string()))
+        }
         _ => Err(JournalError::UnknownKind { kind }),
     }
+}
+
+fn decode_fill_samples(payload: &[u8]) -> Result<Samples, String> {
+    let Some((fill, samples)) = payload.split_first_chunk::<8>() else {
+        return Err(format!("{} bytes are shorter than the number of a fill", payload.len()));
+    };
+    match u64::from_le_bytes(*fill) {
+        0 => Err("a fill is never number 0".to_owned()),
+        fill => Ok(Samples { fill, ..decode_samples(samples)? }),
+    }
+}
+
+fn decode_types(payload: &[u8]) -> Result<Vec<(u64, MetricType)>, String> {
+    let (types, rest) = payload.as_chunks::<TYPE_BYTES>();
+    if !rest.is_empty() {
+        return Err(format!("{} bytes are no whole number of types of {TYPE_BYTES}", payload.len()));
+    }
+    let one = |bytes: &[u8; TYPE_BYTES]| {
+        let kind = MetricType::from_code(bytes[8]).ok_or_else(|| format!("there is no type {}", bytes[8]))?;
+        Ok((u64::from_le_bytes(array(bytes)), kind))
+    };
+    types.iter().map(one).collect()
 }
 
 fn decode_samples(payload: &[u8]) -> Result<Samples, String> {
@@ -137,6 +267,7 @@ fn decode_samples(payload: &[u8]) -> Result<Samples, String> {
         series: series.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect(),
         at_ms,
         value: value.as_chunks::<8>().0.iter().map(|b| f64::from_bits(u64::from_le_bytes(*b))).collect(),
+        fill: 0,
     })
 }
 
@@ -222,6 +353,22 @@ mod tests {
         bytes.clear();
         encode_settings(&settings, &mut bytes);
         assert_eq!(decode(KIND_SETTINGS, &bytes).unwrap(), Record::Settings(settings));
+        let fill = Fill { id: 7, source: "a \"b\"".to_owned(), from_ms: -1, publish_from_ms: i64::MAX };
+        let types = Control::Types(vec![(u64::MAX, MetricType::Counter), (0, MetricType::Gauge)]);
+        for control in [Control::FillBegin(fill.clone()), Control::FillEnd { fill: 9 }, types] {
+            bytes.clear();
+            let kind = encode_control(&control, &mut bytes);
+            assert_eq!(decode(kind, &bytes).unwrap(), Record::Control(control));
+        }
+        let fills = Fills { open: vec![fill], done: vec!["c".to_owned()] };
+        bytes.clear();
+        encode_fills(&fills, &mut bytes);
+        assert_eq!(decode(KIND_FILLS, &bytes).unwrap(), Record::Fills(fills));
+        let mut samples = Samples::of_fill(3);
+        (0..9).for_each(|i| samples.push(i, i as i64, i as f64));
+        bytes.clear();
+        encode_samples(&samples, &mut bytes);
+        assert_eq!(decode(kind_of(3), &bytes).unwrap(), Record::Samples(samples));
     }
 
     #[test]
@@ -232,7 +379,7 @@ mod tests {
         let (mut batch, mut settings) = (vec![], vec![]);
         encode_samples(&samples, &mut batch);
         encode_settings(&Settings::default(), &mut settings);
-        for kind in 0..=8 {
+        for kind in 0..=12 {
             for _ in 0..20_000 {
                 let mut bytes: Vec<u8> = match rng.u8(..3) {
                     0 => (0..rng.usize(..64)).map(|_| rng.u8(..)).collect(),
@@ -245,7 +392,7 @@ mod tests {
                     bytes.truncate(rng.usize(..=bytes.len()));
                 }
                 let decoded = decode(kind, &bytes);
-                if kind == 0 || kind > 3 {
+                if kind == 0 || kind > KIND_FILLS {
                     assert!(matches!(decoded, Err(JournalError::UnknownKind { .. })));
                 }
                 if let Ok(Record::Samples(s)) = decoded {

@@ -56,7 +56,8 @@ fn epochs(records: &[Record]) -> (Vec<(usize, EpochEnd)>, usize) {
         match record {
             Record::Samples(samples) => open += samples.len(),
             Record::EpochEnd(end) => ends.push((std::mem::take(&mut open), *end)),
-            Record::Settings(_) => {}
+            Record::Settings(_) | Record::Control(_) => {}
+            Record::Fills(_) => unreachable!("a reader leaves them out"),
         }
     }
     (ends, open)
@@ -103,11 +104,12 @@ fn a_full_disk_is_told_to_everyone_and_for_good() {
     let before_commit = Box::new(move || gate.recv().map_err(io::Error::other));
     let cutter = EpochCutter::new(None, 30_000, 300_000);
     let settings = Settings::default();
+    let metrics = Arc::new(Metrics::new());
     let mut writer =
-        Writer::new(segments, cutter, &settings, config.clone(), before_commit, Arc::new(Metrics::new()));
+        Writer::new(segments, cutter, &settings, found.fills, config.clone(), before_commit, metrics);
     writer.begin(found.open_epoch).unwrap();
     writer.segments().replace_file(OpenOptions::new().write(true).open("/dev/full").unwrap());
-    let journal = Journal::start(writer, dir.path()).unwrap();
+    let journal = Journal::start(writer, dir.path(), Fills::default()).unwrap();
     let end = journal.durable().end();
     let mut waiting: Vec<Synced> =
         (0..10).map(|i| journal.try_append(batch(i, 0, 100), "test").unwrap()).collect();
@@ -265,6 +267,45 @@ fn an_epoch_cut_short_is_closed_with_the_last_times() {
         }
         assert_eq!(journal.last_epoch_end().unwrap().close_ms, away_ms + 340_000);
     }
+}
+
+#[test]
+fn a_fill_ends_in_a_later_epoch_than_its_samples_and_is_known_to_the_next_start() {
+    let dir = Dir::new();
+    let (config, _) = config(Mode::Live);
+    let config = Config { segment_bytes: 4_096, ..config };
+    let journal = open(&dir, &config);
+    let fill = Fill { id: 7, source: "a".to_owned(), from_ms: 5, publish_from_ms: 6 };
+    let other = Fill { id: 8, source: "b".to_owned(), ..fill.clone() };
+    let control = |journal: &Journal, control| synced(journal.try_control(control).unwrap()).unwrap();
+    control(&journal, Control::FillBegin(fill.clone()));
+    control(&journal, Control::FillBegin(other.clone()));
+    for i in 0..20 {
+        synced(journal.try_append(batch(1, i, 10), "test").unwrap()).unwrap();
+        synced(journal.try_append(Samples { fill: 7, ..batch(1, i, 50) }, "test").unwrap()).unwrap();
+    }
+    assert!((journal.open_fills(), journal.filled("a")) == (&[][..], false), "what was found at the start");
+    drop(journal);
+    let journal = open(&dir, &config);
+    assert!((journal.open_fills(), journal.filled("a")) == (&[fill, other.clone()][..], false));
+    synced(journal.try_append(Samples { fill: 7, ..batch(1, 0, 10) }, "test").unwrap()).unwrap();
+    synced(journal.try_append(batch(1, 0, 10), "test").unwrap()).unwrap();
+    control(&journal, Control::FillEnd { fill: 7 });
+    control(&journal, Control::FillEnd { fill: 99 });
+    journal.close().unwrap();
+    let (mut filled, mut of_epoch) = (0, 0);
+    for record in records(&journal) {
+        match record {
+            Record::Samples(samples) if samples.fill == 7 => (filled, of_epoch) = (filled + samples.len(), 1),
+            Record::Control(Control::FillEnd { .. }) => assert_eq!(of_epoch, 0, "an epoch of its own"),
+            Record::EpochEnd(_) => of_epoch = 0,
+            _ => {}
+        }
+    }
+    assert_eq!(filled, 20 * 50 + 10);
+    drop(journal);
+    let journal = open(&dir, &config);
+    assert!((journal.open_fills(), journal.filled("a"), journal.filled("b")) == (&[other][..], true, false));
 }
 
 #[test]

@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tidewatch_dataflows::sample::{EpochEnd, Samples};
+use tidewatch_dataflows::sample::{Control, EpochEnd, Samples};
 use tidewatch_dataflows::settings::Settings;
 use tokio::sync::oneshot;
 
 use super::record::{
-    KIND_EPOCH_END, KIND_SAMPLES, KIND_SETTINGS, RECORD_SAMPLES_MAX, encode_columns, encode_epoch_end,
-    encode_settings,
+    Fills, KIND_EPOCH_END, KIND_FILLS, KIND_SETTINGS, RECORD_SAMPLES_MAX, RECORD_TYPES_MAX, encode_columns,
+    encode_control, encode_epoch_end, encode_fills, encode_settings, kind_of,
 };
 use super::{Config, EpochCutter, JournalError, LOG, Mode, Refused};
 use crate::metrics::{Gauge, Histogram, Log, Metrics, Queue as QueueLabel, Source};
@@ -32,6 +32,8 @@ type Done = oneshot::Sender<Result<(), String>>;
 pub(super) enum Item {
     /// Samples, and who waits for them.
     Samples { samples: Samples, source: &'static str, done: Option<Done> },
+    /// What is no sample, and who waits for it.
+    Control { control: Control, done: Done },
     /// An epoch end, after what was queued before it.
     Cut { stream_ms: i64, close_ms: i64, last_of_input: bool, done: Done },
 }
@@ -40,7 +42,9 @@ impl Item {
     fn samples(&self) -> usize {
         match self {
             Item::Samples { samples, .. } => samples.len(),
-            Item::Cut { .. } => 0,
+            // On disk they take half of what a sample takes.
+            Item::Control { control: Control::Types(types), .. } => types.len(),
+            Item::Control { .. } | Item::Cut { .. } => 0,
         }
     }
 }
@@ -95,7 +99,7 @@ impl Shared {
             }
             let coming = (queue.samples + queue.writing + samples) as u64 * SAMPLE_BYTES;
             let bytes = self.bytes.load(Relaxed) + coming;
-            // Epoch ends are taken even then: they let what is there be computed.
+            // Epoch ends and those of fills are taken even then: they let what is there be computed.
             if bytes > self.bytes_max && samples > 0 {
                 self.metrics.limit("journal.bytes_max");
                 return Err(Refused::BytesMax { bytes: self.bytes.load(Relaxed), bytes_max: self.bytes_max });
@@ -217,7 +221,7 @@ impl Shared {
         self.room.notify_all();
         let waiting = waiting.into_iter().filter_map(|item| match item {
             Item::Samples { done, .. } => done,
-            Item::Cut { done, .. } => Some(done),
+            Item::Control { done, .. } | Item::Cut { done, .. } => Some(done),
         });
         answer(waiting, &Err(why));
     }
@@ -268,9 +272,12 @@ pub(super) struct Writer {
     bytes: Gauge,
     sync_seconds: Histogram,
     settings: Vec<u8>,
+    fills: Fills,
     /// Samples of the current epoch not yet encoded; less than a record.
     partial: Samples,
     epoch_samples: usize,
+    /// The epoch holds samples of a fill.
+    filled: bool,
     epoch_began_ms: i64,
     /// Something was appended since the last commit.
     dirty: bool,
@@ -285,6 +292,7 @@ impl Writer {
         segments: Segments,
         cutter: EpochCutter,
         settings: &Settings,
+        fills: Fills,
         config: Config,
         before_commit: Box<dyn FnMut() -> io::Result<()> + Send>,
         metrics: Arc<Metrics>,
@@ -327,8 +335,10 @@ impl Writer {
             sync_seconds,
             metrics,
             settings: payload,
+            fills,
             partial: Samples::with_capacity(RECORD_SAMPLES_MAX),
             epoch_samples: 0,
+            filled: false,
             dirty: false,
             waiting: Vec::new(),
             accepted: Vec::new(),
@@ -406,6 +416,10 @@ impl Writer {
                     None => self.accepted.push((source, samples.len() as u64)),
                 }
             }
+            Item::Control { control, done } => {
+                self.add_control(control);
+                self.waiting.push(done);
+            }
             Item::Cut { stream_ms, close_ms, last_of_input, done } => {
                 let end = self.cutter.cut_at((self.config.clock)(), stream_ms, close_ms, last_of_input);
                 self.end_epoch(end);
@@ -414,8 +428,36 @@ impl Writer {
         }
     }
 
+    fn add_control(&mut self, control: Control) {
+        // A control applies to its whole epoch, so the end of a fill must not be in one with the fill's samples.
+        if self.filled && matches!(control, Control::FillEnd { .. }) {
+            self.cut_live();
+        }
+        self.flush();
+        self.fills.note(&control);
+        let parts = match control {
+            Control::Types(types) => {
+                types.chunks(RECORD_TYPES_MAX).map(|part| Control::Types(part.to_vec())).collect()
+            }
+            other => vec![other],
+        };
+        for part in parts {
+            self.head();
+            let mut payload = Vec::new();
+            let kind = encode_control(&part, &mut payload);
+            self.segments.append(kind, &payload);
+        }
+        self.dirty = true;
+    }
+
     /// Puts samples into records, and ends the epoch each time it is full.
     fn add(&mut self, samples: &Samples) {
+        if self.partial.fill != samples.fill {
+            self.flush();
+            self.partial.fill = samples.fill;
+        }
+        self.filled |= samples.fill != 0;
+        let fill = samples.fill;
         let mut from = 0;
         while from < samples.len() {
             let mut n = (samples.len() - from).min(RECORD_SAMPLES_MAX - self.partial.len());
@@ -427,7 +469,8 @@ impl Writer {
             let value = &samples.value[from..to];
             if self.partial.is_empty() && n == RECORD_SAMPLES_MAX {
                 self.head();
-                self.segments.append_with(KIND_SAMPLES, |out| encode_columns(series, at_ms, value, out));
+                self.segments
+                    .append_with(kind_of(fill), |out| encode_columns(fill, series, at_ms, value, out));
             } else {
                 self.partial.series.extend_from_slice(series);
                 self.partial.at_ms.extend_from_slice(at_ms);
@@ -441,6 +484,7 @@ impl Writer {
             }
             if self.config.mode == Mode::Live && self.epoch_samples >= self.config.epoch_samples_max {
                 self.cut_live();
+                self.filled = fill != 0 && from < samples.len();
             }
         }
     }
@@ -451,8 +495,8 @@ impl Writer {
             return;
         }
         self.head();
-        let Samples { series, at_ms, value } = &self.partial;
-        self.segments.append_with(KIND_SAMPLES, |out| encode_columns(series, at_ms, value, out));
+        let Samples { series, at_ms, value, fill } = &self.partial;
+        self.segments.append_with(kind_of(*fill), |out| encode_columns(*fill, series, at_ms, value, out));
         self.partial.clear();
     }
 
@@ -469,13 +513,20 @@ impl Writer {
         self.segments.append_with(KIND_EPOCH_END, |out| encode_epoch_end(&end, out));
         self.dirty = true;
         self.epoch_samples = 0;
+        self.filled = false;
         self.epochs += 1;
         self.shared.current_epoch.store(self.cutter.current_epoch(), Relaxed);
     }
 
-    /// Every segment begins with the settings in force.
+    /// Every segment begins with the state of fills, if there were any, and the settings in force: whoever finds
+    /// these in a segment has found those.
     fn head(&mut self) {
         if self.segments.at_segment_start() {
+            if !self.fills.is_empty() {
+                let mut payload = Vec::new();
+                encode_fills(&self.fills, &mut payload);
+                self.segments.append(KIND_FILLS, &payload);
+            }
             self.segments.append(KIND_SETTINGS, &self.settings);
             self.dirty = true;
         }

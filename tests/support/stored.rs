@@ -88,7 +88,7 @@ pub fn epochs(data: &Path) -> (Vec<Epoch>, Samples) {
         match record {
             Record::Samples(mut more) => samples.append(&mut more),
             Record::EpochEnd(end) => epochs.push((end, std::mem::take(&mut samples))),
-            Record::Settings(_) => {}
+            Record::Settings(_) | Record::Control(_) | Record::Fills(_) => {}
         }
     }
     (epochs, samples)

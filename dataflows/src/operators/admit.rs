@@ -14,6 +14,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use crate::driver::Epoch;
 use crate::outcome::Reject;
 use crate::sample::{EpochEnd, Reason, STALE_NAN_BITS, Samples, SeriesId};
 use crate::settings::Settings;
@@ -64,8 +65,8 @@ impl Admit {
         }
     }
 
-    /// Retires one epoch of this shard: `batch` is complete for it, in any order.
-    pub fn retire(&mut self, shard: usize, end: EpochEnd, batch: &Samples) -> Admitted {
+    /// Retires one epoch of this shard.
+    pub fn retire(&mut self, shard: usize, Epoch { end, live: batch, .. }: Epoch) -> Admitted {
         let mut out = Admitted::new(end, shard);
         if !batch.is_empty() {
             let mut order = std::mem::take(&mut self.order);
