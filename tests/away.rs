@@ -74,7 +74,7 @@ impl Scraped {
                 let behind = (*at_ms - self.away) as f64 / self.speed;
                 let drained = self.away + AWAY + behind as i64;
                 let when_ms = if outage && *at_ms >= self.away { drained.max(*at_ms) } else { *at_ms };
-                Arrival { when_ms, series: *series, at_ms: *at_ms, value: *value }
+                Arrival { when_ms, series: *series, at_ms: *at_ms, value: *value, fill: 0 }
             }));
         }
         all.sort_by_key(|a| (a.when_ms, a.series));
@@ -94,11 +94,11 @@ fn cut(settings: &Settings, arrivals: &[Arrival], lives: &[(i64, i64)], step_ms:
     for (from, to) in lives.iter().copied() {
         let mut cutter = EpochCutter::new(last, settings.settle_ms, settings.catch_up_ms);
         if !torn.is_empty() {
-            epochs.push((cutter.cut_at(from, i64::MIN, i64::MIN, false), std::mem::take(&mut torn)));
+            epochs.push((cutter.cut_at(from, i64::MIN, i64::MIN, false), std::mem::take(&mut torn)).into());
         }
         let mut now = from;
         while now < to {
-            epochs.push((cutter.cut(now), arrived(arrivals, &mut next, now)));
+            epochs.push((cutter.cut(now), arrived(arrivals, &mut next, now)).into());
             now += step_ms;
         }
         torn = arrived(arrivals, &mut next, to - 1);
@@ -122,7 +122,7 @@ fn rows(what: &str, settings: &Settings, epochs: &[Epoch]) -> BTreeMap<Key, Vec<
     let (mut tactics, mut model) = (Tactics::new(settings), Model::new(settings));
     let mut rows: BTreeMap<Key, Vec<WindowStats>> = BTreeMap::new();
     for (n, epoch) in epochs.iter().enumerate() {
-        let place = || format!("{what}, epoch {n} of {}, {:?}", epochs.len(), epoch.0);
+        let place = || format!("{what}, epoch {n} of {}, {:?}", epochs.len(), epoch.end);
         let out = same_epoch(&mut tactics, &mut model, epoch, &place);
         out.windows.into_iter().for_each(|row| rows.entry(row.key()).or_default().push(row));
     }
@@ -220,7 +220,7 @@ fn a_worker_that_was_away_and_is_killed_while_it_waits_publishes_no_half_empty_w
         let mut epochs = cut(&settings, &arrivals, &lives, SECOND);
         check(&what, &settings, &scraped, &rows(&what, &settings, &epochs), 1);
         // Without the wait, or with one that a kill ends, the same feed has windows that are closed too early.
-        epochs.iter_mut().for_each(|(end, _)| end.close_ms = end.stream_ms);
+        epochs.iter_mut().for_each(|epoch| epoch.end.close_ms = epoch.end.stream_ms);
         half_empty += rows(&what, &settings, &epochs).values().filter(|all| all.len() > 1).count();
     });
     assert!(half_empty > 0, "this test must be able to see a half-empty window");
@@ -249,7 +249,7 @@ fn a_journal_that_finds_its_wait_cut_short_begins_it_anew() {
         );
         let folder = Folder::new("journal");
         let epochs = live(&folder, &settings, &arrivals, &lives, 10 * SECOND);
-        let end_at = |at: i64| epochs.iter().map(|(end, _)| *end).find(|end| end.stream_ms >= at).unwrap();
+        let end_at = |at: i64| epochs.iter().map(|epoch| epoch.end).find(|end| end.stream_ms >= at).unwrap();
         assert!(end_at(back).close_ms < scraped.away + MINUTE, "{what}: it waits when it is back");
         let waited = end_at(again + settings.catch_up_ms - 10 * SECOND);
         assert!(waited.close_ms < scraped.away + MINUTE, "{what}: the wait begins anew: {waited:?}");
@@ -297,7 +297,7 @@ fn live(
     while let Some(record) = reader.next_ready().unwrap() {
         match record {
             Record::Samples(mut more) => samples.append(&mut more),
-            Record::EpochEnd(end) => epochs.push((end, std::mem::take(&mut samples))),
+            Record::EpochEnd(end) => epochs.push((end, std::mem::take(&mut samples)).into()),
             Record::Settings(_) | Record::Control(_) | Record::Fills(_) => {}
         }
     }

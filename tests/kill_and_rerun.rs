@@ -228,7 +228,7 @@ fn kill_again_and_again(seed: u64) {
     let crashed = stored::outbox(&data);
     let mut again = stored::outbox(&undisturbed.folder().join("data"));
     let (epochs, _) = stored::epochs(&data);
-    let numbers: Vec<u64> = epochs.iter().map(|(end, _)| end.epoch).collect();
+    let numbers: Vec<u64> = epochs.iter().map(|epoch| epoch.end.epoch).collect();
     assert_eq!(crashed.iter().map(|batch| batch.epoch).collect::<Vec<_>>(), numbers, "an epoch is missing");
     // What the run over the copy added itself.
     again.truncate(crashed.len());
@@ -242,9 +242,9 @@ fn kill_again_and_again(seed: u64) {
     let mut model = Model::new(&settings());
     for (epoch, batch) in epochs.iter().zip(&crashed) {
         let want = model.epoch(epoch).windows;
-        assert_eq!(batch.windows.len(), want.len(), "{:?}", epoch.0);
+        assert_eq!(batch.windows.len(), want.len(), "{:?}", epoch.end);
         for (got, want) in batch.windows.iter().zip(&want) {
-            assert!(same_row(got, want), "{:?}:\n got {got:?}\nwant {want:?}", epoch.0);
+            assert!(same_row(got, want), "{:?}:\n got {got:?}\nwant {want:?}", epoch.end);
         }
         assert_eq!(batch.rejects, [], "only duplicates were sent");
     }

@@ -3,6 +3,7 @@
 //! - `architecture`: who may import whom, and other rules of the house that can be read off the source.
 //! - `away`: a sender or a worker that was away for two hours: the same windows, and no half-empty one.
 //! - `bad_requests`: everything one can send wrongly, with its status; nothing of it is applied, the worker goes on.
+//! - `fills`: history applied before the live samples of its series: right, corrected, never half-empty.
 //! - `first_steps`: what the README promises a newcomer: flags, mistyped names, the table of settings, the files of deploy/.
 //! - `files`: what a file comes to does not depend on the order of its lines.
 //! - `golden`: moments computed elsewhere, in exact arithmetic, equal ours.
@@ -23,6 +24,7 @@ mod architecture;
 mod away;
 mod bad_requests;
 mod files;
+mod fills;
 mod first_steps;
 mod golden;
 mod kill_and_rerun;

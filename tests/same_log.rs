@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use tidewatch::outbox;
 use tidewatch_dataflows::outcome::Outcomes;
-use tidewatch_dataflows::sample::{EpochEnd, Mark, Samples};
+use tidewatch_dataflows::sample::{Mark, Samples, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 use tidewatch_dataflows::{driver, graph};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
@@ -18,13 +18,16 @@ use crate::oracle::{Epoch, feed};
 
 type Collected = Arc<Mutex<BTreeMap<u64, Outcomes>>>;
 
+/// What one worker feeds of an epoch.
+type Part = (Vec<Samples>, Vec<Mark>);
+
 /// A worker's inputs and what it still has to feed.
 struct Side {
     samples: InputHandle<u64, NoopBuilder<Samples>>,
     ends: InputHandle<u64, CapacityContainerBuilder<Vec<Mark>>>,
-    /// Per epoch: its batches (cut by the seed) and its end.
-    todo: std::vec::IntoIter<(Vec<Samples>, EpochEnd)>,
-    now: Option<(std::vec::IntoIter<Samples>, EpochEnd)>,
+    /// Per epoch: its batches (cut by the seed) and its marks.
+    todo: std::vec::IntoIter<Part>,
+    now: Option<(std::vec::IntoIter<Samples>, Vec<Mark>)>,
     epoch: u64,
 }
 
@@ -32,14 +35,14 @@ impl Side {
     /// Feeds one batch, or ends an epoch; false when all is fed.
     fn feed(&mut self) -> bool {
         if self.now.is_none() {
-            let Some((batches, end)) = self.todo.next() else { return false };
-            self.now = Some((batches.into_iter(), end));
+            let Some((batches, marks)) = self.todo.next() else { return false };
+            self.now = Some((batches.into_iter(), marks));
         }
-        let Some((batches, end)) = &mut self.now else { return false };
+        let Some((batches, marks)) = &mut self.now else { return false };
         match batches.next() {
             Some(mut batch) => self.samples.send_batch(&mut batch),
             None => {
-                self.ends.send(Mark::End(*end));
+                marks.drain(..).for_each(|mark| self.ends.send(mark));
                 self.epoch += 1;
                 self.samples.advance_to(self.epoch);
                 self.ends.advance_to(self.epoch);
@@ -51,22 +54,26 @@ impl Side {
 }
 
 /// Cuts the log's samples into batches and deals them to workers, as the seed says.
-fn deal(epochs: &[Epoch], workers: usize, rng: &mut fastrand::Rng) -> Vec<Vec<(Vec<Samples>, EpochEnd)>> {
+fn deal(epochs: &[Epoch], workers: usize, rng: &mut fastrand::Rng) -> Vec<Vec<Part>> {
     let batch_max = [1, 7, 64, 4_096][rng.usize(0..4)];
     let mut dealt = vec![Vec::new(); workers];
-    for (end, samples) in epochs {
+    for Epoch { end, controls, fills, live } in epochs {
         let mut parts: Vec<Vec<Samples>> = vec![Vec::new(); workers];
-        let mut from = 0;
-        while from < samples.len() {
-            let to = (from + rng.usize(1..=batch_max)).min(samples.len());
-            let mut batch = Samples::default();
-            (from..to).for_each(|i| batch.push(samples.series[i], samples.at_ms[i], samples.value[i]));
-            parts[rng.usize(0..workers)].push(batch);
-            from = to;
+        for samples in fills.iter().chain([live]) {
+            let mut from = 0;
+            while from < samples.len() {
+                let to = (from + rng.usize(1..=batch_max)).min(samples.len());
+                let mut batch = Samples::of_fill(samples.fill);
+                (from..to).for_each(|i| batch.push(samples.series[i], samples.at_ms[i], samples.value[i]));
+                parts[rng.usize(0..workers)].push(batch);
+                from = to;
+            }
         }
+        let marks = controls.iter().cloned().map(Mark::Control).chain([Mark::End(*end)]);
+        let marks: Vec<Mark> = marks.collect();
         for (worker, mut part) in parts.into_iter().enumerate() {
             rng.shuffle(&mut part);
-            dealt[worker].push((part, *end));
+            dealt[worker].push((part, marks.clone()));
         }
     }
     dealt
@@ -152,14 +159,27 @@ fn log(seed: u64) -> (Settings, Vec<Epoch>) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let settings = feed::settings(&mut rng);
     let mut arrivals = Vec::new();
-    for id in feed::series(&mut rng, 6) {
+    let ids = feed::series(&mut rng, 6);
+    for id in ids.iter().copied() {
         let truth: Vec<_> = feed::truth(&mut rng).into_iter().take(60).collect();
         arrivals.extend(feed::arrivals(&mut rng, id.0, &truth));
     }
     let span =
         arrivals.iter().map(|a| a.when_ms).max().unwrap() - arrivals.iter().map(|a| a.when_ms).min().unwrap();
     let step_ms = (span / 120).max(1_000);
-    let epochs = feed::live(&settings, arrivals, step_ms, &[], 20 * step_ms);
+    // Every other log has a fill in it.
+    let mut told = Vec::new();
+    if seed % 2 == 1 {
+        let first = arrivals.iter().map(|a| a.when_ms).min().unwrap();
+        let history = |id: SeriesId| (id.0, (1..50).map(|i| (first - i * 20_000, i as f64)).rev().collect());
+        let mut series: Vec<_> = ids.iter().copied().map(history).collect();
+        series.push(history(SeriesId(77)));
+        let begins_ms = first + rng.i64(-10..10) * step_ms;
+        let (filled, more) = feed::fill(&mut rng, 5, begins_ms, &series, begins_ms);
+        arrivals.extend(filled);
+        told = more;
+    }
+    let epochs = feed::live_with_fills(&settings, arrivals, &told, step_ms, &[], 20 * step_ms);
     (settings, epochs)
 }
 

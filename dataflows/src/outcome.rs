@@ -82,7 +82,7 @@ pub struct Counts {
     /// Staleness markers seen.
     pub stale_markers: u64,
     /// Not applied, by [`Reason`] code.
-    pub rejected: [u64; 5],
+    pub rejected: [u64; Reason::ALL.len()],
     /// Rows that corrected an earlier row.
     pub corrections: u64,
     /// Slots given.

@@ -222,16 +222,19 @@ pub enum Reason {
     LateRingFull = 3,
     /// NaN or infinite, and not a staleness marker.
     NotFinite = 4,
+    /// A fill's, of a series that has forgotten some of its live samples already, or is in another fill.
+    FillTooLate = 5,
 }
 
 impl Reason {
     /// All reasons, in code order.
-    pub const ALL: [Reason; 5] = [
+    pub const ALL: [Reason; 6] = [
         Reason::Duplicate,
         Reason::DuplicateTimestamp,
         Reason::TooOld,
         Reason::LateRingFull,
         Reason::NotFinite,
+        Reason::FillTooLate,
     ];
 
     /// The word used in metrics, rows and JSON.
@@ -242,6 +245,7 @@ impl Reason {
             Reason::TooOld => "too_old",
             Reason::LateRingFull => "late_ring_full",
             Reason::NotFinite => "not_finite",
+            Reason::FillTooLate => "fill_too_late",
         }
     }
 

@@ -185,6 +185,33 @@ pub struct LatePane {
     pub late: (u32, u32),
 }
 
+/// A step of a fill for one slot, taken before the new sample at `place`. Late panes come after the last of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Phase {
+    /// The slot.
+    pub slot: u32,
+    /// Index into the new samples.
+    pub place: u32,
+    /// What happens.
+    pub step: FillStep,
+}
+
+/// What happens to a series in a fill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FillStep {
+    /// It takes the fill: its state begins anew, and no key closes.
+    Begin {
+        /// Keys before this fill state and are not published, unless they were before.
+        publish_from_ms: i64,
+        /// All samples it had applied, as a range of the raw samples.
+        had: (u32, u32),
+    },
+    /// Its live samples that waited come next.
+    End,
+    /// It leaves the fill and its state begins anew; its live samples that waited come next.
+    Drop,
+}
+
 /// What `admit` hands on for one epoch of one shard: complete and ordered.
 #[derive(Debug)]
 pub struct Admitted {
@@ -202,6 +229,8 @@ pub struct Admitted {
     pub raw_value: Vec<f64>,
     /// Times of the late samples merged.
     pub late_at_ms: Vec<i64>,
+    /// Where fills begin and end among the new samples, by (slot, place).
+    pub phases: Vec<Phase>,
     /// New samples by (slot, at): slots.
     pub slot: Vec<u32>,
     /// New samples: times.
@@ -229,6 +258,7 @@ impl Admitted {
             raw_at_ms: Vec::new(),
             raw_value: Vec::new(),
             late_at_ms: Vec::new(),
+            phases: Vec::new(),
             slot: Vec::new(),
             at_ms: Vec::new(),
             value: Vec::new(),

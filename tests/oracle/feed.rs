@@ -1,6 +1,8 @@
 //! Random feeds: what senders and workers with outages, delays and duplicates put into a journal.
 
-use tidewatch_dataflows::sample::{EpochEnd, STALE_NAN_BITS, Samples, SeriesId};
+use std::sync::Arc;
+
+use tidewatch_dataflows::sample::{Control, EpochEnd, Fill, STALE_NAN_BITS, Samples, SeriesId};
 use tidewatch_dataflows::settings::{Settings, Window};
 
 use super::Epoch;
@@ -15,6 +17,8 @@ pub struct Arrival {
     pub series: u64,
     pub at_ms: i64,
     pub value: f64,
+    /// The fill it belongs to; 0 if it is live.
+    pub fill: u64,
 }
 
 /// Small settings whose windows fill and empty within a short feed.
@@ -72,24 +76,40 @@ pub fn arrivals(rng: &mut fastrand::Rng, series: u64, samples: &[(i64, f64)]) ->
             2 => f64::from_bits(STALE_NAN_BITS),
             _ => value,
         };
-        all.push(Arrival { when_ms, series, at_ms, value });
+        all.push(Arrival { when_ms, series, at_ms, value, fill: 0 });
         if twice && rng.u8(0..5) == 0 {
             let value = if rng.bool() { value } else { value + 1.0 };
-            all.push(Arrival { when_ms: when_ms + rng.i64(0..700_000), series, at_ms, value });
+            all.push(Arrival { when_ms: when_ms + rng.i64(0..700_000), series, at_ms, value, fill: 0 });
         }
     }
     all
 }
 
+/// Something that is no sample and reaches the worker at a time.
+pub type Told = (i64, Control);
+
 /// Cuts arrivals into epochs as a live worker does that is away during `down`: arrivals wait for it.
 pub fn live(
     settings: &Settings,
+    arrivals: Vec<Arrival>,
+    step_ms: i64,
+    down: &[(i64, i64)],
+    after_ms: i64,
+) -> Vec<Epoch> {
+    live_with_fills(settings, arrivals, &[], step_ms, down, after_ms)
+}
+
+/// [`live`] with controls, in order of time.
+pub fn live_with_fills(
+    settings: &Settings,
     mut arrivals: Vec<Arrival>,
+    told: &[Told],
     step_ms: i64,
     down: &[(i64, i64)],
     after_ms: i64,
 ) -> Vec<Epoch> {
     arrivals.sort_by_key(|a| a.when_ms);
+    let mut told = told.iter().peekable();
     let (Some(first), Some(last)) = (arrivals.first(), arrivals.last()) else { return Vec::new() };
     let (mut now, until) = (first.when_ms, last.when_ms + after_ms);
     let (mut before, mut close, mut hold) = (now, now, None);
@@ -105,20 +125,53 @@ pub fn live(
         if hold.is_none_or(|hold| now >= hold) {
             (close, hold) = (now, None);
         }
-        let mut samples = Samples::default();
+        let end = EpochEnd { epoch: now as u64, stream_ms: now, close_ms: close, last_of_input: false };
+        let mut epoch = Epoch { end, ..Epoch::default() };
         while next < arrivals.len() && arrivals[next].when_ms <= now {
             let a = arrivals[next];
-            samples.push(a.series, a.at_ms, a.value);
+            epoch.of_fill(a.fill).push(a.series, a.at_ms, a.value);
             next += 1;
         }
-        epochs.push((
-            EpochEnd { epoch: now as u64, stream_ms: now, close_ms: close, last_of_input: false },
-            samples,
-        ));
+        while let Some((_, control)) = told.next_if(|(when_ms, _)| *when_ms <= now) {
+            epoch.controls.push(Arc::new(control.clone()));
+        }
+        epochs.push(epoch);
         before = now;
         now += step_ms;
     }
     epochs
+}
+
+/// A fill over these series: samples that rise, in the time it takes, perhaps brought again from the beginning by
+/// one that was resumed. Begun before, with and after the first live sample of each.
+pub fn fill(
+    rng: &mut fastrand::Rng,
+    id: u64,
+    begins_ms: i64,
+    series: &[(u64, Vec<(i64, f64)>)],
+    publish_from_ms: i64,
+) -> (Vec<Arrival>, Vec<Told>) {
+    let lasts_ms = [0, 5_000, 200_000, 3_000_000][rng.usize(0..4)];
+    let mut arrivals = Vec::new();
+    for (series, samples) in series {
+        let tries = if rng.u8(0..3) == 0 { 2 } else { 1 };
+        for _ in 0..tries {
+            let (from, to) = (samples[0].0, samples[samples.len() - 1].0.max(samples[0].0 + 1));
+            for (at_ms, value) in samples.iter().copied() {
+                let share = (at_ms - from) as f64 / (to - from) as f64;
+                let when_ms = begins_ms + (lasts_ms as f64 * share) as i64;
+                arrivals.push(Arrival { when_ms, series: *series, at_ms, value, fill: id });
+            }
+        }
+    }
+    let begin = Fill { id, source: String::new(), from_ms: 0, publish_from_ms };
+    // Now and then in the epoch of its last samples.
+    let ends_ms = begins_ms + lasts_ms + rng.i64(0..400_000) * i64::from(rng.bool());
+    let mut told = vec![(begins_ms, Control::FillBegin(begin)), (ends_ms, Control::FillEnd { fill: id })];
+    if rng.bool() {
+        told.insert(1, (begins_ms + lasts_ms / 2, told[0].1.clone()));
+    }
+    (arrivals, told)
 }
 
 /// Cuts samples into epochs as `replay` does with a file.
@@ -136,11 +189,11 @@ pub fn file(samples: &Samples, per_epoch: usize) -> Vec<Epoch> {
             let mut part = Samples::default();
             (from..samples.len().min(from + per_epoch))
                 .for_each(|i| part.push(samples.series[i], samples.at_ms[i], samples.value[i]));
-            (cut(n, i64::MIN, false), part)
+            (cut(n, i64::MIN, false), part).into()
         })
         .collect();
     let top = samples.at_ms.iter().copied().max().unwrap_or(i64::MIN);
-    epochs.push((cut(epochs.len(), top, true), Samples::default()));
+    epochs.push((cut(epochs.len(), top, true), Samples::default()).into());
     epochs
 }
 

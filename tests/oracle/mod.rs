@@ -6,14 +6,48 @@
 pub mod feed;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use tidewatch_dataflows::kernels::reference;
 use tidewatch_dataflows::outcome::{Outcomes, WindowStats};
-use tidewatch_dataflows::sample::{EpochEnd, Reason, STALE_NAN_BITS, Samples, SeriesId};
+use tidewatch_dataflows::sample::{Control, EpochEnd, Reason, STALE_NAN_BITS, Samples, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 
 /// One epoch of a feed: what the journal would hold.
-pub type Epoch = (EpochEnd, Samples);
+#[derive(Clone, Debug)]
+pub struct Epoch {
+    pub end: EpochEnd,
+    pub controls: Vec<Arc<Control>>,
+    pub fills: Vec<Samples>,
+    pub live: Samples,
+}
+
+impl Default for Epoch {
+    fn default() -> Self {
+        let end = EpochEnd { epoch: 0, stream_ms: i64::MIN, close_ms: i64::MIN, last_of_input: false };
+        (end, Samples::default()).into()
+    }
+}
+
+impl Epoch {
+    /// The samples of this fill.
+    pub fn of_fill(&mut self, fill: u64) -> &mut Samples {
+        if fill == 0 {
+            return &mut self.live;
+        }
+        let at = self.fills.iter().position(|samples| samples.fill == fill).unwrap_or_else(|| {
+            self.fills.push(Samples::of_fill(fill));
+            self.fills.len() - 1
+        });
+        &mut self.fills[at]
+    }
+}
+
+impl From<(EpochEnd, Samples)> for Epoch {
+    fn from((end, live): (EpochEnd, Samples)) -> Self {
+        Epoch { end, controls: Vec::new(), fills: Vec::new(), live }
+    }
+}
 
 type Content = Vec<(i64, u64)>;
 
@@ -26,7 +60,17 @@ struct Series {
     withhold: i64,
     closed: Vec<Option<i64>>,
     published: BTreeMap<(usize, i64), (u32, Content)>,
+    /// Some applied sample is in the raw ring no more.
+    forgot: bool,
+    /// The fill it takes with the samples that wait for its end; without them one it was too late for.
+    taking: Option<(u64, Option<BTreeMap<i64, f64>>)>,
+    publish_from: Option<i64>,
+    /// Its fill ends in this epoch.
+    filled: bool,
 }
+
+/// A sample on its way: series, time, key of order, value.
+type Row = (u64, i64, u64, f64);
 
 /// The whole model.
 pub struct Model {
@@ -34,6 +78,21 @@ pub struct Model {
     live: BTreeMap<u64, Series>,
     tombstones: BTreeMap<usize, BTreeSet<(i64, u64)>>,
     floors: BTreeMap<usize, i64>,
+    /// Fills begun and not ended, and from when on they publish.
+    open: BTreeMap<u64, i64>,
+}
+
+/// The samples of a batch, in order.
+fn rows(samples: &Samples) -> Vec<Row> {
+    let mut rows: Vec<Row> = (0..samples.len())
+        .map(|i| {
+            let bits = samples.value[i].to_bits();
+            let key = if bits == STALE_NAN_BITS { u64::MAX } else { bits };
+            (samples.series[i], samples.at_ms[i], key, samples.value[i])
+        })
+        .collect();
+    rows.sort_by_key(|row| (row.0, row.1, row.2));
+    rows
 }
 
 impl Model {
@@ -43,56 +102,89 @@ impl Model {
             live: BTreeMap::new(),
             tombstones: BTreeMap::new(),
             floors: BTreeMap::new(),
+            open: BTreeMap::new(),
         }
     }
 
+    /// A series that is not live gets a place.
+    fn meet(&mut self, id: u64, stream_ms: i64) {
+        if self.live.contains_key(&id) {
+            return;
+        }
+        let shard = SeriesId(id).shard();
+        let stones = self.tombstones.entry(shard).or_default();
+        let tombstone = stones.iter().find(|(_, series)| *series == id).copied();
+        if let Some(stone) = tombstone {
+            stones.remove(&stone);
+        }
+        let floor = self.floors.get(&shard).copied().unwrap_or(i64::MIN);
+        let tombstone = tombstone.map(|(at, _)| at);
+        self.live.insert(
+            id,
+            Series {
+                heard: stream_ms,
+                tombstone,
+                withhold: tombstone.unwrap_or(floor),
+                closed: vec![None; self.settings.windows.len()],
+                ..Series::default()
+            },
+        );
+    }
+
     /// What one epoch must come to: windows (numbers by the slow twin), freed series, counts by reason.
-    pub fn epoch(&mut self, (end, samples): &Epoch) -> Outcomes {
-        let mut rows: Vec<(u64, i64, u64, f64)> = (0..samples.len())
-            .map(|i| {
-                let bits = samples.value[i].to_bits();
-                let key = if bits == STALE_NAN_BITS { u64::MAX } else { bits };
-                (samples.series[i], samples.at_ms[i], key, samples.value[i])
-            })
-            .collect();
-        rows.sort_by_key(|row| (row.0, row.1, row.2));
-        let mut out = Outcomes::default();
-        let mut dirty: BTreeMap<u64, BTreeSet<(usize, i64)>> = BTreeMap::new();
-        for (id, at, key, value) in rows {
-            let shard = SeriesId(id).shard();
-            if !self.live.contains_key(&id) {
-                let stones = self.tombstones.entry(shard).or_default();
-                let tombstone = stones.iter().find(|(_, series)| *series == id).copied();
-                if let Some(stone) = tombstone {
-                    stones.remove(&stone);
+    pub fn epoch(&mut self, Epoch { end, controls, fills, live }: &Epoch) -> Outcomes {
+        let mut ended = BTreeSet::new();
+        for control in controls {
+            match &**control {
+                Control::FillBegin(fill) => {
+                    self.open.entry(fill.id).or_insert(fill.publish_from_ms);
                 }
-                let floor = self.floors.get(&shard).copied().unwrap_or(i64::MIN);
-                let tombstone = tombstone.map(|(at, _)| at);
-                self.live.insert(
-                    id,
-                    Series {
-                        heard: end.stream_ms,
-                        tombstone,
-                        withhold: tombstone.unwrap_or(floor),
-                        closed: vec![None; self.settings.windows.len()],
-                        ..Series::default()
-                    },
-                );
-            }
-            let series = self.live.get_mut(&id).expect("just inserted");
-            if key == u64::MAX {
-                out.counts.stale_markers += 1;
-                continue;
-            }
-            match series.apply(&self.settings, at, value, dirty.entry(id).or_default()) {
-                Ok(late) => {
-                    series.heard = end.stream_ms;
-                    out.counts.applied += 1;
-                    out.counts.late += u64::from(late);
+                Control::FillEnd { fill } => {
+                    ended.insert(*fill);
                 }
-                Err(reason) => out.counts.rejected[reason as usize] += 1,
+                Control::Types(_) => {}
             }
         }
+        let mut out = Outcomes::default();
+        let mut dirty: BTreeMap<u64, BTreeSet<(usize, i64)>> = BTreeMap::new();
+        let (live, filled) =
+            (rows(live), fills.iter().map(|fill| (fill.fill, rows(fill))).collect::<Vec<_>>());
+        let mut ids: BTreeSet<u64> = live.iter().map(|row| row.0).collect();
+        ids.extend(filled.iter().flat_map(|(_, rows)| rows).map(|row| row.0));
+        for id in ids.iter().copied() {
+            self.meet(id, end.stream_ms);
+        }
+        ids.extend(self.live.iter().filter(|(_, series)| series.takes()).map(|(id, _)| *id));
+        for id in ids {
+            let of = |rows: &[Row]| rows.iter().copied().filter(|row| row.0 == id).collect::<Vec<_>>();
+            let series = self.live.get_mut(&id).expect("it was met");
+            let dirty = dirty.entry(id).or_default();
+            let mut rest = Vec::new();
+            for (fill, rows) in &filled {
+                for row in of(rows) {
+                    series.fill(&self.settings, &self.open, *fill, row, end.stream_ms, &mut rest, &mut out);
+                }
+            }
+            if series.takes() && series.taking.as_ref().is_some_and(|(fill, _)| ended.contains(fill)) {
+                series.leave(&mut rest);
+                series.heard = end.stream_ms;
+                series.filled = true;
+            }
+            for row in of(&live) {
+                series.wait(&self.settings, row, end.stream_ms, &mut rest, &mut out);
+            }
+            rest.sort_by_key(|row| row.1);
+            let newest = series.newest;
+            let (late, new): (Vec<Row>, Vec<Row>) =
+                rest.into_iter().partition(|row| newest.is_some_and(|newest| row.1 <= newest));
+            series.apply_all(&self.settings, &late, end.stream_ms, dirty, &mut out);
+            series.release(&self.settings, dirty);
+            series.apply_all(&self.settings, &new, end.stream_ms, dirty, &mut out);
+        }
+        for series in self.live.values_mut() {
+            series.taking.take_if(|(fill, _)| ended.contains(fill));
+        }
+        self.open.retain(|fill, _| !ended.contains(fill));
         let keep = self.settings.keep_ms();
         let mut freed = Vec::new();
         for (id, series) in &mut self.live {
@@ -102,7 +194,10 @@ impl Model {
             let newest = series.newest.unwrap_or(series.heard);
             let quiet = end.close_ms > newest.saturating_add(keep)
                 && end.stream_ms > series.heard.saturating_add(keep);
-            if quiet && (series.newest.is_none() || series.silent(&self.settings, end.close_ms)) {
+            if quiet
+                && !series.takes()
+                && (series.newest.is_none() || series.silent(&self.settings, end.close_ms))
+            {
                 freed.push(*id);
             }
         }
@@ -125,6 +220,196 @@ impl Model {
 }
 
 impl Series {
+    fn takes(&self) -> bool {
+        matches!(self.taking, Some((_, Some(_))))
+    }
+
+    /// A sample of a fill: applied, made to wait, skipped, or refused.
+    #[allow(clippy::too_many_arguments)]
+    fn fill(
+        &mut self,
+        settings: &Settings,
+        open: &BTreeMap<u64, i64>,
+        fill: u64,
+        (_, at, key, value): Row,
+        stream_ms: i64,
+        rest: &mut Vec<Row>,
+        out: &mut Outcomes,
+    ) {
+        if key == u64::MAX {
+            out.counts.stale_markers += 1;
+            return;
+        }
+        let reason = if self.tombstone.is_some_and(|stone| at <= stone) {
+            Some(Reason::TooOld)
+        } else if !value.is_finite() {
+            Some(Reason::NotFinite)
+        } else if let Some((taken, waiting)) = &self.taking {
+            (*taken != fill || waiting.is_none()).then_some(Reason::FillTooLate)
+        } else if !open.contains_key(&fill) {
+            Some(Reason::FillTooLate)
+        } else if self.forgot {
+            self.taking = Some((fill, None));
+            Some(Reason::FillTooLate)
+        } else {
+            self.taking = Some((fill, Some(std::mem::take(&mut self.samples))));
+            self.publish_from = Some(open[&fill]);
+            self.begin_anew();
+            None
+        };
+        if let Some(reason) = reason {
+            out.counts.rejected[reason as usize] += 1;
+            return;
+        }
+        if self.newest.is_some_and(|newest| at <= newest) {
+            out.counts.rejected[Reason::Duplicate as usize] += 1;
+            return;
+        }
+        let Some((_, Some(waiting))) = &mut self.taking else { unreachable!("it takes the fill") };
+        if waiting.keys().next().is_none_or(|first| at < *first) {
+            self.samples.insert(at, value);
+            self.age(settings, at);
+            for (w, window) in settings.windows.iter().enumerate() {
+                let before = match self.newest {
+                    None => at,
+                    Some(_) => at - settings.lateness_ms - settings.base_ms(),
+                };
+                let below = -(-before).div_euclid(window.hop_ms) * window.hop_ms - window.hop_ms;
+                self.closed[w] = Some(self.closed[w].map_or(below, |closed| closed.max(below)));
+            }
+            self.newest = Some(at);
+            self.heard = stream_ms;
+            out.counts.applied += 1;
+            return;
+        }
+        let reason = match waiting.get(&at) {
+            Some(held) if held.to_bits() == value.to_bits() => Reason::Duplicate,
+            Some(_) => Reason::DuplicateTimestamp,
+            None if waiting.len() as u32 >= settings.late_samples_max => {
+                self.drop_fill(rest);
+                Reason::FillTooLate
+            }
+            None => {
+                waiting.insert(at, value);
+                self.heard = stream_ms;
+                return;
+            }
+        };
+        out.counts.rejected[reason as usize] += 1;
+    }
+
+    /// A live sample: waits if the series takes a fill, else goes to `rest`.
+    fn wait(
+        &mut self,
+        settings: &Settings,
+        row: Row,
+        stream_ms: i64,
+        rest: &mut Vec<Row>,
+        out: &mut Outcomes,
+    ) {
+        let (_, at, key, value) = row;
+        let Some((_, Some(waiting))) = &mut self.taking else {
+            // What waited was there before.
+            let newest = rest.iter().filter(|row| row.0 == u64::MAX).map(|row| row.1).max();
+            match newest.is_some_and(|newest| at < newest - settings.lateness_ms) && key != u64::MAX {
+                true => out.counts.rejected[Reason::TooOld as usize] += 1,
+                false => rest.push(row),
+            }
+            return;
+        };
+        if key == u64::MAX {
+            out.counts.stale_markers += 1;
+            return;
+        }
+        let newest = waiting.keys().next_back().copied().max(self.newest);
+        let old = newest.is_some_and(|newest| newest - at > settings.lateness_ms)
+            || self.tombstone.is_some_and(|stone| at <= stone);
+        let reason = match waiting.get(&at) {
+            _ if old => Reason::TooOld,
+            _ if !value.is_finite() => Reason::NotFinite,
+            Some(held) if held.to_bits() == value.to_bits() => Reason::Duplicate,
+            Some(_) => Reason::DuplicateTimestamp,
+            None if waiting.len() as u32 >= settings.late_samples_max => {
+                self.drop_fill(rest);
+                return self.wait(settings, row, stream_ms, rest, out);
+            }
+            None => {
+                waiting.insert(at, value);
+                self.heard = stream_ms;
+                return;
+            }
+        };
+        out.counts.rejected[reason as usize] += 1;
+    }
+
+    /// As if nothing had been applied; what was published stays known.
+    fn begin_anew(&mut self) {
+        self.samples.clear();
+        (self.newest, self.forgot) = (None, false);
+        self.closed.fill(None);
+    }
+
+    fn drop_fill(&mut self, rest: &mut Vec<Row>) {
+        self.leave(rest);
+        self.begin_anew();
+        self.publish_from = None;
+    }
+
+    /// What waited goes to `rest`, marked as such by an id that no series has.
+    fn leave(&mut self, rest: &mut Vec<Row>) {
+        let waiting = self.taking.as_mut().and_then(|(_, waiting)| waiting.take());
+        let rows = waiting.into_iter().flatten().map(|(at, value)| (u64::MAX, at, value.to_bits(), value));
+        rest.extend(rows);
+    }
+
+    /// The fill has ended: what was not passed closes, before the newest sample of the fill.
+    fn release(&mut self, settings: &Settings, dirty: &mut BTreeSet<(usize, i64)>) {
+        if !std::mem::take(&mut self.filled) {
+            return;
+        }
+        let Some(newest) = self.newest else { return };
+        for (w, window) in settings.windows.iter().enumerate() {
+            let below = (-(-newest).div_euclid(window.hop_ms) - 1) * window.hop_ms;
+            let closed = self.closed[w].expect("a sample was applied");
+            dirty.extend(
+                (1..).map(|i| closed + i * window.hop_ms).take_while(|key| *key <= below).map(|key| (w, key)),
+            );
+            self.closed[w] = Some(closed.max(below));
+        }
+    }
+
+    /// Whether a newer sample pushes some out of the raw ring.
+    fn age(&mut self, settings: &Settings, at: i64) {
+        let from = at - settings.lateness_ms - settings.base_ms();
+        let before = self.samples.range(..at);
+        let young = before.clone().filter(|(t, _)| **t > from).count();
+        self.forgot |= young < before.count() || young as u32 >= settings.late_samples_max;
+    }
+
+    fn apply_all(
+        &mut self,
+        settings: &Settings,
+        rows: &[Row],
+        stream_ms: i64,
+        dirty: &mut BTreeSet<(usize, i64)>,
+        out: &mut Outcomes,
+    ) {
+        for (_, at, key, value) in rows.iter().copied() {
+            if key == u64::MAX {
+                out.counts.stale_markers += 1;
+                continue;
+            }
+            match self.apply(settings, at, value, dirty) {
+                Ok(late) => {
+                    self.heard = stream_ms;
+                    out.counts.applied += 1;
+                    out.counts.late += u64::from(late);
+                }
+                Err(reason) => out.counts.rejected[reason as usize] += 1,
+            }
+        }
+    }
+
     fn apply(
         &mut self,
         settings: &Settings,
@@ -170,6 +455,7 @@ impl Series {
             }
         }
         if !late {
+            self.age(settings, at);
             self.newest = Some(at);
         }
         Ok(late)
@@ -184,7 +470,7 @@ impl Series {
 
     fn silence(&mut self, settings: &Settings, close: i64, dirty: &mut BTreeSet<(usize, i64)>) {
         let Some(newest) = self.newest else { return };
-        if close == i64::MIN || !self.silent(settings, close) {
+        if close == i64::MIN || self.takes() || !self.silent(settings, close) {
             return;
         }
         for (w, window) in settings.windows.iter().enumerate() {
@@ -216,6 +502,9 @@ impl Series {
                 continue;
             }
             let before = self.published.get(&(w, at));
+            if before.is_none() && self.publish_from.is_some_and(|from| at < from) {
+                continue;
+            }
             if before.is_some_and(|(_, known)| *known == content) {
                 continue;
             }

@@ -83,22 +83,24 @@ fn whole(dir: &Path) -> Arc<Durable> {
 pub fn epochs(data: &Path) -> (Vec<Epoch>, Samples) {
     let dir = data.join("journal");
     let mut reader = Reader::open(&dir, whole(&dir)).unwrap();
-    let (mut epochs, mut samples) = (Vec::new(), Samples::default());
+    let (mut epochs, mut epoch) = (Vec::new(), Epoch::default());
     while let Some(record) = reader.next_ready().unwrap() {
         match record {
-            Record::Samples(mut more) => samples.append(&mut more),
-            Record::EpochEnd(end) => epochs.push((end, std::mem::take(&mut samples))),
-            Record::Settings(_) | Record::Control(_) | Record::Fills(_) => {}
+            Record::Samples(mut more) if more.fill == 0 => epoch.live.append(&mut more),
+            Record::Samples(more) => epoch.fills.push(more),
+            Record::Control(control) => epoch.controls.push(Arc::new(control)),
+            Record::EpochEnd(end) => epochs.push(Epoch { end, ..std::mem::take(&mut epoch) }),
+            Record::Settings(_) | Record::Fills(_) => {}
         }
     }
-    (epochs, samples)
+    (epochs, epoch.live)
 }
 
-/// Every sample of the journal in a data directory.
+/// Every live sample of the journal in a data directory.
 pub fn samples(data: &Path) -> Samples {
     let (epochs, mut open) = epochs(data);
     let mut samples = Samples::default();
-    epochs.into_iter().for_each(|(_, mut more)| samples.append(&mut more));
+    epochs.into_iter().for_each(|mut epoch| samples.append(&mut epoch.live));
     samples.append(&mut open);
     samples
 }

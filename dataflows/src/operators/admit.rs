@@ -9,22 +9,29 @@
 //!
 //! # State
 //! Per series about 120 bytes and the raw ring: 12 bytes a sample over lateness and one base pane
-//! (0.6 KB at 15 s), at most `limits.late_samples`. Per forgotten series a tombstone of 16 bytes.
+//! (0.6 KB at 15 s), at most `limits.late_samples`. Per forgotten series a tombstone of 16 bytes. Per series in a
+//! fill the live samples that wait for its end, 16 bytes each.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+mod fill;
+mod order;
+mod rejects;
+mod ring;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use self::fill::Fills;
+use self::order::{Order, Row};
+pub use self::rejects::REJECT_ROWS_MAX;
+use self::rejects::Rejects;
+use self::ring::Ring;
 use crate::driver::Epoch;
-use crate::outcome::Reject;
-use crate::sample::{EpochEnd, Reason, STALE_NAN_BITS, Samples, SeriesId};
+use crate::sample::{EpochEnd, Reason, Samples, SeriesId};
 use crate::settings::Settings;
 use crate::shard::{Admitted, Given, LatePane, SeriesMap, Slots, Timers, pane_of, wait_ms};
 
 /// No time yet.
 const NEVER: i64 = i64::MIN;
-/// Reject rows of one shard and minute that name their series.
-pub const REJECT_ROWS_MAX: usize = 1_000;
-const MINUTE_MS: i64 = 60_000;
 
 /// The gate of one shard.
 pub struct Admit {
@@ -35,6 +42,7 @@ pub struct Admit {
     timers: Timers,
     tombstones: Tombstones,
     rejects: Rejects,
+    fills: Fills,
     order: Order,
 }
 
@@ -59,34 +67,43 @@ impl Admit {
             heads: Vec::new(),
             timers: Timers::default(),
             tombstones: Tombstones { max: tombstones_max, floor: NEVER, ..Tombstones::default() },
-            rejects: Rejects { minute: NEVER, ..Rejects::default() },
+            rejects: Rejects::default(),
+            fills: Fills::default(),
             order: Order::default(),
             settings,
         }
     }
 
     /// Retires one epoch of this shard.
-    pub fn retire(&mut self, shard: usize, Epoch { end, live: batch, .. }: Epoch) -> Admitted {
+    pub fn retire(&mut self, shard: usize, Epoch { end, controls, fills, live }: Epoch) -> Admitted {
         let mut out = Admitted::new(end, shard);
-        if !batch.is_empty() {
-            let mut order = std::mem::take(&mut self.order);
-            if order.look_up(batch, &self.slots) {
-                self.give_slots(batch, &order, end, &mut out);
-                order.look_up(batch, &self.slots);
+        let ended = self.fills.hear(controls);
+        let mut order = std::mem::take(&mut self.order);
+        if !live.is_empty() {
+            if order.look_up(live, &self.slots) {
+                self.give_slots([live].into_iter().chain(fills), end, &mut out);
+                order.look_up(live, &self.slots);
             }
-            order.sort(batch, self.slots.capacity());
-            out.slot.reserve_exact(batch.len());
-            out.at_ms.reserve_exact(batch.len());
-            out.value.reserve_exact(batch.len());
+            order.sort(live, self.slots.capacity());
+            out.slot.reserve_exact(live.len());
+            out.at_ms.reserve_exact(live.len());
+            out.value.reserve_exact(live.len());
+        } else {
+            order.rows.clear();
+        }
+        if fills.is_empty() && self.fills.is_idle() {
             let mut from = 0;
             while from < order.rows.len() {
                 let slot = order.rows[from].slot;
-                let to = from + order.rows[from..].iter().take_while(|row| row.slot == slot).count();
+                let to = order.of(slot, from);
                 self.apply(slot, &order.rows[from..to], end, &mut out);
                 from = to;
             }
-            self.order = order;
+        } else {
+            self.apply_with_fills(&order, fills, &ended, end, &mut out);
         }
+        self.order = order;
+        self.fills.close(&ended);
         self.free_slots(end, &mut out);
         self.rejects.flush(end, &mut out.rejects);
         out
@@ -99,14 +116,25 @@ impl Admit {
 
     /// Bytes of state.
     pub fn bytes(&self) -> usize {
-        let rings: usize = self.heads.iter().map(|head| head.raw.samples.capacity() * 12).sum();
+        let rings: usize = self.heads.iter().map(|head| head.raw.bytes()).sum();
         let heads = self.heads.capacity() * size_of::<Head>();
-        self.slots.bytes() + heads + rings + self.timers.bytes() + self.tombstones.bytes()
+        self.slots.bytes()
+            + heads
+            + rings
+            + self.timers.bytes()
+            + self.tombstones.bytes()
+            + self.fills.bytes()
     }
 
-    fn give_slots(&mut self, batch: &Samples, order: &Order, end: EpochEnd, out: &mut Admitted) {
-        let pairs = batch.series.iter().zip(&order.slots);
-        let mut unknown: Vec<u64> = pairs.filter(|(_, slot)| **slot == NO_SLOT).map(|(id, _)| *id).collect();
+    /// Gives slots to the series of these batches that have none, by rising id.
+    fn give_slots<'a>(
+        &mut self,
+        batches: impl Iterator<Item = &'a Samples>,
+        end: EpochEnd,
+        out: &mut Admitted,
+    ) {
+        let ids = batches.flat_map(|batch| batch.series.iter().copied());
+        let mut unknown: Vec<u64> = ids.filter(|id| self.slots.get(*id).is_none()).collect();
         unknown.sort_unstable();
         unknown.dedup();
         for series in unknown {
@@ -138,7 +166,7 @@ impl Admit {
         let late_from = out.late_at_ms.len();
         let mut applied = 0;
         for row in rows {
-            if row.value.to_bits() == STALE_NAN_BITS {
+            if row.is_marker() {
                 out.counts.stale_markers += 1;
                 continue;
             }
@@ -199,10 +227,11 @@ impl Admit {
                 let newest = if head.newest == NEVER { head.heard } else { head.newest };
                 let quiet = end.close_ms > newest.saturating_add(keep)
                     && end.stream_ms > head.heard.saturating_add(keep);
+                let filling = self.fills.takes(slot);
                 let silent = head.newest == NEVER
                     || head.heard.saturating_add(wait_ms(&self.settings, head.heard, head.newest))
                         <= end.close_ms;
-                if quiet && silent {
+                if quiet && silent && !filling {
                     out.freed.push(slot);
                 } else {
                     // Looked at again when close time has come far enough; each epoch if only stream time lacks.
@@ -220,6 +249,7 @@ impl Admit {
                 self.tombstones.put(series.0, forgotten);
             }
             head.raw = Ring::default();
+            self.fills.forget(slot);
             self.slots.free(slot);
             out.freed_series.push(series);
         }
@@ -254,98 +284,6 @@ fn close_late(head: &Head, slot: u32, base_ms: i64, late_from: usize, out: &mut 
     }
 }
 
-/// The raw samples of the last lateness and base pane, 12 bytes each, in time order.
-#[derive(Default)]
-struct Ring {
-    /// Low 32 bits of the time, then the value's bits, low word first.
-    samples: VecDeque<[u32; 3]>,
-    /// The newest sample that was pushed out although it was young enough; `None` if none was.
-    dropped: Option<i64>,
-}
-
-impl Ring {
-    fn at(&self, index: usize, newest_ms: i64) -> i64 {
-        newest_ms - i64::from((newest_ms as u32).wrapping_sub(self.samples[index][0]))
-    }
-
-    fn word(at_ms: i64, value: f64) -> [u32; 3] {
-        let bits = value.to_bits();
-        [at_ms as u32, bits as u32, (bits >> 32) as u32]
-    }
-
-    fn bits(&self, index: usize) -> u64 {
-        let [_, low, high] = self.samples[index];
-        u64::from(low) | u64::from(high) << 32
-    }
-
-    /// Appends a sample newer than `newest_ms`, the newest held, forgetting what is at or before `from_ms`.
-    fn push(&mut self, newest_ms: i64, at_ms: i64, value: f64, from_ms: i64, max: usize) {
-        while !self.samples.is_empty() && self.at(0, newest_ms) <= from_ms {
-            self.samples.pop_front();
-        }
-        if self.samples.len() >= max {
-            self.dropped = Some(self.at(0, at_ms));
-            self.samples.pop_front();
-        }
-        if self.samples.len() == self.samples.capacity() {
-            self.samples.reserve_exact((self.samples.len() / 4).max(4));
-        }
-        self.samples.push_back(Ring::word(at_ms, value));
-    }
-
-    /// Merges a sample that is not newer than the newest.
-    fn merge(
-        &mut self,
-        newest_ms: i64,
-        at_ms: i64,
-        value: f64,
-        pane_start_ms: i64,
-        max: usize,
-    ) -> Result<(), Reason> {
-        let behind = |words: &[u32; 3]| i64::from((newest_ms as u32).wrapping_sub(words[0]));
-        let mut index = self.samples.partition_point(|words| behind(words) > newest_ms - at_ms);
-        if index < self.samples.len() && self.at(index, newest_ms) == at_ms {
-            let same = self.bits(index) == value.to_bits();
-            return Err(if same { Reason::Duplicate } else { Reason::DuplicateTimestamp });
-        }
-        if self.dropped.is_some_and(|dropped| dropped > pane_start_ms) {
-            return Err(Reason::LateRingFull);
-        }
-        if self.samples.len() >= max {
-            let front = self.at(0, newest_ms);
-            if front > pane_start_ms {
-                return Err(Reason::LateRingFull);
-            }
-            self.dropped = Some(front);
-            self.samples.pop_front();
-            index -= 1;
-        }
-        self.samples.insert(index, Ring::word(at_ms, value));
-        Ok(())
-    }
-
-    fn copy_pane(
-        &self,
-        newest_ms: i64,
-        start_ms: i64,
-        end_ms: i64,
-        at_ms: &mut Vec<i64>,
-        value: &mut Vec<f64>,
-    ) {
-        let from = self.samples.partition_point(|words| {
-            newest_ms - i64::from((newest_ms as u32).wrapping_sub(words[0])) <= start_ms
-        });
-        for index in from..self.samples.len() {
-            let at = self.at(index, newest_ms);
-            if at > end_ms {
-                break;
-            }
-            at_ms.push(at);
-            value.push(f64::from_bits(self.bits(index)));
-        }
-    }
-}
-
 /// What is left of series whose slot was freed, bounded; what is evicted raises the floor.
 #[derive(Default)]
 struct Tombstones {
@@ -377,124 +315,5 @@ impl Tombstones {
 
     fn bytes(&self) -> usize {
         self.newest.capacity() * 17 + self.by_age.len() * 24
-    }
-}
-
-/// Reject rows of the running minute of stream time.
-#[derive(Default)]
-struct Rejects {
-    minute: i64,
-    rows: Vec<Reject>,
-    index: HashMap<(u64, Reason), usize, std::hash::BuildHasherDefault<crate::shard::SeriesHasher>>,
-    rest: [Option<Reject>; Reason::ALL.len()],
-}
-
-impl Rejects {
-    fn add(&mut self, series: SeriesId, reason: Reason, at_ms: i64) {
-        if reason == Reason::Duplicate {
-            return;
-        }
-        let row = match self.index.get(&(series.0, reason)) {
-            Some(index) => &mut self.rows[*index],
-            None if self.rows.len() < REJECT_ROWS_MAX => {
-                self.index.insert((series.0, reason), self.rows.len());
-                self.rows.push(Reject {
-                    series: Some(series),
-                    reason,
-                    count: 0,
-                    first_at_ms: at_ms,
-                    last_at_ms: at_ms,
-                });
-                self.rows.last_mut().expect("a row was pushed")
-            }
-            None => self.rest[reason as usize].get_or_insert(Reject {
-                series: None,
-                reason,
-                count: 0,
-                first_at_ms: at_ms,
-                last_at_ms: at_ms,
-            }),
-        };
-        row.count += 1;
-        row.first_at_ms = row.first_at_ms.min(at_ms);
-        row.last_at_ms = row.last_at_ms.max(at_ms);
-    }
-
-    /// Emits the rows when a minute of stream time is full, or at the end of an input.
-    fn flush(&mut self, end: EpochEnd, out: &mut Vec<Reject>) {
-        let minute = if end.stream_ms == NEVER { NEVER } else { end.stream_ms.div_euclid(MINUTE_MS) };
-        if minute > self.minute || end.last_of_input {
-            out.append(&mut self.rows);
-            out.extend(self.rest.iter_mut().filter_map(Option::take));
-            self.index.clear();
-        }
-        self.minute = self.minute.max(minute);
-    }
-}
-
-/// In place of the slot of a series that has none yet.
-const NO_SLOT: u32 = u32::MAX;
-/// Key of a staleness marker: after every sample of its instant. A NaN may have these bits, so it only sorts.
-const MARKER_KEY: u64 = u64::MAX;
-
-#[derive(Clone, Copy)]
-struct Row {
-    slot: u32,
-    at_ms: i64,
-    key: u64,
-    value: f64,
-}
-
-/// Sorts a batch by (slot, at, value bits). Keeps its buffers.
-#[derive(Default)]
-struct Order {
-    slots: Vec<u32>,
-    starts: Vec<u32>,
-    rows: Vec<Row>,
-}
-
-impl Order {
-    /// Finds the slot of every sample; returns whether some series has none.
-    fn look_up(&mut self, batch: &Samples, slots: &Slots) -> bool {
-        self.slots.clear();
-        self.slots.extend(batch.series.iter().map(|id| slots.get(*id).unwrap_or(NO_SLOT)));
-        self.slots.contains(&NO_SLOT)
-    }
-
-    fn sort(&mut self, batch: &Samples, capacity: usize) {
-        let n = batch.len();
-        self.rows.clear();
-        let row = |i: usize, slot: u32| {
-            let bits = batch.value[i].to_bits();
-            let key = if bits == STALE_NAN_BITS { MARKER_KEY } else { bits };
-            Row { slot, at_ms: batch.at_ms[i], key, value: batch.value[i] }
-        };
-        if capacity > 8 * n {
-            self.rows.extend(self.slots.iter().enumerate().map(|(i, slot)| row(i, *slot)));
-            self.rows.sort_unstable_by_key(|row| (row.slot, row.at_ms, row.key));
-            return;
-        }
-        self.starts.clear();
-        self.starts.resize(capacity + 1, 0);
-        self.slots.iter().for_each(|slot| self.starts[*slot as usize + 1] += 1);
-        for slot in 1..self.starts.len() {
-            self.starts[slot] += self.starts[slot - 1];
-        }
-        self.rows.resize(n, Row { slot: 0, at_ms: 0, key: 0, value: 0.0 });
-        for (i, slot) in self.slots.iter().enumerate() {
-            let place = &mut self.starts[*slot as usize];
-            self.rows[*place as usize] = row(i, *slot);
-            *place += 1;
-        }
-        let mut from = 0;
-        while from < n {
-            let slot = self.rows[from].slot;
-            let to = self.starts[slot as usize] as usize;
-            let run = &mut self.rows[from..to];
-            if !run.is_sorted_by_key(|row| (row.at_ms, row.key)) {
-                run.sort_unstable_by_key(|row| (row.at_ms, row.key));
-            }
-            from = to;
-        }
     }
 }

@@ -14,10 +14,13 @@
 //! `(length + lateness) / hop + 2` panes (none of its own where the hop is the base pane), `m / 8` partial
 //! tails, one head, 40 bytes of marks. The default windows come to 17 KB, resident as they fill.
 
+mod held;
 mod panes;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use self::held::Held;
 use self::panes::{Built, Layout, Plan};
 use crate::kernels::moments::Moments;
 use crate::outcome::{Outcomes, WindowStats};
@@ -38,6 +41,11 @@ struct Marks {
     built: Built,
 }
 
+impl Marks {
+    /// Of a slot without samples.
+    const NEW: Marks = Marks { closed: NEVER, silent: NEVER, built: Built::NOTHING };
+}
+
 /// One series.
 struct Head {
     series: SeriesId,
@@ -47,6 +55,8 @@ struct Head {
     heard: i64,
     /// Keys whose window reaches back to before this are withheld.
     withhold: i64,
+    /// Keys before this are withheld, unless they were published before a fill.
+    publish_from: i64,
     /// The lowest key not closed, over all windows: a sample beyond it closes something.
     next_key: i64,
     /// The lowest key not closed whose window holds a sample: silence may close it. `i64::MAX` for none.
@@ -80,6 +90,8 @@ pub struct Windows {
     marks: Vec<Marks>,
     records: Flat<9>,
     timers: Timers,
+    /// By slot: what was published before a fill that the series took.
+    held: BTreeMap<u32, Held>,
     /// Due slots of the epoch at hand, and whether they are still to be collected.
     due: Vec<u32>,
     collect: bool,
@@ -101,6 +113,7 @@ impl Windows {
             marks: Vec::new(),
             records: Flat::new(layout.records),
             timers: Timers::default(),
+            held: BTreeMap::new(),
             due: Vec::new(),
             collect: false,
             dirty: Vec::new(),
@@ -113,18 +126,30 @@ impl Windows {
     pub fn retire(&mut self, batch: &Admitted, out: &mut Outcomes) {
         self.collect = true;
         batch.given.iter().for_each(|given| self.give(given));
-        let (mut late, mut new) = (0, 0);
-        while late < batch.late.len() || new < batch.slot.len() {
-            let slots = (batch.late.get(late).map(|pane| pane.slot), batch.slot.get(new).copied());
-            let slot = slots.0.into_iter().chain(slots.1).min().expect("one of the two has an entry");
-            let (late_from, new_from) = (late, new);
+        let (mut late, mut new, mut step) = (0, 0, 0);
+        loop {
+            let slots = batch.late.get(late).map(|pane| pane.slot).into_iter();
+            let slots = slots.chain(batch.slot.get(new).copied());
+            let slots = slots.chain(batch.phases.get(step).map(|phase| phase.slot));
+            let Some(slot) = slots.min() else { break };
+            let (late_from, mut new_from) = (late, new);
             while batch.late.get(late).is_some_and(|pane| pane.slot == slot) {
                 late += 1;
             }
             while batch.slot.get(new) == Some(&slot) {
                 new += 1;
             }
-            self.apply(slot, &batch.late[late_from..late], batch, new_from..new, out);
+            while let Some(phase) = batch.phases.get(step).filter(|phase| phase.slot == slot) {
+                let place = phase.place as usize;
+                self.fill(slot, batch, new_from..place);
+                self.step(slot, phase.step, batch);
+                (step, new_from) = (step + 1, place);
+            }
+            if self.fills(slot) {
+                self.fill(slot, batch, new_from..new);
+            } else {
+                self.apply(slot, &batch.late[late_from..late], batch, new_from..new, out);
+            }
         }
     }
 
@@ -162,6 +187,7 @@ impl Windows {
         for slot in batch.freed.iter().copied() {
             self.heads[slot as usize].armed = i64::MAX;
             self.heads[slot as usize].revised = Vec::new();
+            self.held.remove(&slot);
         }
     }
 
@@ -170,7 +196,8 @@ impl Windows {
         let revised: usize =
             self.heads.iter().map(|head| head.revised.capacity() * size_of::<Revised>()).sum();
         let heads = self.heads.capacity() * size_of::<Head>() + self.marks.capacity() * size_of::<Marks>();
-        heads + self.records.bytes(self.heads.len()) + self.timers.bytes() + revised
+        let held: usize = self.held.values().map(Held::bytes).sum();
+        heads + self.records.bytes(self.heads.len()) + self.timers.bytes() + revised + held
     }
 
     fn give(&mut self, given: &Given) {
@@ -180,6 +207,7 @@ impl Windows {
             newest: NEVER,
             heard: NEVER,
             withhold: given.withhold_ms,
+            publish_from: NEVER,
             next_key: i64::MAX,
             open_key: i64::MAX,
             sealed: NEVER,
@@ -188,17 +216,21 @@ impl Windows {
             pane_at: 0,
             revised: Vec::new(),
         };
-        let marks = Marks { closed: NEVER, silent: NEVER, built: Built::NOTHING };
         if slot < self.heads.len() {
             self.heads[slot] = head;
-            self.records.of_mut(given.slot).fill([0; 9]);
-            self.marks[slot * self.plans.len()..][..self.plans.len()].fill(marks);
+            self.clear(given.slot);
         } else {
             debug_assert_eq!(slot, self.heads.len(), "admit gives new slots in order");
             self.heads.push(head);
             self.records.reserve(given.slot);
-            self.marks.extend(std::iter::repeat_n(marks, self.plans.len()));
+            self.marks.extend(std::iter::repeat_n(Marks::NEW, self.plans.len()));
         }
+    }
+
+    /// Forgets all samples of a slot.
+    fn clear(&mut self, slot: u32) {
+        self.records.of_mut(slot).fill([0; 9]);
+        self.marks[slot as usize * self.plans.len()..][..self.plans.len()].fill(Marks::NEW);
     }
 
     /// Applies one series' samples of one epoch: late panes, then new samples, then corrections.
@@ -216,6 +248,9 @@ impl Windows {
             let before = new.clone().next().map_or(i64::MAX, |i| batch.at_ms[i]);
             self.correct(slot, late, batch, new.clone(), before, out);
         }
+        if self.ended(slot) {
+            self.release(slot, out);
+        }
         for i in new.clone() {
             let at = batch.at_ms[i];
             let head = &self.heads[slot as usize];
@@ -230,6 +265,7 @@ impl Windows {
         if !self.dirty.is_empty() {
             self.correct(slot, late, batch, new, i64::MAX, out);
         }
+        self.let_go(slot);
         self.arm(slot);
     }
 
@@ -332,8 +368,12 @@ impl Windows {
         let mut at = closed + plan.hop_ms;
         while at <= to {
             if let Some(moments) = self.answer(slot, w, at) {
-                let published = at <= self.marks(slot, w).silent;
-                self.emit(slot, w, at, &moments, published, false, out);
+                let before = self.held.get(&slot).and_then(|held| held.count(w, &plan, at));
+                let published = at <= self.marks(slot, w).silent || before.is_some();
+                // What a key had that was published before a fill; none where it is not known to be the same.
+                if !self.unchanged(slot, w, at, moments.count, before) {
+                    self.emit(slot, w, at, &moments, published, false, out);
+                }
             }
             at += plan.hop_ms;
         }
@@ -413,7 +453,8 @@ impl Windows {
         let record = self.records.of_mut(slot);
         let head = &self.heads[slot as usize];
         panes::build(record, plan, &mut marks.built, self.base_ring, at, head.newest);
-        if at - plan.length_ms < head.withhold {
+        let held = || self.held.get(&slot).is_some_and(|held| held.count(w, plan, at).is_some());
+        if at - plan.length_ms < head.withhold || (at < head.publish_from && !held()) {
             return None;
         }
         let moments = panes::combine(record, plan, &mut marks.built, at);
@@ -432,7 +473,8 @@ impl Windows {
         open: bool,
         out: &mut Outcomes,
     ) {
-        let lateness_ms = self.settings.lateness_ms;
+        // As far back as the raw ring, for a fill may correct whatever it still holds.
+        let kept_ms = self.settings.lateness_ms + self.base_ms;
         let head = &mut self.heads[slot as usize];
         let known = head.revised.iter_mut().find(|r| r.window == w && r.at == at);
         let revision = match known {
@@ -446,7 +488,7 @@ impl Windows {
             None => {
                 let revision = u32::from(published);
                 if published || open {
-                    let floor = head.newest - lateness_ms;
+                    let floor = head.newest - kept_ms;
                     head.revised.retain(|r| r.at >= floor);
                     head.revised.push(Revised { window: w, at, revision, count: moments.count });
                 }
@@ -481,7 +523,7 @@ impl Windows {
     /// When silence next closes a key of this series; never, if none of its open keys can hold a sample.
     fn due_ms(&self, slot: u32) -> i64 {
         let head = &self.heads[slot as usize];
-        if head.open_key == i64::MAX {
+        if head.open_key == i64::MAX || self.fills(slot) {
             return i64::MAX;
         }
         let wait = wait_ms(&self.settings, head.heard, head.newest);

@@ -1,0 +1,68 @@
+//! Sums what was refused into rows, a minute of stream time at a time.
+
+use std::collections::HashMap;
+
+use super::NEVER;
+use crate::outcome::Reject;
+use crate::sample::{EpochEnd, Reason, SeriesId};
+
+/// Reject rows of one shard and minute that name their series.
+pub const REJECT_ROWS_MAX: usize = 1_000;
+const MINUTE_MS: i64 = 60_000;
+
+/// Reject rows of the running minute of stream time.
+pub(super) struct Rejects {
+    minute: i64,
+    rows: Vec<Reject>,
+    index: HashMap<(u64, Reason), usize, std::hash::BuildHasherDefault<crate::shard::SeriesHasher>>,
+    rest: [Option<Reject>; Reason::ALL.len()],
+}
+
+impl Default for Rejects {
+    fn default() -> Self {
+        Rejects { minute: NEVER, rows: Vec::new(), index: HashMap::default(), rest: [None; _] }
+    }
+}
+
+impl Rejects {
+    pub(super) fn add(&mut self, series: SeriesId, reason: Reason, at_ms: i64) {
+        if reason == Reason::Duplicate {
+            return;
+        }
+        let row = match self.index.get(&(series.0, reason)) {
+            Some(index) => &mut self.rows[*index],
+            None if self.rows.len() < REJECT_ROWS_MAX => {
+                self.index.insert((series.0, reason), self.rows.len());
+                self.rows.push(Reject {
+                    series: Some(series),
+                    reason,
+                    count: 0,
+                    first_at_ms: at_ms,
+                    last_at_ms: at_ms,
+                });
+                self.rows.last_mut().expect("a row was pushed")
+            }
+            None => self.rest[reason as usize].get_or_insert(Reject {
+                series: None,
+                reason,
+                count: 0,
+                first_at_ms: at_ms,
+                last_at_ms: at_ms,
+            }),
+        };
+        row.count += 1;
+        row.first_at_ms = row.first_at_ms.min(at_ms);
+        row.last_at_ms = row.last_at_ms.max(at_ms);
+    }
+
+    /// Emits the rows when a minute of stream time is full, or at the end of an input.
+    pub(super) fn flush(&mut self, end: EpochEnd, out: &mut Vec<Reject>) {
+        let minute = if end.stream_ms == NEVER { NEVER } else { end.stream_ms.div_euclid(MINUTE_MS) };
+        if minute > self.minute || end.last_of_input {
+            out.append(&mut self.rows);
+            out.extend(self.rest.iter_mut().filter_map(Option::take));
+            self.index.clear();
+        }
+        self.minute = self.minute.max(minute);
+    }
+}

@@ -1,0 +1,113 @@
+//! The raw samples of one series, as far back as a late one may still be merged.
+
+use std::collections::VecDeque;
+
+use crate::sample::Reason;
+
+/// The raw samples of the last lateness and base pane, 12 bytes each, in time order.
+#[derive(Default)]
+pub(super) struct Ring {
+    /// Low 32 bits of the time, then the value's bits, low word first.
+    samples: VecDeque<[u32; 3]>,
+    /// Whether some applied sample is held no more.
+    forgot: bool,
+    /// The newest sample that was pushed out although it was young enough; `None` if none was.
+    dropped: Option<i64>,
+}
+
+impl Ring {
+    fn at(&self, index: usize, newest_ms: i64) -> i64 {
+        newest_ms - i64::from((newest_ms as u32).wrapping_sub(self.samples[index][0]))
+    }
+
+    fn word(at_ms: i64, value: f64) -> [u32; 3] {
+        let bits = value.to_bits();
+        [at_ms as u32, bits as u32, (bits >> 32) as u32]
+    }
+
+    fn bits(&self, index: usize) -> u64 {
+        let [_, low, high] = self.samples[index];
+        u64::from(low) | u64::from(high) << 32
+    }
+
+    /// Every sample that was ever applied, in order; `None` if some are held no more.
+    pub(super) fn all(&self, newest_ms: i64) -> Option<Vec<(i64, f64)>> {
+        let sample = |index| (self.at(index, newest_ms), f64::from_bits(self.bits(index)));
+        (!self.forgot).then(|| (0..self.samples.len()).map(sample).collect())
+    }
+
+    /// Bytes held.
+    pub(super) fn bytes(&self) -> usize {
+        self.samples.capacity() * 12
+    }
+
+    /// Appends a sample newer than `newest_ms`, the newest held, forgetting what is at or before `from_ms`.
+    pub(super) fn push(&mut self, newest_ms: i64, at_ms: i64, value: f64, from_ms: i64, max: usize) {
+        while !self.samples.is_empty() && self.at(0, newest_ms) <= from_ms {
+            self.samples.pop_front();
+            self.forgot = true;
+        }
+        if self.samples.len() >= max {
+            self.dropped = Some(self.at(0, at_ms));
+            self.samples.pop_front();
+            self.forgot = true;
+        }
+        if self.samples.len() == self.samples.capacity() {
+            self.samples.reserve_exact((self.samples.len() / 4).max(4));
+        }
+        self.samples.push_back(Ring::word(at_ms, value));
+    }
+
+    /// Merges a sample that is not newer than the newest.
+    pub(super) fn merge(
+        &mut self,
+        newest_ms: i64,
+        at_ms: i64,
+        value: f64,
+        pane_start_ms: i64,
+        max: usize,
+    ) -> Result<(), Reason> {
+        let behind = |words: &[u32; 3]| i64::from((newest_ms as u32).wrapping_sub(words[0]));
+        let mut index = self.samples.partition_point(|words| behind(words) > newest_ms - at_ms);
+        if index < self.samples.len() && self.at(index, newest_ms) == at_ms {
+            let same = self.bits(index) == value.to_bits();
+            return Err(if same { Reason::Duplicate } else { Reason::DuplicateTimestamp });
+        }
+        if self.dropped.is_some_and(|dropped| dropped > pane_start_ms) {
+            return Err(Reason::LateRingFull);
+        }
+        if self.samples.len() >= max {
+            let front = self.at(0, newest_ms);
+            if front > pane_start_ms {
+                return Err(Reason::LateRingFull);
+            }
+            self.dropped = Some(front);
+            self.samples.pop_front();
+            self.forgot = true;
+            index -= 1;
+        }
+        self.samples.insert(index, Ring::word(at_ms, value));
+        Ok(())
+    }
+
+    pub(super) fn copy_pane(
+        &self,
+        newest_ms: i64,
+        start_ms: i64,
+        end_ms: i64,
+        at_ms: &mut Vec<i64>,
+        value: &mut Vec<f64>,
+    ) {
+        let from = self.samples.partition_point(|words| {
+            newest_ms - i64::from((newest_ms as u32).wrapping_sub(words[0])) <= start_ms
+        });
+        for index in from..self.samples.len() {
+            let at = self.at(index, newest_ms);
+            if at > end_ms {
+                break;
+            }
+            at_ms.push(at);
+            value.push(f64::from_bits(self.bits(index)));
+        }
+    }
+}
