@@ -7,6 +7,7 @@
 //!
 //! Not here: the bounds of numbers that change results. The nouns judge those (`Settings::validated`).
 
+pub mod http;
 mod reader;
 mod units;
 

@@ -7,6 +7,7 @@
 pub mod csv;
 pub mod exposition;
 mod protobuf;
+pub mod query;
 pub mod receive;
 pub mod remote_write;
 pub mod remote_write2;
