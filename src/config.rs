@@ -109,6 +109,17 @@ pub enum StoreKind {
     Embedded,
 }
 
+/// What is done with the series that a selector means; the first entry that means a series holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Select {
+    /// `match`: a Prometheus selector.
+    pub matching: String,
+    /// Whether series that do not change are left out, of sources that are asked for samples.
+    pub drop_constant: bool,
+    /// How many of them are taken, of sources that are asked for samples; 0 for all.
+    pub sample: usize,
+}
+
 /// Settings given on the command line, as typed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
