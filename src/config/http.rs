@@ -160,7 +160,9 @@ impl FromStr for Url {
             Some((user, host)) => (Some(user), host),
             None => (None, authority),
         };
-        if uri.host().is_none_or(str::is_empty) || host.ends_with(':') {
+        let port = host.rsplit_once(':').filter(|_| !host.ends_with(']'));
+        if uri.host().is_none_or(str::is_empty) || port.is_some_and(|(_, port)| port.parse::<u16>().is_err())
+        {
             return Err(NotAUrl);
         }
         let plain = |text: &str| percent_decode_str(text).decode_utf8().map(String::from);
