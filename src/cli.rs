@@ -65,11 +65,11 @@ pub enum Command {
 /// `replay`
 #[derive(Debug, Args)]
 pub struct Replay {
-    /// Files: Prometheus text with timestamps, CSV, each also gzipped; `-` is standard input
+    /// Files: Prometheus text or OpenMetrics with timestamps, CSV, each also in .gz or .zst; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<String>,
     /// Format of all files; otherwise told by each name
-    #[arg(long, value_parser = ["prometheus", "csv"])]
+    #[arg(long, value_parser = ["prometheus", "openmetrics", "csv"])]
     pub format: Option<String>,
     /// Declare that the input is ordered by time, or endless: windows close as it goes
     #[arg(long)]
@@ -107,9 +107,9 @@ pub struct Generate {
     #[arg(long, value_name = "TIME")]
     pub end: Option<String>,
     /// Format [default: by the output's name]
-    #[arg(long, value_parser = ["prometheus", "csv"])]
+    #[arg(long, value_parser = ["prometheus", "openmetrics", "csv"])]
     pub format: Option<String>,
-    /// Order of delivery: time = all series beside one another, series = one after the other
+    /// Order of delivery: time = all series beside one another, series = one after the other (always so in openmetrics)
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = Order::Time)]
     pub order: Order,
     /// Share of samples delivered late, 0 to 1

@@ -9,6 +9,7 @@
 //! - `kill_and_rerun`: kill -9, SIGTERM and start again: nothing acknowledged is lost, no row changes.
 //! - `limits`: each limit reached has its status and its metric, and the worker goes on.
 //! - `oracle`: the slow model of the rules, and random feeds.
+//! - `promtool`: what passes through the tools of Prometheus and back gives the same rows. Needs promtool.
 //! - `real_prometheus`: a real Prometheus writes to a running worker; every window equals what its raw samples give.
 //!   Needs servers: `./test.sh` starts it, a bare `cargo test` says so.
 //! - `remote_write2`: the same samples by remote write 1.0 and 2.0 give the same rows; what 2.0 answers.
@@ -28,6 +29,7 @@ mod golden;
 mod kill_and_rerun;
 mod limits;
 mod oracle;
+mod promtool;
 mod real_prometheus;
 mod remote_write2;
 mod replayed;

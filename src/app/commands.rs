@@ -41,12 +41,14 @@ pub fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
         },
         ..generate::Options::over(start_ms, end_ms)
     };
-    let mut generator = Generator::new(options).map_err(by_flag)?;
     let named = args.format.as_deref().map(str::parse::<generate::Format>).transpose();
     let named = named.map_err(|error| anyhow::anyhow!("--{error}"))?;
+    let told = args.output.as_deref().map(generate::Format::of);
+    let format = named.or(told).unwrap_or_default();
+    generate::judge(format, &options).map_err(by_flag)?;
+    let mut generator = Generator::new(options).map_err(by_flag)?;
     let written = match &args.output {
         Some(path) => {
-            let format = named.unwrap_or_else(|| generate::Format::of(path));
             let mut output =
                 generate::Output::create(path).with_context(|| format!("creating {}", path.display()))?;
             let written = generate::write(&mut generator, format, &mut output)?;
@@ -55,8 +57,7 @@ pub fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
         }
         None => {
             let mut output = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
-            let written =
-                generate::write(&mut generator, named.unwrap_or(generate::Format::Prometheus), &mut output);
+            let written = generate::write(&mut generator, format, &mut output);
             match written.and_then(|written| output.flush().map(|()| written)) {
                 Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
                 other => other?,
