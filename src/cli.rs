@@ -28,7 +28,7 @@ pub struct Common {
     /// Threads that compute; results do not depend on it [default: 2]
     #[arg(long, global = true, value_name = "N")]
     pub workers: Option<String>,
-    /// Print what replay, check and version say as JSON
+    /// Print what replay, verify, check and version say as JSON
     #[arg(long, global = true)]
     pub json: bool,
 }
@@ -48,6 +48,8 @@ pub enum Command {
     Generate(Generate),
     /// Write stored rows as JSON lines or CSV; works beside a running worker
     Export(Export),
+    /// Compare stored windows with those of your own Prometheus; works beside a running worker
+    Verify(Verify),
     /// Judge the configuration without starting anything
     Check {
         /// Flags for all commands.
@@ -162,6 +164,26 @@ pub struct Export {
     /// Where to; standard output if absent
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Flags for all commands.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `verify`
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The Prometheus that has the same samples, e.g. http://127.0.0.1:9090
+    #[arg(long, value_name = "URL")]
+    pub prometheus: String,
+    /// Only series that a Prometheus selector matches; may be repeated
+    #[arg(long = "match", value_name = "SELECTOR")]
+    pub matching: Vec<String>,
+    /// The rows at this time, RFC 3339 or Unix seconds [default: the latest of each series and window]
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<String>,
+    /// A label that Prometheus adds when it writes (external_labels) and does not know itself; may be repeated
+    #[arg(long = "without-label", value_name = "NAME")]
+    pub without: Vec<String>,
     /// Flags for all commands.
     #[command(flatten)]
     pub common: Common,

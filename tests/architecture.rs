@@ -50,6 +50,7 @@ const WORKER: &[Room] = &[
     room("sinks", &["outbox", "store", "labels"], IN_APP),
     room("store", &["labels"], CLOSURE),
     room("api", &["store", "labels"], CLOSURE),
+    room("verify", &["store", "source::query::client"], IN_APP),
     room("report", &["store", "labels"], CLOSURE),
 ];
 

@@ -17,6 +17,8 @@
 //! - `rules`: every row and revision of the tactics equals the slow model; the same samples give the same bytes.
 //! - `same_log`: the same journal gives the same bytes for any workers, batches and interleavings.
 //! - `stopping`: SIGTERM ends a worker with status 0, whatever is in its way.
+//! - `verify`: `tidewatch verify` is clean beside a real Prometheus with the same samples, and finds what is wrong.
+//!   Needs servers; `TEST_PROMETHEUS_3` may name a second Prometheus.
 //! - `support`: the servers, the worker and the clients that the other modules use.
 #![allow(clippy::unwrap_used)]
 
@@ -37,6 +39,7 @@ mod rules;
 mod same_log;
 mod stopping;
 mod support;
+mod verify;
 
 /// How many seeds a randomised test tries; `TEST_ROUNDS` multiplies.
 fn rounds(n: u64) -> u64 {

@@ -1,24 +1,32 @@
-//! The commands that start nothing: `generate`, `export`, `check`, `version`.
+//! The commands that start nothing: `generate`, `export`, `verify`, `check`, `version`.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::json;
 use tidewatch_dataflows::settings::duration;
 
 use crate::cli;
+use crate::config::http::{HttpConfig, Url};
 use crate::config::{Config, parse_duration};
 use crate::generate::{self, Generator};
+use crate::metrics::Metrics;
+use crate::source::query::client::Client;
 use crate::store::embedded::{self, Embedded};
 use crate::store::export::{self, Format};
 use crate::store::row::Kind;
 use crate::store::selector::Selectors;
 use crate::store::{ExportQuery, Range, Store};
+use crate::verify;
 
 use super::stack::STORE_FILE;
 use super::{now_ms, time_ms, windows_in_words};
+
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// Writes seeded samples.
 pub fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
@@ -110,6 +118,30 @@ pub fn export(config: &Config, args: &cli::Export) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Compares stored windows with those of a Prometheus; reads beside a running worker.
+pub fn verify(config: &Config, args: &cli::Verify) -> anyhow::Result<ExitCode> {
+    let url: Url = args.prometheus.parse().map_err(|error| {
+        anyhow::anyhow!("--prometheus must be a URL such as http://127.0.0.1:9090: {error}")
+    })?;
+    let at_ms = args.at.as_deref().map(|text| time_ms("--at", text)).transpose()?;
+    let select = Selectors::parse(&args.matching).context("--match")?;
+    let options = verify::Options { select, at_ms, without: args.without.clone() };
+    let store = Embedded::open_read_only(&config.data_dir.join(STORE_FILE), embedded::Options::default())?;
+    let client = Client::new(&url, &HttpConfig::default(), Arc::new(Metrics::new()))?;
+    let mut told = Instant::now();
+    let report = verify::run(&store, &client, &options, &mut |report| {
+        if told.elapsed() >= PROGRESS_EVERY {
+            told = Instant::now();
+            eprintln!("{} windows compared, {} differ", report.compared(), report.different);
+        }
+    })?;
+    match args.common.json {
+        true => println!("{}", report.json()),
+        false => print!("{report}"),
+    }
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The configuration was judged when it was read; says what it comes to.
