@@ -243,6 +243,11 @@ fn what_cannot_be_asked_is_said() {
         assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
         assert!(ended.err.contains(words), "{arguments:?}: {ended:?}");
     }
+    // A server among the sources is reached as it is there.
+    let source = "sources: {prometheus: [{url: 'http://127.0.0.1:9/', match: [up], http_config: {authorization: {credentials_file: nope}}}]}\n";
+    std::fs::write(folder.path().join("tidewatch.yml"), [CONFIG, source].concat()).unwrap();
+    let ended = run(folder.path(), &["verify", "--prometheus", "http://127.0.0.1:9"], None);
+    assert!(ended.code == Some(1) && ended.err.contains("reading the secret in nope"), "{ended:?}");
 }
 
 /// Scrapes before the windows are compared: 50 s, more than the shorter window.

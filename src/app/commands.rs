@@ -122,14 +122,20 @@ pub fn export(config: &Config, args: &cli::Export) -> anyhow::Result<ExitCode> {
 
 /// Compares stored windows with those of a Prometheus; reads beside a running worker.
 pub fn verify(config: &Config, args: &cli::Verify) -> anyhow::Result<ExitCode> {
-    let url: Url = args.prometheus.parse().map_err(|error| {
-        anyhow::anyhow!("--prometheus must be a URL such as http://127.0.0.1:9090: {error}")
-    })?;
+    let url: Url =
+        args.prometheus.parse().map_err(|error| anyhow::anyhow!("--prometheus must be {error}"))?;
+    // A server that is asked for samples is reached as it is there; what the flag says of a user wins.
+    let source = config.sources.prometheus.iter().find(|source| source.url.base() == url.base());
+    let (url, http) = match source {
+        Some(source) if url.user().is_none() => (source.url.clone(), source.http.clone()),
+        Some(source) => (url, source.http.clone()),
+        None => (url, HttpConfig::default()),
+    };
     let at_ms = args.at.as_deref().map(|text| time_ms("--at", text)).transpose()?;
     let select = Selectors::parse(&args.matching).context("--match")?;
     let options = verify::Options { select, at_ms, without: args.without.clone() };
     let store = Embedded::open_read_only(&config.data_dir.join(STORE_FILE), embedded::Options::default())?;
-    let client = Client::new(&url, &HttpConfig::default(), Arc::new(Metrics::new()))?;
+    let client = Client::new(&url, &http, Arc::new(Metrics::new()))?;
     let mut told = Instant::now();
     let report = verify::run(&store, &client, &options, &mut |report| {
         if told.elapsed() >= PROGRESS_EVERY {
