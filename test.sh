@@ -14,7 +14,7 @@ cache="${XDG_CACHE_HOME:-$HOME/.cache}/tidewatch"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 deny_version=0.20.2
 # Modules of the test binary that start real servers: they run after the others, one at a time.
-live=(real_prometheus::)
+live=(real_prometheus:: promtool:: verify::)
 
 while [ $# -gt 0 ]; do
     case "$1" in

@@ -28,7 +28,7 @@ pub struct Common {
     /// Threads that compute; results do not depend on it [default: 2]
     #[arg(long, global = true, value_name = "N")]
     pub workers: Option<String>,
-    /// Print what replay, check and version say as JSON
+    /// Print what replay, verify, check and version say as JSON
     #[arg(long, global = true)]
     pub json: bool,
 }
@@ -48,6 +48,8 @@ pub enum Command {
     Generate(Generate),
     /// Write stored rows as JSON lines or CSV; works beside a running worker
     Export(Export),
+    /// Compare stored windows with those of your own Prometheus; works beside a running worker
+    Verify(Verify),
     /// Judge the configuration without starting anything
     Check {
         /// Flags for all commands.
@@ -65,11 +67,11 @@ pub enum Command {
 /// `replay`
 #[derive(Debug, Args)]
 pub struct Replay {
-    /// Files: Prometheus text with timestamps, CSV, each also gzipped; `-` is standard input
+    /// Files: Prometheus text or OpenMetrics with timestamps, CSV, each also in .gz or .zst; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<String>,
     /// Format of all files; otherwise told by each name
-    #[arg(long, value_parser = ["prometheus", "csv"])]
+    #[arg(long, value_parser = ["prometheus", "openmetrics", "csv"])]
     pub format: Option<String>,
     /// Declare that the input is ordered by time, or endless: windows close as it goes
     #[arg(long)]
@@ -107,9 +109,9 @@ pub struct Generate {
     #[arg(long, value_name = "TIME")]
     pub end: Option<String>,
     /// Format [default: by the output's name]
-    #[arg(long, value_parser = ["prometheus", "csv"])]
+    #[arg(long, value_parser = ["prometheus", "openmetrics", "csv"])]
     pub format: Option<String>,
-    /// Order of delivery: time = all series beside one another, series = one after the other
+    /// Order of delivery: time = all series beside one another, series = one after the other (always so in openmetrics)
     #[arg(long, value_enum, hide_possible_values = true, default_value_t = Order::Time)]
     pub order: Order,
     /// Share of samples delivered late, 0 to 1
@@ -162,6 +164,26 @@ pub struct Export {
     /// Where to; standard output if absent
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
+    /// Flags for all commands.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `verify`
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The Prometheus that has the same samples, e.g. http://127.0.0.1:9090
+    #[arg(long, value_name = "URL")]
+    pub prometheus: String,
+    /// Only series that a Prometheus selector matches; may be repeated
+    #[arg(long = "match", value_name = "SELECTOR")]
+    pub matching: Vec<String>,
+    /// The rows at this time, RFC 3339 or Unix seconds [default: the latest of each series and window]
+    #[arg(long, value_name = "TIME")]
+    pub at: Option<String>,
+    /// A label that Prometheus adds when it writes (external_labels) and does not know itself; may be repeated
+    #[arg(long = "without-label", value_name = "NAME")]
+    pub without: Vec<String>,
     /// Flags for all commands.
     #[command(flatten)]
     pub common: Common,

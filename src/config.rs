@@ -7,7 +7,9 @@
 //!
 //! Not here: the bounds of numbers that change results. The nouns judge those (`Settings::validated`).
 
+pub mod http;
 mod reader;
+mod sources;
 mod units;
 
 use std::io::Read;
@@ -18,6 +20,7 @@ use serde_json::Value;
 use tidewatch_dataflows::settings::{Settings, WINDOWS_MAX, Window};
 
 use self::reader::{Given, Reader};
+pub use self::sources::PrometheusSource;
 pub use self::units::{parse_duration, parse_size};
 
 /// Largest configuration file read, in bytes.
@@ -48,6 +51,17 @@ pub struct Config {
     pub outbox: Outbox,
     /// What can be read back.
     pub store: Store,
+    /// Who is asked for samples, beside what is sent to us.
+    pub sources: Sources,
+    /// What is done with which series.
+    pub select: Vec<Select>,
+}
+
+/// Who is asked for samples.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// Prometheus servers.
+    pub prometheus: Vec<PrometheusSource>,
 }
 
 /// Bounds on what comes in.
@@ -106,6 +120,17 @@ pub struct Store {
 pub enum StoreKind {
     /// SQLite in the data directory.
     Embedded,
+}
+
+/// What is done with the series that a selector means; the first entry that means a series holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Select {
+    /// `match`: a Prometheus selector.
+    pub matching: String,
+    /// Whether series that do not change are left out, of sources that are asked for samples.
+    pub drop_constant: bool,
+    /// How many of them are taken, of sources that are asked for samples; 0 for all.
+    pub sample: usize,
 }
 
 /// Settings given on the command line, as typed.
@@ -188,6 +213,8 @@ impl Default for Config {
                 retention_ms: 30 * 86_400_000,
                 rows_per_day_max: 50_000_000,
             },
+            sources: Sources::default(),
+            select: Vec::new(),
         }
     }
 }
@@ -316,6 +343,8 @@ impl Reader {
                     d.store.rows_per_day_max,
                 )?,
             },
+            sources: d.sources,
+            select: self.select()?,
         };
         let judged = config.settings().validated().map_err(|error| ConfigError::Bad {
             origin: self.origin(&error.field),
@@ -323,7 +352,10 @@ impl Reader {
             bound: error.bound,
             value: error.value,
         })?;
-        Ok(Config { windows: judged.windows, ..config })
+        // How far sources reach back depends on the windows, so these have to be good.
+        let longest_ms = judged.windows.iter().map(|window| window.length_ms).max().unwrap_or(0);
+        let sources = Sources { prometheus: self.prometheus_sources(longest_ms)? };
+        Ok(Config { windows: judged.windows, sources, ..config })
     }
 
     /// The windows given, or the default ones; an index in a message is the position in the list as written.
@@ -384,7 +416,11 @@ mod tests {
         for path in reader.known.clone() {
             assert!(reader.given(&path).is_some(), "deploy/tidewatch.example.yml lacks {path}");
         }
-        assert_eq!(reader.known.len(), 1 + 6 + 18, "windows, their parts, and the rest");
+        assert_eq!(
+            reader.known.len(),
+            1 + 6 + 2 + 18,
+            "windows, their parts, sources and select, and the rest"
+        );
     }
 
     #[test]
@@ -425,7 +461,7 @@ mod tests {
         let table = [
             (
                 "worker: 2",
-                "there is no setting worker (file t.yml); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, settle, store, windows, workers",
+                "there is no setting worker (file t.yml); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, sources, store, windows, workers",
             ),
             (
                 "limits: {serie: 2}",
@@ -437,7 +473,7 @@ mod tests {
             ),
             (
                 "sources: {kafka: []}",
-                "there is no setting sources (file t.yml); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, settle, store, windows, workers",
+                "there is no setting sources.kafka (file t.yml); at sources there are prometheus",
             ),
             ("limits: 5", "limits must be a map of settings; got 5 (file t.yml)"),
             ("[1, 2]", "the configuration must be a map of settings; got [1,2] (file t.yml)"),
@@ -587,22 +623,22 @@ mod tests {
             (
                 "TIDEWATCH_LIMIT__SERIES",
                 "9",
-                "there is no setting limit.series (environment TIDEWATCH_LIMIT__SERIES); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, settle, store, windows, workers",
+                "there is no setting limit.series (environment TIDEWATCH_LIMIT__SERIES); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, sources, store, windows, workers",
             ),
             (
                 "TIDEWATCH_LIMITS",
                 "{}",
-                "there is no setting limits (environment TIDEWATCH_LIMITS); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, settle, store, windows, workers",
+                "there is no setting limits (environment TIDEWATCH_LIMITS); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, sources, store, windows, workers",
             ),
             (
                 "TIDEWATCH_PORT__X",
                 "1",
-                "there is no setting port.x (environment TIDEWATCH_PORT__X); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, settle, store, windows, workers",
+                "there is no setting port.x (environment TIDEWATCH_PORT__X); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, sources, store, windows, workers",
             ),
             (
                 "TIDEWATCH_WINDOWS__3__HOP",
                 "1m",
-                "there is no setting windows.3.hop (environment TIDEWATCH_WINDOWS__3__HOP); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, settle, store, windows, workers",
+                "there is no setting windows.3.hop (environment TIDEWATCH_WINDOWS__3__HOP); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, sources, store, windows, workers",
             ),
             (
                 "TIDEWATCH_WINDOWS",

@@ -5,7 +5,7 @@
 //! the samples held back to be late; the samples themselves stream.
 //!
 //! ```text
-//! Options ──► Generator (iterator of Point) ──► text::write ──► Prometheus text | CSV, .gz by the name
+//! Options ──► Generator (iterator of Point) ──► text::write ──► Prometheus text | OpenMetrics | CSV, .gz by the name
 //! ```
 //!
 //! An instance is scraped as a whole, each at its own offset within the step, so its series share their times.
@@ -25,7 +25,7 @@ use catalogue::{Shape, Slot};
 use numbers::{below, centred, hash, next, round, unit, wave};
 use options::refused;
 pub use options::{LATENESS_MS, Options, OptionsError, Order, SERIES_MAX, span};
-pub use text::{Format, Output, Written, write};
+pub use text::{Format, Output, Written, judge, write};
 
 /// Most samples held back at once to be delivered late; beyond it a sample is delivered in time.
 pub const HELD_MAX: usize = 1 << 20;

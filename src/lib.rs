@@ -43,6 +43,8 @@ pub mod api;
 
 pub mod generate;
 
+pub mod verify;
+
 pub mod metrics;
 
 pub mod segments;

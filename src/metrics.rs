@@ -92,6 +92,13 @@ pub struct Operator {
     pub operator: String,
 }
 
+/// How a request of ours ended.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Outcome {
+    /// `ok`, `transient`, `too_much`, `definite`.
+    pub outcome: &'static str,
+}
+
 /// What was built.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Build {
@@ -105,6 +112,11 @@ type IntGauge = Gauge<i64, AtomicI64>;
 
 fn seconds() -> Histogram {
     Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0])
+}
+
+/// Questions to other servers may take minutes.
+fn long_seconds() -> Histogram {
+    Histogram::new([0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0])
 }
 
 macro_rules! metrics {
@@ -146,6 +158,10 @@ metrics! {
     request_seconds: Family<Route, Histogram> = "tidewatch_http_request_duration_seconds", Family::new_with_constructor(seconds);
     /// Answers by status code.
     responses: Family<Answer, Counter> = "tidewatch_http_responses", Family::default();
+    /// Requests to Prometheus servers by outcome.
+    prometheus_requests: Family<Outcome, Counter> = "tidewatch_prometheus_requests", Family::default();
+    /// Seconds from a request to a Prometheus server to the end of its answer.
+    prometheus_seconds: Histogram = "tidewatch_prometheus_request_duration_seconds", long_seconds();
     /// Times a limit refused or held back something.
     limit_hits: Family<Limit, Counter> = "tidewatch_limit_reached", Family::default();
     /// Epochs cut.

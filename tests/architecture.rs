@@ -50,6 +50,7 @@ const WORKER: &[Room] = &[
     room("sinks", &["outbox", "store", "labels"], IN_APP),
     room("store", &["labels"], CLOSURE),
     room("api", &["store", "labels"], CLOSURE),
+    room("verify", &["store", "source::query::client"], IN_APP),
     room("report", &["store", "labels"], CLOSURE),
 ];
 
@@ -95,6 +96,8 @@ const OUTSIDE_OF_WORKER: &[Outside] = &[
     outside("axum", &["source", "api", "app"], "ports are bound by app.rs"),
     outside("promql_parser", &["store", "api"], "take a parsed selector from the store"),
     outside("prometheus_client", &["metrics"], "declare the metric in metrics.rs"),
+    outside("ureq", &["source"], "ask through the client of source/query"),
+    outside("rustls", &["source"], "ask through the client of source/query"),
     outside("clap", &["main", "cli"], "take a plain struct"),
     outside("indicatif", &["main", "app"], "report progress as numbers"),
 ];

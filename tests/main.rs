@@ -10,6 +10,7 @@
 //! - `kill_and_rerun`: kill -9, SIGTERM and start again: nothing acknowledged is lost, no row changes.
 //! - `limits`: each limit reached has its status and its metric, and the worker goes on.
 //! - `oracle`: the slow model of the rules, and random feeds.
+//! - `promtool`: what passes through the tools of Prometheus and back gives the same rows. Needs promtool.
 //! - `real_prometheus`: a real Prometheus writes to a running worker; every window equals what its raw samples give.
 //!   Needs servers: `./test.sh` starts it, a bare `cargo test` says so.
 //! - `remote_write2`: the same samples by remote write 1.0 and 2.0 give the same rows; what 2.0 answers.
@@ -17,6 +18,8 @@
 //! - `rules`: every row and revision of the tactics equals the slow model; the same samples give the same bytes.
 //! - `same_log`: the same journal gives the same bytes for any workers, batches and interleavings.
 //! - `stopping`: SIGTERM ends a worker with status 0, whatever is in its way.
+//! - `verify`: `tidewatch verify` is clean beside a real Prometheus with the same samples, and finds what is wrong.
+//!   Needs servers; `TEST_PROMETHEUS_3` may name a second Prometheus.
 //! - `support`: the servers, the worker and the clients that the other modules use.
 #![allow(clippy::unwrap_used)]
 
@@ -30,6 +33,7 @@ mod golden;
 mod kill_and_rerun;
 mod limits;
 mod oracle;
+mod promtool;
 mod real_prometheus;
 mod remote_write2;
 mod replayed;
@@ -37,6 +41,7 @@ mod rules;
 mod same_log;
 mod stopping;
 mod support;
+mod verify;
 
 /// How many seeds a randomised test tries; `TEST_ROUNDS` multiplies.
 fn rounds(n: u64) -> u64 {

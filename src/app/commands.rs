@@ -1,24 +1,32 @@
-//! The commands that start nothing: `generate`, `export`, `check`, `version`.
+//! The commands that start nothing: `generate`, `export`, `verify`, `check`, `version`.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::json;
 use tidewatch_dataflows::settings::duration;
 
 use crate::cli;
+use crate::config::http::{HttpConfig, Url};
 use crate::config::{Config, parse_duration};
 use crate::generate::{self, Generator};
+use crate::metrics::Metrics;
+use crate::source::query::client::Client;
 use crate::store::embedded::{self, Embedded};
 use crate::store::export::{self, Format};
 use crate::store::row::Kind;
 use crate::store::selector::Selectors;
 use crate::store::{ExportQuery, Range, Store};
+use crate::verify;
 
 use super::stack::STORE_FILE;
 use super::{now_ms, time_ms, windows_in_words};
+
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
 /// Writes seeded samples.
 pub fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
@@ -41,12 +49,14 @@ pub fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
         },
         ..generate::Options::over(start_ms, end_ms)
     };
-    let mut generator = Generator::new(options).map_err(by_flag)?;
     let named = args.format.as_deref().map(str::parse::<generate::Format>).transpose();
     let named = named.map_err(|error| anyhow::anyhow!("--{error}"))?;
+    let told = args.output.as_deref().map(generate::Format::of);
+    let format = named.or(told).unwrap_or_default();
+    generate::judge(format, &options).map_err(by_flag)?;
+    let mut generator = Generator::new(options).map_err(by_flag)?;
     let written = match &args.output {
         Some(path) => {
-            let format = named.unwrap_or_else(|| generate::Format::of(path));
             let mut output =
                 generate::Output::create(path).with_context(|| format!("creating {}", path.display()))?;
             let written = generate::write(&mut generator, format, &mut output)?;
@@ -55,8 +65,7 @@ pub fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
         }
         None => {
             let mut output = BufWriter::with_capacity(1 << 16, std::io::stdout().lock());
-            let written =
-                generate::write(&mut generator, named.unwrap_or(generate::Format::Prometheus), &mut output);
+            let written = generate::write(&mut generator, format, &mut output);
             match written.and_then(|written| output.flush().map(|()| written)) {
                 Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => return Ok(ExitCode::SUCCESS),
                 other => other?,
@@ -109,6 +118,36 @@ pub fn export(config: &Config, args: &cli::Export) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Compares stored windows with those of a Prometheus; reads beside a running worker.
+pub fn verify(config: &Config, args: &cli::Verify) -> anyhow::Result<ExitCode> {
+    let url: Url =
+        args.prometheus.parse().map_err(|error| anyhow::anyhow!("--prometheus must be {error}"))?;
+    // A server that is asked for samples is reached as it is there; what the flag says of a user wins.
+    let source = config.sources.prometheus.iter().find(|source| source.url.base() == url.base());
+    let (url, http) = match source {
+        Some(source) if url.user().is_none() => (source.url.clone(), source.http.clone()),
+        Some(source) => (url, source.http.clone()),
+        None => (url, HttpConfig::default()),
+    };
+    let at_ms = args.at.as_deref().map(|text| time_ms("--at", text)).transpose()?;
+    let select = Selectors::parse(&args.matching).context("--match")?;
+    let options = verify::Options { select, at_ms, without: args.without.clone() };
+    let store = Embedded::open_read_only(&config.data_dir.join(STORE_FILE), embedded::Options::default())?;
+    let client = Client::new(&url, &http, Arc::new(Metrics::new()))?;
+    let mut told = Instant::now();
+    let report = verify::run(&store, &client, &options, &mut |report| {
+        if told.elapsed() >= PROGRESS_EVERY {
+            told = Instant::now();
+            eprintln!("{} windows compared, {} differ", report.compared(), report.different);
+        }
+    })?;
+    match args.common.json {
+        true => println!("{}", report.json()),
+        false => print!("{report}"),
+    }
+    Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The configuration was judged when it was read; says what it comes to.

@@ -32,6 +32,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay::replay(load(&args.common)?, &args),
         Command::Generate(args) => commands::generate(&args),
         Command::Export(args) => commands::export(&load(&args.common)?, &args),
+        Command::Verify(args) => commands::verify(&load(&args.common)?, &args),
         Command::Check { common } => commands::check(&load(&common)?, common.json),
         Command::Version { common } => commands::version(common.json),
     }

@@ -232,7 +232,7 @@ fn report(summary: &Summary, as_json: bool, done: &Done) {
             .collect();
         let first: Vec<String> = summary.first.iter().map(ToString::to_string).collect();
         let value = json!({"lines": summary.lines, "received": summary.received, "samples": taken, "refused": refused,
-            "first_refused": first, "series": done.series, "computed": done.computed, "rows_stored": done.rows,
+            "created_skipped": summary.created, "first_refused": first, "series": done.series, "computed": done.computed, "rows_stored": done.rows,
             "seconds_computed": done.seconds_computed, "seconds": done.seconds_stored,
             "computed_samples_per_second": computed_rate, "samples_per_second": stored_rate,
             "rows_per_second": row_rate});
@@ -248,6 +248,9 @@ fn report(summary: &Summary, as_json: bool, done: &Done) {
         "stored {} rows: {stored_rate:.0} samples/s from file to stored rows, {row_rate:.0} rows/s",
         done.rows
     );
+    if summary.created > 0 {
+        println!("{} samples of when a metric was created left out", summary.created);
+    }
     if summary.refusals.total() > 0 {
         println!("{} lines refused: {}", summary.refusals.total(), summary.refusals.sentence());
     }

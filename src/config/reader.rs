@@ -38,6 +38,19 @@ impl Given {
         }
     }
 
+    /// What it is, where it may be a secret.
+    fn kind(&self) -> String {
+        let kind = match self {
+            Given::Yaml(Value::Null) => return "null".to_owned(),
+            Given::Yaml(Value::Bool(flag)) => return flag.to_string(),
+            Given::Yaml(Value::Array(_)) => "list",
+            Given::Yaml(Value::Object(_)) => "map",
+            Given::Yaml(Value::Number(_)) => "number",
+            Given::Yaml(Value::String(_)) | Given::Text(_) => "text",
+        };
+        format!("a {kind} that is not shown")
+    }
+
     pub(super) fn text(&self) -> Option<&str> {
         match self {
             Given::Yaml(Value::String(text)) | Given::Text(text) => Some(text),
@@ -152,11 +165,19 @@ impl Reader {
         let name = env_name(path);
         if let Some(text) = self.env.get(&name) {
             let list = parse_yaml(text, &format!("environment {name}"))?;
-            let top = self.tree.as_object_mut().expect("the constructor refuses other trees");
-            top.insert(path.to_owned(), list);
+            let mut place = &mut self.tree;
+            for key in path.split('.') {
+                if !place.is_object() {
+                    *place = Value::Object(serde_json::Map::new());
+                }
+                let map = place.as_object_mut().expect("it was made one, if it was none");
+                place = map.entry(key).or_insert(Value::Null);
+            }
+            *place = list;
         }
         self.known.insert(path.to_owned());
-        Ok(self.tree.get(path).filter(|value| !value.is_null()).cloned())
+        let pointer: String = path.split('.').map(|part| format!("/{part}")).collect();
+        Ok(self.tree.pointer(&pointer).filter(|value| !value.is_null()).cloned())
     }
 
     /// What was given for `path`, by the highest origin. A key without a value counts as not given.
@@ -181,7 +202,8 @@ impl Reader {
                 return format!("environment {name}");
             }
         }
-        match self.given(path).is_some() || self.tree.get(around).is_some() {
+        let top = around.split('.').next().unwrap_or(around);
+        match self.given(path).is_some() || self.given(around).is_some() || self.tree.get(top).is_some() {
             true => self.file.clone(),
             false => "default".to_owned(),
         }
@@ -191,7 +213,7 @@ impl Reader {
         ConfigError::Bad {
             path: path.to_owned(),
             bound: bound.to_owned(),
-            value: given.shown(),
+            value: if may_be_secret(path, given) { given.kind() } else { given.shown() },
             origin: self.origin(path),
         }
     }
@@ -256,6 +278,17 @@ impl Reader {
         };
         format!("at {place} there are {}", keys.into_iter().collect::<Vec<_>>().join(", "))
     }
+}
+
+/// Whether a value at `path` could hold a secret: everything about servers, but for a few settings.
+fn may_be_secret(path: &str, given: &Given) -> bool {
+    let key = path.rsplit('.').next().unwrap_or(path);
+    let plain = match key {
+        "match" | "backfill" | "chunk" | "poll" => true,
+        "url" => given.text().is_some_and(|text| !text.contains('@')),
+        _ => false,
+    };
+    path.starts_with("sources") && !plain
 }
 
 /// Whether a variable with our prefix is known not to be a setting.

@@ -171,6 +171,62 @@ fn text_and_csv_say_exactly_the_points() {
     assert_eq!((lines.next(), rows.next().is_none()), (None, true));
 }
 
+/// The same samples as Prometheus text, family by family and in order, with one end.
+#[test]
+fn openmetrics_holds_the_same_samples_by_family() {
+    for order in [Order::TimeMajor, Order::SeriesMajor] {
+        let options = Options { order, ..hours(1) };
+        let mut want: Vec<(String, i64, String)> = Vec::new();
+        for line in text(&options, Format::Prometheus).lines() {
+            let (rest, at_ms) = line.rsplit_once(' ').unwrap();
+            let (key, value) = rest.rsplit_once(' ').unwrap();
+            want.push((key.to_owned(), at_ms.parse().unwrap(), value.to_owned()));
+        }
+        let lines = text(&options, Format::OpenMetrics);
+        let (mut got, mut family, mut families) = (Vec::new(), "", BTreeSet::new());
+        for line in lines.strip_suffix("# EOF\n").unwrap().lines() {
+            if let Some(declared) = line.strip_prefix("# TYPE ") {
+                family = declared.split_once(' ').unwrap().0;
+                assert!(families.insert(family), "{family} twice");
+                continue;
+            }
+            let (rest, seconds) = line.rsplit_once(' ').unwrap();
+            let (key, value) = rest.rsplit_once(' ').unwrap();
+            let name = key.split_once('{').unwrap().0;
+            assert_eq!(name.strip_suffix("_total").unwrap_or(name), family, "{line}");
+            let at_ms = (seconds.parse::<f64>().unwrap() * 1_000.0).round() as i64;
+            got.push((key.to_owned(), at_ms, value.to_owned()));
+        }
+        let in_order = |pair: &[(String, i64, String)]| pair[0].0 != pair[1].0 || pair[0].1 < pair[1].1;
+        assert!(got.windows(2).all(in_order), "{order:?}");
+        let series = got.chunk_by(|a, b| a.0 == b.0).count();
+        assert_eq!(series, got.iter().map(|sample| &sample.0).collect::<BTreeSet<_>>().len());
+        got.sort();
+        want.sort();
+        assert!(got == want, "{order:?}");
+    }
+    let late = Options { late_ratio: 0.1, ..hours(1) };
+    let error = write(&mut Generator::new(late).unwrap(), Format::OpenMetrics, &mut Vec::new()).unwrap_err();
+    let want = "late_ratio must be 0 in openmetrics, which holds every sample once and in order; got 0.1";
+    assert_eq!(error.to_string(), want);
+}
+
+#[test]
+fn a_name_promises_a_format() {
+    for (name, format) in [
+        ("a.csv", Format::Csv),
+        ("a.CSV.gz", Format::Csv),
+        ("a.om", Format::OpenMetrics),
+        ("a.openmetrics.gz", Format::OpenMetrics),
+        ("om", Format::Prometheus),
+        ("a.prom.gz", Format::Prometheus),
+    ] {
+        assert_eq!(Format::of(std::path::Path::new(name)), format, "{name}");
+    }
+    let error = Output::create(std::path::Path::new("a.om.zst")).unwrap_err();
+    assert_eq!(error.to_string(), "what is compressed is written as .gz only");
+}
+
 #[test]
 fn values_print_as_plain_decimals() {
     for (digits, scale, expected) in [

@@ -1,4 +1,7 @@
-//! Generated samples as text: Prometheus exposition format with timestamps, or CSV; `.gz` by the name.
+//! Generated samples as text: Prometheus exposition format with timestamps, OpenMetrics, or CSV; `.gz` by the name.
+//!
+//! OpenMetrics wants the series of a family together and their samples in order, as `promtool tsdb
+//! create-blocks-from openmetrics` reads them: family by family, series by series, whatever the order of the generator.
 //!
 //! Every line is put together from pieces made once per series of an instance, so it costs no formatting of labels.
 
@@ -10,8 +13,9 @@ use std::str::FromStr;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::catalogue::{Slot, label_names, slots};
-use super::{Delivery, Generator, Point, instance_name};
+use super::catalogue::{FAMILIES, Slot, label_names, slots};
+use super::options::refused;
+use super::{Delivery, Generator, Options, OptionsError, Point, instance_name};
 
 /// Bytes gathered before they are written.
 const CHUNK_BYTES: usize = 1 << 16;
@@ -22,21 +26,46 @@ pub enum Format {
     /// `name{label="value",...} value timestamp_ms`, one sample a line.
     #[default]
     Prometheus,
+    /// `# TYPE`, then `name{label="value",...} value timestamp` in seconds, and `# EOF` at the end.
+    OpenMetrics,
     /// A header row, then `name`, one column per label, `timestamp_ms`, `value`; an empty cell is a label not there.
     Csv,
 }
 
 impl Format {
-    /// The format a file's name promises: CSV for `.csv` and `.csv.gz`, else Prometheus text.
+    /// The format a file's name promises, with or without `.gz`: CSV for `.csv`, OpenMetrics for `.om` and
+    /// `.openmetrics`, else Prometheus text.
     pub fn of(path: &Path) -> Format {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-        if name.trim_end_matches(".gz").ends_with(".csv") { Format::Csv } else { Format::Prometheus }
+        match name.trim_end_matches(".gz").rsplit_once('.') {
+            Some((_, "csv")) => Format::Csv,
+            Some((_, "om" | "openmetrics")) => Format::OpenMetrics,
+            _ => Format::Prometheus,
+        }
+    }
+}
+
+/// Whether a format can hold what these options deliver.
+///
+/// # Errors
+/// OpenMetrics, which holds every sample once and in order, and an option that asks for something else.
+pub fn judge(format: Format, options: &Options) -> Result<(), OptionsError> {
+    let ratios = [
+        ("late_ratio", options.late_ratio),
+        ("duplicate_ratio", options.duplicate_ratio),
+        ("conflict_ratio", options.conflict_ratio),
+    ];
+    match ratios.into_iter().find(|(_, ratio)| *ratio != 0.0) {
+        Some((option, ratio)) if format == Format::OpenMetrics => {
+            refused(option, "0 in openmetrics, which holds every sample once and in order", ratio)
+        }
+        _ => Ok(()),
     }
 }
 
 /// The word names no format.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("format must be prometheus or csv; got {0}")]
+#[error("format must be prometheus, openmetrics or csv; got {0}")]
 pub struct NotAFormat(String);
 
 impl FromStr for Format {
@@ -45,6 +74,7 @@ impl FromStr for Format {
     fn from_str(word: &str) -> Result<Format, NotAFormat> {
         match word {
             "prometheus" => Ok(Format::Prometheus),
+            "openmetrics" => Ok(Format::OpenMetrics),
             "csv" => Ok(Format::Csv),
             _ => Err(NotAFormat(word.to_owned())),
         }
@@ -81,10 +111,16 @@ impl Output {
     /// Opens the file of this name, made anew; `-` is standard output.
     ///
     /// # Errors
-    /// The file cannot be made.
+    /// The file cannot be made, or its name promises a compression that is not written.
     pub fn create(path: &Path) -> io::Result<Output> {
         if path == Path::new("-") {
             return Ok(Output::Stdout(io::stdout()));
+        }
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("zst")) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "what is compressed is written as .gz only",
+            ));
         }
         let file = BufWriter::new(File::create(path)?);
         let gz = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"));
@@ -129,38 +165,102 @@ impl Write for Output {
 /// Writes everything the generator gives.
 ///
 /// # Errors
-/// The output does not take it; what was written before stays.
+/// The output does not take it, what was written before stays; or what [`judge`] says.
 pub fn write(generator: &mut Generator, format: Format, out: &mut impl Write) -> io::Result<Written> {
-    let pieces: Vec<Pieces> = slots().iter().map(|slot| Pieces::of(slot, format)).collect();
-    let mut written = Written::default();
-    let mut chunk = Vec::with_capacity(CHUNK_BYTES + 1024);
-    if format == Format::Csv {
-        chunk.extend_from_slice(format!("name,{},timestamp_ms,value\n", label_names().join(",")).as_bytes());
-    }
-    let mut instance = (u64::MAX, String::new());
-    for point in generator {
-        let number = point.series / pieces.len() as u64;
-        if number != instance.0 {
-            instance = (number, instance_name(number));
+    let mut lines = Lines {
+        pieces: slots().iter().map(|slot| Pieces::of(slot, format)).collect(),
+        format,
+        instance: (u64::MAX, String::new()),
+        chunk: Vec::with_capacity(CHUNK_BYTES + 1024),
+        written: Written::default(),
+    };
+    match format {
+        Format::Prometheus => lines.points(generator, out)?,
+        Format::Csv => {
+            let header = format!("name,{},timestamp_ms,value\n", label_names().join(","));
+            lines.chunk.extend_from_slice(header.as_bytes());
+            lines.points(generator, out)?;
         }
-        let slot = (point.series % pieces.len() as u64) as usize;
-        pieces[slot].line(&mut chunk, &instance.1, format, &point);
-        written.samples += 1;
-        match point.delivery {
-            Delivery::InTime => {}
-            Delivery::Late => written.late += 1,
-            Delivery::Duplicate => written.duplicates += 1,
-            Delivery::Conflict => written.conflicts += 1,
-        }
-        if chunk.len() >= CHUNK_BYTES {
-            written.bytes += chunk.len() as u64;
-            out.write_all(&chunk)?;
-            chunk.clear();
+        Format::OpenMetrics => {
+            by_family(generator, &mut lines, out)?;
+            lines.chunk.extend_from_slice(b"# EOF\n");
         }
     }
-    written.bytes += chunk.len() as u64;
-    out.write_all(&chunk)?;
-    Ok(written)
+    lines.flush(out)?;
+    Ok(lines.written)
+}
+
+/// Writes each series from a generator of its own, which gives the same samples as the one of all.
+fn by_family(generator: &Generator, lines: &mut Lines, out: &mut impl Write) -> io::Result<()> {
+    let options = &generator.options;
+    judge(Format::OpenMetrics, options).map_err(io::Error::other)?;
+    let slots = slots();
+    let step = slots.len() as u64;
+    for family in FAMILIES {
+        lines.chunk.extend_from_slice(type_line(family.name).as_bytes());
+        let of_family = (0_u64..).zip(&slots).filter(|(_, slot)| slot.family.name == family.name);
+        for (slot, _) in of_family {
+            let first = generator.part.start;
+            // The first series of this slot that is not before the first of the part.
+            let begin = first + (slot + step - first % step) % step;
+            for series in (begin..generator.part.end).step_by(slots.len()) {
+                let one = Generator::part(options.clone(), series..series + 1).map_err(io::Error::other)?;
+                lines.points(one, out)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What the name of a metric tells of its type. A counter's family is its name without `_total`.
+fn type_line(name: &str) -> String {
+    match name.strip_suffix("_total") {
+        Some(family) => format!("# TYPE {family} counter\n"),
+        None if name.ends_with("_sum") || name.ends_with("_count") => format!("# TYPE {name} unknown\n"),
+        None => format!("# TYPE {name} gauge\n"),
+    }
+}
+
+/// Lines on their way out.
+struct Lines {
+    pieces: Vec<Pieces>,
+    format: Format,
+    /// The instance of the last line, and its name.
+    instance: (u64, String),
+    chunk: Vec<u8>,
+    written: Written,
+}
+
+impl Lines {
+    fn points(&mut self, points: impl IntoIterator<Item = Point>, out: &mut impl Write) -> io::Result<()> {
+        let slots = self.pieces.len() as u64;
+        for point in points {
+            let number = point.series / slots;
+            if number != self.instance.0 {
+                self.instance = (number, instance_name(number));
+            }
+            let slot = (point.series % slots) as usize;
+            self.pieces[slot].line(&mut self.chunk, &self.instance.1, self.format, &point);
+            self.written.samples += 1;
+            match point.delivery {
+                Delivery::InTime => {}
+                Delivery::Late => self.written.late += 1,
+                Delivery::Duplicate => self.written.duplicates += 1,
+                Delivery::Conflict => self.written.conflicts += 1,
+            }
+            if self.chunk.len() >= CHUNK_BYTES {
+                self.flush(out)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self, out: &mut impl Write) -> io::Result<()> {
+        self.written.bytes += self.chunk.len() as u64;
+        out.write_all(&self.chunk)?;
+        self.chunk.clear();
+        Ok(())
+    }
 }
 
 /// The labels of a slot as text, before and after the instance's name. The catalogue holds nothing that needs escapes.
@@ -175,7 +275,7 @@ impl Pieces {
         let mut text = slot.family.name.to_owned();
         let own = |name: &str| slot.labels.iter().find(|(own, _)| *own == name).map(|(_, value)| *value);
         match format {
-            Format::Prometheus => {
+            Format::Prometheus | Format::OpenMetrics => {
                 let value = |name| match name {
                     "instance" => Some("\0"),
                     "job" => Some("node"),
@@ -210,6 +310,11 @@ impl Pieces {
                 decimal(out, point.digits, point.scale);
                 out.push(b' ');
                 decimal(out, point.at_ms, 0);
+            }
+            Format::OpenMetrics => {
+                decimal(out, point.digits, point.scale);
+                out.push(b' ');
+                decimal(out, point.at_ms, 3);
             }
             Format::Csv => {
                 decimal(out, point.at_ms, 0);

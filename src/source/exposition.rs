@@ -11,9 +11,50 @@
 //! left, which finds labels or a definite complaint. The glance cannot be fooled: bytes that were once a whole series
 //! and are followed by two words that are numbers read the same from the left.
 //!
-//! Not here: OpenMetrics, whose timestamps are seconds; its lines are refused.
+//! OpenMetrics names series in the same way and differs in what follows the value: a [`Dialect`].
+//!
+//! Not here: what OpenMetrics says between its samples (`openmetrics`).
 
 use std::borrow::Cow;
+
+use super::openmetrics;
+
+/// What follows the value on a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// Prometheus text: whole milliseconds.
+    Prometheus,
+    /// OpenMetrics: seconds, then perhaps an exemplar after `#`, which is left out.
+    OpenMetrics,
+}
+
+impl Dialect {
+    fn milliseconds(self, time: &[u8]) -> Option<i64> {
+        match self {
+            Dialect::Prometheus => whole(time),
+            Dialect::OpenMetrics => openmetrics::milliseconds(time),
+        }
+    }
+
+    fn expected(self) -> &'static str {
+        match self {
+            Dialect::Prometheus => "a timestamp in milliseconds (every line needs one)",
+            Dialect::OpenMetrics => "a timestamp in seconds (every line needs one)",
+        }
+    }
+
+    /// What is wrong with a timestamp.
+    fn complaint(self, time: &str) -> String {
+        let must = match self {
+            Dialect::Prometheus if time.contains('.') => {
+                "whole milliseconds (seconds are read with --format openmetrics)"
+            }
+            Dialect::Prometheus => "whole milliseconds",
+            Dialect::OpenMetrics => "a number of seconds",
+        };
+        format!("the timestamp must be {must}; got {time:?}")
+    }
+}
 
 /// One sample of a line.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,13 +87,14 @@ pub fn is_empty(line: &[u8]) -> bool {
 }
 
 /// Splits a line from its end; `None` if that does not work out, which says nothing about the line.
-pub fn glance(line: &[u8]) -> Option<Glance<'_>> {
+pub fn glance(line: &[u8], dialect: Dialect) -> Option<Glance<'_>> {
     let (rest, time) = last_word(line.trim_ascii_end())?;
     let (rest, value) = last_word(rest)?;
     let key = trim(rest);
     // A name, a label or a quote begins a series. Other formats' keys begin otherwise and are never met here.
     let begins = key.first().is_some_and(|b| b.is_ascii_alphabetic() || matches!(b, b'_' | b':' | b'{'));
-    begins.then_some(Glance { key, at_ms: whole(time)?, value: number(str::from_utf8(value).ok()?)? })
+    let value = number(str::from_utf8(value).ok()?)?;
+    begins.then_some(Glance { key, at_ms: dialect.milliseconds(time)?, value })
 }
 
 /// The last word of `line`, and what precedes it.
@@ -103,7 +145,7 @@ pub fn number(text: &str) -> Option<f64> {
 ///
 /// # Errors
 /// What is wrong, with its column (counted in bytes from 1).
-pub fn read(line: &str) -> Result<Line<'_>, String> {
+pub fn read(line: &str, dialect: Dialect) -> Result<Line<'_>, String> {
     let mut reader = Reader { text: line.trim_ascii_end(), at: 0, pairs: Vec::new() };
     reader.blanks();
     let begin = reader.at;
@@ -124,13 +166,15 @@ pub fn read(line: &str) -> Result<Line<'_>, String> {
     let value = reader.number("a value")?;
     let value_is = number(value)
         .ok_or_else(|| format!("the value must be a number, NaN, +Inf or -Inf; got {value:?}"))?;
-    let time = reader.number("a timestamp in milliseconds (every line needs one)")?;
-    let at_ms = whole(time.as_bytes()).ok_or_else(|| {
-        let openmetrics = if time.contains('.') { " (OpenMetrics' seconds are not read)" } else { "" };
-        format!("the timestamp must be whole milliseconds{openmetrics}; got {time:?}")
-    })?;
     reader.blanks();
-    if reader.at < reader.text.len() {
+    if dialect == Dialect::OpenMetrics && reader.at_byte(b'#') {
+        return Err(reader.complaint(&format!("expected {}", dialect.expected())));
+    }
+    let time = reader.number(dialect.expected())?;
+    let at_ms = dialect.milliseconds(time.as_bytes()).ok_or_else(|| dialect.complaint(time))?;
+    reader.blanks();
+    let exemplar = dialect == Dialect::OpenMetrics && reader.at_byte(b'#');
+    if reader.at < reader.text.len() && !exemplar {
         return Err(reader.complaint("expected the end of the line"));
     }
     let key = &line.as_bytes()[begin..end];
@@ -280,9 +324,13 @@ impl<'a> Reader<'a> {
 
     /// Takes the next byte if it is `byte`.
     fn next_is(&mut self, byte: u8) -> bool {
-        let is = self.text.as_bytes().get(self.at) == Some(&byte);
+        let is = self.at_byte(byte);
         self.at += usize::from(is);
         is
+    }
+
+    fn at_byte(&self, byte: u8) -> bool {
+        self.text.as_bytes().get(self.at) == Some(&byte)
     }
 
     fn complaint(&self, what: &str) -> String {
@@ -296,6 +344,10 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn read(line: &str) -> Result<Line<'_>, String> {
+        super::read(line, Dialect::Prometheus)
+    }
 
     type Pairs = &'static [(&'static str, &'static str)];
 
@@ -347,7 +399,7 @@ mod tests {
             ("up 0x1p3 5", "the value must be a number, NaN, +Inf or -Inf; got \"0x1p3\""),
             (
                 "up 1 1.5",
-                "the timestamp must be whole milliseconds (OpenMetrics' seconds are not read); got \"1.5\"",
+                "the timestamp must be whole milliseconds (seconds are read with --format openmetrics); got \"1.5\"",
             ),
             ("up 1 x", "the timestamp must be whole milliseconds; got \"x\""),
             (
@@ -404,7 +456,7 @@ mod tests {
                 text.push_str(random.choice(pieces).unwrap());
             }
             let full = read(&text);
-            let Some(glance) = glance(text.as_bytes()) else { continue };
+            let Some(glance) = glance(text.as_bytes(), Dialect::Prometheus) else { continue };
             if known.iter().any(|key| key.as_bytes() == glance.key) {
                 let full = full.unwrap_or_else(|error| panic!("seed {seed}, round {round}: {text}: {error}"));
                 assert_eq!((full.key, full.at_ms), (glance.key, glance.at_ms), "{text}");

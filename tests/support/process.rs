@@ -264,17 +264,32 @@ impl Prometheus {
     /// Starts it with the configuration that `config` gives for its own address. None where `./test.sh` is not at work.
     pub fn start(config: impl FnOnce(&str) -> String) -> Option<Prometheus> {
         let program = server("TEST_PROMETHEUS")?;
-        let folder = Folder::new("prometheus");
+        Some(Prometheus::start_in(Folder::new("prometheus"), &program, config))
+    }
+
+    /// Starts this program in a folder, on the `data` there.
+    pub fn start_in(folder: Folder, program: &Path, config: impl FnOnce(&str) -> String) -> Prometheus {
         let port = free_port();
         let address = format!("127.0.0.1:{port}");
         std::fs::write(folder.path().join("prometheus.yml"), config(&address)).unwrap();
         let listen = format!("--web.listen-address={address}");
-        let arguments =
-            ["--config.file=prometheus.yml", "--storage.tsdb.path=data", "--log.level=warn", &listen]
-                .map(OsStr::new);
+        let arguments = [
+            "--config.file=prometheus.yml",
+            "--storage.tsdb.path=data",
+            // Samples of fixed times are old ones.
+            "--storage.tsdb.retention.time=100y",
+            "--log.level=warn",
+            &listen,
+        ]
+        .map(OsStr::new);
         let process =
-            Process::start("prometheus", &program, folder.path(), port, &arguments).ready("/-/ready");
-        Some(Prometheus { process, _folder: folder })
+            Process::start("prometheus", program, folder.path(), port, &arguments).ready("/-/ready");
+        Prometheus { process, _folder: folder }
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        self.process.url("")
     }
 
     /// The result of an instant query at the newest time.

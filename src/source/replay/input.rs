@@ -1,0 +1,295 @@
+//! One input while it is read: opened, decompressed, cut into lines or rows, each judged.
+//!
+//! Not here: what becomes of a sample or a refusal, which is the same for all inputs.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use flate2::bufread::MultiGzDecoder;
+
+use super::zstd::Zstd;
+use super::{Format, LINE_BYTES_MAX, MALFORMED, ROW_LINES_MAX, ReplayError};
+use crate::labels::{Labels, NAME};
+use crate::source::csv::{Bad, Table};
+use crate::source::exposition::{self, Dialect};
+use crate::source::openmetrics;
+use crate::source::validate::{self, Bounds, Refusing};
+
+const BUFFER_BYTES: usize = 1 << 18;
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// What one line came to.
+pub enum Step {
+    Sample {
+        series: u64,
+        at_ms: i64,
+        value: f64,
+    },
+    /// A sample that tells when a metric was created.
+    Created,
+    Nothing,
+    Refused {
+        line: u64,
+        why: Refusing,
+    },
+    End,
+}
+
+enum Rows {
+    Text,
+    OpenMetrics(openmetrics::File),
+    /// The table begins with the header.
+    Csv(Option<Box<Table>>),
+}
+
+/// One input while it is read.
+pub struct Input {
+    /// As named.
+    pub name: String,
+    /// Lines read so far.
+    pub line_number: u64,
+    bytes: BufReader<Box<dyn Read + Send>>,
+    rows: Rows,
+    line: Vec<u8>,
+}
+
+/// Counts what goes through.
+struct Counted<R> {
+    inner: R,
+    bytes: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.bytes.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
+/// The decompressed bytes of an input; `counter` counts them as they stand in it.
+fn open(name: &str, counter: Arc<AtomicU64>) -> io::Result<Box<dyn Read + Send>> {
+    let inner: Box<dyn Read + Send> = match name {
+        "-" => Box::new(io::stdin()),
+        _ => Box::new(File::open(name)?),
+    };
+    let mut plain = BufReader::with_capacity(BUFFER_BYTES, Counted { inner, bytes: counter });
+    let lower = name.to_ascii_lowercase();
+    let begin = plain.fill_buf()?;
+    if lower.ends_with(".gz") || begin.starts_with(&GZIP_MAGIC) {
+        Ok(Box::new(MultiGzDecoder::new(plain)))
+    } else if lower.ends_with(".zst") || begin.starts_with(&ZSTD_MAGIC) {
+        Ok(Box::new(Zstd::new(plain)))
+    } else {
+        Ok(Box::new(plain))
+    }
+}
+
+/// What reading one line gave.
+#[derive(PartialEq)]
+enum Got {
+    Line,
+    TooLong,
+    End,
+}
+
+impl Input {
+    /// Opens the input of this name; `counter` counts its bytes as they stand in it.
+    pub fn open(name: String, format: Format, counter: Arc<AtomicU64>) -> Result<Input, ReplayError> {
+        let inner = match open(&name, counter) {
+            Ok(inner) => inner,
+            Err(error) => return Err(ReplayError::Read { input: name, error }),
+        };
+        let bytes = BufReader::with_capacity(BUFFER_BYTES, inner);
+        let rows = match format {
+            Format::Prometheus => Rows::Text,
+            Format::OpenMetrics => Rows::OpenMetrics(openmetrics::File::default()),
+            Format::Csv => Rows::Csv(None),
+        };
+        Ok(Input { name, bytes, rows, line: Vec::new(), line_number: 0 })
+    }
+
+    /// Whether reading on may wait for someone who writes into a pipe.
+    pub fn would_wait(&self) -> bool {
+        self.name == "-" && self.bytes.buffer().is_empty()
+    }
+
+    /// Reads one line or row.
+    pub fn step(&mut self, labels: &Labels, bounds: Bounds, epoch: u64) -> Result<Step, ReplayError> {
+        self.line.clear();
+        let got = self.next_line()?;
+        let line = self.line_number;
+        let refused = |reason, message| Ok(Step::Refused { line, why: (reason, message) });
+        match got {
+            Got::End => return self.end(),
+            Got::TooLong => {
+                return refused(MALFORMED, format!("a line cannot exceed {LINE_BYTES_MAX} bytes"));
+            }
+            Got::Line => {}
+        }
+        let done = match &mut self.rows {
+            Rows::Text if exposition::is_empty(&self.line) => Ok(Step::Nothing),
+            Rows::Text => text_line(&self.line, labels, bounds, epoch, Dialect::Prometheus),
+            Rows::OpenMetrics(file) => openmetrics_line(file, &self.line, labels, bounds, epoch),
+            Rows::Csv(None) => {
+                let table = Table::new(without_line_end(&self.line))
+                    .map_err(|message| ReplayError::Header { input: self.name.clone(), message })?;
+                self.rows = Rows::Csv(Some(Box::new(table)));
+                Ok(Step::Nothing)
+            }
+            Rows::Csv(Some(_)) => self.csv_row(labels, bounds, epoch)?,
+        };
+        match done {
+            Ok(step) => Ok(step),
+            Err((reason, message)) => refused(reason, message),
+        }
+    }
+
+    /// The input has no further line.
+    fn end(&self) -> Result<Step, ReplayError> {
+        match &self.rows {
+            Rows::OpenMetrics(file) if !file.ended() => {
+                Err(ReplayError::CutOff { input: self.name.clone(), lines: self.line_number })
+            }
+            _ => Ok(Step::End),
+        }
+    }
+
+    /// Reads the row that begins with the line at hand, and further lines while a quoted cell is open.
+    fn csv_row(&mut self, labels: &Labels, bounds: Bounds, epoch: u64) -> Result<Taken, ReplayError> {
+        for _ in 0..ROW_LINES_MAX {
+            let Rows::Csv(Some(table)) = &mut self.rows else { break };
+            match csv_row(table, without_line_end(&self.line), labels, bounds, epoch) {
+                Ok(taken) => return Ok(taken),
+                Err(Open) if self.next_line()? == Got::Line => {}
+                Err(Open) => break,
+            }
+        }
+        let why = format!(
+            "a quoted cell that begins here is not closed within {ROW_LINES_MAX} lines, {LINE_BYTES_MAX} bytes and the file"
+        );
+        Ok(Err((MALFORMED, why)))
+    }
+
+    /// Appends a line, with its end, to what is held.
+    fn next_line(&mut self) -> Result<Got, ReplayError> {
+        let held = self.line.len();
+        let wrap = |error| ReplayError::Read { input: self.name.clone(), error };
+        let room = (LINE_BYTES_MAX + 1).saturating_sub(held) as u64;
+        let n = (&mut self.bytes).take(room).read_until(b'\n', &mut self.line).map_err(wrap)?;
+        if n == 0 && room > 0 {
+            return Ok(Got::End);
+        }
+        if self.line_number == 0 && self.line.starts_with(b"\xef\xbb\xbf") {
+            self.line.drain(..3);
+        }
+        self.line_number += 1;
+        if self.line.len() > LINE_BYTES_MAX {
+            if self.line.last() != Some(&b'\n') {
+                self.bytes.skip_until(b'\n').map_err(wrap)?;
+            }
+            return Ok(Got::TooLong);
+        }
+        Ok(Got::Line)
+    }
+}
+
+/// What a line came to, or why it is refused.
+type Taken = Result<Step, Refusing>;
+
+/// The row goes on in the next line.
+struct Open;
+
+fn without_line_end(line: &[u8]) -> &[u8] {
+    let line = line.strip_suffix(b"\n").unwrap_or(line);
+    line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// Reads a line of Prometheus text or OpenMetrics that should hold a sample.
+fn text_line(line: &[u8], labels: &Labels, bounds: Bounds, epoch: u64, dialect: Dialect) -> Taken {
+    if let Some(glance) = exposition::glance(line, dialect)
+        && bounds.contain(glance.at_ms)
+        && let Some(series) = labels.find(glance.key, epoch)
+    {
+        return Ok(Step::Sample { series: series.0, at_ms: glance.at_ms, value: glance.value });
+    }
+    take(&in_full(line, dialect)?, labels, bounds, epoch, dialect)
+}
+
+fn openmetrics_line(
+    file: &mut openmetrics::File,
+    line: &[u8],
+    labels: &Labels,
+    bounds: Bounds,
+    epoch: u64,
+) -> Taken {
+    if file.takes(line) {
+        return Ok(Step::Nothing);
+    }
+    if file.ended() {
+        return Err((MALFORMED, "nothing may follow the line # EOF".to_owned()));
+    }
+    let dialect = Dialect::OpenMetrics;
+    if !file.may_be_created(line) {
+        return text_line(line, labels, bounds, epoch, dialect);
+    }
+    let line = in_full(line, dialect)?;
+    if line.pairs.iter().any(|(name, value)| name == NAME && file.is_created(value)) {
+        return Ok(Step::Created);
+    }
+    take(&line, labels, bounds, epoch, dialect)
+}
+
+fn in_full(line: &[u8], dialect: Dialect) -> Result<exposition::Line<'_>, Refusing> {
+    let line = str::from_utf8(line).map_err(|error| {
+        (MALFORMED, format!("the line must be UTF-8; byte {} is not", error.valid_up_to() + 1))
+    })?;
+    exposition::read(line, dialect).map_err(|why| (MALFORMED, why))
+}
+
+/// The sample of a line that was read in full.
+fn take(line: &exposition::Line<'_>, labels: &Labels, bounds: Bounds, epoch: u64, dialect: Dialect) -> Taken {
+    if !bounds.contain(line.at_ms) {
+        return Err(out_of_bounds(line.at_ms, bounds, dialect == Dialect::OpenMetrics));
+    }
+    let mut pairs = line.pairs.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
+    let series = validate::intern(labels, &mut pairs, line.key, epoch)?;
+    Ok(Step::Sample { series, at_ms: line.at_ms, value: line.value })
+}
+
+fn out_of_bounds(at_ms: i64, bounds: Bounds, in_seconds: bool) -> Refusing {
+    let sentence = if in_seconds { bounds.sentence_for_seconds(at_ms) } else { bounds.sentence(at_ms) };
+    (bounds.reason(at_ms), sentence)
+}
+
+fn csv_row(
+    table: &mut Table,
+    line: &[u8],
+    labels: &Labels,
+    bounds: Bounds,
+    epoch: u64,
+) -> Result<Taken, Open> {
+    if line.is_empty() {
+        return Ok(Ok(Step::Nothing));
+    }
+    let row = match table.read(line) {
+        Ok(row) => row,
+        Err(Bad::Open) => return Err(Open),
+        Err(Bad::Malformed(why)) => return Ok(Err((MALFORMED, why))),
+    };
+    if !bounds.contain(row.at_ms) {
+        return Ok(Err(out_of_bounds(row.at_ms, bounds, table.in_seconds())));
+    }
+    let sample = |series| Step::Sample { series, at_ms: row.at_ms, value: row.value };
+    if let Some(series) = labels.find(table.key(), epoch) {
+        return Ok(Ok(sample(series.0)));
+    }
+    let interned = match table.pairs() {
+        Ok(mut pairs) => validate::intern(labels, &mut pairs, table.key(), epoch),
+        Err(why) => Err((MALFORMED, why)),
+    };
+    Ok(interned.map(sample))
+}

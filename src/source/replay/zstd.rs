@@ -1,0 +1,202 @@
+//! Zstandard, frame after frame: a file may be several put together, with frames between that are to be skipped.
+//!
+//! A frame may ask for [`WINDOW_BYTES_MAX`] of memory, as much as `zstd -d` gives it; one that asks for more is refused
+//! before anything is reserved. What a frame says about itself (length, checksum) is checked at its end.
+
+use std::io::{self, BufRead, Read};
+
+use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+
+/// Most memory that a frame may ask for: what `zstd` takes without being told otherwise.
+pub const WINDOW_BYTES_MAX: u64 = 128 << 20;
+
+/// The decompressed bytes of all frames.
+pub struct Zstd<R> {
+    source: R,
+    decoder: FrameDecoder,
+    /// Bytes given out of the frame at hand; none between frames.
+    given: Option<u64>,
+    frames: u64,
+}
+
+impl<R: BufRead> Zstd<R> {
+    /// Reads nothing yet.
+    pub fn new(source: R) -> Zstd<R> {
+        let mut decoder = FrameDecoder::new();
+        decoder.set_max_window_size(WINDOW_BYTES_MAX);
+        Zstd { source, decoder, given: None, frames: 0 }
+    }
+
+    /// Begins the next frame; false at the end of the input.
+    fn begin(&mut self) -> io::Result<bool> {
+        if self.source.fill_buf()?.is_empty() {
+            if self.frames == 0 {
+                return Err(damaged("there is no frame"));
+            }
+            return Ok(false);
+        }
+        self.frames += 1;
+        match self.decoder.init(&mut self.source) {
+            Ok(()) => self.given = Some(0),
+            Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
+                length, ..
+            })) => {
+                let skipped = io::copy(&mut (&mut self.source).take(length.into()), &mut io::sink())?;
+                if skipped < length.into() {
+                    return Err(damaged("it ends within a frame"));
+                }
+            }
+            Err(error) => return Err(damaged(&sentence(&error))),
+        }
+        Ok(true)
+    }
+
+    /// Holds what was given out against what the frame says of itself.
+    fn end(&mut self, given: u64) -> io::Result<()> {
+        self.given = None;
+        // 0 stands for a length that is not told.
+        let length = self.decoder.content_size();
+        if length != 0 && length != given {
+            return Err(damaged(&format!("a frame of {length} bytes gave {given}")));
+        }
+        match (self.decoder.get_checksum_from_data(), self.decoder.get_calculated_checksum()) {
+            (Some(told), Some(found)) if told != found => Err(damaged("the checksum of a frame is wrong")),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl<R: BufRead> Read for Zstd<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let Some(given) = self.given else {
+                match self.begin()? {
+                    true => continue,
+                    false => return Ok(0),
+                }
+            };
+            if self.decoder.can_collect() > 0 {
+                let n = self.decoder.read(buffer)?;
+                self.given = Some(given + n as u64);
+                return Ok(n);
+            }
+            if self.decoder.is_finished() {
+                self.end(given)?;
+                continue;
+            }
+            let one = BlockDecodingStrategy::UptoBlocks(1);
+            self.decoder.decode_blocks(&mut self.source, one).map_err(|error| damaged(&sentence(&error)))?;
+        }
+    }
+}
+
+fn damaged(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("it is damaged, or no Zstandard: {why}"))
+}
+
+/// An error in our words where it has a bound or says little.
+fn sentence(error: &FrameDecoderError) -> String {
+    match error {
+        FrameDecoderError::WindowSizeTooBig { requested, max } => {
+            format!("a frame asks for {requested} bytes of memory; at most {max} are given")
+        }
+        FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::BadMagicNumber(_)) => {
+            "what begins there is no frame".to_owned()
+        }
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+
+    use super::*;
+
+    fn packed(bytes: &[u8]) -> Vec<u8> {
+        compress_to_vec(bytes, CompressionLevel::Fastest)
+    }
+
+    fn read(bytes: &[u8]) -> Result<Vec<u8>, String> {
+        let mut out = Vec::new();
+        Zstd::new(bytes).read_to_end(&mut out).map_err(|error| error.to_string())?;
+        Ok(out)
+    }
+
+    /// A frame by hand: blocks of 128 KiB of `x`, each as one byte, without length and checksum.
+    fn rle(window_descriptor: u8, blocks: usize) -> Vec<u8> {
+        let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, window_descriptor];
+        for block in 0..blocks {
+            let header = u32::from(block + 1 == blocks) | 1 << 1 | (128 << 10) << 3;
+            frame.extend_from_slice(&header.to_le_bytes()[..3]);
+            frame.push(b'x');
+        }
+        frame
+    }
+
+    #[test]
+    fn frames_follow_one_another_and_some_are_skipped() {
+        let skippable = [&[0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"abc"].concat();
+        let text: Vec<u8> = (0..300_000_u32).flat_map(|n| (n % 977).to_le_bytes()).collect();
+        let cases: [(Vec<u8>, Vec<u8>); 6] = [
+            (packed(b""), vec![]),
+            (packed(b"one"), b"one".to_vec()),
+            ([packed(b"one"), packed(b"two")].concat(), b"onetwo".to_vec()),
+            ([packed(b""), packed(b"one"), packed(b"")].concat(), b"one".to_vec()),
+            (
+                [&skippable[..], &packed(&text), &skippable, &packed(b"x"), &skippable].concat(),
+                [&text[..], b"x"].concat(),
+            ),
+            (rle(0x50, 16), vec![b'x'; 16 * (128 << 10)]),
+        ];
+        for (bytes, want) in cases {
+            assert!(read(&bytes).as_ref() == Ok(&want), "{} bytes", bytes.len());
+        }
+    }
+
+    #[test]
+    fn what_is_damaged_is_said() {
+        let whole = packed(&b"up 1 1714521600000\n".repeat(1_000));
+        let mut wrong = whole.clone();
+        *wrong.last_mut().unwrap() ^= 1;
+        // The window of this frame is 2 GiB, behind it are a few bytes.
+        let bomb = rle(0xa8, 1);
+        let cases: [(&[u8], &str); 7] = [
+            (b"", "there is no frame"),
+            (b"up 1 1714521600000\n", "what begins there is no frame"),
+            (&whole[..whole.len() / 2], ""),
+            (&whole[..whole.len() - 1], ""),
+            (&wrong, "the checksum of a frame is wrong"),
+            (&bomb, "a frame asks for 2147483648 bytes of memory; at most 134217728 are given"),
+            (&[0x50, 0x2a, 0x4d, 0x18, 9, 0, 0, 0, 1], "it ends within a frame"),
+        ];
+        for (bytes, words) in cases {
+            let error = read(bytes).unwrap_err();
+            assert!(
+                error.starts_with("it is damaged, or no Zstandard: ") && error.contains(words),
+                "{error}"
+            );
+        }
+        let tail = [&whole[..], b"tail"].concat();
+        assert!(read(&tail).is_err(), "something that is no frame follows");
+    }
+
+    #[test]
+    fn no_bytes_make_decoding_panic() {
+        let text: Vec<u8> = (0..20_000_u32).flat_map(|n| (n % 977).to_le_bytes()).collect();
+        let good = packed(&text);
+        let seed = 17;
+        let mut random = fastrand::Rng::with_seed(seed);
+        for _ in 0..2_000 {
+            let mut bad = good.clone();
+            for _ in 0..random.usize(1..5) {
+                let at = random.usize(..bad.len());
+                bad[at] = random.u8(..);
+            }
+            bad.truncate(random.usize(..=bad.len()));
+            // Damage may go unseen where there is no checksum any more; it must only not be met with a panic.
+            drop(read(&bad));
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! One row against what Prometheus says of the same samples: pure, so that every case has a test.
+//!
+//! First the answers of `*_over_time` are compared. They may be other than ours without either being wrong: a NaN sample
+//! makes them NaN, and sums of large numbers are rounded. Where they are, the raw samples decide: what is not finite is
+//! left out, and the statistics are computed anew in two passes with compensated sums.
+//!
+//! | statistic | difference relative to | tolerance | why |
+//! |---|---|---|---|
+//! | count, min, max | | equal | counted or copied, never computed |
+//! | avg | the largest magnitude in the window | 1e-12 | a sum is rounded at the size of what is summed; the mean may be 0 |
+//! | std | std, at least 1e-7 of that magnitude | 1e-9 | so a difference below 1e-16 of the magnitude is none: half of the distance between two neighbouring values, where a variance has no meaning. Against the raw samples: std itself |
+//!
+//! Not here: asking Prometheus.
+
+use tidewatch_dataflows::outcome::WindowStats;
+
+/// Tolerance of the mean, relative to the largest magnitude.
+pub const AVG: f64 = 1e-12;
+/// Tolerance of the deviation.
+pub const STD: f64 = 1e-9;
+/// What a deviation is at least taken for, as a part of the largest magnitude, when two roundings are compared.
+pub const STD_FLOOR: f64 = 1e-7;
+
+/// The statistics that are compared.
+pub const STATISTICS: [&str; 5] = ["count", "min", "max", "avg", "std"];
+const TOLERANCES: [f64; 5] = [0.0, 0.0, 0.0, AVG, STD];
+
+/// What Prometheus' functions answer, in the order of [`STATISTICS`]; NaN where they answer nothing.
+pub type Answer = [f64; 5];
+
+/// How far two rows are apart, in the order of [`STATISTICS`].
+pub type Distance = [f64; 5];
+
+/// Prometheus' own samples of a series.
+#[derive(Clone, Debug, Default)]
+pub struct Raw {
+    /// Those inside the window that are finite, by time.
+    pub finite: Vec<(i64, f64)>,
+    /// How many inside the window are not: NaN, infinities, native histograms.
+    pub others: usize,
+    /// Whether there are samples before the window.
+    pub older: bool,
+}
+
+impl Raw {
+    /// Sorts the samples of a range that reaches further back than the window `(from_ms, at_ms]`.
+    pub fn new(samples: &[(i64, f64)], histograms: usize, from_ms: i64, at_ms: i64) -> Raw {
+        let inside = || samples.iter().filter(|(t, _)| from_ms < *t && *t <= at_ms);
+        let finite: Vec<_> = inside().filter(|(_, value)| value.is_finite()).copied().collect();
+        let others = inside().count() - finite.len() + histograms;
+        Raw { finite, others, older: samples.iter().any(|(t, _)| *t <= from_ms) }
+    }
+}
+
+/// What a row came to.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Prometheus' functions say the same.
+    Equal,
+    /// The same samples without those that are not finite, which Prometheus counts.
+    NotFinite,
+    /// Its samples say the same as we; the functions round.
+    Rounding,
+    /// Its samples say the same as we, though the functions did not.
+    Samples,
+    /// We know only the newest of its samples, from this time on: we began later.
+    NotFull {
+        /// Unix milliseconds.
+        since_ms: i64,
+    },
+    /// It knows only the newest of our samples: it began later, or its retention ended within the window.
+    PartlyAbsent,
+    /// It has no sample.
+    Absent,
+    /// We say something else: the statistic, ours, its.
+    Different(Vec<(&'static str, f64, f64)>),
+}
+
+/// How far a row is from what the functions answer.
+pub fn distance(ours: &WindowStats, theirs: &Answer) -> Distance {
+    apart(ours, theirs, STD_FLOOR)
+}
+
+/// Whether nothing is beyond its tolerance.
+pub fn within(distance: &Distance) -> bool {
+    distance.iter().zip(TOLERANCES).all(|(apart, most)| *apart <= most)
+}
+
+/// Judges a row by raw samples; `theirs` is what the functions answered. The distance is that from the samples.
+pub fn by_samples(ours: &WindowStats, theirs: Option<&Answer>, raw: &Raw) -> (Verdict, Distance) {
+    let (all, count) = (raw.finite.as_slice(), ours.count as usize);
+    if all.is_empty() {
+        return (Verdict::Absent, [0.0; 5]);
+    }
+    if all.len() < count {
+        let truth = Truth::of(all);
+        if !raw.older && ours.last == truth.last && i64::from(ours.span_ms) > truth.span_ms {
+            return (Verdict::PartlyAbsent, [0.0; 5]);
+        }
+        return different(ours, &truth);
+    }
+    let newest = &all[all.len() - count..];
+    let truth = Truth::of(newest);
+    let apart = apart(ours, &truth.answer, 0.0);
+    if !within(&apart) || !truth.is_of(ours) {
+        return different(ours, &Truth::of(all));
+    }
+    let verdict = if newest.len() < all.len() {
+        Verdict::NotFull { since_ms: newest[0].0 }
+    } else if raw.others > 0 {
+        Verdict::NotFinite
+    } else if theirs.is_some_and(|theirs| theirs[..3] == truth.answer[..3]) {
+        Verdict::Rounding
+    } else {
+        Verdict::Samples
+    };
+    (verdict, apart)
+}
+
+fn different(ours: &WindowStats, truth: &Truth) -> (Verdict, Distance) {
+    let apart = apart(ours, &truth.answer, 0.0);
+    let judged = STATISTICS.iter().zip(answer(ours)).zip(truth.answer);
+    let beyond = judged.zip(apart.iter().zip(TOLERANCES)).filter(|(_, (apart, most))| **apart > *most);
+    let mut what: Vec<_> = beyond.map(|(((name, ours), theirs), _)| (*name, ours, theirs)).collect();
+    let also = [
+        ("first", ours.first, truth.first),
+        ("last", ours.last, truth.last),
+        ("span_ms", f64::from(ours.span_ms), truth.span_ms as f64),
+    ];
+    what.extend(also.into_iter().filter(|(_, ours, theirs)| ours != theirs));
+    (Verdict::Different(what), apart)
+}
+
+fn answer(stats: &WindowStats) -> Answer {
+    [f64::from(stats.count), stats.min, stats.max, stats.avg, stats.std]
+}
+
+fn apart(ours: &WindowStats, theirs: &Answer, std_floor: f64) -> Distance {
+    let ours = answer(ours);
+    let magnitude = ours[1].abs().max(ours[2].abs());
+    let least = [0.0, 0.0, 0.0, magnitude, std_floor * magnitude];
+    std::array::from_fn(|i| {
+        let (a, b) = (ours[i], theirs[i]);
+        // A deviation whose square is beyond the numbers is stored as nothing, and may be any of those for others.
+        if a == b || !(a.is_finite() || b.is_finite()) {
+            return 0.0;
+        }
+        let apart = (a - b).abs() / a.abs().max(b.abs()).max(least[i]);
+        if apart.is_nan() { f64::INFINITY } else { apart }
+    })
+}
+
+/// The statistics of samples, computed slowly.
+struct Truth {
+    answer: Answer,
+    first: f64,
+    last: f64,
+    span_ms: i64,
+}
+
+impl Truth {
+    /// In two passes about the first value, which keeps what is far from 0 exact. There is at least one sample.
+    fn of(samples: &[(i64, f64)]) -> Truth {
+        let (first, last) = (samples[0], samples[samples.len() - 1]);
+        let n = samples.len() as f64;
+        let offsets = || samples.iter().map(|(_, value)| value - first.1);
+        let mean = sum(offsets()) / n;
+        let std = (sum(offsets().map(|offset| (offset - mean) * (offset - mean))) / n).sqrt();
+        let values = || samples.iter().map(|(_, value)| *value);
+        let (min, max) = (values().fold(f64::INFINITY, f64::min), values().fold(f64::NEG_INFINITY, f64::max));
+        let answer = [n, min, max, first.1 + mean, std];
+        Truth { answer, first: first.1, last: last.1, span_ms: last.0 - first.0 }
+    }
+
+    /// Whether a row was made of these samples, as far as it tells.
+    fn is_of(&self, ours: &WindowStats) -> bool {
+        let span_ms = i64::from(ours.span_ms);
+        (ours.first, ours.last, span_ms) == (self.first, self.last, self.span_ms)
+    }
+}
+
+/// A compensated sum (Neumaier 1974): its error does not grow with the number of terms.
+fn sum(terms: impl Iterator<Item = f64>) -> f64 {
+    let (mut sum, mut lost) = (0.0_f64, 0.0_f64);
+    for term in terms {
+        let next = sum + term;
+        lost += if sum.abs() >= term.abs() { (sum - next) + term } else { (term - next) + sum };
+        sum = next;
+    }
+    sum + lost
+}
+
+#[cfg(test)]
+mod tests {
+    use tidewatch_dataflows::sample::SeriesId;
+
+    use super::*;
+
+    const AT_MS: i64 = 1_767_225_600_000;
+
+    fn samples(values: &[f64]) -> Vec<(i64, f64)> {
+        let begin = AT_MS - 1_000 * (values.len() as i64 - 1);
+        values.iter().zip(0..).map(|(value, i)| (begin + 1_000 * i, *value)).collect()
+    }
+
+    fn row(samples: &[(i64, f64)]) -> WindowStats {
+        let truth = Truth::of(samples);
+        WindowStats {
+            series: SeriesId(1),
+            window_ms: 60_000,
+            at_ms: AT_MS,
+            revision: 0,
+            count: samples.len() as u32,
+            span_ms: truth.span_ms as u32,
+            min: truth.answer[1],
+            max: truth.answer[2],
+            avg: truth.answer[3],
+            std: truth.answer[4],
+            first: truth.first,
+            last: truth.last,
+            increase: 0.0,
+        }
+    }
+
+    fn raw(samples: &[(i64, f64)]) -> Raw {
+        Raw::new(samples, 0, AT_MS - 60_000, AT_MS)
+    }
+
+    #[test]
+    fn the_slow_statistics_are_right_at_any_offset() {
+        for offset in [0.0, 3.9e10, 1e12] {
+            let truth = Truth::of(&samples(&[offset + 2.0, offset + 4.0, offset + 6.0]));
+            assert_eq!(
+                truth.answer,
+                [3.0, offset + 2.0, offset + 6.0, offset + 4.0, (8.0_f64 / 3.0).sqrt()],
+                "{offset}"
+            );
+        }
+        assert_eq!(sum([1.0, 1e100, 1.0, -1e100].into_iter()), 2.0);
+        assert_eq!(Truth::of(&samples(&[7.0])).answer, [1.0, 7.0, 7.0, 7.0, 0.0]);
+    }
+
+    #[test]
+    fn tolerances_are_those_of_the_table() {
+        let ours = row(&samples(&[3.9e10 - 1.0, 3.9e10 + 1.0, 3.9e10 + 2.0]));
+        let base = answer(&ours);
+        let cases: [(usize, f64, bool); 12] = [
+            (0, 0.0, true),
+            (0, 1.0, false),
+            (1, 1e-5, false),
+            (2, -1e-5, false),
+            (3, 3.0e-2, true),
+            (3, 5.0e-2, false),
+            // 1e-16 of 3.9e10.
+            (4, 3.8e-6, true),
+            (4, -3.8e-6, true),
+            (4, 4.0e-6, false),
+            (0, f64::NAN, false),
+            (3, f64::NAN, false),
+            (4, f64::INFINITY, false),
+        ];
+        for (i, change, want) in cases {
+            let mut theirs = base;
+            theirs[i] += change;
+            assert_eq!(within(&distance(&ours, &theirs)), want, "{} {change}", STATISTICS[i]);
+        }
+        let zero = row(&samples(&[0.0, 0.0]));
+        assert!(within(&distance(&zero, &[2.0, -0.0, 0.0, 0.0, 0.0])));
+        assert!(!within(&distance(&zero, &[2.0, 0.0, 0.0, 1e-300, 0.0])));
+        let small = row(&samples(&[1.0, 1.0 + 1e-9]));
+        let mut theirs = answer(&small);
+        theirs[4] *= 1.0 + 1e-6;
+        assert!(!within(&distance(&small, &theirs)), "5e-10 is not below the values' own grid");
+        let huge = WindowStats { std: f64::NAN, ..row(&samples(&[1e308, 1e307])) };
+        let mut theirs = answer(&huge);
+        theirs[4] = f64::INFINITY;
+        assert!(within(&distance(&huge, &theirs)), "beyond the numbers on both sides");
+    }
+
+    #[test]
+    fn raw_samples_decide() {
+        let all = samples(&[5.0, 1.0, 4.0, 8.0]);
+        let good = row(&all);
+        let exact = answer(&good);
+        let with_nan = {
+            let mut more = all.clone();
+            more.insert(2, (all[1].0 + 500, f64::NAN));
+            more.insert(0, (all[0].0 - 1, f64::NEG_INFINITY));
+            more
+        };
+        let rounded = [4.0, 1.0, 8.0, 4.5, 2.5 * (1.0 + 1e-6)];
+        let not_full = Verdict::NotFull { since_ms: all[1].0 };
+        let cases: [(&str, WindowStats, Option<Answer>, Raw, Verdict); 9] = [
+            (
+                "NaN is left out",
+                good,
+                Some([6.0, f64::NAN, 8.0, f64::NAN, f64::NAN]),
+                raw(&with_nan),
+                Verdict::NotFinite,
+            ),
+            ("rounding", good, Some(rounded), raw(&all), Verdict::Rounding),
+            ("another count", good, Some([3.0, 1.0, 8.0, 4.5, 2.5]), raw(&all), Verdict::Samples),
+            ("nothing answered", good, None, raw(&all), Verdict::Samples),
+            ("we began later", row(&all[1..]), Some(exact), raw(&all), not_full),
+            ("it has nothing", good, None, raw(&[]), Verdict::Absent),
+            ("it has NaN only", good, None, raw(&[(AT_MS, f64::NAN)]), Verdict::Absent),
+            ("it began later", good, None, raw(&all[2..]), Verdict::PartlyAbsent),
+            (
+                "native histograms",
+                good,
+                Some([5.0, 1.0, 8.0, 4.5, 2.5]),
+                Raw { others: 1, ..raw(&all) },
+                Verdict::NotFinite,
+            ),
+        ];
+        for (what, ours, theirs, raw, want) in cases {
+            assert_eq!(by_samples(&ours, theirs.as_ref(), &raw).0, want, "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_found_and_named() {
+        let all = samples(&[5.0, 1.0, 4.0, 8.0]);
+        let good = row(&all);
+        let before = [&[(AT_MS - 60_000, 5.0)][..], &all].concat();
+        let cases: [(WindowStats, Raw, &[&str]); 9] = [
+            (WindowStats { max: 9.0, ..good }, raw(&all), &["max"]),
+            (WindowStats { min: 0.0, ..good }, raw(&all), &["min"]),
+            (WindowStats { avg: 4.5 + 1e-10, ..good }, raw(&all), &["avg"]),
+            (WindowStats { std: good.std * (1.0 + 1e-8), ..good }, raw(&all), &["std"]),
+            (WindowStats { count: 5, ..good }, raw(&all), &["count"]),
+            (WindowStats { last: 7.0, ..good }, raw(&all), &["last"]),
+            // The oldest sample is gone, but the span says that it was there.
+            (
+                WindowStats { span_ms: good.span_ms, ..row(&all[1..]) },
+                raw(&all),
+                &["count", "avg", "std", "first"],
+            ),
+            // One in the middle is missing.
+            (row(&[all[0], all[2], all[3]]), raw(&all), &["count", "min", "avg", "std"]),
+            // It knows what was before, so it did not begin later.
+            (WindowStats { count: 6, span_ms: 50_000, ..good }, raw(&before), &["count", "span_ms"]),
+        ];
+        for (ours, raw, want) in cases {
+            let (verdict, _) = by_samples(&ours, None, &raw);
+            let Verdict::Different(what) = verdict else { panic!("{want:?}: {verdict:?}") };
+            assert_eq!(what.iter().map(|(name, ..)| *name).collect::<Vec<_>>(), want);
+        }
+    }
+
+    #[test]
+    fn a_window_is_open_at_its_left() {
+        let edge = [(AT_MS - 60_000, 1.0), (AT_MS - 59_999, 2.0), (AT_MS, 3.0), (AT_MS + 1, 4.0)];
+        let raw = raw(&edge);
+        assert_eq!((raw.finite.as_slice(), raw.others, raw.older), (&edge[1..3], 0, true));
+    }
+}

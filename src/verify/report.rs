@@ -1,0 +1,324 @@
+//! What a comparison came to: counts, the worst difference of each statistic and window, the rows that differ; as text
+//! and as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+use serde_json::{Value, json};
+use tidewatch_dataflows::settings::duration;
+
+use super::judge::{Distance, STATISTICS, Verdict};
+use crate::source::query::client::RangeConvention;
+use crate::store::row::WindowRow;
+
+/// Rows that differ and are shown as text; JSON has all that are kept.
+pub const SHOWN_MAX: usize = 20;
+/// Rows that differ and are kept; the rest are counted.
+const KEPT_MAX: usize = 10_000;
+
+/// A row that is not what Prometheus' samples give.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Difference {
+    /// Its series, 16 hex digits.
+    pub series: String,
+    /// Its metric name.
+    pub name: String,
+    /// Its other labels: the text of a JSON object.
+    pub labels: String,
+    /// Length of the window.
+    pub window_ms: i64,
+    /// End of the window.
+    pub at_ms: i64,
+    /// The statistic, ours, Prometheus'.
+    pub what: Vec<(&'static str, f64, f64)>,
+}
+
+/// Rows of one window.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct OfWindow {
+    rows: u64,
+    worst: Distance,
+}
+
+/// What a comparison came to.
+#[derive(Clone, Debug)]
+pub struct Report {
+    url: String,
+    version: String,
+    convention: RangeConvention,
+    windows: BTreeMap<i64, OfWindow>,
+    rounded: Distance,
+    /// Series with a row.
+    pub series: u64,
+    /// Rows that are as Prometheus' functions say.
+    pub equal: u64,
+    /// Rows that are as its samples say without those that are not finite.
+    pub not_finite: u64,
+    /// Rows that are as its samples say where its functions round.
+    pub rounding: u64,
+    /// Rows that are as its samples say though its functions did not.
+    pub samples: u64,
+    /// Rows that hold the newest of its samples.
+    pub not_full: u64,
+    /// Rows of which it has no sample.
+    pub absent: u64,
+    /// Rows of which it has the newest samples only.
+    pub partly_absent: u64,
+    /// Rows that are something else.
+    pub different: u64,
+    /// The first of these.
+    pub differences: Vec<Difference>,
+}
+
+impl Report {
+    /// Nothing compared yet.
+    pub fn new(url: String, version: String, convention: RangeConvention) -> Report {
+        Report {
+            url,
+            version,
+            convention,
+            windows: BTreeMap::new(),
+            rounded: [0.0; 5],
+            series: 0,
+            equal: 0,
+            not_finite: 0,
+            rounding: 0,
+            samples: 0,
+            not_full: 0,
+            absent: 0,
+            partly_absent: 0,
+            different: 0,
+            differences: Vec::new(),
+        }
+    }
+
+    /// Rows that could be compared.
+    pub fn compared(&self) -> u64 {
+        self.equal + self.not_finite + self.rounding + self.samples + self.not_full + self.different
+    }
+
+    /// Whether something was compared and nothing differs.
+    pub fn is_clean(&self) -> bool {
+        self.different == 0 && self.compared() > 0
+    }
+
+    /// Takes the verdict on a row; `apart` is its distance from what decided.
+    pub fn add(&mut self, row: &WindowRow, verdict: &Verdict, apart: &Distance) {
+        let count = match verdict {
+            Verdict::Equal => &mut self.equal,
+            Verdict::NotFinite => &mut self.not_finite,
+            Verdict::Rounding => &mut self.rounding,
+            Verdict::Samples => &mut self.samples,
+            Verdict::NotFull { .. } => &mut self.not_full,
+            Verdict::PartlyAbsent => &mut self.partly_absent,
+            Verdict::Absent => &mut self.absent,
+            Verdict::Different(_) => &mut self.different,
+        };
+        *count += 1;
+        if matches!(verdict, Verdict::Absent | Verdict::PartlyAbsent) {
+            return;
+        }
+        let of_window = self.windows.entry(row.stats.window_ms).or_default();
+        of_window.rows += 1;
+        raise(&mut of_window.worst, apart);
+        if let Verdict::Different(what) = verdict
+            && self.differences.len() < KEPT_MAX
+        {
+            self.differences.push(Difference {
+                series: row.series.series.to_string(),
+                name: row.series.name.clone(),
+                labels: row.series.labels.clone(),
+                window_ms: row.stats.window_ms,
+                at_ms: row.stats.at_ms,
+                what: what.clone(),
+            });
+        }
+    }
+
+    /// Takes how far the functions of Prometheus were from its own samples.
+    pub fn rounded(&mut self, apart: &Distance) {
+        raise(&mut self.rounded, apart);
+    }
+
+    fn ranges(&self) -> &'static str {
+        match self.convention {
+            RangeConvention::Closed => "closed",
+            RangeConvention::LeftOpen => "left-open",
+        }
+    }
+
+    /// All of it, for programs. A distance beyond all numbers is `null`.
+    pub fn json(&self) -> Value {
+        let distance = |of: &Distance| -> Value {
+            STATISTICS.iter().zip(of).map(|(name, apart)| (*name, *apart)).collect()
+        };
+        let windows: Vec<Value> = self
+            .windows
+            .iter()
+            .map(|(ms, of)| json!({"window": duration(*ms), "rows": of.rows, "worst": distance(&of.worst)}))
+            .collect();
+        let different = |difference: &Difference| {
+            let labels: Value = serde_json::from_str(&difference.labels).unwrap_or(Value::Null);
+            let what: Vec<Value> = difference
+                .what
+                .iter()
+                .map(|(name, ours, theirs)| json!({"statistic": name, "stored": ours, "prometheus": theirs}))
+                .collect();
+            json!({"series": difference.series, "name": difference.name, "labels": labels,
+                "window": duration(difference.window_ms), "at_ms": difference.at_ms, "differs": what})
+        };
+        let differences: Vec<Value> = self.differences.iter().map(different).collect();
+        json!({"prometheus": self.url, "version": self.version, "ranges": self.ranges(), "clean": self.is_clean(),
+            "series": self.series, "compared": self.compared(), "equal": self.equal, "not_finite": self.not_finite,
+            "rounding": self.rounding, "by_samples": self.samples, "not_full": self.not_full,
+            "not_in_prometheus": self.absent, "partly_in_prometheus": self.partly_absent,
+            "different": self.different, "windows": windows, "rounding_worst": distance(&self.rounded),
+            "differences": differences})
+    }
+}
+
+fn raise(worst: &mut Distance, apart: &Distance) {
+    for (worst, apart) in worst.iter_mut().zip(apart) {
+        *worst = worst.max(*apart);
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{} {} at {}:", self.name, self.labels, duration(self.window_ms), self.at_ms)?;
+        for (i, (name, ours, theirs)) in self.what.iter().enumerate() {
+            write!(f, "{} {name} {ours}, Prometheus {theirs}", if i == 0 { "" } else { ";" })?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Prometheus {} at {}, its ranges are {}", self.version, self.url, self.ranges())?;
+        if !self.windows.is_empty() {
+            writeln!(f, "worst relative difference")?;
+            let mut head = format!("{:<10} {:>10}", "window", "rows");
+            for name in STATISTICS {
+                let _ = write!(head, " {name:>8}");
+            }
+            writeln!(f, "{head}")?;
+        }
+        for (ms, of) in &self.windows {
+            write!(f, "{:<10} {:>10}", duration(*ms), of.rows)?;
+            for apart in of.worst {
+                match apart {
+                    0.0 => write!(f, " {:>8}", "0")?,
+                    _ => write!(f, " {apart:>8.1e}")?,
+                }
+            }
+            writeln!(f)?;
+        }
+        writeln!(f, "{} windows of {} series compared, {} equal", self.compared(), self.series, self.equal)?;
+        let rounded = self.rounded.iter().copied().fold(0.0, f64::max);
+        for (count, what) in [
+            (self.not_finite, "equal once samples are left out that are not finite".to_owned()),
+            (self.rounding, format!("equal to the samples of Prometheus, whose functions round (by {rounded:.1e} at most)")),
+            (self.samples, "equal to the samples of Prometheus, whose functions said something else".to_owned()),
+            (self.not_full, "not full yet: they hold the newest samples, the older were never sent here".to_owned()),
+            (self.absent, "not in Prometheus: of another source, or older than its retention (does it write with external_labels? see --without-label)".to_owned()),
+            (self.partly_absent, "only partly in Prometheus: its samples begin within the window".to_owned()),
+            (self.different, "differ".to_owned()),
+        ] {
+            if count > 0 {
+                writeln!(f, "{count} {what}")?;
+            }
+        }
+        for difference in self.differences.iter().take(SHOWN_MAX) {
+            writeln!(f, "  {difference}")?;
+        }
+        let more = self.different.saturating_sub(SHOWN_MAX as u64);
+        if more > 0 {
+            writeln!(f, "  and {more} more (--json has them)")?;
+        }
+        if self.compared() == 0 {
+            writeln!(f, "there was nothing to compare")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tidewatch_dataflows::outcome::WindowStats;
+    use tidewatch_dataflows::sample::SeriesId;
+
+    use super::*;
+    use crate::store::row::SeriesRow;
+
+    fn row(window_ms: i64) -> WindowRow {
+        let series =
+            SeriesRow { series: SeriesId(7), name: "up".to_owned(), labels: r#"{"job":"x"}"#.to_owned() };
+        let stats = WindowStats {
+            series: SeriesId(7),
+            window_ms,
+            at_ms: 1_767_225_600_000,
+            revision: 0,
+            count: 2,
+            span_ms: 1,
+            min: 0.0,
+            max: 1.0,
+            avg: 0.5,
+            std: 0.5,
+            first: 0.0,
+            last: 1.0,
+            increase: 1.0,
+        };
+        WindowRow { series: Arc::new(series), stats }
+    }
+
+    #[test]
+    fn a_report_tells_counts_the_worst_and_the_first_that_differ() {
+        let mut report =
+            Report::new("http://h:9090".to_owned(), "2.42.0".to_owned(), RangeConvention::Closed);
+        assert!(!report.is_clean() && report.to_string().ends_with("there was nothing to compare\n"));
+        report.series = 1;
+        report.add(&row(3_600_000), &Verdict::Absent, &[9.0; 5]);
+        assert!(!report.is_clean(), "what is not there is not compared");
+        report.add(&row(3_600_000), &Verdict::Equal, &[0.0, 0.0, 0.0, 1e-16, 2e-12]);
+        report.add(&row(3_600_000), &Verdict::Rounding, &[0.0, 0.0, 0.0, 2e-16, 1e-12]);
+        report.rounded(&[0.0, 0.0, 0.0, 0.0, 3e-7]);
+        report.add(&row(60_000), &Verdict::NotFull { since_ms: 5 }, &[0.0; 5]);
+        assert!(report.is_clean());
+        let text = report.to_string();
+        for line in [
+            "Prometheus 2.42.0 at http://h:9090, its ranges are closed",
+            "window           rows    count      min      max      avg      std",
+            "1h                  2        0        0        0  2.0e-16  2.0e-12",
+            "1m                  1        0        0        0        0        0",
+            "3 windows of 1 series compared, 1 equal",
+            "1 equal to the samples of Prometheus, whose functions round (by 3.0e-7 at most)",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+        for _ in 0..25 {
+            report.add(
+                &row(60_000),
+                &Verdict::Different(vec![("count", 2.0, 3.0), ("max", 1.0, 4.0)]),
+                &[1.0; 5],
+            );
+        }
+        let text = report.to_string();
+        let shown = r#"  up{"job":"x"} 1m at 1767225600000: count 2, Prometheus 3; max 1, Prometheus 4"#;
+        assert_eq!(text.lines().filter(|line| *line == shown).count(), SHOWN_MAX);
+        assert!(text.ends_with("  and 5 more (--json has them)\n") && !report.is_clean());
+        let json = report.json();
+        assert_eq!(json["differences"].as_array().unwrap().len(), 25);
+        assert_eq!(
+            (&json["clean"], &json["compared"], &json["not_full"]),
+            (&json!(false), &json!(28), &json!(1))
+        );
+        assert_eq!(
+            json["differences"][0]["differs"][0],
+            json!({"statistic": "count", "stored": 2.0, "prometheus": 3.0})
+        );
+        assert_eq!(json["windows"][1]["worst"]["std"], json!(2e-12));
+    }
+}

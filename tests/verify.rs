@@ -1,0 +1,291 @@
+//! `tidewatch verify` beside a real Prometheus: clean where both have the same samples, live and from files; and it finds
+//! each kind of fault, and says what is none.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::process::{NodeExporter, Prometheus, Tidewatch, done, run};
+use crate::support::{Folder, eventually, server};
+
+const CONFIG: &str = "windows: [{length: 10m, hop: 1m}, {length: 1h, hop: 2m}, {length: 3h, hop: 3m}]\n";
+const START_MS: i64 = 1_767_225_600_000;
+const STEP_MS: i64 = 15_000;
+const SAMPLES: i64 = 4 * 240;
+
+/// The programs to run against; a second one if `TEST_PROMETHEUS_3` names it.
+fn programs() -> Vec<PathBuf> {
+    let second = std::env::var_os("TEST_PROMETHEUS_3").filter(|path| !path.is_empty()).map(PathBuf::from);
+    server("TEST_PROMETHEUS").into_iter().chain(second).collect()
+}
+
+/// The series of the file, and the value of each at its n-th sample.
+fn series(rng: &mut fastrand::Rng) -> Vec<(&'static str, Vec<f64>)> {
+    let mut all: Vec<(&str, Vec<f64>)> = Vec::new();
+    let mut add = |key, value: &mut dyn FnMut(i64) -> f64| all.push((key, (0..SAMPLES).map(value).collect()));
+    add("noise{kind=\"gauge\"}", &mut |_| rng.f64());
+    add("noise{kind=\"gauge\",of=\"many \\\"labels\\\" \\\\ and\\nlines\"}", &mut |_| rng.f64() - 0.5);
+    add("noise{kind=\"offset\"}", &mut |_| 3.9e10 + rng.f64() * 2.0 - 1.0);
+    let mut walk = 1e12;
+    add("walk", &mut |_| {
+        walk += rng.f64() - 0.5;
+        walk
+    });
+    add("constant{x=\"0.1\"}", &mut |_| 0.1);
+    add("tiny{x=\"1e-9\"}", &mut |_| 5.0 + 1e-9 * rng.f64());
+    // Resets at every 77th sample.
+    add("resets_total", &mut |n| ((n % 77) * 10) as f64);
+    add("quantile{quantile=\"0.5\"}", &mut |n| if n % 3 == 0 { f64::NAN } else { rng.f64() });
+    add("idle{quantile=\"0.5\"}", &mut |_| f64::NAN);
+    add("infinite_bucket{le=\"+Inf\"}", &mut |n| if n % 100 == 7 { f64::INFINITY } else { n as f64 });
+    add("a:recorded:rule", &mut |n| -(n as f64));
+    add("huge", &mut |_| 1e300 * rng.f64());
+    all
+}
+
+/// OpenMetrics of these series. The samples lie on the full quarter of a minute, so also on the bounds of windows.
+fn openmetrics(series: &[(&str, Vec<f64>)], keep: impl Fn(&str, i64) -> bool) -> String {
+    let mut text = String::new();
+    for (key, values) in series {
+        for (n, value) in (0..).zip(values).filter(|(n, _)| keep(key, *n)) {
+            let at_ms = START_MS + n * STEP_MS;
+            let value = if value.is_infinite() { "+Inf".to_owned() } else { value.to_string() };
+            writeln!(text, "{key} {value} {}.{:03}", at_ms / 1_000, at_ms % 1_000).unwrap();
+        }
+    }
+    text + "# EOF\n"
+}
+
+/// A Prometheus that has the samples of a file.
+fn prometheus_with(program: &Path, text: &str) -> Option<Prometheus> {
+    let folder = Folder::new("prometheus");
+    std::fs::write(folder.path().join("in.om"), text).unwrap();
+    let output = Command::new(server("TEST_PROMTOOL")?)
+        .args(["tsdb", "create-blocks-from", "openmetrics", "in.om", "data"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(Prometheus::start_in(folder, program, |_| "scrape_configs: []\n".to_owned()))
+}
+
+/// A folder with the rows that a file comes to.
+fn replayed(text: &str) -> Folder {
+    let folder = Folder::new("verified");
+    std::fs::write(folder.path().join("tidewatch.yml"), CONFIG).unwrap();
+    std::fs::write(folder.path().join("in.om"), text).unwrap();
+    done(folder.path(), &["replay", "in.om"], None);
+    folder
+}
+
+/// Runs `verify --json`; its exit code and report.
+fn verify(folder: &Path, url: &str, more: &[&str]) -> (Option<i32>, Value) {
+    let ended = run(folder, &[&["verify", "--json", "--prometheus", url], more].concat(), None);
+    let report = serde_json::from_str(ended.out.trim()).unwrap_or_else(|e| panic!("{e}: {ended:?}"));
+    (ended.code, report)
+}
+
+fn count(report: &Value, what: &str) -> u64 {
+    report[what].as_u64().unwrap_or_else(|| panic!("no {what}: {report}"))
+}
+
+/// The names of the series that differ.
+fn differing(report: &Value) -> Vec<&str> {
+    let mut names: Vec<_> =
+        report["differences"].as_array().unwrap().iter().map(|d| d["name"].as_str().unwrap()).collect();
+    names.dedup();
+    names
+}
+
+#[test]
+fn the_same_samples_are_clean_and_each_fault_is_found() {
+    for program in programs() {
+        let seed = 7;
+        let series = series(&mut fastrand::Rng::with_seed(seed));
+        let whole = openmetrics(&series, |_, _| true);
+        let Some(prometheus) = prometheus_with(&program, &whole) else { return };
+        let url = prometheus.url();
+
+        let same = replayed(&whole);
+        // The latest rows, and some in the middle whose windows were full, or not.
+        for at in
+            [None, Some("2026-01-01T03:30:00Z"), Some("2026-01-01T00:30:00Z"), Some("2026-01-01T01:00:00Z")]
+        {
+            let more: Vec<&str> = at.iter().flat_map(|at| ["--at", at]).collect();
+            let (code, report) = verify(same.path(), &url, &more);
+            assert_eq!((code, count(&report, "different")), (Some(0), 0), "{at:?}: {report:#}");
+            // All but the series that is NaN; at 03:30 each of the windows ends.
+            let windows = if at == Some("2026-01-01T03:30:00Z") || at.is_none() { 3 } else { 2 };
+            let compared = count(&report, "compared");
+            assert!(compared >= 11 * windows, "{at:?}: {report:#}");
+            assert!(count(&report, "not_finite") >= 2, "{at:?}: {report:#}");
+            for other in ["not_full", "not_in_prometheus", "partly_in_prometheus", "by_samples"] {
+                assert_eq!(count(&report, other), 0, "{at:?} {other}: {report:#}");
+            }
+        }
+        let (code, report) = verify(same.path(), &url, &["--match", "noise{kind=\"offset\"}"]);
+        assert_eq!(
+            (code, count(&report, "compared"), count(&report, "series")),
+            (Some(0), 3, 1),
+            "{report:#}"
+        );
+        let (code, report) = verify(same.path(), &url, &["--match", "nothing"]);
+        assert_eq!((code, count(&report, "compared")), (Some(1), 0), "{report:#}");
+
+        // One value in the last quarter of an hour is another one.
+        let mut changed = series.clone();
+        changed[0].1[SAMPLES as usize - 30] += 1e-9;
+        let folder = replayed(&openmetrics(&changed, |_, _| true));
+        let (code, report) = verify(folder.path(), &url, &[]);
+        assert_eq!((code, differing(&report)), (Some(1), vec!["noise"]), "{report:#}");
+        assert_eq!(count(&report, "different"), 3, "{report:#}");
+        let words = run(folder.path(), &["verify", "--prometheus", &url], None);
+        assert_eq!(words.code, Some(1), "{words:?}");
+        assert!(
+            words.out.contains("3 differ\n") && words.out.contains("  noise{\"kind\":\"gauge\"} 10m at "),
+            "{words:?}"
+        );
+
+        // One sample is missing in the middle, one series begins late, one is not in Prometheus.
+        let kept = |key: &str, n: i64| match key {
+            "walk" => n != SAMPLES - 30,
+            "huge" => n >= SAMPLES - 100,
+            _ => true,
+        };
+        let mut more = series.clone();
+        more.push(("elsewhere", vec![1.0; SAMPLES as usize]));
+        let folder = replayed(&openmetrics(&more, kept));
+        let (code, report) = verify(folder.path(), &url, &[]);
+        assert_eq!((code, differing(&report)), (Some(1), vec!["walk"]), "{report:#}");
+        // 100 samples are less than an hour and three, and more than ten minutes.
+        assert_eq!((count(&report, "not_full"), count(&report, "not_in_prometheus")), (2, 3), "{report:#}");
+        let (code, report) = verify(folder.path(), &url, &["--match", "huge"]);
+        assert_eq!(
+            (code, count(&report, "not_full")),
+            (Some(0), 2),
+            "not full is said, and no fault: {report:#}"
+        );
+
+        // What it forgot is told apart from what it says otherwise.
+        let young = prometheus_with(&program, &openmetrics(&series, |_, n| n >= SAMPLES - 100)).unwrap();
+        let (code, report) = verify(same.path(), &young.url(), &["--match", "noise"]);
+        assert_eq!((code, count(&report, "partly_in_prometheus")), (Some(0), 6), "{report:#}");
+
+        tampered(&same, &url);
+    }
+}
+
+/// A row of the store that was changed is found, for every statistic.
+fn tampered(folder: &Folder, url: &str) {
+    let store = rusqlite::Connection::open(folder.path().join("data/store.sqlite")).unwrap();
+    let table: String = store
+        .query_row("SELECT name FROM sqlite_master WHERE name LIKE 'windows\\_%' ESCAPE '\\'", [], |row| {
+            row.get(0)
+        })
+        .unwrap();
+    let (_, report) = verify(folder.path(), url, &["--match", "a:recorded:rule"]);
+    assert_eq!(report["clean"], true, "{report:#}");
+    let at_ms = START_MS + 3 * 3_600_000 + 30 * 60_000;
+    for (column, change) in [
+        ("count", "+ 1"),
+        ("count", "- 1"),
+        ("min", "- 1"),
+        ("max", "+ 1e-9"),
+        ("avg", "* (1 + 1e-9)"),
+        ("std", "* (1 + 1e-6)"),
+    ] {
+        let update = |change: &str| {
+            let sql = format!(
+                "UPDATE {table} SET {column} = {column} {change} WHERE window_ms = 600000 AND at_ms = {at_ms}"
+            );
+            assert!(store.execute(&sql, []).unwrap() > 5, "{sql}");
+        };
+        let saved = format!("CREATE TABLE saved AS SELECT * FROM {table}");
+        store.execute_batch(&saved).unwrap();
+        update(change);
+        let (code, report) =
+            verify(folder.path(), url, &["--at", "2026-01-01T03:30:00Z", "--match", "a:recorded:rule"]);
+        assert_eq!(
+            (code, differing(&report)),
+            (Some(1), vec!["a:recorded:rule"]),
+            "{column} {change}: {report:#}"
+        );
+        store
+            .execute_batch(&format!(
+                "DELETE FROM {table}; INSERT INTO {table} SELECT * FROM saved; DROP TABLE saved"
+            ))
+            .unwrap();
+    }
+}
+
+#[test]
+fn what_cannot_be_asked_is_said() {
+    let folder = replayed("up 1 1767225600\nup 1 1767229200\n# EOF\n");
+    for (arguments, code, words) in [
+        (&["verify"][..], 2, "--prometheus"),
+        (&["verify", "--prometheus", "nowhere"], 1, "--prometheus must be a URL"),
+        (
+            &["verify", "--prometheus", "http://127.0.0.1:9", "--match", "{"],
+            1,
+            "--match: \"{\" is not a selector",
+        ),
+        (&["verify", "--prometheus", "http://127.0.0.1:9", "--at", "soon"], 1, "--at must be RFC 3339"),
+        (
+            &["verify", "--prometheus", "http://127.0.0.1:9"],
+            1,
+            "asking http://127.0.0.1:9/api/v1/status/buildinfo: ",
+        ),
+    ] {
+        let ended = run(folder.path(), arguments, None);
+        assert_eq!(ended.code, Some(code), "{arguments:?}: {ended:?}");
+        assert!(ended.err.contains(words), "{arguments:?}: {ended:?}");
+    }
+    // A server among the sources is reached as it is there.
+    let source = "sources: {prometheus: [{url: 'http://127.0.0.1:9/', match: [up], http_config: {authorization: {credentials_file: nope}}}]}\n";
+    std::fs::write(folder.path().join("tidewatch.yml"), [CONFIG, source].concat()).unwrap();
+    let ended = run(folder.path(), &["verify", "--prometheus", "http://127.0.0.1:9"], None);
+    assert!(ended.code == Some(1) && ended.err.contains("reading the secret in nope"), "{ended:?}");
+}
+
+/// Scrapes before the windows are compared: 50 s, more than the shorter window.
+const SCRAPES: f64 = 25.0;
+
+#[test]
+fn what_prometheus_writes_is_clean_beside_the_running_worker() {
+    let Some(node) = NodeExporter::start() else { return };
+    for program in programs() {
+        let worker =
+            Tidewatch::start("windows: [{length: 30s, hop: 5s}, {length: 1h, hop: 10s}]\nsettle: 5s\n");
+        let config = |own: &str| {
+            format!(
+                "global: {{scrape_interval: 2s, scrape_timeout: 1s, external_labels: {{replica: a}}}}\n\
+                remote_write: [{{url: '{}', queue_config: {{batch_send_deadline: 1s}}}}]\n\
+                scrape_configs:\n\
+                - {{job_name: prometheus, static_configs: [{{targets: ['{own}']}}]}}\n\
+                - {{job_name: node, static_configs: [{{targets: ['{}']}}]}}\n",
+                worker.url("/api/v1/write"),
+                node.address()
+            )
+        };
+        let prometheus = Prometheus::start_in(Folder::new("prometheus"), &program, config);
+        eventually("Prometheus has scraped long enough", Duration::from_secs(180), || {
+            let found = prometheus.query("min(count_over_time(up[10m]))")?;
+            let count =
+                found.first().and_then(|r| r["value"][1].as_str()?.parse::<f64>().ok()).unwrap_or(0.0);
+            if count >= SCRAPES { Ok(()) } else { Err(format!("{count} scrapes; {}", prometheus.log_tail())) }
+        });
+        let (code, report) = verify(worker.folder(), &prometheus.url(), &["--without-label", "replica"]);
+        println!("{report:#}");
+        assert_eq!((code, count(&report, "different")), (Some(0), 0), "{report:#}");
+        assert!(count(&report, "compared") > 600, "{report:#}");
+        for other in ["not_in_prometheus", "partly_in_prometheus"] {
+            assert_eq!(count(&report, other), 0, "{other}: {report:#}");
+        }
+        // Its name for them is another one.
+        let (code, report) = verify(worker.folder(), &prometheus.url(), &["--match", "up"]);
+        assert_eq!((code, count(&report, "not_in_prometheus")), (Some(1), 4), "{report:#}");
+    }
+}
