@@ -140,7 +140,7 @@ macro_rules! metrics {
 }
 
 metrics! {
-    /// Samples that arrived, before any check.
+    /// Samples and native histograms that arrived, before any check.
     received: Family<Source, Counter> = "tidewatch_samples_received", Family::default();
     /// Samples that passed validation and are durable in the journal.
     accepted: Family<Source, Counter> = "tidewatch_samples_accepted", Family::default();
@@ -154,6 +154,8 @@ metrics! {
     stale_markers: Counter = "tidewatch_stale_markers", Counter::default();
     /// Exemplars and metadata entries received and not used.
     ignored: Family<Source, Counter> = "tidewatch_write_entries_ignored", Family::default();
+    /// Native histograms of which the count and the sum are kept and no bucket.
+    reduced: Family<Source, Counter> = "tidewatch_native_histograms_reduced", Family::default();
     /// Seconds from request to answer.
     request_seconds: Family<Route, Histogram> = "tidewatch_http_request_duration_seconds", Family::new_with_constructor(seconds);
     /// Answers by status code.

@@ -9,7 +9,9 @@ use tidewatch_dataflows::sample::Samples;
 use tidewatch_dataflows::settings::{Settings, Window};
 
 use crate::support::process::Tidewatch;
-use crate::support::remote_write::{HEADERS, HEADERS_2, Series2, WriteRequest, WriteRequest2, snappy};
+use crate::support::remote_write::{
+    HEADERS, HEADERS_2, Histogram, Series2, WriteRequest, WriteRequest2, snappy,
+};
 use crate::support::{eventually, http, stored};
 
 /// A time long past, so that windows close by the samples alone and by no clock.
@@ -129,12 +131,13 @@ fn a_partly_bad_request_keeps_the_good_and_says_how_much_is_written() {
     let samples = [(START_MS, 1.0), (START_MS + 1, f64::NAN), (START_MS, 1.0)];
     let one = &samples[..1];
     let good = Series2 { labels: SERIES[1], samples: &samples, exemplars: 2, ..Series2::default() };
+    let uncounted = [Histogram { at_ms: START_MS, count: 1, ..Histogram::default() }];
     let bad = [
         Series2 { labels: &[("job", "x")], samples: one, exemplars: 1, ..Series2::default() },
         Series2 { labels: &[], samples: one, ..Series2::default() },
         Series2 { labels: &[("__name__", "x"), ("a", "1"), ("a", "2")], samples: one, ..Series2::default() },
         Series2 { labels: &[("__name__", "x")], samples: &[(START_MS / 1_000, 1.0)], ..Series2::default() },
-        Series2 { labels: &[("__name__", "x")], histograms: 1, ..Series2::default() },
+        Series2 { labels: &[("__name__", "x")], histograms: &uncounted, ..Series2::default() },
     ];
     for bad in &bad {
         let answer = WriteRequest2::default().series(bad).series(&good).series(bad).send(&url).unwrap();
@@ -149,7 +152,7 @@ fn a_partly_bad_request_keeps_the_good_and_says_how_much_is_written() {
             answer.text
         );
     }
-    let histograms = "tidewatch_samples_rejected_total{source=\"remote_write\",gate=\"validate\",reason=\"native_histogram\"}";
+    let histograms = "tidewatch_samples_rejected_total{source=\"remote_write\",gate=\"validate\",reason=\"bad_histogram\"}";
     assert_eq!(worker.metric(histograms), 2.0);
     eventually("the catalog has the good series", PATIENCE, || {
         match &worker.rows("/api/v1/catalog", &[])[..] {

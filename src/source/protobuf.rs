@@ -132,6 +132,11 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// The signed number that protobuf writes as this one.
+pub(super) fn unzigzag(number: u64) -> i64 {
+    (number >> 1).cast_signed() ^ -(number & 1).cast_signed()
+}
+
 const LONG_NUMBER: &str = "a number longer than 64 bits";
 
 impl<'a> Field<'a> {
@@ -188,6 +193,28 @@ impl<'a> Field<'a> {
             FIXED64 => Ok(self.bits),
             _ => Err(Undecodable { at: self.at, what: "a double was expected; its wire type is another" }),
         }
+    }
+
+    /// Gives the bits of a repeated double to `visit`, packed or not.
+    pub(super) fn doubles(&self, mut visit: impl FnMut(u64)) -> Result<(), Undecodable> {
+        let what = "doubles were expected; their wire type or length is another";
+        match self.wire {
+            FIXED64 => visit(self.bits),
+            BYTES => {
+                let (packed, rest) = self.body.bytes[self.body.at..].as_chunks::<8>();
+                if !rest.is_empty() {
+                    return Err(Undecodable { at: self.at, what });
+                }
+                packed.iter().for_each(|bits| visit(u64::from_le_bytes(*bits)));
+            }
+            _ => return Err(Undecodable { at: self.at, what }),
+        }
+        Ok(())
+    }
+
+    /// A number that is written with its sign in the lowest bit.
+    pub(super) fn sint64(&self) -> Result<i64, Undecodable> {
+        self.int64().map(|number| unzigzag(number.cast_unsigned()))
     }
 
     #[inline]

@@ -109,14 +109,14 @@ enum Version {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Written {
     samples: u64,
+    histograms: u64,
     exemplars: u64,
 }
 
 impl Written {
     fn put(self, headers: &mut HeaderMap) {
         headers.insert(SAMPLES_WRITTEN, self.samples.into());
-        // Native histograms are refused.
-        headers.insert(HISTOGRAMS_WRITTEN, 0_u64.into());
+        headers.insert(HISTOGRAMS_WRITTEN, self.histograms.into());
         headers.insert(EXEMPLARS_WRITTEN, self.exemplars.into());
     }
 }
@@ -226,18 +226,20 @@ async fn take(receiver: &Receiver, request: Request) -> Result<Option<Written>, 
         return Err(busy("series that ended are still counted until the journal is read back".to_owned()));
     }
     decoded.refusals.record(SOURCE, &receiver.metrics);
-    let accepted = samples.len() as u64;
-    if accepted > 0 {
+    let histograms = decoded.histograms;
+    // Of a histogram two samples are kept.
+    let plain = samples.len() as u64 - 2 * histograms;
+    if !samples.is_empty() {
         let durable = receiver.intake.offer(samples)?;
         match durable.await {
             // The journal counts what it accepted, for every source.
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => receiver.metrics.reduced.get_or_create(&source).inc_by(histograms),
             Ok(Err(why)) => return Err(busy(why)),
             Err(_) => return Err(busy("the journal was closed".to_owned())),
-        }
+        };
     }
-    let written = (version == Version::Two).then_some(Written { samples: accepted, exemplars });
-    partial(accepted, &decoded, written)
+    let written = (version == Version::Two).then_some(Written { samples: plain, histograms, exemplars });
+    partial(plain + histograms, &decoded, written)
 }
 
 /// The answer once everything that passed the gate is durable.
@@ -350,6 +352,7 @@ mod tests {
     use super::*;
     use crate::labels::Limits;
     use crate::source::Durable;
+    use crate::source::histogram::wire::Histogram;
     use crate::source::remote_write::wire;
     use crate::source::remote_write2::wire as wire2;
     use crate::source::support::Folder;
@@ -621,7 +624,9 @@ mod tests {
                 .unwrap()
         };
         let two = "application/x-protobuf;proto=io.prometheus.write.v2.Request";
-        let (exemplar, histogram) = (wire::bytes(4, b""), wire::bytes(3, b""));
+        let exemplar = wire::bytes(4, b"");
+        let histogram = wire::bytes(3, &Histogram::ten(NOW, 1.0).0);
+        let bad = wire::bytes(3, &Histogram::at(NOW, 1.0).number(1, 9).0);
         let good = || {
             let samples = [(NOW, 1.0), (NOW, 1.0), (NOW, f64::NAN)];
             wire2::Request::new().series(&[("__name__", "up")], &samples, &[&exemplar, &exemplar])
@@ -629,9 +634,11 @@ mod tests {
         let partial = good().series(&[("job", "x")], &[(NOW, 1.0)], &[&exemplar]).series(
             &[("__name__", "h")],
             &[],
-            &[&histogram],
+            &[&histogram, &bad],
         );
+        let whole = good().series(&[("__name__", "h")], &[], &[&histogram, &histogram]);
         let table = [
+            (two, whole.body(), 204, Some([3, 2, 2])),
             (two, good().body(), 204, Some([3, 0, 2])),
             (
                 "Application/X-Protobuf; proto=\"io.prometheus.write.v2.Request\"",
@@ -639,7 +646,7 @@ mod tests {
                 204,
                 Some([3, 0, 2]),
             ),
-            (two, partial.body(), 400, Some([3, 0, 2])),
+            (two, partial.body(), 400, Some([3, 1, 2])),
             (two, Vec::new(), 204, Some([0, 0, 0])),
             (two, good().body()[1..].to_vec(), 400, None),
             (two, wire::series(&[("__name__", "up")], &[(NOW, 1.0)]), 400, None),

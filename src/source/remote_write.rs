@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! WriteRequest { timeseries = 1, metadata = 3 }
-//! TimeSeries   { labels = 1, samples = 2, exemplars = 3, histograms = 4 }
+//! TimeSeries   { labels = 1, samples = 2, exemplars = 3, histograms = 4 (`histogram`) }
 //! Label        { name = 1, value = 2 }          Sample { value = 1 (fixed64), timestamp = 2 (ms) }
 //! ```
 //!
@@ -18,6 +18,7 @@ use std::ops::Range;
 use tidewatch_dataflows::sample::Samples;
 
 use crate::labels::{Labels, NAME};
+use crate::source::histogram::{self, Kept};
 use crate::source::protobuf::Cursor;
 pub use crate::source::protobuf::Undecodable;
 use crate::source::validate::{self, Bounds, Refusals};
@@ -28,11 +29,14 @@ pub const SOURCE: &str = "remote_write";
 /// Labels of a series, those without a value included, that are looked at, in multiples of `limits.labels`.
 pub(super) const LABELS_GATHERED: usize = 16;
 
-/// What a body held. `received` is always the samples given out plus `refusals.total()`.
+/// What a body held. `received` is always the samples given out plus `refusals.total()`, where a native histogram is
+/// one, though two samples are given out for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decoded {
     /// Samples and native histograms that arrived.
     pub received: u64,
+    /// Native histograms that passed the gate.
+    pub histograms: u64,
     /// Exemplars and metadata entries, which nothing uses.
     pub ignored: u64,
     /// What did not pass the gate; everything else of the request stands.
@@ -43,9 +47,12 @@ pub struct Decoded {
 struct Miss {
     labels: Span,
     samples: Range<usize>,
+    /// Whether the samples are those of native histograms: for two series, derived from this one.
+    derived: bool,
 }
 
 /// Encoded labels of one series.
+#[derive(Clone)]
 enum Span {
     /// As they stand in the body.
     Body(Range<usize>),
@@ -76,7 +83,17 @@ pub fn decode(
     out: &mut Samples,
 ) -> Result<Decoded, Undecodable> {
     let start = out.len();
-    let mut walk = Walk { body, labels, bounds, epoch, out, misses: Vec::new(), decoded: Decoded::default() };
+    let mut walk = Walk {
+        body,
+        labels,
+        bounds,
+        epoch,
+        out,
+        histograms: Vec::new(),
+        key: Vec::new(),
+        misses: Vec::new(),
+        decoded: Decoded::default(),
+    };
     match walk.request() {
         Ok(()) => {
             let mut misses = std::mem::take(&mut walk.misses);
@@ -96,6 +113,10 @@ struct Walk<'a> {
     bounds: Bounds,
     epoch: u64,
     out: &'a mut Samples,
+    /// The good histograms of the series being read.
+    histograms: Vec<Kept>,
+    /// A buffer for the look-up keys of derived series.
+    key: Vec<u8>,
     misses: Vec<Miss>,
     decoded: Decoded,
 }
@@ -146,28 +167,53 @@ impl Walk<'_> {
                     field.message()?.skim()?;
                     self.decoded.ignored += 1;
                 }
-                4 => {
-                    field.message()?.skim()?;
-                    self.decoded.received += 1;
-                    let sentence = || "native histograms are not taken yet; send classic ones".to_owned();
-                    self.decoded.refusals.add(validate::NATIVE_HISTOGRAM, 1, sentence);
-                }
+                4 => self.histogram(field.message()?)?,
                 _ => {}
             }
         }
         let bytes = gathered.as_deref().unwrap_or(&self.body[span.clone()]);
         let samples = first..self.out.at_ms.len();
-        if !samples.is_empty()
-            && let Some(id) = self.labels.find(bytes, self.epoch)
-        {
-            self.out.series.resize(samples.end, id.0);
+        let id = if samples.is_empty() { None } else { self.labels.find(bytes, self.epoch) };
+        self.out.series.resize(samples.end, id.map_or(0, |id| id.0));
+        let derived = self.derive(bytes);
+        let missing =
+            (!samples.is_empty() && id.is_none(), derived.as_ref().is_some_and(|(_, found)| !found));
+        if missing == (false, false) && (id.is_some() || derived.is_some()) {
             return Ok(());
         }
         read_labels(bytes, span.start, &mut |_, _| {})?;
-        if !samples.is_empty() {
-            let labels = gathered.map_or(Span::Body(span), |bytes| Span::Gathered(bytes.into()));
-            self.out.series.resize(samples.end, 0);
-            self.misses.push(Miss { labels, samples });
+        let labels = gathered.map_or(Span::Body(span), |bytes| Span::Gathered(bytes.into()));
+        if missing.0 {
+            self.misses.push(Miss { labels: labels.clone(), samples, derived: false });
+        }
+        if let (true, Some((samples, _))) = (missing.1, derived) {
+            self.misses.push(Miss { labels, samples, derived: true });
+        }
+        Ok(())
+    }
+
+    /// Writes the samples of the series' histograms, if there are any: where, and whether their series are known.
+    fn derive(&mut self, bytes: &[u8]) -> Option<(Range<usize>, bool)> {
+        if self.histograms.is_empty() {
+            return None;
+        }
+        let range = histogram::put(&self.histograms, self.out);
+        self.histograms.clear();
+        let found = histogram::find(self.labels, bytes, &mut self.key, self.epoch);
+        histogram::name(&range, found.unwrap_or_default(), self.out);
+        Some((range, found.is_some()))
+    }
+
+    /// Reads one native histogram; its samples are written when all of the series is read.
+    fn histogram(&mut self, fields: Cursor) -> Result<(), Undecodable> {
+        self.decoded.received += 1;
+        match histogram::read(fields)? {
+            Ok(kept) if self.bounds.contain(kept.at_ms) => {
+                self.decoded.histograms += 1;
+                self.histograms.push(kept);
+            }
+            Ok(kept) => self.decoded.refusals.add_time(&self.bounds, kept.at_ms),
+            Err(sentence) => self.decoded.refusals.add(validate::BAD_HISTOGRAM, 1, || sentence),
         }
         Ok(())
     }
@@ -188,8 +234,7 @@ impl Walk<'_> {
             self.out.at_ms.push(at_ms);
             self.out.value.push(f64::from_bits(bits));
         } else {
-            let bounds = self.bounds;
-            self.decoded.refusals.add(bounds.reason(at_ms), 1, || bounds.sentence(at_ms));
+            self.decoded.refusals.add_time(&self.bounds, at_ms);
         }
         Ok(())
     }
@@ -198,25 +243,50 @@ impl Walk<'_> {
     fn intern(&mut self, misses: &mut Vec<Miss>) {
         misses.retain(|miss| {
             let bytes = miss.labels.bytes(self.body);
-            // The same new series may have come earlier in this request, or in another one meanwhile.
-            let known = self.labels.find(bytes, self.epoch).map(|series| series.0);
-            match known.map_or_else(|| intern(bytes, self.labels, self.epoch), Ok) {
-                Ok(series) => {
-                    self.out.series[miss.samples.clone()].fill(series);
-                    false
-                }
-                Err((reason, sentence)) => {
-                    self.decoded.refusals.add(reason, miss.samples.len() as u64, || sentence);
-                    true
-                }
+            let named = if miss.derived {
+                intern_derived(bytes, self.labels, &mut self.key, self.epoch)
+                    .map(|series| histogram::name(&miss.samples, series, self.out))
+            } else {
+                intern(bytes, self.labels, self.epoch)
+                    .map(|series| self.out.series[miss.samples.clone()].fill(series))
+            };
+            let Err((reason, sentence)) = named else { return false };
+            let mut count = miss.samples.len() as u64;
+            if miss.derived {
+                count /= 2;
+                self.decoded.histograms -= count;
             }
+            self.decoded.refusals.add(reason, count, || sentence);
+            true
         });
         remove(self.out, misses.iter().map(|miss| &miss.samples));
     }
 }
 
-/// Interns one series by its encoded labels, or says why not.
+/// Gives one series an identity by its encoded labels, or says why not.
 fn intern(encoded: &[u8], labels: &Labels, epoch: u64) -> Result<u64, validate::Refusing> {
+    // The same new series may have come earlier in this request, or in another one meanwhile.
+    match labels.find(encoded, epoch) {
+        Some(series) => Ok(series.0),
+        None => validate::intern(labels, &mut gather(encoded, labels)?, encoded, epoch),
+    }
+}
+
+/// [`intern`] for the series that are derived from a native histogram.
+fn intern_derived(
+    encoded: &[u8],
+    labels: &Labels,
+    key: &mut Vec<u8>,
+    epoch: u64,
+) -> Result<[u64; 2], validate::Refusing> {
+    match histogram::find(labels, encoded, key, epoch) {
+        Some(series) => Ok(series),
+        None => histogram::intern(labels, &gather(encoded, labels)?, encoded, key, epoch),
+    }
+}
+
+/// The encoded labels of one series as texts, or why they are too many.
+fn gather<'a>(encoded: &'a [u8], labels: &Labels) -> Result<Vec<(&'a str, &'a str)>, validate::Refusing> {
     // Two bytes make a label, so a body may hold millions: few enough to judge are gathered, the rest counted.
     let (mut pairs, mut count, max) = (Vec::new(), 0, labels.limits().labels);
     read_labels(encoded, 0, &mut |name, value| {
@@ -231,7 +301,7 @@ fn intern(encoded: &[u8], labels: &Labels, epoch: u64) -> Result<u64, validate::
         let refused = labels.too_many(name, count);
         return Err((refused.reason(), refused.to_string()));
     }
-    validate::intern(labels, &mut pairs, encoded, epoch)
+    Ok(pairs)
 }
 
 /// Reads encoded labels that begin at offset `base` of the body, and gives each pair to `visit`.
@@ -277,7 +347,6 @@ pub(super) fn truncate(out: &mut Samples, len: usize) {
     out.value.truncate(len);
 }
 
-#[cfg(test)]
 /// Encodes requests for tests: what a sender does.
 #[cfg(test)]
 pub(crate) mod wire {
@@ -327,6 +396,7 @@ mod tests {
     use super::*;
     use crate::labels::{Limits, series_id};
     use crate::metrics::Metrics;
+    use crate::source::histogram::wire::Histogram;
     use crate::source::support::Folder;
 
     const NOW: i64 = 1_714_521_600_000;
@@ -338,7 +408,8 @@ mod tests {
     fn take(body: &[u8], labels: &Labels) -> Result<(Samples, Decoded), Undecodable> {
         let mut out = Samples::default();
         let decoded = decode(body, labels, Bounds::at(NOW, false), 7, &mut out)?;
-        assert_eq!(decoded.received, out.len() as u64 + decoded.refusals.total());
+        let kept = out.len() as u64 - decoded.histograms;
+        assert_eq!(decoded.received, kept + decoded.refusals.total());
         assert!(out.at_ms.len() == out.len() && out.value.len() == out.len());
         Ok((out, decoded))
     }
@@ -364,6 +435,46 @@ mod tests {
     }
 
     #[test]
+    fn a_native_histogram_becomes_its_count_and_its_sum() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let h = |at_ms, sum| wire::bytes(4, &Histogram::ten(at_ms, sum).0);
+        let (name, job) = (wire::label("__name__", "h"), wire::label("job", "x"));
+        let bad = wire::bytes(4, &Histogram::at(NOW, 1.0).number(1, 1).0);
+        let parts = [&h(NOW - 1, 2.5)[..], &name, &job, &wire::sample(NOW, 1.0), &bad, &h(NOW, 3.5)].concat();
+        let body = [wire::bytes(1, &parts), wire::series(&[("__name__", "up")], &[(NOW, 1.0)])].concat();
+        let id = |name| series_id(&[("__name__", name), ("job", "x")]).0;
+        let (h, count, sum) = (id("h"), id("h_count"), id("h_sum"));
+        let up = series_id(&[("__name__", "up")]).0;
+        for round in ["cold", "warm"] {
+            let (out, decoded) = take(&body, &labels).unwrap();
+            assert_eq!(out.series, [h, count, count, sum, sum, up], "{round}");
+            assert_eq!(out.value, [1.0, 10.0, 10.0, 2.5, 3.5, 1.0], "{round}");
+            assert_eq!(out.at_ms, [NOW, NOW - 1, NOW, NOW - 1, NOW, NOW], "{round}");
+            assert_eq!((decoded.histograms, decoded.received), (2, 5));
+            assert_eq!((decoded.refusals.total(), decoded.refusals.count("bad_histogram")), (1, 1));
+        }
+        assert_eq!(labels.len(), 4);
+        // A classic histogram beside it is the same series.
+        let classic = wire::series(&[("__name__", "h_count"), ("job", "x")], &[(NOW, 10.0)]);
+        assert_eq!(take(&classic, &labels).unwrap().0.series, [count]);
+    }
+
+    #[test]
+    fn a_histogram_is_kept_whole_or_not_at_all() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits { series: 2, ..Limits::default() });
+        let h = wire::bytes(4, &Histogram::ten(NOW, 2.5).0);
+        let series = wire::bytes(1, &[&wire::label("__name__", "h")[..], &h, &h].concat());
+        let body = [wire::series(&[("__name__", "a")], &[(NOW, 1.0)]), series].concat();
+        for round in ["cold", "warm"] {
+            let (out, decoded) = take(&body, &labels).unwrap();
+            assert_eq!((out.value, decoded.histograms), (vec![1.0], 0), "{round}");
+            assert_eq!(decoded.refusals.count("series_limit"), 2, "{round}");
+        }
+    }
+
+    #[test]
     fn a_request_becomes_samples_bit_for_bit_cold_and_warm() {
         let folder = Folder::new();
         let labels = labels(&folder, Limits::default());
@@ -376,7 +487,7 @@ mod tests {
         );
         let bits: Vec<u64> = cold.value.iter().map(|v| v.to_bits()).collect();
         assert_eq!(bits, [1.0_f64.to_bits(), (-0.0_f64).to_bits(), 2.5_f64.to_bits(), 0x7ff0_0000_0000_0002]);
-        assert_eq!(decoded, Decoded { received: 4, ignored: 2, refusals: Refusals::default() });
+        assert_eq!(decoded, Decoded { received: 4, ignored: 2, ..Decoded::default() });
         assert_eq!(labels.len(), 3);
         let (warm, again) = take(&request(), &labels).unwrap();
         assert_eq!((warm.series, again, labels.len()), (cold.series, decoded, 3));
@@ -505,7 +616,27 @@ mod tests {
         let many: Vec<(String, String)> = (0..65).map(|n| (format!("l{n}"), "x".to_owned())).collect();
         let many: Vec<(&str, &str)> = many.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         let long = "x".repeat(5_000);
-        let table: [(Vec<u8>, &str, u64); 12] = [
+        let bad = Histogram::at(NOW, 1.0).number(1, 1);
+        let early = Histogram::at(NOW / 1_000, 1.0);
+        let table: [(Vec<u8>, &str, u64); 15] = [
+            (
+                wire::bytes(1, &[wire::label("__name__", "h"), wire::bytes(4, &early.0)].concat()),
+                "before_2000",
+                1,
+            ),
+            (wire::bytes(1, &wire::bytes(4, &Histogram::ten(NOW, 1.0).0)), "missing_name", 1),
+            (
+                wire::bytes(
+                    1,
+                    &[
+                        wire::label("__name__", "tidewatch_window"),
+                        wire::bytes(4, &Histogram::ten(NOW, 1.0).0),
+                    ]
+                    .concat(),
+                ),
+                "own_result",
+                1,
+            ),
             (wire::series(&[("job", "x")], one), "missing_name", 2),
             (wire::series(&[], one), "missing_name", 2),
             (wire::series(&[("__name__", "")], one), "missing_name", 2),
@@ -517,8 +648,8 @@ mod tests {
             (wire::series(&[("__name__", "g1")], &[(NOW / 1_000, 1.0)]), "before_2000", 1),
             (wire::series(&[("__name__", "g1")], &[(NOW + 600_001, 1.0)]), "too_far_ahead", 1),
             (
-                wire::bytes(1, &[wire::label("__name__", "h"), wire::bytes(4, b"")].concat()),
-                "native_histogram",
+                wire::bytes(1, &[wire::label("__name__", "h"), wire::bytes(4, &bad.0)].concat()),
+                "bad_histogram",
                 1,
             ),
             (

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Request    { symbols = 4, timeseries = 5 }     every text is a symbol; symbols[0] is ""
-//! TimeSeries { labels_refs = 1 (name, value, ...), samples = 2, histograms = 3, exemplars = 4, metadata = 5,
-//!              created_timestamp = 6 (of older senders) }
+//! TimeSeries { labels_refs = 1 (name, value, ...), samples = 2, histograms = 3 (`histogram`), exemplars = 4,
+//!              metadata = 5, created_timestamp = 6 (of older senders) }
 //! Sample     { value = 1 (fixed64), timestamp = 2 (ms), start_timestamp = 3 }
 //! Exemplar   { labels_refs = 1, ... }            Metadata { type = 1, help_ref = 3, unit_ref = 4 }
 //! ```
@@ -22,6 +22,7 @@ use std::ops::Range;
 use tidewatch_dataflows::sample::Samples;
 
 use crate::labels::{LABEL_BYTES_MAX, Labels, NAME, check};
+use crate::source::histogram::{self, Kept};
 use crate::source::protobuf::{Cursor, Field, Undecodable};
 use crate::source::remote_write::{Decoded, LABELS_GATHERED, truncate};
 use crate::source::validate::{self, Bounds, Refusing};
@@ -63,6 +64,8 @@ pub fn decode(
         epoch,
         out,
         refs: Vec::new(),
+        histograms: Vec::new(),
+        derived_key: Vec::new(),
         missed: Vec::new(),
         misses: Vec::new(),
         decoded: Decoded2::default(),
@@ -197,6 +200,8 @@ struct Miss {
     /// How many labels it has, those beyond what is gathered included.
     labels: usize,
     samples: Range<usize>,
+    /// Whether the samples are those of native histograms: for two series, derived from this one.
+    derived: bool,
     exemplars: u64,
 }
 
@@ -206,9 +211,12 @@ struct Walk<'a, 'o> {
     bounds: Bounds,
     epoch: u64,
     out: &'o mut Samples,
-    /// The label references of the series being read.
+    /// The label references of the series being read, and its good native histograms.
     refs: Vec<u32>,
-    /// Those of all series in `misses`.
+    histograms: Vec<Kept>,
+    /// A buffer for the look-up keys of derived series.
+    derived_key: Vec<u8>,
+    /// The label references of all series in `misses`.
     missed: Vec<u32>,
     misses: Vec<Miss>,
     decoded: Decoded2,
@@ -234,12 +242,7 @@ impl<'a> Walk<'a, '_> {
             match field.number {
                 1 => count += self.label_refs(&field)?,
                 2 => self.sample(field.message()?)?,
-                3 => {
-                    field.message()?.skim()?;
-                    self.decoded.decoded.received += 1;
-                    let sentence = || "native histograms are not taken yet; send classic ones".to_owned();
-                    self.decoded.decoded.refusals.add(validate::NATIVE_HISTOGRAM, 1, sentence);
-                }
+                3 => self.histogram(field.message()?)?,
                 4 => {
                     self.exemplar(&field)?;
                     exemplars += 1;
@@ -254,22 +257,57 @@ impl<'a> Walk<'a, '_> {
         self.decoded.exemplars += exemplars;
         self.decoded.decoded.ignored += exemplars;
         let samples = first..self.out.at_ms.len();
-        if samples.is_empty() && exemplars == 0 {
+        let derived = histogram::put(&self.histograms, self.out);
+        self.histograms.clear();
+        let (sampled, reduced) = (!samples.is_empty(), !derived.is_empty());
+        if !sampled && !reduced && exemplars == 0 {
             return Ok(());
         }
         let labels = count / 2;
-        if !samples.is_empty()
+        let spelled = (sampled || reduced)
             && labels <= self.gathered_max()
-            && self.texts.spell(&self.refs, self.bytes_max()).is_ok()
-            && let Some(id) = self.labels.find(&self.texts.key, self.epoch)
-        {
-            self.out.series.resize(samples.end, id.0);
-            return Ok(());
+            && self.texts.spell(&self.refs, self.bytes_max()).is_ok();
+        let id = if spelled && sampled { self.labels.find(&self.texts.key, self.epoch) } else { None };
+        self.out.series.resize(samples.end, id.map_or(0, |id| id.0));
+        let known = reduced && self.derive(&derived, spelled);
+        // Exemplars wait for the first judgement of their series' labels.
+        let mut waiting = if id.is_some() || known { 0 } else { exemplars };
+        if id.is_none() && (sampled || !reduced) {
+            self.miss(labels, samples, false, std::mem::take(&mut waiting));
         }
-        self.out.series.resize(samples.end, 0);
+        if reduced && !known {
+            self.miss(labels, derived, true, waiting);
+        }
+        Ok(())
+    }
+
+    /// Writes the series derived from one with histograms, if they are known; its labels are spelled, or too many.
+    fn derive(&mut self, range: &Range<usize>, spelled: bool) -> bool {
+        let (key, derived_key) = (&self.texts.key, &mut self.derived_key);
+        let found = if spelled { histogram::find(self.labels, key, derived_key, self.epoch) } else { None };
+        histogram::name(range, found.unwrap_or_default(), self.out);
+        found.is_some()
+    }
+
+    /// Notes that the series being read waits for the judgement of its labels.
+    fn miss(&mut self, labels: usize, samples: Range<usize>, derived: bool, exemplars: u64) {
         let refs = self.missed.len()..self.missed.len() + self.refs.len();
         self.missed.extend_from_slice(&self.refs);
-        self.misses.push(Miss { refs, labels, samples, exemplars });
+        self.misses.push(Miss { refs, labels, samples, derived, exemplars });
+    }
+
+    /// Reads one native histogram; its samples are written when all of the series is read.
+    fn histogram(&mut self, fields: Cursor) -> Result<(), Undecodable> {
+        let decoded = &mut self.decoded.decoded;
+        decoded.received += 1;
+        match histogram::read(fields)? {
+            Ok(kept) if self.bounds.contain(kept.at_ms) => {
+                decoded.histograms += 1;
+                self.histograms.push(kept);
+            }
+            Ok(kept) => decoded.refusals.add_time(&self.bounds, kept.at_ms),
+            Err(sentence) => decoded.refusals.add(validate::BAD_HISTOGRAM, 1, || sentence),
+        }
         Ok(())
     }
 
@@ -312,8 +350,7 @@ impl<'a> Walk<'a, '_> {
             self.out.at_ms.push(at_ms);
             self.out.value.push(f64::from_bits(bits));
         } else {
-            let bounds = self.bounds;
-            self.decoded.decoded.refusals.add(bounds.reason(at_ms), 1, || bounds.sentence(at_ms));
+            self.decoded.decoded.refusals.add_time(&self.bounds, at_ms);
         }
         Ok(())
     }
@@ -352,24 +389,24 @@ impl<'a> Walk<'a, '_> {
     /// Gives the missing series an identity, or takes their samples out again.
     fn intern(&mut self) {
         let mut misses = std::mem::take(&mut self.misses);
-        misses.retain(|miss| match self.judge(miss) {
-            Ok(series) => {
-                self.out.series[miss.samples.clone()].fill(series);
-                false
+        misses.retain(|miss| {
+            let Err((reason, sentence)) = self.judge(miss) else { return false };
+            let mut count = miss.samples.len() as u64;
+            if miss.derived {
+                count /= 2;
+                self.decoded.decoded.histograms -= count;
             }
-            Err((reason, sentence)) => {
-                self.decoded.decoded.refusals.add(reason, miss.samples.len() as u64, || sentence);
-                self.decoded.exemplars -= miss.exemplars;
-                true
-            }
+            self.decoded.decoded.refusals.add(reason, count, || sentence);
+            self.decoded.exemplars -= miss.exemplars;
+            true
         });
         super::remote_write::remove(self.out, misses.iter().map(|miss| &miss.samples));
     }
 
-    /// The series of a miss, or why its labels are refused. Without a sample nothing is interned, and the number is 0.
-    fn judge(&mut self, miss: &Miss) -> Result<u64, Refusing> {
-        let (gathered_max, bytes_max) = (self.gathered_max(), self.bytes_max());
-        let Walk { texts, labels, .. } = self;
+    /// Writes the series of a miss, or says why its labels are refused. Without a sample nothing is interned.
+    fn judge(&mut self, miss: &Miss) -> Result<(), Refusing> {
+        let (gathered_max, bytes_max, epoch) = (self.gathered_max(), self.bytes_max(), self.epoch);
+        let Walk { texts, labels, derived_key, out, .. } = self;
         let refs = &self.missed[miss.refs.clone()];
         if miss.labels > gathered_max {
             texts.gather(refs);
@@ -380,15 +417,26 @@ impl<'a> Walk<'a, '_> {
             let refused = labels.too_long(&texts.name(), bytes);
             return Err((refused.reason(), refused.to_string()));
         }
+        let key = &texts.key;
         if miss.samples.is_empty() {
             let judged = check(&mut texts.pairs(), labels.limits());
-            return judged.map(|()| 0).map_err(|refused| (refused.reason(), refused.to_string()));
+            return judged.map_err(|refused| (refused.reason(), refused.to_string()));
         }
         // The same new series may have come earlier in this request, or in another one meanwhile.
-        match labels.find(&texts.key, self.epoch) {
-            Some(series) => Ok(series.0),
-            None => validate::intern(labels, &mut texts.pairs(), &texts.key, self.epoch),
+        if miss.derived {
+            let series = match histogram::find(labels, key, derived_key, epoch) {
+                Some(series) => series,
+                None => histogram::intern(labels, &texts.pairs(), key, derived_key, epoch)?,
+            };
+            histogram::name(&miss.samples, series, out);
+        } else {
+            let series = match labels.find(key, epoch) {
+                Some(series) => series.0,
+                None => validate::intern(labels, &mut texts.pairs(), key, epoch)?,
+            };
+            out.series[miss.samples.clone()].fill(series);
         }
+        Ok(())
     }
 }
 
@@ -489,6 +537,7 @@ mod tests {
     use super::*;
     use crate::labels::{Limits, series_id};
     use crate::metrics::Metrics;
+    use crate::source::histogram::wire::Histogram;
     use crate::source::remote_write;
     use crate::source::support::Folder;
 
@@ -501,7 +550,8 @@ mod tests {
     fn take(body: &[u8], labels: &Labels) -> Result<(Samples, Decoded2), Undecodable> {
         let mut out = Samples::default();
         let decoded = decode(body, labels, Bounds::at(NOW, false), 7, &mut out)?;
-        assert_eq!(decoded.decoded.received, out.len() as u64 + decoded.decoded.refusals.total());
+        let kept = out.len() as u64 - decoded.decoded.histograms;
+        assert_eq!(decoded.decoded.received, kept + decoded.decoded.refusals.total());
         assert!(out.at_ms.len() == out.len() && out.value.len() == out.len());
         Ok((out, decoded))
     }
@@ -747,7 +797,7 @@ mod tests {
         let many: Vec<(String, String)> = (0..65).map(|n| (format!("l{n}"), "x".to_owned())).collect();
         let many: Vec<(&str, &str)> = many.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
         let long = "x".repeat(5_000);
-        let histogram = wire::bytes(3, b"");
+        let histogram = wire::bytes(3, &Histogram::ten(NOW, 1.0).number(6, 7).0);
         type Bad<'a> = (&'a [(&'a str, &'a str)], &'a [(i64, f64)], &'a [&'a [u8]], &'a str, u64);
         let table: [Bad; 13] = [
             (&[("job", "x")], one, &[], "missing_name", 2),
@@ -762,7 +812,7 @@ mod tests {
             (&[("__name__", "tidewatch_window_avg")], one, &[], "own_result", 2),
             (&[("__name__", "g1")], &[(NOW / 1_000, 1.0)], &[], "before_2000", 1),
             (&[("__name__", "g1")], &[(NOW + 600_001, 1.0)], &[], "too_far_ahead", 1),
-            (&[("__name__", "h")], &[], &[&histogram], "native_histogram", 1),
+            (&[("__name__", "h")], &[], &[&histogram], "bad_histogram", 1),
         ];
         for (pairs, samples, more, reason, count) in table {
             let folder = Folder::new();
@@ -857,6 +907,36 @@ mod tests {
         assert_eq!((out.len(), decoded.decoded.refusals.count("labels_too_long")), (0, 1_000));
         let sentence = decoded.decoded.refusals.sentence();
         assert!(sentence.contains("for \"up\""), "{sentence}");
+    }
+
+    #[test]
+    fn a_native_histogram_becomes_its_count_and_its_sum_as_in_1_0() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let (name, named) = ([("__name__", "h"), ("job", "x")], [("job", "x"), ("__name__", "h")]);
+        let h = |field, sum| wire::bytes(field, &Histogram::ten(NOW, sum).0);
+        let id = |name| series_id(&[("__name__", name), ("job", "x")]).0;
+        let body = Request::new()
+            .series(&name, &[], &[&h(3, 2.5), &exemplar()])
+            .series(&[("job", "y")], &[], &[&h(3, 1.0), &exemplar()])
+            .series(&named, &[(NOW, 1.0)], &[&h(3, 3.5), &exemplar()])
+            .body();
+        let first = [wire::bytes(
+            1,
+            &[remote_write::wire::label("job", "x"), remote_write::wire::label("__name__", "h"), h(4, 4.5)]
+                .concat(),
+        )]
+        .concat();
+        let mut out = Samples::default();
+        for round in ["cold", "warm"] {
+            let (out, Decoded2 { decoded, exemplars }) = take(&body, &labels).unwrap();
+            let (h, count, sum) = (id("h"), id("h_count"), id("h_sum"));
+            assert_eq!(out.series, [count, sum, h, count, sum], "{round}");
+            assert_eq!(out.value, [10.0, 2.5, 1.0, 10.0, 3.5], "{round}");
+            assert_eq!((decoded.histograms, exemplars, decoded.refusals.count("missing_name")), (2, 2, 1));
+        }
+        remote_write::decode(&first, &labels, Bounds::at(NOW, false), 7, &mut out).unwrap();
+        assert_eq!((out.series, labels.len()), (vec![id("h_count"), id("h_sum")], 3));
     }
 
     #[test]

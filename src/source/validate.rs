@@ -21,8 +21,10 @@ pub const BEFORE_2000: &str = "before_2000";
 pub const TOO_FAR_AHEAD: &str = "too_far_ahead";
 /// A result of ours coming back.
 pub const OWN_RESULT: &str = "own_result";
-/// A native histogram, which nothing computes on yet.
+/// A native histogram as a query answers it, without the numbers to judge it by.
 pub const NATIVE_HISTOGRAM: &str = "native_histogram";
+/// A native histogram that does not add up.
+pub const BAD_HISTOGRAM: &str = "bad_histogram";
 
 /// What the names of our result metrics begin with. Closed: metrics about ourselves never share these.
 pub const OWN_RESULTS: [&str; 4] =
@@ -157,6 +159,11 @@ impl Refusals {
             // Reasons are words of the program, so the list is as short as the program's vocabulary.
             None => self.entries.push(Refusal { reason, count, first: sentence() }),
         }
+    }
+
+    /// Counts one sample whose time is outside `bounds`.
+    pub fn add_time(&mut self, bounds: &Bounds, at_ms: i64) {
+        self.add(bounds.reason(at_ms), 1, || bounds.sentence(at_ms));
     }
 
     /// The refusals by reason, in the order of their first samples.

@@ -16,7 +16,17 @@ pub struct WriteRequest(Vec<u8>);
 
 impl WriteRequest {
     /// Adds a time series: labels as given (nothing is sorted or checked) and its `(at_ms, value)`.
-    pub fn series(mut self, labels: &[(&str, &str)], samples: &[(i64, f64)]) -> WriteRequest {
+    pub fn series(self, labels: &[(&str, &str)], samples: &[(i64, f64)]) -> WriteRequest {
+        self.series_with(labels, samples, &[])
+    }
+
+    /// [`WriteRequest::series`] with native histograms.
+    pub fn series_with(
+        mut self,
+        labels: &[(&str, &str)],
+        samples: &[(i64, f64)],
+        histograms: &[Histogram],
+    ) -> WriteRequest {
         let mut series = Vec::new();
         for (name, value) in labels {
             let mut label = Vec::new();
@@ -31,7 +41,16 @@ impl WriteRequest {
             varint(&mut sample, *at_ms as u64);
             bytes_field(&mut series, 2, &sample);
         }
+        histograms.iter().for_each(|histogram| bytes_field(&mut series, 4, &histogram.message()));
         bytes_field(&mut self.0, 1, &series);
+        self
+    }
+
+    /// Adds the type of a metric family.
+    pub fn metadata(mut self, kind: u8, family: &str) -> WriteRequest {
+        let mut metadata = vec![1 << 3, kind];
+        bytes_field(&mut metadata, 2, family.as_bytes());
+        bytes_field(&mut self.0, 3, &metadata);
         self
     }
 
@@ -64,8 +83,10 @@ pub struct Series2<'a> {
     pub samples: &'a [(i64, f64)],
     /// How many exemplars it has.
     pub exemplars: usize,
-    /// How many native histograms it has.
-    pub histograms: usize,
+    /// Its native histograms.
+    pub histograms: &'a [Histogram],
+    /// Further fields, encoded.
+    pub fields: &'a [u8],
     /// The type and help of its metadata.
     pub metadata: Option<(u8, &'a str)>,
     /// The created timestamp, in the series as older senders have it and in each sample as newer ones do.
@@ -102,8 +123,8 @@ impl WriteRequest2 {
             }
             bytes_field(&mut message, 2, &sample);
         }
-        // An integer histogram that holds nothing.
-        (0..series.histograms).for_each(|_| bytes_field(&mut message, 3, &[1 << 3, 0]));
+        series.histograms.iter().for_each(|one| bytes_field(&mut message, 3, &one.message()));
+        message.extend_from_slice(series.fields);
         for n in 0..series.exemplars {
             let refs = self.refs(&[("trace_id", &n.to_string())]);
             let mut exemplar = Vec::new();
@@ -158,13 +179,82 @@ impl WriteRequest2 {
     }
 }
 
+/// A native histogram: the same message in both versions. The default is one of integers that holds nothing.
+#[derive(Clone, Debug, Default)]
+pub struct Histogram {
+    pub at_ms: i64,
+    pub sum: f64,
+    /// All observations, and those around zero.
+    pub count: u64,
+    pub zero: u64,
+    pub schema: i64,
+    /// Buckets above zero, side by side from the first, each with its observations; below zero the same.
+    pub positive: &'static [i64],
+    pub negative: &'static [i64],
+    /// Bounds of custom buckets.
+    pub bounds: &'static [f64],
+    /// Whether all numbers are sent as floats.
+    pub floats: bool,
+}
+
+impl Histogram {
+    /// The message as protobuf.
+    pub fn message(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let number = |out: &mut Vec<u8>, field: u8, value: u64| {
+            varint(out, u64::from(field) << 3);
+            varint(out, value);
+        };
+        let double = |out: &mut Vec<u8>, field: u8, value: f64| {
+            out.push(field << 3 | 1);
+            out.extend_from_slice(&value.to_bits().to_le_bytes());
+        };
+        let zigzag = |number: i64| (number << 1 ^ number >> 63) as u64;
+        let packed =
+            |values: &[f64]| values.iter().flat_map(|v| v.to_bits().to_le_bytes()).collect::<Vec<u8>>();
+        if self.floats {
+            double(&mut out, 2, self.count as f64);
+            double(&mut out, 7, self.zero as f64);
+        } else {
+            number(&mut out, 1, self.count);
+            number(&mut out, 6, self.zero);
+        }
+        double(&mut out, 3, self.sum);
+        number(&mut out, 4, zigzag(self.schema));
+        for (first, buckets) in [(8, self.negative), (11, self.positive)] {
+            if buckets.is_empty() {
+                continue;
+            }
+            let mut span = Vec::new();
+            number(&mut span, 2, buckets.len() as u64);
+            bytes_field(&mut out, first, &span);
+            if self.floats {
+                let counts: Vec<f64> = buckets.iter().map(|count| *count as f64).collect();
+                bytes_field(&mut out, first + 2, &packed(&counts));
+            } else {
+                let (mut deltas, mut before) = (Vec::new(), 0);
+                for count in buckets {
+                    varint(&mut deltas, zigzag(count - before));
+                    before = *count;
+                }
+                bytes_field(&mut out, first + 1, &deltas);
+            }
+        }
+        number(&mut out, 15, self.at_ms as u64);
+        if !self.bounds.is_empty() {
+            bytes_field(&mut out, 16, &packed(self.bounds));
+        }
+        out
+    }
+}
+
 /// Snappy's block format, which remote write asks for.
 pub fn snappy(bytes: &[u8]) -> Vec<u8> {
     snap::raw::Encoder::new().compress_vec(bytes).unwrap()
 }
 
-fn bytes_field(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
-    out.push(field << 3 | 2);
+pub fn bytes_field(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
+    varint(out, u64::from(field) << 3 | 2);
     varint(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
