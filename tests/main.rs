@@ -14,6 +14,7 @@
 //! - `real_prometheus`: a real Prometheus writes to a running worker; every window equals what its raw samples give.
 //!   Needs servers: `./test.sh` starts it, a bare `cargo test` says so.
 //! - `remote_write2`: the same samples by remote write 1.0 and 2.0 give the same rows; what 2.0 answers.
+//! - `remote_write_conformance`: every row of the contract of remote write, and what is stored of it.
 //! - `replayed`: the same samples as files in any order, format and number of commands give the same rows.
 //! - `rules`: every row and revision of the tactics equals the slow model; the same samples give the same bytes.
 //! - `same_log`: the same journal gives the same bytes for any workers, batches and interleavings.
@@ -36,6 +37,7 @@ mod oracle;
 mod promtool;
 mod real_prometheus;
 mod remote_write2;
+mod remote_write_conformance;
 mod replayed;
 mod rules;
 mod same_log;
