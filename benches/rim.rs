@@ -351,7 +351,8 @@ pub fn store() {
             .flat_map(|id| (0..6).map(move |k| (*id, AT_MS - AT_MS % 60_000 + (epoch * 6 + k) * 60_000)))
             .map(|(id, at)| row(id, at))
             .collect();
-        let batch = Batch { epoch: epoch as u64 + 1, written_ms: AT_MS, windows: &windows, rejects: &[] };
+        let batch =
+            Batch { epoch: epoch as u64 + 1, written_ms: AT_MS, windows: &windows, rejects: &[], types: &[] };
         let labels = |id: SeriesId| {
             Some(vec![("__name__".to_owned(), "bench".to_owned()), ("id".to_owned(), id.to_string())])
         };

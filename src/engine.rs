@@ -25,7 +25,7 @@ use std::time::Duration;
 use tidewatch_dataflows::driver::{self, BATCH_SAMPLES};
 use tidewatch_dataflows::graph::{self, OPERATORS, Sizes};
 use tidewatch_dataflows::outcome::Outcomes;
-use tidewatch_dataflows::sample::{EpochEnd, Mark, Reason, Samples, SeriesId};
+use tidewatch_dataflows::sample::{Control, EpochEnd, Mark, MetricType, Reason, Samples, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::operators::Probe;
@@ -104,6 +104,17 @@ pub struct Progress {
 /// Slots that were freed in an epoch: the labels room may forget their series once sinks hold that epoch.
 pub type Freed = (u64, Vec<SeriesId>);
 
+/// Told of types of series that the journal holds.
+pub type OnTypes = Box<dyn FnMut(&[(u64, MetricType)]) + Send>;
+
+/// Who is told what the engine meets; none of them may block for long.
+pub struct Listeners {
+    /// Freed slots, epoch by epoch.
+    pub freed: Box<dyn FnMut(Freed) + Send>,
+    /// Types of series, as the journal holds them.
+    pub types: OnTypes,
+}
+
 /// Called once with what stopped the engine.
 pub type OnFatal = Arc<dyn Fn(EngineError) + Send + Sync>;
 
@@ -129,8 +140,6 @@ struct Feed {
 impl Engine {
     /// Starts `workers` timely workers, the feeder and the merger.
     ///
-    /// `freed` is told of freed slots, epoch by epoch; it must not block for long.
-    ///
     /// # Errors
     /// If a thread cannot be started.
     pub fn start(
@@ -139,7 +148,7 @@ impl Engine {
         reader: Reader,
         outbox: Outbox,
         metrics: Arc<Metrics>,
-        freed: Box<dyn FnMut(Freed) + Send>,
+        listeners: Listeners,
         on_fatal: OnFatal,
     ) -> Result<Engine, EngineError> {
         let progress = Arc::new(Progress {
@@ -150,6 +159,7 @@ impl Engine {
             outbox_full: AtomicBool::new(false),
             sizes: Arc::default(),
         });
+        let Listeners { freed, types } = listeners;
         let quit = Arc::new(AtomicBool::new(false));
         let busy: Arc<Busy> = Arc::default();
         let (to_merger, from_workers): (Vec<_>, Vec<_>) =
@@ -158,7 +168,7 @@ impl Engine {
 
         let (progress_, quit_, fatal) = (Arc::clone(&progress), Arc::clone(&quit), Arc::clone(&on_fatal));
         let feeder = std::thread::Builder::new().name("feeder".to_owned()).spawn(move || {
-            guarded("feeder", &fatal, || Ok(feed(reader, &feeds.0, &progress_, &quit_)?));
+            guarded("feeder", &fatal, || Ok(feed(reader, &feeds.0, &progress_, &quit_, types)?));
             finish(feeds);
         })?;
         let closing = Arc::new(AtomicBool::new(false));
@@ -354,6 +364,7 @@ fn feed(
     feeds: &[Feed],
     progress: &Progress,
     quit: &AtomicBool,
+    mut types: impl FnMut(&[(u64, MetricType)]),
 ) -> Result<(), JournalError> {
     let (mut turn, mut all_there) = (0, true);
     let put = |to: usize, message: Message| {
@@ -371,7 +382,12 @@ fn feed(
                 });
             }
             Some(Record::EpochEnd(end)) => all_there = tell(Mark::End(end)),
-            Some(Record::Control(control)) => all_there = tell(Mark::Control(Arc::new(control))),
+            Some(Record::Control(control)) => {
+                if let Control::Types(told) = &control {
+                    types(told);
+                }
+                all_there = tell(Mark::Control(Arc::new(control)));
+            }
             // Checked when the journal was opened: they are the settings this process runs with.
             Some(Record::Settings(_) | Record::Fills(_)) => {}
             None if reader.finished() => return Ok(()),
@@ -588,8 +604,9 @@ mod tests {
         broken.windows[0].length_ms = 30_000;
         let (to, told) = std::sync::mpsc::channel();
         let on_fatal: OnFatal = Arc::new(move |error| to.send(error.to_string()).unwrap());
+        let listeners = Listeners { freed: Box::new(drop), types: Box::new(|_| {}) };
         let engine =
-            Engine::start(2, &broken, journal.reader().unwrap(), outbox, metrics, Box::new(drop), on_fatal)
+            Engine::start(2, &broken, journal.reader().unwrap(), outbox, metrics, listeners, on_fatal)
                 .unwrap();
         let mut samples = Samples::default();
         (0..100).for_each(|i| samples.push(4, 1_700_000_000_000 + i * 15_000, 1.0));

@@ -81,7 +81,7 @@ pub struct Sink {
 pub struct Rows {
     /// Which sink wrote it.
     pub sink: &'static str,
-    /// `windows`, `rejects`.
+    /// `windows`, `rejects`, `types`.
     pub kind: &'static str,
 }
 
@@ -152,7 +152,7 @@ metrics! {
     late: Counter = "tidewatch_samples_late", Counter::default();
     /// Staleness markers seen.
     stale_markers: Counter = "tidewatch_stale_markers", Counter::default();
-    /// Exemplars and metadata entries received and not used.
+    /// Exemplars, and metadata that says no type, received and not used.
     ignored: Family<Source, Counter> = "tidewatch_write_entries_ignored", Family::default();
     /// Native histograms of which the count and the sum are kept and no bucket.
     reduced: Family<Source, Counter> = "tidewatch_native_histograms_reduced", Family::default();

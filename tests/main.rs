@@ -9,6 +9,7 @@
 //! - `golden`: moments computed elsewhere, in exact arithmetic, equal ours.
 //! - `kill_and_rerun`: kill -9, SIGTERM and start again: nothing acknowledged is lost, no row changes.
 //! - `limits`: each limit reached has its status and its metric, and the worker goes on.
+//! - `metric_types`: what sources say of types decides what rows show; it is journalled once and survives a kill.
 //! - `oracle`: the slow model of the rules, and random feeds.
 //! - `promtool`: what passes through the tools of Prometheus and back gives the same rows. Needs promtool.
 //! - `real_prometheus`: a real Prometheus writes to a running worker; every window equals what its raw samples give.
@@ -33,6 +34,7 @@ mod first_steps;
 mod golden;
 mod kill_and_rerun;
 mod limits;
+mod metric_types;
 mod oracle;
 mod promtool;
 mod real_prometheus;

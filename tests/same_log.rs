@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use tidewatch::outbox;
 use tidewatch_dataflows::outcome::Outcomes;
-use tidewatch_dataflows::sample::{Mark, Samples, SeriesId};
+use tidewatch_dataflows::sample::{Control, Mark, MetricType, Samples, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 use tidewatch_dataflows::{driver, graph};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
@@ -53,6 +53,17 @@ impl Side {
     }
 }
 
+/// The types of series that are told in some epochs, of some of them twice.
+fn types(samples: &Samples) -> Vec<Mark> {
+    let kind = |n: usize| if n.is_multiple_of(3) { MetricType::Gauge } else { MetricType::Counter };
+    let of = |from: usize| -> Vec<_> {
+        let series = samples.series.iter().enumerate().skip(from).step_by(2);
+        series.map(|(n, series)| (*series, kind(n))).collect()
+    };
+    let told = if samples.len() % 4 == 1 { vec![of(0), of(1)] } else { Vec::new() };
+    told.into_iter().map(|types| Mark::Control(Arc::new(Control::Types(types)))).collect()
+}
+
 /// Cuts the log's samples into batches and deals them to workers, as the seed says.
 fn deal(epochs: &[Epoch], workers: usize, rng: &mut fastrand::Rng) -> Vec<Vec<Part>> {
     let batch_max = [1, 7, 64, 4_096][rng.usize(0..4)];
@@ -69,7 +80,7 @@ fn deal(epochs: &[Epoch], workers: usize, rng: &mut fastrand::Rng) -> Vec<Vec<Pa
                 from = to;
             }
         }
-        let marks = controls.iter().cloned().map(Mark::Control).chain([Mark::End(*end)]);
+        let marks = controls.iter().cloned().map(Mark::Control).chain(types(live)).chain([Mark::End(*end)]);
         let marks: Vec<Mark> = marks.collect();
         for (worker, mut part) in parts.into_iter().enumerate() {
             rng.shuffle(&mut part);
@@ -185,17 +196,19 @@ fn log(seed: u64) -> (Settings, Vec<Epoch>) {
 
 #[test]
 fn any_workers_batches_and_interleavings_give_the_same_outbox_bytes() {
-    let mut schedules = std::collections::BTreeSet::new();
+    let (mut schedules, mut typed) = (std::collections::BTreeSet::new(), 0);
     for seed in 0..crate::rounds(200) {
         let (settings, epochs) = log(seed / 20);
         let (one, _) = run(&settings, &epochs, 1, seed, false);
         assert!(!one.is_empty());
+        typed += u64::from(epochs.iter().any(|epoch| !types(&epoch.live).is_empty()));
         for workers in [2, 4] {
             let (many, schedule) = run(&settings, &epochs, workers, seed, seed % 2 == 0);
             assert!(one == many, "seed {seed}: {workers} workers gave other bytes than one");
             schedules.insert(schedule);
         }
     }
+    assert!(typed > 0, "some logs must tell types");
     assert!(schedules.len() as u64 >= crate::rounds(200), "the scheduler must try different interleavings");
 }
 

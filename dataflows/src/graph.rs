@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use timely::dataflow::{Stream, StreamVec};
 
-use crate::driver::{self, SLICE_ROWS, owner};
+use crate::driver::{self, Epoch, SLICE_ROWS, owner};
 use crate::operators::admit::Admit;
 use crate::operators::window::Windows;
 use crate::outcome::Outcomes;
-use crate::sample::{Mark, SHARDS, Samples};
+use crate::sample::{Control, Mark, MetricType, SHARDS, Samples, SeriesId};
 use crate::settings::Settings;
 
 /// The operators, by their names in the graph.
@@ -45,6 +45,34 @@ impl PerShard {
     }
 }
 
+/// The types of series that were told in one epoch, by shard.
+#[derive(Default)]
+struct Told {
+    epoch: Option<u64>,
+    shards: Vec<Vec<(SeriesId, MetricType)>>,
+}
+
+impl Told {
+    /// Those of a shard's series, in the order of the journal; all shards of a worker ask, one after the other.
+    fn take(&mut self, shard: usize, epoch: &Epoch) -> Vec<(SeriesId, MetricType)> {
+        if epoch.controls.is_empty() {
+            return Vec::new();
+        }
+        if self.epoch != Some(epoch.end.epoch) {
+            self.epoch = Some(epoch.end.epoch);
+            self.shards = vec![Vec::new(); SHARDS];
+            for control in epoch.controls {
+                let Control::Types(types) = &**control else { continue };
+                for (series, kind) in types {
+                    let series = SeriesId(*series);
+                    self.shards[series.shard()].push((series, *kind));
+                }
+            }
+        }
+        std::mem::take(&mut self.shards[shard])
+    }
+}
+
 /// Builds the dataflow on one worker: samples and epoch ends in, outcomes out.
 ///
 /// Every worker must be given the same settings, and the marks of every epoch: its controls and its end.
@@ -62,10 +90,13 @@ pub fn build<'scope>(
         (0..SHARDS).map(|s| mine(&s).then(|| Windows::new(Arc::clone(settings)))).collect();
 
     let (held, mut bytes, mut series, mut turn) = (Arc::clone(sizes), PerShard::new(), PerShard::new(), 0);
+    let mut told = Told::default();
     let last = (0..SHARDS).rev().find(mine).unwrap_or(0);
     let admitted = driver::by_shard(samples, marks, OPERATORS[0], move |shard, epoch| {
         let gate = gates[shard].as_mut().expect("only owned shards are retired");
-        let out = gate.retire(shard, epoch);
+        let types = told.take(shard, &epoch);
+        let mut out = gate.retire(shard, epoch);
+        out.types = types;
         series.set(shard, gate.series() as u64, &held.series);
         if turn % MEASURED_EVERY == shard as u64 % MEASURED_EVERY {
             bytes.set(shard, gate.bytes() as u64, &held.bytes[0]);
@@ -79,6 +110,7 @@ pub fn build<'scope>(
         let state = windows[batch.shard].as_mut().expect("only owned shards are handed on");
         if first {
             out.rejects.extend_from_slice(&batch.rejects);
+            out.types.extend_from_slice(&batch.types);
             out.freed.extend_from_slice(&batch.freed_series);
             out.counts = batch.counts;
             state.retire(batch, out);

@@ -1,6 +1,6 @@
 //! What leaves the dataflow: result rows, in one batch per epoch.
 
-use crate::sample::{Reason, SeriesId};
+use crate::sample::{MetricType, Reason, SeriesId};
 
 /// The statistics of one series over one window `(at_ms - window_ms, at_ms]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -113,6 +113,8 @@ pub struct Outcomes {
     pub windows: Vec<WindowStats>,
     /// Reject rows.
     pub rejects: Vec<Reject>,
+    /// What kinds of metric series are, as far as it was told in this epoch.
+    pub types: Vec<(SeriesId, MetricType)>,
     /// Series whose slot was freed. Stays inside: never in the outbox.
     pub freed: Vec<SeriesId>,
     /// What was counted. Stays inside: never in the outbox.
@@ -124,6 +126,7 @@ impl Outcomes {
     pub fn is_empty(&self) -> bool {
         self.windows.is_empty()
             && self.rejects.is_empty()
+            && self.types.is_empty()
             && self.freed.is_empty()
             && self.counts == Counts::default()
     }
@@ -132,17 +135,28 @@ impl Outcomes {
     pub fn append(&mut self, other: &mut Outcomes) {
         self.windows.append(&mut other.windows);
         self.rejects.append(&mut other.rejects);
+        self.types.append(&mut other.types);
         self.freed.append(&mut other.freed);
         self.counts.add(&std::mem::take(&mut other.counts));
     }
 
-    /// Sorts by (kind, series, window, at), the order of the outbox, and sums the reject rows without series.
+    /// Sorts by (kind, series, window, at), the order of the outbox, sums the reject rows without series, and keeps
+    /// the last type of each series.
     ///
     /// After this the outcomes of an epoch are the same bytes for any number of workers.
     pub fn settle(&mut self) {
         // Stable, because it merges the sorted runs of the workers where an unstable sort would begin anew.
         self.windows.sort_by_key(WindowStats::key);
         self.freed.sort_unstable();
+        // Stable: of a series, all of whose types come from one shard, the last one told stays.
+        self.types.sort_by_key(|(series, _)| *series);
+        self.types.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            if same {
+                *kept = *next;
+            }
+            same
+        });
         self.rejects.sort_unstable_by_key(Reject::key);
         self.rejects.dedup_by(|next, kept| {
             let same = next.series.is_none() && kept.series.is_none() && next.reason == kept.reason;

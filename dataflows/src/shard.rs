@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::outcome::{Counts, Reject};
-use crate::sample::{EpochEnd, SeriesId};
+use crate::sample::{EpochEnd, MetricType, SeriesId};
 use crate::settings::Settings;
 
 /// A hasher for keys that are hashes already: series ids, whose low byte is the same in a whole shard.
@@ -243,6 +243,8 @@ pub struct Admitted {
     pub freed_series: Vec<SeriesId>,
     /// Reject rows due in this epoch.
     pub rejects: Vec<Reject>,
+    /// Types of series that were told in this epoch.
+    pub types: Vec<(SeriesId, MetricType)>,
     /// What was counted.
     pub counts: Counts,
 }
@@ -265,6 +267,7 @@ impl Admitted {
             freed: Vec::new(),
             freed_series: Vec::new(),
             rejects: Vec::new(),
+            types: Vec::new(),
             counts: Counts::default(),
         }
     }

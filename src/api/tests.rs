@@ -135,9 +135,12 @@ fn filled(dir: &TempDir) -> Arc<dyn Store> {
     let rejects =
         [reject(0, Reason::TooOld), reject(1, Reason::NotFinite), reject(5, Reason::TooOld), unlisted];
     let written_ms = T0 + 3 * HOUR_MS;
-    store.write(&[Batch { epoch: 1, written_ms, windows: &rows, rejects: &rejects }], &labels_of).unwrap();
+    store
+        .write(&[Batch { epoch: 1, written_ms, windows: &rows, rejects: &rejects, types: &[] }], &labels_of)
+        .unwrap();
     let corrected = [stats(series(1), HOUR_MS, T0 + 60_000, 1, 1_000.0)];
-    let batch = Batch { epoch: 2, written_ms: written_ms + HOUR_MS, windows: &corrected, rejects: &[] };
+    let batch =
+        Batch { epoch: 2, written_ms: written_ms + HOUR_MS, windows: &corrected, rejects: &[], types: &[] };
     store.write(&[batch], &labels_of).unwrap();
     Arc::new(store)
 }
@@ -230,7 +233,7 @@ fn names_catalog_rejects_and_status_show_the_store() {
     assert_eq!(names[3], json!({"name": "up", "series": 2}), "a series that has only rejects is known too");
     assert_eq!(served.list("/api/v1/names?match[]=up", 1).len(), 1);
     let catalog = served.list("/api/v1/catalog?match[]=%7Binstance%3D%22host1%22%7D", 1);
-    let wanted = json!({"series": series(1).to_string(), "name": "up", "labels": {"instance": "host1", "job": "job \"1\""}});
+    let wanted = json!({"series": series(1).to_string(), "name": "up", "labels": {"instance": "host1", "job": "job \"1\""}, "type": null});
     assert_eq!(catalog, [wanted]);
     assert_eq!(served.list("/api/v1/catalog", 2).len(), 5);
 

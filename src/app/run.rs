@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::{Value, json};
-use tidewatch_dataflows::sample::Samples;
+use tidewatch_dataflows::sample::{Control, MetricType, Samples};
 use tidewatch_dataflows::settings::duration;
 use tokio::sync::mpsc;
 
@@ -166,19 +166,36 @@ struct Live {
     opened: Instant,
 }
 
-impl Intake for Live {
-    fn offer(&self, samples: Samples) -> Result<Durable, Refused> {
-        let refused = |why: String| Refused { retry_after_seconds: RETRY_SECONDS, why };
+fn refused(why: String) -> Refused {
+    Refused { retry_after_seconds: RETRY_SECONDS, why }
+}
+
+fn later(error: JournalRefused) -> Refused {
+    refused(error.to_string())
+}
+
+impl Live {
+    /// Whether anything is taken at all.
+    fn open(&self) -> Result<(), Refused> {
         if self.closing.load(Ordering::Relaxed) {
             return Err(refused("the worker is shutting down".to_owned()));
         }
         if self.stack.engine_progress.outbox_full.load(Ordering::Relaxed) {
             return Err(refused("the outbox is at its bound outbox.bytes_max".to_owned()));
         }
-        self.stack
-            .journal
-            .try_append(samples, SOURCE)
-            .map_err(|error: JournalRefused| refused(error.to_string()))
+        Ok(())
+    }
+}
+
+impl Intake for Live {
+    fn offer(&self, samples: Samples) -> Result<Durable, Refused> {
+        self.open()?;
+        self.stack.journal.try_append(samples, SOURCE).map_err(later)
+    }
+
+    fn tell(&self, types: Vec<(u64, MetricType)>) -> Result<Durable, Refused> {
+        self.open()?;
+        self.stack.journal.try_control(Control::Types(types)).map_err(later)
     }
 
     fn epoch(&self) -> u64 {

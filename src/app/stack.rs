@@ -139,7 +139,7 @@ impl Stack {
             journal.reader().context("reading the journal")?,
             outbox,
             Arc::clone(&metrics),
-            hand_on(freed_to),
+            engine::Listeners { freed: hand_on(freed_to), types: tell(&labels) },
             fatal(on_fatal),
         )?;
         Ok(Stack {
@@ -227,6 +227,12 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
 fn hand_on(to: Sender<Freed>) -> Box<dyn FnMut(Freed) + Send> {
     // The receiver ends only after the engine; nothing is lost by then.
     Box::new(move |freed| drop(to.send(freed)))
+}
+
+/// Tells the labels room which types of series are in the journal: after a start none of them is written again.
+fn tell(labels: &Arc<Labels>) -> engine::OnTypes {
+    let labels = Arc::clone(labels);
+    Box::new(move |types| labels.told(types))
 }
 
 /// Forgets labels of freed slots once the store holds the epoch that freed them, and so no sink needs them.

@@ -7,26 +7,32 @@
 //!   journal never holds an id whose labels could be lost.
 //! - [`Labels::release`] forgets series whose slots were freed, unless they were used since.
 //!
+//! - [`Labels::hear`] and [`Labels::untold`] find types of series that the journal does not hold yet (`types`).
+//!
 //! A series costs its label text once for the [`LabelSet`] and once per spelling it arrives in (a sender's encoding;
 //! at most [`SPELLINGS_MAX`]), and about 150 bytes for the maps.
 //!
-//! Locks are taken in the order entries → spellings → pending, and never held over a disk access.
+//! Locks are taken in the order entries → families → spellings → pending, and never held over a disk access.
 
 mod log;
 mod set;
+mod types;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{
+    AtomicU8, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
+};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use tidewatch_dataflows::sample::SeriesId;
+use tidewatch_dataflows::sample::{MetricType, SeriesId};
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::log::SeriesLog;
 pub use self::set::{Iter, LABEL_BYTES_MAX, LabelSet, Limits, NAME, Refused, check, series_id};
+pub use self::types::{FAMILIES_MAX, Family};
 use crate::metrics::Metrics;
 use crate::segments::SegmentsError;
 
@@ -78,12 +84,16 @@ struct Spelling {
     encoded: Box<[u8]>,
     series: SeriesId,
     used: AtomicU64,
+    /// As of the entry.
+    told: AtomicU8,
 }
 
 struct Entry {
     labels: Arc<LabelSet>,
     /// Epoch of the last registration or [`Labels::intern`]; uses by [`Labels::find`] are marked in the spellings.
     used: AtomicU64,
+    /// The code of the type that the journal holds of it; 0 for none.
+    told: AtomicU8,
     spellings: Vec<u64>,
 }
 
@@ -112,6 +122,7 @@ pub struct Labels {
     unsynced: AtomicUsize,
     text_bytes: AtomicUsize,
     log: Mutex<SeriesLog>,
+    types: types::Types,
 }
 
 impl Labels {
@@ -142,6 +153,7 @@ impl Labels {
             unsynced: AtomicUsize::new(0),
             text_bytes: AtomicUsize::new(text_bytes),
             log: Mutex::new(log),
+            types: types::Types::default(),
         })
     }
 
@@ -150,6 +162,17 @@ impl Labels {
     /// `None` sends the caller to [`Labels::intern`]. Allocates nothing.
     #[inline]
     pub fn find(&self, encoded: &[u8], epoch: u64) -> Option<SeriesId> {
+        self.find_told(encoded, epoch, None).map(|(series, _)| series)
+    }
+
+    /// [`Labels::find`], and whether the journal holds the type that is said of the series, if one is.
+    #[inline]
+    pub fn find_told(
+        &self,
+        encoded: &[u8],
+        epoch: u64,
+        said: Option<MetricType>,
+    ) -> Option<(SeriesId, bool)> {
         let hash = xxh3_64(encoded);
         let spellings = self.stripe(hash).read().unwrap_or_else(PoisonError::into_inner);
         let spelling = spellings.get(&hash)?;
@@ -159,7 +182,7 @@ impl Labels {
         if spelling.used.load(Relaxed) < epoch {
             spelling.used.fetch_max(epoch, Relaxed);
         }
-        Some(spelling.series)
+        Some((spelling.series, said.is_none_or(|said| spelling.told.load(Relaxed) == said as u8)))
     }
 
     /// Judges and sorts `pairs`, and gives their series; one not known yet is queued for the series log.
@@ -229,7 +252,8 @@ impl Labels {
         spellings.entry(hash).or_insert_with(|| {
             entry.spellings.push(hash);
             self.text_bytes.fetch_add(encoded.len(), Relaxed);
-            Spelling { encoded: encoded.into(), series, used: AtomicU64::new(epoch) }
+            let told = AtomicU8::new(entry.told.load(Relaxed));
+            Spelling { encoded: encoded.into(), series, used: AtomicU64::new(epoch), told }
         });
     }
 
@@ -371,7 +395,10 @@ impl Entries {
                 self.per_name.insert(labels.name().into(), 1);
             }
         }
-        self.by_id.insert(series.0, Entry { labels, used: AtomicU64::new(epoch), spellings: Vec::new() });
+        self.by_id.insert(
+            series.0,
+            Entry { labels, used: AtomicU64::new(epoch), told: AtomicU8::new(0), spellings: Vec::new() },
+        );
     }
 
     fn remove(&mut self, series: SeriesId) -> Option<Entry> {

@@ -16,7 +16,7 @@ use std::time::Instant;
 use tidewatch_dataflows::outcome::Outcomes;
 
 pub use self::record::{Batch, KIND_BATCH, decode, encode};
-use self::record::{RECORD_ROWS_MAX, encode_part, header};
+use self::record::{Rows, encode_part, header};
 pub use self::tail::Tail;
 use crate::metrics::{Gauge, Histogram, Log, Metrics};
 pub use crate::segments::Durable;
@@ -116,15 +116,11 @@ impl Outbox {
         if self.last_epoch.is_some_and(|last| epoch <= last) {
             return Ok(false);
         }
-        let (mut windows, mut rejects) = (outcomes.windows.as_slice(), outcomes.rejects.as_slice());
+        let mut rows = Rows::of(outcomes);
         loop {
-            let (some_windows, more_windows) = windows.split_at(windows.len().min(RECORD_ROWS_MAX));
-            let room = RECORD_ROWS_MAX - some_windows.len();
-            let (some_rejects, more_rejects) = rejects.split_at(rejects.len().min(room));
-            (windows, rejects) = (more_windows, more_rejects);
-            let last = windows.is_empty() && rejects.is_empty();
-            self.segments
-                .append_with(KIND_BATCH, |out| encode_part(epoch, last, some_windows, some_rejects, out));
+            let some = rows.take();
+            let last = rows.is_empty();
+            self.segments.append_with(KIND_BATCH, |out| encode_part(epoch, last, some, out));
             // A large epoch goes to the system part by part, so that the buffer stays small.
             self.segments.write()?;
             if last {

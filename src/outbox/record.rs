@@ -1,16 +1,17 @@
 //! What the outbox's records mean. All numbers little-endian; no padding.
 //!
 //! ```text
-//! kind 1   version u8 | last u8 | epoch u64 | windows u32 | rejects u32 | rows
+//! kind 1   version u8 | last u8 | epoch u64 | windows u32 | rejects u32 | types u32 (from version 2 on) | rows
 //! window   series u64 | window_ms i64 | at_ms i64 | revision u32 | count u32 | span_ms u32
 //!          | min max avg std first last increase: 7 x f64 bits                                  92 bytes
 //! reject   series u64 | has series u8 | reason u8 | count u64 | first_at_ms i64 | last_at_ms i64  34 bytes
+//! type     series u64 | type u8                                                                  9 bytes
 //! ```
 //! One epoch is one or more records in a row, all but the last with `last` = 0; an epoch without rows is one record.
 //! A NaN is always written as `0x7ff8000000000000`: which NaN arithmetic gives is up to the processor.
 
 use tidewatch_dataflows::outcome::{Outcomes, Reject, WindowStats};
-use tidewatch_dataflows::sample::{Reason, SeriesId};
+use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
 
 use super::OutboxError;
 
@@ -19,10 +20,14 @@ pub const KIND_BATCH: u8 = 1;
 /// Most rows in one record: at most 1.5 MB.
 pub const RECORD_ROWS_MAX: usize = 16_384;
 
-const VERSION: u8 = 1;
+/// The version that is written; those before it are read as well.
+const VERSION: u8 = 2;
+/// The header of version 1, and what version 2 has more.
 const HEADER_BYTES: usize = 1 + 1 + 8 + 4 + 4;
+const TYPES_BYTES: usize = 4;
 const WINDOW_BYTES: usize = 3 * 8 + 3 * 4 + 7 * 8;
 const REJECT_BYTES: usize = 8 + 1 + 1 + 3 * 8;
+const TYPE_BYTES: usize = 8 + 1;
 const NAN_BITS: u64 = 0x7ff8_0000_0000_0000;
 
 /// The result rows of one epoch.
@@ -34,6 +39,45 @@ pub struct Batch {
     pub windows: Vec<WindowStats>,
     /// Reject rows, sorted; those without series last.
     pub rejects: Vec<Reject>,
+    /// Types of series, sorted by series.
+    pub types: Vec<(SeriesId, MetricType)>,
+}
+
+/// Some rows of one epoch, of each kind.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Rows<'a> {
+    pub(super) windows: &'a [WindowStats],
+    pub(super) rejects: &'a [Reject],
+    pub(super) types: &'a [(SeriesId, MetricType)],
+}
+
+impl<'a> Rows<'a> {
+    /// All rows of these outcomes that are written.
+    pub(super) fn of(outcomes: &'a Outcomes) -> Rows<'a> {
+        Rows { windows: &outcomes.windows, rejects: &outcomes.rejects, types: &outcomes.types }
+    }
+
+    /// Takes as many rows as one record holds.
+    pub(super) fn take(&mut self) -> Rows<'a> {
+        let mut room = RECORD_ROWS_MAX;
+        Rows {
+            windows: split(&mut self.windows, &mut room),
+            rejects: split(&mut self.rejects, &mut room),
+            types: split(&mut self.types, &mut room),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.windows.is_empty() && self.rejects.is_empty() && self.types.is_empty()
+    }
+}
+
+/// Takes the first rows, as many as there is room for.
+fn split<'a, T>(rows: &mut &'a [T], room: &mut usize) -> &'a [T] {
+    let (some, more) = rows.split_at(rows.len().min(*room));
+    *room -= some.len();
+    *rows = more;
+    some
 }
 
 /// Appends the rows of one epoch: the bytes that must be the same for the same log.
@@ -41,23 +85,20 @@ pub struct Batch {
 /// # Panics
 /// If there are more than `u32::MAX` rows of a kind.
 pub fn encode(epoch: u64, outcomes: &Outcomes, out: &mut Vec<u8>) {
-    encode_part(epoch, true, &outcomes.windows, &outcomes.rejects, out);
+    encode_part(epoch, true, Rows::of(outcomes), out);
 }
 
 /// Appends some rows of an epoch; `last` ends it.
-pub(super) fn encode_part(
-    epoch: u64,
-    last: bool,
-    windows: &[WindowStats],
-    rejects: &[Reject],
-    out: &mut Vec<u8>,
-) {
+pub(super) fn encode_part(epoch: u64, last: bool, rows: Rows, out: &mut Vec<u8>) {
+    let Rows { windows, rejects, types } = rows;
     let count = |n: usize| u32::try_from(n).expect("memory ends long before 2^32 rows").to_le_bytes();
-    out.reserve(HEADER_BYTES + windows.len() * WINDOW_BYTES + rejects.len() * REJECT_BYTES);
+    let rows = windows.len() * WINDOW_BYTES + rejects.len() * REJECT_BYTES + types.len() * TYPE_BYTES;
+    out.reserve(HEADER_BYTES + TYPES_BYTES + rows);
     out.extend_from_slice(&[VERSION, u8::from(last)]);
     out.extend_from_slice(&epoch.to_le_bytes());
     out.extend_from_slice(&count(windows.len()));
     out.extend_from_slice(&count(rejects.len()));
+    out.extend_from_slice(&count(types.len()));
     let start = out.len();
     out.resize(start + windows.len() * WINDOW_BYTES, 0);
     for (place, row) in out[start..].as_chunks_mut::<WINDOW_BYTES>().0.iter_mut().zip(windows) {
@@ -69,6 +110,10 @@ pub(super) fn encode_part(
         out.extend_from_slice(&row.count.to_le_bytes());
         out.extend_from_slice(&row.first_at_ms.to_le_bytes());
         out.extend_from_slice(&row.last_at_ms.to_le_bytes());
+    }
+    for (series, kind) in types {
+        out.extend_from_slice(&series.0.to_le_bytes());
+        out.push(*kind as u8);
     }
 }
 
@@ -107,6 +152,7 @@ pub(super) struct Header {
     pub(super) last: bool,
     windows: usize,
     rejects: usize,
+    types: usize,
 }
 
 /// The header of a record and the bytes of its rows, which are as many as it says.
@@ -121,8 +167,8 @@ pub(super) fn header(kind: u8, payload: &[u8]) -> Result<(Header, &[u8]), Outbox
             payload.len()
         )));
     };
-    if header[0] != VERSION {
-        return Err(malformed(format!("its version is {}; this program reads version {VERSION}", header[0])));
+    if !(1..=VERSION).contains(&header[0]) {
+        return Err(malformed(format!("its version is {}; this program reads 1 to {VERSION}", header[0])));
     }
     if header[1] > 1 {
         return Err(malformed(format!(
@@ -132,26 +178,40 @@ pub(super) fn header(kind: u8, payload: &[u8]) -> Result<(Header, &[u8]), Outbox
     }
     let windows = u32::from_le_bytes(array(&header[10..])) as usize;
     let rejects = u32::from_le_bytes(array(&header[14..])) as usize;
-    let bytes = windows.checked_mul(WINDOW_BYTES).zip(rejects.checked_mul(REJECT_BYTES));
-    if bytes.and_then(|(windows, rejects)| windows.checked_add(rejects)) != Some(rows.len()) {
+    let (types, rows) = match (header[0], rows.split_first_chunk::<TYPES_BYTES>()) {
+        (1, _) => (0, rows),
+        (_, Some((types, rows))) => (u32::from_le_bytes(*types) as usize, rows),
+        (_, None) => return Err(malformed("the number of types is missing".to_owned())),
+    };
+    // Numbers of 32 bits times less than a hundred: 64 bits hold the sum.
+    let sized = [(windows, WINDOW_BYTES), (rejects, REJECT_BYTES), (types, TYPE_BYTES)];
+    if sized.iter().map(|(rows, bytes)| *rows as u64 * *bytes as u64).sum::<u64>() != rows.len() as u64 {
         return Err(malformed(format!(
-            "{windows} windows and {rejects} rejects do not fill {} bytes exactly",
+            "{windows} windows, {rejects} rejects and {types} types do not fill {} bytes exactly",
             rows.len()
         )));
     }
     let epoch = u64::from_le_bytes(array(&header[2..]));
-    Ok((Header { epoch, last: header[1] == 1, windows, rejects }, rows))
+    Ok((Header { epoch, last: header[1] == 1, windows, rejects, types }, rows))
 }
 
 /// Appends a record's rows to `batch`; whether the epoch ends with it.
 pub(super) fn decode_part(kind: u8, payload: &[u8], batch: &mut Batch) -> Result<bool, OutboxError> {
     let (header, rows) = header(kind, payload)?;
-    let (windows, rejects) = rows.split_at(header.windows * WINDOW_BYTES);
+    let (windows, rows) = rows.split_at(header.windows * WINDOW_BYTES);
+    let (rejects, types) = rows.split_at(header.rejects * REJECT_BYTES);
     batch.epoch = header.epoch;
     batch.windows.extend(windows.as_chunks::<WINDOW_BYTES>().0.iter().map(get_window));
     batch.rejects.reserve(header.rejects);
     for row in rejects.as_chunks::<REJECT_BYTES>().0 {
         batch.rejects.push(get_reject(row)?);
+    }
+    batch.types.reserve(header.types);
+    for row in types.as_chunks::<TYPE_BYTES>().0 {
+        let kind = MetricType::from_code(row[8]).ok_or_else(|| OutboxError::Malformed {
+            why: format!("there is no type of metrics {}", row[8]),
+        })?;
+        batch.types.push((SeriesId(u64::from_le_bytes(array(row))), kind));
     }
     Ok(header.last)
 }
@@ -237,11 +297,16 @@ pub(super) mod tests {
         }
     }
 
-    /// Rows of any bits.
+    fn kind(rng: &mut fastrand::Rng) -> MetricType {
+        if rng.bool() { MetricType::Counter } else { MetricType::Gauge }
+    }
+
+    /// Rows of any bits; as many types as rejects.
     pub fn outcomes(rng: &mut fastrand::Rng, windows: usize, rejects: usize) -> Outcomes {
         Outcomes {
             windows: (0..windows).map(|_| window(rng)).collect(),
             rejects: (0..rejects).map(|_| reject(rng)).collect(),
+            types: (0..rejects).map(|_| (SeriesId(rng.u64(..)), kind(rng))).collect(),
             freed: vec![SeriesId(1)],
             counts: Default::default(),
         }
@@ -277,15 +342,34 @@ pub(super) mod tests {
             let back = decode(&bytes).unwrap();
             assert_eq!(back.epoch, u64::MAX - 1);
             assert!(back.windows.iter().map(bits).eq(outcomes.windows.iter().map(bits)));
-            assert_eq!(back.rejects, outcomes.rejects);
+            assert_eq!((&back.rejects, &back.types), (&outcomes.rejects, &outcomes.types));
             for row in &back.windows {
                 let nan = |v: f64| !v.is_nan() || v.to_bits() == NAN_BITS;
                 assert!([row.min, row.avg, row.std, row.last, row.increase].into_iter().all(nan));
             }
             // Encoding what was decoded gives the same bytes.
             let mut again = vec![];
-            encode_part(back.epoch, true, &back.windows, &back.rejects, &mut again);
+            let rows = Rows { windows: &back.windows, rejects: &back.rejects, types: &back.types };
+            encode_part(back.epoch, true, rows, &mut again);
             assert_eq!(again, bytes);
+        }
+    }
+
+    #[test]
+    fn records_of_version_1_which_have_no_types_are_read() {
+        let mut rng = fastrand::Rng::with_seed(5);
+        let outcomes = Outcomes { types: Vec::new(), ..outcomes(&mut rng, 3, 2) };
+        let mut bytes = vec![];
+        encode(7, &outcomes, &mut bytes);
+        let batch = decode(&bytes).unwrap();
+        bytes.drain(HEADER_BYTES..HEADER_BYTES + TYPES_BYTES);
+        bytes[0] = 1;
+        let old = decode(&bytes).unwrap();
+        assert_eq!((old.epoch, &old.rejects, old.types.len()), (7, &batch.rejects, 0));
+        assert!(old.windows.iter().map(bits).eq(batch.windows.iter().map(bits)));
+        for version in [0, 3] {
+            bytes[0] = version;
+            assert!(decode(&bytes).is_err(), "version {version}");
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tidewatch_dataflows::outcome::Outcomes;
 
+use super::record::RECORD_ROWS_MAX;
 use super::record::tests::{bits, outcomes};
 use super::*;
 use crate::segments::tests::Dir;

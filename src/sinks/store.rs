@@ -137,11 +137,11 @@ impl Writer {
                 }
                 continue;
             };
-            let mut rows = first.windows.len();
+            let mut rows = first.windows.len() + first.types.len();
             batches.push(first);
             while rows < ROWS_PER_WRITE && batches.len() < EPOCHS_PER_WRITE {
                 let Some(next) = tail.next()? else { break };
-                rows += next.windows.len();
+                rows += next.windows.len() + next.types.len();
                 batches.push(next);
             }
             self.parts.metrics.queue_depth.get_or_create(&Queue { queue: "store" }).set(rows as i64);
@@ -155,7 +155,13 @@ impl Writer {
     fn write(&self, batches: &[Batch], written_ms: i64) -> Result<(), SinkError> {
         let rows: Vec<store::Batch<'_>> = batches
             .iter()
-            .map(|b| store::Batch { epoch: b.epoch, written_ms, windows: &b.windows, rejects: &b.rejects })
+            .map(|b| store::Batch {
+                epoch: b.epoch,
+                written_ms,
+                windows: &b.windows,
+                rejects: &b.rejects,
+                types: &b.types,
+            })
             .collect();
         let mut pause = PAUSES.0;
         loop {
@@ -165,7 +171,9 @@ impl Writer {
                     self.progress.epoch.store(last, Ordering::Release);
                     self.progress.rows.fetch_add(written.windows, Ordering::Relaxed);
                     let metrics = &self.parts.metrics;
-                    for (kind, n) in [("windows", written.windows), ("rejects", written.rejects)] {
+                    for (kind, n) in
+                        [("windows", written.windows), ("rejects", written.rejects), ("types", written.types)]
+                    {
                         metrics.rows_written.get_or_create(&Rows { sink: NAME.sink, kind }).inc_by(n);
                     }
                     metrics.sink_epoch.get_or_create(&NAME).set(last as i64);

@@ -14,7 +14,7 @@
 
 use std::ops::Range;
 
-use tidewatch_dataflows::sample::{STALE_NAN_BITS, Samples};
+use tidewatch_dataflows::sample::{MetricType, STALE_NAN_BITS, Samples};
 
 use crate::labels::{Labels, NAME};
 use crate::source::protobuf::{Cursor, Undecodable, unzigzag};
@@ -349,11 +349,23 @@ pub(super) fn name(range: &Range<usize>, [count, sum]: [u64; 2], out: &mut Sampl
 
 /// The series derived from a histogram whose labels came in this spelling, if both are known; `key` is a buffer.
 pub(super) fn find(labels: &Labels, spelling: &[u8], key: &mut Vec<u8>, epoch: u64) -> Option<[u64; 2]> {
-    let mut found = [0; 2];
-    for ((_, mark), found) in DERIVED.iter().zip(&mut found) {
-        *found = labels.find(spell(*mark, spelling, key), epoch)?.0;
+    find_told(labels, spelling, key, epoch, None).map(|(found, _)| found)
+}
+
+/// [`find`], and whether the journal holds the type that is said of both.
+pub(super) fn find_told(
+    labels: &Labels,
+    spelling: &[u8],
+    key: &mut Vec<u8>,
+    epoch: u64,
+    said: Option<MetricType>,
+) -> Option<([u64; 2], bool)> {
+    let (mut series, mut all_told) = ([0; 2], true);
+    for ((_, mark), series) in DERIVED.iter().zip(&mut series) {
+        let (found, told) = labels.find_told(spell(*mark, spelling, key), epoch, said)?;
+        (*series, all_told) = (found.0, all_told && told);
     }
-    Some(found)
+    Some((series, all_told))
 }
 
 /// Gives the series derived from a histogram with these labels, if both pass the gate.

@@ -16,7 +16,7 @@ pub mod remote_write2;
 pub mod replay;
 pub mod validate;
 
-use tidewatch_dataflows::sample::Samples;
+use tidewatch_dataflows::sample::{MetricType, Samples};
 use tokio::sync::oneshot;
 
 /// Resolves when the samples are durable, or with the reason why they are not and will not be.
@@ -29,6 +29,12 @@ pub trait Intake: Send + Sync {
     /// # Errors
     /// If they cannot be taken now: full, failed, or shutting down. None of them was taken then.
     fn offer(&self, samples: Samples) -> Result<Durable, Refused>;
+
+    /// Hands over the types of series, as [`Intake::offer`] does samples.
+    ///
+    /// # Errors
+    /// If they cannot be taken now; none of them was taken then.
+    fn tell(&self, types: Vec<(u64, MetricType)>) -> Result<Durable, Refused>;
 
     /// The number of the epoch being filled: the mark of last use for labels.
     fn epoch(&self) -> u64;

@@ -24,7 +24,7 @@ use axum::http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, 
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use tidewatch_dataflows::sample::Samples;
+use tidewatch_dataflows::sample::{MetricType, Samples};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::labels::Labels;
@@ -32,7 +32,7 @@ use crate::metrics::{Answer, Metrics, Route, Source};
 use crate::source::remote_write::{self, Decoded, SOURCE};
 use crate::source::remote_write2::{self, Decoded2};
 use crate::source::validate::Bounds;
-use crate::source::{Intake, Refused};
+use crate::source::{Durable, Intake, Refused};
 
 /// The path of the route.
 pub const ROUTE: &str = "/api/v1/write";
@@ -217,7 +217,9 @@ async fn take(receiver: &Receiver, request: Request) -> Result<Option<Written>, 
         receiver.metrics.limit("write.requests");
         busy(format!("{REQUESTS_MAX} write requests are in work"))
     })?;
-    let (samples, Decoded2 { decoded, exemplars }) = read_and_decode(receiver, version, request).await?;
+    let (samples, Decoded2 { mut decoded, exemplars }) = read_and_decode(receiver, version, request).await?;
+    let types = std::mem::take(&mut decoded.types);
+    let telling = Telling::new(&receiver.labels, types, receiver.intake.catching_up());
     let source = Source { source: SOURCE };
     receiver.metrics.received.get_or_create(&source).inc_by(decoded.received);
     receiver.metrics.ignored.get_or_create(&source).inc_by(decoded.ignored);
@@ -229,17 +231,76 @@ async fn take(receiver: &Receiver, request: Request) -> Result<Option<Written>, 
     let histograms = decoded.histograms;
     // Of a histogram two samples are kept.
     let plain = samples.len() as u64 - 2 * histograms;
-    if !samples.is_empty() {
-        let durable = receiver.intake.offer(samples)?;
-        match durable.await {
-            // The journal counts what it accepted, for every source.
-            Ok(Ok(())) => receiver.metrics.reduced.get_or_create(&source).inc_by(histograms),
-            Ok(Err(why)) => return Err(busy(why)),
-            Err(_) => return Err(busy("the journal was closed".to_owned())),
-        };
+    // Both are queued before either is waited for: they go into one commit.
+    let samples = if samples.is_empty() { None } else { Some(receiver.intake.offer(samples)?) };
+    let types = telling.offer(&*receiver.intake)?;
+    if let Some(samples) = samples {
+        // The journal counts what it accepted, for every source.
+        wait(samples).await?;
+        receiver.metrics.reduced.get_or_create(&source).inc_by(histograms);
+    }
+    if let Some(types) = types {
+        wait(types).await?;
+        telling.done();
     }
     let written = (version == Version::Two).then_some(Written { samples: plain, histograms, exemplars });
     partial(plain + histograms, &decoded, written)
+}
+
+/// Waits until it is durable.
+async fn wait(durable: Durable) -> Result<(), Refusal> {
+    match durable.await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(why)) => Err(busy(why)),
+        Err(_) => Err(busy("the journal was closed".to_owned())),
+    }
+}
+
+/// Types of series on their way into the journal. What is dropped before it is durable, because something refused or
+/// the sender went away or it is too early, waits for the next request.
+struct Telling<'a> {
+    labels: &'a Labels,
+    types: Vec<(u64, MetricType)>,
+    /// Until the journal has been read back nobody knows what it holds: types wait, so that none is written twice.
+    /// Nothing is lost by that: senders repeat them.
+    early: bool,
+}
+
+impl<'a> Telling<'a> {
+    fn new(labels: &'a Labels, types: Vec<(u64, MetricType)>, early: bool) -> Telling<'a> {
+        // What waited is older.
+        let mut all = if early { Vec::new() } else { labels.waiting() };
+        all.extend(types);
+        all.sort_by_key(|(series, _)| *series);
+        all.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            if same {
+                *kept = *next;
+            }
+            same
+        });
+        Telling { labels, types: all, early }
+    }
+
+    fn offer(&self, intake: &dyn Intake) -> Result<Option<Durable>, Refused> {
+        if self.types.is_empty() || self.early {
+            return Ok(None);
+        }
+        intake.tell(self.types.clone()).map(Some)
+    }
+
+    /// They are durable.
+    fn done(mut self) {
+        self.labels.told(&std::mem::take(&mut self.types));
+    }
+}
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        if !self.types.is_empty() {
+            self.labels.not_told(std::mem::take(&mut self.types));
+        }
+    }
 }
 
 /// The answer once everything that passed the gate is durable.
@@ -351,7 +412,6 @@ mod tests {
 
     use super::*;
     use crate::labels::Limits;
-    use crate::source::Durable;
     use crate::source::histogram::wire::Histogram;
     use crate::source::remote_write::wire;
     use crate::source::remote_write2::wire as wire2;
@@ -366,6 +426,7 @@ mod tests {
     #[derive(Default)]
     struct Fake {
         taken: Mutex<Vec<Samples>>,
+        told: Mutex<Vec<Vec<(u64, MetricType)>>>,
         refuse: Option<Refused>,
         fail: Option<String>,
         drop: bool,
@@ -386,6 +447,11 @@ mod tests {
             }
             self.taken.lock().unwrap().push(samples);
             Ok(durable)
+        }
+
+        fn tell(&self, types: Vec<(u64, MetricType)>) -> Result<Durable, Refused> {
+            self.told.lock().unwrap().push(types);
+            self.offer(Samples::default())
         }
 
         fn epoch(&self) -> u64 {
@@ -666,6 +732,32 @@ mod tests {
             rig_with(Fake { fail: Some("sync: no space".into()), ..Fake::default() }, Limits::default());
         let (status, headers, _) = rig.send(post(two, good().body())).await;
         assert_eq!((status, written(&headers)), (503, [None; 3]));
+    }
+
+    #[tokio::test]
+    async fn types_are_told_once_and_again_only_after_a_refusal() {
+        let metadata = |kind| snappy(&wire::bytes(3, &[&[0x08, kind][..], &wire::bytes(2, b"up")].concat()));
+        let up = crate::labels::series_id(&[("__name__", "up")]).0;
+        let told = |rig: &Rig| std::mem::take(&mut *rig.fake.told.lock().unwrap());
+        let rig = rig(Fake::default());
+        assert_eq!(rig.post(&[], metadata(1)).await.0, 204);
+        assert!(told(&rig).is_empty(), "no series bears the name yet");
+        for want in [vec![vec![(up, MetricType::Counter)]], vec![]] {
+            assert_eq!(rig.post(&[], one_sample()).await.0, 204);
+            assert_eq!(told(&rig), want);
+        }
+        for (kind, want) in [(1, vec![]), (2, vec![vec![(up, MetricType::Gauge)]]), (2, vec![])] {
+            assert_eq!(rig.post(&[], metadata(kind)).await.0, 204);
+            assert_eq!(told(&rig), want);
+        }
+        // What is not durable is not told: the next request tells it, whatever is in that.
+        let failing =
+            rig_with(Fake { fail: Some("sync: no space".into()), ..Fake::default() }, Limits::default());
+        assert_eq!(failing.post(&[], metadata(1)).await.0, 204);
+        for _ in 0..2 {
+            assert_eq!(failing.post(&[], one_sample()).await.0, 503);
+            assert_eq!(told(&failing), [vec![(up, MetricType::Counter)]]);
+        }
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! The format of Prometheus remote write 1.0: a decompressed `prometheus.WriteRequest` → samples.
 //!
 //! ```text
-//! WriteRequest { timeseries = 1, metadata = 3 }
+//! WriteRequest { timeseries = 1, metadata = 3 }  MetricMetadata { type = 1, metric_family_name = 2, help = 4, unit = 5 }
 //! TimeSeries   { labels = 1, samples = 2, exemplars = 3, histograms = 4 (`histogram`) }
 //! Label        { name = 1, value = 2 }          Sample { value = 1 (fixed64), timestamp = 2 (ms) }
 //! ```
@@ -15,9 +15,9 @@
 
 use std::ops::Range;
 
-use tidewatch_dataflows::sample::Samples;
+use tidewatch_dataflows::sample::{MetricType, Samples};
 
-use crate::labels::{Labels, NAME};
+use crate::labels::{FAMILIES_MAX, Family, Labels, NAME};
 use crate::source::histogram::{self, Kept};
 use crate::source::protobuf::Cursor;
 pub use crate::source::protobuf::Undecodable;
@@ -37,8 +37,10 @@ pub struct Decoded {
     pub received: u64,
     /// Native histograms that passed the gate.
     pub histograms: u64,
-    /// Exemplars and metadata entries, which nothing uses.
+    /// Exemplars, and metadata that says no type: nothing uses them.
     pub ignored: u64,
+    /// Types of series that the journal does not hold, to be written with the samples.
+    pub types: Vec<(u64, MetricType)>,
     /// What did not pass the gate; everything else of the request stands.
     pub refusals: Refusals,
 }
@@ -91,6 +93,7 @@ pub fn decode(
         out,
         histograms: Vec::new(),
         key: Vec::new(),
+        families: Vec::new(),
         misses: Vec::new(),
         decoded: Decoded::default(),
     };
@@ -98,6 +101,8 @@ pub fn decode(
         Ok(()) => {
             let mut misses = std::mem::take(&mut walk.misses);
             walk.intern(&mut misses);
+            let heard = labels.hear(&walk.families);
+            walk.decoded.types.extend(heard);
             Ok(walk.decoded)
         }
         Err(undecodable) => {
@@ -117,20 +122,18 @@ struct Walk<'a> {
     histograms: Vec<Kept>,
     /// A buffer for the look-up keys of derived series.
     key: Vec<u8>,
+    families: Vec<(&'a str, Family)>,
     misses: Vec<Miss>,
     decoded: Decoded,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
     fn request(&mut self) -> Result<(), Undecodable> {
         let mut fields = Cursor::new(self.body);
         while let Some(field) = fields.field()? {
             match field.number {
                 1 => self.series(field.message()?)?,
-                3 => {
-                    field.message()?.skim()?;
-                    self.decoded.ignored += 1;
-                }
+                3 => self.metadata(field.message()?)?,
                 4 | 5 => {
                     let what = "a field of remote write 2.0 in a request declared as 1.0; \
                                 set the Content-Type's proto parameter or protobuf_message to prometheus.WriteRequest";
@@ -138,6 +141,30 @@ impl Walk<'_> {
                 }
                 _ => {}
             }
+        }
+        Ok(())
+    }
+
+    /// Reads the type of a metric family.
+    fn metadata(&mut self, mut fields: Cursor<'a>) -> Result<(), Undecodable> {
+        let (mut family, mut name) = (None, &b""[..]);
+        while let Some(field) = fields.field()? {
+            match field.number {
+                1 => family = Family::from_code(field.int64()?),
+                2 => name = field.bytes()?,
+                _ => {}
+            }
+        }
+        match (family, str::from_utf8(name)) {
+            (Some(family), Ok(name)) if !name.is_empty() => {
+                if self.families.len() < FAMILIES_MAX {
+                    self.families.push((name, family));
+                } else {
+                    self.labels.family_beyond();
+                }
+            }
+            // A series is found by text alone, so a name that is none names no series.
+            _ => self.decoded.ignored += 1,
         }
         Ok(())
     }
@@ -244,11 +271,15 @@ impl Walk<'_> {
         misses.retain(|miss| {
             let bytes = miss.labels.bytes(self.body);
             let named = if miss.derived {
-                intern_derived(bytes, self.labels, &mut self.key, self.epoch)
-                    .map(|series| histogram::name(&miss.samples, series, self.out))
+                intern_derived(bytes, self.labels, &mut self.key, self.epoch).map(|series| {
+                    histogram::name(&miss.samples, series, self.out);
+                    series.into_iter().for_each(|series| self.tell(series));
+                })
             } else {
-                intern(bytes, self.labels, self.epoch)
-                    .map(|series| self.out.series[miss.samples.clone()].fill(series))
+                intern(bytes, self.labels, self.epoch).map(|series| {
+                    self.out.series[miss.samples.clone()].fill(series);
+                    self.tell(series);
+                })
             };
             let Err((reason, sentence)) = named else { return false };
             let mut count = miss.samples.len() as u64;
@@ -260,6 +291,11 @@ impl Walk<'_> {
             true
         });
         remove(self.out, misses.iter().map(|miss| &miss.samples));
+    }
+
+    /// Notes the type of a series that was not met before, if its family's is known.
+    fn tell(&mut self, series: u64) {
+        self.decoded.types.extend(self.labels.untold(series, None).map(|kind| (series, kind)));
     }
 }
 
@@ -461,6 +497,44 @@ mod tests {
     }
 
     #[test]
+    fn metadata_says_types_before_and_after_the_samples() {
+        let kind = |code, name: &str| {
+            wire::bytes(3, &[&[0x08, code][..], &wire::bytes(2, name.as_bytes())].concat())
+        };
+        let said =
+            [kind(1, "req"), kind(3, "h"), kind(0, "u"), kind(2, "\u{fc}"), wire::bytes(3, b"")].concat();
+        let odd = wire::bytes(3, &[vec![0x08, 1], wire::bytes(2, b"\xff")].concat());
+        let samples: Vec<u8> = ["req_total", "h_bucket", "u", "\u{fc}", "other"]
+            .iter()
+            .flat_map(|name| wire::series(&[("__name__", name)], &[(NOW, 1.0)]))
+            .collect();
+        let id = |name| series_id(&[("__name__", name)]).0;
+        let (counter, gauge) = (MetricType::Counter, MetricType::Gauge);
+        let mut want = vec![(id("req_total"), counter), (id("h_bucket"), counter), (id("\u{fc}"), gauge)];
+        want.sort_unstable();
+        for parts in [[&said, &samples], [&samples, &said]] {
+            let folder = Folder::new();
+            let labels = labels(&folder, Limits::default());
+            let bodies = [parts.map(|part| &part[..]).concat()];
+            for bodies in [&bodies[..], &parts.map(Clone::clone)] {
+                let decoded: Vec<_> = bodies.iter().map(|body| take(body, &labels).unwrap().1).collect();
+                let mut types: Vec<_> = decoded.iter().flat_map(|decoded| decoded.types.clone()).collect();
+                types.sort_unstable();
+                types.dedup();
+                // The second time everything is known, and nothing has changed.
+                assert!(types == want || types.is_empty() && bodies.len() == 2, "{types:?}");
+                assert_eq!(decoded.iter().map(|decoded| decoded.ignored).sum::<u64>(), 2);
+            }
+            assert_eq!(take(&odd, &labels).unwrap().1.ignored, 1, "a name that is no text names no series");
+        }
+        // An undecodable end, and nothing was said.
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        assert!(take(&[&said[..], &[0x0a, 9]].concat(), &labels).is_err());
+        assert!(take(&samples, &labels).unwrap().1.types.is_empty());
+    }
+
+    #[test]
     fn a_histogram_is_kept_whole_or_not_at_all() {
         let folder = Folder::new();
         let labels = labels(&folder, Limits { series: 2, ..Limits::default() });
@@ -487,9 +561,13 @@ mod tests {
         );
         let bits: Vec<u64> = cold.value.iter().map(|v| v.to_bits()).collect();
         assert_eq!(bits, [1.0_f64.to_bits(), (-0.0_f64).to_bits(), 2.5_f64.to_bits(), 0x7ff0_0000_0000_0002]);
-        assert_eq!(decoded, Decoded { received: 4, ignored: 2, ..Decoded::default() });
+        // The metadata says that "up" is a counter.
+        let types = vec![(up, MetricType::Counter)];
+        assert_eq!(decoded, Decoded { received: 4, ignored: 1, types, ..Decoded::default() });
         assert_eq!(labels.len(), 3);
+        labels.told(&decoded.types);
         let (warm, again) = take(&request(), &labels).unwrap();
+        let decoded = Decoded { types: vec![], ..decoded };
         assert_eq!((warm.series, again, labels.len()), (cold.series, decoded, 3));
     }
 

@@ -19,9 +19,9 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use tidewatch_dataflows::sample::Samples;
+use tidewatch_dataflows::sample::{MetricType, Samples};
 
-use crate::labels::{LABEL_BYTES_MAX, Labels, NAME, check};
+use crate::labels::{FAMILIES_MAX, Family, LABEL_BYTES_MAX, Labels, NAME, check};
 use crate::source::histogram::{self, Kept};
 use crate::source::protobuf::{Cursor, Field, Undecodable};
 use crate::source::remote_write::{Decoded, LABELS_GATHERED, truncate};
@@ -36,7 +36,7 @@ const SYMBOL: u8 = 4 << 3 | 2;
 /// What a body held.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decoded2 {
-    /// As of 1.0; a series' metadata and its exemplars count as ignored.
+    /// As of 1.0.
     pub decoded: Decoded,
     /// Exemplars of series that passed the gate.
     pub exemplars: u64,
@@ -66,6 +66,8 @@ pub fn decode(
         refs: Vec::new(),
         histograms: Vec::new(),
         derived_key: Vec::new(),
+        said: Vec::new(),
+        alone: Vec::new(),
         missed: Vec::new(),
         misses: Vec::new(),
         decoded: Decoded2::default(),
@@ -73,6 +75,7 @@ pub fn decode(
     match walk.request(body) {
         Ok(()) => {
             walk.intern();
+            walk.hear();
             Ok(walk.decoded)
         }
         Err(undecodable) => {
@@ -178,6 +181,13 @@ impl<'a> Texts<'a> {
         Ok(())
     }
 
+    /// The metric name among the pairs; empty if there is none.
+    #[inline]
+    fn named(&self) -> &'a [u8] {
+        let named = self.pairs.iter().find(|(name, _)| *name == NAME.as_bytes());
+        named.map_or(b"", |(_, name)| name)
+    }
+
     /// The pairs as text.
     fn pairs(&self) -> Vec<(&'a str, &'a str)> {
         let text = |bytes| str::from_utf8(bytes).expect("the symbols were checked before");
@@ -193,7 +203,8 @@ impl<'a> Texts<'a> {
     }
 }
 
-/// A series that was not known, or gave exemplars only: what waits for the judgement of its labels.
+/// A series that was not known, or gave exemplars only: what waits for the judgement of its labels, and what was said
+/// of its type.
 struct Miss {
     /// Where its references are in `Walk::missed`.
     refs: Range<usize>,
@@ -203,6 +214,7 @@ struct Miss {
     /// Whether the samples are those of native histograms: for two series, derived from this one.
     derived: bool,
     exemplars: u64,
+    family: Option<Family>,
 }
 
 struct Walk<'a, 'o> {
@@ -216,6 +228,10 @@ struct Walk<'a, 'o> {
     histograms: Vec<Kept>,
     /// A buffer for the look-up keys of derived series.
     derived_key: Vec<u8>,
+    /// Types said of known series whose spelling does not tell that the journal holds them.
+    said: Vec<(u64, MetricType)>,
+    /// Types said of names that no known series with these labels bears.
+    alone: Vec<(&'a str, Family)>,
     /// The label references of all series in `misses`.
     missed: Vec<u32>,
     misses: Vec<Miss>,
@@ -235,7 +251,7 @@ impl<'a> Walk<'a, '_> {
 
     /// Checks one series, resolves it if it is known, and notes it as missing if not.
     fn series(&mut self, series: &Field) -> Result<(), Undecodable> {
-        let (first, mut count, mut exemplars) = (self.out.len(), 0, 0);
+        let (first, mut count, mut exemplars, mut family) = (self.out.len(), 0, 0, None);
         self.refs.clear();
         let mut fields = series.message()?;
         while let Some(field) = fields.field()? {
@@ -247,7 +263,7 @@ impl<'a> Walk<'a, '_> {
                     self.exemplar(&field)?;
                     exemplars += 1;
                 }
-                5 => self.metadata(field.message()?)?,
+                5 => family = self.metadata(field.message()?)?.or(family),
                 // The created timestamp of senders before it moved into the samples. Nothing uses either.
                 6 => drop(field.int64()?),
                 _ => {}
@@ -260,40 +276,100 @@ impl<'a> Walk<'a, '_> {
         let derived = histogram::put(&self.histograms, self.out);
         self.histograms.clear();
         let (sampled, reduced) = (!samples.is_empty(), !derived.is_empty());
-        if !sampled && !reduced && exemplars == 0 {
+        if !sampled && !reduced && exemplars == 0 && family.is_none() {
             return Ok(());
         }
         let labels = count / 2;
-        let spelled = (sampled || reduced)
+        let spelled = (sampled || reduced || family.is_some())
             && labels <= self.gathered_max()
             && self.texts.spell(&self.refs, self.bytes_max()).is_ok();
-        let id = if spelled && sampled { self.labels.find(&self.texts.key, self.epoch) } else { None };
-        self.out.series.resize(samples.end, id.map_or(0, |id| id.0));
-        let known = reduced && self.derive(&derived, spelled);
+        let id = if spelled && (sampled || !reduced) { self.find(family, sampled) } else { None };
+        self.out.series.resize(samples.end, id.unwrap_or_default());
+        let known = reduced && self.derive(&derived, spelled, family);
+        if !sampled && !reduced && exemplars == 0 {
+            if let (None, Some(family), true) = (id, family, spelled) {
+                self.note(family);
+            }
+            return Ok(());
+        }
         // Exemplars wait for the first judgement of their series' labels.
         let mut waiting = if id.is_some() || known { 0 } else { exemplars };
         if id.is_none() && (sampled || !reduced) {
-            self.miss(labels, samples, false, std::mem::take(&mut waiting));
+            let exemplars = std::mem::take(&mut waiting);
+            self.miss(Miss { refs: 0..0, labels, samples, derived: false, exemplars, family });
         }
         if reduced && !known {
-            self.miss(labels, derived, true, waiting);
+            self.miss(Miss {
+                refs: 0..0,
+                labels,
+                samples: derived,
+                derived: true,
+                exemplars: waiting,
+                family,
+            });
         }
         Ok(())
     }
 
+    /// The series whose labels are spelled, if it is known; notes the type that is said of it, if that is new.
+    #[inline]
+    fn find(&mut self, family: Option<Family>, sampled: bool) -> Option<u64> {
+        let said = family.and_then(|family| family.of(self.texts.named()));
+        // Only samples use a series: what else is said of it must not keep its labels when its slot is freed.
+        let epoch = if sampled { self.epoch } else { 0 };
+        let (series, told) = self.labels.find_told(&self.texts.key, epoch, said)?;
+        if let (false, Some(said)) = (told, said) {
+            self.said.push((series.0, said));
+        }
+        Some(series.0)
+    }
+
+    /// Notes the type that is said of a series without samples that nobody knows: one of its name may come.
+    fn note(&mut self, family: Family) {
+        let Ok(name) = str::from_utf8(self.texts.named()) else { return };
+        let said = match family.of(name.as_bytes()) {
+            Some(MetricType::Counter) => Family::Counter,
+            Some(MetricType::Gauge) => Family::Gauge,
+            None => return,
+        };
+        if self.alone.len() < FAMILIES_MAX {
+            self.alone.push((name, said));
+        } else {
+            self.labels.family_beyond();
+        }
+    }
+
+    /// Takes note of what was said of types: the request is decodable to its end.
+    fn hear(&mut self) {
+        let types = &mut self.decoded.decoded.types;
+        let labels = self.labels;
+        let said = self.said.drain(..);
+        types.extend(said.filter(|(series, kind)| labels.untold(*series, Some(*kind)).is_some()));
+        if !self.alone.is_empty() {
+            types.extend(labels.hear(&self.alone));
+        }
+    }
+
     /// Writes the series derived from one with histograms, if they are known; its labels are spelled, or too many.
-    fn derive(&mut self, range: &Range<usize>, spelled: bool) -> bool {
-        let (key, derived_key) = (&self.texts.key, &mut self.derived_key);
-        let found = if spelled { histogram::find(self.labels, key, derived_key, self.epoch) } else { None };
-        histogram::name(range, found.unwrap_or_default(), self.out);
+    fn derive(&mut self, range: &Range<usize>, spelled: bool, family: Option<Family>) -> bool {
+        let (labels, key, derived_key) = (self.labels, &self.texts.key, &mut self.derived_key);
+        let said = family.and_then(Family::of_derived);
+        let mut found = None;
+        if spelled {
+            found = histogram::find_told(labels, key, derived_key, self.epoch, said);
+        }
+        histogram::name(range, found.map_or([0; 2], |(series, _)| series), self.out);
+        if let (Some((series, false)), Some(said)) = (found, said) {
+            self.said.extend(series.map(|series| (series, said)));
+        }
         found.is_some()
     }
 
     /// Notes that the series being read waits for the judgement of its labels.
-    fn miss(&mut self, labels: usize, samples: Range<usize>, derived: bool, exemplars: u64) {
+    fn miss(&mut self, miss: Miss) {
         let refs = self.missed.len()..self.missed.len() + self.refs.len();
         self.missed.extend_from_slice(&self.refs);
-        self.misses.push(Miss { refs, labels, samples, derived, exemplars });
+        self.misses.push(Miss { refs, ..miss });
     }
 
     /// Reads one native histogram; its samples are written when all of the series is read.
@@ -369,21 +445,22 @@ impl<'a> Walk<'a, '_> {
         even(count, exemplar)
     }
 
-    /// Checks the metadata of a series, and counts it if it says anything: senders put an empty one into each series.
-    fn metadata(&mut self, mut fields: Cursor) -> Result<(), Undecodable> {
-        let mut said = false;
+    /// Reads the metadata of a series, and counts it if it says something else than a type: senders put an empty one
+    /// into each series.
+    fn metadata(&mut self, mut fields: Cursor) -> Result<Option<Family>, Undecodable> {
+        let (mut said, mut family) = (false, None);
         while let Some(field) = fields.field()? {
             said = true;
             match field.number {
-                1 => drop(field.int64()?),
+                1 => family = Family::from_code(field.int64()?),
                 3 | 4 if !self.texts.symbols.hold(field.int64()?.cast_unsigned()) => {
                     return Err(Undecodable { at: field.at, what: NO_SYMBOL });
                 }
                 _ => {}
             }
         }
-        self.decoded.decoded.ignored += u64::from(said);
-        Ok(())
+        self.decoded.decoded.ignored += u64::from(said && family.is_none());
+        Ok(family)
     }
 
     /// Gives the missing series an identity, or takes their samples out again.
@@ -406,7 +483,11 @@ impl<'a> Walk<'a, '_> {
     /// Writes the series of a miss, or says why its labels are refused. Without a sample nothing is interned.
     fn judge(&mut self, miss: &Miss) -> Result<(), Refusing> {
         let (gathered_max, bytes_max, epoch) = (self.gathered_max(), self.bytes_max(), self.epoch);
-        let Walk { texts, labels, derived_key, out, .. } = self;
+        let Walk { texts, labels, derived_key, out, decoded, .. } = self;
+        let types = &mut decoded.decoded.types;
+        let mut tell = |series: u64, said: Option<MetricType>| {
+            types.extend(labels.untold(series, said).map(|kind| (series, kind)));
+        };
         let refs = &self.missed[miss.refs.clone()];
         if miss.labels > gathered_max {
             texts.gather(refs);
@@ -429,12 +510,14 @@ impl<'a> Walk<'a, '_> {
                 None => histogram::intern(labels, &texts.pairs(), key, derived_key, epoch)?,
             };
             histogram::name(&miss.samples, series, out);
+            series.into_iter().for_each(|series| tell(series, miss.family.and_then(Family::of_derived)));
         } else {
             let series = match labels.find(key, epoch) {
                 Some(series) => series.0,
                 None => validate::intern(labels, &mut texts.pairs(), key, epoch)?,
             };
             out.series[miss.samples.clone()].fill(series);
+            tell(series, miss.family.and_then(|family| family.of(texts.named())));
         }
         Ok(())
     }
@@ -604,9 +687,13 @@ mod tests {
         );
         let bits: Vec<u64> = cold.value.iter().map(|v| v.to_bits()).collect();
         assert_eq!(bits, [1.0_f64, -0.0, 2.5, 7.5].map(f64::to_bits));
-        let counts = Decoded { received: 4, ignored: 2, ..Decoded::default() };
+        // The metadata says that "up" is a counter.
+        let types = vec![(up, MetricType::Counter)];
+        let counts = Decoded { received: 4, ignored: 1, types, ..Decoded::default() };
         assert_eq!(decoded, Decoded2 { decoded: counts, exemplars: 1 });
+        labels.told(&decoded.decoded.types);
         let (warm, again) = take(&request().body(), &labels).unwrap();
+        let decoded = Decoded2 { decoded: Decoded { types: vec![], ..decoded.decoded }, ..decoded };
         assert_eq!((warm.series, again, labels.len()), (cold.series, decoded, 2));
     }
 
@@ -856,7 +943,7 @@ mod tests {
             .series(&name, &[], &[&said])
             .series(&name, &[], &[&empty])
             .series(&name, &[], &[]);
-        let counts = Decoded { ignored: 3, ..Decoded::default() };
+        let counts = Decoded { ignored: 2, ..Decoded::default() };
         assert_eq!(take(&body.body(), &labels).unwrap().1, Decoded2 { decoded: counts, exemplars: 2 });
         assert_eq!(take(&[], &labels).unwrap().1, Decoded2::default());
         assert_eq!(take(&Request::new().body(), &labels).unwrap().1, Decoded2::default());
@@ -937,6 +1024,53 @@ mod tests {
         }
         remote_write::decode(&first, &labels, Bounds::at(NOW, false), 7, &mut out).unwrap();
         assert_eq!((out.series, labels.len()), (vec![id("h_count"), id("h_sum")], 3));
+    }
+
+    #[test]
+    fn a_type_is_given_out_until_it_is_told_and_a_series_without_samples_says_it_of_its_name() {
+        use MetricType::{Counter, Gauge};
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let kind = |code| wire::bytes(5, &[0x08, code]);
+        let types = |body: &Request| {
+            let mut types = take(&body.body(), &labels).unwrap().1.decoded.types;
+            types.sort_unstable_by_key(|(series, _)| *series);
+            types
+        };
+        let id = |name| series_id(&[("__name__", name)]).0;
+        let one: &[(i64, f64)] = &[(NOW, 1.0)];
+        let h = wire::bytes(3, &Histogram::ten(NOW, 1.0).0);
+        let name = |name| [("__name__", name)];
+        let all = |request: Request| {
+            request
+                .series(&name("c"), one, &[&kind(1)])
+                .series(&name("x_bucket"), one, &[&kind(3)])
+                .series(&name("q"), one, &[&kind(5)])
+                .series(&name("g"), &[], &[&h, &kind(4)])
+                .series(&name("u"), one, &[&kind(0)])
+        };
+        let mut want = vec![
+            (id("c"), Counter),
+            (id("x_bucket"), Counter),
+            (id("q"), Gauge),
+            (id("g_count"), Gauge),
+            (id("g_sum"), Gauge),
+        ];
+        want.sort_unstable();
+        let body = all(Request::new());
+        assert_eq!((types(&body), types(&body)), (want.clone(), want.clone()), "until it is told");
+        labels.told(&want);
+        assert_eq!(types(&body), []);
+        // The newest counts, with samples and without, as long as the series is known.
+        let other = Request::new().series(&name("c"), &[], &[&kind(2)]);
+        assert_eq!(types(&other), [(id("c"), Gauge)]);
+        // Nobody knows this one yet.
+        assert_eq!(types(&Request::new().series(&name("new"), &[], &[&kind(1)])), []);
+        assert_eq!(types(&Request::new().series(&name("new"), one, &[])), [(id("new"), Counter)]);
+        // An undecodable end, and nothing was said.
+        let cut = [&Request::new().series(&name("late"), &[], &[&kind(1)]).body()[..], &[0x2a, 9]].concat();
+        assert!(take(&cut, &labels).is_err());
+        assert_eq!(types(&Request::new().series(&name("late"), one, &[])), []);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! ```text
 //!  meta       key, value                        the durable epoch
 //!  catalogue  series, name, labels, ...         every series that has a row
+//!  types      series, type, ...                 what sources said that series are
 //!  manifest   kind, hour, window_ms, at_min ... what each table holds, so that readers open few
 //!  windows_H, rejects_H                         the rows written in hour H since the Unix epoch
 //! ```
@@ -35,7 +36,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tidewatch_dataflows::sample::SeriesId;
+use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
 use super::row::{NameRow, RejectRow, SeriesRow, WindowRow};
 use super::{
@@ -200,6 +201,16 @@ fn series_of(key: i64) -> SeriesId {
 /// The hour since the Unix epoch that an instant falls in.
 fn hour_of(ms: i64) -> i64 {
     ms.div_euclid(3_600_000)
+}
+
+/// A column that holds the type of a series; none if nobody said it.
+fn kind(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<Option<MetricType>> {
+    let code: Option<u8> = row.get(column)?;
+    code.map(|code| {
+        let unknown = || rusqlite::Error::IntegralValueOutOfRange(column, code.into());
+        MetricType::from_code(code).ok_or_else(unknown)
+    })
+    .transpose()
 }
 
 /// A column that holds a count.

@@ -18,7 +18,7 @@ use std::io;
 use std::path::PathBuf;
 
 use tidewatch_dataflows::outcome::{Reject, WindowStats};
-use tidewatch_dataflows::sample::SeriesId;
+use tidewatch_dataflows::sample::{MetricType, SeriesId};
 use tidewatch_dataflows::settings::Window;
 
 use row::{By, Kind, NameRow, RejectRow, SeriesRow, WindowRow};
@@ -47,6 +47,8 @@ pub struct Batch<'a> {
     pub windows: &'a [WindowStats],
     /// Its reject rows.
     pub rejects: &'a [Reject],
+    /// Types of series that were told in it.
+    pub types: &'a [(SeriesId, MetricType)],
 }
 
 /// What a write did.
@@ -56,6 +58,8 @@ pub struct Written {
     pub windows: u64,
     /// Reject rows taken.
     pub rejects: u64,
+    /// Types of series taken.
+    pub types: u64,
     /// Batches whose epoch the store held already; nothing of them was written.
     pub batches_known: u64,
     /// Series written to the catalogue without labels, because nobody knew them.
@@ -120,7 +124,7 @@ impl Stat {
     ];
 
     /// Its value in a row; none where the row shows none.
-    pub fn of(self, name: &str, stats: &WindowStats) -> Option<f64> {
+    pub fn of(self, series: &SeriesRow, stats: &WindowStats) -> Option<f64> {
         let value = match self {
             Stat::Count => f64::from(stats.count),
             Stat::Min => stats.min,
@@ -130,8 +134,8 @@ impl Stat {
             Stat::StdSample => stats.std_sample()?,
             Stat::First => stats.first,
             Stat::Last => stats.last,
-            Stat::Increase if row::is_counter(name) => row::increase(stats)?,
-            Stat::Rate if row::is_counter(name) => stats.rate()?,
+            Stat::Increase if series.is_counter() => row::increase(stats)?,
+            Stat::Rate if series.is_counter() => stats.rate()?,
             Stat::Increase | Stat::Rate => return None,
             Stat::Revision => f64::from(stats.revision),
         };

@@ -13,7 +13,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use tidewatch_dataflows::outcome::WindowStats;
-use tidewatch_dataflows::sample::{Reason, SeriesId};
+use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
 use tidewatch_dataflows::settings::duration;
 
 /// SQL columns of a table of windows: name and declared type. The first three are its primary key.
@@ -55,6 +55,18 @@ pub struct SeriesRow {
     pub name: String,
     /// Its other labels: the text of a JSON object of strings, sorted by label name.
     pub labels: String,
+    /// What a source said that it is, if one did.
+    pub kind: Option<MetricType>,
+}
+
+impl SeriesRow {
+    /// Whether its value only grows, and so its rows show `increase` and `rate`: as a source said, else by the suffix
+    /// that its users gave it.
+    pub fn is_counter(&self) -> bool {
+        let suffixes = ["_total", "_count", "_sum", "_bucket"];
+        let by_name = || suffixes.iter().any(|suffix| self.name.ends_with(suffix));
+        self.kind.map_or_else(by_name, |kind| kind == MetricType::Counter)
+    }
 }
 
 /// One metric name and how many series bear it.
@@ -181,10 +193,11 @@ pub trait Record {
 }
 
 impl Record for SeriesRow {
-    const COLUMNS: &'static [&'static str] = &["series", "name", "labels"];
+    const COLUMNS: &'static [&'static str] = &["series", "name", "labels", "type"];
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
         cells.extend([Cell::Series(self.series), Cell::Text(&self.name), Cell::Json(&self.labels)]);
+        cells.push(self.kind.map_or(Cell::Null, |kind| Cell::Text(kind.as_str())));
     }
 }
 
@@ -219,8 +232,11 @@ impl Record for WindowRow {
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
         let stats = &self.stats;
-        self.series.cells(cells);
+        let series = &*self.series;
         cells.extend([
+            Cell::Series(series.series),
+            Cell::Text(&series.name),
+            Cell::Json(&series.labels),
             Cell::Window(stats.window_ms),
             Cell::Time(stats.at_ms),
             Cell::Int(stats.at_ms),
@@ -233,7 +249,7 @@ impl Record for WindowRow {
             Cell::Float(stats.first),
             Cell::Float(stats.last),
         ]);
-        cells.extend(if is_counter(&self.series.name) {
+        cells.extend(if series.is_counter() {
             [increase(stats), stats.rate()].map(|value| value.map_or(Cell::Null, Cell::Float))
         } else {
             [Cell::Absent; 2]
@@ -258,11 +274,6 @@ impl Record for RejectRow {
             Cell::Int(self.last_at_ms),
         ]);
     }
-}
-
-/// Whether a metric of this name only grows, by the suffix its users gave it: such rows show `increase` and `rate`.
-pub fn is_counter(name: &str) -> bool {
-    ["_total", "_count", "_sum", "_bucket"].iter().any(|suffix| name.ends_with(suffix))
 }
 
 /// The increase of a counter; none below two samples.
@@ -403,6 +414,7 @@ mod tests {
             series: SeriesId(0xabc),
             name: name.to_owned(),
             labels: labels_json(&[("job".into(), "a \"b\"".into()), ("__name__".into(), name.into())]),
+            kind: None,
         };
         let stats = WindowStats {
             series: SeriesId(0xabc),

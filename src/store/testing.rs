@@ -120,7 +120,13 @@ impl Model {
         }
         let given: Vec<_> = batches
             .iter()
-            .map(|(epoch, windows, rejects)| Batch { epoch: *epoch, written_ms, windows, rejects })
+            .map(|(epoch, windows, rejects)| Batch {
+                epoch: *epoch,
+                written_ms,
+                windows,
+                rejects,
+                types: &[],
+            })
             .collect();
         store.write(&given, &labels_of).unwrap();
         for (epoch, windows, rejects) in batches {

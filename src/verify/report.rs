@@ -254,8 +254,12 @@ mod tests {
     use crate::store::row::SeriesRow;
 
     fn row(window_ms: i64) -> WindowRow {
-        let series =
-            SeriesRow { series: SeriesId(7), name: "up".to_owned(), labels: r#"{"job":"x"}"#.to_owned() };
+        let series = SeriesRow {
+            series: SeriesId(7),
+            name: "up".to_owned(),
+            labels: r#"{"job":"x"}"#.to_owned(),
+            kind: None,
+        };
         let stats = WindowStats {
             series: SeriesId(7),
             window_ms,

@@ -10,7 +10,7 @@ use tidewatch::journal::{Reader, Record};
 use tidewatch::outbox::{Batch, Durable, Tail};
 use tidewatch::segments::{self, Position};
 use tidewatch_dataflows::outcome::WindowStats;
-use tidewatch_dataflows::sample::{Samples, SeriesId};
+use tidewatch_dataflows::sample::{Control, MetricType, Samples, SeriesId};
 use tidewatch_dataflows::settings::{Settings, duration};
 
 use crate::oracle::{Epoch, from_scratch, same_row};
@@ -103,6 +103,18 @@ pub fn samples(data: &Path) -> Samples {
     epochs.into_iter().for_each(|mut epoch| samples.append(&mut epoch.live));
     samples.append(&mut open);
     samples
+}
+
+/// Every type of a series that the journal in a data directory holds.
+pub fn types(data: &Path) -> Vec<(u64, MetricType)> {
+    let dir = data.join("journal");
+    let mut reader = Reader::open(&dir, whole(&dir)).unwrap();
+    let records = std::iter::from_fn(|| reader.next_ready().unwrap());
+    let told = records.filter_map(|record| match record {
+        Record::Control(Control::Types(types)) => Some(types),
+        _ => None,
+    });
+    told.flatten().collect()
 }
 
 /// Every batch of the outbox in a data directory.

@@ -7,7 +7,7 @@ use rusqlite::types::Value;
 use rusqlite::{Row, params_from_iter};
 
 use super::view::View;
-use super::{key_of, series_of, signed, unsigned};
+use super::{key_of, kind, series_of, signed, unsigned};
 use crate::store::row::{NameRow, SeriesRow};
 use crate::store::selector::Selectors;
 use crate::store::{CatalogueQuery, NamesQuery, PAGE_BYTES_MAX, Page, SeriesKey, StoreError};
@@ -127,8 +127,10 @@ impl<'q, 'v, 's> Walk<'q, 'v, 's> {
         } else {
             "name > ?1"
         };
-        let mut sql =
-            format!("SELECT series, name, labels, from_hour, to_hour FROM catalogue WHERE {condition}");
+        let mut sql = format!(
+            "SELECT series, name, labels, from_hour, to_hour, \
+                     (SELECT type FROM types WHERE types.series = catalogue.series) FROM catalogue WHERE {condition}"
+        );
         for (label, value) in self.select.equalities().into_iter().take(EQUALITIES_MAX) {
             // A quote inside a string of JSON is escaped, so this text is found where the label is, and nowhere else.
             let pair = format!("{}:{}", serde_json::Value::from(label), serde_json::Value::from(value));
@@ -143,7 +145,12 @@ impl<'q, 'v, 's> Walk<'q, 'v, 's> {
 }
 
 fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
-    let series = SeriesRow { series: series_of(row.get(0)?), name: row.get(1)?, labels: row.get(2)? };
+    let series = SeriesRow {
+        series: series_of(row.get(0)?),
+        name: row.get(1)?,
+        labels: row.get(2)?,
+        kind: kind(row, 5)?,
+    };
     Ok(Found { series: Arc::new(series), hours: (row.get(3)?, row.get(4)?) })
 }
 

@@ -42,6 +42,10 @@ impl Writer {
             let series =
                 tx.execute("DELETE FROM catalogue WHERE written_hour < ?1", [hour_min]).map_err(fail)?;
             dropped.series = series as u64;
+            // A type may be told before its series has a row.
+            let types =
+                "DELETE FROM types WHERE told_hour < ?1 AND series NOT IN (SELECT series FROM catalogue)";
+            tx.execute(types, [hour_min]).map_err(fail)?;
         }
         tx.commit().map_err(fail)?;
         if dropped.series > 0 {

@@ -57,9 +57,11 @@ struct Out<'q> {
 impl Out<'_> {
     /// Takes a row if it is asked for; true if the page was full and the row belongs to the next.
     fn offer(&mut self, found: &Found, stats: WindowStats) -> bool {
-        let name = &found.series.name;
         let inside = self.query.filters.iter().all(|filter| {
-            filter.stat.of(name, &stats).is_some_and(|value| (filter.least..=filter.most).contains(&value))
+            filter
+                .stat
+                .of(&found.series, &stats)
+                .is_some_and(|value| (filter.least..=filter.most).contains(&value))
         });
         if !inside {
             return false;

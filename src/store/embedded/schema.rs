@@ -11,8 +11,8 @@ use crate::store::row::{Kind, REJECT_SQL, WINDOW_SQL};
 /// "TDWT": marks the file as ours.
 const APPLICATION_ID: i64 = 0x5444_5754;
 
-/// Version of the tables.
-const VERSION: i64 = 1;
+/// Version of the tables. Version 1 had no types.
+const VERSION: i64 = 2;
 
 /// How long to wait for another connection's lock.
 const BUSY: Duration = Duration::from_secs(5);
@@ -40,6 +40,15 @@ CREATE TABLE manifest (
     rows INTEGER NOT NULL,
     PRIMARY KEY (kind, hour, window_ms)
 ) WITHOUT ROWID;
+";
+
+/// What version 2 has more than version 1.
+const TYPES: &str = "
+CREATE TABLE types (
+    series INTEGER PRIMARY KEY,
+    type INTEGER NOT NULL,
+    told_hour INTEGER NOT NULL
+);
 ";
 
 /// The table that holds the rows of one kind written in one hour.
@@ -80,11 +89,17 @@ pub fn open_for_writing(path: &Path) -> Result<Connection, StoreError> {
         conn.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
         let tx = conn.transaction().map_err(fail)?;
         tx.execute_batch(TABLES).map_err(fail)?;
+        tx.execute_batch(TYPES).map_err(fail)?;
         tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
         tx.pragma_update(None, "user_version", VERSION).map_err(fail)?;
         tx.commit().map_err(fail)?;
     }
-    recognise(&conn, path)?;
+    if recognise(&conn, path)? == 1 {
+        let tx = conn.transaction().map_err(fail)?;
+        tx.execute_batch(TYPES).map_err(fail)?;
+        tx.pragma_update(None, "user_version", VERSION).map_err(fail)?;
+        tx.commit().map_err(fail)?;
+    }
     conn.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
     conn.pragma_update(None, "synchronous", "NORMAL").map_err(fail)?;
     conn.pragma_update(None, "wal_autocheckpoint", 4_000).map_err(fail)?;
@@ -103,7 +118,11 @@ pub fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(fail)?;
     conn.busy_timeout(BUSY).map_err(fail)?;
-    recognise(&conn, path)?;
+    if recognise(&conn, path)? == 1 {
+        // Only the next writer may change the file; until then this reader knows no types.
+        conn.pragma_update(None, "temp_store", "MEMORY").map_err(fail)?;
+        conn.execute_batch(&TYPES.replace("CREATE TABLE", "CREATE TEMP TABLE")).map_err(fail)?;
+    }
     conn.pragma_update(None, "cache_size", -(8 << 10)).map_err(fail)?;
     conn.set_prepared_statement_cache_capacity(64);
     Ok(conn)
@@ -115,8 +134,8 @@ fn is_new(conn: &Connection) -> rusqlite::Result<bool> {
     Ok(id == 0 && things == 0)
 }
 
-/// Judges whether the file is a store of this version with the tables its manifest names.
-fn recognise(conn: &Connection, path: &Path) -> Result<(), StoreError> {
+/// Judges whether the file is a store of a known version with the tables its manifest names; its version.
+fn recognise(conn: &Connection, path: &Path) -> Result<i64, StoreError> {
     let fail = |error| failure(path, "open", error);
     let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(fail);
     let id = pragma("application_id")?;
@@ -125,7 +144,7 @@ fn recognise(conn: &Connection, path: &Path) -> Result<(), StoreError> {
         return Err(StoreError::Foreign { path: path.to_owned(), why });
     }
     let found = pragma("user_version")?;
-    if found != VERSION {
+    if !(1..=VERSION).contains(&found) {
         return Err(StoreError::Version { path: path.to_owned(), found, known: VERSION });
     }
     let missing = "SELECT kind || '_' || hour FROM manifest \
@@ -134,7 +153,7 @@ fn recognise(conn: &Connection, path: &Path) -> Result<(), StoreError> {
         Ok(table) => {
             Err(StoreError::Damaged { path: path.to_owned(), why: format!("its table {table} is missing") })
         }
-        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(()),
+        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(found),
         Err(error) => Err(fail(error)),
     }
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use rusqlite::Connection;
 use tidewatch_dataflows::outcome::{Reject, WindowStats};
-use tidewatch_dataflows::sample::{Reason, SeriesId};
+use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
 
-use super::{Embedded, Options, key_of, series_of};
+use super::{Embedded, Options, key_of, series_of, unsigned};
 use crate::store::export::{Format, export};
-use crate::store::row::{By, Kind, WindowRow};
+use crate::store::row::{By, Kind, SeriesRow, WindowRow};
 use crate::store::selector::Selectors;
 use crate::store::testing::{
     self, HOUR_MS, Model, T0, TempDir, WINDOWS, all_pages, labels_of, name_of, series, stats,
@@ -66,8 +66,9 @@ fn naive(model: &Model, query: &WindowQuery) -> Vec<WindowStats> {
         Some(range) => (range.start_ms..=range.end_ms).contains(&row.at_ms),
     });
     let inside = |row: &WindowStats| {
-        let name = testing::key_of(row).name;
-        let value = |filter: &Filter| filter.stat.of(&name, row).unwrap_or(f64::NAN);
+        let (series, name) = (row.series, testing::key_of(row).name);
+        let series = SeriesRow { series, name, labels: String::new(), kind: None };
+        let value = |filter: &Filter| filter.stat.of(&series, row).unwrap_or(f64::NAN);
         query.filters.iter().all(|filter| value(filter) >= filter.least && value(filter) <= filter.most)
     };
     asked
@@ -166,7 +167,9 @@ fn the_catalogue_and_the_names_are_complete_and_in_order() {
     let dir = TempDir::new();
     let (store, windows) =
         (dir.store(), (0..1_500).map(|i| stats(series(i), HOUR_MS, T0, 0, 1.0)).collect::<Vec<_>>());
-    store.write(&[Batch { epoch: 1, written_ms: T0, windows: &windows, rejects: &[] }], &labels_of).unwrap();
+    store
+        .write(&[Batch { epoch: 1, written_ms: T0, windows: &windows, rejects: &[], types: &[] }], &labels_of)
+        .unwrap();
     for texts in SELECTORS {
         let select = Selectors::parse(texts).unwrap();
         let mut wanted: Vec<_> = (0..1_500)
@@ -270,8 +273,13 @@ fn an_export_reads_tables_longer_than_a_chunk_and_writes_csv() {
             .filter(|i| hour == 0 || i % (hour + 1) == 0)
             .map(|i| stats(series(i as u64 % 7), HOUR_MS, T0 + 60_000 * (i / 7), hour as u32, i as f64))
             .collect();
-        let batch =
-            Batch { epoch: hour as u64, written_ms: T0 + hour * HOUR_MS, windows: &rows, rejects: &[] };
+        let batch = Batch {
+            epoch: hour as u64,
+            written_ms: T0 + hour * HOUR_MS,
+            windows: &rows,
+            rejects: &[],
+            types: &[],
+        };
         store.write(&[batch], &labels_of).unwrap();
     }
     let query = ExportQuery { kind: Kind::Windows, select: Selectors::default(), range: Range::ALL };
@@ -302,7 +310,9 @@ fn a_failing_receiver_ends_the_export_with_its_error() {
     let dir = TempDir::new();
     let store = dir.store();
     let rows = [stats(series(0), HOUR_MS, T0, 0, 1.0)];
-    store.write(&[Batch { epoch: 1, written_ms: T0, windows: &rows, rejects: &[] }], &labels_of).unwrap();
+    store
+        .write(&[Batch { epoch: 1, written_ms: T0, windows: &rows, rejects: &[], types: &[] }], &labels_of)
+        .unwrap();
     let query = ExportQuery { kind: Kind::Windows, select: Selectors::default(), range: Range::ALL };
     let error = store.export(&query, &mut |_| Err(std::io::Error::other("pipe closed"))).unwrap_err();
     assert_eq!(error.to_string(), "cannot write the export: pipe closed");
@@ -316,7 +326,7 @@ fn a_known_epoch_is_ignored() {
         let rows = [stats(series(0), HOUR_MS, T0, 0, avg)];
         let reject =
             Reject { series: None, reason: Reason::TooOld, count: 1, first_at_ms: T0, last_at_ms: T0 };
-        let batch = Batch { epoch, written_ms: T0, windows: &rows, rejects: &[reject] };
+        let batch = Batch { epoch, written_ms: T0, windows: &rows, rejects: &[reject], types: &[] };
         store.write(&[batch], &labels_of).unwrap()
     };
     assert_eq!(store.epoch().unwrap(), None);
@@ -330,7 +340,9 @@ fn a_known_epoch_is_ignored() {
         RejectQuery { select: Selectors::default(), by: By::ALL, range: Range::ALL, after: None, limit: 9 };
     assert_eq!(store.rejects(&query).unwrap().rows[0].count, 1);
     // An empty epoch moves on too.
-    store.write(&[Batch { epoch: 9, written_ms: T0, windows: &[], rejects: &[] }], &labels_of).unwrap();
+    store
+        .write(&[Batch { epoch: 9, written_ms: T0, windows: &[], rejects: &[], types: &[] }], &labels_of)
+        .unwrap();
     drop(store);
     assert_eq!(dir.store().epoch().unwrap(), Some(9));
 }
@@ -340,8 +352,8 @@ fn nothing_of_a_failed_write_stays() {
     let dir = TempDir::new();
     let store = dir.store();
     let rows = [stats(series(0), HOUR_MS, T0, 0, 1.0)];
-    let good = Batch { epoch: 1, written_ms: T0, windows: &rows, rejects: &[] };
-    let bad = Batch { epoch: u64::MAX, written_ms: T0, windows: &rows, rejects: &[] };
+    let good = Batch { epoch: 1, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
+    let bad = Batch { epoch: u64::MAX, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
     let error = store.write(&[good, bad], &labels_of).unwrap_err();
     assert_eq!(error.to_string(), "epoch cannot exceed 9223372036854775807; got 18446744073709551615");
     // A table of the hour that cannot take our rows: the second statement of the transaction fails.
@@ -364,7 +376,8 @@ fn an_older_revision_never_replaces_a_newer_one() {
     let mut write = |revision, avg, hour| {
         epoch += 1;
         let rows = [stats(series(3), HOUR_MS, T0, revision, avg)];
-        let batch = Batch { epoch, written_ms: T0 + hour * HOUR_MS, windows: &rows, rejects: &[] };
+        let batch =
+            Batch { epoch, written_ms: T0 + hour * HOUR_MS, windows: &rows, rejects: &[], types: &[] };
         store.write(&[batch], &labels_of).unwrap();
         let read = read_all(&store, &every());
         assert_eq!(read.len(), 1);
@@ -388,7 +401,9 @@ fn the_latest_row_of_a_silent_series_is_found_across_a_gap() {
     let year = 365 * 24 * HOUR_MS;
     let write = |epoch, id, at_ms, written_ms| {
         let rows: Vec<_> = WINDOWS.iter().map(|(w, hop)| stats(id, *w, at_ms / hop * hop, 0, 1.0)).collect();
-        store.write(&[Batch { epoch, written_ms, windows: &rows, rejects: &[] }], &labels_of).unwrap();
+        store
+            .write(&[Batch { epoch, written_ms, windows: &rows, rejects: &[], types: &[] }], &labels_of)
+            .unwrap();
     };
     write(1, series(0), T0, T0 + year);
     for minute in 0..200 {
@@ -410,7 +425,8 @@ fn retention_drops_whole_tables_and_the_series_in_them() {
             Embedded::open(&dir.file(), Options { retention_ms: 2 * HOUR_MS, ..Options::default() }).unwrap();
         let late = [stats(series(100), HOUR_MS, T0, 0, 1.0)];
         let newest = model.windows.iter().map(|(written, _)| *written).max().unwrap();
-        let batch = Batch { epoch: model.epoch + 1, written_ms: newest, windows: &late, rejects: &[] };
+        let batch =
+            Batch { epoch: model.epoch + 1, written_ms: newest, windows: &late, rejects: &[], types: &[] };
         store.write(&[batch], &labels_of).unwrap();
         model.windows.push((newest, late[0]));
         let now_ms = newest + random.i64(0..4 * HOUR_MS);
@@ -438,7 +454,8 @@ fn retention_drops_whole_tables_and_the_series_in_them() {
         assert_eq!(store.drop_expired(now_ms).unwrap(), Default::default());
         // A series that was dropped from the catalogue comes back with its rows.
         let rows = [stats(series_of(0), HOUR_MS, T0, 0, 1.0), stats(testing::series(1), HOUR_MS, T0, 9, 1.0)];
-        let batch = Batch { epoch: model.epoch + 2, written_ms: now_ms, windows: &rows, rejects: &[] };
+        let batch =
+            Batch { epoch: model.epoch + 2, written_ms: now_ms, windows: &rows, rejects: &[], types: &[] };
         assert_eq!(store.write(&[batch], &labels_of).unwrap().series_unlabelled, 1);
         assert!(read_all(&store, &every()).iter().any(|row| row.series == testing::series(1)));
     }
@@ -452,7 +469,10 @@ fn a_reader_sees_one_moment_while_another_connection_writes() {
         let at_ms = T0 + epoch as i64 * 60_000;
         let rows: Vec<_> = (0..600).map(|i| stats(series(i), HOUR_MS, at_ms, 0, epoch as f64)).collect();
         writer
-            .write(&[Batch { epoch, written_ms: at_ms, windows: &rows, rejects: &[] }], &labels_of)
+            .write(
+                &[Batch { epoch, written_ms: at_ms, windows: &rows, rejects: &[], types: &[] }],
+                &labels_of,
+            )
             .unwrap();
     };
     write(1);
@@ -507,9 +527,83 @@ fn a_row_that_is_not_finite_is_kept_as_such() {
     let store = dir.store();
     let mut row = stats(series(0), HOUR_MS, T0, 0, 1.0);
     (row.avg, row.std, row.max) = (f64::NAN, f64::INFINITY, f64::NEG_INFINITY);
-    store.write(&[Batch { epoch: 1, written_ms: T0, windows: &[row], rejects: &[] }], &labels_of).unwrap();
+    store
+        .write(&[Batch { epoch: 1, written_ms: T0, windows: &[row], rejects: &[], types: &[] }], &labels_of)
+        .unwrap();
     let read = read_all(&store, &every())[0];
     assert!(read.avg.is_nan() && read.std == f64::INFINITY && read.max == f64::NEG_INFINITY);
+}
+
+/// One row of each of two series, and types of both.
+fn typed(store: &Embedded, epoch: u64, types: &[(SeriesId, MetricType)]) {
+    let mut rows = [2, 3].map(|i| WindowStats { count: 2, ..stats(series(i), HOUR_MS, T0, 0, 4.0) });
+    rows.sort_by_key(WindowStats::key);
+    let batch = Batch { epoch, written_ms: T0, windows: &rows, rejects: &[], types };
+    store.write(&[batch], &labels_of).unwrap();
+}
+
+/// The names of the series that show an increase, by pages, by a filter on it, by the catalogue and by an export.
+fn counters(store: &Embedded) -> Vec<String> {
+    let filter = Filter { stat: Stat::Increase, least: 0.0, most: 1e9 };
+    let paged = store.windows(&every()).unwrap().rows;
+    let name = |row: &WindowRow| row.series.name.clone();
+    let names: Vec<_> = paged.iter().filter(|row| row.series.is_counter()).map(name).collect();
+    let filtered = store.windows(&WindowQuery { filters: vec![filter], ..every() }).unwrap().rows;
+    assert_eq!(filtered.iter().map(name).collect::<Vec<_>>(), names);
+    let query = ExportQuery { kind: Kind::Windows, select: Selectors::default(), range: Range::ALL };
+    let lines = exported(store, query, true);
+    let mut shown: Vec<_> =
+        lines.iter().filter(|line| line.get("rate").is_some()).map(|line| line["name"].clone()).collect();
+    shown.sort_by_key(ToString::to_string);
+    assert_eq!(shown, names);
+    let catalogue = CatalogueQuery { select: Selectors::default(), after: None, limit: 10 };
+    let rows = store.catalogue(&catalogue).unwrap().rows;
+    assert_eq!(
+        rows.iter().filter(|row| row.is_counter()).map(|row| row.name.clone()).collect::<Vec<_>>(),
+        names
+    );
+    names
+}
+
+#[test]
+fn a_type_that_was_told_decides_what_is_shown_and_the_newest_one_does() {
+    let dir = TempDir::new();
+    let store = dir.store();
+    let (total, bucket) = (series(2), series(3));
+    typed(&store, 1, &[]);
+    assert_eq!(counters(&store), ["http_requests_total", "rpc_seconds_bucket"], "by their suffixes");
+    typed(&store, 2, &[(total, MetricType::Gauge)]);
+    assert_eq!(counters(&store), ["rpc_seconds_bucket"]);
+    typed(&store, 3, &[(total, MetricType::Counter), (bucket, MetricType::Gauge)]);
+    assert_eq!(counters(&store), ["http_requests_total"]);
+    drop(store);
+    let store = dir.store();
+    assert_eq!(counters(&store), ["http_requests_total"], "after a restart");
+    // Types go with their series.
+    store.drop_expired(T0 + 365 * 24 * HOUR_MS).unwrap();
+    let left: u64 = store
+        .view(None)
+        .unwrap()
+        .conn()
+        .query_row("SELECT count(*) FROM types", [], |row| unsigned(row, 0))
+        .unwrap();
+    assert_eq!(left, 0);
+}
+
+#[test]
+fn a_store_of_version_1_is_read_as_it_is_and_gets_its_types_from_the_next_writer() {
+    let dir = TempDir::new();
+    typed(&dir.store(), 1, &[]);
+    let old = Connection::open(dir.file()).unwrap();
+    old.execute_batch("DROP TABLE types").unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    drop(old);
+    let reader = Embedded::open_read_only(&dir.file(), Options::default()).unwrap();
+    assert_eq!(counters(&reader), ["http_requests_total", "rpc_seconds_bucket"]);
+    drop(reader);
+    let store = dir.store();
+    typed(&store, 2, &[(series(3), MetricType::Gauge)]);
+    assert_eq!(counters(&store), ["http_requests_total"]);
 }
 
 #[test]
@@ -518,7 +612,8 @@ fn labels_that_were_unknown_are_learned_later() {
     let store = dir.store();
     let write = |epoch: u64, hour: i64, known: bool| {
         let rows = [stats(series(1), HOUR_MS, T0 + epoch as i64 * HOUR_MS, 0, 1.0)];
-        let batch = Batch { epoch, written_ms: T0 + hour * HOUR_MS, windows: &rows, rejects: &[] };
+        let batch =
+            Batch { epoch, written_ms: T0 + hour * HOUR_MS, windows: &rows, rejects: &[], types: &[] };
         let labels = |id| known.then(|| labels_of(id)).flatten();
         store.write(&[batch], &labels).unwrap().series_unlabelled
     };

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OptionalExtension, params};
 use tidewatch_dataflows::sample::SeriesId;
 
-use super::{Embedded, gcd, key_of, schema, unsigned};
+use super::{Embedded, gcd, key_of, kind, schema, unsigned};
 use crate::store::row::{Kind, SeriesRow};
 use crate::store::{Status, StoreError};
 
@@ -127,12 +127,13 @@ impl<'s> View<'s> {
     /// The catalogue's row of a series; one without name if the catalogue has none.
     pub fn series(&self, series: SeriesId) -> Result<SeriesRow, StoreError> {
         let fail = |e| self.fail("read the catalogue", e);
-        let sql = "SELECT name, labels FROM catalogue WHERE series = ?1";
+        let sql = "SELECT name, labels, (SELECT type FROM types WHERE types.series = catalogue.series) \
+                   FROM catalogue WHERE series = ?1";
         let mut statement = self.conn().prepare_cached(sql).map_err(fail)?;
         let found = statement.query_row(params![key_of(series)], |row| {
-            Ok(SeriesRow { series, name: row.get(0)?, labels: row.get(1)? })
+            Ok(SeriesRow { series, name: row.get(0)?, labels: row.get(1)?, kind: kind(row, 2)? })
         });
-        let unknown = || SeriesRow { series, name: String::new(), labels: "{}".to_owned() };
+        let unknown = || SeriesRow { series, name: String::new(), labels: "{}".to_owned(), kind: None };
         Ok(found.optional().map_err(fail)?.unwrap_or_else(unknown))
     }
 

@@ -91,6 +91,7 @@ impl Writer {
             written.series_unlabelled += catalogue.unlabelled;
             written.windows += windows(&tx, hour, group).map_err(fail)?;
             written.rejects += rejects(&tx, hour, group).map_err(fail)?;
+            written.types += types(&tx, hour, group).map_err(fail)?;
         }
         if !fresh.is_empty() {
             let sql = "INSERT INTO meta (key, value) VALUES ('epoch', ?1) \
@@ -286,6 +287,18 @@ fn rejects(tx: &Transaction<'_>, hour: i64, group: &[&Batch<'_>]) -> rusqlite::R
     }
     enter(tx, Kind::Rejects, hour, 0, &gain)?;
     Ok(gain.rows)
+}
+
+/// Keeps the types of series that were told.
+fn types(tx: &Transaction<'_>, hour: i64, group: &[&Batch<'_>]) -> rusqlite::Result<u64> {
+    let sql = "INSERT INTO types (series, type, told_hour) VALUES (?1, ?2, ?3) \
+               ON CONFLICT (series) DO UPDATE SET type = excluded.type, told_hour = excluded.told_hour";
+    let mut written = 0;
+    for (series, kind) in group.iter().flat_map(|batch| batch.types) {
+        let told = tx.prepare_cached(sql)?.execute(params![key_of(*series), *kind as u8, hour])?;
+        written += told as u64;
+    }
+    Ok(written)
 }
 
 /// Adds to the manifest what a table gained.

@@ -1,0 +1,328 @@
+//! What kind of metric series are, as far as sources said so: the types of metric families, remembered by name, and
+//! of each series the type that is in the journal.
+//!
+//! A family may be heard of before its series and after them. What is new is given to the caller, who writes it to the
+//! journal and comes back with [`Labels::told`]; what could not be written waits for the next request. Nothing of this
+//! is durable by itself: after a start [`Labels::told`] is called with what the journal holds, and families are heard of
+//! again, as senders repeat them every minute.
+//!
+//! Not here: what rows show for a type (`store`).
+
+use std::collections::HashMap;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::{Mutex, RwLock};
+
+use tidewatch_dataflows::sample::MetricType::{self, Counter, Gauge};
+
+use super::{Labels, lock};
+
+/// Most metric families whose type is remembered; most that are heard of in one request.
+pub const FAMILIES_MAX: usize = 65_536;
+
+/// The type of a metric family, as far as it decides what its series are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// One series, which may be named `_total`.
+    Counter,
+    /// One series; also what `info` and `stateset` are made of.
+    Gauge,
+    /// Buckets, a count and a sum.
+    Histogram,
+    /// The same of values that come and go.
+    GaugeHistogram,
+    /// Quantiles, a count and a sum.
+    Summary,
+}
+
+/// The endings of names that families give to their series.
+const SUFFIXES: [&str; 6] = ["_total", "_bucket", "_count", "_sum", "_gcount", "_gsum"];
+
+impl Family {
+    /// The type with this number in both versions of remote write; none for `unknown`, and for numbers of later ones.
+    pub fn from_code(code: i64) -> Option<Family> {
+        match code {
+            1 => Some(Family::Counter),
+            2 | 6 | 7 => Some(Family::Gauge),
+            3 => Some(Family::Histogram),
+            4 => Some(Family::GaugeHistogram),
+            5 => Some(Family::Summary),
+            _ => None,
+        }
+    }
+
+    /// The series of a family of this type, by what their names have more than its name.
+    fn series(self) -> &'static [(&'static str, MetricType)] {
+        match self {
+            Family::Counter => &[("", Counter), ("_total", Counter)],
+            Family::Gauge => &[("", Gauge)],
+            Family::Histogram => &[("_bucket", Counter), ("_count", Counter), ("_sum", Counter)],
+            // A native one is kept as `_count` and `_sum`.
+            Family::GaugeHistogram => &[
+                ("_bucket", Gauge),
+                ("_gcount", Gauge),
+                ("_gsum", Gauge),
+                ("_count", Gauge),
+                ("_sum", Gauge),
+            ],
+            Family::Summary => &[("", Gauge), ("_count", Counter), ("_sum", Counter)],
+        }
+    }
+
+    /// The type of a series with this name that belongs to a family of this type, whatever the family's name is.
+    pub fn of(self, name: &[u8]) -> Option<MetricType> {
+        let fitting = self.series().iter().filter(|(suffix, _)| name.ends_with(suffix.as_bytes()));
+        fitting.max_by_key(|(suffix, _)| suffix.len()).map(|(_, kind)| *kind)
+    }
+
+    /// The type of what is kept of a native histogram of a family of this type.
+    pub fn of_derived(self) -> Option<MetricType> {
+        self.of(b"_count").filter(|_| matches!(self, Family::Histogram | Family::GaugeHistogram))
+    }
+}
+
+/// Types by the name of their family.
+#[derive(Default)]
+struct Families(HashMap<Box<str>, Family>);
+
+impl Families {
+    /// The type of a series by its name: as the family of just this name says, else one that its ending belongs to.
+    fn of(&self, name: &str) -> Option<MetricType> {
+        let kind_of = |(family, suffix): (&str, &str)| {
+            let family = self.0.get(family)?;
+            family.series().iter().find(|(of, _)| *of == suffix).map(|(_, kind)| *kind)
+        };
+        let ends = |suffix: &'static str| name.strip_suffix(suffix).map(|family| (family, suffix));
+        kind_of((name, "")).or_else(|| SUFFIXES.into_iter().filter_map(ends).find_map(kind_of))
+    }
+}
+
+/// What was heard of types.
+#[derive(Default)]
+pub(super) struct Types {
+    families: RwLock<Families>,
+    /// Found new, and not yet in the journal: whoever found them could not write them, or not yet.
+    waiting: Mutex<HashMap<u64, MetricType>>,
+    waits: AtomicUsize,
+}
+
+impl Labels {
+    /// Takes note of the types of families; gives the types that follow for known series and are not in the journal.
+    ///
+    /// A family whose type is as before costs one look-up under a lock that readers share.
+    pub fn hear(&self, families: &[(&str, Family)]) -> Vec<(u64, MetricType)> {
+        let changed = self.note(families);
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let held = self.types.families.read().unwrap_or_else(PoisonError::into_inner);
+        let mut touched: HashMap<String, MetricType> = HashMap::new();
+        for (family, kind) in changed {
+            for (suffix, _) in kind.series() {
+                let name = format!("{family}{suffix}");
+                if entries.per_name.contains_key(name.as_str())
+                    && let Some(kind) = held.of(&name)
+                {
+                    touched.insert(name, kind);
+                }
+            }
+        }
+        if touched.is_empty() {
+            return Vec::new();
+        }
+        let fresh = entries.by_id.iter().filter_map(|(series, entry)| {
+            let kind = *touched.get(entry.labels.name())?;
+            (entry.told.load(Relaxed) != kind as u8).then_some((*series, kind))
+        });
+        fresh.collect()
+    }
+
+    /// Remembers the types of families within bounds; those that are new or another than before.
+    fn note<'a>(&self, families: &[(&'a str, Family)]) -> Vec<(&'a str, Family)> {
+        let mut changed = families.to_vec();
+        {
+            let held = self.types.families.read().unwrap_or_else(PoisonError::into_inner);
+            changed.retain(|(name, kind)| held.0.get(*name) != Some(kind));
+        }
+        if changed.is_empty() {
+            return changed;
+        }
+        let mut held = self.types.families.write().unwrap_or_else(PoisonError::into_inner);
+        changed.retain(|(name, kind)| {
+            let fits = held.0.contains_key(*name)
+                || held.0.len() < FAMILIES_MAX && name.len() <= self.limits.label_bytes;
+            if fits {
+                held.0.insert((*name).into(), *kind);
+            } else {
+                self.family_beyond();
+            }
+            fits
+        });
+        changed
+    }
+
+    /// Counts a family whose type nobody remembers, because there are too many.
+    pub fn family_beyond(&self) {
+        self.metrics.limit("write.families");
+    }
+
+    /// The type of a series that is to be written to the journal: what was said of it, else what its family's type
+    /// says, if that is not what the journal holds.
+    pub fn untold(&self, series: u64, said: Option<MetricType>) -> Option<MetricType> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.by_id.get(&series)?;
+        let heard = || {
+            let families = self.types.families.read().unwrap_or_else(PoisonError::into_inner);
+            families.of(entry.labels.name())
+        };
+        let kind = said.or_else(heard)?;
+        (entry.told.load(Relaxed) != kind as u8).then_some(kind)
+    }
+
+    /// Takes note that the journal holds these types, durably. Series that are not known are passed over.
+    pub fn told(&self, types: &[(u64, MetricType)]) {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        for (series, kind) in types {
+            let Some(entry) = entries.by_id.get(series) else { continue };
+            entry.told.store(*kind as u8, Relaxed);
+            for hash in &entry.spellings {
+                let spellings = self.stripe(*hash).read().unwrap_or_else(PoisonError::into_inner);
+                if let Some(spelling) = spellings.get(hash) {
+                    spelling.told.store(*kind as u8, Relaxed);
+                }
+            }
+        }
+    }
+
+    /// Gives back types that could not be written; whoever asks [`Labels::waiting`] next writes them.
+    pub fn not_told(&self, types: Vec<(u64, MetricType)>) {
+        // Of a series the newest type counts, and a body that is sent again and again adds nothing.
+        let mut waiting = lock(&self.types.waiting);
+        waiting.extend(types);
+        self.types.waits.store(waiting.len(), Release);
+    }
+
+    /// Types that an earlier request found and did not write, as far as they are still untold; cheap when there are none.
+    pub fn waiting(&self) -> Vec<(u64, MetricType)> {
+        if self.types.waits.load(Acquire) == 0 {
+            return Vec::new();
+        }
+        let waiting = {
+            let mut waiting = lock(&self.types.waiting);
+            self.types.waits.store(0, Release);
+            std::mem::take(&mut *waiting)
+        };
+        waiting.into_iter().filter(|(series, kind)| self.untold(*series, Some(*kind)).is_some()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::labels::Limits;
+    use crate::metrics::Metrics;
+    use crate::segments::tests::Dir;
+
+    fn labels(dir: &Dir) -> Labels {
+        Labels::open(dir.path(), Limits::default(), Arc::new(Metrics::new())).unwrap()
+    }
+
+    fn intern(labels: &Labels, name: &str) -> u64 {
+        labels.intern(&mut vec![("__name__", name)], Some(name.as_bytes()), 1).unwrap().0
+    }
+
+    #[test]
+    fn the_type_of_a_series_follows_from_its_familys_and_its_suffix() {
+        let table: [(Family, &str, Option<MetricType>); 17] = [
+            (Family::Counter, "x", Some(Counter)),
+            (Family::Counter, "x_total", Some(Counter)),
+            (Family::Counter, "x_count", None),
+            (Family::Gauge, "x", Some(Gauge)),
+            (Family::Gauge, "x_total", None),
+            (Family::Histogram, "x", None),
+            (Family::Histogram, "x_bucket", Some(Counter)),
+            (Family::Histogram, "x_count", Some(Counter)),
+            (Family::Histogram, "x_sum", Some(Counter)),
+            (Family::GaugeHistogram, "x_bucket", Some(Gauge)),
+            (Family::GaugeHistogram, "x_gcount", Some(Gauge)),
+            (Family::GaugeHistogram, "x_gsum", Some(Gauge)),
+            (Family::GaugeHistogram, "x_sum", Some(Gauge)),
+            (Family::Summary, "x", Some(Gauge)),
+            (Family::Summary, "x_count", Some(Counter)),
+            (Family::Summary, "x_sum", Some(Counter)),
+            (Family::Summary, "x_bucket", None),
+        ];
+        for (family, name, kind) in table {
+            // The family is heard of after the series, and before it.
+            let (after, before) = (Dir::new(), Dir::new());
+            let (after, before) = (labels(&after), labels(&before));
+            let id = intern(&after, name);
+            let want: Vec<_> = kind.map(|kind| (id, kind)).into_iter().collect();
+            assert_eq!(after.hear(&[("x", family)]), want, "{family:?} {name}");
+            assert!(before.hear(&[("x", family)]).is_empty());
+            intern(&before, name);
+            assert_eq!(before.untold(id, None), kind, "{family:?} {name}");
+        }
+        // Said of the series itself, whose family's name is not known.
+        for (family, name, kind) in table.into_iter().filter(|(_, name, _)| *name != "x_total") {
+            let said = family.of(name.as_bytes());
+            assert!(kind.is_none() || said == kind, "{family:?} {name}");
+        }
+        assert_eq!(Family::Gauge.of(b"odd_total"), Some(Gauge));
+        assert_eq!(Family::Summary.of(b"x_bucket"), Some(Gauge));
+        assert_eq!(
+            [Family::Histogram, Family::GaugeHistogram, Family::Counter].map(Family::of_derived),
+            [Some(Counter), Some(Gauge), None]
+        );
+        let codes: Vec<_> = (-1..10).filter_map(Family::from_code).collect();
+        assert_eq!(codes.len(), 7);
+    }
+
+    #[test]
+    fn only_what_is_new_is_told_and_only_what_is_durable_counts() {
+        let dir = Dir::new();
+        let labels = labels(&dir);
+        let (x, count) = (intern(&labels, "x"), intern(&labels, "y_count"));
+        let said = [("x", Family::Counter), ("y", Family::Histogram), ("z", Family::Gauge)];
+        let mut types = labels.hear(&said);
+        types.sort_unstable();
+        let mut want = vec![(x, Counter), (count, Counter)];
+        want.sort_unstable();
+        assert_eq!(types, want);
+        // It could not be written: it waits for the next request, once.
+        labels.not_told(types.clone());
+        labels.not_told(types.clone());
+        let mut again = labels.waiting();
+        again.sort_unstable();
+        assert_eq!((again, labels.waiting()), (types.clone(), vec![]));
+        assert!(!labels.find_told(b"x", 1, Some(Counter)).unwrap().1);
+        labels.told(&types);
+        assert!(labels.find_told(b"x", 1, Some(Counter)).unwrap().1);
+        assert!(!labels.find_told(b"x", 1, Some(Gauge)).unwrap().1);
+        assert_eq!((labels.untold(x, None), labels.hear(&said)), (None, vec![]));
+        // The newest type counts; the exact name comes before a suffix.
+        assert_eq!(labels.hear(&[("y_count", Family::Gauge)]), [(count, Gauge)]);
+        assert_eq!(labels.hear(&[("x", Family::Gauge)]), [(x, Gauge)]);
+        // A series that was forgotten is told anew when it comes back, in whatever spelling.
+        labels.told(&[(x, Gauge), (count, Gauge)]);
+        labels.release(&[tidewatch_dataflows::sample::SeriesId(x)], 9);
+        labels.told(&[(x, Gauge)]);
+        assert_eq!(intern(&labels, "x"), x);
+        assert_eq!(labels.untold(x, None), Some(Gauge));
+    }
+
+    #[test]
+    fn families_are_bounded_and_those_beyond_counted() {
+        let dir = Dir::new();
+        let labels = labels(&dir);
+        let names: Vec<String> = (0..FAMILIES_MAX + 3).map(|n| format!("f{n}")).collect();
+        let all: Vec<_> = names.iter().map(|name| (name.as_str(), Family::Gauge)).collect();
+        labels.hear(&all);
+        let long = "x".repeat(5_000);
+        labels.hear(&[(&long, Family::Counter), ("f0", Family::Counter)]);
+        let (held, beyond) = (intern(&labels, "f0"), intern(&labels, &names[FAMILIES_MAX]));
+        assert_eq!((labels.untold(held, None), labels.untold(beyond, None)), (Some(Counter), None));
+        let text = labels.metrics.text();
+        assert!(text.contains("tidewatch_limit_reached_total{limit=\"write.families\"} 4"), "{text}");
+    }
+}
