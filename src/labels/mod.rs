@@ -83,9 +83,32 @@ type ByHash<T> = HashMap<u64, T, BuildHasherDefault<Hashed>>;
 struct Spelling {
     encoded: Box<[u8]>,
     series: SeriesId,
-    used: AtomicU64,
-    /// As of the entry.
-    told: AtomicU8,
+    /// Epoch of the last use, and in the lowest two bits the code of the type as of the entry: in one word, because a
+    /// look-up of a known series waits for memory more than for anything else.
+    state: AtomicU64,
+}
+
+impl Spelling {
+    fn new(encoded: &[u8], series: SeriesId, epoch: u64, told: u8) -> Spelling {
+        Spelling { encoded: encoded.into(), series, state: AtomicU64::new(epoch << 2 | u64::from(told & 3)) }
+    }
+
+    /// Epoch of the last use.
+    fn used(&self) -> u64 {
+        self.state.load(Relaxed) >> 2
+    }
+
+    #[cold]
+    fn mark(&self, epoch: u64) {
+        let newer = |state: u64| (state >> 2 < epoch).then_some(epoch << 2 | state & 3);
+        // Another thread may have marked a newer one.
+        let _ = self.state.fetch_update(Relaxed, Relaxed, newer);
+    }
+
+    fn tell(&self, kind: MetricType) {
+        let told = |state: u64| Some(state & !3 | kind as u64);
+        self.state.fetch_update(Relaxed, Relaxed, told).expect("every state may be told");
+    }
 }
 
 struct Entry {
@@ -179,10 +202,11 @@ impl Labels {
         if *spelling.encoded != *encoded {
             return None;
         }
-        if spelling.used.load(Relaxed) < epoch {
-            spelling.used.fetch_max(epoch, Relaxed);
+        let state = spelling.state.load(Relaxed);
+        if state >> 2 < epoch {
+            spelling.mark(epoch);
         }
-        Some((spelling.series, said.is_none_or(|said| spelling.told.load(Relaxed) == said as u8)))
+        Some((spelling.series, said.is_none_or(|said| state & 3 == said as u64)))
     }
 
     /// Judges and sorts `pairs`, and gives their series; one not known yet is queued for the series log.
@@ -252,8 +276,7 @@ impl Labels {
         spellings.entry(hash).or_insert_with(|| {
             entry.spellings.push(hash);
             self.text_bytes.fetch_add(encoded.len(), Relaxed);
-            let told = AtomicU8::new(entry.told.load(Relaxed));
-            Spelling { encoded: encoded.into(), series, used: AtomicU64::new(epoch), told }
+            Spelling::new(encoded, series, epoch, entry.told.load(Relaxed))
         });
     }
 
@@ -297,7 +320,7 @@ impl Labels {
             let Some(entry) = entries.by_id.get(&series.0) else { continue };
             let used = entry.spellings.iter().fold(entry.used.load(Relaxed), |used, hash| {
                 let spellings = self.stripe(*hash).read().unwrap_or_else(PoisonError::into_inner);
-                used.max(spellings.get(hash).map_or(0, |spelling| spelling.used.load(Relaxed)))
+                used.max(spellings.get(hash).map_or(0, |spelling| spelling.used()))
             });
             if used >= freed_epoch {
                 continue;

@@ -44,12 +44,7 @@ fn find_compares_bytes() {
     let up = labels.intern(&mut name("up"), Some(b"up"), 1).unwrap();
     // As if the bytes "down" had the hash of "up": another spelling sits where they would be looked for.
     let hash = xxh3_64(b"down");
-    let squatter = Spelling {
-        encoded: b"up".as_slice().into(),
-        series: up,
-        used: AtomicU64::new(0),
-        told: AtomicU8::new(0),
-    };
+    let squatter = Spelling::new(b"up", up, 0, 0);
     labels.stripe(hash).write().unwrap().insert(hash, squatter);
     assert_eq!(labels.find(b"down", 1), None);
     let down = labels.intern(&mut name("down"), Some(b"down"), 1).unwrap();

@@ -111,7 +111,10 @@ impl Labels {
     ///
     /// A family whose type is as before costs one look-up under a lock that readers share.
     pub fn hear(&self, families: &[(&str, Family)]) -> Vec<(u64, MetricType)> {
-        let changed = self.note(families);
+        let changed = if families.is_empty() { Vec::new() } else { self.note(families) };
+        if changed.is_empty() {
+            return Vec::new();
+        }
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         let held = self.types.families.read().unwrap_or_else(PoisonError::into_inner);
         let mut touched: HashMap<String, MetricType> = HashMap::new();
@@ -186,7 +189,7 @@ impl Labels {
             for hash in &entry.spellings {
                 let spellings = self.stripe(*hash).read().unwrap_or_else(PoisonError::into_inner);
                 if let Some(spelling) = spellings.get(hash) {
-                    spelling.told.store(*kind as u8, Relaxed);
+                    spelling.tell(*kind);
                 }
             }
         }

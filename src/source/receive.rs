@@ -5,8 +5,9 @@
 //!   405        415              415           503    413          400            400       503      204 | 400
 //! ```
 //!
-//! A push is answered 204 when all its samples are durable. If some did not pass the gate the others are kept and the
-//! answer is 400 with counts, which makes the sender drop the request and log the reasons. Everything that may pass
+//! A push is answered 204 when all its samples, and the types of series that are new in it, are durable. If some did
+//! not pass the gate the others are kept and the answer is 400 with counts, which makes the sender drop the request and
+//! log the reasons. Everything that may pass
 //! by itself is 503 with Retry-After: senders drop on 429. Sending a request again is harmless: equal samples count as
 //! duplicates. Both answers to 2.0 say in headers how much is written; a sender takes 2.0 without them as failed.
 //!

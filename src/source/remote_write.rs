@@ -146,6 +146,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Reads the type of a metric family.
+    #[cold]
     fn metadata(&mut self, mut fields: Cursor<'a>) -> Result<(), Undecodable> {
         let (mut family, mut name) = (None, &b""[..]);
         while let Some(field) = fields.field()? {
@@ -200,6 +201,25 @@ impl<'a> Walk<'a> {
         }
         let bytes = gathered.as_deref().unwrap_or(&self.body[span.clone()]);
         let samples = first..self.out.at_ms.len();
+        if !samples.is_empty()
+            && self.histograms.is_empty()
+            && let Some(id) = self.labels.find(bytes, self.epoch)
+        {
+            self.out.series.resize(samples.end, id.0);
+            return Ok(());
+        }
+        self.rest_of_series(span, gathered, samples)
+    }
+
+    /// The end of a series that is not known, or has histograms.
+    #[cold]
+    fn rest_of_series(
+        &mut self,
+        span: Range<usize>,
+        gathered: Option<Vec<u8>>,
+        samples: Range<usize>,
+    ) -> Result<(), Undecodable> {
+        let bytes = gathered.as_deref().unwrap_or(&self.body[span.clone()]);
         let id = if samples.is_empty() { None } else { self.labels.find(bytes, self.epoch) };
         self.out.series.resize(samples.end, id.map_or(0, |id| id.0));
         let derived = self.derive(bytes);
@@ -232,6 +252,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Reads one native histogram; its samples are written when all of the series is read.
+    #[cold]
     fn histogram(&mut self, fields: Cursor) -> Result<(), Undecodable> {
         self.decoded.received += 1;
         match histogram::read(fields)? {

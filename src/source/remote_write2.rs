@@ -325,6 +325,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// Notes the type that is said of a series without samples that nobody knows: one of its name may come.
+    #[cold]
     fn note(&mut self, family: Family) {
         let Ok(name) = str::from_utf8(self.texts.named()) else { return };
         let said = match family.of(name.as_bytes()) {
@@ -351,6 +352,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// Writes the series derived from one with histograms, if they are known; its labels are spelled, or too many.
+    #[cold]
     fn derive(&mut self, range: &Range<usize>, spelled: bool, family: Option<Family>) -> bool {
         let (labels, key, derived_key) = (self.labels, &self.texts.key, &mut self.derived_key);
         let said = family.and_then(Family::of_derived);
@@ -366,6 +368,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// Notes that the series being read waits for the judgement of its labels.
+    #[cold]
     fn miss(&mut self, miss: Miss) {
         let refs = self.missed.len()..self.missed.len() + self.refs.len();
         self.missed.extend_from_slice(&self.refs);
@@ -373,6 +376,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// Reads one native histogram; its samples are written when all of the series is read.
+    #[cold]
     fn histogram(&mut self, fields: Cursor) -> Result<(), Undecodable> {
         let decoded = &mut self.decoded.decoded;
         decoded.received += 1;
