@@ -2,7 +2,9 @@
 # Everything a change has to pass, with its own set-up, on Debian 12 with Rust 1.95:
 # format, lints, dependencies, the tests, and the tests against real servers.
 #
-#   ./test.sh [--rounds N]     --rounds: how often randomised tests repeat (their own default otherwise)
+#   ./test.sh [--rounds N] [--prometheus3]
+#       --rounds: how often randomised tests repeat (their own default otherwise)
+#       --prometheus3: also against Prometheus 3.15, which is built once with Go (about ten minutes, 4 GB of Go's caches)
 #
 # Installs what is missing (as root or through sudo) and starts no service. What is built and installed
 # goes to ${XDG_CACHE_HOME:-$HOME/.cache}/tidewatch, never into the clone. The last line is "N passed, N failed":
@@ -13,6 +15,7 @@ cd "$(dirname "$0")"
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/tidewatch"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 deny_version=0.20.2
+prometheus3=
 # Modules of the test binary that start real servers: they run after the others, one at a time.
 live=(real_prometheus:: promtool:: verify::)
 
@@ -23,8 +26,12 @@ while [ $# -gt 0 ]; do
             export TEST_ROUNDS="$2"
             shift 2
             ;;
+        --prometheus3)
+            prometheus3=yes
+            shift
+            ;;
         -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
-        *) echo "test.sh: unknown argument '$1' (there is --rounds N)" >&2; exit 2 ;;
+        *) echo "test.sh: unknown argument '$1' (there are --rounds N and --prometheus3)" >&2; exit 2 ;;
     esac
 done
 
@@ -88,6 +95,19 @@ install_deny() {
     rm -rf "$cache/tools-target"
 }
 
+# Builds Prometheus 3 into the cache once, as a Go module's tool: Debian has 2.42 only.
+install_prometheus3() {
+    [ ! -x "$cache/tools/prometheus-3.15.0" ] || return 0
+    say "building Prometheus 3.15.0 into $cache/tools (about ten minutes, once)"
+    mkdir -p "$cache/tools"
+    # Go writes what it found into go.mod, so not in the clone.
+    rm -rf "$cache/prometheus3"
+    cp -r tests/prometheus3 "$cache/prometheus3"
+    (cd "$cache/prometheus3" && GOTOOLCHAIN=local GOFLAGS=-mod=mod go build -tags remove_all_sd -trimpath \
+        -ldflags='-s -w -X github.com/prometheus/common/version.Version=3.15.0' \
+        -o "$cache/tools/prometheus-3.15.0" github.com/prometheus/prometheus/cmd/prometheus)
+}
+
 # A check without a count of its own: only its failure counts.
 check() {
     say "$*"
@@ -121,6 +141,11 @@ TEST_PROMETHEUS="$(command -v prometheus)"
 TEST_PROMTOOL="$(command -v promtool)"
 TEST_NODE_EXPORTER="$(command -v prometheus-node-exporter)"
 export TEST_PROMETHEUS TEST_PROMTOOL TEST_NODE_EXPORTER
+
+if [ -n "$prometheus3" ]; then
+    install_prometheus3
+    export TEST_PROMETHEUS_3="$cache/tools/prometheus-3.15.0"
+fi
 
 skip=()
 for module in "${live[@]}"; do skip+=(--skip "$module"); done

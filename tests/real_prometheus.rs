@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use crate::support::process::{NodeExporter, Prometheus, Tidewatch};
 use crate::support::windows::{self, Window};
-use crate::support::{eventually, server};
+use crate::support::{Folder, eventually, server};
 
 const WINDOWS: [Window; 2] = [("30s", 30_000, 5_000), ("1m", 60_000, 10_000)];
 
@@ -34,14 +35,17 @@ fn series_of(labels: &Value) -> Series {
     (labels.remove("__name__").unwrap_or_default(), labels)
 }
 
-fn prometheus_config(own: &str, node: &str, tidewatch: &str, write_url: &str) -> String {
+/// What 3.x needs to send remote write 2.0.
+const MESSAGE_2: &str = "protobuf_message: io.prometheus.write.v2.Request, ";
+
+fn prometheus_config(own: &str, node: &str, tidewatch: &str, write_url: &str, message: &str) -> String {
     let job = |name: &str, target: &str, interval: &str| {
         format!(
             "  - {{job_name: {name}, scrape_interval: {interval}, scrape_timeout: 1s, static_configs: [{{targets: ['{target}']}}]}}\n"
         )
     };
     format!(
-        "remote_write:\n  - {{url: '{write_url}', queue_config: {{batch_send_deadline: 1s}}}}\nscrape_configs:\n{}{}{}",
+        "remote_write:\n  - {{url: '{write_url}', {message}queue_config: {{batch_send_deadline: 1s}}}}\nscrape_configs:\n{}{}{}",
         job("prometheus", own, "3s"),
         job("node", node, "2s"),
         job("tidewatch", tidewatch, "1s"),
@@ -63,11 +67,24 @@ fn raw(prometheus: &Prometheus) -> BTreeMap<Series, Vec<(i64, f64)>> {
 
 #[test]
 fn windows_of_every_series_equal_what_its_raw_samples_give() {
+    let Some(program) = server("TEST_PROMETHEUS") else { return };
+    every_window_equals(&program, "");
+}
+
+/// The program is built by `./test.sh --prometheus3` only.
+#[test]
+fn and_so_they_do_by_remote_write_2_0_of_prometheus_3() {
+    let named = std::env::var_os("TEST_PROMETHEUS_3").filter(|path| !path.is_empty());
+    let Some(program) = named.map(PathBuf::from) else { return };
+    every_window_equals(&program, MESSAGE_2);
+}
+
+fn every_window_equals(program: &Path, message: &str) {
     let Some(node) = NodeExporter::start() else { return };
     let worker = Tidewatch::start(CONFIG);
     let write_url = worker.url("/api/v1/write");
-    let config = |own: &str| prometheus_config(own, &node.address(), &worker.address(), &write_url);
-    let Some(prometheus) = Prometheus::start(config) else { return };
+    let config = |own: &str| prometheus_config(own, &node.address(), &worker.address(), &write_url, message);
+    let prometheus = Prometheus::start_in(Folder::new("prometheus"), program, config);
     eventually("Prometheus has scraped long enough", Duration::from_secs(180), || {
         let found = prometheus.query("min(count_over_time(up[10m]))")?;
         let count = found.first().and_then(|r| r["value"][1].as_str()?.parse::<f64>().ok()).unwrap_or(0.0);
@@ -102,6 +119,12 @@ fn windows_of_every_series_equal_what_its_raw_samples_give() {
     }
     println!("{} series of Prometheus, {} windows compared", raw.len(), expected.len());
     assert!(wrong.is_empty(), "{} differences:\n{}", wrong.len(), wrong[..wrong.len().min(20)].join("\n"));
+    // It takes an answer to 2.0 without the headers of what is written as a failure, and says so here.
+    for counter in ["samples_failed_total", "samples_dropped_total", "metadata_failed_total"] {
+        let sum = format!("sum(prometheus_remote_storage_{counter})");
+        let found = prometheus.query(&sum).unwrap();
+        assert!(found.iter().all(|series| series["value"][1] == "0"), "{counter}: {found:?}");
+    }
     own_metrics_are_clean(&worker);
 }
 

@@ -261,13 +261,8 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts it with the configuration that `config` gives for its own address. None where `./test.sh` is not at work.
-    pub fn start(config: impl FnOnce(&str) -> String) -> Option<Prometheus> {
-        let program = server("TEST_PROMETHEUS")?;
-        Some(Prometheus::start_in(Folder::new("prometheus"), &program, config))
-    }
-
-    /// Starts this program in a folder, on the `data` there.
+    /// Starts this program in a folder, on the `data` there, with the configuration that `config` gives for its own
+    /// address.
     pub fn start_in(folder: Folder, program: &Path, config: impl FnOnce(&str) -> String) -> Prometheus {
         let port = free_port();
         let address = format!("127.0.0.1:{port}");
