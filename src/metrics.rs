@@ -17,7 +17,7 @@ pub use prometheus_client::metrics::histogram::Histogram;
 /// A label of one name: where a sample came from.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Source {
-    /// `remote_write`, `replay`.
+    /// `remote_write`, `replay`, `prometheus`.
     pub source: &'static str,
 }
 
@@ -164,6 +164,8 @@ metrics! {
     prometheus_requests: Family<Outcome, Counter> = "tidewatch_prometheus_requests", Family::default();
     /// Seconds from a request to a Prometheus server to the end of its answer.
     prometheus_seconds: Histogram = "tidewatch_prometheus_request_duration_seconds", long_seconds();
+    /// Seconds that the source furthest behind is behind the clock.
+    source_lag_seconds: Family<Source, FloatGauge> = "tidewatch_source_lag_seconds", Family::default();
     /// Times a limit refused or held back something.
     limit_hits: Family<Limit, Counter> = "tidewatch_limit_reached", Family::default();
     /// Epochs cut.

@@ -1,6 +1,7 @@
 //! The one test binary. Table of contents:
 //!
 //! - `architecture`: who may import whom, and other rules of the house that can be read off the source.
+//! - `asks_prometheus`: a real Prometheus is asked for a day of samples; each arrives once. Needs servers.
 //! - `away`: a sender or a worker that was away for two hours: the same windows, and no half-empty one.
 //! - `bad_requests`: everything one can send wrongly, with its status; nothing of it is applied, the worker goes on.
 //! - `fills`: history applied before the live samples of its series: right, corrected, never half-empty.
@@ -26,6 +27,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod architecture;
+mod asks_prometheus;
 mod away;
 mod bad_requests;
 mod files;

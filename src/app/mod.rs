@@ -8,6 +8,7 @@ mod commands;
 mod process;
 mod replay;
 mod run;
+mod sources;
 mod stack;
 
 use std::process::ExitCode;
@@ -47,7 +48,10 @@ fn load(common: &Common) -> anyhow::Result<Config> {
     };
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-    Config::load(common.config.as_deref(), env, flags).context("the configuration cannot be used")
+    Config::load(common.config.as_deref(), env, flags)
+        .map_err(anyhow::Error::from)
+        .and_then(|config| sources::judge(&config).map(|()| config))
+        .context("the configuration cannot be used")
 }
 
 /// The windows as people say them: `1h every 1m`.

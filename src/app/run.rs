@@ -17,10 +17,11 @@ use crate::engine::publish_sizes;
 use crate::journal::{Mode, Refused as JournalRefused};
 use crate::metrics::Queue;
 use crate::source::receive::{self, Receiver};
-use crate::source::remote_write::SOURCE;
 use crate::source::{Durable, Intake, Refused};
+use crate::source::{query, remote_write};
 use crate::store::{Store, judge_rows_per_day, rows_per_day};
 
+use super::sources::{self, Sources};
 use super::stack::{OnFatal, Stack};
 use super::{now_ms, process, windows_in_words};
 
@@ -50,6 +51,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         config: config.clone(),
         closing: AtomicBool::new(false),
         opened,
+        sources: sources::statuses(&config),
     });
     let receiver = Receiver::new(
         Arc::clone(&worker) as Arc<dyn Intake>,
@@ -69,6 +71,15 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         .with_context(|| format!("binding {}", config.listen))?;
     let address = listener.local_addr()?;
     tracing::info!("listening on http://{address}; remote write goes to http://{address}/api/v1/write");
+    let parts = sources::Parts {
+        log: Arc::clone(&worker) as Arc<dyn sources::Log>,
+        journal: stack.journal.clone(),
+        labels: Arc::clone(&stack.labels),
+        metrics: Arc::clone(&stack.metrics),
+        clock: now_ms,
+    };
+    let sources = Sources::start(&config, &worker.sources, &parts)?;
+    drop(parts);
     let (stop_to, stop_from) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(async move {
         axum::serve(listener, router)
@@ -84,6 +95,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     };
     worker.closing.store(true, Ordering::Relaxed);
     drop(stop_to);
+    tokio::task::spawn_blocking(move || sources.stop()).await.context("stopping the sources")?;
     if tokio::time::timeout(GRACE, server).await.is_err() {
         tracing::warn!("some requests did not end within {GRACE:?} and are cut off");
     }
@@ -164,33 +176,54 @@ struct Live {
     config: Config,
     closing: AtomicBool,
     opened: Instant,
+    sources: Vec<Arc<sources::Status>>,
 }
 
-fn refused(why: String) -> Refused {
-    Refused { retry_after_seconds: RETRY_SECONDS, why }
+fn refused(why: impl ToString) -> Refused {
+    Refused { retry_after_seconds: RETRY_SECONDS, why: why.to_string() }
 }
 
 fn later(error: JournalRefused) -> Refused {
-    refused(error.to_string())
+    refused(error)
 }
 
 impl Live {
-    /// Whether anything is taken at all.
+    /// Whether anything is taken at all now.
     fn open(&self) -> Result<(), Refused> {
         if self.closing.load(Ordering::Relaxed) {
-            return Err(refused("the worker is shutting down".to_owned()));
+            return Err(refused("the worker is shutting down"));
         }
-        if self.stack.engine_progress.outbox_full.load(Ordering::Relaxed) {
-            return Err(refused("the outbox is at its bound outbox.bytes_max".to_owned()));
+        match self.stack.engine_progress.outbox_full.load(Ordering::Relaxed) {
+            true => Err(refused("the outbox is at its bound outbox.bytes_max")),
+            false => Ok(()),
         }
-        Ok(())
+    }
+}
+
+impl sources::Log for Live {
+    fn append(&self, samples: Samples) -> Result<Durable, Refused> {
+        self.open()?;
+        self.stack.journal.try_append(samples, query::SOURCE).map_err(later)
+    }
+
+    fn control(&self, control: Control) -> Result<Durable, Refused> {
+        self.open()?;
+        self.stack.journal.try_control(control).map_err(later)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.stack.journal.current_epoch()
+    }
+
+    fn catching_up(&self) -> bool {
+        !self.stack.caught_up()
     }
 }
 
 impl Intake for Live {
     fn offer(&self, samples: Samples) -> Result<Durable, Refused> {
         self.open()?;
-        self.stack.journal.try_append(samples, SOURCE).map_err(later)
+        self.stack.journal.try_append(samples, remote_write::SOURCE).map_err(later)
     }
 
     fn tell(&self, types: Vec<(u64, MetricType)>) -> Result<Durable, Refused> {
@@ -238,6 +271,7 @@ impl api::Worker for Live {
                         "labels": self.config.limits.labels, "label_bytes": self.config.limits.label_bytes,
                         "body_bytes": self.config.limits.body_bytes, "late_samples": self.config.limits.late_samples },
             "workers": self.config.workers,
+            "sources": sources::show(&self.sources, now_ms()),
         })
     }
 
@@ -250,6 +284,7 @@ impl api::Worker for Live {
         if stream_ms != i64::MIN {
             metrics.lag_seconds.set((now_ms() - stream_ms) as f64 / 1e3);
         }
+        sources::publish(&self.sources, now_ms(), metrics);
         let behind = stack
             .outbox
             .epoch()

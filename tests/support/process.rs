@@ -304,6 +304,76 @@ impl Prometheus {
     }
 }
 
+/// A real Prometheus over blocks made from a file, which scrapes nothing.
+#[derive(Debug)]
+pub struct Blocks {
+    process: Process,
+    folder: Folder,
+    program: PathBuf,
+    arguments: Vec<String>,
+}
+
+impl Blocks {
+    /// Makes the blocks and starts it in `folder` with these arguments more.
+    pub fn start(folder: Folder, program: &Path, promtool: &Path, text: &str, more: &[&str]) -> Blocks {
+        std::fs::write(folder.path().join("data.txt"), text).unwrap();
+        let made = Command::new(promtool)
+            .args(["tsdb", "create-blocks-from", "openmetrics", "--quiet", "data.txt", "data"])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        std::fs::write(folder.path().join("prometheus.yml"), "global: {scrape_interval: 1h}\n").unwrap();
+        let port = free_port();
+        let mut arguments = vec![
+            "--config.file=prometheus.yml".to_owned(),
+            "--storage.tsdb.path=data".to_owned(),
+            "--log.level=warn".to_owned(),
+            format!("--web.listen-address=127.0.0.1:{port}"),
+        ];
+        arguments.extend(more.iter().map(|one| (*one).to_owned()));
+        let process = Blocks::spawn(program, &folder, port, &arguments);
+        Blocks { process, folder, program: program.to_owned(), arguments }
+    }
+
+    fn spawn(program: &Path, folder: &Folder, port: u16, arguments: &[String]) -> Process {
+        let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
+        let mut process = Process::start("prometheus", program, folder.path(), port, &arguments);
+        // It may ask for TLS and a password, so only whether it listens is asked here.
+        eventually("prometheus listens", PATIENCE, || {
+            if let Some(status) = process.child.try_wait().unwrap() {
+                panic!("prometheus ended with {status}:\n{}", process.log_tail());
+            }
+            std::net::TcpStream::connect(("127.0.0.1", port)).map(drop).map_err(|error| error.to_string())
+        });
+        process
+    }
+
+    /// Ends it, and starts it again a moment later, in a thread of its own: whoever asks meanwhile is not answered.
+    pub fn restart_slowly(&mut self) {
+        self.process.terminate();
+        let child = Command::new("sh")
+            .args(["-c", "sleep 1; exec \"$0\" \"$@\""])
+            .arg(&self.program)
+            .args(&self.arguments)
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        self.process.child = child;
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        self.process.url(path)
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
 /// A node exporter of this machine.
 #[derive(Debug)]
 pub struct NodeExporter {

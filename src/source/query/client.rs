@@ -89,6 +89,11 @@ impl Client {
         Ok(client)
     }
 
+    /// Ends what is being asked, in whatever thread, with a transient error; nothing can be asked any more.
+    pub fn shut_down(&self) {
+        self.agent.clone().shutdown();
+    }
+
     /// Where the server is, without secrets.
     pub fn url(&self) -> &Url {
         &self.url

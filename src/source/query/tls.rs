@@ -9,11 +9,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
-    ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme, StreamOwned,
+    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    StreamOwned,
 };
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
@@ -127,7 +130,7 @@ fn build(config: &TlsConfig, files: &Files) -> Result<ClientConfig, TlsError> {
     let builder = if config.insecure_skip_verify {
         builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
     } else {
-        builder.with_root_certificates(roots(files.ca.as_deref())?)
+        builder.dangerous().with_custom_certificate_verifier(trusted(files.ca.as_deref(), provider)?)
     };
     let Some((cert, key)) = &files.cert_and_key else { return Ok(builder.with_no_client_auth()) };
     let chain = certificates(cert, "cert_file")?;
@@ -139,25 +142,79 @@ fn build(config: &TlsConfig, files: &Files) -> Result<ClientConfig, TlsError> {
 }
 
 /// Whom to trust: those in `ca_file`, else those the system trusts.
-fn roots(ca: Option<&[u8]>) -> Result<RootCertStore, TlsError> {
+fn trusted(ca: Option<&[u8]>, provider: Arc<CryptoProvider>) -> Result<Arc<Trusted>, TlsError> {
     let mut store = RootCertStore::empty();
+    let mut named = Vec::new();
     if let Some(pem) = ca {
-        for certificate in certificates(pem, "ca_file")? {
-            let added = store.add(certificate);
+        named = certificates(pem, "ca_file")?;
+        for certificate in &named {
+            let added = store.add(certificate.clone());
             added.map_err(|error| TlsError(format!("tls_config.ca_file cannot be used: {error}")))?;
         }
-        return Ok(store);
+    } else {
+        let found = rustls_native_certs::load_native_certs();
+        store.add_parsable_certificates(found.certs);
+        if store.is_empty() {
+            let why = found.errors.first().map_or_else(String::new, |error| format!(" ({error})"));
+            return Err(TlsError(format!(
+                "the system trusts no certificates{why}: install them, or name a file in tls_config.ca_file"
+            )));
+        }
     }
-    let found = rustls_native_certs::load_native_certs();
-    store.add_parsable_certificates(found.certs);
-    if store.is_empty() {
-        let why = found.errors.first().map_or_else(String::new, |error| format!(" ({error})"));
-        let sentence = format!(
-            "the system trusts no certificates{why}: install them, or name a file in tls_config.ca_file"
-        );
-        return Err(TlsError(sentence));
+    let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider).build();
+    let signed = signed.map_err(|error| TlsError(format!("tls_config.ca_file cannot be used: {error}")))?;
+    Ok(Arc::new(Trusted { signed, named }))
+}
+
+/// Takes what those we trust have signed, and a server's own certificate that is in `ca_file` itself: so people secure
+/// one Prometheus by `openssl req -x509`, whose certificates may sign, which the library takes for no server's.
+#[derive(Debug)]
+struct Trusted {
+    signed: Arc<WebPkiServerVerifier>,
+    named: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for Trusted {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.signed.verify_server_cert(end_entity, intermediates, name, ocsp, now) {
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
+                if self.named.iter().any(|named| named == end_entity) =>
+            {
+                verify_server_name(&ParsedCertificate::try_from(end_entity)?, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            other => other,
+        }
     }
-    Ok(store)
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed.verify_tls12_signature(message, cert, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed.verify_tls13_signature(message, cert, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signed.supported_verify_schemes()
+    }
 }
 
 /// Takes any certificate, as `insecure_skip_verify` asks; that the server owns its key is still checked.

@@ -1,0 +1,298 @@
+//! The servers that `run` asks for samples: a thread each, what it is doing, and where it goes on after a restart.
+//!
+//! Not here: what one of them does (`runner`), asking and reading (`source/query`).
+
+mod runner;
+mod status;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context;
+use serde_json::Value;
+use tidewatch_dataflows::sample::{Control, Samples};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::config::{Config, PrometheusSource, Select};
+use crate::journal::Journal;
+use crate::labels::{Labels, NAME};
+use crate::metrics::{Metrics, Source};
+use crate::source::query::SOURCE;
+use crate::source::query::choose::{Chooser, Classify};
+use crate::source::query::client::Client;
+use crate::source::query::read::{Ask, Reading};
+use crate::source::query::take::Taker;
+use crate::source::{Durable, Refused};
+use crate::store::selector::Selectors;
+
+use self::runner::{Runner, Start};
+pub use self::status::Status;
+
+/// Folder of the data directory in which each source keeps how far it has read.
+const FOLDER: &str = "sources";
+/// How long is waited where the worker takes nothing.
+const REFUSED: Duration = Duration::from_secs(1);
+
+/// The journal as sources that run by themselves see it.
+pub trait Log: Send + Sync {
+    /// Hands samples over for the next group commit. Never waits.
+    ///
+    /// # Errors
+    /// If they cannot be taken now. None of them was taken then.
+    fn append(&self, samples: Samples) -> Result<Durable, Refused>;
+
+    /// As [`Log::append`], for what is no sample.
+    ///
+    /// # Errors
+    /// If it cannot be taken now.
+    fn control(&self, control: Control) -> Result<Durable, Refused>;
+
+    /// The lowest number that the epoch being filled can get: never lower than before, also over restarts.
+    fn epoch(&self) -> u64;
+
+    /// Whether series that ended before the start may still be counted.
+    fn catching_up(&self) -> bool;
+}
+
+/// Tells threads to end, and lets them wait for it.
+#[derive(Default)]
+pub struct Stop {
+    told: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Stop {
+    /// Whoever waits goes on at once, and is told.
+    pub fn tell(&self) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits for this time, or until told; `false` once told.
+    pub fn pause(&self, time: Duration) -> bool {
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(told, time, |told| !*told);
+        !*waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+/// The sources of a running worker.
+pub struct Sources {
+    stop: Arc<Stop>,
+    clients: Vec<Arc<Client>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What sources need of the rest of the worker.
+pub struct Parts {
+    /// Where samples go.
+    pub log: Arc<dyn Log>,
+    /// What is found there at start.
+    pub journal: Journal,
+    /// Labels and series ids.
+    pub labels: Arc<Labels>,
+    /// Metrics of this process.
+    pub metrics: Arc<Metrics>,
+    /// Unix milliseconds.
+    pub clock: fn() -> i64,
+}
+
+/// Judges what only the store's parser can: selectors.
+///
+/// # Errors
+/// The first that is none, with its path.
+pub fn judge(config: &Config) -> anyhow::Result<()> {
+    for (at, source) in config.sources.prometheus.iter().enumerate() {
+        for (n, text) in source.matching.iter().enumerate() {
+            Selectors::parse(&[text]).with_context(|| format!("sources.prometheus[{at}].match[{n}]"))?;
+        }
+    }
+    for (at, entry) in config.select.iter().enumerate() {
+        Selectors::parse(&[&entry.matching]).with_context(|| format!("select[{at}].match"))?;
+    }
+    Ok(())
+}
+
+/// What each source is doing, before any does anything.
+pub fn statuses(config: &Config) -> Vec<Arc<Status>> {
+    let new =
+        |source: &PrometheusSource| Arc::new(Status::new(source.url.to_string(), source.matching.clone()));
+    config.sources.prometheus.iter().map(new).collect()
+}
+
+/// The statuses as JSON.
+pub fn show(statuses: &[Arc<Status>], now_ms: i64) -> Value {
+    statuses.iter().map(|status| status.show(now_ms)).collect()
+}
+
+/// Sets the metric of how far sources are behind: that of the one furthest behind.
+pub fn publish(statuses: &[Arc<Status>], now_ms: i64, metrics: &Metrics) {
+    let behind = statuses.iter().filter_map(|status| status.behind_ms(now_ms)).max();
+    if let Some(behind) = behind {
+        metrics.source_lag_seconds.get_or_create(&Source { source: SOURCE }).set(behind as f64 / 1e3);
+    }
+}
+
+impl Sources {
+    /// Judges every source and starts its thread.
+    ///
+    /// # Errors
+    /// A file or name in `http_config` that cannot be used, or a thread that cannot be started.
+    pub fn start(config: &Config, statuses: &[Arc<Status>], parts: &Parts) -> anyhow::Result<Sources> {
+        let mut sources = Sources { stop: Arc::default(), clients: Vec::new(), threads: Vec::new() };
+        for (at, source) in config.sources.prometheus.iter().enumerate() {
+            let client = Client::new(&source.url, &source.http, Arc::clone(&parts.metrics))
+                .with_context(|| format!("sources.prometheus[{at}]"))?;
+            sources.clients.push(Arc::new(client));
+        }
+        sources.end_fills_of_others(config, parts)?;
+        // Above those before, also when the clock was set back: epochs never go back.
+        let open = parts.journal.open_fills().iter().map(|fill| fill.id + 1).max().unwrap_or(1);
+        let first_id = parts.log.epoch().max(open);
+        for (at, source) in config.sources.prometheus.iter().enumerate() {
+            let client = Arc::clone(&sources.clients[at]);
+            let identity = identity(source);
+            let progress =
+                config.data_dir.join(FOLDER).join(format!("{:016x}", xxh3_64(identity.as_bytes())));
+            let start = start_of(&identity, first_id + at as u64, &progress, config, parts);
+            let chooser = Chooser::new(config.select.clone(), classify(&config.select)?);
+            let taker = Taker::new(Arc::clone(&parts.labels), Arc::clone(&parts.metrics), chooser);
+            let (log, metrics, clock) = (Arc::clone(&parts.log), Arc::clone(&parts.metrics), parts.clock);
+            let (stop, status) = (Arc::clone(&sources.stop), Arc::clone(&statuses[at]));
+            let readings = source.matching.iter().map(|selector| Reading::new(selector)).collect();
+            let config = source.clone();
+            let run = move || {
+                announce(&client);
+                let ask: &dyn Ask = client.as_ref();
+                let clock = &clock;
+                let runner = Runner {
+                    config: &config,
+                    ask,
+                    log: &*log,
+                    stop: &stop,
+                    status: &status,
+                    metrics: &metrics,
+                    clock,
+                    progress,
+                };
+                runner.run(start, taker, readings);
+            };
+            sources.spawn(format!("prometheus-{at}"), run)?;
+        }
+        Ok(sources)
+    }
+
+    fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+        let thread = std::thread::Builder::new().name(name).spawn(run);
+        self.threads.push(thread.context("starting the thread of a source")?);
+        Ok(())
+    }
+
+    /// Ends the fills that were left open by sources that are no longer configured: nobody will resume them.
+    fn end_fills_of_others(&mut self, config: &Config, parts: &Parts) -> anyhow::Result<()> {
+        let ours: Vec<String> = config.sources.prometheus.iter().map(identity).collect();
+        let open = parts.journal.open_fills().iter();
+        let orphans: Vec<_> = open.filter(|fill| !ours.contains(&fill.source)).cloned().collect();
+        if orphans.is_empty() {
+            return Ok(());
+        }
+        let (log, stop) = (Arc::clone(&parts.log), Arc::clone(&self.stop));
+        self.spawn("fills".to_owned(), move || {
+            for fill in orphans {
+                while let Err(refused) = log.control(Control::FillEnd { fill: fill.id }) {
+                    tracing::warn!("the backfill from {} cannot be ended: {refused}", fill.source);
+                    if !stop.pause(REFUSED) {
+                        return;
+                    }
+                }
+                tracing::info!(
+                    "the backfill from {} was not finished and is no longer configured: ended",
+                    fill.source
+                );
+            }
+        })
+    }
+
+    /// Interrupts what is being asked and waits until every thread has ended.
+    pub fn stop(self) {
+        self.stop.tell();
+        for client in &self.clients {
+            client.shut_down();
+        }
+        for thread in self.threads {
+            // A panic there was printed by the hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Says which server it is, once it answers.
+fn announce(client: &Client) {
+    match client.version() {
+        Ok(version) => tracing::info!("{}: Prometheus {version}", client.url()),
+        // What is asked next says so in its own words, and again and again.
+        Err(error) => tracing::debug!("{error}"),
+    }
+}
+
+/// Names a source in the journal: server and a hash of tenant and selectors, no secrets.
+fn identity(source: &PrometheusSource) -> String {
+    let (url, matching, headers) = source.identity();
+    let mut text = String::new();
+    for part in matching.into_iter().chain(headers.into_iter().flat_map(|(name, value)| [name, value])) {
+        text.push_str(part);
+        text.push('\0');
+    }
+    format!("{SOURCE} {url} {:016x}", xxh3_64(text.as_bytes()))
+}
+
+/// Where a source begins.
+fn start_of(identity: &str, fill_id: u64, progress: &Path, config: &Config, parts: &Parts) -> Start {
+    let open = parts.journal.open_fills().iter().rev().find(|fill| fill.source == identity);
+    let stream_ms =
+        parts.journal.last_epoch_end().map(|end| end.stream_ms).filter(|stream_ms| *stream_ms > 0);
+    let longest_ms = config.windows.iter().map(|window| window.length_ms).max().unwrap_or(0);
+    Start {
+        identity: identity.to_owned(),
+        fill_id,
+        open: open.cloned(),
+        filled: parts.journal.filled(identity),
+        read_to_ms: read_progress(progress).or(stream_ms),
+        reach_ms: longest_ms,
+    }
+}
+
+/// How far a source had read, as it wrote down itself.
+fn read_progress(path: &Path) -> Option<i64> {
+    std::fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
+/// Writes down how far a source has read. Not synced: after a power cut it reads a little twice, which is no harm.
+fn write_progress(path: &PathBuf, at_ms: i64) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let next = path.with_extension("next");
+    std::fs::write(&next, format!("{at_ms}\n"))?;
+    std::fs::rename(next, path)
+}
+
+/// Tells which entry of `select` means a series.
+fn classify(select: &[Select]) -> anyhow::Result<Classify> {
+    let parsed: Result<Vec<Selectors>, _> =
+        select.iter().map(|entry| Selectors::parse(&[&entry.matching])).collect();
+    let parsed = parsed.context("select")?;
+    Ok(Box::new(move |labels| {
+        let get = |wanted: &str| {
+            let found = labels.iter().find(|(name, _)| *name == wanted);
+            found.map(|(_, value)| *value)
+        };
+        let name = get(NAME).unwrap_or("");
+        parsed.iter().position(|selector| selector.matches(name, get))
+    }))
+}
+
+#[cfg(test)]
+mod tests;

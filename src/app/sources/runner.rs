@@ -1,0 +1,369 @@
+//! What one source does: it backfills once, then polls.
+//!
+//! A backfill happens when the journal knows of no finished one from this source, or of one that was begun and not
+//! ended: that one is resumed under its id from its beginning. It is framed by control records and goes on until less
+//! than a poll is missing. Polling reads what is newer as ordinary samples. After a restart it goes on where the source
+//! wrote down that everything was durable, or where the journal ends, at most as far back as the backfill or the longest
+//! window reaches.
+//!
+//! Spans that ended in the present are read again for [`OVERLAP_MS`], because a scrape becomes visible after its time.
+//! A source has at most [`IN_FLIGHT_MAX`] batches in the journal's queue, so that others find room in it.
+
+use std::collections::{HashSet, VecDeque};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use tidewatch_dataflows::sample::{Control, Fill, Samples};
+use tidewatch_dataflows::settings::duration;
+
+use crate::config::PrometheusSource;
+use crate::metrics::Metrics;
+use crate::source::query::client::{QueryError, Series};
+use crate::source::query::read::{Ask, Reading, Span, Stopped, Watch};
+use crate::source::query::take::{OVERLAP_MS, Taker, Taking};
+use crate::source::{Durable, Refused};
+
+use super::status::{State, Status};
+use super::{Log, REFUSED, Stop, write_progress};
+
+/// Most samples of a batch.
+const BATCH_SAMPLES_MAX: usize = 4_096;
+/// Most batches that are not yet durable.
+const IN_FLIGHT_MAX: usize = 16;
+/// How often progress is logged.
+const REPORT_EVERY: Duration = Duration::from_secs(30);
+/// What counts as caught up where nothing is polled.
+const CAUGHT_UP_MS: i64 = 15_000;
+
+/// How often a backfill reads up to the present before polling takes over.
+const PRESENTS_MAX: u32 = 3;
+
+/// Where a source begins.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// The source's name in the journal.
+    pub identity: String,
+    /// What a backfill that is begun now is called; never 0.
+    pub fill_id: u64,
+    /// Its backfill that was not ended.
+    pub open: Option<Fill>,
+    /// Whether one was ended.
+    pub filled: bool,
+    /// Until when everything is durable, as far as known.
+    pub read_to_ms: Option<i64>,
+    /// How far back polling may go after a restart, if there is no backfill.
+    pub reach_ms: i64,
+}
+
+/// One source at work.
+pub struct Runner<'a> {
+    /// Its settings.
+    pub config: &'a PrometheusSource,
+    /// Who is asked.
+    pub ask: &'a dyn Ask,
+    /// Where samples go.
+    pub log: &'a dyn Log,
+    /// Tells it to end.
+    pub stop: &'a Stop,
+    /// What it is doing.
+    pub status: &'a Status,
+    /// Metrics of this process.
+    pub metrics: &'a Metrics,
+    /// Unix milliseconds.
+    pub clock: &'a (dyn Fn() -> i64 + Sync),
+    /// Where it writes down how far it has read.
+    pub progress: PathBuf,
+}
+
+/// What has been read so far.
+struct Position {
+    readings: Vec<Reading>,
+    taker: Taker,
+    /// Everything up to here was read.
+    at_ms: i64,
+    /// When that was, by the clock.
+    read_ms: Option<i64>,
+}
+
+/// On the way to the journal.
+#[derive(Default)]
+struct Sending {
+    /// The fill that samples belong to; 0 for none.
+    fill: u64,
+    /// It is written before its first sample.
+    begin: Option<Fill>,
+    in_flight: VecDeque<Durable>,
+    samples: u64,
+    /// Series with samples in the fill.
+    series: HashSet<u64>,
+}
+
+impl Runner<'_> {
+    /// Works until there is no more to do or it is told to stop.
+    pub fn run(&self, start: Start, taker: Taker, readings: Vec<Reading>) {
+        let done = self.work(start, Position { readings, taker, at_ms: 0, read_ms: None });
+        self.status.enter(if done.is_ok() { State::Done } else { State::Stopped });
+    }
+
+    fn work(&self, start: Start, mut position: Position) -> Result<(), Stopped> {
+        let now_ms = (self.clock)();
+        let wants_fill = self.config.backfill_ms > 0 && !start.filled;
+        let fill = start.open.clone().or_else(|| {
+            wants_fill.then(|| Fill {
+                id: start.fill_id,
+                source: start.identity.clone(),
+                from_ms: now_ms - self.config.backfill_ms,
+                publish_from_ms: now_ms,
+            })
+        });
+        match fill {
+            Some(fill) => {
+                position.at_ms = fill.from_ms - 1;
+                self.survey(&mut position, now_ms)?;
+                self.fill(&mut position, fill, start.open.is_some())?;
+            }
+            None => {
+                let reach_ms =
+                    if self.config.backfill_ms > 0 { self.config.backfill_ms } else { start.reach_ms };
+                let from_ms = start.read_to_ms.unwrap_or(now_ms) - OVERLAP_MS;
+                position.at_ms = from_ms.clamp(now_ms - reach_ms.max(OVERLAP_MS), now_ms);
+                if self.config.poll_ms > 0 {
+                    self.survey(&mut position, now_ms)?;
+                }
+            }
+        }
+        if self.config.poll_ms == 0 {
+            return Ok(());
+        }
+        self.poll(&mut position)
+    }
+
+    /// Reads what comes first without taking it, if something is to be left out by what it shows.
+    fn survey(&self, position: &mut Position, now_ms: i64) -> Result<(), Stopped> {
+        let Position { readings, taker, at_ms, .. } = position;
+        if !taker.chooser().is_needed() {
+            return Ok(());
+        }
+        self.status.enter(State::Surveying);
+        let mut rest = Span { after_ms: *at_ms, to_ms: now_ms };
+        while rest.after_ms < rest.to_ms {
+            let span = rest.chunk(self.config.chunk_ms);
+            for reading in readings.iter_mut() {
+                reading.read(self.ask, self, span, &mut |answer| {
+                    taker.survey(&answer);
+                    if self.stop.pause(Duration::ZERO) { Ok(()) } else { Err(Stopped) }
+                })?;
+            }
+            rest.after_ms = span.to_ms;
+        }
+        taker.chooser().decide();
+        self.status.left_out(taker.chooser().left_out());
+        Ok(())
+    }
+
+    fn fill(&self, position: &mut Position, fill: Fill, resumed: bool) -> Result<(), Stopped> {
+        self.status.enter(State::Backfilling);
+        let url = self.status.url();
+        let reach = duration((((self.clock)() - fill.from_ms) / 1_000).max(0) * 1_000);
+        match resumed {
+            true => tracing::info!("{url}: resuming the backfill of {reach} that was not finished"),
+            false => tracing::info!("{url}: backfilling {reach}"),
+        }
+        let id = fill.id;
+        let begun = Instant::now();
+        let mut sending = Sending { fill: id, begin: (!resumed).then_some(fill), ..Sending::default() };
+        let behind_ms = if self.config.poll_ms > 0 { self.config.poll_ms } else { CAUGHT_UP_MS };
+        let (mut reported, mut presents) = (Instant::now(), 0);
+        loop {
+            let now_ms = (self.clock)();
+            // A server that takes longer than a poll for a poll would never be caught up with: polling has the rest.
+            if now_ms - position.at_ms < behind_ms || presents == PRESENTS_MAX {
+                break;
+            }
+            self.advance(position, &mut sending, now_ms)?;
+            presents += u32::from(position.at_ms == now_ms);
+            if reported.elapsed() >= REPORT_EVERY {
+                reported = Instant::now();
+                let left = duration(((now_ms - position.at_ms) / 1_000).max(0) * 1_000);
+                tracing::info!(
+                    "{url}: {} samples of {} series; {left} to go",
+                    sending.samples,
+                    sending.series.len()
+                );
+            }
+        }
+        // Also where there was nothing: that there was is not asked again.
+        self.begin(&mut sending)?;
+        self.settle(&mut sending, 0)?;
+        self.control(Control::FillEnd { fill: id })?;
+        self.written(position);
+        let (samples, series, seconds) =
+            (sending.samples, sending.series.len(), begun.elapsed().as_secs_f64());
+        tracing::info!("{url}: backfilled {samples} samples of {series} series in {seconds:.1} s");
+        Ok(())
+    }
+
+    fn poll(&self, position: &mut Position) -> Result<(), Stopped> {
+        self.status.enter(State::Polling);
+        let mut sending = Sending::default();
+        loop {
+            let until_ms = (self.clock)();
+            while position.at_ms < until_ms {
+                self.advance(position, &mut sending, until_ms)?;
+            }
+            self.settle(&mut sending, 0)?;
+            self.written(position);
+            let passed = (self.clock)() - until_ms;
+            let wait = (self.config.poll_ms - passed).clamp(0, self.config.poll_ms);
+            if !self.stop.pause(Duration::from_millis(wait.unsigned_abs())) {
+                return Err(Stopped);
+            }
+        }
+    }
+
+    /// Reads the next chunk, which ends at `until_ms` or before.
+    fn advance(&self, position: &mut Position, sending: &mut Sending, until_ms: i64) -> Result<(), Stopped> {
+        let Position { readings, taker, at_ms, read_ms } = position;
+        let chunk = Span { after_ms: *at_ms, to_ms: until_ms }.chunk(self.config.chunk_ms);
+        // What was the present when it was read may have got samples since.
+        let overlap_ms = read_ms.map_or(0, |read_ms| (OVERLAP_MS - (read_ms - *at_ms)).clamp(0, OVERLAP_MS));
+        let after_ms = *at_ms - overlap_ms;
+        *read_ms = Some((self.clock)());
+        for reading in readings.iter_mut() {
+            let span = Span { after_ms, ..chunk };
+            reading.read(self.ask, self, span, &mut |answer| self.send(taker, sending, answer))?;
+        }
+        taker.end_span(chunk.to_ms);
+        *at_ms = chunk.to_ms;
+        self.status.read_to(*at_ms);
+        self.status.left_out(taker.chooser().left_out());
+        Ok(())
+    }
+
+    /// Everything read is durable.
+    fn written(&self, position: &Position) {
+        if let Err(error) = write_progress(&self.progress, position.at_ms) {
+            let why = format!("writing {}: {error}", self.progress.display());
+            if self.status.failed((self.clock)(), why.clone()) {
+                tracing::warn!("{why}; after a restart the journal's end tells where to go on");
+            }
+        }
+    }
+
+    /// Takes the samples of an answer to the journal.
+    fn send(&self, taker: &mut Taker, sending: &mut Sending, answer: Vec<Series>) -> Result<(), Stopped> {
+        let mut left = answer;
+        loop {
+            let taking =
+                Taking { now_ms: (self.clock)(), epoch: self.log.epoch(), again: self.log.catching_up() };
+            let mut samples = Samples::of_fill(sending.fill);
+            left = taker.take(left, taking, &mut samples);
+            self.append(sending, samples)?;
+            if left.is_empty() {
+                return if self.stop.pause(Duration::ZERO) { Ok(()) } else { Err(Stopped) };
+            }
+            // Series that ended before the start are still counted.
+            if !self.stop.pause(REFUSED) {
+                return Err(Stopped);
+            }
+        }
+    }
+
+    fn append(&self, sending: &mut Sending, mut samples: Samples) -> Result<(), Stopped> {
+        while !samples.is_empty() {
+            let rest = samples.split_off(samples.len().min(BATCH_SAMPLES_MAX));
+            self.begin(sending)?;
+            self.settle(sending, IN_FLIGHT_MAX - 1)?;
+            sending.samples += samples.len() as u64;
+            if sending.fill != 0 {
+                sending.series.extend(&samples.series);
+            }
+            let durable = self.insist(|| self.log.append(samples.clone()))?;
+            sending.in_flight.push_back(durable);
+            samples = rest;
+        }
+        Ok(())
+    }
+
+    /// Writes that the fill begins, if it has not.
+    fn begin(&self, sending: &mut Sending) -> Result<(), Stopped> {
+        match sending.begin.take() {
+            Some(fill) => self.control(Control::FillBegin(fill)),
+            None => Ok(()),
+        }
+    }
+
+    fn control(&self, control: Control) -> Result<(), Stopped> {
+        let durable = self.insist(|| self.log.control(control.clone()))?;
+        self.wait_for(durable)
+    }
+
+    /// Offers until it is taken.
+    fn insist(&self, offer: impl Fn() -> Result<Durable, Refused>) -> Result<Durable, Stopped> {
+        loop {
+            match offer() {
+                Ok(durable) => return Ok(durable),
+                Err(refused) => {
+                    self.metrics.limit("sources.intake");
+                    if self.status.failed((self.clock)(), refused.why.clone()) {
+                        tracing::warn!("{} waits: {}", self.status.url(), refused.why);
+                    }
+                    if !self.stop.pause(REFUSED) {
+                        return Err(Stopped);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until at most `most` batches are not durable.
+    fn settle(&self, sending: &mut Sending, most: usize) -> Result<(), Stopped> {
+        while sending.in_flight.len() > most {
+            let Some(durable) = sending.in_flight.pop_front() else { break };
+            self.wait_for(durable)?;
+        }
+        Ok(())
+    }
+
+    fn wait_for(&self, durable: Durable) -> Result<(), Stopped> {
+        let why = match durable.blocking_recv() {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(why)) => why,
+            Err(_) => "the journal is closed".to_owned(),
+        };
+        // The journal takes nothing before a restart, and says so itself.
+        self.status.failed((self.clock)(), why);
+        Err(Stopped)
+    }
+}
+
+impl Watch for Runner<'_> {
+    fn answered(&self) {
+        if self.status.succeeded((self.clock)()) {
+            tracing::info!("{} answers again", self.status.url());
+        }
+    }
+
+    fn failed(&self, error: &QueryError, again_in: Duration) {
+        let news = self.status.failed((self.clock)(), error.to_string());
+        match error {
+            _ if !news => {}
+            QueryError::Definite(_) => tracing::error!("{error}; asked again every {again_in:?}"),
+            QueryError::Transient(_) | QueryError::TooMuch(_) => tracing::warn!("{error}; asked again"),
+        }
+    }
+
+    fn left_out(&self, error: &QueryError, selector: &str, span: Span) {
+        self.metrics.limit("prometheus.piece");
+        let Span { after_ms, to_ms } = span;
+        let why = format!(
+            "{selector} from {after_ms} to {to_ms} ms is left out, because it is too much even so: {error}"
+        );
+        tracing::error!("{why}");
+        self.status.failed((self.clock)(), why);
+    }
+
+    fn pause(&self, time: Duration) -> bool {
+        self.stop.pause(time)
+    }
+}

@@ -1,0 +1,290 @@
+//! A runner between a server and a journal that are made up: time passes when the server is asked.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::SeqCst};
+
+use tidewatch_dataflows::sample::Fill;
+use tokio::sync::oneshot;
+
+use super::*;
+use crate::source::query::client::{QueryError, Series};
+use crate::source::query::take::OVERLAP_MS;
+
+const NOW: i64 = 1_700_000_000_000;
+const HOUR: i64 = 3_600_000;
+const STEP: i64 = 15_000;
+
+#[derive(Clone, Debug, PartialEq)]
+enum Event {
+    Samples { fill: u64, samples: Vec<(u64, i64)> },
+    Control(Control),
+}
+
+/// Server, journal and clock.
+struct World {
+    now: AtomicI64,
+    events: Mutex<Vec<Event>>,
+    /// Offers that are refused first.
+    refuse: AtomicUsize,
+    /// Questions until the runner is told to stop.
+    questions: AtomicUsize,
+    /// How long after its time a sample is visible.
+    visible_ms: i64,
+    stop: Stop,
+}
+
+impl World {
+    fn new(questions: usize) -> World {
+        World {
+            now: AtomicI64::new(NOW),
+            events: Mutex::default(),
+            refuse: AtomicUsize::new(0),
+            questions: AtomicUsize::new(questions),
+            visible_ms: 20_000,
+            stop: Stop::default(),
+        }
+    }
+
+    /// Runs a source until the questions are used up; what it did, and its status at the end.
+    fn run(&self, config: &PrometheusSource, start: Start, select: &[Select]) -> (Vec<Event>, Value) {
+        let folder =
+            std::env::temp_dir().join(format!("tidewatch-sources-{}-{:p}", std::process::id(), self));
+        let metrics = Arc::new(Metrics::new());
+        let labels = Labels::open(&folder, crate::labels::Limits::default(), Arc::clone(&metrics)).unwrap();
+        let chooser = Chooser::new(select.to_vec(), classify(select).unwrap());
+        let taker = Taker::new(Arc::new(labels), Arc::clone(&metrics), chooser);
+        let status = Status::new(config.url.to_string(), config.matching.clone());
+        let runner = Runner {
+            config,
+            ask: self,
+            log: self,
+            stop: &self.stop,
+            status: &status,
+            metrics: &metrics,
+            clock: &|| self.now.load(SeqCst),
+            progress: folder.join("progress"),
+        };
+        let readings = config.matching.iter().map(|selector| Reading::new(selector)).collect();
+        runner.run(start, taker, readings);
+        let written = read_progress(&folder.join("progress"));
+        std::fs::remove_dir_all(&folder).unwrap();
+        let mut status = status.show(self.now.load(SeqCst));
+        status["written"] = written.into();
+        (std::mem::take(&mut *self.events.lock().unwrap()), status)
+    }
+
+    fn take(&self, event: Event) -> Result<Durable, Refused> {
+        if self.refuse.load(SeqCst) > 0 {
+            self.refuse.fetch_sub(1, SeqCst);
+            return Err(Refused { retry_after_seconds: 5, why: "the journal's queue is full".to_owned() });
+        }
+        self.events.lock().unwrap().push(event);
+        let (done, durable) = oneshot::channel();
+        done.send(Ok(())).unwrap();
+        Ok(durable)
+    }
+}
+
+impl Log for World {
+    fn append(&self, samples: Samples) -> Result<Durable, Refused> {
+        let all = samples.series.iter().copied().zip(samples.at_ms.iter().copied()).collect();
+        self.take(Event::Samples { fill: samples.fill, samples: all })
+    }
+
+    fn control(&self, control: Control) -> Result<Durable, Refused> {
+        self.take(Event::Control(control))
+    }
+
+    fn epoch(&self) -> u64 {
+        7
+    }
+
+    fn catching_up(&self) -> bool {
+        false
+    }
+}
+
+impl Ask for World {
+    fn query(&self, promql: &str, at_ms: i64, _: Duration) -> Result<Vec<Series>, QueryError> {
+        let now = self.now.fetch_add(1_000, SeqCst);
+        if self.questions.fetch_sub(1, SeqCst) == 1 {
+            self.stop.tell();
+        }
+        let range: i64 = promql.strip_suffix("ms]").unwrap().rsplit_once('[').unwrap().1.parse().unwrap();
+        let series = |name: &str, offset: i64, value: fn(i64) -> f64| {
+            let first = (at_ms - range).div_euclid(STEP) * STEP + offset;
+            let times = (0..).map(|n| first + n * STEP).take_while(|at| *at <= at_ms);
+            let visible = times.filter(|at| at_ms - range <= *at && *at + self.visible_ms <= now);
+            let samples = visible.map(|at| (at, value(at))).collect();
+            Series { labels: vec![("__name__".to_owned(), name.to_owned())], samples, histograms: 0 }
+        };
+        Ok(vec![
+            series("a", 0, |at| at as f64),
+            series("b", 7_000, |at| at as f64),
+            series("same", 0, |_| 1.0),
+        ])
+    }
+
+    fn names(&self, _: &str, _: i64, _: i64) -> Result<Vec<String>, QueryError> {
+        Ok(vec![])
+    }
+}
+
+fn config(backfill_ms: i64, poll_ms: i64) -> PrometheusSource {
+    PrometheusSource {
+        url: "http://h:1".parse().unwrap(),
+        // The second gives the same series again.
+        matching: vec!["{a=\"b\"}".to_owned(), "up".to_owned()],
+        backfill_ms,
+        chunk_ms: HOUR,
+        poll_ms,
+        http: Default::default(),
+    }
+}
+
+fn start() -> Start {
+    Start {
+        identity: "me".to_owned(),
+        fill_id: 9,
+        open: None,
+        filled: false,
+        read_to_ms: None,
+        reach_ms: 12 * HOUR,
+    }
+}
+
+fn fill(id: u64, from_ms: i64) -> Fill {
+    Fill { id, source: "me".to_owned(), from_ms, publish_from_ms: NOW }
+}
+
+/// The times of all samples by series, which have to ascend, and the fills they belong to.
+fn times(events: &[Event]) -> BTreeMap<u64, Vec<i64>> {
+    let mut times: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
+    for event in events {
+        if let Event::Samples { samples, .. } = event {
+            for (series, at) in samples {
+                times.entry(*series).or_default().push(*at);
+            }
+        }
+    }
+    for all in times.values() {
+        assert!(all.is_sorted_by(|a, b| a < b), "twice, or not in order");
+    }
+    times
+}
+
+/// Every sample of these series from `from_ms` on came, but the last few, which may not have been visible.
+fn nothing_is_missing(events: &[Event], series: usize, from_ms: i64, now_ms: i64) {
+    let times = times(events);
+    assert_eq!(times.len(), series);
+    for all in times.values() {
+        assert!(all.windows(2).all(|two| two[1] - two[0] == STEP));
+        assert!((from_ms..from_ms + STEP).contains(&all[0]), "{} {from_ms}", all[0]);
+        assert!(all[all.len() - 1] > now_ms - 90_000, "{} {now_ms}", all[all.len() - 1]);
+    }
+}
+
+#[test]
+fn history_is_framed_and_polling_goes_on_without_a_gap() {
+    let world = World::new(400);
+    let (events, status) = world.run(&config(6 * HOUR, 1_000), start(), &[]);
+    nothing_is_missing(&events, 3, NOW - 6 * HOUR, world.now.load(SeqCst));
+    assert_eq!(events[0], Event::Control(Control::FillBegin(fill(9, NOW - 6 * HOUR))));
+    let end = events.iter().position(|event| *event == Event::Control(Control::FillEnd { fill: 9 })).unwrap();
+    for (at, event) in events.iter().enumerate() {
+        match event {
+            Event::Samples { fill, samples } => {
+                assert_eq!(*fill, if at < end { 9 } else { 0 });
+                assert!(samples.len() <= 4_096);
+            }
+            Event::Control(_) => assert!(at == 0 || at == end),
+        }
+    }
+    assert_eq!(status["state"], "stopped");
+    assert!(status["written"].as_i64().unwrap() > NOW, "{status}");
+    assert_eq!(status["failing"], false);
+}
+
+#[test]
+fn a_fill_that_was_open_is_resumed_under_its_id() {
+    let world = World::new(60);
+    let open = Some(fill(3, NOW - 2 * HOUR));
+    let (events, _) = world.run(&config(HOUR, 1_000), Start { open, ..start() }, &[]);
+    nothing_is_missing(&events, 3, NOW - 2 * HOUR, world.now.load(SeqCst));
+    assert!(matches!(&events[0], Event::Samples { fill: 3, .. }), "it was begun before");
+    assert!(events.contains(&Event::Control(Control::FillEnd { fill: 3 })));
+}
+
+#[test]
+fn after_a_restart_polling_goes_on_where_it_was() {
+    for (read_to, from) in [
+        (Some(NOW - 2 * HOUR), NOW - 2 * HOUR - OVERLAP_MS),
+        (Some(NOW - 50 * HOUR), NOW - 6 * HOUR),
+        (None, NOW - OVERLAP_MS),
+    ] {
+        let world = World::new(60);
+        let start = Start { filled: true, read_to_ms: read_to, ..start() };
+        let (events, _) = world.run(&config(6 * HOUR, 1_000), start, &[]);
+        assert!(events.iter().all(|event| matches!(event, Event::Samples { fill: 0, .. })));
+        nothing_is_missing(&events, 3, from + 1, world.now.load(SeqCst));
+    }
+    // Without a backfill what was missed is fetched as far as windows reach.
+    let world = World::new(60);
+    let start = Start { read_to_ms: Some(NOW - 50 * HOUR), ..start() };
+    let (events, _) = world.run(&config(0, 1_000), start, &[]);
+    nothing_is_missing(&events, 3, NOW - 12 * HOUR + 1, world.now.load(SeqCst));
+}
+
+#[test]
+fn without_polling_it_is_done_after_the_backfill() {
+    let world = World::new(usize::MAX);
+    let (events, status) = world.run(&config(HOUR, 0), start(), &[]);
+    assert_eq!(events.last(), Some(&Event::Control(Control::FillEnd { fill: 9 })));
+    assert_eq!(status["state"], "done");
+    let (events, _) = world.run(&config(HOUR, 0), Start { filled: true, ..start() }, &[]);
+    assert_eq!(events, []);
+}
+
+#[test]
+fn what_is_refused_is_offered_again() {
+    let world = World::new(60);
+    world.refuse.store(2, SeqCst);
+    let (events, status) = world.run(&config(HOUR, 1_000), start(), &[]);
+    nothing_is_missing(&events, 3, NOW - HOUR, world.now.load(SeqCst));
+    assert_eq!(status["last_error"], "the journal's queue is full");
+}
+
+#[test]
+fn what_select_leaves_out_is_not_taken() {
+    let select = [Select { matching: "{__name__=~\"same|a|b\"}".to_owned(), drop_constant: true, sample: 1 }];
+    let world = World::new(60);
+    let (events, status) = world.run(&config(HOUR, 1_000), start(), &select);
+    nothing_is_missing(&events, 1, NOW - HOUR, world.now.load(SeqCst));
+    assert_eq!(status["series_left_out"], serde_json::json!({"constant": 1, "beyond_sample": 1}));
+}
+
+#[test]
+fn a_pause_ends_when_told() {
+    let stop = Arc::new(Stop::default());
+    assert!(stop.pause(Duration::ZERO));
+    let other = Arc::clone(&stop);
+    let waits = std::thread::spawn(move || other.pause(Duration::from_secs(60)));
+    stop.tell();
+    assert!(!waits.join().unwrap());
+    assert!(!stop.pause(Duration::ZERO));
+}
+
+#[test]
+fn identities_tell_tenants_apart_and_hold_no_secret() {
+    use crate::config::http::{Credential, HeaderValue, Secret};
+    let mut sources = vec![config(0, 0); 5];
+    sources[1].matching.reverse();
+    sources[2].matching.pop();
+    sources[3].http.http_headers = vec![("X-Scope-OrgID".to_owned(), HeaderValue::Plain("a".to_owned()))];
+    let hidden = HeaderValue::Hidden(Credential::Text(Secret::new("hunter2")));
+    sources[4].http.http_headers = vec![("x-token".to_owned(), hidden)];
+    let all: Vec<String> = sources.iter().map(identity).collect();
+    assert!(all[0].starts_with("prometheus http://h:1 "), "{}", all[0]);
+    assert_eq!((&all[0], &all[0]), (&all[1], &all[4]));
+    assert!(all[0] != all[2] && all[0] != all[3] && all[2] != all[3]);
+}
