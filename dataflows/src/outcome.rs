@@ -44,6 +44,14 @@ impl WindowStats {
         (self.count > 1 && self.span_ms > 0).then(|| self.increase / (f64::from(self.span_ms) / 1000.0))
     }
 
+    /// Which of two rows of one key counts: the one of more samples, and among equals the later revision.
+    ///
+    /// The engine only ever adds samples to a key, so for its rows this is the order of revisions. It also holds
+    /// between the engine and a history, which count revisions each by themselves.
+    pub fn rank(&self) -> (u32, u32) {
+        (self.count, self.revision)
+    }
+
     /// The order of rows in the outbox.
     pub fn key(&self) -> (SeriesId, i64, i64) {
         (self.series, self.window_ms, self.at_ms)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use serde_json::{Value, json};
-use tidewatch_dataflows::outcome::Reject;
+use tidewatch_dataflows::outcome::{Reject, WindowStats};
 use tidewatch_dataflows::sample::Reason;
 
 use super::{Api, QUESTIONS_MAX, Worker, router};
@@ -138,7 +138,7 @@ fn filled(dir: &TempDir) -> Arc<dyn Store> {
     store
         .write(&[Batch { epoch: 1, written_ms, windows: &rows, rejects: &rejects, types: &[] }], &labels_of)
         .unwrap();
-    let corrected = [stats(series(1), HOUR_MS, T0 + 60_000, 1, 1_000.0)];
+    let corrected = [WindowStats { count: 3, ..stats(series(1), HOUR_MS, T0 + 60_000, 1, 1_000.0) }];
     let batch =
         Batch { epoch: 2, written_ms: written_ms + HOUR_MS, windows: &corrected, rejects: &[], types: &[] };
     store.write(&[batch], &labels_of).unwrap();

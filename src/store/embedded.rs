@@ -10,7 +10,7 @@
 //!
 //! Rows go to the table of the hour they are *written* in, so retention drops whole tables and a replayed quarter stays
 //! as long as a live one. The price is that a key may be in several tables, when a later hour corrected it: readers
-//! take the highest revision and only then filter and page.
+//! take the highest rank (`WindowStats::rank`) and only then filter and page.
 //!
 //! A series id is stored as an integer with its top bit flipped ([`key_of`]), so that SQLite's signed order is the
 //! order of the id; the catalogue's column `id` shows it as the 16 hex digits used everywhere else.

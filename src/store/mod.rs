@@ -2,7 +2,8 @@
 //!
 //! [`Store`] is what the sink writes to and the API reads from; [`embedded`] keeps it in one SQLite file. A write is
 //! one transaction with the number of its epoch, so that a sink that starts again learns from [`Store::epoch`] where to
-//! go on. A row never replaces one of a higher revision. Nothing is copied for "latest": it is the highest `at` of a
+//! go on. A row never replaces one of a higher rank
+//! (`WindowStats::rank`). Nothing is copied for "latest": it is the highest `at` of a
 //! (series, window) in the store.
 //!
 //! Not here: the outbox (the sink reads it), HTTP (the API), and labels of series that have no row yet.
@@ -54,7 +55,7 @@ pub struct Batch<'a> {
 /// What a write did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// Window rows taken; those that a higher revision of the same batch or table outdid are not counted.
+    /// Window rows taken; those that a higher rank of the same batch or table outdid are not counted.
     pub windows: u64,
     /// Reject rows taken.
     pub rejects: u64,

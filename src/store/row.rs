@@ -78,7 +78,7 @@ pub struct NameRow {
     pub series: u64,
 }
 
-/// The statistics of one series over one window, at the highest revision that is stored.
+/// The statistics of one series over one window, at the highest rank that is stored.
 #[derive(Clone, Debug, PartialEq)]
 pub struct WindowRow {
     /// Whose.

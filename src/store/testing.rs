@@ -110,7 +110,7 @@ impl Model {
             self.epoch += random.u64(1..50);
             let mut windows: Vec<_> =
                 (0..random.usize(0..120)).map(|_| random_stats(random, span_hours)).collect();
-            windows.sort_by_key(|stats| (stats.key(), stats.revision));
+            windows.sort_by_key(|stats| (stats.key(), stats.rank()));
             windows.dedup_by_key(|stats| stats.key());
             let mut rejects: Vec<_> =
                 (0..random.usize(0..12)).map(|_| random_reject(random, span_hours)).collect();
@@ -140,7 +140,7 @@ impl Model {
         let mut rows: BTreeMap<WindowKey, WindowStats> = BTreeMap::new();
         for (_, stats) in &self.windows {
             let key = key_of(stats);
-            if rows.get(&key).is_none_or(|held| held.revision <= stats.revision) {
+            if rows.get(&key).is_none_or(|held| held.rank() <= stats.rank()) {
                 rows.insert(key, *stats);
             }
         }

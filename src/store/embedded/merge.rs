@@ -51,9 +51,9 @@ fn windows(view: &View<'_>, query: &ExportQuery, each: Each<'_>) -> Result<u64, 
                 (best.at_ms, best.series) == (next.at_ms, next.series)
             };
             match (&mut best, next) {
-                // The same key from an older table: only a higher revision counts.
+                // The same key from an older table: only a higher rank counts.
                 (Some(best), Some(next)) if same(best, &next) => {
-                    if next.revision > best.revision {
+                    if next.rank() > best.rank() {
                         *best = next;
                     }
                 }

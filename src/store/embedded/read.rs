@@ -161,7 +161,7 @@ impl<'v> Probe<'v, '_> {
         parts.map(|part| if part.at_min >= first { part.at_min } else { ceil(first, step_ms) }).min()
     }
 
-    /// The row of a key: the highest revision in any table, and of equal ones the newest.
+    /// The row of a key: the highest rank in any table, and of equal ones the newest.
     fn look_up(
         &mut self,
         at_ms: i64,
@@ -181,7 +181,7 @@ impl<'v> Probe<'v, '_> {
         for hour in hours.iter() {
             let stats = one(self.view, statements, *hour, (self.lane.window_ms, at_ms, key_of(series)))?;
             if let Some(stats) = stats
-                && best.is_none_or(|best| best.revision < stats.revision)
+                && best.is_none_or(|best| best.rank() < stats.rank())
             {
                 best = Some(stats);
             }

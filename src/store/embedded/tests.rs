@@ -369,13 +369,13 @@ fn nothing_of_a_failed_write_stays() {
 }
 
 #[test]
-fn an_older_revision_never_replaces_a_newer_one() {
+fn a_row_of_a_lower_rank_never_replaces_a_higher_one() {
     let dir = TempDir::new();
     let store = dir.store();
     let mut epoch = 0;
-    let mut write = |revision, avg, hour| {
+    let mut write_counted = |count, revision, avg, hour| {
         epoch += 1;
-        let rows = [stats(series(3), HOUR_MS, T0, revision, avg)];
+        let rows = [WindowStats { count, ..stats(series(3), HOUR_MS, T0, revision, avg) }];
         let batch =
             Batch { epoch, written_ms: T0 + hour * HOUR_MS, windows: &rows, rejects: &[], types: &[] };
         store.write(&[batch], &labels_of).unwrap();
@@ -383,6 +383,7 @@ fn an_older_revision_never_replaces_a_newer_one() {
         assert_eq!(read.len(), 1);
         read[0].avg
     };
+    let mut write = |revision, avg, hour| write_counted(5, revision, avg, hour);
     assert_eq!(write(2, 1.0, 0), 1.0);
     assert_eq!(write(1, 2.0, 0), 1.0, "older, same table");
     assert_eq!(write(2, 3.0, 0), 3.0, "equal, same table");
@@ -390,8 +391,13 @@ fn an_older_revision_never_replaces_a_newer_one() {
     assert_eq!(write(3, 5.0, 2), 5.0, "newer, later table");
     assert_eq!(write(4, 6.0, 1), 6.0, "newer, earlier table: the clock went back");
     assert_eq!(write(2, 7.0, 3), 6.0, "older, latest table");
+    assert_eq!(write_counted(4, 9, 8.0, 1), 6.0, "of fewer samples, same table");
+    assert_eq!(write_counted(4, 9, 9.0, 3), 6.0, "of fewer samples, latest table");
+    assert_eq!(write_counted(6, 0, 10.0, 1), 10.0, "of more samples, same table");
+    assert_eq!(write_counted(7, 1, 11.0, 2), 11.0, "of more samples, later table");
+    assert_eq!(write_counted(6, 5, 12.0, 4), 11.0, "of fewer samples, latest table");
     drop(store);
-    assert_eq!(read_all(&dir.store(), &every())[0].avg, 6.0, "after opening again");
+    assert_eq!(read_all(&dir.store(), &every())[0].avg, 11.0, "after opening again");
 }
 
 #[test]

@@ -189,8 +189,8 @@ fn windows(tx: &Transaction<'_>, hour: i64, group: &[&Batch<'_>]) -> rusqlite::R
         return Ok(0);
     }
     let key = |stats: &WindowStats| (stats.window_ms, stats.at_ms, stats.series);
-    rows.sort_by_key(|stats| (key(stats), stats.revision));
-    // Of one key only the highest revision, which comes last, is worth writing.
+    rows.sort_by_key(|stats| (key(stats), stats.rank()));
+    // Of one key only the highest rank, which comes last, is worth writing.
     rows.dedup_by(|next, kept| {
         let same = key(next) == key(kept);
         if same {
@@ -224,13 +224,13 @@ fn windows(tx: &Transaction<'_>, hour: i64, group: &[&Batch<'_>]) -> rusqlite::R
     Ok(written)
 }
 
-/// The statement that upserts `rows` rows, unless a higher revision is there.
+/// The statement that upserts `rows` rows, unless one of a higher rank is there.
 fn insert_windows(hour: i64, rows: usize) -> String {
     let row = format!("({})", vec!["?"; WINDOW_SQL.len()].join(","));
     let set: Vec<_> = WINDOW_SQL[3..].iter().map(|(name, _)| format!("{name} = excluded.{name}")).collect();
     format!(
         "INSERT INTO {table} ({columns}) VALUES {values} ON CONFLICT DO UPDATE SET {set} \
-         WHERE excluded.revision >= revision",
+         WHERE (excluded.count, excluded.revision) >= (count, revision)",
         table = table(Kind::Windows, hour),
         columns = columns(&WINDOW_SQL),
         values = vec![row; rows].join(","),
