@@ -122,7 +122,7 @@ pub fn run(load: &Load) -> Figures {
                     .probe_with(&probe);
                 marks.probe_with(&probe);
             } else {
-                let outcomes = graph::build(stream, marks.clone(), &settings, &sizes);
+                let (outcomes, _) = graph::build(stream, marks.clone(), &settings, &sizes);
                 driver::complete(outcomes, marks, "count", move |_, all| {
                     rows.fetch_add(all.windows.len() as u64, Ordering::Relaxed);
                     true

@@ -13,7 +13,11 @@
 //! The timestamp of an epoch is its ordinal since the journal's first record. A worker's panic ends the process
 //! with its message: its siblings would wait for ever.
 //!
+//! Between its steps a worker answers questions about what it holds ([`Questions`]).
+//!
 //! Not here: what is computed (`dataflows`), and when epochs end (the journal says so).
+
+mod questions;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -34,6 +38,8 @@ use timely::dataflow::{ProbeHandle, Scope, Stream, StreamVec};
 use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
 use timely::scheduling::SyncActivator;
 
+pub use self::questions::{AskError, Questions};
+use self::questions::{Asked, serve};
 use crate::journal::{JournalError, Reader, Record};
 use crate::metrics::{Metrics, Operator, Queue, Rejected};
 use crate::outbox::{Outbox, OutboxError};
@@ -124,6 +130,7 @@ pub struct Engine {
     progress: Arc<Progress>,
     quit: Arc<AtomicBool>,
     closing: Arc<AtomicBool>,
+    questions: Questions,
 }
 
 enum Message {
@@ -135,6 +142,7 @@ enum Message {
 struct Feed {
     queue: SyncSender<Message>,
     activator: SyncActivator,
+    asked: Asked,
 }
 
 impl Engine {
@@ -165,6 +173,7 @@ impl Engine {
         let (to_merger, from_workers): (Vec<_>, Vec<_>) =
             (0..workers).map(|_| sync_channel(EPOCHS_QUEUED)).unzip();
         let feeds = start_workers(workers, settings, to_merger, &progress, &busy, &quit, &on_fatal)?;
+        let questions = Questions::new(feeds.0.iter().map(|feed| feed.asked.clone()));
 
         let (progress_, quit_, fatal) = (Arc::clone(&progress), Arc::clone(&quit), Arc::clone(&on_fatal));
         let feeder = std::thread::Builder::new().name("feeder".to_owned()).spawn(move || {
@@ -178,12 +187,17 @@ impl Engine {
                 Merger { outbox, progress: progress_, metrics, busy, quit: quit_, closing: closing_, freed };
             guarded("merger", &on_fatal, || Ok(merger.run(&from_workers)?));
         })?;
-        Ok(Engine { threads: vec![feeder, merger], progress, quit, closing })
+        Ok(Engine { threads: vec![feeder, merger], progress, quit, closing, questions })
     }
 
     /// Where the engine is.
     pub fn progress(&self) -> Arc<Progress> {
         Arc::clone(&self.progress)
+    }
+
+    /// Asks the workers what they hold.
+    pub fn questions(&self) -> Questions {
+        self.questions.clone()
     }
 
     /// Waits until the engine has ended. The journal must have been closed.
@@ -257,17 +271,19 @@ fn start_workers(
         let run = std::panic::AssertUnwindSafe(|| {
             log_operators(worker, &busy);
             let (queue, messages) = sync_channel(BATCHES_QUEUED);
-            let activator = worker.dataflow(|scope| {
+            let (activator, gates) = worker.dataflow(|scope| {
                 let probe = ProbeHandle::new();
                 let (samples, marks, activator) = source(scope, messages, probe.clone());
-                let outcomes = graph::build(samples, marks.clone(), &settings, &sizes);
+                let (outcomes, gates) = graph::build(samples, marks.clone(), &settings, &sizes);
                 driver::complete(outcomes, marks, "outbox", move |end, all| send(&to_merger, end, all))
                     .probe_with(&probe);
-                activator
+                (activator, gates)
             });
-            announce.send((index, Feed { queue, activator })).expect("start waits for every worker");
+            let (asked, questions) = Asked::new(activator.clone());
+            announce.send((index, Feed { queue, activator, asked })).expect("start waits for every worker");
             while worker.has_dataflows() {
                 worker.step_or_park(Some(PATIENCE));
+                serve(&questions, &gates);
                 if quit.load(Ordering::Relaxed) {
                     worker.installed_dataflows().into_iter().for_each(|flow| worker.drop_dataflow(flow));
                 }
@@ -411,7 +427,7 @@ fn parts(samples: Samples) -> impl Iterator<Item = Samples> {
 
 /// Ends the sources, so that the dataflows drain, and waits for the workers.
 fn finish((feeds, guards): (Vec<Feed>, Guards)) {
-    for Feed { queue, activator } in feeds {
+    for Feed { queue, activator, .. } in feeds {
         drop(queue);
         // An activator fails only if its worker is gone, which is what is wanted.
         let _ = activator.activate();
@@ -583,6 +599,7 @@ mod tests {
     use super::*;
     use crate::journal::{self, Journal, Mode};
     use crate::outbox;
+    use tidewatch_dataflows::outcome::Seen;
 
     #[test]
     fn a_panic_is_told_once_with_its_message_and_the_engine_can_be_left() {
@@ -617,6 +634,53 @@ mod tests {
         drop(engine);
         drop(journal);
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn workers_say_what_they_know_of_a_series() {
+        const T: i64 = 1_700_000_000_000;
+        for workers in [1, 3] {
+            let name = format!("tidewatch-engine-asked-{workers}-{}", std::process::id());
+            let folder = std::env::temp_dir().join(name);
+            let metrics = Arc::new(Metrics::new());
+            let open = || Box::new(|| Ok(()));
+            let config = journal::Config::new(Mode::File);
+            let (dir, settings) = (folder.join("journal"), Settings::default());
+            let journal =
+                Journal::open(&dir, config, settings.clone(), open(), Arc::clone(&metrics)).unwrap();
+            let outbox =
+                Outbox::open(&folder.join("outbox"), outbox::Config::default(), Arc::clone(&metrics))
+                    .unwrap();
+            let durable = outbox.durable();
+            let fatal: OnFatal = Arc::new(|error| panic!("{error}"));
+            let listeners = Listeners { freed: Box::new(drop), types: Box::new(|_| {}) };
+            let reader = journal.reader().unwrap();
+            let engine =
+                Engine::start(workers, &settings, reader, outbox, metrics, listeners, fatal).unwrap();
+            let questions = engine.questions();
+            let later = T + 2 * settings.keep_ms();
+            for (series, at_ms) in [(0..400, T), (200..300, later)] {
+                let mut samples = Samples::default();
+                series.for_each(|id| samples.push(id, at_ms + id as i64, 1.0));
+                journal.append_blocking(samples, "test").unwrap();
+                journal.cut(at_ms, at_ms, false).unwrap().blocking_recv().unwrap().unwrap();
+            }
+            assert!(durable.wait_for_epoch(journal.last_epoch_end().unwrap().epoch, START_MAX));
+            let ids: Vec<u64> = (0..500).rev().collect();
+            for (id, seen) in ids.iter().zip(questions.newest(&ids).unwrap()) {
+                let want = match id {
+                    200..300 => Seen::Live { newest_ms: later + *id as i64 },
+                    0..400 => Seen::Freed { newest_ms: T + *id as i64 },
+                    _ => Seen::Unknown,
+                };
+                assert_eq!(seen, want, "{workers} workers, series {id}");
+            }
+            assert_eq!(questions.newest(&[]), Ok(Vec::new()));
+            journal.close().unwrap();
+            engine.join();
+            assert_eq!(questions.newest(&[1]), Err(AskError::Ended));
+            std::fs::remove_dir_all(&folder).unwrap();
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //!  marks ───────local────────────►┘
 //! ```
 
+use std::cell::RefCell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +15,7 @@ use timely::dataflow::{Stream, StreamVec};
 use crate::driver::{self, Epoch, SLICE_ROWS, owner};
 use crate::operators::admit::Admit;
 use crate::operators::window::Windows;
-use crate::outcome::Outcomes;
+use crate::outcome::{Outcomes, Seen};
 use crate::sample::{Control, Mark, MetricType, SHARDS, Samples, SeriesId};
 use crate::settings::Settings;
 
@@ -73,7 +75,19 @@ impl Told {
     }
 }
 
-/// Builds the dataflow on one worker: samples and epoch ends in, outcomes out.
+/// The gates of one worker, to be asked between its steps.
+#[derive(Clone)]
+pub struct Gates(Rc<RefCell<Vec<Option<Admit>>>>);
+
+impl Gates {
+    /// What is known of a series, as of the last epoch its shard retired; `None` if another worker owns it.
+    pub fn seen(&self, series: u64) -> Option<Seen> {
+        let gates = self.0.borrow();
+        gates[SeriesId(series).shard()].as_ref().map(|gate| gate.seen(series))
+    }
+}
+
+/// Builds the dataflow on one worker: samples and epoch ends in, outcomes out; and a look at its gates.
 ///
 /// Every worker must be given the same settings, and the marks of every epoch: its controls and its end.
 pub fn build<'scope>(
@@ -81,18 +95,21 @@ pub fn build<'scope>(
     marks: StreamVec<'scope, u64, Mark>,
     settings: &Arc<Settings>,
     sizes: &Arc<Sizes>,
-) -> StreamVec<'scope, u64, Outcomes> {
+) -> (StreamVec<'scope, u64, Outcomes>, Gates) {
     let scope = samples.scope();
     let mine = |shard: &usize| owner(*shard, scope.peers()) == scope.index();
-    let mut gates: Vec<Option<Admit>> =
-        (0..SHARDS).map(|s| mine(&s).then(|| Admit::new(Arc::clone(settings)))).collect();
+    let gates = (0..SHARDS).map(|s| mine(&s).then(|| Admit::new(Arc::clone(settings)))).collect();
+    let gates = Gates(Rc::new(RefCell::new(gates)));
     let mut windows: Vec<Option<Windows>> =
         (0..SHARDS).map(|s| mine(&s).then(|| Windows::new(Arc::clone(settings)))).collect();
 
     let (held, mut bytes, mut series, mut turn) = (Arc::clone(sizes), PerShard::new(), PerShard::new(), 0);
     let mut told = Told::default();
     let last = (0..SHARDS).rev().find(mine).unwrap_or(0);
+    // Borrowed once per shard and epoch, and never while a worker is between steps.
+    let held_gates = gates.clone();
     let admitted = driver::by_shard(samples, marks, OPERATORS[0], move |shard, epoch| {
+        let mut gates = held_gates.0.borrow_mut();
         let gate = gates[shard].as_mut().expect("only owned shards are retired");
         let types = told.take(shard, &epoch);
         let mut out = gate.retire(shard, epoch);
@@ -106,23 +123,25 @@ pub fn build<'scope>(
     });
 
     let (held, mut bytes, mut turn) = (Arc::clone(sizes), PerShard::new(), 0);
-    driver::in_slices(admitted, OPERATORS[1], move |batch: &crate::shard::Admitted, first, out| {
-        let state = windows[batch.shard].as_mut().expect("only owned shards are handed on");
-        if first {
-            out.rejects.extend_from_slice(&batch.rejects);
-            out.types.extend_from_slice(&batch.types);
-            out.freed.extend_from_slice(&batch.freed_series);
-            out.counts = batch.counts;
-            state.retire(batch, out);
-        }
-        let done = state.close_silent(batch.end.close_ms, SLICE_ROWS, out);
-        if done {
-            state.free(batch);
-            if turn % MEASURED_EVERY == batch.shard as u64 % MEASURED_EVERY {
-                bytes.set(batch.shard, state.bytes() as u64, &held.bytes[1]);
+    let outcomes =
+        driver::in_slices(admitted, OPERATORS[1], move |batch: &crate::shard::Admitted, first, out| {
+            let state = windows[batch.shard].as_mut().expect("only owned shards are handed on");
+            if first {
+                out.rejects.extend_from_slice(&batch.rejects);
+                out.types.extend_from_slice(&batch.types);
+                out.freed.extend_from_slice(&batch.freed_series);
+                out.counts = batch.counts;
+                state.retire(batch, out);
             }
-            turn += u64::from(batch.shard == last);
-        }
-        done
-    })
+            let done = state.close_silent(batch.end.close_ms, SLICE_ROWS, out);
+            if done {
+                state.free(batch);
+                if turn % MEASURED_EVERY == batch.shard as u64 % MEASURED_EVERY {
+                    bytes.set(batch.shard, state.bytes() as u64, &held.bytes[1]);
+                }
+                turn += u64::from(batch.shard == last);
+            }
+            done
+        });
+    (outcomes, gates)
 }

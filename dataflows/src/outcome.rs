@@ -114,6 +114,23 @@ impl Counts {
     }
 }
 
+/// What the engine knows of a series' time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// It has a slot, and this is its newest applied sample.
+    Live {
+        /// Unix milliseconds.
+        newest_ms: i64,
+    },
+    /// Its slot was freed; nothing up to this sample is ever computed again.
+    Freed {
+        /// Unix milliseconds.
+        newest_ms: i64,
+    },
+    /// No sample of it was ever applied, or it was forgotten.
+    Unknown,
+}
+
 /// All outcomes of one epoch (of one worker, or merged over workers).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Outcomes {

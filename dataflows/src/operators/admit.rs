@@ -26,6 +26,7 @@ pub use self::rejects::REJECT_ROWS_MAX;
 use self::rejects::Rejects;
 use self::ring::Ring;
 use crate::driver::Epoch;
+use crate::outcome::Seen;
 use crate::sample::{EpochEnd, Reason, Samples, SeriesId};
 use crate::settings::Settings;
 use crate::shard::{Admitted, Given, LatePane, SeriesMap, Slots, Timers, pane_of, wait_ms};
@@ -254,6 +255,21 @@ impl Admit {
             out.freed_series.push(series);
         }
         out.counts.slots_freed += out.freed.len() as u64;
+    }
+
+    /// What is known of a series, as of the last epoch retired.
+    pub fn seen(&self, series: u64) -> Seen {
+        let head = self.slots.get(series).map(|slot| &self.heads[slot as usize]);
+        match head {
+            Some(head) if head.newest != NEVER => Seen::Live { newest_ms: head.newest },
+            // Nothing was applied since it came back.
+            Some(head) if head.tombstone != NEVER => Seen::Freed { newest_ms: head.tombstone },
+            Some(_) => Seen::Unknown,
+            None => {
+                let tombstone = self.tombstones.newest.get(&series);
+                tombstone.map_or(Seen::Unknown, |newest_ms| Seen::Freed { newest_ms: *newest_ms })
+            }
+        }
     }
 }
 

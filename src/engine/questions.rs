@@ -1,0 +1,137 @@
+//! Questions to the workers, answered between their steps: what a worker holds is seen as of an epoch's end, never
+//! half-way through a shard.
+//!
+//! Each worker has a queue of [`QUESTIONS_QUEUED`]. A question goes to all workers, for each owns some shards, and
+//! answers come back through a channel of its own. Nobody waits for an answer longer than [`ANSWER_MAX`].
+//!
+//! Not here: how far the workers are behind the journal. Who asks waits until they are where they should be.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::{Duration, Instant};
+
+use tidewatch_dataflows::graph::Gates;
+use tidewatch_dataflows::outcome::Seen;
+use timely::scheduling::SyncActivator;
+
+/// Questions that may wait for one worker.
+pub const QUESTIONS_QUEUED: usize = 4;
+/// Series one question is about, so that a worker is soon back at its work.
+const SERIES_PER_QUESTION: usize = 65_536;
+/// Longest wait for an answer: many times the longest step.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// Too many questions wait already; come again.
+    #[error("the workers have {QUESTIONS_QUEUED} questions waiting already; try again")]
+    Busy,
+    /// The workers are at a step that takes long; come again.
+    #[error("the workers did not answer within {} s", ANSWER_MAX.as_secs())]
+    Late,
+    /// The engine has ended.
+    #[error("the engine has ended")]
+    Ended,
+}
+
+/// A question to one worker. A kind of question is a variant here and an arm in [`Question::answer`].
+pub enum Question {
+    /// What is known of these series; answered with the place in the list of each that the worker owns.
+    Newest {
+        /// The list.
+        series: Arc<[u64]>,
+        /// Where the answer goes; has room for all workers.
+        answer: SyncSender<Vec<(usize, Seen)>>,
+    },
+}
+
+impl Question {
+    /// Answers from what one worker holds.
+    fn answer(self, gates: &Gates) {
+        match self {
+            Question::Newest { series, answer } => {
+                let places = series.iter().enumerate();
+                let seen = places.filter_map(|(place, id)| gates.seen(*id).map(|seen| (place, seen)));
+                // Who asked may have given up waiting.
+                let _ = answer.try_send(seen.collect());
+            }
+        }
+    }
+}
+
+/// Answers what is waiting; the queue bounds how much that is.
+pub fn serve(questions: &Receiver<Question>, gates: &Gates) {
+    questions.try_iter().take(QUESTIONS_QUEUED).for_each(|question| question.answer(gates));
+}
+
+/// The asking side of one worker.
+#[derive(Clone)]
+pub struct Asked {
+    queue: SyncSender<Question>,
+    activator: SyncActivator,
+}
+
+impl Asked {
+    /// A queue to the worker that `activator` wakes.
+    pub fn new(activator: SyncActivator) -> (Asked, Receiver<Question>) {
+        let (queue, questions) = sync_channel(QUESTIONS_QUEUED);
+        (Asked { queue, activator }, questions)
+    }
+}
+
+/// Asks the workers of one engine; cheap to clone.
+#[derive(Clone)]
+pub struct Questions {
+    workers: Arc<[Asked]>,
+}
+
+impl Questions {
+    /// Questions to these workers.
+    pub fn new(workers: impl Iterator<Item = Asked>) -> Questions {
+        Questions { workers: workers.collect() }
+    }
+
+    /// What the engine knows of each of `series`, each as of some epoch that the journal holds.
+    ///
+    /// # Errors
+    /// The workers are busy, or gone.
+    pub fn newest(&self, series: &[u64]) -> Result<Vec<Seen>, AskError> {
+        let mut all = Vec::with_capacity(series.len());
+        for part in series.chunks(SERIES_PER_QUESTION) {
+            let part: Arc<[u64]> = part.into();
+            let mut seen = vec![Seen::Unknown; part.len()];
+            let newest = |answer| Question::Newest { series: Arc::clone(&part), answer };
+            for answers in self.ask(newest)? {
+                answers.into_iter().for_each(|(place, one)| seen[place] = one);
+            }
+            all.append(&mut seen);
+        }
+        Ok(all)
+    }
+
+    /// Puts a question to every worker and waits for all answers.
+    fn ask<T>(&self, question: impl Fn(SyncSender<T>) -> Question) -> Result<Vec<T>, AskError> {
+        let (answer, answers) = sync_channel(self.workers.len());
+        for worker in self.workers.iter() {
+            worker.queue.try_send(question(answer.clone())).map_err(|error| match error {
+                TrySendError::Full(_) => AskError::Busy,
+                TrySendError::Disconnected(_) => AskError::Ended,
+            })?;
+            // One that cannot be woken is gone; its answer will be missing.
+            let _ = worker.activator.activate();
+        }
+        // From here on a worker that ends lets go of its question, and the channel says so.
+        drop(answer);
+        let deadline = Instant::now() + ANSWER_MAX;
+        let mut all = Vec::with_capacity(self.workers.len());
+        while all.len() < self.workers.len() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            all.push(answers.recv_timeout(left).map_err(|error| match error {
+                std::sync::mpsc::RecvTimeoutError::Timeout => AskError::Late,
+                std::sync::mpsc::RecvTimeoutError::Disconnected => AskError::Ended,
+            })?);
+        }
+        Ok(all)
+    }
+}
