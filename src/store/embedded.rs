@@ -17,6 +17,7 @@
 //!
 //! One writer and many readers, in this process or another; a reader sees the store as it was when it began.
 
+mod amend;
 #[cfg(test)]
 mod broken;
 mod catalogue;
@@ -40,8 +41,8 @@ use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
 use super::row::{NameRow, RejectRow, SeriesRow, WindowRow};
 use super::{
-    Batch, CatalogueQuery, Dropped, ExportQuery, ExportRow, LabelPairs, NamesQuery, Page, RejectQuery,
-    Status, Store, StoreError, WindowQuery, Written,
+    Batch, CatalogueQuery, Dropped, ExportQuery, ExportRow, LabelPairs, NamesQuery, Offer, Page, RejectQuery,
+    Status, Store, StoreError, Verdict, WindowQuery, Written,
 };
 use view::View;
 use write::Writer;
@@ -142,6 +143,17 @@ impl Store for Embedded {
         labels: &dyn Fn(SeriesId) -> Option<LabelPairs>,
     ) -> Result<Written, StoreError> {
         self.writer()?.write(&self.path, batches, labels)
+    }
+
+    fn amend(
+        &self,
+        written_ms: i64,
+        offers: &[Offer],
+        labels: &dyn Fn(SeriesId) -> Option<LabelPairs>,
+    ) -> Result<Vec<Verdict>, StoreError> {
+        // First the lock, then the view: nobody writes between what it shows and what is written here.
+        let mut writer = self.writer()?;
+        amend::amend(&mut writer, self.view(None)?, &self.path, written_ms, offers, labels)
     }
 
     fn names(&self, query: &NamesQuery) -> Result<Page<NameRow>, StoreError> {

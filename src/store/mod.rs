@@ -67,6 +67,30 @@ pub struct Written {
     pub series_unlabelled: u64,
 }
 
+/// A row that a history computed beside the engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Offer {
+    /// The row; its revision is not looked at.
+    pub stats: WindowStats,
+    /// Whether its samples reach back over the whole window. If not, it only serves where there is no row at all.
+    pub whole: bool,
+}
+
+/// What became of an [`Offer`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// There was no row: written, at revision 1.
+    Added,
+    /// It outdid the row that was there: written, one revision higher.
+    Replaced,
+    /// The row that is there shows the same numbers.
+    Unchanged,
+    /// The row that is there is of more samples, and stays.
+    Larger,
+    /// The offer was not whole, and the row that is there stays.
+    Partial,
+}
+
 /// Inclusive bounds of time, Unix milliseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
@@ -413,6 +437,18 @@ pub trait Store: Send + Sync {
         batches: &[Batch<'_>],
         labels: &dyn Fn(SeriesId) -> Option<LabelPairs>,
     ) -> Result<Written, StoreError>;
+
+    /// Judges rows that a history offers by what is held under their keys, and writes those that are better. The keys
+    /// are different ones; no epoch is touched.
+    ///
+    /// # Errors
+    /// Nothing was written.
+    fn amend(
+        &self,
+        written_ms: i64,
+        offers: &[Offer],
+        labels: &dyn Fn(SeriesId) -> Option<LabelPairs>,
+    ) -> Result<Vec<Verdict>, StoreError>;
 
     /// Metric names, in order.
     ///

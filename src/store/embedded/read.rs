@@ -47,6 +47,21 @@ pub fn page(view: &View<'_>, query: &WindowQuery) -> Result<Page<WindowRow>, Sto
     Ok(Page { rows: out.rows, more: false })
 }
 
+/// The rows under the keys of `of`, each as readers see it.
+pub fn keys<'k>(
+    view: &View<'_>,
+    of: impl Iterator<Item = &'k WindowStats>,
+) -> Result<Vec<Option<WindowStats>>, StoreError> {
+    let probe = |lane: Lane| (lane.window_ms, Probe { view, lane, instants: HashMap::new() });
+    let mut probes: HashMap<_, _> = view.lanes()?.into_iter().map(probe).collect();
+    let mut statements = HashMap::new();
+    of.map(|key| match probes.get_mut(&key.window_ms) {
+        Some(probe) => probe.look_up(key.at_ms, key.series, &mut statements),
+        None => Ok(None),
+    })
+    .collect()
+}
+
 /// The page as it fills.
 struct Out<'q> {
     query: &'q WindowQuery,

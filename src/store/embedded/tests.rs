@@ -15,8 +15,8 @@ use crate::store::testing::{
     self, HOUR_MS, Model, T0, TempDir, WINDOWS, all_pages, labels_of, name_of, series, stats,
 };
 use crate::store::{
-    Batch, CatalogueQuery, ExportQuery, Filter, NamesQuery, Range, RejectKey, RejectQuery, SeriesKey, Stat,
-    Store, StoreError, WindowKey, WindowQuery, Written,
+    Batch, CatalogueQuery, ExportQuery, Filter, NamesQuery, Offer, Range, RejectKey, RejectQuery, SeriesKey,
+    Stat, Store, StoreError, Verdict, WindowKey, WindowQuery, Written,
 };
 
 const SELECTORS: [&[&str]; 7] = [
@@ -398,6 +398,49 @@ fn a_row_of_a_lower_rank_never_replaces_a_higher_one() {
     assert_eq!(write_counted(6, 5, 12.0, 4), 11.0, "of fewer samples, latest table");
     drop(store);
     assert_eq!(read_all(&dir.store(), &every())[0].avg, 11.0, "after opening again");
+}
+
+#[test]
+fn an_offer_is_judged_by_the_row_that_readers_see() {
+    let dir = TempDir::new();
+    let store = dir.store();
+    let at = |minute: i64| T0 + minute * 60_000;
+    let row = |minute, count, revision, avg| WindowStats {
+        count,
+        ..stats(series(3), HOUR_MS, at(minute), revision, avg)
+    };
+    // Two tables: the later one has a row of minute 1 that the earlier one outdoes.
+    for (epoch, rows) in
+        [(1, [row(1, 5, 2, 1.0), row(2, 5, 0, 1.0)]), (2, [row(1, 4, 3, 9.0), row(3, 5, 7, 1.0)])]
+    {
+        let batch = Batch { epoch, written_ms: T0 + epoch as i64 * HOUR_MS, windows: &rows, rejects: &[], types: &[] };
+        store.write(&[batch], &labels_of).unwrap();
+    }
+    let offer = |minute, count, avg, whole| Offer { stats: row(minute, count, 99, avg), whole };
+    let offers = [
+        (offer(0, 1, 1.0, false), Verdict::Added, 1),
+        (offer(1, 5, 1.0, false), Verdict::Unchanged, 2),
+        (offer(2, 6, 2.0, false), Verdict::Partial, 0),
+        (offer(3, 5, 2.0, true), Verdict::Replaced, 8),
+        (offer(1, 4, 2.0, true), Verdict::Larger, 2),
+        (offer(2, 6, 2.0, true), Verdict::Replaced, 1),
+    ];
+    for (offer, verdict, revision) in offers {
+        let done = store.amend(T0 + 9 * HOUR_MS, &[offer], &labels_of).unwrap();
+        assert_eq!(done, [verdict], "{offer:?}");
+        let range = Some(crate::store::Range { start_ms: offer.stats.at_ms, end_ms: offer.stats.at_ms });
+        let read = read_all(&store, &WindowQuery { range, ..every() });
+        assert_eq!(read[0].revision, revision, "{offer:?}");
+    }
+    assert_eq!(store.epoch().unwrap(), Some(2));
+    // A second time nothing is written, and a row of the engine with fewer samples replaces nothing.
+    let again = [offer(0, 1, 1.0, true), offer(3, 5, 2.0, true), offer(2, 6, 2.0, true)];
+    assert_eq!(store.amend(T0 + 9 * HOUR_MS, &again, &labels_of).unwrap(), [Verdict::Unchanged; 3]);
+    let rows = [row(2, 5, 9, 7.0)];
+    store.write(&[Batch { epoch: 3, written_ms: T0, windows: &rows, rejects: &[], types: &[] }], &labels_of).unwrap();
+    assert_eq!(store.amend(T0, &again, &labels_of).unwrap(), [Verdict::Unchanged; 3]);
+    let read_only = Embedded::open_read_only(&dir.file(), Options::default()).unwrap();
+    assert!(read_only.amend(T0, &again, &labels_of).is_err());
 }
 
 #[test]

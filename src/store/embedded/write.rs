@@ -86,12 +86,7 @@ impl Writer {
             if hour != std::mem::replace(&mut self.hour, hour) {
                 self.seen.clear();
             }
-            let mut catalogue = Catalogue { tx: &tx, hour, seen: &mut self.seen, labels, unlabelled: 0 };
-            catalogue.enter(group).map_err(fail)?;
-            written.series_unlabelled += catalogue.unlabelled;
-            written.windows += windows(&tx, hour, group).map_err(fail)?;
-            written.rejects += rejects(&tx, hour, group).map_err(fail)?;
-            written.types += types(&tx, hour, group).map_err(fail)?;
+            put(&tx, hour, &mut self.seen, group, labels, &mut written).map_err(fail)?;
         }
         if !fresh.is_empty() {
             let sql = "INSERT INTO meta (key, value) VALUES ('epoch', ?1) \
@@ -102,6 +97,45 @@ impl Writer {
         self.unsure = false;
         Ok(written)
     }
+
+    /// Writes window rows that belong to no epoch.
+    pub fn add(
+        &mut self,
+        path: &Path,
+        written_ms: i64,
+        windows: &[WindowStats],
+        labels: Labels<'_>,
+    ) -> Result<(), StoreError> {
+        let fail = |error| failure(path, "write rows", error);
+        let hour = hour_of(written_ms).max(0);
+        if std::mem::replace(&mut self.unsure, true) || hour != std::mem::replace(&mut self.hour, hour) {
+            self.seen.clear();
+        }
+        let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
+        let batch = Batch { epoch: 0, written_ms, windows, rejects: &[], types: &[] };
+        put(&tx, hour, &mut self.seen, &[&batch], labels, &mut Written::default()).map_err(fail)?;
+        tx.commit().map_err(fail)?;
+        self.unsure = false;
+        Ok(())
+    }
+}
+
+/// Writes the rows of batches written in one hour, and the catalogue's entries of their series.
+fn put(
+    tx: &Transaction<'_>,
+    hour: i64,
+    seen: &mut Seen,
+    group: &[&Batch<'_>],
+    labels: Labels<'_>,
+    written: &mut Written,
+) -> rusqlite::Result<()> {
+    let mut catalogue = Catalogue { tx, hour, seen, labels, unlabelled: 0 };
+    catalogue.enter(group)?;
+    written.series_unlabelled += catalogue.unlabelled;
+    written.windows += windows(tx, hour, group)?;
+    written.rejects += rejects(tx, hour, group)?;
+    written.types += types(tx, hour, group)?;
+    Ok(())
 }
 
 /// Keeps the catalogue's entries of the series that are written.

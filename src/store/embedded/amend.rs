@@ -1,0 +1,59 @@
+//! Rows of a history beside those of the engine: each is judged by what readers see under its key.
+//!
+//! Judged and written under the writer's lock, so that nothing comes between the two.
+
+use std::path::Path;
+
+use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::sample::SeriesId;
+
+use super::read::keys;
+use super::view::View;
+use super::write::Writer;
+use crate::store::{LabelPairs, Offer, StoreError, Verdict};
+
+/// Judges the offers by what `view` shows and writes what is to be written.
+pub fn amend(
+    writer: &mut Writer,
+    view: View<'_>,
+    path: &Path,
+    written_ms: i64,
+    offers: &[Offer],
+    labels: &dyn Fn(SeriesId) -> Option<LabelPairs>,
+) -> Result<Vec<Verdict>, StoreError> {
+    let stored = keys(&view, offers.iter().map(|offer| &offer.stats))?;
+    drop(view);
+    let (mut rows, mut verdicts) = (Vec::new(), Vec::with_capacity(offers.len()));
+    for (offer, stored) in offers.iter().zip(stored) {
+        let verdict = judge(offer, stored.as_ref());
+        let revision = stored.map_or(0, |stored| stored.revision).saturating_add(1);
+        if matches!(verdict, Verdict::Added | Verdict::Replaced) {
+            rows.push(WindowStats { revision, ..offer.stats });
+        }
+        verdicts.push(verdict);
+    }
+    if !rows.is_empty() {
+        writer.add(path, written_ms, &rows, labels)?;
+    }
+    Ok(verdicts)
+}
+
+fn judge(offer: &Offer, stored: Option<&WindowStats>) -> Verdict {
+    let Some(stored) = stored else { return Verdict::Added };
+    if same_numbers(&offer.stats, stored) {
+        Verdict::Unchanged
+    } else if stored.count > offer.stats.count {
+        Verdict::Larger
+    } else if !offer.whole {
+        Verdict::Partial
+    } else {
+        Verdict::Replaced
+    }
+}
+
+/// Whether two rows show the same; SQLite keeps no bits of a NaN.
+fn same_numbers(a: &WindowStats, b: &WindowStats) -> bool {
+    let floats = |s: &WindowStats| [s.min, s.max, s.avg, s.std, s.first, s.last, s.increase];
+    let same = |(a, b): (f64, f64)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+    (a.count, a.span_ms) == (b.count, b.span_ms) && floats(a).into_iter().zip(floats(b)).all(same)
+}
