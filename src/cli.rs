@@ -76,6 +76,15 @@ pub struct Replay {
     /// Declare that the input is ordered by time, or endless: windows close as it goes
     #[arg(long)]
     pub live_order: bool,
+    /// Beside what is computed already: only the store gets rows, for times the series have left behind
+    #[arg(long, conflicts_with = "live_order")]
+    pub into_history: bool,
+    /// Leave out samples before this time, RFC 3339 or Unix seconds; a history answers after it
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Leave out samples after this time, RFC 3339 or Unix seconds
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
     /// Stop at the first malformed line
     #[arg(long)]
     pub strict: bool,

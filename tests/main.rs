@@ -8,6 +8,7 @@
 //! - `first_steps`: what the README promises a newcomer: flags, mistyped names, the table of settings, the files of deploy/.
 //! - `files`: what a file comes to does not depend on the order of its lines.
 //! - `golden`: moments computed elsewhere, in exact arithmetic, equal ours.
+//! - `history`: old samples beside the live engine: the rows of all samples together, or a range that is named.
 //! - `kill_and_rerun`: kill -9, SIGTERM and start again: nothing acknowledged is lost, no row changes.
 //! - `limits`: each limit reached has its status and its metric, and the worker goes on.
 //! - `metric_types`: what sources say of types decides what rows show; it is journalled once and survives a kill.
@@ -34,6 +35,7 @@ mod files;
 mod fills;
 mod first_steps;
 mod golden;
+mod history;
 mod kill_and_rerun;
 mod limits;
 mod metric_types;

@@ -27,14 +27,14 @@ fn settings() -> Settings {
 }
 
 /// A folder with a configuration and no data yet.
-fn folder() -> Folder {
+pub fn folder() -> Folder {
     let folder = Folder::new("replayed");
     std::fs::write(folder.path().join("tidewatch.yml"), CONFIG).unwrap();
     folder
 }
 
 /// Writes seeded samples over two hours to a file.
-fn generate(folder: &Path, seed: u64, series: u32, more: &[&str], file: &str) {
+pub fn generate(folder: &Path, seed: u64, series: u32, more: &[&str], file: &str) {
     let (seed, series) = (seed.to_string(), series.to_string());
     let mut arguments = vec!["generate", "--seed", &seed, "--series", &series, "--hours", "2"];
     arguments.extend(["--start", "2026-01-01T00:00:00Z", "-o", file]);
@@ -43,7 +43,7 @@ fn generate(folder: &Path, seed: u64, series: u32, more: &[&str], file: &str) {
 }
 
 /// The samples of generated text, read by hand.
-fn samples_of(text: &str) -> Samples {
+pub fn samples_of(text: &str) -> Samples {
     let mut samples = Samples::default();
     for line in text.lines() {
         let (labels, at_ms, value) = parts(line);
@@ -65,16 +65,16 @@ fn parts(line: &str) -> (Vec<(&str, &str)>, i64, f64) {
 }
 
 /// What `export --final` writes.
-fn export(folder: &Path) -> String {
+pub fn export(folder: &Path) -> String {
     done(folder, &["export", "--final"], None)
 }
 
-fn rows(text: &str) -> Vec<Value> {
+pub fn rows(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// The exported lines of keys before the newest sample of their series.
-fn settled(text: &str, samples: &Samples) -> String {
+pub fn settled(text: &str, samples: &Samples) -> String {
     let newest = stored::newest(samples);
     let after = |line: &str, field: &str| {
         let from = line.find(field).unwrap() + field.len();
@@ -92,7 +92,7 @@ fn settled(text: &str, samples: &Samples) -> String {
 }
 
 /// Asserts that two exports are equal, and shows the first line that is not.
-fn same(what: &str, got: &str, want: &str) {
+pub fn same(what: &str, got: &str, want: &str) {
     if got != want {
         let differs = got.lines().zip(want.lines()).find(|(got, want)| got != want);
         panic!(
@@ -104,7 +104,7 @@ fn same(what: &str, got: &str, want: &str) {
 }
 
 /// The lines in an order in which none is further behind the newest of its series than lateness, some of them twice.
-fn shuffled(rng: &mut fastrand::Rng, text: &str) -> String {
+pub fn shuffled(rng: &mut fastrand::Rng, text: &str) -> String {
     let lateness_ms = settings().lateness_ms;
     let mut lines: Vec<(i64, &str)> = Vec::new();
     for line in text.lines() {

@@ -5,7 +5,9 @@
 //! into the outbox → the sinks drain the outbox → release the lock.
 
 mod commands;
+mod history;
 mod process;
+mod reading;
 mod replay;
 mod run;
 mod sources;

@@ -6,21 +6,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tidewatch_dataflows::sample::Samples;
 
 use crate::cli;
 use crate::config::Config;
-use crate::journal::{Journal, Mode};
+use crate::journal::Mode;
 use crate::source::replay::{Options, Replay, SOURCE, Summary, judge};
 
-use super::now_ms;
+use super::reading::{Cut, Span, read};
 use super::stack::{OnFatal, Stack};
+use super::{history, now_ms, time_ms};
 
-/// Samples of one epoch of a file.
-const EPOCH_SAMPLES: usize = 65_536;
 const REPORT_EVERY: Duration = Duration::from_secs(2);
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -35,23 +33,35 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     // Before the data directory is touched: a mistyped name leaves nothing behind.
     judge(&args.files, format)?;
     let options = Options { format, strict: args.strict, allow_future: args.allow_future, clock: now_ms };
+    let (from_ms, to_ms) = range(args)?;
     let on_fatal: OnFatal = Arc::new(|message| {
         tracing::error!("{message}");
         // Threads may wait for one that is gone; what is in the journal is durable and is computed at the next start.
         #[allow(clippy::disallowed_methods)]
         std::process::exit(1);
     });
-    let stack = Stack::open(&config, Mode::File, args.allow_future, &on_fatal)?;
+    let stack = Stack::open(&config, Mode::File, args.allow_future, &on_fatal);
+    if args.into_history {
+        return history::command::replay(&config, args, options, stack, (from_ms, to_ms));
+    }
+    let stack = stack?;
     let mut replay =
         Replay::open(&args.files, options, Arc::clone(&stack.labels), Arc::clone(&stack.metrics))?;
     let started = Instant::now();
     let cut =
         Cut { journal: stack.journal.clone(), settle_ms: config.settle_ms, live_order: args.live_order };
     let mut progress = Progress::new(replay.bytes_total());
-    let read = read(&mut replay, &cut, &mut progress);
+    let mut span = Span::new(from_ms, to_ms);
+    let bytes = replay.bytes_counter();
+    let mut next = |batch: &mut Samples| Ok(replay.next_batch(batch, cut.journal.current_epoch())?);
+    let mut tick = |samples| {
+        progress.tick(samples, bytes.load(Ordering::Relaxed));
+        Ok(())
+    };
+    let read = read(&mut next, &cut, &mut span, SOURCE, &mut tick);
     // What was read before an error is in the log already; but the input has not ended, so nothing is judged by its end.
     let end = match &read {
-        Ok(()) => cut.last(replay.summary().highest_ms),
+        Ok(()) => cut.last(span.highest_ms),
         Err(_) => cut.stop(),
     }?;
     let summary = replay.summary().clone();
@@ -72,6 +82,7 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
         computed: stack.engine_progress.samples.load(Ordering::Relaxed),
         rows: stack.sink_progress.rows.load(Ordering::Relaxed),
         series: stack.labels.len(),
+        outside: span.outside,
     };
     let full = full();
     stack.close()?;
@@ -87,77 +98,23 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Ends epochs as DESIGN.md §4 Files says.
-struct Cut {
-    journal: Journal,
-    settle_ms: i64,
-    live_order: bool,
-}
-
-impl Cut {
-    /// An epoch is full.
-    fn full(&self, highest_ms: Option<i64>) -> anyhow::Result<()> {
-        let last =
-            self.journal.last_epoch_end().map_or((i64::MIN, i64::MIN), |end| (end.stream_ms, end.close_ms));
-        let upto = highest_ms.filter(|_| self.live_order).map_or(i64::MIN, |at| at - self.settle_ms);
-        // Not waited for: the cut after the last waits for all.
-        drop(self.journal.cut(last.0.max(upto), last.1.max(upto), false)?);
-        Ok(())
+/// `--from` and `--to`.
+fn range(args: &cli::Replay) -> anyhow::Result<(Option<i64>, Option<i64>)> {
+    let time = |field, text: &Option<String>| text.as_deref().map(|text| time_ms(field, text)).transpose();
+    let (from, to) = (time("--from", &args.from)?, time("--to", &args.to)?);
+    if let (Some(from_ms), Some(to_ms)) = (from, to) {
+        anyhow::ensure!(
+            from_ms < to_ms,
+            "--to must be after --from ({:?}); got {:?}",
+            args.from.as_deref().unwrap_or_default(),
+            args.to.as_deref().unwrap_or_default()
+        );
     }
-
-    /// The input has ended; returns the number of the last epoch once it is durable.
-    ///
-    /// The times of the end are those of an epoch without samples: one with samples would have heard their series
-    /// just now, so which series silence closes would depend on the order of the file.
-    fn last(&self, highest_ms: Option<i64>) -> anyhow::Result<u64> {
-        self.full(highest_ms)?;
-        let last =
-            self.journal.last_epoch_end().map_or((i64::MIN, i64::MIN), |end| (end.stream_ms, end.close_ms));
-        let upto = highest_ms.unwrap_or(i64::MIN);
-        self.durably(last.0.max(upto), last.1.max(upto), true)
-    }
-
-    /// Reading has stopped before the end of the input: as after a kill, time stays where it is.
-    fn stop(&self) -> anyhow::Result<u64> {
-        self.durably(i64::MIN, i64::MIN, false)
-    }
-
-    fn durably(&self, stream_ms: i64, close_ms: i64, last_of_input: bool) -> anyhow::Result<u64> {
-        let synced = self.journal.cut(stream_ms, close_ms, last_of_input)?;
-        synced
-            .blocking_recv()
-            .context("the journal ended")?
-            .map_err(|why| anyhow::anyhow!("the journal failed: {why}"))?;
-        Ok(self.journal.last_epoch_end().map_or(0, |end| end.epoch))
-    }
-}
-
-fn read(replay: &mut Replay, cut: &Cut, progress: &mut Progress) -> anyhow::Result<()> {
-    let (mut batch, mut in_epoch, mut total) = (Samples::default(), 0, 0);
-    loop {
-        let more = replay.next_batch(&mut batch, cut.journal.current_epoch());
-        // Also what came before an error: who mends that line and starts again knows what is in.
-        // An epoch is exactly EPOCH_SAMPLES, wherever batches end.
-        while !batch.is_empty() {
-            let room = (EPOCH_SAMPLES - in_epoch).min(batch.len());
-            let rest = batch.split_off(room);
-            let part = std::mem::replace(&mut batch, rest);
-            (in_epoch, total) = (in_epoch + part.len(), total + part.len() as u64);
-            cut.journal.append_blocking(part, SOURCE)?;
-            if in_epoch == EPOCH_SAMPLES {
-                cut.full(replay.summary().highest_ms)?;
-                in_epoch = 0;
-            }
-        }
-        progress.tick(total, replay.bytes_read());
-        if !more? {
-            return Ok(());
-        }
-    }
+    Ok((from, to))
 }
 
 /// A bar on a terminal, a plain line now and then elsewhere.
-struct Progress {
+pub struct Progress {
     bar: Option<ProgressBar>,
     started: Instant,
     reported: Instant,
@@ -165,7 +122,7 @@ struct Progress {
 }
 
 impl Progress {
-    fn new(total: Option<u64>) -> Progress {
+    pub fn new(total: Option<u64>) -> Progress {
         let now = Instant::now();
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
@@ -176,7 +133,7 @@ impl Progress {
         Progress { bar, started: now, reported: now, total }
     }
 
-    fn tick(&mut self, samples: u64, bytes: u64) {
+    pub fn tick(&mut self, samples: u64, bytes: u64) {
         let rate = samples as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
         if let Some(bar) = &self.bar {
             bar.set_position(bytes);
@@ -189,7 +146,7 @@ impl Progress {
     }
 
     /// All is read; what is left to do shows in rows.
-    fn storing(&mut self, computed: u64, rows: u64) {
+    pub fn storing(&mut self, computed: u64, rows: u64) {
         let words = format!("all read; {computed} samples computed, {rows} rows stored");
         if let Some(bar) = &self.bar {
             bar.set_message(words);
@@ -199,7 +156,7 @@ impl Progress {
         }
     }
 
-    fn finish(&self) {
+    pub fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -217,10 +174,12 @@ struct Done {
     /// Window rows stored.
     rows: u64,
     series: usize,
+    /// Samples outside `--from` and `--to`.
+    outside: u64,
 }
 
 fn report(summary: &Summary, as_json: bool, done: &Done) {
-    let taken = summary.received - summary.refusals.total();
+    let taken = summary.received - summary.refusals.total() - done.outside;
     let computed_rate = done.computed as f64 / done.seconds_computed;
     let stored_rate = taken as f64 / done.seconds_stored;
     let row_rate = done.rows as f64 / done.seconds_stored;
@@ -232,6 +191,7 @@ fn report(summary: &Summary, as_json: bool, done: &Done) {
             .collect();
         let first: Vec<String> = summary.first.iter().map(ToString::to_string).collect();
         let value = json!({"lines": summary.lines, "received": summary.received, "samples": taken, "refused": refused,
+            "outside_range": done.outside,
             "created_skipped": summary.created, "first_refused": first, "series": done.series, "computed": done.computed, "rows_stored": done.rows,
             "seconds_computed": done.seconds_computed, "seconds": done.seconds_stored,
             "computed_samples_per_second": computed_rate, "samples_per_second": stored_rate,
@@ -250,6 +210,9 @@ fn report(summary: &Summary, as_json: bool, done: &Done) {
     );
     if summary.created > 0 {
         println!("{} samples of when a metric was created left out", summary.created);
+    }
+    if done.outside > 0 {
+        println!("{} samples left out: outside --from and --to", done.outside);
     }
     if summary.refusals.total() > 0 {
         println!("{} lines refused: {}", summary.refusals.total(), summary.refusals.sentence());

@@ -1,7 +1,7 @@
 //! The rooms of a worker, opened in order and joined by channels.
 
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use crate::config::Config;
-use crate::engine::{self, Engine, Freed};
+use crate::engine::{self, Engine, Freed, Questions};
 use crate::journal::{self, Journal, Mode};
 use crate::labels::{self, Labels};
 use crate::metrics::{Build, Metrics};
@@ -24,6 +24,8 @@ use super::now_ms;
 
 /// Name of the store's file in the data directory.
 pub const STORE_FILE: &str = "store.sqlite";
+/// Name of the folder of a history in the data directory; one that is found at start was left behind.
+pub const HISTORY_DIR: &str = "history";
 /// Segments are this long, but never more than an eighth of what the log may take.
 const SEGMENT_BYTES: u64 = 64 << 20;
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -44,6 +46,8 @@ pub struct Stack {
     pub engine_progress: Arc<engine::Progress>,
     /// Where the store's sink is.
     pub sink_progress: Arc<SinkProgress>,
+    /// What the workers hold.
+    pub questions: Questions,
     /// The last epoch that the journal held at start; ready means that the store holds it.
     pub found_epoch: u64,
     running: Mutex<Option<Running>>,
@@ -75,32 +79,16 @@ impl Stack {
         let lock = lock(dir)?;
         let metrics = Arc::new(Metrics::new());
         metrics.build_info.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
-        let limits = labels::Limits {
-            series: config.limits.series as usize,
-            series_per_name: config.limits.series_per_name as usize,
-            labels: config.limits.labels,
-            label_bytes: config.limits.label_bytes,
-        };
-        let labels = Arc::new(
-            Labels::open(&dir.join("series"), limits, Arc::clone(&metrics))
-                .context("opening the series log")?,
-        );
+        remove_history(dir)?;
+        let labels = open_labels(config, &dir.join("series"), Arc::clone(&metrics))?;
         let outbox_dir = dir.join("outbox");
-        let outbox_config = outbox::Config {
-            segment_bytes: segment_bytes(config.outbox.bytes_max),
-            bytes_max: config.outbox.bytes_max,
-        };
-        let outbox =
-            Outbox::open(&outbox_dir, outbox_config, Arc::clone(&metrics)).context("opening the outbox")?;
+        let outbox = open_outbox(config, &outbox_dir, Arc::clone(&metrics))?;
         let options =
             embedded::Options { retention_ms: config.store.retention_ms, ..embedded::Options::default() };
         let store = Arc::new(Embedded::open(&dir.join(STORE_FILE), options).context("opening the store")?);
         let stored = store.epoch().context("reading the store's epoch")?;
 
-        let mut journal_config = journal::Config::new(mode);
-        journal_config.bytes_max = config.journal.bytes_max;
-        journal_config.segment_bytes = segment_bytes(config.journal.bytes_max);
-        journal_config.allow_future = allow_future;
+        let journal_config = journal_config(config, mode, allow_future);
         let before_commit = {
             let labels = Arc::clone(&labels);
             Box::new(move || labels.sync())
@@ -150,6 +138,7 @@ impl Stack {
             store,
             engine_progress: engine.progress(),
             sink_progress: sink.progress(),
+            questions: engine.questions(),
             found_epoch,
             running: Mutex::new(Some(Running { engine, sink, release })),
             _lock: lock,
@@ -198,6 +187,44 @@ impl Stack {
     }
 }
 
+/// Opens a series log within the configured limits.
+pub fn open_labels(config: &Config, dir: &Path, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Labels>> {
+    let limits = labels::Limits {
+        series: config.limits.series as usize,
+        series_per_name: config.limits.series_per_name as usize,
+        labels: config.limits.labels,
+        label_bytes: config.limits.label_bytes,
+    };
+    Ok(Arc::new(Labels::open(dir, limits, metrics).context("opening the series log")?))
+}
+
+/// Opens an outbox of the configured size.
+pub fn open_outbox(config: &Config, dir: &Path, metrics: Arc<Metrics>) -> anyhow::Result<Outbox> {
+    let bytes_max = config.outbox.bytes_max;
+    let outbox_config = outbox::Config { segment_bytes: segment_bytes(bytes_max), bytes_max };
+    Outbox::open(dir, outbox_config, metrics).context("opening the outbox")
+}
+
+/// A journal of the configured size.
+pub fn journal_config(config: &Config, mode: Mode, allow_future: bool) -> journal::Config {
+    let mut journal_config = journal::Config::new(mode);
+    journal_config.bytes_max = config.journal.bytes_max;
+    journal_config.segment_bytes = segment_bytes(config.journal.bytes_max);
+    journal_config.allow_future = allow_future;
+    journal_config
+}
+
+/// Removes what a history left behind that did not come to its end.
+pub fn remove_history(data_dir: &Path) -> anyhow::Result<()> {
+    let dir = data_dir.join(HISTORY_DIR);
+    match std::fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}, which a history left behind", dir.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn segment_bytes(bytes_max: u64) -> u64 {
     SEGMENT_BYTES.min(bytes_max / 8).max(1 << 20)
 }
@@ -207,6 +234,11 @@ fn fatal<E: std::fmt::Display>(on_fatal: &OnFatal) -> Arc<dyn Fn(E) + Send + Syn
     Arc::new(move |error| on_fatal(error.to_string()))
 }
 
+/// Another process has the data directory.
+#[derive(Debug, thiserror::Error)]
+#[error("the data directory {} is in use by another tidewatch process", .0.display())]
+pub struct InUse(pub PathBuf);
+
 /// Takes the data directory for this process alone.
 fn lock(dir: &Path) -> anyhow::Result<File> {
     crate::segments::create_dir_synced(dir).context("making the data directory")?;
@@ -215,9 +247,7 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
     let file = file.with_context(|| format!("opening {}", path.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => {
-            bail!("the data directory {} is in use by another tidewatch process", dir.display())
-        }
+        Err(std::fs::TryLockError::WouldBlock) => Err(InUse(dir.to_owned()).into()),
         Err(std::fs::TryLockError::Error(error)) => {
             Err(error).with_context(|| format!("locking {}", path.display()))
         }

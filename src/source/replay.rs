@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use tidewatch_dataflows::sample::Samples;
 
@@ -148,8 +148,6 @@ pub struct Summary {
     pub first: Vec<BadLine>,
     /// OpenMetrics' samples that tell when a metric was created: read and left out, in none of the counts above.
     pub created: u64,
-    /// The highest event time given out: what the last epoch's stream time is made from.
-    pub highest_ms: Option<i64>,
 }
 
 /// Reads inputs one after another.
@@ -205,7 +203,6 @@ impl Replay {
         refusals.record(SOURCE, &self.metrics);
         self.summary.received += received;
         self.summary.refusals.append(refusals);
-        self.summary.highest_ms = self.summary.highest_ms.max(batch.at_ms.iter().copied().max());
         more
     }
 
@@ -251,9 +248,9 @@ impl Replay {
         Ok(true)
     }
 
-    /// Bytes read so far, before decompression.
-    pub fn bytes_read(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+    /// Bytes read so far, before decompression; goes on counting while inputs are read.
+    pub fn bytes_counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.bytes)
     }
 
     /// Bytes of all inputs, if all are files.

@@ -46,7 +46,7 @@ pub fn check(what: &str, settings: &Settings, rows: &[Value], samples: &Samples)
     assert!(extra.is_none(), "{what}: a row that its samples do not give: {extra:?}");
 }
 
-fn key(settings: &Settings, row: &Value) -> (SeriesId, i64, i64) {
+pub fn key(settings: &Settings, row: &Value) -> (SeriesId, i64, i64) {
     let series: SeriesId = row["series"].as_str().unwrap().parse().unwrap();
     let window = settings.windows.iter().find(|w| row["window"] == duration(w.length_ms));
     let window = window.unwrap_or_else(|| panic!("a window nobody asked for: {row}"));
@@ -54,7 +54,7 @@ fn key(settings: &Settings, row: &Value) -> (SeriesId, i64, i64) {
 }
 
 /// The numbers of a row; what it does not show is taken from `want`.
-fn stats(row: &Value, want: &WindowStats) -> WindowStats {
+pub fn stats(row: &Value, want: &WindowStats) -> WindowStats {
     let number = |field: &str| row[field].as_f64().unwrap_or_else(|| panic!("no {field}: {row}"));
     WindowStats {
         count: row["count"].as_u64().unwrap() as u32,

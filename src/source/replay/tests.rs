@@ -1,6 +1,7 @@
 //! Tables of lines and files, and the law that formats and compression do not matter.
 
 use std::io::Write;
+use std::sync::atomic::Ordering;
 
 use flate2::write::GzEncoder;
 
@@ -45,7 +46,6 @@ impl Rig {
         }
         let summary = replay.summary();
         assert_eq!(summary.received, all.len() as u64 + summary.refusals.total());
-        assert_eq!(summary.highest_ms, all.at_ms.iter().copied().max());
         Ok((all, replay))
     }
 
@@ -125,11 +125,11 @@ fn formats_and_compression_do_not_matter() {
     for input in &inputs {
         let (got, replay) = rig.all(std::slice::from_ref(input), OPTIONS).unwrap();
         assert!(got == want, "{input}");
-        assert_eq!(Some(replay.bytes_read()), replay.bytes_total(), "{input}");
+        assert_eq!(Some(replay.bytes_counter().load(Ordering::Relaxed)), replay.bytes_total(), "{input}");
     }
     let (all, replay) = rig.all(&inputs, OPTIONS).unwrap();
     assert_eq!((all.len(), rig.labels.len()), (want.len() * inputs.len(), 7));
-    assert_eq!(Some(replay.bytes_read()), replay.bytes_total());
+    assert_eq!(Some(replay.bytes_counter().load(Ordering::Relaxed)), replay.bytes_total());
     let received = 2 * inputs.len() * want.len();
     let line = format!("tidewatch_samples_received_total{{source=\"replay\"}} {received}\n");
     assert!(rig.metrics.text().contains(&line));

@@ -1,0 +1,81 @@
+//! `replay --into-history`: a history out of files, while no worker holds the data directory.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use anyhow::anyhow;
+use serde_json::json;
+use tidewatch_dataflows::sample::Samples;
+
+use crate::cli;
+use crate::config::Config;
+use crate::source::replay::{self, Options, Replay, SOURCE};
+
+use super::super::replay::Progress as Shown;
+use super::super::stack::{InUse, Stack};
+use super::{History, Progress, Summary};
+
+/// Reads the files into a history and writes it.
+pub fn replay(
+    config: &Config,
+    args: &cli::Replay,
+    options: Options,
+    stack: anyhow::Result<Stack>,
+    range: (Option<i64>, Option<i64>),
+) -> anyhow::Result<ExitCode> {
+    let stack = stack.map_err(|error| match error.downcast_ref::<InUse>() {
+        Some(InUse(dir)) => anyhow!(
+            "another tidewatch process holds the data directory {}; beside a running worker, history comes by POST /api/v1/backfill",
+            dir.display()
+        ),
+        None => error,
+    })?;
+    let done = read_and_write(config, args, options, &stack, range);
+    stack.close()?;
+    let (read, summary) = done?;
+    report(&read, &summary, args.common.json);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn read_and_write(
+    config: &Config,
+    args: &cli::Replay,
+    options: Options,
+    stack: &Stack,
+    range: (Option<i64>, Option<i64>),
+) -> anyhow::Result<(replay::Summary, Summary)> {
+    let mut history =
+        History::open(config, range, Arc::new(Progress::default()), Arc::clone(&stack.metrics))?;
+    let mut replay = Replay::open(&args.files, options, history.labels(), Arc::clone(&stack.metrics))?;
+    let (bytes, mut shown) = (replay.bytes_counter(), Shown::new(replay.bytes_total()));
+    // Labels of a history are forgotten with its folder, so no epoch marks their use.
+    let mut next = |batch: &mut Samples| Ok(replay.next_batch(batch, 0)?);
+    let mut tick = |samples| shown.tick(samples, bytes.load(Ordering::Relaxed));
+    let read = history.read(&mut next, SOURCE, &mut tick);
+    shown.finish();
+    read?;
+    let summary = history.write(stack)?;
+    Ok((replay.summary().clone(), summary))
+}
+
+fn report(read: &replay::Summary, summary: &Summary, as_json: bool) {
+    let refused = &read.refusals;
+    if as_json {
+        let by_reason: serde_json::Map<String, serde_json::Value> =
+            refused.iter().map(|refusal| (refusal.reason.to_owned(), refusal.count.into())).collect();
+        let first: Vec<String> = read.first.iter().map(ToString::to_string).collect();
+        let mut value = summary.json();
+        value["lines"] = json!(read.lines);
+        value["received"] = json!(read.received);
+        value["refused"] = by_reason.into();
+        value["first_refused"] = json!(first);
+        println!("{value}");
+        return;
+    }
+    read.first.iter().for_each(|bad| eprintln!("{bad}"));
+    println!("{}", summary.text());
+    if refused.total() > 0 {
+        println!("{} lines refused: {}", refused.total(), refused.sentence());
+    }
+}

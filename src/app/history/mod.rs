@@ -1,0 +1,273 @@
+//! Histories: old samples computed beside the live engine, by a second one with fresh state.
+//!
+//! ```text
+//!  files, Prometheus ─► <data_dir>/history/{series, journal} ─► engine, 1 worker ─► history/outbox ─► judged ─► store
+//! ```
+//! The second engine sees samples from `from` - longest window on, so that its keys after `from` are whole. Of those the
+//! store gets what the live engine has finished with: DESIGN.md §4 History has the rule, `write` is it. Neither journal nor
+//! outbox of the live engine is touched, and the folder is temporary: it goes at the end, or at the next start.
+//!
+//! Bounds: one history at a time; `journal.bytes_max`, `outbox.bytes_max` and `limits.series` hold for the folder as they
+//! do for the worker; [`write::CORRECTED_KEYS_MAX`] bounds what is remembered between the two readings of its outbox.
+//!
+//! Not here: who asks for one (`command`, and the API).
+
+pub mod command;
+mod summary;
+mod write;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use tidewatch_dataflows::sample::Samples;
+
+use crate::config::Config;
+use crate::engine::{Engine, Listeners, Progress as EngineProgress};
+use crate::journal::{Journal, Mode};
+use crate::labels::Labels;
+use crate::metrics::Metrics;
+use crate::outbox::Durable;
+
+use super::reading::{Cut, Next, Span, read};
+use super::stack::{self, HISTORY_DIR};
+pub use summary::Summary;
+
+const PATIENCE: Duration = Duration::from_millis(200);
+/// Threads of a history: the live engine comes first.
+const WORKERS: usize = 1;
+
+/// Someone asked the history to end.
+#[derive(Debug, thiserror::Error)]
+#[error("cancelled")]
+pub struct Cancelled;
+
+/// Where a history is, for who looks at it from outside.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Samples read and taken.
+    pub samples: AtomicU64,
+    /// Of these, computed.
+    pub computed: AtomicU64,
+    /// Rows judged.
+    pub judged: AtomicU64,
+    /// Rows written.
+    pub written: AtomicU64,
+    /// Set to end the history; what it has written stays.
+    pub cancel: AtomicBool,
+}
+
+impl Progress {
+    /// Ends the history if someone asked for it.
+    fn go_on(&self) -> anyhow::Result<()> {
+        match self.cancel.load(Ordering::Relaxed) {
+            true => Err(Cancelled.into()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// First and last time of the samples of a series.
+#[derive(Clone, Copy, Debug)]
+struct Extent {
+    /// Of all that were read, also of those before what is computed on: from there on nothing is missing.
+    first_ms: i64,
+    /// Of those taken; `i64::MIN` if none was.
+    last_ms: i64,
+}
+
+/// The folder of a history, gone with its handle.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            tracing::warn!("{} could not be removed; the next start does it: {error}", self.0.display());
+        }
+    }
+}
+
+/// A history that samples are read into. Fields are dropped in this order.
+pub struct History {
+    engine: Option<Engine>,
+    computing: Arc<EngineProgress>,
+    computed: Arc<Durable>,
+    cut: Cut,
+    labels: Arc<Labels>,
+    failed: Arc<Mutex<Option<String>>>,
+    span: Span,
+    extents: HashMap<u64, Extent>,
+    from_ms: Option<i64>,
+    to_ms: Option<i64>,
+    progress: Arc<Progress>,
+    /// Of the worker: what the history's own engine counts would mix with the live engine's.
+    metrics: Arc<Metrics>,
+    config: Config,
+    folder: Folder,
+}
+
+impl History {
+    /// Opens a folder for a history of the keys after `from_ms` up to `to_ms`; from the first to the last sample where
+    /// there is none.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn open(
+        config: &Config,
+        (from_ms, to_ms): (Option<i64>, Option<i64>),
+        progress: Arc<Progress>,
+        metrics: Arc<Metrics>,
+    ) -> anyhow::Result<History> {
+        let folder = Folder(config.data_dir.join(HISTORY_DIR));
+        let dir = folder.0.as_path();
+        stack::remove_history(&config.data_dir)?;
+        let settings = config.settings();
+        let own = Arc::new(Metrics::new());
+        let labels = stack::open_labels(config, &dir.join("series"), Arc::clone(&own))?;
+        let outbox = stack::open_outbox(config, &dir.join("outbox"), Arc::clone(&own))?;
+        let computed = outbox.durable();
+        // It is new, so no clock can be behind it, and it ends after its last sample.
+        let journal = open_journal(config, dir, &labels, Arc::clone(&own))?;
+        let failed: Arc<Mutex<Option<String>>> = Arc::default();
+        let engine = {
+            let failed = Arc::clone(&failed);
+            let reader = journal.reader().context("reading the history's journal")?;
+            Engine::start(
+                WORKERS,
+                &settings,
+                reader,
+                outbox,
+                own,
+                Listeners { freed: Box::new(drop), types: Box::new(|_| {}) },
+                Arc::new(move |error| {
+                    failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.to_string());
+                }),
+            )?
+        };
+        let first_ms = from_ms.map(|from| from.saturating_sub(settings.longest_ms()).saturating_add(1));
+        Ok(History {
+            computing: engine.progress(),
+            engine: Some(engine),
+            computed,
+            cut: Cut { journal, settle_ms: settings.settle_ms, live_order: false },
+            labels,
+            failed,
+            span: Span::new(first_ms, to_ms),
+            extents: HashMap::new(),
+            from_ms,
+            to_ms,
+            progress,
+            metrics,
+            config: config.clone(),
+            folder,
+        })
+    }
+
+    /// The labels of this history's series: a source interns into them.
+    pub fn labels(&self) -> Arc<Labels> {
+        Arc::clone(&self.labels)
+    }
+
+    /// Reads all samples, and returns when every one of them is computed. `tick` is told how many were taken.
+    ///
+    /// # Errors
+    /// What `next` returns, a bound that was reached, or [`Cancelled`].
+    pub fn read(
+        &mut self,
+        next: &mut Next<'_>,
+        source: &'static str,
+        tick: &mut dyn FnMut(u64),
+    ) -> anyhow::Result<()> {
+        let (extents, bounds) = (&mut self.extents, self.span.bounds);
+        let (progress, metrics, failed) = (&self.progress, &self.metrics, &self.failed);
+        let mut noted = |batch: &mut Samples| {
+            let more = next(batch);
+            note(extents, batch, bounds);
+            more
+        };
+        let mut tick = |samples| {
+            progress.samples.store(samples, Ordering::Relaxed);
+            tick(samples);
+            judge(failed)?;
+            progress.go_on()
+        };
+        let read = read(&mut noted, &self.cut, &mut self.span, source, &mut tick);
+        if let Err(error) = &read
+            && matches!(error.downcast_ref(), Some(crate::journal::Refused::BytesMax { .. }))
+        {
+            metrics.limit("journal.bytes_max");
+        }
+        read.context("reading into the history")?;
+        self.extents.retain(|_, extent| extent.last_ms != i64::MIN);
+        // Closes what ends up to the last sample, or up to `to` as far as a window of samples reaches.
+        let end_ms = self.span.highest_ms.map(|highest| {
+            let upto = highest.saturating_add(self.config.settings().longest_ms());
+            self.to_ms.unwrap_or(highest).clamp(highest, upto).saturating_add(self.cut.settle_ms)
+        });
+        let end = self.cut.last(end_ms)?;
+        while !self.computed.wait_for_epoch(end, PATIENCE) {
+            self.progress.computed.store(self.computing.samples.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.progress.go_on()?;
+            judge(&self.failed)?;
+            if self.computing.outbox_full.load(Ordering::Relaxed) {
+                self.metrics.limit("outbox.bytes_max");
+                bail!(
+                    "the history's outbox is at its bound outbox.bytes_max ({}); take a shorter range or fewer series",
+                    self.config.outbox.bytes_max
+                );
+            }
+        }
+        self.progress.computed.store(self.span.taken, Ordering::Relaxed);
+        self.cut.journal.close().context("closing the history's journal")?;
+        if let Some(engine) = self.engine.take() {
+            engine.join();
+        }
+        Ok(())
+    }
+
+    /// The keys that may be written: after the first of these up to the second.
+    fn keys(&self) -> (i64, i64) {
+        (self.from_ms.unwrap_or(i64::MIN), self.to_ms.or(self.span.highest_ms).unwrap_or(i64::MIN))
+    }
+}
+
+/// Ends with what stopped the history's engine.
+fn judge(failed: &Mutex<Option<String>>) -> anyhow::Result<()> {
+    let why = failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    ensure!(why.is_none(), "the history's engine: {}", why.unwrap_or_default());
+    Ok(())
+}
+
+/// Notes how far the samples of each series reach; those taken are within `bounds`.
+fn note(extents: &mut HashMap<u64, Extent>, batch: &Samples, bounds: (i64, i64)) {
+    for ((series, at_ms), value) in batch.series.iter().zip(&batch.at_ms).zip(&batch.value) {
+        if value.is_finite() && *at_ms <= bounds.1 {
+            let extent = extents.entry(*series).or_insert(Extent { first_ms: *at_ms, last_ms: i64::MIN });
+            extent.first_ms = extent.first_ms.min(*at_ms);
+            if *at_ms >= bounds.0 {
+                extent.last_ms = extent.last_ms.max(*at_ms);
+            }
+        }
+    }
+}
+
+fn open_journal(
+    config: &Config,
+    dir: &Path,
+    labels: &Arc<Labels>,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<Journal> {
+    let labels = Arc::clone(labels);
+    let journal_config = stack::journal_config(config, Mode::File, true);
+    Journal::open(
+        &dir.join("journal"),
+        journal_config,
+        config.settings(),
+        Box::new(move || labels.sync()),
+        metrics,
+    )
+    .context("opening the history's journal")
+}

@@ -1,0 +1,131 @@
+//! Samples into a journal as a log of their own: which are taken, and where epochs end.
+//!
+//! Shared by `replay` and by histories. Not here: where samples come from, and what is made of them.
+
+use anyhow::Context;
+use tidewatch_dataflows::sample::Samples;
+
+use crate::journal::Journal;
+
+/// Samples of one epoch of a file.
+const EPOCH_SAMPLES: usize = 65_536;
+
+/// Replaces the batch by the next samples; `false` at the end of the input. What came before an error is in the batch.
+pub type Next<'a> = dyn FnMut(&mut Samples) -> anyhow::Result<bool> + 'a;
+
+/// Ends epochs as DESIGN.md §4 Files says.
+pub struct Cut {
+    /// The log.
+    pub journal: Journal,
+    /// How far the input may be behind its end, with `live_order`.
+    pub settle_ms: i64,
+    /// Whether times follow the input.
+    pub live_order: bool,
+}
+
+impl Cut {
+    /// An epoch is full.
+    fn full(&self, highest_ms: Option<i64>) -> anyhow::Result<()> {
+        let last =
+            self.journal.last_epoch_end().map_or((i64::MIN, i64::MIN), |end| (end.stream_ms, end.close_ms));
+        let upto = highest_ms.filter(|_| self.live_order).map_or(i64::MIN, |at| at - self.settle_ms);
+        // Not waited for: the cut after the last waits for all.
+        drop(self.journal.cut(last.0.max(upto), last.1.max(upto), false)?);
+        Ok(())
+    }
+
+    /// The input has ended; returns the number of the last epoch once it is durable.
+    ///
+    /// The times of the end are those of an epoch without samples: one with samples would have heard their series
+    /// just now, so which series silence closes would depend on the order of the file.
+    pub fn last(&self, highest_ms: Option<i64>) -> anyhow::Result<u64> {
+        self.full(highest_ms)?;
+        let last =
+            self.journal.last_epoch_end().map_or((i64::MIN, i64::MIN), |end| (end.stream_ms, end.close_ms));
+        let upto = highest_ms.unwrap_or(i64::MIN);
+        self.durably(last.0.max(upto), last.1.max(upto), true)
+    }
+
+    /// Reading has stopped before the end of the input: as after a kill, time stays where it is.
+    pub fn stop(&self) -> anyhow::Result<u64> {
+        self.durably(i64::MIN, i64::MIN, false)
+    }
+
+    fn durably(&self, stream_ms: i64, close_ms: i64, last_of_input: bool) -> anyhow::Result<u64> {
+        let synced = self.journal.cut(stream_ms, close_ms, last_of_input)?;
+        synced
+            .blocking_recv()
+            .context("the journal ended")?
+            .map_err(|why| anyhow::anyhow!("the journal failed: {why}"))?;
+        Ok(self.journal.last_epoch_end().map_or(0, |end| end.epoch))
+    }
+}
+
+/// Which samples are taken, and what was.
+#[derive(Clone, Debug)]
+pub struct Span {
+    /// Inclusive bounds, Unix milliseconds.
+    pub bounds: (i64, i64),
+    /// Samples taken.
+    pub taken: u64,
+    /// Samples outside the bounds, left out.
+    pub outside: u64,
+    /// The highest time taken.
+    pub highest_ms: Option<i64>,
+}
+
+impl Span {
+    /// Takes what is from `first_ms` to `last_ms`, inclusive.
+    pub fn new(first_ms: Option<i64>, last_ms: Option<i64>) -> Span {
+        let bounds = (first_ms.unwrap_or(i64::MIN), last_ms.unwrap_or(i64::MAX));
+        Span { bounds, taken: 0, outside: 0, highest_ms: None }
+    }
+
+    /// Leaves out what is outside.
+    fn limit(&mut self, batch: &mut Samples) {
+        let (first, last) = self.bounds;
+        let n = batch.len();
+        if !batch.at_ms.iter().all(|at| (first..=last).contains(at)) {
+            let all = std::mem::replace(batch, Samples::of_fill(batch.fill));
+            for i in (0..n).filter(|i| (first..=last).contains(&all.at_ms[*i])) {
+                batch.push(all.series[i], all.at_ms[i], all.value[i]);
+            }
+        }
+        self.taken += batch.len() as u64;
+        self.outside += (n - batch.len()) as u64;
+        self.highest_ms = self.highest_ms.max(batch.at_ms.iter().copied().max());
+    }
+}
+
+/// Reads to the end of the input: what `span` takes goes into the journal, epoch by epoch. `tick` is called after each
+/// batch with the samples taken so far.
+pub fn read(
+    next: &mut Next<'_>,
+    cut: &Cut,
+    span: &mut Span,
+    source: &'static str,
+    tick: &mut dyn FnMut(u64) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let (mut batch, mut in_epoch) = (Samples::default(), 0);
+    loop {
+        let more = next(&mut batch);
+        span.limit(&mut batch);
+        // Also what came before an error: who mends that line and starts again knows what is in.
+        // An epoch is exactly EPOCH_SAMPLES, wherever batches end.
+        while !batch.is_empty() {
+            let room = (EPOCH_SAMPLES - in_epoch).min(batch.len());
+            let rest = batch.split_off(room);
+            let part = std::mem::replace(&mut batch, rest);
+            in_epoch += part.len();
+            cut.journal.append_blocking(part, source)?;
+            if in_epoch == EPOCH_SAMPLES {
+                cut.full(span.highest_ms)?;
+                in_epoch = 0;
+            }
+        }
+        tick(span.taken)?;
+        if !more? {
+            return Ok(());
+        }
+    }
+}
