@@ -3,6 +3,8 @@
 //! - `architecture`: who may import whom, and other rules of the house that can be read off the source.
 //! - `asks_prometheus`: a real Prometheus is asked for a day of samples; each arrives once. Needs servers.
 //! - `away`: a sender or a worker that was away for two hours: the same windows, and no half-empty one.
+//! - `backfill`: histories from a real Prometheus into a running worker; what cannot be, and how it is told.
+//!   Needs servers for the first: `./test.sh` starts it.
 //! - `bad_requests`: everything one can send wrongly, with its status; nothing of it is applied, the worker goes on.
 //! - `fills`: history applied before the live samples of its series: right, corrected, never half-empty.
 //! - `first_steps`: what the README promises a newcomer: flags, mistyped names, the table of settings, the files of deploy/.
@@ -30,6 +32,7 @@
 mod architecture;
 mod asks_prometheus;
 mod away;
+mod backfill;
 mod bad_requests;
 mod files;
 mod fills;

@@ -53,7 +53,7 @@ pub fn samples_of(text: &str) -> Samples {
 }
 
 /// Labels by name, time and value of a line. Generated values hold no quotes.
-fn parts(line: &str) -> (Vec<(&str, &str)>, i64, f64) {
+pub fn parts(line: &str) -> (Vec<(&str, &str)>, i64, f64) {
     let (name, rest) = line.split_once('{').unwrap();
     let (labels, rest) = rest.split_once("\"} ").unwrap();
     let (value, at_ms) = rest.split_once(' ').unwrap();

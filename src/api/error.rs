@@ -34,6 +34,26 @@ impl Problem {
         Problem { retry: true, ..Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
     }
 
+    /// 404.
+    pub fn not_found(detail: String) -> Problem {
+        Problem::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    /// 409: something else has to end first.
+    pub fn conflict(detail: String) -> Problem {
+        Problem::new(StatusCode::CONFLICT, detail)
+    }
+
+    /// Whether it is one of [`Problem::conflict`].
+    pub fn is_conflict(&self) -> bool {
+        self.status == StatusCode::CONFLICT
+    }
+
+    /// 413.
+    pub fn too_large(detail: String) -> Problem {
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
+    }
+
     /// 500: a human must act. The detail goes to the log, not to the client.
     pub fn internal(detail: String) -> Problem {
         tracing::error!("{detail}");
@@ -93,10 +113,10 @@ pub async fn no_such_path(uri: Uri) -> Problem {
     Problem::new(StatusCode::NOT_FOUND, format!("there is nothing at {}", shown(uri.path())))
 }
 
-/// 405: all our routes are read.
-pub async fn no_such_method(method: Method, uri: Uri) -> Response {
+/// 405 for a route that takes these methods only.
+pub fn only(methods: &'static str, method: &Method, uri: &Uri) -> Response {
     let detail = format!("{} does not take {}", shown(uri.path()), shown(method.as_str()));
     let mut response = Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).into_response();
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
     response
 }

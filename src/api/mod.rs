@@ -7,14 +7,16 @@
 //!  /api/v1/windows                    statistics per series and window
 //!  /api/v1/rejects                    sums of samples that were not applied
 //!  /api/v1/status                     how far everything is
+//!  /api/v1/backfill                   histories: order, follow, end
 //! ```
 //!
 //! A list is `{"data":[...],"next":cursor|null}`, or CSV with the cursor in the header `x-next-cursor`. Every error is
 //! `application/problem+json`. Questions to the store block, so they run on threads of their own, at most
 //! [`QUESTIONS_MAX`] at once; beyond that the answer is 503.
 //!
-//! Not here: `POST /api/v1/write`, whose router is merged with this one, and anything that changes state.
+//! Not here: `POST /api/v1/write`, whose router is merged with this one; what a history is ([`backfill::Backfills`] is asked for it).
 
+pub mod backfill;
 mod catalog;
 mod cursor;
 mod error;
@@ -33,14 +35,16 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{Request, State};
+use axum::http::{Method, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use tokio::sync::Semaphore;
 
 use crate::metrics::{Answer, Metrics, Route};
 use crate::store::Store;
-pub use error::Problem;
+use backfill::Backfills;
+pub use error::{Problem, shown};
 
 /// Most questions to the store that are answered at once.
 pub const QUESTIONS_MAX: usize = 16;
@@ -66,13 +70,19 @@ pub struct Api {
     store: Arc<dyn Store>,
     worker: Arc<dyn Worker>,
     metrics: Arc<Metrics>,
+    backfills: Arc<dyn Backfills>,
     questions: Arc<Semaphore>,
 }
 
 impl Api {
-    /// An API over a store and a worker.
-    pub fn new(store: Arc<dyn Store>, worker: Arc<dyn Worker>, metrics: Arc<Metrics>) -> Api {
-        Api { store, worker, metrics, questions: Arc::new(Semaphore::new(QUESTIONS_MAX)) }
+    /// An API over a store, a worker, and who computes its histories.
+    pub fn new(
+        store: Arc<dyn Store>,
+        worker: Arc<dyn Worker>,
+        backfills: Arc<dyn Backfills>,
+        metrics: Arc<Metrics>,
+    ) -> Api {
+        Api { store, worker, metrics, backfills, questions: Arc::new(Semaphore::new(QUESTIONS_MAX)) }
     }
 
     /// Answers a question to the store on a thread that may block: reading parameters, whose regexes may be costly, and
@@ -101,10 +111,12 @@ impl Api {
 
 /// The routes of this API. It has the fallback for unknown paths: merge routers without one into it.
 pub fn router(api: Api) -> Router {
-    let route = |router: Router<Api>, path: &'static str, handler: MethodRouter<Api>| {
-        let measured = from_fn_with_state((api.metrics.clone(), path), measure);
-        router.route(path, handler.fallback(error::no_such_method).layer(measured))
-    };
+    let route =
+        |router: Router<Api>, path: &'static str, methods: &'static str, handler: MethodRouter<Api>| {
+            let measured = from_fn_with_state((api.metrics.clone(), path), measure);
+            let others = move |method: Method, uri: Uri| async move { error::only(methods, &method, &uri) };
+            router.route(path, handler.fallback(others).layer(measured))
+        };
     let mut router = Router::new();
     for (path, handler) in [
         ("/-/healthy", get(health::healthy)),
@@ -116,8 +128,11 @@ pub fn router(api: Api) -> Router {
         ("/api/v1/rejects", get(rejects::list)),
         ("/api/v1/status", get(status::show)),
     ] {
-        router = route(router, path, handler);
+        router = route(router, path, "GET, HEAD", handler);
     }
+    router = route(router, "/api/v1/backfill", "POST", post(backfill::begin));
+    let one = get(backfill::show).delete(backfill::cancel);
+    router = route(router, "/api/v1/backfill/{id}", "GET, HEAD, DELETE", one);
     let other = from_fn_with_state((api.metrics.clone(), "other"), measure);
     let unknown = get(error::no_such_path).fallback(error::no_such_path).layer(other);
     router.fallback_service(unknown.with_state(api.clone())).with_state(api)

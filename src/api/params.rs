@@ -185,7 +185,7 @@ fn filtered(name: &str) -> Option<(bool, Stat)> {
 }
 
 /// An instant in Unix milliseconds: RFC 3339 or Unix seconds.
-fn time_ms(name: &str, text: &str) -> Result<i64, Problem> {
+pub fn time_ms(name: &str, text: &str) -> Result<i64, Problem> {
     let seconds_max = AT_MS_MAX / 1_000;
     if let Ok(seconds) = text.parse::<f64>() {
         if seconds.abs() <= seconds_max as f64 {

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tidewatch_dataflows::outcome::{Reject, WindowStats};
 use tidewatch_dataflows::sample::Reason;
 
+use super::backfill::{Backfills, Named, Order, Refusal};
 use super::{Api, QUESTIONS_MAX, Worker, router};
 use crate::metrics::Metrics;
 use crate::store::testing::labels_of;
@@ -25,6 +26,29 @@ impl Worker for Fake {
 
     fn status(&self) -> Value {
         json!({"stream_ms": 5})
+    }
+}
+
+impl Backfills for Fake {
+    fn begin(&self, order: Order) -> Result<Value, Refusal> {
+        match order.source {
+            Some(Named::Place(7)) => Err(Refusal::Running("7".to_owned())),
+            Some(Named::Place(8)) => Err(Refusal::Later("not yet".to_owned())),
+            Some(Named::Place(9)) => Err(Refusal::Source("one of these".to_owned(), "9".to_owned())),
+            _ => Ok(json!({"id": "1", "order": format!("{order:?}")})),
+        }
+    }
+
+    fn show(&self, id: &str) -> Option<Value> {
+        (id == "1").then(|| json!({"id": "1", "state": "running"}))
+    }
+
+    fn cancel(&self, id: &str) -> Option<Value> {
+        self.show(id)
+    }
+
+    fn now_ms(&self) -> i64 {
+        T0 + HOUR_MS
     }
 }
 
@@ -54,7 +78,8 @@ impl Reply {
 
 fn serve(store: Arc<dyn Store>, ready: Result<(), String>) -> Served {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let api = Api::new(store, Arc::new(Fake { ready }), Arc::new(Metrics::new()));
+    let fake = Arc::new(Fake { ready });
+    let api = Api::new(store, Arc::clone(&fake) as Arc<dyn Worker>, fake, Arc::new(Metrics::new()));
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let routes = router(api.clone());
@@ -323,6 +348,73 @@ fn a_bad_parameter_is_named_with_its_value_and_bound() {
     }
     let slow = "/api/v1/windows?window=1h&min_avg=1&min_avg=2";
     assert_eq!(served.problem(slow).1, "min_avg must be given once; got it twice");
+}
+
+#[test]
+fn a_backfill_is_ordered_followed_and_ended() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    let url = format!("{}/api/v1/backfill", served.base);
+    let post = |body: &str| reply(served.agent.post(&url).send(body).unwrap());
+    // T0 is 2023-11-14T00:00:00Z, and it is one hour later.
+    let day = "\"start\":\"2023-11-13T00:00:00Z\",\"end\":1699920000";
+    let cases = [
+        (String::new(), 400, "the body must be a JSON object"),
+        ("[1]".to_owned(), 400, "the body must be a JSON object; got \"[1]\""),
+        ("{}".to_owned(), 400, "start must be RFC 3339 or Unix seconds; got \"nothing\""),
+        (
+            format!("{{{day},\"query\":1}}"),
+            400,
+            "a field must be one of source, match, start and end; got \"query\"",
+        ),
+        ("{\"start\":\"yesterday\",\"end\":1}".to_owned(), 400, "start must be RFC 3339"),
+        ("{\"start\":[],\"end\":1}".to_owned(), 400, "start must be RFC 3339 or Unix seconds; got \"[]\""),
+        ("{\"start\":5,\"end\":6}".to_owned(), 400, "start must be in the year 2000 or later; got \"5\""),
+        ("{\"start\":1699920000,\"end\":1699920000}".to_owned(), 400, "end must be after start (1699920000)"),
+        (
+            "{\"start\":1699920000,\"end\":1699930000}".to_owned(),
+            400,
+            "end must be not in the future; got \"1699930000\"",
+        ),
+        (
+            "{\"start\":1599920000,\"end\":1699920000}".to_owned(),
+            400,
+            "end must be at most 400 days after start",
+        ),
+        (format!("{{{day},\"source\":-1}}"), 400, "source must be the URL of an entry of sources.prometheus"),
+        (format!("{{{day},\"source\":9}}"), 400, "source must be one of these; got 9"),
+        (format!("{{{day},\"source\":7}}"), 409, "backfill 7 is running"),
+        (format!("{{{day},\"source\":8}}"), 503, "not yet"),
+        (format!("{{{day},\"match\":\"up\"}}"), 400, "match must be a list of 1 to 64 selectors"),
+        (format!("{{{day},\"match\":[]}}"), 400, "match must be a list of 1 to 64 selectors"),
+        (format!("{{{day},\"match\":[\"up{{\"]}}"), 400, "match: "),
+        (
+            format!("{{{day},\"match\":[\"{}\"]}}", "a".repeat(70_000)),
+            413,
+            "the body must be at most 65536 bytes",
+        ),
+    ];
+    for (body, status, detail) in cases {
+        let got = post(&body);
+        let shown = &body[..body.len().min(200)];
+        assert_eq!((got.status, got.header("content-type")), (status, "application/problem+json"), "{shown}");
+        let got = got.json()["detail"].as_str().unwrap().to_owned();
+        assert!(got.starts_with(detail), "{shown}\n got {got}\nnot {detail}");
+    }
+    let good = post(&format!("{{{day},\"source\":\"http://a:1\",\"match\":[\"up\"]}}"));
+    assert_eq!((good.status, good.header("location")), (202, "/api/v1/backfill/1"), "{}", good.body);
+    let order = "Order { source: Some(Url(\"http://a:1\")), matching: Some([\"up\"]), start_ms: 1699833600000, end_ms: 1699920000000 }";
+    assert_eq!(good.json()["order"], order);
+    assert_eq!(served.get("/api/v1/backfill/1").json()["state"], "running");
+    let ended = reply(served.agent.delete(format!("{url}/1")).call().unwrap());
+    assert_eq!((ended.status, &ended.json()["id"]), (200, &json!("1")));
+    let (status, detail) = served.problem("/api/v1/backfill/2");
+    assert_eq!((status, &detail[..29]), (404, "there is no backfill \"2\"; the"));
+    let refused = reply(served.agent.get(&url).call().unwrap());
+    assert_eq!((refused.status, refused.header("allow")), (405, "POST"));
+    assert!(
+        served.get("/metrics").body.contains("tidewatch_limit_reached_total{limit=\"backfill.running\"} 1")
+    );
 }
 
 #[test]

@@ -21,6 +21,7 @@ use crate::source::{Durable, Intake, Refused};
 use crate::source::{query, remote_write};
 use crate::store::{Store, judge_rows_per_day, rows_per_day};
 
+use super::history::jobs::Histories;
 use super::sources::{self, Sources};
 use super::stack::{OnFatal, Stack};
 use super::{now_ms, process, windows_in_words};
@@ -60,9 +61,11 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         config.limits.body_bytes,
         now_ms,
     );
+    let histories = Arc::new(Histories::new(config.clone(), Arc::clone(&stack)));
     let api = Api::new(
         Arc::clone(&stack.store) as Arc<dyn Store>,
         Arc::clone(&worker) as Arc<dyn api::Worker>,
+        Arc::clone(&histories) as Arc<dyn api::backfill::Backfills>,
         Arc::clone(&stack.metrics),
     );
     let router = api::router(api).merge(receive::router(Arc::new(receiver)));
@@ -107,7 +110,12 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     }
     drop(worker);
     let full = Arc::clone(&stack);
-    tokio::task::spawn_blocking(move || stack.close()).await.context("closing")??;
+    let close = move || {
+        // It asks the engine and writes to the store: first it, then those.
+        histories.close();
+        stack.close()
+    };
+    tokio::task::spawn_blocking(close).await.context("closing")??;
     match full.engine_progress.outbox_full.load(Ordering::Relaxed) {
         true => tracing::warn!("everything taken is durable; the outbox is full, so not all of it is stored"),
         false => tracing::info!("everything taken is stored"),

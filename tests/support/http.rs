@@ -50,6 +50,14 @@ pub fn get(url: &str, parameters: &[(&str, &str)]) -> Result<Answer, String> {
     answer(request.call())
 }
 
+/// DELETE.
+///
+/// # Errors
+/// No answer came.
+pub fn delete(url: &str) -> Result<Answer, String> {
+    answer(agent().delete(url).call())
+}
+
 /// POST with these headers.
 ///
 /// # Errors

@@ -10,9 +10,10 @@
 //! Bounds: one history at a time; `journal.bytes_max`, `outbox.bytes_max` and `limits.series` hold for the folder as they
 //! do for the worker; [`write::CORRECTED_KEYS_MAX`] bounds what is remembered between the two readings of its outbox.
 //!
-//! Not here: who asks for one (`command`, and the API).
+//! Who asks for one: `command` with files, and `jobs` for the API.
 
 pub mod command;
+pub mod jobs;
 mod summary;
 mod write;
 

@@ -246,6 +246,6 @@ impl OfWindow {
 }
 
 /// RFC 3339; a time no calendar has is shown as milliseconds.
-fn time(ms: i64) -> String {
+pub fn time(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |time| time.to_string())
 }

@@ -413,7 +413,13 @@ fn an_offer_is_judged_by_the_row_that_readers_see() {
     for (epoch, rows) in
         [(1, [row(1, 5, 2, 1.0), row(2, 5, 0, 1.0)]), (2, [row(1, 4, 3, 9.0), row(3, 5, 7, 1.0)])]
     {
-        let batch = Batch { epoch, written_ms: T0 + epoch as i64 * HOUR_MS, windows: &rows, rejects: &[], types: &[] };
+        let batch = Batch {
+            epoch,
+            written_ms: T0 + epoch as i64 * HOUR_MS,
+            windows: &rows,
+            rejects: &[],
+            types: &[],
+        };
         store.write(&[batch], &labels_of).unwrap();
     }
     let offer = |minute, count, avg, whole| Offer { stats: row(minute, count, 99, avg), whole };
@@ -437,7 +443,9 @@ fn an_offer_is_judged_by_the_row_that_readers_see() {
     let again = [offer(0, 1, 1.0, true), offer(3, 5, 2.0, true), offer(2, 6, 2.0, true)];
     assert_eq!(store.amend(T0 + 9 * HOUR_MS, &again, &labels_of).unwrap(), [Verdict::Unchanged; 3]);
     let rows = [row(2, 5, 9, 7.0)];
-    store.write(&[Batch { epoch: 3, written_ms: T0, windows: &rows, rejects: &[], types: &[] }], &labels_of).unwrap();
+    store
+        .write(&[Batch { epoch: 3, written_ms: T0, windows: &rows, rejects: &[], types: &[] }], &labels_of)
+        .unwrap();
     assert_eq!(store.amend(T0, &again, &labels_of).unwrap(), [Verdict::Unchanged; 3]);
     let read_only = Embedded::open_read_only(&dir.file(), Options::default()).unwrap();
     assert!(read_only.amend(T0, &again, &labels_of).is_err());

@@ -1,0 +1,198 @@
+//! `POST /api/v1/backfill`: a history from a configured server; `GET` and `DELETE /api/v1/backfill/{id}` follow and end it.
+//!
+//! What is asked for is judged here; what is configured and what is at work only the worker knows ([`Backfills`]).
+
+use axum::Json;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, State};
+use axum::http::header::LOCATION;
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value};
+use tidewatch_dataflows::sample::AT_MS_MIN;
+
+use super::params::time_ms;
+use super::{Api, Problem};
+use crate::store::selector::Selectors;
+
+/// Most bytes of an order.
+pub const BODY_BYTES_MAX: usize = 65_536;
+/// Most selectors of an order.
+pub const SELECTORS_MAX: usize = 64;
+/// The longest time between `start` and `end`.
+pub const RANGE_MS_MAX: i64 = 400 * 86_400_000;
+
+/// Which history is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// Of which configured server: its URL, or its place in the list; the first if absent.
+    pub source: Option<Named>,
+    /// Selectors; those of the server if absent.
+    pub matching: Option<Vec<String>>,
+    /// Keys after this time.
+    pub start_ms: i64,
+    /// Keys up to this time.
+    pub end_ms: i64,
+}
+
+/// How a server is named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// By its URL.
+    Url(String),
+    /// By its place, counted from 0.
+    Place(u64),
+}
+
+/// Why there will be no history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The field names nothing that is configured: what it must be, and what it was.
+    Source(String, String),
+    /// One is at work, under this id.
+    Running(String),
+    /// Not now.
+    Later(String),
+}
+
+/// What the API asks whoever computes histories.
+pub trait Backfills: Send + Sync {
+    /// Begins a history; what [`Backfills::show`] shows of it.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing was begun.
+    fn begin(&self, order: Order) -> Result<Value, Refusal>;
+
+    /// How far a history is, if it is known.
+    fn show(&self, id: &str) -> Option<Value>;
+
+    /// Tells a history to end, and shows it.
+    fn cancel(&self, id: &str) -> Option<Value>;
+
+    /// Unix milliseconds.
+    fn now_ms(&self) -> i64;
+}
+
+/// Begins a history: 202 with its id, 409 while one is at work.
+pub async fn begin(State(api): State<Api>, body: Body) -> Result<Response, Problem> {
+    let too_large = |_| Problem::too_large(format!("the body must be at most {BODY_BYTES_MAX} bytes"));
+    let bytes = to_bytes(body, BODY_BYTES_MAX).await.map_err(too_large)?;
+    let backfills = api.backfills.clone();
+    // Parsing regexes and reading files with secrets may block.
+    let work = move || {
+        let order = read(&bytes, backfills.now_ms())?;
+        backfills.begin(order).map_err(Problem::from)
+    };
+    let begun = tokio::task::spawn_blocking(work).await;
+    let begun = begun.map_err(|error| Problem::internal(format!("beginning a backfill failed: {error}")))?;
+    let begun = begun.inspect_err(|problem| {
+        if problem.is_conflict() {
+            api.metrics.limit("backfill.running");
+        }
+    })?;
+    let place = format!("/api/v1/backfill/{}", begun["id"].as_str().unwrap_or_default());
+    let mut response = (StatusCode::ACCEPTED, Json(begun)).into_response();
+    if let Ok(place) = HeaderValue::from_str(&place) {
+        response.headers_mut().insert(LOCATION, place);
+    }
+    Ok(response)
+}
+
+/// How far a history is.
+pub async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
+    api.backfills.show(&id).map(Json).ok_or_else(|| unknown(&id))
+}
+
+/// Ends a history that is at work; what it has written stays.
+pub async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
+    api.backfills.cancel(&id).map(Json).ok_or_else(|| unknown(&id))
+}
+
+fn unknown(id: &str) -> Problem {
+    let id = super::error::shown(id);
+    Problem::not_found(format!("there is no backfill {id}; the last 16 since the worker's start are known"))
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Problem {
+        match refusal {
+            Refusal::Source(bound, got) => Problem::bad_request(format!("source must be {bound}; got {got}")),
+            Refusal::Running(id) => Problem::conflict(format!(
+                "backfill {id} is running, and there is one at a time; its progress is at /api/v1/backfill/{id}"
+            )),
+            Refusal::Later(why) => Problem::unavailable(why),
+        }
+    }
+}
+
+/// Judges an order.
+fn read(bytes: &[u8], now_ms: i64) -> Result<Order, Problem> {
+    const FIELDS: &str = "source, match, start and end";
+    let body: Value = serde_json::from_slice(bytes)
+        .map_err(|error| Problem::bad_request(format!("the body must be a JSON object: {error}")))?;
+    let Value::Object(fields) = body else {
+        return Err(Problem::parameter("the body", "a JSON object", &body.to_string()));
+    };
+    let known = ["source", "match", "start", "end"];
+    if let Some(other) = fields.keys().find(|name| !known.contains(&name.as_str())) {
+        return Err(Problem::parameter("a field", &format!("one of {FIELDS}"), other));
+    }
+    let (start_ms, end_ms) = (time(&fields, "start")?, time(&fields, "end")?);
+    let got = |name: &str| fields[name].to_string();
+    if start_ms < AT_MS_MIN {
+        return Err(Problem::parameter("start", "in the year 2000 or later", &got("start")));
+    }
+    if end_ms <= start_ms {
+        return Err(Problem::parameter("end", &format!("after start ({})", got("start")), &got("end")));
+    }
+    if end_ms > now_ms {
+        return Err(Problem::parameter("end", "not in the future", &got("end")));
+    }
+    if end_ms - start_ms > RANGE_MS_MAX {
+        let bound = format!("at most {} days after start ({})", RANGE_MS_MAX / 86_400_000, got("start"));
+        return Err(Problem::parameter("end", &bound, &got("end")));
+    }
+    Ok(Order { source: source(&fields)?, matching: matching(&fields)?, start_ms, end_ms })
+}
+
+fn time(fields: &Map<String, Value>, name: &str) -> Result<i64, Problem> {
+    match fields.get(name) {
+        Some(Value::String(text)) => time_ms(name, text),
+        Some(Value::Number(number)) => time_ms(name, &number.to_string()),
+        other => {
+            let got = other.map_or_else(|| "nothing".to_owned(), ToString::to_string);
+            Err(Problem::parameter(name, "RFC 3339 or Unix seconds", &got))
+        }
+    }
+}
+
+fn source(fields: &Map<String, Value>) -> Result<Option<Named>, Problem> {
+    let bound = "the URL of an entry of sources.prometheus, or its place counted from 0";
+    match fields.get("source") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(url)) => Ok(Some(Named::Url(url.clone()))),
+        Some(other) => match other.as_u64() {
+            Some(place) => Ok(Some(Named::Place(place))),
+            None => Err(Problem::parameter("source", bound, &other.to_string())),
+        },
+    }
+}
+
+fn matching(fields: &Map<String, Value>) -> Result<Option<Vec<String>>, Problem> {
+    let given = match fields.get("match") {
+        None | Some(Value::Null) => return Ok(None),
+        Some(given) => given,
+    };
+    let texts = given.as_array().and_then(|all| {
+        all.iter().map(|one| one.as_str().map(str::to_owned)).collect::<Option<Vec<String>>>()
+    });
+    let texts = texts.filter(|all| (1..=SELECTORS_MAX).contains(&all.len())).ok_or_else(|| {
+        let bound = format!("a list of 1 to {SELECTORS_MAX} selectors such as [\"{{job=\\\"node\\\"}}\"]");
+        Problem::parameter("match", &bound, &given.to_string())
+    })?;
+    for text in &texts {
+        Selectors::parse(std::slice::from_ref(text))
+            .map_err(|error| Problem::bad_request(format!("match: {error}")))?;
+    }
+    Ok(Some(texts))
+}
