@@ -259,8 +259,13 @@ impl Admit {
 
     /// What is known of a series, as of the last epoch retired.
     pub fn seen(&self, series: u64) -> Seen {
-        let head = self.slots.get(series).map(|slot| &self.heads[slot as usize]);
-        match head {
+        let slot = self.slots.get(series);
+        // Of a series in a fill no key at or after the first sample that waits is final.
+        if let Some(first_ms) = slot.and_then(|slot| self.fills.first(slot)) {
+            let newest_ms = self.heads[slot.expect("it takes a fill") as usize].newest;
+            return Seen::Live { newest_ms: if newest_ms == NEVER { first_ms } else { newest_ms } };
+        }
+        match slot.map(|slot| &self.heads[slot as usize]) {
             Some(head) if head.newest != NEVER => Seen::Live { newest_ms: head.newest },
             // Nothing was applied since it came back.
             Some(head) if head.tombstone != NEVER => Seen::Freed { newest_ms: head.tombstone },

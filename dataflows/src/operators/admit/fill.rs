@@ -101,6 +101,11 @@ impl Fills {
         self.takings.get(&slot).is_some_and(|taking| taking.waiting.is_some())
     }
 
+    /// The first sample that waits in this slot.
+    pub(super) fn first(&self, slot: u32) -> Option<i64> {
+        self.takings.get(&slot)?.waiting.as_ref()?.first()
+    }
+
     /// The slot is free.
     pub(super) fn forget(&mut self, slot: u32) {
         self.takings.remove(&slot);
