@@ -254,6 +254,14 @@ fn every_sample_of_a_day_comes_exactly_once() {
     every_sample_comes_once("TEST_PROMETHEUS");
 }
 
+/// Its ranges are open on the left. The program is built by `./test.sh --prometheus3` only.
+#[test]
+fn and_so_it_does_from_prometheus_3() {
+    if std::env::var_os("TEST_PROMETHEUS_3").is_some_and(|path| !path.is_empty()) {
+        every_sample_comes_once("TEST_PROMETHEUS_3");
+    }
+}
+
 #[test]
 fn the_worker_backfills_from_a_real_prometheus_and_polls_on() {
     let end_ms = now_ms() / 60_000 * 60_000 - 60_000;

@@ -59,8 +59,8 @@ fn openmetrics(series: &[(&str, Vec<f64>)], keep: impl Fn(&str, i64) -> bool) ->
     text + "# EOF\n"
 }
 
-/// A Prometheus that has the samples of a file.
-fn prometheus_with(program: &Path, text: &str) -> Option<Prometheus> {
+/// A Prometheus that has the samples of a file, with this configuration for its own address.
+fn prometheus_with(program: &Path, text: &str, config: impl FnOnce(&str) -> String) -> Option<Prometheus> {
     let folder = Folder::new("prometheus");
     std::fs::write(folder.path().join("in.om"), text).unwrap();
     let output = Command::new(server("TEST_PROMTOOL")?)
@@ -69,7 +69,12 @@ fn prometheus_with(program: &Path, text: &str) -> Option<Prometheus> {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(Prometheus::start_in(folder, program, |_| "scrape_configs: []\n".to_owned()))
+    Some(Prometheus::start_in(folder, program, config))
+}
+
+/// It scrapes nothing.
+fn idle(_: &str) -> String {
+    "scrape_configs: []\n".to_owned()
 }
 
 /// A folder with the rows that a file comes to.
@@ -106,7 +111,7 @@ fn the_same_samples_are_clean_and_each_fault_is_found() {
         let seed = 7;
         let series = series(&mut fastrand::Rng::with_seed(seed));
         let whole = openmetrics(&series, |_, _| true);
-        let Some(prometheus) = prometheus_with(&program, &whole) else { return };
+        let Some(prometheus) = prometheus_with(&program, &whole, idle) else { return };
         let url = prometheus.url();
 
         let same = replayed(&whole);
@@ -170,7 +175,8 @@ fn the_same_samples_are_clean_and_each_fault_is_found() {
         );
 
         // What it forgot is told apart from what it says otherwise.
-        let young = prometheus_with(&program, &openmetrics(&series, |_, n| n >= SAMPLES - 100)).unwrap();
+        let young =
+            prometheus_with(&program, &openmetrics(&series, |_, n| n >= SAMPLES - 100), idle).unwrap();
         let (code, report) = verify(same.path(), &young.url(), &["--match", "noise"]);
         assert_eq!((code, count(&report, "partly_in_prometheus")), (Some(0), 6), "{report:#}");
 
@@ -287,5 +293,63 @@ fn what_prometheus_writes_is_clean_beside_the_running_worker() {
         // Its name for them is another one.
         let (code, report) = verify(worker.folder(), &prometheus.url(), &["--match", "up"]);
         assert_eq!((code, count(&report, "not_in_prometheus")), (Some(1), 4), "{report:#}");
+    }
+}
+
+/// A worker that asks a Prometheus for hours of samples, killed while it does and again later: minutes after its start
+/// windows are full, and none that it ever published from then on is half-empty.
+#[test]
+fn what_a_killed_backfill_filled_is_clean() {
+    let history = Folder::new("history");
+    let generate = ["generate", "--series", "100", "--hours", "4", "--format", "openmetrics"];
+    let text = done(history.path(), &generate, None);
+    for program in programs() {
+        let scrapes = |own: &str| {
+            format!(
+                "global: {{scrape_interval: 2s, scrape_timeout: 1s}}\n\
+                scrape_configs: [{{job_name: prometheus, static_configs: [{{targets: ['{own}']}}]}}]\n"
+            )
+        };
+        let Some(prometheus) = prometheus_with(&program, &text, scrapes) else { return };
+        eventually("Prometheus has scraped", Duration::from_secs(60), || {
+            let found = prometheus.query("count_over_time(up[10m]) > 5")?;
+            if found.is_empty() { Err(prometheus.log_tail()) } else { Ok(()) }
+        });
+        let config = format!(
+            "windows: [{{length: 1m, hop: 5s}}, {{length: 3h, hop: 10s}}]\nsettle: 5s\ncatch_up: 10s\n\
+            sources: {{prometheus: [{{url: '{}', match: ['{{__name__!=\"\"}}'], chunk: 1m, poll: 1s}}]}}\n",
+            prometheus.url()
+        );
+        let mut worker = Tidewatch::start(&config);
+        let mut resumed = 0;
+        for kill in 0..20 {
+            std::thread::sleep(Duration::from_millis(50 + 40 * kill));
+            worker.process().kill();
+            worker.start_again();
+            let log = worker.process().log();
+            resumed += u64::from(log.contains("resuming the backfill"));
+            if log.contains("polling") || resumed == 3 {
+                break;
+            }
+        }
+        assert!(resumed > 0, "no kill met the backfill: {}", worker.process().log());
+        eventually("3h windows of live series", Duration::from_secs(90), || {
+            let query = [("window", "3h"), ("match[]", "{job=\"prometheus\"}"), ("min_count", "20")];
+            let rows = worker.rows("/api/v1/windows", &query).len();
+            if rows > 100 { Ok(()) } else { Err(format!("{rows} rows; {}", worker.process().log_tail())) }
+        });
+        eventually("and of those that ended", Duration::from_secs(60), || {
+            // Some of the generated series have long gaps.
+            let query =
+                [("window", "3h"), ("match[]", "{job=~\".+\",job!=\"prometheus\"}"), ("min_count", "600")];
+            let rows = worker.rows("/api/v1/windows", &query).len();
+            if rows >= 60 { Ok(()) } else { Err(format!("{rows} rows; {}", worker.process().log_tail())) }
+        });
+        let (code, report) = verify(worker.folder(), &prometheus.url(), &[]);
+        assert_eq!((code, count(&report, "different")), (Some(0), 0), "{report:#}");
+        assert!(count(&report, "compared") > 600, "{report:#}");
+        for other in ["not_full", "not_in_prometheus", "partly_in_prometheus"] {
+            assert_eq!(count(&report, other), 0, "{other}: {report:#}");
+        }
     }
 }
