@@ -11,6 +11,7 @@
 //! - `fills`: history applied before the live samples of its series: right, corrected, never half-empty.
 //! - `first_steps`: what the README promises a newcomer: flags, mistyped names, the table of settings, the files of deploy/.
 //! - `files`: what a file comes to does not depend on the order of its lines.
+//! - `fuzz_corpus`: the inputs that fuzzing kept hold the laws of every decoder.
 //! - `golden`: moments computed elsewhere, in exact arithmetic, equal ours.
 //! - `history`: old samples beside the live engine: the rows of all samples together, or a range that is named.
 //! - `kill_and_rerun`: kill -9, SIGTERM and start again: nothing acknowledged is lost, no row changes.
@@ -40,6 +41,7 @@ mod bad_requests;
 mod files;
 mod fills;
 mod first_steps;
+mod fuzz_corpus;
 mod golden;
 mod history;
 mod kill_and_rerun;
