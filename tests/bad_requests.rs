@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::eventually;
 use crate::support::http;
 use crate::support::process::Tidewatch;
-use crate::support::remote_write::{HEADERS, WriteRequest, snappy};
+use crate::support::remote_write::{HEADERS, HEADERS_2, WriteRequest, bytes_field, snappy};
 
 /// A time long past that is a fine time for a sample.
 const AT_MS: i64 = 1_767_225_600_000;
@@ -17,72 +17,372 @@ const HOUR_MS: i64 = 3_600_000;
 const PROTOBUF: (&str, &str) = ("Content-Type", "application/x-protobuf");
 const SNAPPY: (&str, &str) = ("Content-Encoding", "snappy");
 
-/// What is wrong, the headers, the body, and the status it gets.
-type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [u8], u16);
+/// What is wrong, the headers, the body, the status it gets, and what the answer begins with.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Vec<u8>, u16, &'a str);
 
-/// What is wrong, the labels of the series, and the time of its only sample.
-type WrongSeries<'a> = (&'a str, &'a [(&'a str, &'a str)], i64);
+/// A good request whose only series has this name.
+fn sample(name: &str) -> WriteRequest {
+    WriteRequest::default().series(&[("__name__", name)], &[(AT_MS, 1.0)])
+}
 
-#[test]
-fn each_wrong_write_has_its_status_and_nothing_of_it_is_applied() {
-    let worker = Tidewatch::start("");
-    let url = worker.url("/api/v1/write");
-    let sample = |name: &str| WriteRequest::default().series(&[("__name__", name)], &[(AT_MS, 1.0)]);
+/// A protobuf field that holds others.
+fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    bytes_field(&mut out, number, bytes);
+    out
+}
+
+/// Bodies and headers that nothing can be made of.
+fn unreadable() -> Vec<Case<'static>> {
     let bad = sample("bad_metric");
-    let cut = &bad.message()[..bad.message().len() - 3];
-    // The length in front of the data says 4 GiB; nothing of that size may be allocated.
-    let huge = [&[0xff, 0xff, 0xff, 0xff, 0x0f][..], &[0; 16]].concat();
-    let v2 = ("Content-Type", "application/x-protobuf;proto=io.prometheus.write.v2.Request");
-    let v3 = ("Content-Type", "application/x-protobuf;proto=io.prometheus.write.v3.Request");
-    let json_v2 = ("Content-Type", "application/json;proto=io.prometheus.write.v2.Request");
-    let whole = snappy(bad.message());
-    let cases: [Case; 14] = [
-        ("JSON", &[SNAPPY, ("Content-Type", "application/json")], &whole, 415),
-        ("1.0 declared as 2.0", &[SNAPPY, v2], &whole, 400),
-        ("2.0 in JSON", &[SNAPPY, json_v2], &whole, 415),
-        ("another message", &[SNAPPY, v3], &whole, 415),
-        ("JSON that is not compressed", &[SNAPPY, ("Content-Type", "application/json")], b"{}", 415),
-        ("gzip", &[("Content-Encoding", "gzip"), PROTOBUF], &whole, 415),
-        ("zstd", &[("Content-Encoding", "zstd"), PROTOBUF], &whole, 415),
-        ("not compressed", &HEADERS, bad.message(), 400),
-        ("cut within the compressed data", &HEADERS, &whole[..whole.len() / 2], 400),
-        ("cut within the message", &HEADERS, &snappy(cut), 400),
+    let message = bad.message();
+    let whole = snappy(message);
+    let packed = |message: &[u8]| snappy(message);
+    // The length in front of the data; nothing of that size may be allocated.
+    let claims = |length: &[u8]| [length, &[0; 16]].concat();
+    let type_1 = "Content-Type must be application/x-protobuf, with proto=prometheus.WriteRequest, \
+                  proto=io.prometheus.write.v2.Request or none; got ";
+    vec![
+        ("JSON", &[SNAPPY, ("Content-Type", "application/json")], whole.clone(), 415, type_1),
+        (
+            "2.0 in JSON",
+            &[SNAPPY, ("Content-Type", "application/json;proto=io.prometheus.write.v2.Request")],
+            whole.clone(),
+            415,
+            type_1,
+        ),
+        (
+            "another message",
+            &[SNAPPY, ("Content-Type", "application/x-protobuf;proto=io.prometheus.write.v3.Request")],
+            whole.clone(),
+            415,
+            type_1,
+        ),
+        (
+            "JSON that is not compressed",
+            &[SNAPPY, ("Content-Type", "application/json")],
+            b"{}".to_vec(),
+            415,
+            type_1,
+        ),
+        (
+            "gzip",
+            &[("Content-Encoding", "gzip"), PROTOBUF],
+            whole.clone(),
+            415,
+            "Content-Encoding must be snappy; got \"gzip\"",
+        ),
+        (
+            "zstd",
+            &[("Content-Encoding", "zstd"), PROTOBUF],
+            whole.clone(),
+            415,
+            "Content-Encoding must be snappy; got \"zstd\"",
+        ),
+        ("no body", &HEADERS, Vec::new(), 400, "the body is not a snappy block: "),
+        ("not compressed", &HEADERS, message.to_vec(), 400, "the body is not a snappy block: "),
+        (
+            "cut within the compressed data",
+            &HEADERS,
+            whole[..whole.len() / 2].to_vec(),
+            400,
+            "the body is not a snappy block: ",
+        ),
+        (
+            "snappy with frames",
+            &HEADERS,
+            b"\xff\x06\x00\x00sNaPpY".to_vec(),
+            400,
+            "the body is not a snappy block: ",
+        ),
+        (
+            "4 GiB to be",
+            &HEADERS,
+            claims(&[0xff, 0xff, 0xff, 0xff, 0x0f]),
+            400,
+            "a decompressed body cannot exceed limits.body_bytes (65536); it claims 4294967295",
+        ),
+        (
+            "a byte too much to be",
+            &HEADERS,
+            claims(&[0x81, 0x80, 0x04]),
+            400,
+            "a decompressed body cannot exceed limits.body_bytes (65536); it claims 65537",
+        ),
+        (
+            "a MiB of zeros",
+            &HEADERS,
+            snappy(&vec![0; 1 << 20]),
+            400,
+            "a decompressed body cannot exceed limits.body_bytes (65536); it claims 1048576",
+        ),
+        (
+            "too large as it comes",
+            &HEADERS,
+            vec![7; (64 << 10) + 1],
+            413,
+            "a body cannot exceed limits.body_bytes (65536); got 65537",
+        ),
+        (
+            "1.0 declared as 2.0",
+            &HEADERS_2,
+            whole.clone(),
+            400,
+            "byte 0 of the decompressed body: a field of remote write 1.0 in a request declared as 2.0; set the Content-Type's proto",
+        ),
+        (
+            "2.0 declared as 1.0",
+            &HEADERS,
+            snappy(&field(4, b"")),
+            400,
+            "byte 0 of the decompressed body: a field of remote write 2.0 in a request declared as 1.0; set the Content-Type's proto",
+        ),
+        (
+            "cut within the message",
+            &HEADERS,
+            packed(&message[..message.len() - 3]),
+            400,
+            "byte 0 of the decompressed body: a field that reaches past the end of its message",
+        ),
+    ]
+}
+
+/// What is wrong with a message, the headers, the body, and what the answer ends with, behind the offset.
+type Undecodable<'a> = (&'a str, &'a [(&'a str, &'a str)], Vec<u8>, &'a str);
+
+/// Messages that are none: always 400.
+fn undecodable() -> Vec<Undecodable<'static>> {
+    let bad = sample("bad_metric");
+    let message = bad.message();
+    let with = |last: &[u8]| snappy(&[message, last].concat());
+    let label = |name: &[u8], value: &[u8]| field(1, &[field(1, name), field(2, value)].concat());
+    let beside = [label(b"__name__", b"bad_metric"), label(b"a", b"\xff")].concat();
+    let two = |fields: &[u8]| snappy(&[&field(4, b"")[..], &field(4, b"bad_metric"), fields].concat());
+    vec![
         (
             "a whole series, then a byte of another",
             &HEADERS,
-            &snappy(&[bad.message(), &[0x0a]].concat()),
-            400,
+            with(&[0x0a]),
+            "a number that the end of its message cuts off",
         ),
-        ("a length beyond the end", &HEADERS, &snappy(&[0x0a, 0xff, 0xff, 0xff, 0x7f]), 400),
-        ("an endless varint", &HEADERS, &snappy(&[0xff; 64]), 400),
-        ("4 GiB to be", &HEADERS, &huge, 400),
-    ];
-    for (what, headers, body, status) in cases {
-        let answer = http::post(&url, headers, body).unwrap();
-        assert_eq!(answer.status, status, "{what}: {answer:?}");
-        assert!(!answer.text.is_empty(), "{what}: says nothing");
-    }
-    assert_eq!(http::get(&url, &[]).unwrap().status, 405);
+        (
+            "a length beyond the end",
+            &HEADERS,
+            with(&[0x0a, 0xff, 0xff, 0xff, 0x7f]),
+            "a field that reaches past the end of its message",
+        ),
+        ("an endless varint", &HEADERS, with(&[0xff; 64]), "a number longer than 64 bits"),
+        ("field 0", &HEADERS, with(&[0x02, 0]), "a field number outside 1 to 536870911"),
+        ("a group", &HEADERS, with(&[0x0b, 0x0c]), "a group, which remote write does not have"),
+        ("wire type 7", &HEADERS, with(&[0x0f]), "a wire type that protobuf does not have"),
+        (
+            "a number for a series",
+            &HEADERS,
+            with(&[0x08, 1]),
+            "a message was expected; its wire type is another",
+        ),
+        (
+            "a number for a label's name",
+            &HEADERS,
+            with(&field(1, &[&field(1, &[0x08, 1])[..], &field(2, &[0x10, 1])].concat())),
+            "a text was expected; its wire type is another",
+        ),
+        (
+            "a label that is not UTF-8",
+            &HEADERS,
+            with(&field(1, &[&beside[..], &field(2, b"")].concat())),
+            "a label that is not UTF-8",
+        ),
+        (
+            "an integer for a value",
+            &HEADERS,
+            with(&field(1, &field(2, &[0x08, 1]))),
+            "a double was expected; its wire type is another",
+        ),
+        (
+            "a double for a time",
+            &HEADERS,
+            with(&field(1, &field(2, &[&[0x11][..], &[0; 8]].concat()))),
+            "an int64 was expected; its wire type is another",
+        ),
+        (
+            "half a double in a histogram",
+            &HEADERS,
+            with(&field(1, &field(4, &field(13, &[0; 7])))),
+            "doubles were expected; their wire type or length is another",
+        ),
+        (
+            "2.0 cut within a series",
+            &HEADERS_2,
+            two(&[0x2a, 9, 0]),
+            "a field that reaches past the end of its message",
+        ),
+        (
+            "a first symbol that is not empty",
+            &HEADERS_2,
+            snappy(&field(4, b"bad_metric")),
+            "symbols[0] must be the empty text",
+        ),
+        ("a symbol that is not UTF-8", &HEADERS_2, two(&field(4, b"\xff")), "a symbol that is not UTF-8"),
+        (
+            "a label's symbol that is not there",
+            &HEADERS_2,
+            two(&field(5, &field(1, &[0, 2]))),
+            "a reference to a symbol that is not in the request",
+        ),
+        (
+            "an exemplar's symbol that is not there",
+            &HEADERS_2,
+            two(&field(5, &field(4, &field(1, &[0, 2])))),
+            "a reference to a symbol that is not in the request",
+        ),
+        (
+            "a help text that is not there",
+            &HEADERS_2,
+            two(&field(5, &field(5, &[0x18, 2]))),
+            "a reference to a symbol that is not in the request",
+        ),
+        (
+            "half a pair of labels",
+            &HEADERS_2,
+            two(&field(5, &field(1, &[1]))),
+            "an odd number of label references; they are pairs of name and value",
+        ),
+        (
+            "half a pair of an exemplar's labels",
+            &HEADERS_2,
+            two(&field(5, &field(4, &field(1, &[1])))),
+            "an odd number of label references; they are pairs of name and value",
+        ),
+        (
+            "doubles for references",
+            &HEADERS_2,
+            two(&field(5, &[&[0x09][..], &[0; 8]].concat())),
+            "numbers were expected; their wire type is another",
+        ),
+    ]
+}
 
-    let wrong_series: [WrongSeries; 6] = [
-        ("no name", &[("job", "bad_metric")], AT_MS),
-        ("an empty name", &[("__name__", "")], AT_MS),
-        ("a label twice", &[("__name__", "bad_metric"), ("a", "1"), ("a", "2")], AT_MS),
-        ("seconds for milliseconds", &[("__name__", "bad_metric")], AT_MS / 1_000),
-        ("microseconds for milliseconds", &[("__name__", "bad_metric")], AT_MS * 1_000),
-        ("an own result", &[("__name__", "tidewatch_window_avg")], AT_MS),
-    ];
-    let good_name = |what: &str| format!("good_{}", what.replace(' ', "_"));
-    for (what, labels, at_ms) in wrong_series {
-        let answer = sample(&good_name(what)).series(labels, &[(at_ms, 1.0)]).send(&url).unwrap();
+/// What is wrong, the labels of the series, the time of its only sample, and the words for it.
+type WrongSeries = (&'static str, Vec<(&'static str, String)>, i64, &'static str);
+
+/// Series that are refused alone: what else is in their request is kept.
+fn refused() -> Vec<WrongSeries> {
+    let named = || vec![("__name__", "bad_metric".to_owned())];
+    let and = |labels: &[(&'static str, &str)]| {
+        let labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned()));
+        named().into_iter().chain(labels).collect::<Vec<_>>()
+    };
+    let long = "x".repeat(4_096);
+    let wide: Vec<(&str, &str)> = vec![("many", "x"); 64];
+    vec![
+        (
+            "no labels",
+            Vec::new(),
+            AT_MS,
+            "1 missing_name (first: label __name__ must be present and not empty; got labels {})",
+        ),
+        (
+            "no name",
+            vec![("job", "bad_metric".to_owned())],
+            AT_MS,
+            "1 missing_name (first: label __name__ must be present and not empty; got labels {job=\"bad_metric\"})",
+        ),
+        ("an empty name", vec![("__name__", String::new())], AT_MS, "1 missing_name (first: "),
+        (
+            "a label without a name",
+            and(&[("", "x")]),
+            AT_MS,
+            "1 empty_label_name (first: label names must not be empty; got an empty name with value \"x\")",
+        ),
+        (
+            "a label twice",
+            and(&[("a", "1"), ("a", "2")]),
+            AT_MS,
+            "1 duplicate_label (first: label names must differ; got \"a\" twice, with values \"1\" and \"2\")",
+        ),
+        (
+            "65 labels",
+            and(&wide),
+            AT_MS,
+            "1 too_many_labels (first: a series has at most 64 labels (limits.labels); got 65 for \"bad_metric\")",
+        ),
+        (
+            "a long label",
+            and(&[("a", &long)]),
+            AT_MS,
+            "1 labels_too_long (first: label names and values of a series have at most 4096 bytes together (limits.label_bytes); got 4115 for \"bad_metric\")",
+        ),
+        (
+            "an own result",
+            vec![("__name__", "tidewatch_window_avg".to_owned())],
+            AT_MS,
+            "1 own_result (first: tidewatch_window_avg is a result of tidewatch; taking it in would compute on results)",
+        ),
+        (
+            "no time",
+            named(),
+            0,
+            "1 before_2000 (first: timestamp_ms cannot be before the year 2000 (946684800000); got 0)",
+        ),
+        (
+            "a time before 1970",
+            named(),
+            -1,
+            "1 before_2000 (first: timestamp_ms cannot be before the year 2000 (946684800000); got -1)",
+        ),
+        (
+            "seconds for milliseconds",
+            named(),
+            AT_MS / 1_000,
+            "1 before_2000 (first: timestamp_ms cannot be before the year 2000 (946684800000); got 1767225600, which looks like seconds)",
+        ),
+        (
+            "microseconds for milliseconds",
+            named(),
+            AT_MS * 1_000,
+            "1 too_far_ahead (first: timestamp_ms cannot be more than 10 minutes ahead of the clock (",
+        ),
+        (
+            "nanoseconds for milliseconds",
+            named(),
+            AT_MS * 1_000_000,
+            "got 1767225600000000000, which looks like nanoseconds)",
+        ),
+        ("next century", named(), 4_102_444_800_000, "got 4102444800000)"),
+    ]
+}
+
+#[test]
+fn each_wrong_write_has_its_status_and_nothing_of_it_is_applied() {
+    let mut worker = Tidewatch::start("limits: {body_bytes: 64KiB}\n");
+    let url = worker.url("/api/v1/write");
+    for (what, headers, body, status, says) in unreadable() {
+        let answer = http::post(&url, headers, &body).unwrap();
+        assert_eq!(answer.status, status, "{what}: {answer:?}");
+        assert!(answer.text.starts_with(says), "{what}: {answer:?}");
+    }
+    for (what, headers, body, says) in undecodable() {
+        let answer = http::post(&url, headers, &body).unwrap();
         assert_eq!(answer.status, 400, "{what}: {answer:?}");
-        assert!(answer.text.contains('1'), "{what}: no count in {}", answer.text);
+        let (at, ends) = ("byte ", format!(" of the decompressed body: {says}\n"));
+        assert!(answer.text.starts_with(at) && answer.text.ends_with(&ends), "{what}: {answer:?}");
+    }
+    assert_eq!(http::get(&url, &[]).unwrap().text, "/api/v1/write takes POST only; got GET\n");
+
+    let good_name = |what: &str| format!("good_{}", what.replace(' ', "_"));
+    let names: Vec<String> = refused().iter().map(|(what, ..)| good_name(what)).collect();
+    for (what, labels, at_ms, says) in refused() {
+        let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let answer = sample(&good_name(what)).series(&labels, &[(at_ms, 1.0)]).send(&url).unwrap();
+        assert_eq!(answer.status, 400, "{what}: {answer:?}");
+        let kept = "1 of 2 samples are written, 1 refused for good: 1 ";
+        assert!(answer.text.starts_with(kept) && answer.text.contains(says), "{what}: {answer:?}");
     }
     // Nothing at all, as Prometheus sends metadata, is no mistake.
     assert!((200..300).contains(&WriteRequest::default().send(&url).unwrap().status));
 
     // A later sample of each name closes the windows of what was applied before: the good part, and nothing else.
-    let names: Vec<String> = wrong_series.iter().map(|(what, ..)| good_name(what)).collect();
     let closing = names.iter().map(String::as_str).chain(["bad_metric"]);
     let request = closing.fold(WriteRequest::default(), |request, name| {
         request.series(&[("__name__", name)], &[(AT_MS + 2 * HOUR_MS, 1.0)])
@@ -97,29 +397,160 @@ fn each_wrong_write_has_its_status_and_nothing_of_it_is_applied() {
         assert!(found.is_subset(&expected), "half applied: {found:?}");
         if found == expected { Ok(()) } else { Err(format!("{found:?}")) }
     });
+    let known: BTreeSet<String> = worker
+        .rows("/api/v1/catalog", &[])
+        .iter()
+        .map(|row| row["name"].as_str().unwrap().to_owned())
+        .filter(|name| name != "bad_metric")
+        .collect();
+    assert_eq!(known, expected, "a series was registered");
+    assert!(!worker.process().log().contains("panicked"), "{}", worker.process().log_tail());
 }
+
+/// A path, a parameter, the status, and what the answer says.
+type Question = (&'static str, &'static str, &'static str, u16, &'static str);
+
+const QUESTIONS: [Question; 43] = [
+    ("/api/v1/nothing", "a", "b", 404, "there is nothing at \"/api/v1/nothing\""),
+    ("/nothing", "a", "b", 404, "there is nothing at \"/nothing\""),
+    ("/", "a", "b", 404, "there is nothing at \"/\""),
+    ("/api/v1/windows/", "limit", "1", 404, "there is nothing at \"/api/v1/windows/\""),
+    ("/api/v1/windows", "match[]", "{", 400, "match[]: \"{\" is not a selector: "),
+    ("/api/v1/windows", "match[]", "{a=~\"(\"}", 400, "is not a selector: "),
+    ("/api/v1/windows", "match[]", "{}", 400, "match[]: \"{}\" is not a selector: "),
+    ("/api/v1/windows", "match[]", "", 400, "match[]: \"\" is not a selector: "),
+    ("/api/v1/windows", "match[]", "rate(up[5m])", 400, "is not a selector: "),
+    ("/api/v1/windows", "match[]", "up offset 1h", 400, "is not a selector: "),
+    ("/api/v1/windows", "match[]", "up + 1", 400, "is not a selector: "),
+    (
+        "/api/v1/windows",
+        "match",
+        "up",
+        400,
+        "/api/v1/windows takes match[], window, start, end, limit, cursor, format, min_<statistic>, max_<statistic>; got \"match\"",
+    ),
+    ("/api/v1/windows", "limit", "0", 400, "limit must be 1 to 10000; got \"0\""),
+    ("/api/v1/windows", "limit", "10001", 400, "limit must be 1 to 10000; got \"10001\""),
+    ("/api/v1/windows", "limit", "-1", 400, "limit must be 1 to 10000; got \"-1\""),
+    ("/api/v1/windows", "limit", "many", 400, "limit must be 1 to 10000; got \"many\""),
+    ("/api/v1/windows", "limit", "", 400, "limit must be 1 to 10000; got \"\""),
+    (
+        "/api/v1/windows",
+        "start",
+        "yesterday",
+        400,
+        "start must be RFC 3339 or Unix seconds up to 253402300799; got \"yesterday\"",
+    ),
+    (
+        "/api/v1/windows",
+        "start",
+        "NaN",
+        400,
+        "start must be RFC 3339 or Unix seconds up to 253402300799; got \"NaN\"",
+    ),
+    (
+        "/api/v1/windows",
+        "end",
+        "1767225600000",
+        400,
+        "end must be RFC 3339 or Unix seconds up to 253402300799; got \"1767225600000\"",
+    ),
+    (
+        "/api/v1/windows",
+        "end",
+        "2026-01-01T00:00:00",
+        400,
+        "end must be RFC 3339 or Unix seconds up to 253402300799; got \"2026-01-01T00:00:00\"",
+    ),
+    (
+        "/api/v1/windows",
+        "end",
+        "2026-01-01T00:00:00 01:00",
+        400,
+        "(a plus sign is written %2B); got \"2026-01-01T00:00:00 01:00\"",
+    ),
+    (
+        "/api/v1/windows",
+        "end",
+        "2026-02-30T00:00:00Z",
+        400,
+        "end must be RFC 3339 or Unix seconds up to 253402300799; got \"2026-02-30T00:00:00Z\"",
+    ),
+    ("/api/v1/windows?start=2", "end", "1", 400, "start must be at most end (\"1\"); got \"2\""),
+    (
+        "/api/v1/windows",
+        "window",
+        "fortnight",
+        400,
+        "window must be a duration from 1s to 30d, such as 1h30m; got \"fortnight\"",
+    ),
+    (
+        "/api/v1/windows",
+        "window",
+        "3600",
+        400,
+        "window must be a duration from 1s to 30d, such as 1h30m; got \"3600\"",
+    ),
+    (
+        "/api/v1/windows",
+        "window",
+        "31d",
+        400,
+        "window must be a duration from 1s to 30d, such as 1h30m; got \"31d\"",
+    ),
+    (
+        "/api/v1/windows",
+        "window",
+        "-1h",
+        400,
+        "window must be a duration from 1s to 30d, such as 1h30m; got \"-1h\"",
+    ),
+    ("/api/v1/windows", "min_avg", "low", 400, "min_avg must be a finite number; got \"low\""),
+    ("/api/v1/windows", "max_rate", "NaN", 400, "max_rate must be a finite number; got \"NaN\""),
+    ("/api/v1/windows", "min_colour", "1", 400, "got \"min_colour\""),
+    (
+        "/api/v1/windows",
+        "cursor",
+        "nonsense",
+        400,
+        "cursor must be the next of an answer to the same question; got \"nonsense\"",
+    ),
+    (
+        "/api/v1/windows",
+        "cursor",
+        "",
+        400,
+        "cursor must be the next of an answer to the same question; got \"\"",
+    ),
+    ("/api/v1/windows", "format", "xml", 400, "format must be json or csv; got \"xml\""),
+    ("/api/v1/windows?limit=1", "limit", "1", 400, "limit must be given once; got it twice"),
+    ("/api/v1/catalog", "match[]", "a b", 400, "match[]: \"a b\" is not a selector: "),
+    (
+        "/api/v1/catalog",
+        "window",
+        "1h",
+        400,
+        "/api/v1/catalog takes match[], limit, cursor, format; got \"window\"",
+    ),
+    ("/api/v1/catalog", "format", "CSV", 400, "format must be json or csv; got \"CSV\""),
+    ("/api/v1/names", "start", "1", 400, "/api/v1/names takes match[], limit, cursor, format; got \"start\""),
+    ("/api/v1/names", "limit", "1e3", 400, "limit must be 1 to 10000; got \"1e3\""),
+    ("/api/v1/rejects", "by", "colour", 400, "by must be a list of series, name and reason; got \"colour\""),
+    (
+        "/api/v1/rejects",
+        "start",
+        "soon",
+        400,
+        "start must be RFC 3339 or Unix seconds up to 253402300799; got \"soon\"",
+    ),
+    ("/api/v1/status", "verbose", "1", 400, "/api/v1/status takes no parameters; got \"verbose\""),
+];
 
 #[test]
 fn each_wrong_question_is_a_problem_that_says_what_is_wrong() {
     let worker = Tidewatch::start("");
-    for (path, name, value, status) in [
-        ("/api/v1/nothing", "a", "b", 404),
-        ("/nothing", "a", "b", 404),
-        ("/api/v1/windows", "match[]", "{", 400),
-        ("/api/v1/windows", "match[]", "{a=~\"(\"}", 400),
-        ("/api/v1/windows", "limit", "0", 400),
-        ("/api/v1/windows", "limit", "10001", 400),
-        ("/api/v1/windows", "limit", "many", 400),
-        ("/api/v1/windows", "start", "yesterday", 400),
-        ("/api/v1/windows", "window", "fortnight", 400),
-        ("/api/v1/windows", "min_avg", "low", 400),
-        ("/api/v1/windows", "min_colour", "1", 400),
-        ("/api/v1/windows", "cursor", "nonsense", 400),
-        ("/api/v1/catalog", "match[]", "a b", 400),
-        ("/api/v1/rejects", "by", "colour", 400),
-    ] {
-        let answer = http::get(&worker.url(path), &[(name, value)]).unwrap();
-        let asked = format!("{path}?{name}={value}: {answer:?}");
+    let judge = |asked: &str, answer: http::Answer, status: u16, says: &str| {
+        let asked = format!("{asked}: {answer:?}");
         assert_eq!(answer.status, status, "{asked}");
         assert_eq!(answer.content_type, "application/problem+json", "{asked}");
         let problem = answer.json();
@@ -127,8 +558,26 @@ fn each_wrong_question_is_a_problem_that_says_what_is_wrong() {
         for field in ["type", "title", "detail"] {
             assert!(problem[field].as_str().is_some_and(|text| !text.is_empty()), "{field} of {asked}");
         }
+        assert!(problem["detail"].as_str().unwrap().contains(says), "{asked}");
+    };
+    for (path, name, value, status, says) in QUESTIONS {
+        let answer = http::get(&worker.url(path), &[(name, value)]).unwrap();
+        judge(&format!("{path} {name}={value}"), answer, status, says);
+    }
+    for path in [
+        "/api/v1/windows",
+        "/api/v1/names",
+        "/api/v1/catalog",
+        "/api/v1/rejects",
+        "/api/v1/status",
+        "/metrics",
+        "/-/ready",
+    ] {
+        let answer = http::post(&worker.url(path), &[], b"{}").unwrap();
+        judge(&format!("POST {path}"), answer, 405, &format!("{path:?} does not take \"POST\""));
     }
     assert_eq!(worker.get("/-/healthy", &[]).status, 200);
+    assert_eq!(worker.rows("/api/v1/windows", &[]).len(), 0);
 }
 
 #[test]

@@ -5,10 +5,13 @@
 //! - `away`: a sender or a worker that was away for two hours: the same windows, and no half-empty one.
 //! - `backfill`: histories from a real Prometheus into a running worker; what cannot be, and how it is told.
 //!   Needs servers for the first: `./test.sh` starts it.
-//! - `bad_requests`: everything one can send wrongly, with its status; nothing of it is applied, the worker goes on.
+//! - `bad_inputs`: every line, file, configuration and command line that is wrong, with its exit code and its words.
+//! - `bad_requests`: every request that is wrong, with its status and its words; nothing of it is applied, the worker
+//!   goes on.
 //! - `fills`: history applied before the live samples of its series: right, corrected, never half-empty.
 //! - `first_steps`: what the README promises a newcomer: flags, mistyped names, the table of settings, the files of deploy/.
 //! - `files`: what a file comes to does not depend on the order of its lines.
+//! - `fuzz_corpus`: the inputs that fuzzing kept hold the laws of every decoder.
 //! - `golden`: moments computed elsewhere, in exact arithmetic, equal ours.
 //! - `history`: old samples beside the live engine: the rows of all samples together, or a range that is named.
 //! - `kill_and_rerun`: kill -9, SIGTERM and start again: nothing acknowledged is lost, no row changes.
@@ -33,10 +36,12 @@ mod architecture;
 mod asks_prometheus;
 mod away;
 mod backfill;
+mod bad_inputs;
 mod bad_requests;
 mod files;
 mod fills;
 mod first_steps;
+mod fuzz_corpus;
 mod golden;
 mod history;
 mod kill_and_rerun;

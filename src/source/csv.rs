@@ -93,7 +93,7 @@ impl Table {
                 label => Column::label(label),
             };
             if columns.contains(&column) {
-                return Err(format!("the header has the column {} twice", name.trim()));
+                return Err(format!("the header has the column {} twice", shown(name.trim().as_bytes())));
             }
             columns.push(column);
         }
@@ -181,8 +181,9 @@ impl Table {
         for (at, column) in self.columns.iter().enumerate() {
             let Column::Label(name, _) = column else { continue };
             let cell = self.cells.get(at);
-            let value = str::from_utf8(cell)
-                .map_err(|_| format!("the cell of {name} is not UTF-8; got {}", shown(cell)))?;
+            let value = str::from_utf8(cell).map_err(|_| {
+                format!("the cell of {} is not UTF-8; got {}", shown(name.as_bytes()), shown(cell))
+            })?;
             if !value.is_empty() {
                 pairs.push((name.as_str(), value));
             }
@@ -372,7 +373,19 @@ mod tests {
         assert_eq!(got, Err(Bad::Malformed("timestamp_ms must be whole milliseconds; got \"1.5\"".into())));
         let mut t = table("name,job,timestamp,value");
         assert!(t.read(b"up,\xff,1,1").is_ok(), "labels are looked at only when their bytes are not known");
-        assert_eq!(t.pairs(), Err("the cell of job is not UTF-8; got \"\u{fffd}\"".to_owned()));
+        assert_eq!(t.pairs(), Err("the cell of \"job\" is not UTF-8; got \"\u{fffd}\"".to_owned()));
+    }
+
+    #[test]
+    fn messages_are_short_however_long_the_cells() {
+        let name = "é".repeat(100_000);
+        for header in [format!("{name},{name}"), name.clone()] {
+            let message = Table::new(header.as_bytes()).unwrap_err();
+            assert!(message.len() < 400, "{} bytes", message.len());
+        }
+        let mut t = table(&format!("name,{name},timestamp,value"));
+        t.read(b"up,\xff,1,1").unwrap();
+        assert!(t.pairs().unwrap_err().len() < 400);
     }
 
     #[test]
@@ -385,8 +398,8 @@ mod tests {
             ("name,value,timestamp,timestamp_ms", format!("{one}\"name,value,timestamp,timestamp_ms\"")),
             ("value,timestamp", "the header needs a column name; got \"value,timestamp\"".to_owned()),
             ("name,timestamp", "the header needs a column value; got \"name,timestamp\"".to_owned()),
-            ("name,__name__,timestamp,value", "the header has the column __name__ twice".to_owned()),
-            ("name,a,a,timestamp,value", "the header has the column a twice".to_owned()),
+            ("name,__name__,timestamp,value", "the header has the column \"__name__\" twice".to_owned()),
+            ("name,a,a,timestamp,value", "the header has the column \"a\" twice".to_owned()),
             ("\"name", "a quoted cell of the header is not closed".to_owned()),
             (
                 "up{a=\"b\"} 1 1714521600000",

@@ -52,7 +52,7 @@ impl Dialect {
             Dialect::Prometheus => "whole milliseconds",
             Dialect::OpenMetrics => "a number of seconds",
         };
-        format!("the timestamp must be {must}; got {time:?}")
+        format!("the timestamp must be {must}; got {}", shown(time))
     }
 }
 
@@ -165,7 +165,7 @@ pub fn read(line: &str, dialect: Dialect) -> Result<Line<'_>, String> {
     }
     let value = reader.number("a value")?;
     let value_is = number(value)
-        .ok_or_else(|| format!("the value must be a number, NaN, +Inf or -Inf; got {value:?}"))?;
+        .ok_or_else(|| format!("the value must be a number, NaN, +Inf or -Inf; got {}", shown(value)))?;
     reader.blanks();
     if dialect == Dialect::OpenMetrics && reader.at_byte(b'#') {
         return Err(reader.complaint(&format!("expected {}", dialect.expected())));
@@ -179,6 +179,15 @@ pub fn read(line: &str, dialect: Dialect) -> Result<Line<'_>, String> {
     }
     let key = &line.as_bytes()[begin..end];
     Ok(Line { key, at_ms, value: value_is, pairs: reader.pairs })
+}
+
+/// A word as a message shows it: a line may be one long word.
+fn shown(word: &str) -> String {
+    const SHOWN_MAX: usize = 80;
+    match word.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{:?}...", &word[..end]),
+        None => format!("{word:?}"),
+    }
 }
 
 struct Reader<'a> {
@@ -378,6 +387,15 @@ mod tests {
         }
         assert!(read("up NaN 5").unwrap().value.is_nan());
         assert_eq!(read("up 1 -5").unwrap().at_ms, -5);
+    }
+
+    #[test]
+    fn messages_are_short_however_long_the_words() {
+        let word = "é".repeat(100_000);
+        for line in [format!("up {word} 1"), format!("up 1 {word}"), format!("up{{a=\"{word}"), word] {
+            let message = read(&line).unwrap_err();
+            assert!(message.len() < 300, "{} bytes", message.len());
+        }
     }
 
     #[test]

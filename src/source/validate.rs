@@ -26,6 +26,9 @@ pub const NATIVE_HISTOGRAM: &str = "native_histogram";
 /// A native histogram that does not add up.
 pub const BAD_HISTOGRAM: &str = "bad_histogram";
 
+/// Most characters of a name of our own that an answer repeats.
+const OWN_RESULT_SHOWN: usize = 200;
+
 /// What the names of our result metrics begin with. Closed: metrics about ourselves never share these.
 pub const OWN_RESULTS: [&str; 4] =
     ["tidewatch_window_", "tidewatch_forecast_", "tidewatch_profile_", "tidewatch_breach_"];
@@ -51,7 +54,9 @@ pub fn intern(
     epoch: u64,
 ) -> Result<u64, Refusing> {
     if let Some((_, name)) = pairs.iter().find(|(name, value)| *name == NAME && own_result(value)) {
-        let sentence = format!("{name} is a result of tidewatch; taking it in would compute on results");
+        // No limit has judged its length yet.
+        let cut: String = name.chars().take(OWN_RESULT_SHOWN).collect();
+        let sentence = format!("{cut} is a result of tidewatch; taking it in would compute on results");
         return Err((OWN_RESULT, sentence));
     }
     match labels.intern(pairs, Some(encoded), epoch) {
@@ -308,6 +313,17 @@ mod tests {
         let names = own.lines().filter(|line| !line.starts_with('#'));
         assert_eq!(names.filter(|name| own_result(name)).count(), 0);
         assert!(own.contains("tidewatch_samples_applied_total"));
+    }
+
+    #[test]
+    fn a_result_of_ours_is_refused_in_few_words_however_long_its_name() {
+        let folder = crate::source::support::Folder::new();
+        let metrics = std::sync::Arc::new(Metrics::new());
+        let labels = Labels::open(&folder.path, crate::labels::Limits::default(), metrics).unwrap();
+        let name = "tidewatch_window_".to_owned() + &"é".repeat(1_000_000);
+        let (reason, sentence) = intern(&labels, &mut vec![(NAME, &name)], b"x", 7).unwrap_err();
+        assert_eq!((reason, labels.len()), (OWN_RESULT, 0));
+        assert!(sentence.len() < 600, "{} bytes", sentence.len());
     }
 
     #[test]

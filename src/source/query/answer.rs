@@ -112,11 +112,12 @@ pub struct BuildInfo {
 /// # Errors
 /// A body that is not what Prometheus' API answers.
 pub fn data<'a, D: Deserialize<'a>>(body: &'a [u8]) -> Result<(D, Vec<String>), String> {
-    let envelope: Envelope<'a, D> =
-        serde_json::from_slice(body).map_err(|error| format!("the answer is not Prometheus': {error}"))?;
+    // Both the error and the status may repeat texts of the answer, however long.
+    let envelope: Envelope<'a, D> = serde_json::from_slice(body)
+        .map_err(|error| format!("the answer is not Prometheus': {}", shown(&error.to_string())))?;
     match envelope.data {
         Some(data) if envelope.status == "success" => Ok((data, envelope.warnings.unwrap_or_default())),
-        _ => Err(format!("the answer is not Prometheus': status {:?}", envelope.status)),
+        _ => Err(format!("the answer is not Prometheus': status {:?}", shown(&envelope.status))),
     }
 }
 
@@ -313,6 +314,10 @@ mod tests {
             );
         }
         assert!(series("<html>").is_err());
+        let long = "x".repeat(100_000);
+        for (from, to) in [("\"2\"", format!("\"{long}\"")), ("success", long)] {
+            assert!(damaged(from, &to).unwrap_err().len() < 400, "an answer is repeated");
+        }
     }
 
     #[test]

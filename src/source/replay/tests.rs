@@ -232,7 +232,7 @@ fn bad_lines_are_refused_with_number_and_reason_and_the_rest_kept() {
             [&row("")[..], b"up,\xff,1714521600,1\n"].concat(),
             2,
             MALFORMED,
-            "the cell of job is not UTF-8; got \"\u{fffd}\"",
+            "the cell of \"job\" is not UTF-8; got \"\u{fffd}\"",
         ),
     ];
     for (name, content, line, reason, message) in table {
