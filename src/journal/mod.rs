@@ -365,7 +365,9 @@ fn recover(dir: &Path, segment_bytes: u64) -> Result<(Segments, Found), JournalE
     let mut found = Found::default();
     let (segments, _) = Segments::open(dir, LOG, segment_bytes, |kind, payload| {
         found.visit(kind, payload);
-        true
+        // A head that was torn before its settings is cut off and written anew: a segment that went on without them
+        // would be taken for empty.
+        kind != record::KIND_FILLS
     })?;
     for segment in segments::list(dir)?.into_iter().rev().skip(1) {
         if found.error.is_some() || (found.last_end.is_some() && found.settings.is_some()) {

@@ -308,6 +308,58 @@ fn a_fill_ends_in_a_later_epoch_than_its_samples_and_is_known_to_the_next_start(
     assert!((journal.open_fills(), journal.filled("a"), journal.filled("b")) == (&[other][..], true, false));
 }
 
+/// Keeps only as much of the last segment as ends with its first record of this kind, or right before that.
+fn tear(dir: &Dir, kind: u8, with: bool) {
+    let mut list = segments::list(dir.path()).unwrap();
+    let path = |segment: u64| dir.path().join(format!("{segment:020}.seg"));
+    loop {
+        let last = list.pop().expect("some segment holds it");
+        let mut reader = SegmentReader::open_at(dir.path(), LOG, last).unwrap();
+        let end = reader.segment_end().unwrap();
+        let mut before = reader.position().offset;
+        while let Some((found, _)) = reader.next(end).unwrap() {
+            if found == kind {
+                let length = if with { reader.position().offset } else { before };
+                return OpenOptions::new().write(true).open(path(last)).unwrap().set_len(length).unwrap();
+            }
+            before = reader.position().offset;
+        }
+        std::fs::remove_file(path(last)).unwrap();
+    }
+}
+
+#[test]
+fn the_head_of_a_segment_says_nothing_of_fills_that_a_lost_record_would_have_said() {
+    let fill = Fill { id: 7, source: "a".to_owned(), from_ms: 5, publish_from_ms: 6 };
+    let end = Control::FillEnd { fill: 7 };
+    let control = |journal: &Journal, control| synced(journal.try_control(control).unwrap()).unwrap();
+    // Each commit begins a segment.
+    let config = Config { segment_bytes: 1, ..config(Mode::File).0 };
+    let dir = Dir::new();
+    let journal = open(&dir, &config);
+    control(&journal, Control::FillBegin(fill.clone()));
+    drop(journal);
+    tear(&dir, record::KIND_FILL_BEGIN, false);
+    let journal = open(&dir, &config);
+    assert_eq!(journal.open_fills(), [], "its begin was lost");
+    control(&journal, Control::FillBegin(fill.clone()));
+    control(&journal, end.clone());
+    drop(journal);
+    tear(&dir, record::KIND_FILL_END, false);
+    let journal = open(&dir, &config);
+    assert!((journal.open_fills(), journal.filled("a")) == (&[fill.clone()][..], false), "its end was lost");
+    control(&journal, end.clone());
+    drop(journal);
+    // The head itself was torn in its middle: what follows is found all the same.
+    tear(&dir, record::KIND_FILLS, true);
+    let journal = open(&dir, &config);
+    assert!((journal.open_fills(), journal.filled("a")) == (&[fill][..], false));
+    control(&journal, end);
+    drop(journal);
+    let journal = open(&dir, &config);
+    assert!((journal.open_fills(), journal.filled("a")) == (&[][..], true));
+}
+
 #[test]
 fn the_last_epoch_end_is_found_however_many_segments_back() {
     let dir = Dir::new();

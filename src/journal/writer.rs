@@ -434,7 +434,6 @@ impl Writer {
             self.cut_live();
         }
         self.flush();
-        self.fills.note(&control);
         let parts = match control {
             Control::Types(types) => {
                 types.chunks(RECORD_TYPES_MAX).map(|part| Control::Types(part.to_vec())).collect()
@@ -446,6 +445,8 @@ impl Writer {
             let mut payload = Vec::new();
             let kind = encode_control(&part, &mut payload);
             self.segments.append(kind, &payload);
+            // Only now: a head that knew it already would say so even if the tail from here on is torn off.
+            self.fills.note(&part);
         }
         self.dirty = true;
     }
