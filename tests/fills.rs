@@ -190,3 +190,38 @@ fn a_full_ring_throws_the_fill_out() {
     }
     assert!(thrown_out > 0);
 }
+
+/// Fills of parts of the same series that begin and end in any order, also in one epoch, under any lateness, up to and
+/// after the series are forgotten; nothing is published of some of them.
+#[test]
+fn fills_of_the_same_series_equal_the_slow_model() {
+    for seed in 0..crate::rounds(40) {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0xABCD_F111);
+        let lateness_ms = [0, 1_000, 61_500, 600_000, 1_234_567][rng.usize(0..5)];
+        let settings =
+            Settings { lateness_ms, ..feed::settings(&mut rng) }.validated().expect("within bounds");
+        let (history, live, begins_ms) = truths(&mut rng, 5);
+        let (mut arrivals, mut told): (Vec<Arrival>, Vec<Told>) = (Vec::new(), Vec::new());
+        for (id, samples) in &live {
+            arrivals.extend(feed::arrivals(&mut rng, *id, samples));
+        }
+        for fill in 1..=rng.u64(1..5) {
+            let begins_ms = begins_ms + rng.i64(-9_000_000..9_000_000) * (fill as i64 - 1);
+            let publish_from_ms = [begins_ms, begins_ms + 500_000, i64::MIN, i64::MAX][rng.usize(0..4)];
+            let mut part = |(id, all): &(u64, Vec<(i64, f64)>)| {
+                let from = rng.usize(0..all.len()) * usize::from(rng.bool());
+                let to = if rng.bool() { all.len() } else { rng.usize(from..all.len()) + 1 };
+                (rng.u8(0..4) > 0).then(|| (*id, all[from..to].to_vec()))
+            };
+            let parts: Series = history.iter().filter_map(&mut part).collect();
+            let (filled, more) = feed::fill(&mut rng, fill, begins_ms, &parts, publish_from_ms);
+            arrivals.extend(filled);
+            told.extend(more);
+        }
+        told.sort_by_key(|(when_ms, _)| *when_ms);
+        let step_ms = [1_000, 17_000, 40_000, 700_000][rng.usize(0..4)];
+        let after_ms = [100_000, 5_000_000, 30_000_000][rng.usize(0..3)];
+        let epochs = feed::live_with_fills(&settings, arrivals, &told, step_ms, &[], after_ms);
+        run(&format!("seed {seed}"), &settings, &epochs);
+    }
+}

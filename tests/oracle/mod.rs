@@ -147,8 +147,10 @@ impl Model {
         }
         let mut out = Outcomes::default();
         let mut dirty: BTreeMap<u64, BTreeSet<(usize, i64)>> = BTreeMap::new();
-        let (live, filled) =
+        let (live, mut filled) =
             (rows(live), fills.iter().map(|fill| (fill.fill, rows(fill))).collect::<Vec<_>>());
+        // Of fills that begin in one epoch a series takes the one of the lowest number.
+        filled.sort_by_key(|(fill, _)| *fill);
         let mut ids: BTreeSet<u64> = live.iter().map(|row| row.0).collect();
         ids.extend(filled.iter().flat_map(|(_, rows)| rows).map(|row| row.0));
         for id in ids.iter().copied() {
