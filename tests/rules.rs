@@ -90,7 +90,9 @@ pub fn same_epoch(
     // The model has no ring that could be full: there it calls a duplicate what the tactic cannot look up any more.
     let mut rejected = (got.counts.rejected, want.counts.rejected);
     if tactics.settings.late_samples_max < 100 {
-        let duplicates = |counts: &mut [u64; 6]| counts[0] += std::mem::take(&mut counts[3]);
+        let duplicates = |counts: &mut [u64; 6]| {
+            counts[0] += [1, 3, 5].map(|reason| std::mem::take(&mut counts[reason])).iter().sum::<u64>()
+        };
         duplicates(&mut rejected.0);
         duplicates(&mut rejected.1);
     }

@@ -431,7 +431,14 @@ impl Writer {
     fn add_control(&mut self, control: Control) {
         // A control applies to its whole epoch, so the end of a fill must not be in one with the fill's samples.
         if self.filled && matches!(control, Control::FillEnd { .. }) {
-            self.cut_live();
+            match self.config.mode {
+                Mode::Live => self.cut_live(),
+                // Times of a file are the caller's.
+                Mode::File => {
+                    let end = self.cutter.cut_at((self.config.clock)(), i64::MIN, i64::MIN, false);
+                    self.end_epoch(end);
+                }
+            }
         }
         self.flush();
         let parts = match control {

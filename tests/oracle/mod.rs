@@ -263,8 +263,17 @@ impl Series {
             out.counts.rejected[reason as usize] += 1;
             return;
         }
-        if self.newest.is_some_and(|newest| at <= newest) {
-            out.counts.rejected[Reason::Duplicate as usize] += 1;
+        if let Some(newest) = self.newest.filter(|newest| at <= *newest) {
+            // What the raw ring holds no more was taken before, as far as it knows.
+            let held_from = newest - settings.lateness_ms - settings.base_ms();
+            let forgotten = self.forgot && self.samples.range(..=at).all(|(t, _)| *t <= held_from);
+            let reason = match self.samples.get(&at) {
+                _ if forgotten => Reason::Duplicate,
+                Some(held) if held.to_bits() == value.to_bits() => Reason::Duplicate,
+                Some(_) => Reason::DuplicateTimestamp,
+                None => Reason::FillTooLate,
+            };
+            out.counts.rejected[reason as usize] += 1;
             return;
         }
         let Some((_, Some(waiting))) = &mut self.taking else { unreachable!("it takes the fill") };

@@ -8,6 +8,7 @@
 //!
 //! Not here: which keys are published (`window` is told by [`Phase`]).
 
+use super::ring::Found;
 use super::{Admit, Arc, BTreeMap, EpochEnd, Head, NEVER, Order, Reason, Ring, Row, Samples};
 use crate::sample::{Control, Fill};
 use crate::shard::{Admitted, FillStep, Phase};
@@ -246,9 +247,13 @@ impl Admit {
         let (ring_max, lateness_ms) = (self.settings.late_samples_max as usize, self.settings.lateness_ms);
         let head = &mut self.heads[row.slot as usize];
         if row.at_ms <= head.newest {
-            // A fill that was resumed brings again what was taken.
-            out.counts.rejected[Reason::Duplicate as usize] += 1;
-            return;
+            // A fill that was resumed brings again what was taken; what was not taken then is behind.
+            let reason = match head.raw.find(head.newest, row.at_ms) {
+                Found::Held(bits) if bits != row.value.to_bits() => Reason::DuplicateTimestamp,
+                Found::Held(_) | Found::Forgotten => Reason::Duplicate,
+                Found::Missing => Reason::FillTooLate,
+            };
+            return self.refuse(row.slot, reason, row.at_ms, out);
         }
         let taking = self.fills.takings.get_mut(&row.slot).and_then(|taking| taking.waiting.as_mut());
         let waiting = taking.expect("it was judged to take the fill");

@@ -4,6 +4,16 @@ use std::collections::VecDeque;
 
 use crate::sample::Reason;
 
+/// What a ring knows of a time.
+pub(super) enum Found {
+    /// A sample with these bits.
+    Held(u64),
+    /// There is none, and none was forgotten.
+    Missing,
+    /// It is older than what is held.
+    Forgotten,
+}
+
 /// The raw samples of the last lateness and base pane, 12 bytes each, in time order.
 #[derive(Default)]
 pub(super) struct Ring {
@@ -34,6 +44,22 @@ impl Ring {
     pub(super) fn all(&self, newest_ms: i64) -> Option<Vec<(i64, f64)>> {
         let sample = |index| (self.at(index, newest_ms), f64::from_bits(self.bits(index)));
         (!self.forgot).then(|| (0..self.samples.len()).map(sample).collect())
+    }
+
+    /// What the ring knows of a time that is not after the newest.
+    pub(super) fn find(&self, newest_ms: i64, at_ms: i64) -> Found {
+        let index = self.place(newest_ms, at_ms);
+        match self.samples.get(index) {
+            Some(_) if self.at(index, newest_ms) == at_ms => Found::Held(self.bits(index)),
+            _ if index == 0 && self.forgot => Found::Forgotten,
+            _ => Found::Missing,
+        }
+    }
+
+    /// Where the first sample is that is not before `at_ms`.
+    fn place(&self, newest_ms: i64, at_ms: i64) -> usize {
+        let behind = |words: &[u32; 3]| i64::from((newest_ms as u32).wrapping_sub(words[0]));
+        self.samples.partition_point(|words| behind(words) > newest_ms - at_ms)
     }
 
     /// Bytes held.
@@ -67,8 +93,7 @@ impl Ring {
         pane_start_ms: i64,
         max: usize,
     ) -> Result<(), Reason> {
-        let behind = |words: &[u32; 3]| i64::from((newest_ms as u32).wrapping_sub(words[0]));
-        let mut index = self.samples.partition_point(|words| behind(words) > newest_ms - at_ms);
+        let mut index = self.place(newest_ms, at_ms);
         if index < self.samples.len() && self.at(index, newest_ms) == at_ms {
             let same = self.bits(index) == value.to_bits();
             return Err(if same { Reason::Duplicate } else { Reason::DuplicateTimestamp });
