@@ -258,7 +258,7 @@ impl Runner<'_> {
                 Taking { now_ms: (self.clock)(), epoch: self.log.epoch(), again: self.log.catching_up() };
             let mut samples = Samples::of_fill(sending.fill);
             left = taker.take(left, taking, &mut samples);
-            self.append(sending, samples)?;
+            self.append(sending, &samples)?;
             if left.is_empty() {
                 return if self.stop.pause(Duration::ZERO) { Ok(()) } else { Err(Stopped) };
             }
@@ -269,18 +269,19 @@ impl Runner<'_> {
         }
     }
 
-    fn append(&self, sending: &mut Sending, mut samples: Samples) -> Result<(), Stopped> {
-        while !samples.is_empty() {
-            let rest = samples.split_off(samples.len().min(BATCH_SAMPLES_MAX));
+    fn append(&self, sending: &mut Sending, samples: &Samples) -> Result<(), Stopped> {
+        let mut begin = 0;
+        while begin < samples.len() {
+            let batch = samples.part(begin..samples.len().min(begin + BATCH_SAMPLES_MAX));
+            begin += batch.len();
             self.begin(sending)?;
             self.settle(sending, IN_FLIGHT_MAX - 1)?;
-            sending.samples += samples.len() as u64;
+            sending.samples += batch.len() as u64;
             if sending.fill != 0 {
-                sending.series.extend(&samples.series);
+                sending.series.extend(&batch.series);
             }
-            let durable = self.insist(|| self.log.append(samples.clone()))?;
+            let durable = self.insist(|| self.log.append(batch.clone()))?;
             sending.in_flight.push_back(durable);
-            samples = rest;
         }
         Ok(())
     }
