@@ -114,6 +114,16 @@ impl Samples {
         self.value.clear();
     }
 
+    /// A copy of the samples in `range`, of the same fill.
+    pub fn part(&self, range: std::ops::Range<usize>) -> Samples {
+        Samples {
+            series: self.series[range.clone()].to_vec(),
+            at_ms: self.at_ms[range.clone()].to_vec(),
+            value: self.value[range].to_vec(),
+            fill: self.fill,
+        }
+    }
+
     /// Takes the samples from `at` on out of the batch.
     pub fn split_off(&mut self, at: usize) -> Samples {
         Samples {

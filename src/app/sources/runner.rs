@@ -4,7 +4,8 @@
 //! ended: that one is resumed under its id from its beginning. It is framed by control records and goes on until less
 //! than a poll is missing. Polling reads what is newer as ordinary samples. After a restart it goes on where the source
 //! wrote down that everything was durable, or where the journal ends, at most as far back as the backfill or the longest
-//! window reaches.
+//! window reaches. A new backfill of a worker that was away is followed from the journal's end, too: series that are
+//! known for long refuse it. A clock that goes back takes polling with it.
 //!
 //! Spans that ended in the present are read again for [`OVERLAP_MS`], because a scrape becomes visible after its time.
 //! A source has at most [`IN_FLIGHT_MAX`] batches in the journal's queue, so that others find room in it.
@@ -121,6 +122,9 @@ impl Runner<'_> {
                 position.at_ms = fill.from_ms - 1;
                 self.survey(&mut position, now_ms)?;
                 self.fill(&mut position, fill, start.open.is_some())?;
+                if let Some(read_to_ms) = start.read_to_ms.filter(|_| start.open.is_none()) {
+                    self.go_back(&mut position, read_to_ms);
+                }
             }
             None => {
                 let reach_ms =
@@ -208,6 +212,9 @@ impl Runner<'_> {
         let mut sending = Sending::default();
         loop {
             let until_ms = (self.clock)();
+            if until_ms < position.at_ms {
+                self.clock_went_back(position, until_ms);
+            }
             while position.at_ms < until_ms {
                 self.advance(position, &mut sending, until_ms)?;
             }
@@ -219,6 +226,26 @@ impl Runner<'_> {
                 return Err(Stopped);
             }
         }
+    }
+
+    /// Goes back to where the journal ended: series that it knows for long refuse a fill of other selectors, and what
+    /// was missed is new to them. Those that took the fill have it twice, which the engine counts.
+    fn go_back(&self, position: &mut Position, read_to_ms: i64) {
+        let from_ms = (read_to_ms - OVERLAP_MS).max((self.clock)() - self.config.backfill_ms);
+        if from_ms < position.at_ms {
+            position.taker.begin_again();
+            position.at_ms = from_ms;
+        }
+    }
+
+    /// Goes back as well: while the clock was ahead the server had nothing at its times, so what was scraped meanwhile
+    /// is newer than all that was taken. What is taken twice by that the engine counts as duplicates.
+    fn clock_went_back(&self, position: &mut Position, now_ms: i64) {
+        let newest_ms = position.taker.begin_again().unwrap_or(now_ms);
+        let behind = duration(((position.at_ms - now_ms) / 1_000).max(1) * 1_000);
+        tracing::warn!("{}: the clock is {behind} behind what was read; reading again", self.status.url());
+        position.at_ms = newest_ms.min(now_ms);
+        position.read_ms = Some(position.at_ms);
     }
 
     /// Reads the next chunk, which ends at `until_ms` or before.
@@ -258,7 +285,7 @@ impl Runner<'_> {
                 Taking { now_ms: (self.clock)(), epoch: self.log.epoch(), again: self.log.catching_up() };
             let mut samples = Samples::of_fill(sending.fill);
             left = taker.take(left, taking, &mut samples);
-            self.append(sending, samples)?;
+            self.append(sending, &samples)?;
             if left.is_empty() {
                 return if self.stop.pause(Duration::ZERO) { Ok(()) } else { Err(Stopped) };
             }
@@ -269,18 +296,19 @@ impl Runner<'_> {
         }
     }
 
-    fn append(&self, sending: &mut Sending, mut samples: Samples) -> Result<(), Stopped> {
-        while !samples.is_empty() {
-            let rest = samples.split_off(samples.len().min(BATCH_SAMPLES_MAX));
+    fn append(&self, sending: &mut Sending, samples: &Samples) -> Result<(), Stopped> {
+        let mut begin = 0;
+        while begin < samples.len() {
+            let batch = samples.part(begin..samples.len().min(begin + BATCH_SAMPLES_MAX));
+            begin += batch.len();
             self.begin(sending)?;
             self.settle(sending, IN_FLIGHT_MAX - 1)?;
-            sending.samples += samples.len() as u64;
+            sending.samples += batch.len() as u64;
             if sending.fill != 0 {
-                sending.series.extend(&samples.series);
+                sending.series.extend(&batch.series);
             }
-            let durable = self.insist(|| self.log.append(samples.clone()))?;
+            let durable = self.insist(|| self.log.append(batch.clone()))?;
             sending.in_flight.push_back(durable);
-            samples = rest;
         }
         Ok(())
     }

@@ -30,6 +30,10 @@ struct World {
     questions: AtomicUsize,
     /// How long after its time a sample is visible.
     visible_ms: i64,
+    /// How far the runner's clock is ahead of the server's, by how many questions are left.
+    ahead_ms: fn(usize) -> i64,
+    /// How long a look at the clock takes.
+    look_ms: i64,
     stop: Stop,
 }
 
@@ -41,6 +45,8 @@ impl World {
             refuse: AtomicUsize::new(0),
             questions: AtomicUsize::new(questions),
             visible_ms: 20_000,
+            ahead_ms: |_| 0,
+            look_ms: 0,
             stop: Stop::default(),
         }
     }
@@ -61,7 +67,9 @@ impl World {
             stop: &self.stop,
             status: &status,
             metrics: &metrics,
-            clock: &|| self.now.load(SeqCst),
+            clock: &|| {
+                self.now.fetch_add(self.look_ms, SeqCst) + (self.ahead_ms)(self.questions.load(SeqCst))
+            },
             progress: folder.join("progress"),
         };
         let readings = config.matching.iter().map(|selector| Reading::new(selector)).collect();
@@ -173,6 +181,18 @@ fn times(events: &[Event]) -> BTreeMap<u64, Vec<i64>> {
     times
 }
 
+/// All samples in the order of time, each once.
+fn once(events: Vec<Event>) -> Vec<Event> {
+    let samples = events.into_iter().filter_map(|event| match event {
+        Event::Samples { samples, .. } => Some(samples),
+        Event::Control(_) => None,
+    });
+    let mut samples: Vec<_> = samples.flatten().collect();
+    samples.sort_unstable();
+    samples.dedup();
+    vec![Event::Samples { fill: 0, samples }]
+}
+
 /// Every sample of these series from `from_ms` on came, but the last few, which may not have been visible.
 fn nothing_is_missing(events: &[Event], series: usize, from_ms: i64, now_ms: i64) {
     let times = times(events);
@@ -233,6 +253,24 @@ fn after_a_restart_polling_goes_on_where_it_was() {
     let start = Start { read_to_ms: Some(NOW - 50 * HOUR), ..start() };
     let (events, _) = world.run(&config(0, 1_000), start, &[]);
     nothing_is_missing(&events, 3, NOW - 12 * HOUR + 1, world.now.load(SeqCst));
+}
+
+#[test]
+fn a_clock_that_was_ahead_for_a_while_costs_no_samples() {
+    let ahead_ms = |left| if (20..60).contains(&left) { 2 * HOUR } else { 0 };
+    let world = World { ahead_ms, look_ms: 5_000, ..World::new(100) };
+    let start = Start { filled: true, read_to_ms: Some(NOW), ..start() };
+    let (events, _) = world.run(&config(6 * HOUR, 1), start, &[]);
+    nothing_is_missing(&once(events), 3, NOW - OVERLAP_MS + 1, world.now.load(SeqCst));
+}
+
+#[test]
+fn what_was_missed_comes_live_to_series_that_cannot_take_the_backfill() {
+    let world = World::new(60);
+    let start = Start { read_to_ms: Some(NOW - HOUR), ..start() };
+    let (mut events, _) = world.run(&config(6 * HOUR, 1_000), start, &[]);
+    events.retain(|event| matches!(event, Event::Samples { fill: 0, .. }));
+    nothing_is_missing(&once(events), 3, NOW - HOUR - OVERLAP_MS + 1, world.now.load(SeqCst));
 }
 
 #[test]

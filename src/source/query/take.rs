@@ -27,6 +27,8 @@ pub struct Taker {
     chooser: Chooser,
     /// Of each series: the newest sample taken.
     last: HashMap<u64, i64>,
+    /// The newest sample taken of any.
+    newest_ms: Option<i64>,
     encoded: Vec<u8>,
     refusals: Refusals,
 }
@@ -50,6 +52,7 @@ impl Taker {
             metrics,
             chooser,
             last: HashMap::new(),
+            newest_ms: None,
             encoded: Vec::new(),
             refusals: Refusals::default(),
         }
@@ -87,6 +90,12 @@ impl Taker {
         refusals.record(SOURCE, &self.metrics);
         debug_assert_eq!(received, (out.len() - before) as u64 + refusals.total());
         again
+    }
+
+    /// Takes also what was taken before, from now on; gives the time of the newest sample taken so far.
+    pub fn begin_again(&mut self) -> Option<i64> {
+        self.last.clear();
+        self.newest_ms.take()
     }
 
     /// Ends a span.
@@ -142,6 +151,7 @@ impl Taker {
         let newest = chosen.iter().rfind(|(at_ms, _)| bounds.contain(*at_ms));
         if let Some((at_ms, _)) = newest {
             self.last.insert(id.0, *at_ms);
+            self.newest_ms = self.newest_ms.max(Some(*at_ms));
         }
         for (at_ms, value) in chosen {
             match bounds.contain(*at_ms) {
