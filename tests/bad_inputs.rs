@@ -284,7 +284,7 @@ fn each_wrong_file_ends_with_1_and_its_name_and_nothing_of_it_is_stored() {
 }
 
 /// A configuration, and what `check` says of it.
-const CONFIGURATIONS: [(&str, &str); 27] = [
+const CONFIGURATIONS: [(&str, &str); 30] = [
     ("workers: [1", "file tidewatch.yml is not valid YAML: "),
     ("workers: 1\nworkers: 2", "file tidewatch.yml is not valid YAML: "),
     ("worker: 2", "there is no setting worker (file tidewatch.yml); at the top there are "),
@@ -349,6 +349,18 @@ const CONFIGURATIONS: [(&str, &str); 27] = [
     (
         "SOURCE url: 'http://h', match: [up], http_config: {bearer_token: hunter2}",
         "there is no setting sources.prometheus[0].http_config.bearer_token (file tidewatch.yml); at sources.prometheus[0].http_config there are ",
+    ),
+    (
+        "SOURCE url: 'https://h', match: [up], http_config: {tls_config: {ca_file: no-such-file}}",
+        "sources.prometheus[0]: https://h cannot be asked: ",
+    ),
+    (
+        "SOURCE url: 'https://h', match: [up], http_config: {tls_config: {cert_file: tidewatch.yml}}",
+        "sources.prometheus[0]",
+    ),
+    (
+        "SOURCE url: 'http://h', match: [up], http_config: {http_headers: {X-A: {values: [\"a\\nb\"]}}}",
+        "sources.prometheus[0]",
     ),
     ("select: [{match: 'rate(up[5m])'}]", "select[0].match: \"rate(up[5m])\" is not a selector: "),
 ];

@@ -24,7 +24,7 @@ use crate::store::{ExportQuery, Range, Store};
 use crate::verify;
 
 use super::stack::STORE_FILE;
-use super::{now_ms, time_ms, windows_in_words};
+use super::{now_ms, sources, time_ms, windows_in_words};
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
@@ -152,6 +152,7 @@ pub fn verify(config: &Config, args: &cli::Verify) -> anyhow::Result<ExitCode> {
 
 /// The configuration was judged when it was read; says what it comes to.
 pub fn check(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
+    sources::clients(config, &Arc::new(Metrics::new())).context("the configuration cannot be used")?;
     let settings = config.settings();
     let windows = windows_in_words(config);
     let base = duration(settings.base_ms());

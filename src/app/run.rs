@@ -15,7 +15,7 @@ use crate::api::{self, Api};
 use crate::config::Config;
 use crate::engine::publish_sizes;
 use crate::journal::{Mode, Refused as JournalRefused};
-use crate::metrics::Queue;
+use crate::metrics::{Metrics, Queue};
 use crate::source::receive::{self, Receiver};
 use crate::source::{Durable, Intake, Refused};
 use crate::source::{query, remote_write};
@@ -40,6 +40,8 @@ pub fn run(config: Config) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    // Before the data directory is touched.
+    sources::clients(&config, &Arc::new(Metrics::new())).context("the configuration cannot be used")?;
     let (fatal_to, mut fatal_from) = mpsc::unbounded_channel();
     // The receiver lives as long as this function: a message is lost only when the process ends anyway.
     let on_fatal: OnFatal = Arc::new(move |message| drop(fatal_to.send(message)));

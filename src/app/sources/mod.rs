@@ -115,6 +115,18 @@ pub fn judge(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A client for each server, connected to nothing: judges the files and headers that `http_config` names.
+///
+/// # Errors
+/// The first source with one that cannot be used, with its path.
+pub fn clients(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Arc<Client>>> {
+    let client = |(at, source): (usize, &PrometheusSource)| {
+        let client = Client::new(&source.url, &source.http, Arc::clone(metrics));
+        client.map(Arc::new).with_context(|| format!("sources.prometheus[{at}]"))
+    };
+    config.sources.prometheus.iter().enumerate().map(client).collect()
+}
+
 /// What each source is doing, before any does anything.
 pub fn statuses(config: &Config) -> Vec<Arc<Status>> {
     let new =
@@ -141,12 +153,8 @@ impl Sources {
     /// # Errors
     /// A file or name in `http_config` that cannot be used, or a thread that cannot be started.
     pub fn start(config: &Config, statuses: &[Arc<Status>], parts: &Parts) -> anyhow::Result<Sources> {
-        let mut sources = Sources { stop: Arc::default(), clients: Vec::new(), threads: Vec::new() };
-        for (at, source) in config.sources.prometheus.iter().enumerate() {
-            let client = Client::new(&source.url, &source.http, Arc::clone(&parts.metrics))
-                .with_context(|| format!("sources.prometheus[{at}]"))?;
-            sources.clients.push(Arc::new(client));
-        }
+        let clients = clients(config, &parts.metrics)?;
+        let mut sources = Sources { stop: Arc::default(), clients, threads: Vec::new() };
         sources.end_fills_of_others(config, parts)?;
         // Above those before, also when the clock was set back: epochs never go back.
         let open = parts.journal.open_fills().iter().map(|fill| fill.id + 1).max().unwrap_or(1);
