@@ -55,6 +55,8 @@ say() { printf '\n== %s\n' "$*"; }
 install_packages() {
     local missing=() services=()
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    # Makes the certificate of a Prometheus that is asked over TLS.
+    command -v openssl >/dev/null || missing+=(openssl)
     if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then
         missing+=(prometheus)
         services+=(prometheus)
