@@ -112,17 +112,18 @@ pub fn read(
         span.limit(&mut batch);
         // Also what came before an error: who mends that line and starts again knows what is in.
         // An epoch is exactly EPOCH_SAMPLES, wherever batches end.
-        while !batch.is_empty() {
-            let room = (EPOCH_SAMPLES - in_epoch).min(batch.len());
-            let rest = batch.split_off(room);
-            let part = std::mem::replace(&mut batch, rest);
-            in_epoch += part.len();
-            cut.journal.append_blocking(part, source)?;
+        let mut from = 0;
+        while from < batch.len() {
+            let to = batch.len().min(from + EPOCH_SAMPLES - in_epoch);
+            cut.journal.append_blocking(batch.part(from..to), source)?;
+            in_epoch += to - from;
+            from = to;
             if in_epoch == EPOCH_SAMPLES {
                 cut.full(span.highest_ms)?;
                 in_epoch = 0;
             }
         }
+        batch.clear();
         tick(span.taken)?;
         if !more? {
             return Ok(());
