@@ -250,3 +250,34 @@ fn what_cannot_be_backfilled_is_told() {
     assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
     assert!(!worker.folder().join("data/history").exists());
 }
+
+/// A question may hang for minutes: who cancels the job ends the question as well.
+#[test]
+fn a_cancelled_backfill_leaves_no_question_behind() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    // `poll` and `backfill` of 0: nobody but the job asks.
+    let source = format!("{{url: '{url}', match: [up], backfill: 0s, poll: 0s}}");
+    let worker = Tidewatch::start(&format!("sources: {{prometheus: [{source}]}}\n"));
+    let (to, asked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in silent.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = [0; 4_096];
+            let n = std::io::Read::read(&mut stream, &mut head).unwrap_or(0);
+            let question = String::from_utf8_lossy(&head[..n]).contains("/api/v1/query");
+            if question && to.send(stream).is_err() {
+                return;
+            }
+        }
+    });
+    let begun = order(&worker, &json!({"start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z"}));
+    assert_eq!(begun.status, 202, "{begun:?}");
+    let mut question = asked.recv_timeout(PATIENCE).expect("the job asks");
+    let path = format!("/api/v1/backfill/{}", begun.json()["id"].as_str().unwrap());
+    assert_eq!(http::delete(&worker.url(&path)).unwrap().status, 200);
+    // The rest of the question, then the end: without the job's care it would come minutes later.
+    question.set_read_timeout(Some(std::time::Duration::from_secs(20))).unwrap();
+    let mut rest = Vec::new();
+    std::io::Read::read_to_end(&mut question, &mut rest).expect("the question is ended");
+}

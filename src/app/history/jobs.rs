@@ -242,8 +242,12 @@ fn run(job: &Arc<Job>, config: &Config, stack: &Stack, client: Client) {
         time(job.start_ms),
         time(job.end_ms)
     );
-    let work = std::panic::AssertUnwindSafe(|| work(job, config, stack, client));
-    let ended = match std::panic::catch_unwind(work) {
+    let client = Arc::new(client);
+    let work = std::panic::AssertUnwindSafe(|| work(job, config, stack, &client));
+    let ended = std::panic::catch_unwind(work);
+    // A question may hang when the job is cancelled; the next job is not to ask beside it.
+    client.shut_down();
+    let ended = match ended {
         Ok(Ok(summary)) => Ended::Done(summary),
         Ok(Err(error)) if error.is::<Cancelled>() || error.root_cause().is::<Cancelled>() => Ended::Cancelled,
         Ok(Err(error)) => Ended::Failed(format!("{error:#}")),
@@ -258,13 +262,13 @@ fn run(job: &Arc<Job>, config: &Config, stack: &Stack, client: Client) {
     *lock(&job.ended) = Some((ended, job.begun.elapsed()));
 }
 
-fn work(job: &Arc<Job>, config: &Config, stack: &Stack, client: Client) -> anyhow::Result<Summary> {
+fn work(job: &Arc<Job>, config: &Config, stack: &Stack, client: &Arc<Client>) -> anyhow::Result<Summary> {
     let range = (Some(job.start_ms), Some(job.end_ms));
     let mut history = History::open(config, range, Arc::clone(&job.progress), Arc::clone(&stack.metrics))?;
     let chooser = Chooser::new(Vec::new(), Box::new(|_| None));
     let taker = Taker::new(history.labels(), Arc::clone(&stack.metrics), chooser);
     let after_ms = job.start_ms - config.settings().longest_ms() - REACH_MS;
-    let parts = ask(job, client, taker, Span { after_ms, to_ms: job.end_ms })?;
+    let parts = ask(job, Arc::clone(client), taker, Span { after_ms, to_ms: job.end_ms })?;
     let mut next = |batch: &mut Samples| next(job, &parts, batch);
     history.read(&mut next, SOURCE, &mut |_| {})?;
     history.write(stack)
@@ -277,8 +281,8 @@ enum Part {
 }
 
 /// Starts asking for the samples of a span, in a thread of its own: an answer may take longer than anyone waits who
-/// wants the job to end. It ends by itself then.
-fn ask(job: &Arc<Job>, client: Client, mut taker: Taker, span: Span) -> anyhow::Result<Receiver<Part>> {
+/// wants the job to end. It ends when the client is shut down.
+fn ask(job: &Arc<Job>, client: Arc<Client>, mut taker: Taker, span: Span) -> anyhow::Result<Receiver<Part>> {
     let (to, parts) = sync_channel(ANSWERS_QUEUED);
     let watched = Arc::clone(job);
     let read = move || {
