@@ -25,7 +25,7 @@ const fn room(name: &'static str, may: &'static [&'static str], instead: &'stati
 }
 
 /// The nouns of the pure crate; every room may use them, and each other they may as well.
-const NOUNS: [&str; 3] = ["sample", "outcome", "settings"];
+const NOUNS: [&str; 4] = ["sample", "outcome", "settings", "state"];
 
 const IN_APP: &str = "pass it a channel in app.rs";
 const CLOSURE: &str = "let app.rs pass it a closure or a number";
@@ -60,6 +60,7 @@ const PURE: &[Room] = &[
     room("sample", &[], NOUN),
     room("outcome", &[], NOUN),
     room("settings", &[], NOUN),
+    room("state", &[], NOUN),
     room("kernels", &[], "mathematics takes slices and returns values"),
     room("shard", &[], NOUN),
     room("driver", &["shard"], "the driver calls a tactic: put what it needs into the trait"),

@@ -24,6 +24,7 @@
 //! - `remote_write2`: the same samples by remote write 1.0 and 2.0 give the same rows; what 2.0 answers.
 //! - `remote_write_conformance`: every row of the contract of remote write, and what is stored of it.
 //! - `replayed`: the same samples as files in any order, format and number of commands give the same rows.
+//! - `restored`: shards begun again from what was saved of them go on with the same bytes.
 //! - `rules`: every row and revision of the tactics equals the slow model; the same samples give the same bytes.
 //! - `same_log`: the same journal gives the same bytes for any workers, batches and interleavings.
 //! - `stopping`: SIGTERM ends a worker with status 0, whatever is in its way.
@@ -53,6 +54,7 @@ mod real_prometheus;
 mod remote_write2;
 mod remote_write_conformance;
 mod replayed;
+mod restored;
 mod rules;
 mod same_log;
 mod stopping;

@@ -49,7 +49,8 @@ impl Tactics {
             let mut part = part;
             let live = part.remove(&0).unwrap_or_default();
             let fills: Vec<Samples> = part.into_values().collect();
-            let batch = gate.retire(shard, driver::Epoch { end: *end, controls, fills: &fills, live: &live });
+            let batch = gate
+                .retire(shard, driver::Epoch { end: *end, controls, fills: &fills, live: &live, save: None });
             out.rejects.extend_from_slice(&batch.rejects);
             out.freed.extend_from_slice(&batch.freed_series);
             out.counts.add(&batch.counts);

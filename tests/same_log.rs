@@ -166,7 +166,7 @@ fn run(settings: &Settings, epochs: &[Epoch], workers: usize, seed: u64, refuses
 }
 
 /// A short log with everything in it: late, duplicate and missing samples, outages, rejects, freed slots.
-fn log(seed: u64) -> (Settings, Vec<Epoch>) {
+pub fn log(seed: u64) -> (Settings, Vec<Epoch>) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let settings = feed::settings(&mut rng);
     let mut arrivals = Vec::new();

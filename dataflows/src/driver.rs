@@ -28,6 +28,7 @@ use timely::progress::Stamp;
 
 use crate::outcome::Outcomes;
 use crate::sample::{Control, EpochEnd, Mark, SHARDS, Samples};
+use crate::state::Save;
 
 /// Samples one activation retires before it lets other operators run.
 const SLICE_SAMPLES: usize = 65_536;
@@ -52,6 +53,8 @@ pub struct Epoch<'a> {
     pub fills: &'a [Samples],
     /// Live samples, in any order.
     pub live: &'a Samples,
+    /// Whether the state of the shard as of this end is wanted.
+    pub save: Option<Save>,
 }
 
 /// One epoch that is still arriving, or being retired.
@@ -59,6 +62,7 @@ struct Pending {
     capability: Capability<u64>,
     end: Option<EpochEnd>,
     controls: Vec<Arc<Control>>,
+    saves: Vec<Save>,
     shards: Vec<Samples>,
     /// By shard; few epochs have any.
     fills: BTreeMap<usize, Vec<Samples>>,
@@ -72,6 +76,7 @@ impl Pending {
             capability,
             end: None,
             controls: Vec::new(),
+            saves: Vec::new(),
             shards: spare.pop().unwrap_or_else(|| vec![Samples::default(); SHARDS]),
             fills: BTreeMap::new(),
             next: 0,
@@ -105,6 +110,7 @@ impl Pending {
     fn hear(&mut self, mark: Mark) {
         match mark {
             Mark::Control(control) => self.controls.push(control),
+            Mark::Save(save) => self.saves.push(save),
             Mark::End(end) => self.end = Some(end),
         }
     }
@@ -116,7 +122,8 @@ impl Pending {
             fills.sort_by_key(|samples| samples.fill);
             fills
         });
-        Epoch { end, controls: &self.controls, fills, live: &self.shards[self.next] }
+        let save = self.saves.iter().find(|save| save.shard == self.next).copied();
+        Epoch { end, controls: &self.controls, fills, live: &self.shards[self.next], save }
     }
 }
 

@@ -16,8 +16,10 @@ use crate::driver::{self, Epoch, SLICE_ROWS, owner};
 use crate::operators::admit::Admit;
 use crate::operators::window::Windows;
 use crate::outcome::{Outcomes, Seen};
-use crate::sample::{Control, Mark, MetricType, SHARDS, Samples, SeriesId};
+use crate::sample::{Control, EpochEnd, Mark, MetricType, SHARDS, Samples, SeriesId};
 use crate::settings::Settings;
+use crate::shard::{Admitted, GateSaved};
+use crate::state::{BadState, CHAINS, Held, Put, Save, Saved, Take};
 
 /// The operators, by their names in the graph.
 pub const OPERATORS: [&str; 2] = ["admit", "window"];
@@ -87,6 +89,66 @@ impl Gates {
     }
 }
 
+/// A shard to begin with.
+pub struct Shard {
+    gate: Admit,
+    windows: Windows,
+    /// The epoch it is the state of: this one and those before it change nothing.
+    upto: Option<u64>,
+}
+
+impl Shard {
+    /// Of no samples.
+    pub fn new(settings: &Arc<Settings>) -> Shard {
+        Shard {
+            gate: Admit::new(Arc::clone(settings)),
+            windows: Windows::new(Arc::clone(settings)),
+            upto: None,
+        }
+    }
+
+    /// As it was saved.
+    ///
+    /// # Errors
+    /// Bytes that no shard wrote.
+    pub fn load(shard: usize, held: &Held) -> Result<Shard, BadState> {
+        let settings = Arc::new(
+            held.settings.clone().validated().map_err(|_| BadState("its settings are out of bounds"))?,
+        );
+        let mut state = Take(held.state);
+        let (gate, windows) = (state.part()?, state.part()?);
+        state.end()?;
+        let (gate, live) = Admit::load(Arc::clone(&settings), shard, gate.0)?;
+        let windows = Windows::load(settings, gate.slots(), &live, windows.0, &held.panes)?;
+        Ok(Shard { gate, windows, upto: Some(held.end.epoch) })
+    }
+
+    /// The epoch of the last save of a chain, as the shard knows it.
+    pub fn saved_epoch(&self, chain: usize) -> Option<u64> {
+        self.windows.saved_epoch(chain)
+    }
+
+    /// The epoch it is the state of.
+    pub fn epoch(&self) -> Option<u64> {
+        self.upto
+    }
+}
+
+/// Puts the two parts of a shard's state together.
+fn saved(gate: &GateSaved, windows: &mut Windows, end: EpochEnd) -> Saved {
+    let (mut state, mut panes) = (Vec::new(), Vec::new());
+    let GateSaved { save, state: first, live } = gate;
+    let save = Save { chain: save.chain % CHAINS, ..*save };
+    let whole = windows.save((end.epoch, save.chain, save.whole), live, &mut state, &mut panes);
+    let save = Save { whole, ..save };
+    let mut both = Put(Vec::with_capacity(first.len() + state.len() + 8));
+    for part in [first, &state] {
+        both.n(part.len());
+        both.0.extend_from_slice(part);
+    }
+    Saved { save, end, settings: windows.settings().clone(), state: both.0, panes }
+}
+
 /// Builds the dataflow on one worker: samples and epoch ends in, outcomes out; and a look at its gates.
 ///
 /// Every worker must be given the same settings, and the marks of every epoch: its controls and its end.
@@ -96,24 +158,60 @@ pub fn build<'scope>(
     settings: &Arc<Settings>,
     sizes: &Arc<Sizes>,
 ) -> (StreamVec<'scope, u64, Outcomes>, Gates) {
+    let mine = owned(samples.scope().index(), samples.scope().peers());
+    let shards = (0..SHARDS).map(|shard| mine(shard).then(|| Shard::new(settings))).collect();
+    build_from(samples, marks, shards, sizes)
+}
+
+/// Whether the worker `index` of `peers` owns a shard.
+pub fn owned(index: usize, peers: usize) -> impl Fn(usize) -> bool {
+    move |shard| owner(shard, peers) == index
+}
+
+/// [`build`] with these shards to begin with: those that the worker owns, each in its place.
+///
+/// A shard that was saved ignores the epochs up to its own: their outcomes lack it, and whoever takes them has them
+/// already.
+pub fn build_from<'scope>(
+    samples: Stream<'scope, u64, Samples>,
+    marks: StreamVec<'scope, u64, Mark>,
+    shards: Vec<Option<Shard>>,
+    sizes: &Arc<Sizes>,
+) -> (StreamVec<'scope, u64, Outcomes>, Gates) {
     let scope = samples.scope();
-    let mine = |shard: &usize| owner(*shard, scope.peers()) == scope.index();
-    let gates = (0..SHARDS).map(|s| mine(&s).then(|| Admit::new(Arc::clone(settings)))).collect();
+    let mine = owned(scope.index(), scope.peers());
+    let (mut gates, mut windows, mut known) = (Vec::new(), Vec::new(), Vec::new());
+    for shard in shards {
+        let (gate, window, upto) = match shard {
+            Some(shard) => (Some(shard.gate), Some(shard.windows), shard.upto),
+            None => (None, None, None),
+        };
+        gates.push(gate);
+        windows.push(window);
+        known.push(upto);
+    }
     let gates = Gates(Rc::new(RefCell::new(gates)));
-    let mut windows: Vec<Option<Windows>> =
-        (0..SHARDS).map(|s| mine(&s).then(|| Windows::new(Arc::clone(settings)))).collect();
 
     let (held, mut bytes, mut series, mut turn) = (Arc::clone(sizes), PerShard::new(), PerShard::new(), 0);
     let mut told = Told::default();
-    let last = (0..SHARDS).rev().find(mine).unwrap_or(0);
+    let last = (0..SHARDS).rev().find(|shard| mine(*shard)).unwrap_or(0);
     // Borrowed once per shard and epoch, and never while a worker is between steps.
     let held_gates = gates.clone();
     let admitted = driver::by_shard(samples, marks, OPERATORS[0], move |shard, epoch| {
         let mut gates = held_gates.0.borrow_mut();
         let gate = gates[shard].as_mut().expect("only owned shards are retired");
         let types = told.take(shard, &epoch);
+        let (end, save) = (epoch.end, epoch.save);
+        if known[shard].is_some_and(|upto| end.epoch <= upto) {
+            return Admitted { known: true, ..Admitted::new(end, shard) };
+        }
         let mut out = gate.retire(shard, epoch);
         out.types = types;
+        out.saved = save.map(|save| {
+            let mut state = Vec::new();
+            let live = gate.save(&mut state);
+            GateSaved { save, state, live }
+        });
         series.set(shard, gate.series() as u64, &held.series);
         if turn % MEASURED_EVERY == shard as u64 % MEASURED_EVERY {
             bytes.set(shard, gate.bytes() as u64, &held.bytes[0]);
@@ -123,25 +221,28 @@ pub fn build<'scope>(
     });
 
     let (held, mut bytes, mut turn) = (Arc::clone(sizes), PerShard::new(), 0);
-    let outcomes =
-        driver::in_slices(admitted, OPERATORS[1], move |batch: &crate::shard::Admitted, first, out| {
-            let state = windows[batch.shard].as_mut().expect("only owned shards are handed on");
-            if first {
-                out.rejects.extend_from_slice(&batch.rejects);
-                out.types.extend_from_slice(&batch.types);
-                out.freed.extend_from_slice(&batch.freed_series);
-                out.counts = batch.counts;
-                state.retire(batch, out);
+    let outcomes = driver::in_slices(admitted, OPERATORS[1], move |batch: &Admitted, first, out| {
+        let state = windows[batch.shard].as_mut().expect("only owned shards are handed on");
+        if batch.known {
+            return true;
+        }
+        if first {
+            out.rejects.extend_from_slice(&batch.rejects);
+            out.types.extend_from_slice(&batch.types);
+            out.freed.extend_from_slice(&batch.freed_series);
+            out.counts = batch.counts;
+            state.retire(batch, out);
+        }
+        let done = state.close_silent(batch.end.close_ms, SLICE_ROWS, out);
+        if done {
+            state.free(batch);
+            out.saved.extend(batch.saved.iter().map(|gate| saved(gate, state, batch.end)));
+            if turn % MEASURED_EVERY == batch.shard as u64 % MEASURED_EVERY {
+                bytes.set(batch.shard, state.bytes() as u64, &held.bytes[1]);
             }
-            let done = state.close_silent(batch.end.close_ms, SLICE_ROWS, out);
-            if done {
-                state.free(batch);
-                if turn % MEASURED_EVERY == batch.shard as u64 % MEASURED_EVERY {
-                    bytes.set(batch.shard, state.bytes() as u64, &held.bytes[1]);
-                }
-                turn += u64::from(batch.shard == last);
-            }
-            done
-        });
+            turn += u64::from(batch.shard == last);
+        }
+        done
+    });
     (outcomes, gates)
 }

@@ -7,7 +7,7 @@
 //! No clock, no I/O, no randomness, no logging here: the same journal gives the same bytes, for any number
 //! of workers. What cannot be used becomes a reject row, never an error.
 //!
-//! Read in this order: [`sample`], [`outcome`], [`settings`] (the nouns); [`graph`] (the wiring);
+//! Read in this order: [`sample`], [`outcome`], [`settings`], [`state`] (the nouns); [`graph`] (the wiring);
 //! [`driver`] and [`shard`] (what operators share); [`operators`]; [`kernels`].
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 #![warn(missing_docs)]
@@ -17,6 +17,8 @@ pub mod sample;
 pub mod outcome;
 
 pub mod settings;
+
+pub mod state;
 
 pub mod graph;
 

@@ -1,6 +1,7 @@
 //! What leaves the dataflow: result rows, in one batch per epoch.
 
 use crate::sample::{MetricType, Reason, SeriesId};
+use crate::state::Saved;
 
 /// The statistics of one series over one window `(at_ms - window_ms, at_ms]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -144,6 +145,8 @@ pub struct Outcomes {
     pub freed: Vec<SeriesId>,
     /// What was counted. Stays inside: never in the outbox.
     pub counts: Counts,
+    /// States of shards that were asked for. Stays inside: never in the outbox.
+    pub saved: Vec<Saved>,
 }
 
 impl Outcomes {
@@ -154,6 +157,7 @@ impl Outcomes {
             && self.types.is_empty()
             && self.freed.is_empty()
             && self.counts == Counts::default()
+            && self.saved.is_empty()
     }
 
     /// Moves everything of `other` into these outcomes.
@@ -163,6 +167,7 @@ impl Outcomes {
         self.types.append(&mut other.types);
         self.freed.append(&mut other.freed);
         self.counts.add(&std::mem::take(&mut other.counts));
+        self.saved.append(&mut other.saved);
     }
 
     /// Sorts by (kind, series, window, at), the order of the outbox, sums the reject rows without series, and keeps

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::state::Save;
+
 /// The number of fixed key groups. State, snapshots and ownership are per shard, never per worker.
 pub const SHARDS: usize = 256;
 
@@ -213,6 +215,8 @@ pub struct EpochEnd {
 pub enum Mark {
     /// Something that is no sample.
     Control(Arc<Control>),
+    /// The state of this shard as of the end of the epoch is wanted. Changes no outcome, so it is in no journal.
+    Save(Save),
     /// Nothing more of this epoch comes.
     End(EpochEnd),
 }

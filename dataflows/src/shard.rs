@@ -10,6 +10,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use crate::outcome::{Counts, Reject};
 use crate::sample::{EpochEnd, MetricType, SeriesId};
 use crate::settings::Settings;
+use crate::state::Save;
 
 /// A hasher for keys that are hashes already: series ids, whose low byte is the same in a whole shard.
 #[derive(Clone, Copy, Default)]
@@ -37,9 +38,9 @@ pub type SeriesMap<V> = HashMap<u64, V, BuildHasherDefault<SeriesHasher>>;
 /// Series to slot and back, for one shard.
 #[derive(Default)]
 pub struct Slots {
-    by_series: SeriesMap<u32>,
-    series: Vec<u64>,
-    free: Vec<u32>,
+    pub(crate) by_series: SeriesMap<u32>,
+    pub(crate) series: Vec<u64>,
+    pub(crate) free: Vec<u32>,
 }
 
 impl Slots {
@@ -247,6 +248,21 @@ pub struct Admitted {
     pub types: Vec<(SeriesId, MetricType)>,
     /// What was counted.
     pub counts: Counts,
+    /// The state of the gate, if it was asked for.
+    pub saved: Option<GateSaved>,
+    /// The state that the shard began with has this epoch already: nothing is to be done.
+    pub known: bool,
+}
+
+/// The state of a gate as of the end of an epoch.
+#[derive(Debug)]
+pub struct GateSaved {
+    /// What was asked for.
+    pub save: Save,
+    /// The gate's part.
+    pub state: Vec<u8>,
+    /// The slots in use.
+    pub live: Vec<u32>,
 }
 
 impl Admitted {
@@ -269,6 +285,8 @@ impl Admitted {
             rejects: Vec::new(),
             types: Vec::new(),
             counts: Counts::default(),
+            saved: None,
+            known: false,
         }
     }
 }

@@ -308,7 +308,7 @@ pub(super) mod tests {
             rejects: (0..rejects).map(|_| reject(rng)).collect(),
             types: (0..rejects).map(|_| (SeriesId(rng.u64(..)), kind(rng))).collect(),
             freed: vec![SeriesId(1)],
-            counts: Default::default(),
+            ..Outcomes::default()
         }
     }
 

@@ -16,6 +16,7 @@ mod fill;
 mod order;
 mod rejects;
 mod ring;
+mod saved;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -76,7 +77,7 @@ impl Admit {
     }
 
     /// Retires one epoch of this shard.
-    pub fn retire(&mut self, shard: usize, Epoch { end, controls, fills, live }: Epoch) -> Admitted {
+    pub fn retire(&mut self, shard: usize, Epoch { end, controls, fills, live, .. }: Epoch) -> Admitted {
         let mut out = Admitted::new(end, shard);
         let ended = self.fills.hear(controls);
         let mut order = std::mem::take(&mut self.order);
@@ -108,6 +109,11 @@ impl Admit {
         self.free_slots(end, &mut out);
         self.rejects.flush(end, &mut out.rejects);
         out
+    }
+
+    /// Slots, free ones included.
+    pub fn slots(&self) -> usize {
+        self.slots.capacity()
     }
 
     /// Series with a slot.

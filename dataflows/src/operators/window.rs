@@ -16,12 +16,14 @@
 
 mod held;
 mod panes;
+mod saved;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use self::held::Held;
 use self::panes::{Built, Layout, Plan};
+use self::saved::Kept;
 use crate::kernels::moments::Moments;
 use crate::outcome::{Outcomes, WindowStats};
 use crate::sample::SeriesId;
@@ -92,6 +94,7 @@ pub struct Windows {
     timers: Timers,
     /// By slot: what was published before a fill that the series took.
     held: BTreeMap<u32, Held>,
+    kept: Kept,
     /// Due slots of the epoch at hand, and whether they are still to be collected.
     due: Vec<u32>,
     collect: bool,
@@ -114,6 +117,7 @@ impl Windows {
             records: Flat::new(layout.records),
             timers: Timers::default(),
             held: BTreeMap::new(),
+            kept: Kept::default(),
             due: Vec::new(),
             collect: false,
             dirty: Vec::new(),
@@ -197,7 +201,12 @@ impl Windows {
             self.heads.iter().map(|head| head.revised.capacity() * size_of::<Revised>()).sum();
         let heads = self.heads.capacity() * size_of::<Head>() + self.marks.capacity() * size_of::<Marks>();
         let held: usize = self.held.values().map(Held::bytes).sum();
-        heads + self.records.bytes(self.heads.len()) + self.timers.bytes() + revised + held
+        heads
+            + self.records.bytes(self.heads.len())
+            + self.timers.bytes()
+            + revised
+            + held
+            + self.kept.bytes()
     }
 
     fn give(&mut self, given: &Given) {
@@ -224,6 +233,7 @@ impl Windows {
             self.heads.push(head);
             self.records.reserve(given.slot);
             self.marks.extend(std::iter::repeat_n(Marks::NEW, self.plans.len()));
+            self.kept.begin(given.slot);
         }
     }
 
@@ -231,6 +241,7 @@ impl Windows {
     fn clear(&mut self, slot: u32) {
         self.records.of_mut(slot).fill([0; 9]);
         self.marks[slot as usize * self.plans.len()..][..self.plans.len()].fill(Marks::NEW);
+        self.kept.begin(slot);
     }
 
     /// Applies one series' samples of one epoch: late panes, then new samples, then corrections.

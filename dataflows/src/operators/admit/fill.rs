@@ -17,22 +17,22 @@ use crate::shard::{Admitted, FillStep, Phase};
 #[derive(Default)]
 pub(super) struct Fills {
     /// Begun and not ended.
-    open: Vec<Fill>,
+    pub(super) open: Vec<Fill>,
     /// By slot: series that take one, or have left one that is still open.
-    takings: BTreeMap<u32, Taking>,
+    pub(super) takings: BTreeMap<u32, Taking>,
 }
 
 /// A series and a fill.
 pub(super) struct Taking {
-    fill: u64,
+    pub(super) fill: u64,
     /// `None` once it left the fill, or was too late for it.
-    waiting: Option<Waiting>,
+    pub(super) waiting: Option<Waiting>,
 }
 
 /// Live samples that wait for the end of a fill, in order.
 #[derive(Default)]
-struct Waiting {
-    samples: Vec<(i64, f64)>,
+pub(super) struct Waiting {
+    pub(super) samples: Vec<(i64, f64)>,
 }
 
 /// What became of a sample that is to wait.

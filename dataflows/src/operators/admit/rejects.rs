@@ -12,10 +12,11 @@ const MINUTE_MS: i64 = 60_000;
 
 /// Reject rows of the running minute of stream time.
 pub(super) struct Rejects {
-    minute: i64,
-    rows: Vec<Reject>,
-    index: HashMap<(u64, Reason), usize, std::hash::BuildHasherDefault<crate::shard::SeriesHasher>>,
-    rest: [Option<Reject>; Reason::ALL.len()],
+    pub(super) minute: i64,
+    pub(super) rows: Vec<Reject>,
+    pub(super) index:
+        HashMap<(u64, Reason), usize, std::hash::BuildHasherDefault<crate::shard::SeriesHasher>>,
+    pub(super) rest: [Option<Reject>; Reason::ALL.len()],
 }
 
 impl Default for Rejects {

@@ -18,15 +18,15 @@ pub(super) enum Found {
 #[derive(Default)]
 pub(super) struct Ring {
     /// Low 32 bits of the time, then the value's bits, low word first.
-    samples: VecDeque<[u32; 3]>,
+    pub(super) samples: VecDeque<[u32; 3]>,
     /// Whether some applied sample is held no more.
-    forgot: bool,
+    pub(super) forgot: bool,
     /// The newest sample that was pushed out although it was young enough; `None` if none was.
-    dropped: Option<i64>,
+    pub(super) dropped: Option<i64>,
 }
 
 impl Ring {
-    fn at(&self, index: usize, newest_ms: i64) -> i64 {
+    pub(super) fn at(&self, index: usize, newest_ms: i64) -> i64 {
         newest_ms - i64::from((newest_ms as u32).wrapping_sub(self.samples[index][0]))
     }
 

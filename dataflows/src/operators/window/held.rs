@@ -10,21 +10,21 @@ use crate::shard::{Admitted, FillStep, pane_of};
 /// What was published before a fill.
 pub(super) struct Held {
     /// Times of all samples that had been applied, rising.
-    had: Vec<i64>,
+    pub(super) had: Vec<i64>,
     /// Per window: every key up to this one was closed, and those with samples published.
-    closed: Vec<i64>,
+    pub(super) closed: Vec<i64>,
     /// Per window: silence had closed every key up to this one.
-    silent: Vec<i64>,
+    pub(super) silent: Vec<i64>,
     /// The newest key that may have been published.
-    last_key: i64,
+    pub(super) last_key: i64,
     /// Keys before this were withheld, unless they were published before an earlier fill.
-    since: i64,
-    earlier: Option<Box<Held>>,
-    state: State,
+    pub(super) since: i64,
+    pub(super) earlier: Option<Box<Held>>,
+    pub(super) state: State,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Filling,
     /// The fill has ended; keys it passed by are still to be closed.
     Ended,

@@ -78,6 +78,11 @@ impl Layout {
 }
 
 impl Plan {
+    /// Its ring of panes, first entry and length, where it is not that of base panes.
+    pub fn own_ring(&self) -> Option<(usize, i64)> {
+        (self.parts > 1).then_some(self.ring)
+    }
+
     /// The last key whose window holds `newest_ms`.
     pub fn last_key(&self, newest_ms: i64) -> i64 {
         (newest_ms + self.length_ms - 1).div_euclid(self.hop_ms) * self.hop_ms
@@ -102,6 +107,11 @@ impl Built {
     /// Of a series whose first sample is in `pane`.
     pub fn before(pane: i64) -> Built {
         Built { panes: pane - 1, ..Built::NOTHING }
+    }
+
+    /// Every pane at or before this is built from base panes.
+    pub fn upto(&self) -> i64 {
+        self.panes
     }
 
     /// Forgets what was built on the panes that hold `at_ms` or anything newer.

@@ -1,0 +1,367 @@
+//! The windows of a shard as bytes, and back.
+//!
+//! A pane is *sealed* once no late sample can touch it any more: it ends before newest minus lateness. Sealed panes go
+//! into the panes of a save, each once in a chain; what is not sealed goes into the state. Heads, partial tails and
+//! hop panes that are not sealed are not kept: they are built again from what is, to the same bits.
+//!
+//! The panes of a series that began anew since the last save of the chain (a slot was given, or a fill begun) come
+//! with a flag, and what the chain held of it before counts no more.
+
+use std::sync::Arc;
+
+use super::held::{Held, State};
+use super::panes::{self, Built};
+use super::{Marks, NEVER, Revised, Windows};
+use crate::sample::{AT_MS_MAX, SeriesId};
+use crate::settings::Settings;
+use crate::shard::pane_of;
+use crate::state::{BadState, CHAINS, Put, Take};
+
+/// Version of these bytes.
+const VERSION: u8 = 1;
+
+/// How far the sealed panes of each series are in each chain.
+#[derive(Default)]
+pub(super) struct Kept {
+    /// By slot and chain: panes that end before this are held; [`NEVER`] if none of this beginning are.
+    before: Vec<[i64; CHAINS]>,
+    /// By chain: the epoch of its last save.
+    epochs: [Option<u64>; CHAINS],
+}
+
+impl Kept {
+    /// The series of the slot begins anew.
+    pub(super) fn begin(&mut self, slot: u32) {
+        let slot = slot as usize;
+        if slot >= self.before.len() {
+            self.before.resize(slot + 1, [NEVER; CHAINS]);
+        }
+        self.before[slot] = [NEVER; CHAINS];
+    }
+
+    /// Bytes held.
+    pub(super) fn bytes(&self) -> usize {
+        self.before.capacity() * size_of::<[i64; CHAINS]>()
+    }
+}
+
+/// A ring of panes in the record of a slot: first entry, length, length of a pane.
+type Ring = (usize, i64, i64);
+
+impl Windows {
+    /// The state and the sealed panes that `chain` lacks, as of the end of `epoch`; `live` are the slots in use.
+    ///
+    /// The chain then counts as holding them. If `whole`, it counts as empty before; returned is whether it did, which
+    /// it does as well when it has no save of panes in these rings.
+    pub fn save(
+        &mut self,
+        (epoch, chain, whole): (u64, usize, bool),
+        live: &[u32],
+        state: &mut Vec<u8>,
+        panes: &mut Vec<u8>,
+    ) -> bool {
+        let whole = whole || self.kept.epochs[chain].is_none();
+        if whole {
+            self.kept.before.iter_mut().for_each(|before| before[chain] = NEVER);
+        }
+        self.kept.epochs[chain] = Some(epoch);
+        let mut put = Put(std::mem::take(panes));
+        put.u8(VERSION);
+        self.save_shape(&mut put);
+        live.iter().for_each(|slot| self.save_sealed(*slot, chain, &mut put));
+        *panes = put.0;
+        let mut put = Put(std::mem::take(state));
+        put.u8(VERSION);
+        for epoch in self.kept.epochs {
+            put.u64(epoch.map_or(0, |epoch| epoch + 1));
+        }
+        put.n(live.len());
+        live.iter().for_each(|slot| self.save_series(*slot, &mut put));
+        *state = put.0;
+        whole
+    }
+
+    /// The windows of a shard with this state and these panes, save by save. `slots` is how many slots there are,
+    /// `live` the series of those in use.
+    ///
+    /// # Errors
+    /// Bytes that no shard wrote.
+    pub fn load(
+        settings: Arc<Settings>,
+        slots: usize,
+        live: &[(u32, SeriesId)],
+        state: &[u8],
+        panes: &[&[u8]],
+    ) -> Result<Windows, BadState> {
+        let mut windows = Windows::new(settings);
+        let free = crate::shard::Given { slot: 0, series: SeriesId(0), withhold_ms: NEVER };
+        for slot in 0..slots as u32 {
+            windows.give(&crate::shard::Given { slot, ..free });
+        }
+        // Before the state, which has what is newer.
+        let slot_of = live.iter().map(|(slot, series)| (series.0, *slot)).collect();
+        for bytes in panes {
+            windows.load_sealed(&slot_of, bytes)?;
+        }
+        let mut take = Take(state);
+        if take.u8()? != VERSION {
+            return Err(BadState("the windows' state is of another version"));
+        }
+        for chain in 0..CHAINS {
+            windows.kept.epochs[chain] = take.u64()?.checked_sub(1);
+        }
+        if take.n(1)? != live.len() {
+            return Err(BadState("gate and windows differ in what they hold"));
+        }
+        for (slot, series) in live {
+            windows.heads[*slot as usize].series = *series;
+            windows.load_series(*slot, &mut take)?;
+        }
+        take.end()?;
+        live.iter().for_each(|(slot, _)| windows.arm(*slot));
+        Ok(windows)
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The epoch of the last save of a chain.
+    pub fn saved_epoch(&self, chain: usize) -> Option<u64> {
+        self.kept.epochs[chain]
+    }
+
+    /// The rings of panes: that of base panes first.
+    fn rings(&self) -> impl Iterator<Item = Ring> + use<> {
+        let hops = Arc::clone(&self.plans);
+        let hop = (0..hops.len()).filter_map(move |w| {
+            let (first, length) = hops[w].own_ring()?;
+            Some((first, length, hops[w].hop_ms))
+        });
+        std::iter::once((0, self.base_ring, self.base_ms)).chain(hop)
+    }
+
+    /// Which rings there are: panes of other settings are none of ours.
+    fn save_shape(&self, put: &mut Put) {
+        put.n(self.rings().count());
+        for (_, length, pane_ms) in self.rings() {
+            put.i64(length);
+            put.i64(pane_ms);
+        }
+    }
+
+    /// Panes of this series that end before this are sealed.
+    fn horizon(&self, slot: u32) -> i64 {
+        self.heads[slot as usize].newest.saturating_sub(self.settings.lateness_ms)
+    }
+
+    fn save_sealed(&mut self, slot: u32, chain: usize, put: &mut Put) {
+        let horizon = self.horizon(slot);
+        let newest = self.heads[slot as usize].newest;
+        let before = self.kept.before[slot as usize][chain];
+        if newest == NEVER && before == NEVER {
+            // Something of a series that had this id may be in the chain.
+            put.u64(self.heads[slot as usize].series.0);
+            put.u8(1);
+            self.rings().for_each(|_| put.n(0));
+            return;
+        }
+        if before >= horizon {
+            return;
+        }
+        put.u64(self.heads[slot as usize].series.0);
+        put.u8(u8::from(before == NEVER));
+        let plans = Arc::clone(&self.plans);
+        for (w, plan) in plans.iter().enumerate() {
+            let last = (pane_of(horizon, plan.hop_ms) - 1) * plan.hop_ms;
+            let marks = &mut self.marks[slot as usize * plans.len() + w];
+            panes::build(self.records.of_mut(slot), plan, &mut marks.built, self.base_ring, last, newest);
+        }
+        let record = self.records.of(slot);
+        for (first, length, pane_ms) in self.rings() {
+            let last = pane_of(horizon, pane_ms) - 1;
+            let oldest = pane_of(newest, pane_ms) - length + 1;
+            let from = if before == NEVER { oldest } else { oldest.max(pane_of(before, pane_ms)) };
+            let at = |pane: i64| &record[first + pane.rem_euclid(length) as usize];
+            let held = (from..=last).filter(|pane| panes::holds(at(*pane), *pane));
+            put.n(held.clone().count());
+            for pane in held {
+                put.i64(pane);
+                put.words(at(pane));
+            }
+        }
+        self.kept.before[slot as usize][chain] = horizon;
+    }
+
+    fn load_sealed(&mut self, slot_of: &crate::shard::SeriesMap<u32>, bytes: &[u8]) -> Result<(), BadState> {
+        let mut take = Take(bytes);
+        if take.u8()? != VERSION {
+            return Err(BadState("the panes are of another version"));
+        }
+        let rings: Vec<Ring> = self.rings().collect();
+        let shape =
+            (0..take.n(16)?).map(|_| Ok((take.i64()?, take.i64()?))).collect::<Result<Vec<_>, _>>()?;
+        if shape != rings.iter().map(|(_, length, pane_ms)| (*length, *pane_ms)).collect::<Vec<_>>() {
+            return Err(BadState("the panes are of other settings"));
+        }
+        while !take.0.is_empty() {
+            // One whose slot was freed since counts no more.
+            let slot = slot_of.get(&take.u64()?).copied();
+            let anew = take.flag()?;
+            if let Some(slot) = slot.filter(|_| anew) {
+                self.records.of_mut(slot).fill([0; 9]);
+            }
+            for (first, length, _) in &rings {
+                for _ in 0..take.n(80)? {
+                    let (pane, words) = (take.i64()?, take.words()?);
+                    if !panes::holds(&words, pane) {
+                        return Err(BadState("a pane is not what it says"));
+                    }
+                    if let Some(slot) = slot {
+                        self.records.of_mut(slot)[first + pane.rem_euclid(*length) as usize] = words;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first base pane that is not sealed.
+    fn unsealed_from(&self, slot: u32) -> i64 {
+        pane_of(self.horizon(slot), self.base_ms)
+    }
+
+    fn save_series(&self, slot: u32, put: &mut Put) {
+        let head = &self.heads[slot as usize];
+        for value in [
+            head.newest,
+            head.heard,
+            head.withhold,
+            head.publish_from,
+            head.next_key,
+            head.open_key,
+            head.sealed,
+        ] {
+            put.i64(value);
+        }
+        put.n(head.revised.len());
+        for revised in &head.revised {
+            put.u8(revised.window as u8);
+            put.i64(revised.at);
+            put.u32(revised.revision);
+            put.u32(revised.count);
+        }
+        for marks in &self.marks[slot as usize * self.plans.len()..][..self.plans.len()] {
+            put.i64(marks.closed);
+            put.i64(marks.silent);
+            put.i64(marks.built.upto());
+        }
+        for before in self.kept.before[slot as usize] {
+            put.i64(before);
+        }
+        if head.newest != NEVER {
+            let record = self.records.of(slot);
+            let last = pane_of(head.newest, self.base_ms);
+            let from = self.unsealed_from(slot).max(last - self.base_ring + 1);
+            let at = |pane: i64| &record[pane.rem_euclid(self.base_ring) as usize];
+            let held = (from..=last).filter(|pane| panes::holds(at(*pane), *pane));
+            put.n(held.clone().count());
+            held.for_each(|pane| put.words(at(pane)));
+        }
+        put.u8(u8::from(self.held.contains_key(&slot)));
+        self.held.get(&slot).into_iter().for_each(|held| held.save(put));
+    }
+
+    fn load_series(&mut self, slot: u32, take: &mut Take) -> Result<(), BadState> {
+        let windows = self.plans.len();
+        let head = &mut self.heads[slot as usize];
+        head.newest = time(take)?;
+        head.heard = take.i64()?;
+        (head.withhold, head.publish_from) = (take.i64()?, take.i64()?);
+        (head.next_key, head.open_key, head.sealed) = (key(take)?, key(take)?, key(take)?);
+        for _ in 0..take.n(17)? {
+            let window = usize::from(take.u8()?);
+            if window >= windows {
+                return Err(BadState("a revision is of a window that is not there"));
+            }
+            let (at, revision, count) = (take.i64()?, take.u32()?, take.u32()?);
+            head.revised.push(Revised { window, at, revision, count });
+        }
+        let newest = head.newest;
+        let horizon = newest.saturating_sub(self.settings.lateness_ms);
+        for w in 0..windows {
+            let (closed, silent, built) = (key(take)?, key(take)?, take.i64()?);
+            let sealed = pane_of(horizon, self.plans[w].hop_ms) - 1;
+            let built = if built == NEVER { Built::NOTHING } else { Built::before(built.min(sealed) + 1) };
+            self.marks[slot as usize * windows + w] = Marks { closed, silent, built };
+        }
+        for chain in 0..CHAINS {
+            self.kept.before[slot as usize][chain] = take.i64()?;
+        }
+        if newest != NEVER {
+            let last = pane_of(newest, self.base_ms);
+            for _ in 0..take.n(72)? {
+                let words = take.words()?;
+                // The low bits of the number; the pane is one of the last that the ring holds.
+                let behind = (last as u32).wrapping_sub((words[8] >> 32) as u32);
+                let pane = last - i64::from(behind);
+                if i64::from(behind) >= self.base_ring || !panes::holds(&words, pane) {
+                    return Err(BadState("a pane is not what it says"));
+                }
+                self.records.of_mut(slot)[pane.rem_euclid(self.base_ring) as usize] = words;
+            }
+        }
+        if take.flag()? {
+            self.held.insert(slot, Held::load(take, windows, 0)?);
+        }
+        Ok(())
+    }
+}
+
+/// A time of a sample, or none yet.
+fn time(take: &mut Take) -> Result<i64, BadState> {
+    let at_ms = take.i64()?;
+    let known = at_ms == NEVER || at_ms.unsigned_abs() <= AT_MS_MAX.unsigned_abs();
+    if known { Ok(at_ms) } else { Err(BadState("a time is out of range")) }
+}
+
+/// A key, or a bound that stands for none.
+fn key(take: &mut Take) -> Result<i64, BadState> {
+    let at = take.i64()?;
+    // The longest window and then some.
+    let known = at == NEVER || at == i64::MAX || at.unsigned_abs() <= 2 * AT_MS_MAX.unsigned_abs();
+    if known { Ok(at) } else { Err(BadState("a key is out of range")) }
+}
+
+/// How many fills one after the other are read back.
+const FILLS_MAX: usize = 1_024;
+
+impl Held {
+    fn save(&self, put: &mut Put) {
+        put.i64s(&self.had);
+        put.i64s(&self.closed);
+        put.i64s(&self.silent);
+        put.i64(self.last_key);
+        put.i64(self.since);
+        put.u8(self.state as u8);
+        put.u8(u8::from(self.earlier.is_some()));
+        self.earlier.iter().for_each(|earlier| earlier.save(put));
+    }
+
+    fn load(take: &mut Take, windows: usize, depth: usize) -> Result<Held, BadState> {
+        let (had, closed, silent) = (take.i64s()?, take.i64s()?, take.i64s()?);
+        if closed.len() != windows || silent.len() != windows || !had.is_sorted() || depth == FILLS_MAX {
+            return Err(BadState("what a fill holds is not of these windows"));
+        }
+        let (last_key, since) = (take.i64()?, take.i64()?);
+        let state = match take.u8()? {
+            0 => State::Filling,
+            1 => State::Ended,
+            2 => State::Over,
+            _ => return Err(BadState("the state of a fill is not known")),
+        };
+        let earlier = if take.flag()? { Some(Box::new(Held::load(take, windows, depth + 1)?)) } else { None };
+        Ok(Held { had, closed, silent, last_key, since, earlier, state })
+    }
+}
