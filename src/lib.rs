@@ -48,3 +48,5 @@ pub mod verify;
 pub mod metrics;
 
 pub mod segments;
+
+pub mod disk;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use crate::config::Config;
+use crate::disk::Folder;
 use crate::engine::{self, Engine, Freed, Questions};
 use crate::journal::{self, Journal, Mode};
 use crate::labels::{self, Labels};
@@ -241,7 +242,7 @@ pub struct InUse(pub PathBuf);
 
 /// Takes the data directory for this process alone.
 fn lock(dir: &Path) -> anyhow::Result<File> {
-    crate::segments::create_dir_synced(dir).context("making the data directory")?;
+    Folder::from(dir).make().with_context(|| format!("making the data directory {}", dir.display()))?;
     let path = dir.join("lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("opening {}", path.display()))?;

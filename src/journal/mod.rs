@@ -21,7 +21,6 @@ mod record;
 mod writer;
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -37,6 +36,7 @@ pub use self::record::{
     decode, encode_control, encode_epoch_end, encode_samples, encode_settings,
 };
 use self::writer::{Item, Shared, Writer};
+use crate::disk::Folder;
 use crate::metrics::Metrics;
 use crate::segments::{self, Durable, SegmentReader, Segments, SegmentsError};
 
@@ -164,7 +164,7 @@ pub struct Journal {
 
 struct Handle {
     shared: Arc<Shared>,
-    dir: PathBuf,
+    folder: Folder,
     thread: Mutex<Option<JoinHandle<()>>>,
     found_fills: Fills,
 }
@@ -180,7 +180,7 @@ impl Drop for Handle {
 }
 
 impl Journal {
-    /// Opens the journal in the folder `dir` for writing, making it if needed, and starts its writer.
+    /// Opens the journal in `folder` for writing, making it if needed, and starts its writer.
     ///
     /// An epoch that was cut short is closed with the *last* stream and close time. `before_commit` runs on the
     /// writer's thread before each write; what it returns counts as the journal's own failure.
@@ -188,13 +188,14 @@ impl Journal {
     /// # Errors
     /// Damage, settings that differ from the journal's, or a clock more than 10 minutes behind its stream time.
     pub fn open(
-        dir: &Path,
+        folder: impl Into<Folder>,
         config: Config,
         settings: Settings,
         before_commit: Box<dyn FnMut() -> io::Result<()> + Send>,
         metrics: Arc<Metrics>,
     ) -> Result<Journal, JournalError> {
-        let (segments, found) = recover(dir, config.segment_bytes)?;
+        let folder = folder.into();
+        let (segments, found) = recover(&folder, config.segment_bytes)?;
         if let Some(held) = &found.settings
             && *held != settings
         {
@@ -211,17 +212,17 @@ impl Journal {
         let fills = found.fills.clone();
         let mut writer = Writer::new(segments, cutter, &settings, fills, config, before_commit, metrics);
         writer.begin(found.open_epoch)?;
-        Journal::start(writer, dir, found.fills)
+        Journal::start(writer, folder, found.fills)
     }
 
-    fn start(writer: Writer, dir: &Path, found_fills: Fills) -> Result<Journal, JournalError> {
+    fn start(writer: Writer, folder: Folder, found_fills: Fills) -> Result<Journal, JournalError> {
         let shared = writer.shared();
         let thread = std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || writer.run())
             .map_err(JournalError::Thread)?;
         let thread = Mutex::new(Some(thread));
-        Ok(Journal { handle: Arc::new(Handle { shared, dir: dir.to_owned(), thread, found_fills }) })
+        Ok(Journal { handle: Arc::new(Handle { shared, folder, thread, found_fills }) })
     }
 
     /// Queues `samples`, never waiting; `source` names them in the metrics once they are durable.
@@ -296,7 +297,7 @@ impl Journal {
     /// # Errors
     /// Files that cannot be read.
     pub fn reader(&self) -> Result<Reader, JournalError> {
-        Reader::open(&self.handle.dir, self.durable())
+        Reader::open(&self.handle.folder, self.durable())
     }
 
     /// The lowest number the epoch being filled can get.
@@ -361,20 +362,20 @@ impl Found {
 }
 
 /// Opens the segments and finds the last epoch end and settings, going back segment by segment as far as needed.
-fn recover(dir: &Path, segment_bytes: u64) -> Result<(Segments, Found), JournalError> {
+fn recover(folder: &Folder, segment_bytes: u64) -> Result<(Segments, Found), JournalError> {
     let mut found = Found::default();
-    let (segments, _) = Segments::open(dir, LOG, segment_bytes, |kind, payload| {
+    let (segments, _) = Segments::open(folder, LOG, segment_bytes, |kind, payload| {
         found.visit(kind, payload);
         // A head that was torn before its settings is cut off and written anew: a segment that went on without them
         // would be taken for empty.
         kind != record::KIND_FILLS
     })?;
-    for segment in segments::list(dir)?.into_iter().rev().skip(1) {
+    for segment in segments::list(folder)?.into_iter().rev().skip(1) {
         if found.error.is_some() || (found.last_end.is_some() && found.settings.is_some()) {
             break;
         }
         let mut earlier = Found::default();
-        let mut reader = SegmentReader::open_at(dir, LOG, segment)?;
+        let mut reader = SegmentReader::open_at(folder, LOG, segment)?;
         let end = reader.segment_end()?;
         while let Some((kind, payload)) = reader.next(end)? {
             earlier.visit(kind, payload);

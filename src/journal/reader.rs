@@ -1,6 +1,5 @@
 //! Reads the journal from its first record to its durable end, and on as that moves.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,23 +7,25 @@ use tidewatch_dataflows::settings::Settings;
 
 use super::record::{Record, decode};
 use super::{JournalError, LOG};
+use crate::disk::Folder;
 use crate::segments::{Durable, SegmentReader};
 
 /// Reads a journal in order. Sees nothing that is not durable.
 pub struct Reader {
-    dir: PathBuf,
+    folder: Folder,
     segments: Option<SegmentReader>,
     durable: Arc<Durable>,
     settings: Option<Settings>,
 }
 
 impl Reader {
-    /// Opens the journal in `dir`, which is durable as far as `durable` says, at its first record.
+    /// Opens the journal in `folder`, which is durable as far as `durable` says, at its first record.
     ///
     /// # Errors
     /// Files that cannot be read.
-    pub fn open(dir: &Path, durable: Arc<Durable>) -> Result<Reader, JournalError> {
-        Ok(Reader { dir: dir.to_owned(), segments: SegmentReader::open(dir, LOG)?, durable, settings: None })
+    pub fn open(folder: impl Into<Folder>, durable: Arc<Durable>) -> Result<Reader, JournalError> {
+        let folder = folder.into();
+        Ok(Reader { segments: SegmentReader::open(&folder, LOG)?, folder, durable, settings: None })
     }
 
     /// The next record; `None` when there is none within `timeout`, or none any more ([`Reader::finished`]).
@@ -51,7 +52,7 @@ impl Reader {
     /// As [`Reader::next`].
     pub fn next_ready(&mut self) -> Result<Option<Record>, JournalError> {
         if self.segments.is_none() {
-            self.segments = SegmentReader::open(&self.dir, LOG)?;
+            self.segments = SegmentReader::open(&self.folder, LOG)?;
         }
         let Some(segments) = &mut self.segments else { return Ok(None) };
         let end = self.durable.end();

@@ -7,6 +7,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::*;
+use crate::disk::testing::Faults;
 use crate::segments::tests::Dir;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -98,18 +99,14 @@ fn nothing_is_acknowledged_or_read_before_it_is_synced() {
 fn a_full_disk_is_told_to_everyone_and_for_good() {
     let dir = Dir::new();
     let (config, _) = config(Mode::File);
-    let (segments, found) = recover(dir.path(), config.segment_bytes).unwrap();
     let (let_go, gate) = mpsc::channel::<()>();
     let_go.send(()).unwrap();
     let before_commit = Box::new(move || gate.recv().map_err(io::Error::other));
-    let cutter = EpochCutter::new(None, 30_000, 300_000);
-    let settings = Settings::default();
-    let metrics = Arc::new(Metrics::new());
-    let mut writer =
-        Writer::new(segments, cutter, &settings, found.fills, config.clone(), before_commit, metrics);
-    writer.begin(found.open_epoch).unwrap();
-    writer.segments().replace_file(OpenOptions::new().write(true).open("/dev/full").unwrap());
-    let journal = Journal::start(writer, dir.path(), Fills::default()).unwrap();
+    let (settings, metrics) = (Settings::default(), Arc::new(Metrics::new()));
+    let faults = Arc::new(Faults::default());
+    let folder = faults.folder(dir.path());
+    let journal = Journal::open(folder, config.clone(), settings.clone(), before_commit, metrics).unwrap();
+    faults.room(Some(0));
     let end = journal.durable().end();
     let mut waiting: Vec<Synced> =
         (0..10).map(|i| journal.try_append(batch(i, 0, 100), "test").unwrap()).collect();

@@ -350,12 +350,6 @@ impl Writer {
         self.shared.clone()
     }
 
-    /// The files underneath, to see what happens when they fail.
-    #[cfg(test)]
-    pub(super) fn segments(&mut self) -> &mut Segments {
-        &mut self.segments
-    }
-
     /// Before anything is taken: settings at the head of the segment, and an end for an epoch that was cut short.
     pub(super) fn begin(&mut self, open_epoch: bool) -> Result<(), JournalError> {
         self.head();

@@ -3,13 +3,13 @@
 //! A series that was released and came back has several entries, the last with the newest epoch.
 
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::LabelsError;
 use super::set::{LABEL_BYTES_MAX, LabelSet};
+use crate::disk::Folder;
 use crate::metrics::{Gauge, Histogram, Log, Metrics};
 use crate::segments::{Position, SegmentReader, Segments, SegmentsError};
 
@@ -26,19 +26,19 @@ pub(super) struct SeriesLog {
 }
 
 impl SeriesLog {
-    /// Opens the log in `dir` and gives each entry, in order, to `visit`.
+    /// Opens the log in `folder` and gives each entry, in order, to `visit`.
     pub(super) fn open(
-        dir: &Path,
+        folder: &Folder,
         metrics: &Arc<Metrics>,
         mut visit: impl FnMut(SeriesId, u64, LabelSet),
     ) -> Result<SeriesLog, LabelsError> {
         // First the torn tail goes, then all segments are read as a reader would.
-        let (segments, _) = Segments::open(dir, LOG, SEGMENT_BYTES, |_, _| true)?;
+        let (segments, _) = Segments::open(folder, LOG, SEGMENT_BYTES, |_, _| true)?;
         let log = Log { log: LOG };
         let bytes = metrics.log_bytes.get_or_create(&log).clone();
         bytes.set(i64::try_from(segments.bytes()).unwrap_or(i64::MAX));
         let sync_seconds = metrics.log_sync_seconds.get_or_create(&log).clone();
-        each(dir, segments.end(), |series, epoch, labels| {
+        each(folder, segments.end(), |series, epoch, labels| {
             visit(series, epoch, labels);
             true
         })?;
@@ -60,8 +60,8 @@ impl SeriesLog {
     }
 
     /// Where a reader finds what is written so far.
-    pub(super) fn place(&self) -> (PathBuf, Position) {
-        (self.segments.dir().to_owned(), self.segments.end())
+    pub(super) fn place(&self) -> (Folder, Position) {
+        (self.segments.folder().clone(), self.segments.end())
     }
 
     /// Bytes on disk.
@@ -70,15 +70,15 @@ impl SeriesLog {
     }
 }
 
-/// Reads the labels of `wanted` from the log in `dir`, in one pass that ends when all are found.
+/// Reads the labels of `wanted` from the log in `folder`, in one pass that ends when all are found.
 pub(super) fn find(
-    dir: &Path,
+    folder: &Folder,
     end: Position,
     wanted: &[SeriesId],
 ) -> Result<HashMap<SeriesId, LabelSet>, LabelsError> {
     let mut missing: HashSet<SeriesId> = wanted.iter().copied().collect();
     let mut found = HashMap::new();
-    each(dir, end, |series, _, labels| {
+    each(folder, end, |series, _, labels| {
         if missing.remove(&series) {
             found.insert(series, labels);
         }
@@ -89,11 +89,11 @@ pub(super) fn find(
 
 /// Gives each entry before `end` to `visit` until that says to stop.
 fn each(
-    dir: &Path,
+    folder: &Folder,
     end: Position,
     mut visit: impl FnMut(SeriesId, u64, LabelSet) -> bool,
 ) -> Result<(), LabelsError> {
-    let Some(mut reader) = SegmentReader::open(dir, LOG)? else { return Ok(()) };
+    let Some(mut reader) = SegmentReader::open(folder, LOG)? else { return Ok(()) };
     let mut number = 0;
     while let Some((kind, payload)) = reader.next(end)? {
         let (series, epoch, labels) =

@@ -21,7 +21,6 @@ mod types;
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{
     AtomicU8, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
 };
@@ -33,6 +32,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use self::log::SeriesLog;
 pub use self::set::{Iter, LABEL_BYTES_MAX, LabelSet, Limits, NAME, Refused, check, series_id};
 pub use self::types::{FAMILIES_MAX, Family};
+use crate::disk::Folder;
 use crate::metrics::Metrics;
 use crate::segments::SegmentsError;
 
@@ -149,16 +149,20 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Opens the series log in the folder `dir`, making it if needed, and loads every series in it.
+    /// Opens the series log in `folder`, making it if needed, and loads every series in it.
     ///
     /// What the log holds is loaded whatever `limits` says: the journal refers to it. Limits judge new series.
     ///
     /// # Errors
     /// Files that cannot be read or written, or are damaged before their end.
-    pub fn open(dir: &Path, limits: Limits, metrics: Arc<Metrics>) -> Result<Labels, LabelsError> {
+    pub fn open(
+        folder: impl Into<Folder>,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+    ) -> Result<Labels, LabelsError> {
         let mut entries = Entries::default();
         let mut text_bytes = 0;
-        let log = SeriesLog::open(dir, &metrics, |series, epoch, labels| {
+        let log = SeriesLog::open(&folder.into(), &metrics, |series, epoch, labels| {
             if let Some(held) = entries.by_id.get(&series.0) {
                 held.used.fetch_max(epoch, Relaxed);
                 return;
@@ -388,8 +392,8 @@ impl Labels {
     /// # Errors
     /// Files that cannot be read or are damaged.
     pub fn find_many_in_log(&self, series: &[SeriesId]) -> Result<HashMap<SeriesId, LabelSet>, LabelsError> {
-        let (dir, end) = lock(&self.log).place();
-        log::find(&dir, end, series)
+        let (folder, end) = lock(&self.log).place();
+        log::find(&folder, end, series)
     }
 
     fn stripe(&self, hash: u64) -> &RwLock<ByHash<Spelling>> {

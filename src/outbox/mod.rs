@@ -9,7 +9,6 @@
 mod record;
 mod tail;
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,6 +17,7 @@ use tidewatch_dataflows::outcome::Outcomes;
 pub use self::record::{Batch, KIND_BATCH, decode, encode};
 use self::record::{Rows, encode_part, header};
 pub use self::tail::Tail;
+use crate::disk::Folder;
 use crate::metrics::{Gauge, Histogram, Log, Metrics};
 pub use crate::segments::Durable;
 use crate::segments::{self, SegmentReader, Segments, SegmentsError};
@@ -67,13 +67,18 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Opens the outbox in the folder `dir`, making it if needed. An epoch that was not written whole is cut off.
+    /// Opens the outbox in `folder`, making it if needed. An epoch that was not written whole is cut off.
     ///
     /// # Errors
     /// Files that cannot be read or written, or are damaged before their end.
-    pub fn open(dir: &Path, config: Config, metrics: Arc<Metrics>) -> Result<Outbox, OutboxError> {
+    pub fn open(
+        folder: impl Into<Folder>,
+        config: Config,
+        metrics: Arc<Metrics>,
+    ) -> Result<Outbox, OutboxError> {
+        let folder = folder.into();
         let (mut last_epoch, mut error) = (None, None);
-        let (segments, _) = Segments::open(dir, LOG, config.segment_bytes, |kind, payload| {
+        let (segments, _) = Segments::open(&folder, LOG, config.segment_bytes, |kind, payload| {
             match header(kind, payload) {
                 Ok((header, _)) if header.last => {
                     last_epoch = Some(header.epoch);
@@ -91,7 +96,7 @@ impl Outbox {
             return Err(error);
         }
         if last_epoch.is_none() {
-            last_epoch = last_epoch_before(dir)?;
+            last_epoch = last_epoch_before(&folder)?;
         }
         let log = Log { log: LOG };
         let bytes = metrics.log_bytes.get_or_create(&log).clone();
@@ -167,11 +172,11 @@ impl Drop for Outbox {
 }
 
 /// The last epoch of the newest segment but one; the last one has none yet.
-fn last_epoch_before(dir: &Path) -> Result<Option<u64>, OutboxError> {
+fn last_epoch_before(folder: &Folder) -> Result<Option<u64>, OutboxError> {
     let mut last_epoch = None;
     // A segment is begun only after an epoch, so the one before the last ends with one.
-    if let Some(segment) = segments::list(dir)?.into_iter().rev().nth(1) {
-        let mut reader = SegmentReader::open_at(dir, LOG, segment)?;
+    if let Some(segment) = segments::list(folder)?.into_iter().rev().nth(1) {
+        let mut reader = SegmentReader::open_at(folder, LOG, segment)?;
         let end = reader.segment_end()?;
         while let Some((kind, payload)) = reader.next(end)? {
             let (header, _) = header(kind, payload)?;

@@ -1,16 +1,16 @@
 //! Reads the outbox batch by batch, for one sink.
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::record::{Batch, decode_part, header};
 use super::{LOG, OutboxError};
+use crate::disk::Folder;
 use crate::segments::{self, Durable, SegmentReader};
 
 /// Reads an outbox in order, after a given epoch. Sees nothing that is not durable.
 pub struct Tail {
-    dir: PathBuf,
+    folder: Folder,
     reader: Option<SegmentReader>,
     durable: Arc<Durable>,
     from_epoch: Option<u64>,
@@ -19,16 +19,21 @@ pub struct Tail {
 }
 
 impl Tail {
-    /// Opens the outbox in `dir`, which is durable as far as `durable` says, after the epoch `from_epoch`.
+    /// Opens the outbox in `folder`, which is durable as far as `durable` says, after the epoch `from_epoch`.
     ///
     /// # Errors
     /// Files that cannot be read or are damaged.
-    pub fn open(dir: &Path, durable: Arc<Durable>, from_epoch: Option<u64>) -> Result<Tail, OutboxError> {
+    pub fn open(
+        folder: impl Into<Folder>,
+        durable: Arc<Durable>,
+        from_epoch: Option<u64>,
+    ) -> Result<Tail, OutboxError> {
+        let folder = folder.into();
         let reader = match from_epoch {
-            Some(epoch) => seek(dir, &durable, epoch)?,
-            None => SegmentReader::open(dir, LOG)?,
+            Some(epoch) => seek(&folder, &durable, epoch)?,
+            None => SegmentReader::open(&folder, LOG)?,
         };
-        Ok(Tail { dir: dir.to_owned(), reader, durable, from_epoch, partial: Batch::default() })
+        Ok(Tail { folder, reader, durable, from_epoch, partial: Batch::default() })
     }
 
     /// The next batch if one is durable already.
@@ -38,7 +43,7 @@ impl Tail {
     #[expect(clippy::should_implement_trait, reason = "after `None` it goes on, so it is no iterator")]
     pub fn next(&mut self) -> Result<Option<Batch>, OutboxError> {
         if self.reader.is_none() {
-            self.reader = SegmentReader::open(&self.dir, LOG)?;
+            self.reader = SegmentReader::open(&self.folder, LOG)?;
         }
         let Some(reader) = &mut self.reader else { return Ok(None) };
         let end = self.durable.end();
@@ -82,13 +87,13 @@ impl Tail {
 }
 
 /// The newest segment that can hold the epoch after `epoch`: the last one that begins at or below it.
-fn seek(dir: &Path, durable: &Durable, epoch: u64) -> Result<Option<SegmentReader>, OutboxError> {
+fn seek(folder: &Folder, durable: &Durable, epoch: u64) -> Result<Option<SegmentReader>, OutboxError> {
     let end = durable.end();
-    let segments = segments::list(dir)?;
+    let segments = segments::list(folder)?;
     let (mut low, mut high) = (0, segments.len());
     while low < high {
         let middle = (low + high) / 2;
-        let mut reader = SegmentReader::open_at(dir, LOG, segments[middle])?;
+        let mut reader = SegmentReader::open_at(folder, LOG, segments[middle])?;
         let begins_after = match reader.next(end)? {
             Some((kind, payload)) => header(kind, payload)?.0.epoch > epoch,
             // Only the last segment can be without a durable record.
@@ -97,5 +102,5 @@ fn seek(dir: &Path, durable: &Durable, epoch: u64) -> Result<Option<SegmentReade
         if begins_after { high = middle } else { low = middle + 1 }
     }
     let segment = segments.get(low.saturating_sub(1));
-    Ok(segment.map(|segment| SegmentReader::open_at(dir, LOG, *segment)).transpose()?)
+    Ok(segment.map(|segment| SegmentReader::open_at(folder, LOG, *segment)).transpose()?)
 }

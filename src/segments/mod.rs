@@ -17,9 +17,7 @@ mod durable;
 mod reader;
 mod writer;
 
-use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use crc32fast::Hasher;
@@ -27,6 +25,7 @@ use crc32fast::Hasher;
 pub use self::durable::Durable;
 pub use self::reader::SegmentReader;
 pub use self::writer::{Recovered, Segments};
+use crate::disk::{DiskFile, Folder};
 
 const MAGIC: &[u8; 8] = b"tidewtch";
 /// Version of the format; others are refused.
@@ -66,26 +65,28 @@ pub struct Position {
     pub offset: u64,
 }
 
-/// The numbers of the segments in `dir`, rising. Files with other names are left alone.
+/// The numbers of the segments in `folder`, rising. Files with other names are left alone.
 ///
 /// # Errors
 /// A folder that cannot be read.
-pub fn list(dir: &Path) -> Result<Vec<u64>, SegmentsError> {
-    let mut segments = Vec::new();
-    for entry in fs::read_dir(dir).map_err(|e| io_error("list", dir, e))? {
-        let name = entry.map_err(|e| io_error("list", dir, e))?.file_name();
-        let digits =
-            name.to_str().and_then(|name| name.strip_suffix(".seg")).filter(|digits| digits.len() == 20);
-        segments.extend(
-            digits.filter(|d| d.bytes().all(|b| b.is_ascii_digit())).and_then(|d| d.parse::<u64>().ok()),
-        );
-    }
+pub fn list(folder: impl Into<Folder>) -> Result<Vec<u64>, SegmentsError> {
+    let folder = folder.into();
+    let names = folder.list().map_err(|e| io_error("list", folder.path(), e))?;
+    let number = |name: &String| {
+        let digits = name.strip_suffix(".seg").filter(|digits| digits.len() == 20)?;
+        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse::<u64>().ok())?
+    };
+    let mut segments: Vec<u64> = names.iter().filter_map(number).collect();
     segments.sort_unstable();
     Ok(segments)
 }
 
-fn path_of(dir: &Path, first: u64) -> PathBuf {
-    dir.join(format!("{first:020}.seg"))
+fn name_of(first: u64) -> String {
+    format!("{first:020}.seg")
+}
+
+fn path_of(folder: &Folder, first: u64) -> PathBuf {
+    folder.path().join(name_of(first))
 }
 
 fn io_error(doing: &'static str, path: &Path, source: io::Error) -> SegmentsError {
@@ -96,37 +97,20 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("a slice of four bytes"))
 }
 
-/// Makes a folder, and those it is in, so that a power cut does not take them away again.
-///
-/// One that is there already may have been made by a process that was killed before it could sync.
-///
-/// # Errors
-/// Folders that cannot be made or synced.
-pub fn create_dir_synced(dir: &Path) -> Result<(), SegmentsError> {
-    let missing = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()).count();
-    fs::create_dir_all(dir).map_err(|e| io_error("create the folder", dir, e))?;
-    for made in dir.ancestors().take(missing.max(1)) {
-        let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
-        sync_dir(parent.unwrap_or(Path::new(".")))?;
-    }
-    Ok(())
+fn make_dir(folder: &Folder) -> Result<(), SegmentsError> {
+    folder.make().map_err(|e| io_error("make the folder", folder.path(), e))
 }
 
-fn sync_dir(dir: &Path) -> Result<(), SegmentsError> {
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(|e| io_error("sync the folder", dir, e))
+fn sync_dir(folder: &Folder) -> Result<(), SegmentsError> {
+    folder.sync().map_err(|e| io_error("sync the folder", folder.path(), e))
 }
 
 /// Makes the segment that begins with record `first`, durable with its header and its entry in the folder.
-fn create(dir: &Path, name: &str, first: u64) -> Result<File, SegmentsError> {
-    let path = path_of(dir, first);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)
-        .map_err(|e| io_error("create", &path, e))?;
-    write_header(&file, &path, name, first)?;
-    sync_dir(dir)?;
+fn create(folder: &Folder, name: &str, first: u64) -> Result<Box<dyn DiskFile>, SegmentsError> {
+    let path = path_of(folder, first);
+    let file = folder.create(&name_of(first)).map_err(|e| io_error("create", &path, e))?;
+    write_header(&*file, &path, name, first)?;
+    sync_dir(folder)?;
     Ok(file)
 }
 
@@ -148,31 +132,31 @@ fn header_crc(bytes: &[u8; HEADER_BYTES as usize]) -> u32 {
     hasher.finalize()
 }
 
-fn write_header(file: &File, path: &Path, name: &str, first: u64) -> Result<(), SegmentsError> {
-    file.write_all_at(&header(name, VERSION, first), 0).map_err(|e| io_error("write to", path, e))?;
-    file.sync_all().map_err(|e| io_error("sync", path, e))
+fn write_header(file: &dyn DiskFile, path: &Path, name: &str, first: u64) -> Result<(), SegmentsError> {
+    file.write_at(&header(name, VERSION, first), 0).map_err(|e| io_error("write to", path, e))?;
+    file.sync().map_err(|e| io_error("sync", path, e))
 }
 
 /// Whether a file of `length` bytes is one whose making was cut short: no whole header, or one never written.
-fn header_is_torn(file: &File, path: &Path, length: u64) -> Result<bool, SegmentsError> {
+fn header_is_torn(file: &dyn DiskFile, path: &Path, length: u64) -> Result<bool, SegmentsError> {
     if length < HEADER_BYTES {
         return Ok(true);
     }
     let mut bytes = [0; HEADER_BYTES as usize];
-    file.read_exact_at(&mut bytes, 0).map_err(|e| io_error("read", path, e))?;
+    file.read_at(&mut bytes, 0).map_err(|e| io_error("read", path, e))?;
     Ok(length == HEADER_BYTES && bytes.iter().all(|b| *b == 0))
 }
 
 /// Opens a segment for reading and checks its header.
-fn open_checked(dir: &Path, name: &'static str, first: u64) -> Result<File, SegmentsError> {
-    let path = path_of(dir, first);
-    let file = File::open(&path).map_err(|e| match e.kind() {
+fn open_checked(folder: &Folder, name: &'static str, first: u64) -> Result<Box<dyn DiskFile>, SegmentsError> {
+    let path = path_of(folder, first);
+    let file = folder.open(&name_of(first)).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => SegmentsError::Missing { path: path.clone() },
         _ => io_error("open", &path, e),
     })?;
     let damaged = |why: &str| SegmentsError::Damaged { path: path.clone(), offset: 0, why: why.to_owned() };
     let mut bytes = [0; HEADER_BYTES as usize];
-    file.read_exact_at(&mut bytes, 0).map_err(|e| match e.kind() {
+    file.read_at(&mut bytes, 0).map_err(|e| match e.kind() {
         io::ErrorKind::UnexpectedEof => damaged("its header is cut short"),
         _ => io_error("read", &path, e),
     })?;

@@ -1,23 +1,21 @@
 //! The reader of a log.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 
 use super::{
     HEADER_BYTES, PAYLOAD_BYTES_MAX, Position, RECORD_HEADER, SegmentsError, io_error, list, open_checked,
     path_of, u32_at,
 };
+use crate::disk::{DiskFile, Folder};
 
 /// How much a reader reads at once.
 const BLOCK_BYTES: usize = 1 << 20;
 
 /// Reads a log from the beginning of a segment, in order, over the ends of segments, as far as it is told to.
 pub struct SegmentReader {
-    dir: PathBuf,
+    folder: Folder,
     name: &'static str,
-    file: File,
+    file: Box<dyn DiskFile>,
     first: u64,
     /// Records read of this segment.
     records: u64,
@@ -31,22 +29,31 @@ pub struct SegmentReader {
 }
 
 impl SegmentReader {
-    /// Opens the log `name` in `dir` at its first record; `None` when there is no segment.
+    /// Opens the log `name` in `folder` at its first record; `None` when there is no segment.
     ///
     /// # Errors
     /// A first segment that cannot be read or is none of this log.
-    pub fn open(dir: &Path, name: &'static str) -> Result<Option<SegmentReader>, SegmentsError> {
-        list(dir)?.first().map(|first| SegmentReader::open_at(dir, name, *first)).transpose()
+    pub fn open(
+        folder: impl Into<Folder>,
+        name: &'static str,
+    ) -> Result<Option<SegmentReader>, SegmentsError> {
+        let folder = folder.into();
+        list(&folder)?.first().map(|first| SegmentReader::open_at(&folder, name, *first)).transpose()
     }
 
     /// Opens the log at the segment whose first record is number `first`.
     ///
     /// # Errors
     /// A segment that cannot be read or is none of this log.
-    pub fn open_at(dir: &Path, name: &'static str, first: u64) -> Result<SegmentReader, SegmentsError> {
-        let file = open_checked(dir, name, first)?;
+    pub fn open_at(
+        folder: impl Into<Folder>,
+        name: &'static str,
+        first: u64,
+    ) -> Result<SegmentReader, SegmentsError> {
+        let folder = folder.into();
+        let file = open_checked(&folder, name, first)?;
         Ok(SegmentReader {
-            dir: dir.to_owned(),
+            folder,
             name,
             file,
             first,
@@ -109,9 +116,7 @@ impl SegmentReader {
     /// # Errors
     /// A file that cannot be inspected.
     pub fn segment_end(&self) -> Result<Position, SegmentsError> {
-        let metadata =
-            self.file.metadata().map_err(|e| io_error("inspect", &path_of(&self.dir, self.first), e))?;
-        Ok(Position { segment: self.first, offset: metadata.len() })
+        Ok(Position { segment: self.first, offset: self.inspect()? })
     }
 
     /// The `n` bytes at the current offset, from the block or read anew; `None` if they reach beyond `limit`.
@@ -126,9 +131,9 @@ impl SegmentReader {
             self.block.clear();
             self.block.resize(block_bytes, 0);
             self.block_offset = self.offset;
-            if let Err(e) = self.file.read_exact_at(&mut self.block, self.offset) {
+            if let Err(e) = self.file.read_at(&mut self.block, self.offset) {
                 self.block.clear();
-                let path = path_of(&self.dir, self.first);
+                let path = path_of(&self.folder, self.first);
                 return Err(match e.kind() {
                     io::ErrorKind::UnexpectedEof => self.damaged("the file is shorter than it was"),
                     _ => io_error("read", &path, e),
@@ -144,10 +149,13 @@ impl SegmentReader {
         if let Some(length) = self.full_length {
             return Ok(length);
         }
-        let metadata =
-            self.file.metadata().map_err(|e| io_error("inspect", &path_of(&self.dir, self.first), e))?;
-        self.full_length = Some(metadata.len());
-        Ok(metadata.len())
+        let length = self.inspect()?;
+        self.full_length = Some(length);
+        Ok(length)
+    }
+
+    fn inspect(&self) -> Result<u64, SegmentsError> {
+        self.file.len().map_err(|e| io_error("inspect", &path_of(&self.folder, self.first), e))
     }
 
     /// Opens the segment after this one.
@@ -156,7 +164,7 @@ impl SegmentReader {
         if self.records == 0 {
             return Err(self.damaged("the segment has no record, and later segments are there"));
         }
-        self.file = open_checked(&self.dir, self.name, first)?;
+        self.file = open_checked(&self.folder, self.name, first)?;
         (self.first, self.records, self.offset) = (first, 0, HEADER_BYTES);
         (self.block_offset, self.full_length) = (HEADER_BYTES, None);
         self.block.clear();
@@ -165,7 +173,7 @@ impl SegmentReader {
 
     fn damaged(&self, why: &str) -> SegmentsError {
         SegmentsError::Damaged {
-            path: path_of(&self.dir, self.first),
+            path: path_of(&self.folder, self.first),
             offset: self.offset,
             why: why.to_owned(),
         }

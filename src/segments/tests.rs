@@ -1,12 +1,13 @@
 //! What a reader may ever see: a prefix of what was written, or an error that names the place.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
 
 use super::*;
+use crate::disk::testing::Faults;
 
 /// A folder of its own, gone after the test.
 pub(crate) struct Dir(PathBuf);
@@ -72,7 +73,7 @@ fn read(dir: &Path, end: Position) -> (Records, Option<SegmentsError>) {
 }
 
 fn paths(dir: &Path) -> Vec<PathBuf> {
-    list(dir).unwrap().into_iter().map(|first| path_of(dir, first)).collect()
+    list(dir).unwrap().into_iter().map(|first| path_of(&dir.into(), first)).collect()
 }
 
 #[test]
@@ -104,7 +105,7 @@ fn a_log_cut_at_any_byte_keeps_its_whole_records_and_goes_on() {
         ends.push(ends.last().unwrap() + RECORD_HEADER + payload.len());
     }
     let dir = Dir::new();
-    let path = path_of(dir.path(), 0);
+    let path = path_of(&dir.path().into(), 0);
     for length in 0..=whole.len() {
         fs::write(&path, &whole[..length]).unwrap();
         let kept = ends.iter().filter(|end| **end <= length).count().saturating_sub(1);
@@ -163,7 +164,7 @@ fn a_flipped_bit_in_the_last_segment_cuts_the_tail_when_opened_for_writing() {
     write(source.path(), 1 << 20, &all);
     let whole = fs::read(&paths(source.path())[0]).unwrap();
     let dir = Dir::new();
-    let path = path_of(dir.path(), 0);
+    let path = path_of(&dir.path().into(), 0);
     let mut rng = fastrand::Rng::with_seed(2);
     for at in 0..whole.len() {
         let mut changed = whole.clone();
@@ -199,7 +200,7 @@ fn whole_records_behind_a_bad_one_are_kept_beside_the_log() {
         let dir = Dir::new();
         let mut changed = whole[..length].to_vec();
         changed[second + at] ^= 1;
-        fs::write(path_of(dir.path(), 0), &changed).unwrap();
+        fs::write(path_of(&dir.path().into(), 0), &changed).unwrap();
         let (_, recovered) = Segments::open(dir.path(), LOG, 1 << 20, |_, _| true).unwrap();
         assert_eq!(recovered, Recovered { truncated_bytes: (length - second) as u64, records: 1 });
         let beside = dir.path().join(format!("{:020}.seg.cut-{second}", 0));
@@ -282,15 +283,16 @@ fn other_files_versions_and_gaps_are_errors_that_name_the_file() {
 #[test]
 fn after_a_failed_write_nothing_is_written_any_more() {
     let dir = Dir::new();
-    let (mut log, _) = Segments::open(dir.path(), LOG, 1 << 20, |_, _| true).unwrap();
+    let faults = Arc::new(Faults::default());
+    let (mut log, _) = Segments::open(faults.folder(dir.path()), LOG, 1 << 20, |_, _| true).unwrap();
     log.append(1, b"kept");
     log.sync().unwrap();
-    let (end, path) = (log.end(), path_of(dir.path(), 0));
-    log.replace_file(OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let (end, path) = (log.end(), path_of(&dir.path().into(), 0));
+    faults.room(Some(0));
     log.append(2, b"lost");
     let error = log.sync().unwrap_err();
     assert!(error.to_string().contains(&path.display().to_string()), "{error}");
-    log.replace_file(OpenOptions::new().read(true).write(true).open(&path).unwrap());
+    faults.room(None);
     assert!(matches!(log.sync(), Err(SegmentsError::FailedBefore { .. })));
     assert_eq!(log.end(), end);
     drop(log);
@@ -302,7 +304,7 @@ fn after_a_failed_write_nothing_is_written_any_more() {
 fn a_segment_that_cannot_be_begun_fails_the_log() {
     let dir = Dir::new();
     let (mut log, _) = Segments::open(dir.path(), LOG, 1, |_, _| true).unwrap();
-    File::create(path_of(dir.path(), 1)).unwrap();
+    File::create(path_of(&dir.path().into(), 1)).unwrap();
     log.append(1, b"full");
     assert!(matches!(log.sync(), Err(SegmentsError::Io { doing: "create", .. })));
     assert!(matches!(log.sync(), Err(SegmentsError::FailedBefore { .. })));

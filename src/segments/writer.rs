@@ -1,14 +1,14 @@
 //! The writer of a log, and what it finds when it opens one.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::Path;
 
 use super::reader::SegmentReader;
 use super::{
-    HEADER_BYTES, PAYLOAD_BYTES_MAX, Position, RECORD_HEADER, SegmentsError, create, create_dir_synced,
-    header_is_torn, io_error, list, path_of, sync_dir, u32_at, write_header,
+    HEADER_BYTES, PAYLOAD_BYTES_MAX, Position, RECORD_HEADER, SegmentsError, create, header_is_torn,
+    io_error, list, make_dir, name_of, path_of, sync_dir, u32_at, write_header,
 };
+use crate::disk::{DiskFile, Folder};
 
 /// How far behind a bad record a whole one is looked for.
 const PROBED_BYTES: usize = 1 << 16;
@@ -30,10 +30,10 @@ pub struct Recovered {
 /// durable and begins a new segment when this one is full. After a failure nothing is written any more.
 #[derive(Debug)]
 pub struct Segments {
-    dir: PathBuf,
+    folder: Folder,
     name: &'static str,
     segment_bytes: u64,
-    file: File,
+    file: Box<dyn DiskFile>,
     first: u64,
     /// Records in this segment, those in the buffer included.
     records: u64,
@@ -47,7 +47,7 @@ pub struct Segments {
 }
 
 impl Segments {
-    /// Opens the log `name` (at most 8 bytes) in the folder `dir`, making both if needed.
+    /// Opens the log `name` (at most 8 bytes) in `folder`, making both if needed.
     ///
     /// `visit` sees the kind and payload of every record of the last segment and says whether the log may end after
     /// it; what follows the last such record is cut off like a torn tail.
@@ -55,37 +55,38 @@ impl Segments {
     /// # Errors
     /// Whatever cannot be read, written or is no segment of this log in this version.
     pub fn open(
-        dir: &Path,
+        folder: impl Into<Folder>,
         name: &'static str,
         segment_bytes: u64,
         mut visit: impl FnMut(u8, &[u8]) -> bool,
     ) -> Result<(Segments, Recovered), SegmentsError> {
-        create_dir_synced(dir)?;
-        let segments = list(dir)?;
+        let folder = folder.into();
+        make_dir(&folder)?;
+        let segments = list(&folder)?;
         let Some((&first, earlier)) = segments.split_last() else {
-            let file = create(dir, name, 0)?;
+            let file = create(&folder, name, 0)?;
             return Ok((
-                Segments::at(dir, name, segment_bytes, file, 0, 0, HEADER_BYTES, 0),
+                Segments::at(folder, name, segment_bytes, file, 0, 0, HEADER_BYTES, 0),
                 Recovered::default(),
             ));
         };
         let mut earlier_bytes = 0;
         for segment in earlier {
-            let path = path_of(dir, *segment);
-            earlier_bytes += fs::metadata(&path).map_err(|e| io_error("inspect", &path, e))?.len();
+            let inspected = folder.open(&name_of(*segment)).and_then(|file| file.len());
+            earlier_bytes += inspected.map_err(|e| io_error("inspect", &path_of(&folder, *segment), e))?;
         }
-        let path = path_of(dir, first);
-        let file =
-            OpenOptions::new().read(true).write(true).open(&path).map_err(|e| io_error("open", &path, e))?;
-        let length = file.metadata().map_err(|e| io_error("inspect", &path, e))?.len();
-        if header_is_torn(&file, &path, length)? {
+        let path = path_of(&folder, first);
+        let file = folder.open(&name_of(first)).map_err(|e| io_error("open", &path, e))?;
+        let length = file.len().map_err(|e| io_error("inspect", &path, e))?;
+        if header_is_torn(&*file, &path, length)? {
             file.set_len(0).map_err(|e| io_error("truncate", &path, e))?;
-            write_header(&file, &path, name, first)?;
+            write_header(&*file, &path, name, first)?;
             let recovered = Recovered { truncated_bytes: length, records: 0 };
-            let writer = Segments::at(dir, name, segment_bytes, file, first, 0, HEADER_BYTES, earlier_bytes);
+            let writer =
+                Segments::at(folder, name, segment_bytes, file, first, 0, HEADER_BYTES, earlier_bytes);
             return Ok((writer, recovered));
         }
-        let mut reader = SegmentReader::open_at(dir, name, first)?;
+        let mut reader = SegmentReader::open_at(&folder, name, first)?;
         let (mut end, mut records, mut seen) = (HEADER_BYTES, 0, 0);
         loop {
             match reader.next(Position { segment: first, offset: length }) {
@@ -106,30 +107,29 @@ impl Segments {
         let recovered = Recovered { truncated_bytes: length - end, records };
         if end < length {
             tracing::warn!(file = %path.display(), bytes = length - end, "cutting off the torn tail of the {name} log");
-            keep_if_damaged(dir, &file, &path, end, length)?;
+            keep_if_damaged(&folder, &*file, &path, end, length)?;
             file.set_len(end).map_err(|e| io_error("truncate", &path, e))?;
         }
         // What is there may never have been synced by the one who wrote it.
-        file.sync_all().map_err(|e| io_error("sync", &path, e))?;
-        let writer = Segments::at(dir, name, segment_bytes, file, first, records, end, earlier_bytes);
+        file.sync().map_err(|e| io_error("sync", &path, e))?;
+        let writer = Segments::at(folder, name, segment_bytes, file, first, records, end, earlier_bytes);
         Ok((writer, recovered))
     }
 
     #[expect(clippy::too_many_arguments, reason = "the one place that fills in every field")]
     fn at(
-        dir: &Path,
+        folder: Folder,
         name: &'static str,
         segment_bytes: u64,
-        file: File,
+        file: Box<dyn DiskFile>,
         first: u64,
         records: u64,
         written: u64,
         earlier_bytes: u64,
     ) -> Segments {
-        let dir = dir.to_owned();
         let (buffer, unsynced, failed) = (Vec::new(), false, false);
         Segments {
-            dir,
+            folder,
             name,
             segment_bytes,
             file,
@@ -180,9 +180,9 @@ impl Segments {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        if let Err(e) = self.file.write_all_at(&self.buffer, self.written) {
+        if let Err(e) = self.file.write_at(&self.buffer, self.written) {
             self.failed = true;
-            return Err(io_error("write to", &path_of(&self.dir, self.first), e));
+            return Err(io_error("write to", &path_of(&self.folder, self.first), e));
         }
         self.written += self.buffer.len() as u64;
         self.unsynced = true;
@@ -199,9 +199,9 @@ impl Segments {
     pub fn sync(&mut self) -> Result<(), SegmentsError> {
         self.write()?;
         if self.unsynced {
-            if let Err(e) = self.file.sync_data() {
+            if let Err(e) = self.file.sync() {
                 self.failed = true;
-                return Err(io_error("sync", &path_of(&self.dir, self.first), e));
+                return Err(io_error("sync", &path_of(&self.folder, self.first), e));
             }
             self.unsynced = false;
         }
@@ -213,7 +213,7 @@ impl Segments {
 
     fn roll(&mut self) -> Result<(), SegmentsError> {
         let first = self.first + self.records;
-        self.file = create(&self.dir, self.name, first)?;
+        self.file = create(&self.folder, self.name, first)?;
         self.earlier_bytes += self.written;
         (self.first, self.records, self.written) = (first, 0, HEADER_BYTES);
         Ok(())
@@ -221,7 +221,7 @@ impl Segments {
 
     fn check_usable(&self) -> Result<(), SegmentsError> {
         if self.failed {
-            return Err(SegmentsError::FailedBefore { path: path_of(&self.dir, self.first) });
+            return Err(SegmentsError::FailedBefore { path: path_of(&self.folder, self.first) });
         }
         Ok(())
     }
@@ -242,14 +242,8 @@ impl Segments {
     }
 
     /// The folder of the log.
-    pub fn dir(&self) -> &Path {
-        &self.dir
-    }
-
-    /// Puts another file under the writer, to see what it does when the disk fails.
-    #[cfg(test)]
-    pub fn replace_file(&mut self, file: File) {
-        self.file = file;
+    pub fn folder(&self) -> &Folder {
+        &self.folder
     }
 }
 
@@ -257,9 +251,15 @@ impl Segments {
 ///
 /// A write that was cut short is followed by nothing. So this is a bit that flipped on the disk, or pages of one lost
 /// commit that a power cut let through out of order; nobody can tell, and what was acknowledged must not be destroyed.
-fn keep_if_damaged(dir: &Path, file: &File, path: &Path, from: u64, to: u64) -> Result<(), SegmentsError> {
+fn keep_if_damaged(
+    folder: &Folder,
+    file: &dyn DiskFile,
+    path: &Path,
+    from: u64,
+    to: u64,
+) -> Result<(), SegmentsError> {
     let mut tail = vec![0; (to - from) as usize];
-    file.read_exact_at(&mut tail, from).map_err(|e| io_error("read", path, e))?;
+    file.read_at(&mut tail, from).map_err(|e| io_error("read", path, e))?;
     let whole = |at: usize| {
         let header = tail.get(at..)?.split_at_checked(RECORD_HEADER)?.0;
         let length = Some(u32_at(header, 0) as usize).filter(|length| *length <= PROBED_RECORD_BYTES)?;
@@ -275,9 +275,20 @@ fn keep_if_damaged(dir: &Path, file: &File, path: &Path, from: u64, to: u64) -> 
     if behind {
         let kept = path.with_extension(format!("seg.cut-{from}"));
         tracing::error!(file = %path.display(), kept = %kept.display(), "whole records follow the damage; they are kept in a file beside the log");
-        fs::write(&kept, &tail).map_err(|e| io_error("write to", &kept, e))?;
-        File::open(&kept).and_then(|file| file.sync_all()).map_err(|e| io_error("sync", &kept, e))?;
-        sync_dir(dir)?;
+        keep(folder, &kept, &tail).map_err(|e| io_error("write to", &kept, e))?;
+        sync_dir(folder)?;
     }
     Ok(())
+}
+
+/// Writes a file beside the log; one of this name was left by a start that came no further.
+fn keep(folder: &Folder, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let file = match folder.create(&name) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => folder.open(&name)?,
+        made => made?,
+    };
+    file.set_len(bytes.len() as u64)?;
+    file.write_at(bytes, 0)?;
+    file.sync()
 }

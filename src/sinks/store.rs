@@ -1,6 +1,5 @@
 //! The sink that writes to the store: batches of epochs, each in one transaction with its number.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -8,6 +7,7 @@ use std::time::Duration;
 
 use tidewatch_dataflows::sample::SeriesId;
 
+use crate::disk::Folder;
 use crate::labels::Labels;
 use crate::metrics::{Metrics, Queue, Rows, Sink};
 use crate::outbox::{Batch, Durable, OutboxError, Tail};
@@ -76,7 +76,11 @@ impl StoreSink {
     ///
     /// # Errors
     /// The store or the outbox cannot be read, or the thread not started.
-    pub fn start(outbox: &Path, durable: Arc<Durable>, parts: Parts) -> Result<StoreSink, SinkError> {
+    pub fn start(
+        outbox: impl Into<Folder>,
+        durable: Arc<Durable>,
+        parts: Parts,
+    ) -> Result<StoreSink, SinkError> {
         let held = parts.store.epoch()?;
         let tail = Tail::open(outbox, durable, held)?;
         let progress = Arc::new(Progress { epoch: AtomicU64::new(held.unwrap_or(0)), ..Progress::default() });
