@@ -48,5 +48,6 @@ pub mod verify;
 pub mod metrics;
 
 pub mod segments;
+pub mod snapshots;
 
 pub mod disk;

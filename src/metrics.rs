@@ -182,6 +182,20 @@ metrics! {
     log_bytes: Family<Log, IntGauge> = "tidewatch_log_bytes", Family::default();
     /// Seconds a sync of a log took.
     log_sync_seconds: Family<Log, Histogram> = "tidewatch_log_sync_duration_seconds", Family::new_with_constructor(seconds);
+    /// Snapshots of shards made durable.
+    snapshots: Counter = "tidewatch_snapshots", Counter::default();
+    /// Snapshots that failed and are made anew; logs are not trimmed meanwhile.
+    snapshot_failures: Counter = "tidewatch_snapshot_failures", Counter::default();
+    /// Snapshots that were found damaged; the one before was used.
+    snapshots_damaged: Counter = "tidewatch_snapshots_damaged", Counter::default();
+    /// Bytes of snapshots written.
+    snapshot_bytes_written: Counter = "tidewatch_snapshot_written_bytes", Counter::default();
+    /// Bytes of snapshots on disk.
+    snapshot_bytes: IntGauge = "tidewatch_snapshot_bytes", IntGauge::default();
+    /// Seconds from a snapshot's arrival at the disk until it counts.
+    snapshot_seconds: Histogram = "tidewatch_snapshot_write_duration_seconds", seconds();
+    /// Epoch that the older of two snapshots of every shard has reached; 0 while some shard has not two.
+    snapshot_epoch: IntGauge = "tidewatch_snapshot_epoch", IntGauge::default();
     /// Rows written by a sink.
     rows_written: Family<Rows, Counter> = "tidewatch_rows_written", Family::default();
     /// Newest epoch a sink holds durably.

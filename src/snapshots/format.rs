@@ -1,0 +1,282 @@
+//! The bytes of the three kinds of files. All numbers little-endian.
+//!
+//! ```text
+//! manifest   magic "tidemani" | version u32 | crc32 u32 of the rest | n x entry
+//!   entry    shard u16 | chain u8 | epoch u64 | begun u64 | panes bytes u64 | whole bytes u64 | state bytes u64
+//! state      magic "tidestat" | version u32 | crc32 u32 of the rest | entry | stream_ms i64 | close_ms i64 |
+//!            last_of_input u8 | length u32 and settings as JSON | state of the shard
+//! panes      magic "tidepane" | version u32 | crc32 u32 of the rest | shard u16 | chain u8 | begun u64,
+//!            then block by block: length u32 | crc32 u32 of what follows | panes of one save
+//! ```
+//!
+//! A file of another version is an error that says so; whatever else does not fit is damage.
+
+use std::io;
+
+use tidewatch_dataflows::sample::{EpochEnd, SHARDS};
+use tidewatch_dataflows::settings::Settings;
+use tidewatch_dataflows::state::CHAINS;
+
+use super::SnapshotError;
+use crate::disk::Folder;
+
+/// Version of all three formats.
+pub const VERSION: u32 = 1;
+const MANIFEST: &[u8; 8] = b"tidemani";
+const STATE: &[u8; 8] = b"tidestat";
+const PANES: &[u8; 8] = b"tidepane";
+const HEADER: usize = 16;
+/// Bytes of the header of a file of panes.
+pub const PANES_HEADER: u64 = (HEADER + 2 + 1 + 8) as u64;
+const BLOCK_HEADER: usize = 8;
+/// Largest file that is read: a shard of 5,000 series takes a fiftieth of it.
+const FILE_BYTES_MAX: u64 = 4 << 30;
+
+/// One chain of one shard, as far as it is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The shard.
+    pub shard: usize,
+    /// The chain.
+    pub chain: usize,
+    /// The epoch whose end its last save is the state of.
+    pub epoch: u64,
+    /// The epoch of its first save: part of the name of its panes.
+    pub begun: u64,
+    /// Bytes of panes that count.
+    pub panes_bytes: u64,
+    /// Bytes of panes after the first save.
+    pub whole_bytes: u64,
+    /// Bytes of the file of its state.
+    pub state_bytes: u64,
+}
+
+impl Entry {
+    /// Name of the file of its state.
+    pub fn state_name(&self) -> String {
+        format!("{:03}{}-{:020}.state", self.shard, ["a", "b"][self.chain], self.epoch)
+    }
+
+    /// Name of the file of its panes.
+    pub fn panes_name(&self) -> String {
+        format!("{:03}{}-{:020}.panes", self.shard, ["a", "b"][self.chain], self.begun)
+    }
+
+    fn put(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&(self.shard as u16).to_le_bytes());
+        out.push(self.chain as u8);
+        for value in [self.epoch, self.begun, self.panes_bytes, self.whole_bytes, self.state_bytes] {
+            out.extend_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    fn take(bytes: &mut &[u8]) -> Option<Entry> {
+        let shard = usize::from(u16::from_le_bytes(array(bytes)?));
+        let [chain] = array(bytes)?;
+        let mut next = || array(bytes).map(u64::from_le_bytes);
+        let (epoch, begun) = (next()?, next()?);
+        let (panes_bytes, whole_bytes, state_bytes) = (next()?, next()?, next()?);
+        let chain = usize::from(chain);
+        let good = shard < SHARDS && chain < CHAINS && begun <= epoch;
+        good.then_some(Entry { shard, chain, epoch, begun, panes_bytes, whole_bytes, state_bytes })
+    }
+}
+
+fn array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (some, rest) = bytes.split_first_chunk::<N>()?;
+    *bytes = rest;
+    Some(*some)
+}
+
+fn header(magic: &[u8; 8], rest: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(HEADER + rest.len());
+    out.extend_from_slice(magic);
+    out.extend_from_slice(&VERSION.to_le_bytes());
+    out.extend_from_slice(&crc32fast::hash(rest).to_le_bytes());
+    out.extend_from_slice(rest);
+    out
+}
+
+/// Why bytes are not what they should be.
+enum Not {
+    Version(u32),
+    Good(&'static str),
+}
+
+/// What follows the header, of `n` bytes or all of them.
+fn checked<'a>(magic: &[u8; 8], bytes: &'a [u8], n: Option<usize>) -> Result<&'a [u8], Not> {
+    let mut rest = bytes;
+    if array::<8>(&mut rest).is_none_or(|found| found != *magic) {
+        return Err(Not::Good("it does not begin as such a file does"));
+    }
+    let version = array(&mut rest).map(u32::from_le_bytes);
+    let crc = array(&mut rest).map(u32::from_le_bytes);
+    let (Some(version), Some(crc)) = (version, crc) else { return Err(Not::Good("it is cut short")) };
+    let body = match n {
+        Some(n) => rest.get(..n).ok_or(Not::Good("it is cut short"))?,
+        None => rest,
+    };
+    // A version that a flipped bit made is damage, so this comes first.
+    if crc32fast::hash(body) != crc {
+        return Err(Not::Good("its checksum does not match"));
+    }
+    if version != VERSION { Err(Not::Version(version)) } else { Ok(body) }
+}
+
+fn error(folder: &Folder, name: &str, offset: u64, not: Not) -> SnapshotError {
+    let path = folder.path().join(name);
+    match not {
+        Not::Version(found) => SnapshotError::Version { path, found },
+        Not::Good(why) => SnapshotError::Damaged { path, offset, why: why.to_owned() },
+    }
+}
+
+/// The bytes of a manifest of these chains.
+pub fn manifest(entries: impl Iterator<Item = Entry>) -> Vec<u8> {
+    let mut body = Vec::new();
+    entries.for_each(|entry| entry.put(&mut body));
+    header(MANIFEST, &body)
+}
+
+/// The chains in the manifest of this name.
+pub fn read_manifest(folder: &Folder, name: &str) -> Result<Vec<Entry>, SnapshotError> {
+    let bytes = read(folder, name, None)?;
+    let mut body = checked(MANIFEST, &bytes, None).map_err(|not| error(folder, name, 0, not))?;
+    let mut entries = Vec::new();
+    while !body.is_empty() {
+        let at = (bytes.len() - body.len()) as u64;
+        let entry = Entry::take(&mut body).filter(|_| entries.len() < CHAINS * SHARDS);
+        entries.push(entry.ok_or_else(|| error(folder, name, at, Not::Good("an entry cannot be")))?);
+    }
+    Ok(entries)
+}
+
+/// The bytes of a file of a shard's state.
+pub fn state(entry: Entry, end: &EpochEnd, settings: &Settings, state: &[u8]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(state.len() + 512);
+    // Its own length is in the manifest only.
+    Entry { state_bytes: 0, ..entry }.put(&mut body);
+    body.extend_from_slice(&end.stream_ms.to_le_bytes());
+    body.extend_from_slice(&end.close_ms.to_le_bytes());
+    body.push(u8::from(end.last_of_input));
+    let settings = serde_json::to_vec(settings).expect("plain numbers can always be written as JSON");
+    body.extend_from_slice(&(settings.len() as u32).to_le_bytes());
+    body.extend_from_slice(&settings);
+    body.extend_from_slice(state);
+    header(STATE, &body)
+}
+
+/// A file of a shard's state, read back.
+pub struct State {
+    /// The chain it ends.
+    pub entry: Entry,
+    /// The epoch it is the state of.
+    pub end: EpochEnd,
+    /// The settings in force.
+    pub settings: Settings,
+    /// The state of the shard.
+    pub state: Vec<u8>,
+}
+
+/// Reads the file of a shard's state of this name.
+pub fn read_state(folder: &Folder, name: &str) -> Result<State, SnapshotError> {
+    let mut bytes = read(folder, name, None)?;
+    let length = bytes.len() as u64;
+    let body = checked(STATE, &bytes, None).map_err(|not| error(folder, name, 0, not))?;
+    let mut rest = body;
+    let parsed = (|| {
+        let entry = Entry::take(&mut rest)?;
+        let (stream_ms, close_ms) =
+            (i64::from_le_bytes(array(&mut rest)?), i64::from_le_bytes(array(&mut rest)?));
+        let [last] = array(&mut rest)?;
+        let n = u32::from_le_bytes(array(&mut rest)?) as usize;
+        let (settings, _) = rest.split_at_checked(n)?;
+        let settings = serde_json::from_slice(settings).ok()?;
+        let end = EpochEnd { epoch: entry.epoch, stream_ms, close_ms, last_of_input: last == 1 };
+        Some((Entry { state_bytes: length, ..entry }, end, settings, rest.len() - n))
+    })();
+    let (entry, end, settings, left) = parsed.ok_or_else(|| {
+        error(folder, name, HEADER as u64, Not::Good("what comes before the state cannot be"))
+    })?;
+    let state = bytes.split_off(bytes.len() - left);
+    Ok(State { entry, end, settings, state })
+}
+
+/// The header of a file of panes.
+pub fn panes_header(entry: &Entry) -> Vec<u8> {
+    let mut body = (entry.shard as u16).to_le_bytes().to_vec();
+    body.push(entry.chain as u8);
+    body.extend_from_slice(&entry.begun.to_le_bytes());
+    header(PANES, &body)
+}
+
+/// The bytes of a block of panes; `None` for more than one can hold.
+pub fn block(panes: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(BLOCK_HEADER + panes.len());
+    out.extend_from_slice(&u32::try_from(panes.len()).ok()?.to_le_bytes());
+    out.extend_from_slice(&crc32fast::hash(panes).to_le_bytes());
+    out.extend_from_slice(panes);
+    Some(out)
+}
+
+/// The panes of a chain, read back: a file, and where in it the panes of each save are.
+pub struct Panes {
+    bytes: Vec<u8>,
+    blocks: Vec<std::ops::Range<usize>>,
+}
+
+impl Panes {
+    /// Save by save.
+    pub fn blocks(&self) -> Vec<&[u8]> {
+        self.blocks.iter().map(|block| &self.bytes[block.clone()]).collect()
+    }
+}
+
+/// Reads the panes of a chain.
+pub fn read_panes(folder: &Folder, entry: &Entry) -> Result<Panes, SnapshotError> {
+    let name = &entry.panes_name();
+    let bytes = read(folder, name, Some(entry.panes_bytes))?;
+    let damaged = |at: usize, why| error(folder, name, at as u64, Not::Good(why));
+    checked(PANES, &bytes, Some(PANES_HEADER as usize - HEADER))
+        .map_err(|not| error(folder, name, 0, not))?;
+    if bytes[..PANES_HEADER as usize] != panes_header(entry) {
+        return Err(damaged(0, "it is of another chain"));
+    }
+    let (mut at, mut blocks) = (PANES_HEADER as usize, Vec::new());
+    while at < bytes.len() {
+        let word = |i: usize| {
+            bytes.get(at + i..at + i + 4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+        };
+        let (Some(n), Some(crc)) = (word(0), word(4)) else {
+            return Err(damaged(at, "a block is cut short"));
+        };
+        let block = at + BLOCK_HEADER..at + BLOCK_HEADER + n as usize;
+        let panes = bytes.get(block.clone()).ok_or_else(|| damaged(at, "a block is cut short"))?;
+        if crc32fast::hash(panes) != crc {
+            return Err(damaged(at, "a block's checksum does not match"));
+        }
+        at = block.end;
+        blocks.push(block);
+    }
+    Ok(Panes { bytes, blocks })
+}
+
+/// The first `n` bytes of a file, or all.
+fn read(folder: &Folder, name: &str, n: Option<u64>) -> Result<Vec<u8>, SnapshotError> {
+    let io = |doing, e| SnapshotError::Io { doing, path: folder.path().join(name), source: e };
+    let file = folder.open(name).map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => error(folder, name, 0, Not::Good("it is missing")),
+        _ => io("open", e),
+    })?;
+    let length = file.len().map_err(|e| io("inspect", e))?;
+    let n = n.unwrap_or(length);
+    if n > length || n > FILE_BYTES_MAX {
+        return Err(error(folder, name, length, Not::Good("it is not as long as it was")));
+    }
+    let mut bytes = vec![0; n as usize];
+    file.read_at(&mut bytes, 0).map_err(|e| match e.kind() {
+        io::ErrorKind::UnexpectedEof => error(folder, name, 0, Not::Good("it is cut short")),
+        _ => io("read", e),
+    })?;
+    Ok(bytes)
+}

@@ -1,0 +1,251 @@
+//! Snapshots: the state of each shard as of the end of some epoch, so that a start needs the journal only from there.
+//!
+//! Each shard is saved once in a while, a few a second, never all at once. A save goes to one of the shard's two
+//! chains in turn; each chain is complete without the other, so a snapshot that is damaged falls back to the one before.
+//! A chain is a file of panes, to which each save appends those that were closed since, and a file of everything else,
+//! which each save writes anew (see [`format`]).
+//!
+//! **Order of durability.** A save comes here only when the outbox holds its epoch. Panes are appended and synced, then
+//! the state is written aside, synced and renamed, then the folder synced, then a manifest that lists it is written
+//! aside, synced, renamed, and the folder synced again. Only then does it count, and only then are the files removed
+//! that no manifest names. Whatever is cut short leaves what the last manifest lists as it was.
+//!
+//! A manifest that cannot be read is made again from the files of states, which say what they are and were renamed
+//! into place only after the outbox held their epoch as well.
+//!
+//! Not here: what a state means (`dataflows`), when an epoch is in the outbox (`engine`), trimming.
+
+pub mod format;
+mod table;
+mod writer;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tidewatch_dataflows::sample::EpochEnd;
+use tidewatch_dataflows::settings::Settings;
+use tidewatch_dataflows::state::{CHAINS, Held, Save, Saved};
+
+use self::format::{Entry, Panes};
+use self::table::Table;
+use self::writer::Writer;
+use crate::disk::Folder;
+use crate::metrics::Metrics;
+
+const MANIFEST: &str = "manifest";
+
+/// Snapshots cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The operating system refused.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io { doing: &'static str, path: PathBuf, source: io::Error },
+    /// Bytes are not what was written.
+    #[error("{} is damaged at offset {offset}: {why}", path.display())]
+    Damaged { path: PathBuf, offset: u64, why: String },
+    /// Written by a program of another age.
+    #[error("{} has version {found} of the snapshot format; this program reads version {}", path.display(), format::VERSION)]
+    Version { path: PathBuf, found: u32 },
+    /// The writer thread could not be started.
+    #[error("cannot start the snapshots' thread: {0}")]
+    Thread(io::Error),
+}
+
+/// The last good save of a chain, read back.
+pub struct Loaded {
+    /// Which chain.
+    pub chain: usize,
+    end: EpochEnd,
+    settings: Settings,
+    state: Vec<u8>,
+    panes: Panes,
+}
+
+impl Loaded {
+    /// What a shard begins with.
+    pub fn held(&self) -> Held<'_> {
+        Held {
+            end: self.end,
+            settings: self.settings.clone(),
+            state: &self.state,
+            panes: self.panes.blocks(),
+        }
+    }
+}
+
+/// The snapshots of one data directory; cheap to clone. The last one that is dropped waits for what is under way.
+#[derive(Clone)]
+pub struct Snapshots {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    folder: Folder,
+    table: Arc<Mutex<Table>>,
+    metrics: Arc<Metrics>,
+    to_writer: Option<Sender<Vec<Saved>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.to_writer = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic of it was printed; what it had not finished does not count.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Snapshots {
+    /// Opens the snapshots in `folder`, making it if needed. Each shard is to be saved once in `every`.
+    ///
+    /// # Errors
+    /// A folder that cannot be read, or a version that is not known.
+    pub fn open(
+        folder: impl Into<Folder>,
+        every: Duration,
+        metrics: Arc<Metrics>,
+    ) -> Result<Snapshots, SnapshotError> {
+        let folder = folder.into();
+        let io = |doing| {
+            let path = folder.path().to_owned();
+            move |source| SnapshotError::Io { doing, path, source }
+        };
+        folder.make().map_err(io("create the folder"))?;
+        let names = folder.list().map_err(io("list"))?;
+        let entries = match format::read_manifest(&folder, MANIFEST) {
+            Ok(entries) => entries,
+            Err(SnapshotError::Damaged { path, offset, why }) => {
+                if names.iter().any(|name| name == MANIFEST) {
+                    tracing::error!(file = %path.display(), offset, why, "the manifest of the snapshots is damaged; it is made again from the snapshots");
+                }
+                survey(&folder, &names)?
+            }
+            Err(other) => return Err(other),
+        };
+        remove_unlisted(&folder, &names, &entries);
+        let table = Arc::new(Mutex::new(Table::new(&entries, every)));
+        let (to_writer, saves) = channel();
+        let writer = Writer::new(folder.clone(), Arc::clone(&table), Arc::clone(&metrics));
+        let thread = std::thread::Builder::new().name("snapshots".to_owned());
+        let thread = thread.spawn(move || writer.run(&saves)).map_err(SnapshotError::Thread)?;
+        let (to_writer, thread) = (Some(to_writer), Some(thread));
+        Ok(Snapshots { inner: Arc::new(Inner { folder, table, metrics, to_writer, thread }) })
+    }
+
+    /// The newest good snapshot of a shard, if there is one. One that is damaged is told, and counts no more.
+    ///
+    /// # Errors
+    /// A file that cannot be read for another reason, or is of a version that is not known.
+    pub fn load(&self, shard: usize) -> Result<Option<Loaded>, SnapshotError> {
+        let candidates = self.table().newest(shard);
+        for entry in candidates {
+            match self.read(&entry) {
+                Ok(loaded) => return Ok(Some(loaded)),
+                Err(SnapshotError::Damaged { path, offset, why }) => {
+                    tracing::error!(file = %path.display(), offset, why, "a snapshot of shard {shard} is damaged; the one before it is used, if there is one");
+                    self.lose(shard, entry.chain);
+                }
+                Err(other) => return Err(other),
+            }
+        }
+        Ok(None)
+    }
+
+    /// What was loaded makes no sense to the computation: it counts no more.
+    pub fn refuse(&self, shard: usize, loaded: &Loaded, why: &str) {
+        tracing::error!(
+            why,
+            "the snapshot of shard {shard} at epoch {} cannot be used; the one before it is used, if there is one",
+            loaded.end.epoch
+        );
+        self.lose(shard, loaded.chain);
+    }
+
+    fn lose(&self, shard: usize, chain: usize) {
+        self.inner.metrics.snapshots_damaged.inc();
+        self.table().lose(shard, chain);
+    }
+
+    fn read(&self, entry: &Entry) -> Result<Loaded, SnapshotError> {
+        let name = entry.state_name();
+        let read = format::read_state(&self.inner.folder, &name)?;
+        if (Entry { state_bytes: entry.state_bytes, ..read.entry }) != *entry {
+            let path = self.inner.folder.path().join(name);
+            let why = "it is not the one that the manifest lists".to_owned();
+            return Err(SnapshotError::Damaged { path, offset: 0, why });
+        }
+        let panes = format::read_panes(&self.inner.folder, entry)?;
+        Ok(Loaded { chain: entry.chain, end: read.end, settings: read.settings, state: read.state, panes })
+    }
+
+    /// The computation begins with this shard, which believes these epochs to be the last saves of its chains.
+    pub fn begin(&self, shard: usize, saved: [Option<u64>; CHAINS]) {
+        self.table().begin(shard, saved);
+    }
+
+    /// The save that is due now, if one is; the caller has it made, and brings it to [`Snapshots::take`].
+    pub fn next(&self) -> Option<Save> {
+        self.table().next(Instant::now())
+    }
+
+    /// Takes saves whose epochs the outbox holds durably. Never waits: few are under way at once.
+    pub fn take(&self, saves: Vec<Saved>) {
+        if let Some(to_writer) = &self.inner.to_writer {
+            // A writer that panicked was told of; nothing is trimmed any more.
+            let _ = to_writer.send(saves);
+        }
+    }
+
+    /// The epoch up to which nobody needs the journal any more; `None` while some shard has not two snapshots.
+    pub fn trim_epoch(&self) -> Option<u64> {
+        self.table().trim_epoch()
+    }
+
+    /// Bytes on disk.
+    pub fn bytes(&self) -> u64 {
+        self.table().bytes()
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.inner.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The chains that the files of states tell of.
+fn survey(folder: &Folder, names: &[String]) -> Result<Vec<Entry>, SnapshotError> {
+    let mut found: Vec<Entry> = Vec::new();
+    for name in names.iter().filter(|name| name.ends_with(".state")) {
+        match format::read_state(folder, name) {
+            Ok(state) if state.entry.state_name() == *name => found.push(state.entry),
+            Ok(_) => {}
+            Err(SnapshotError::Damaged { path, offset, why }) => {
+                tracing::warn!(file = %path.display(), offset, why, "a snapshot is damaged");
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    // Of a chain the newest that has its panes.
+    found.sort_by_key(|entry| (entry.shard, entry.chain, std::cmp::Reverse(entry.epoch)));
+    found.dedup_by_key(|entry| (entry.shard, entry.chain));
+    Ok(found)
+}
+
+/// Removes what a save that was cut short left behind, and what it was to replace.
+fn remove_unlisted(folder: &Folder, names: &[String], entries: &[Entry]) {
+    let listed: std::collections::HashSet<String> =
+        entries.iter().flat_map(|entry| [entry.state_name(), entry.panes_name()]).collect();
+    for name in names.iter().filter(|name| writer::is_ours(name) && !listed.contains(*name)) {
+        if let Err(error) = folder.remove(name) {
+            tracing::warn!(file = name, "a file that no snapshot needs cannot be removed: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

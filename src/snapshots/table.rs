@@ -1,0 +1,213 @@
+//! What is durable of each chain of each shard, which save is due next, and behind which epoch logs may be trimmed.
+//!
+//! Pure but for the clock it is given.
+
+use std::time::{Duration, Instant};
+
+use tidewatch_dataflows::sample::SHARDS;
+use tidewatch_dataflows::state::{CHAINS, Save};
+
+use super::format::Entry;
+
+/// Saves that may be under way at once, from the computation to the disk.
+const UNDER_WAY_MAX: usize = 8;
+/// A chain begins anew when its panes have grown to so many times what they were, in hundredths: by then as many of
+/// them have left the longest window as are in it.
+const GROWN_PERCENT: u64 = 150;
+/// Panes that are not worth beginning anew for.
+const PANES_BYTES_MIN: u64 = 64 << 10;
+
+/// One chain.
+#[derive(Clone, Copy, Default)]
+struct Chain {
+    /// What the manifest says of it.
+    durable: Option<Entry>,
+    /// A save is on its way.
+    under_way: bool,
+    /// The next save has to be whole: what the computation believes to be durable is not.
+    broken: bool,
+}
+
+/// All chains.
+pub struct Table {
+    chains: Vec<[Chain; CHAINS]>,
+    every: Duration,
+    /// The shard whose turn is next, and when.
+    turn: usize,
+    due: Option<Instant>,
+    under_way: usize,
+}
+
+impl Table {
+    /// These chains; each shard is to be saved once in `every`.
+    pub fn new(entries: &[Entry], every: Duration) -> Table {
+        let mut chains = vec![[Chain::default(); CHAINS]; SHARDS];
+        for entry in entries {
+            chains[entry.shard][entry.chain].durable = Some(*entry);
+        }
+        Table { chains, every, turn: 0, due: None, under_way: 0 }
+    }
+
+    /// What is durable.
+    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+        self.chains.iter().flatten().filter_map(|chain| chain.durable)
+    }
+
+    /// What is durable of a chain.
+    pub fn durable(&self, shard: usize, chain: usize) -> Option<Entry> {
+        self.chains[shard][chain].durable
+    }
+
+    /// The chains of a shard that can be begun from, the newest first.
+    pub fn newest(&self, shard: usize) -> Vec<Entry> {
+        let mut held: Vec<Entry> = self.chains[shard].iter().filter_map(|chain| chain.durable).collect();
+        held.sort_by_key(|entry| std::cmp::Reverse(entry.epoch));
+        held
+    }
+
+    /// A chain cannot be read: it is as if it were not there.
+    pub fn lose(&mut self, shard: usize, chain: usize) {
+        self.chains[shard][chain] = Chain { broken: true, ..Chain::default() };
+    }
+
+    /// The computation begins, with this shard believing that `saved` are the last saves of its chains.
+    pub fn begin(&mut self, shard: usize, saved: [Option<u64>; CHAINS]) {
+        for (chain, saved) in self.chains[shard].iter_mut().zip(saved) {
+            self.under_way -= usize::from(std::mem::take(&mut chain.under_way));
+            chain.broken = saved.is_none() || chain.durable.map(|entry| entry.epoch) != saved;
+        }
+    }
+
+    /// The save that is due now, if one is. It counts as under way.
+    pub fn next(&mut self, now: Instant) -> Option<Save> {
+        let turn = self.every / SHARDS as u32;
+        let due = *self.due.get_or_insert(now + turn);
+        if now < due || self.under_way >= UNDER_WAY_MAX {
+            return None;
+        }
+        // One that is late does not make the next ones hurry.
+        self.due = Some((due + turn).max(now));
+        let shard = self.turn;
+        self.turn = (shard + 1) % SHARDS;
+        let chains = &mut self.chains[shard];
+        // The older one, so that the newer stays whatever becomes of it.
+        let epoch = |chain: &Chain| chain.durable.map(|entry| entry.epoch);
+        let chain = if epoch(&chains[0]) <= epoch(&chains[1]) { 0 } else { 1 };
+        if chains.iter().any(|chain| chain.under_way) {
+            return None;
+        }
+        chains[chain].under_way = true;
+        self.under_way += 1;
+        let grown = chains[chain].durable.is_none_or(|held| {
+            let enough = held.whole_bytes.max(PANES_BYTES_MIN) / 100 * GROWN_PERCENT;
+            held.panes_bytes > enough
+        });
+        Some(Save { shard, chain, whole: grown || chains[chain].broken })
+    }
+
+    /// A save is durable.
+    pub fn done(&mut self, entry: Entry) {
+        let chain = &mut self.chains[entry.shard][entry.chain];
+        self.under_way -= usize::from(chain.under_way);
+        *chain = Chain { durable: Some(entry), ..Chain::default() };
+    }
+
+    /// A save failed; what was durable before still is.
+    pub fn failed(&mut self, save: Save) {
+        let chain = &mut self.chains[save.shard][save.chain];
+        self.under_way -= usize::from(std::mem::take(&mut chain.under_way));
+        chain.broken = true;
+    }
+
+    /// The epoch that the older of two snapshots of every shard has reached: nobody needs what is before it.
+    ///
+    /// `None` while some shard has not two.
+    pub fn trim_epoch(&self) -> Option<u64> {
+        let older = |chains: &[Chain; CHAINS]| {
+            let epochs = chains.iter().map(|chain| chain.durable.map(|entry| entry.epoch));
+            epochs.min().flatten()
+        };
+        self.chains.iter().map(older).min().flatten()
+    }
+
+    /// Bytes on disk.
+    pub fn bytes(&self) -> u64 {
+        self.entries().map(|entry| entry.panes_bytes + entry.state_bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: Duration = Duration::from_secs(256);
+
+    fn entry(shard: usize, chain: usize, epoch: u64) -> Entry {
+        Entry { shard, chain, epoch, begun: 1, panes_bytes: 100, whole_bytes: 100, state_bytes: 9 }
+    }
+
+    #[test]
+    fn every_shard_has_its_turn_and_chains_alternate() {
+        let (mut table, mut now) = (Table::new(&[], EVERY), Instant::now());
+        assert_eq!(table.next(now), None);
+        for epoch in 1..=3 * SHARDS as u64 {
+            now += Duration::from_secs(1);
+            let save = table.next(now).unwrap();
+            assert_eq!(table.next(now), None, "one a second");
+            let round = (epoch - 1) as usize / SHARDS;
+            assert_eq!((save.shard, save.chain), ((epoch - 1) as usize % SHARDS, round % 2));
+            assert_eq!(save.whole, round < 2);
+            assert_eq!(table.trim_epoch(), if round < 2 { None } else { Some(epoch - SHARDS as u64 * 2) });
+            table.done(entry(save.shard, save.chain, epoch));
+        }
+    }
+
+    #[test]
+    fn what_failed_or_is_not_what_the_computation_believes_begins_anew() {
+        let all: Vec<Entry> = (0..SHARDS).flat_map(|s| [entry(s, 0, 5), entry(s, 1, 6)]).collect();
+        let (mut table, now) = (Table::new(&all, EVERY), Instant::now());
+        assert_eq!(table.trim_epoch(), Some(5));
+        table.begin(0, [Some(5), Some(6)]);
+        table.begin(1, [Some(4), Some(6)]);
+        table.begin(2, [None, None]);
+        table.next(now);
+        let mut next = |seconds| table.next(now + Duration::from_secs(seconds)).unwrap();
+        let (first, second, third) = (next(1), next(2), next(3));
+        assert_eq!([first.whole, second.whole, third.whole], [false, true, true]);
+        table.failed(first);
+        assert_eq!(table.trim_epoch(), Some(5), "what was durable is");
+        for _ in 3..SHARDS {
+            table.turn += 1;
+        }
+        table.turn %= SHARDS;
+        let again = table.next(now + Duration::from_secs(1_000)).unwrap();
+        assert_eq!((again.shard, again.chain, again.whole), (0, 0, true));
+        table.lose(0, 0);
+        assert_eq!(table.trim_epoch(), None);
+        assert_eq!(table.newest(0), [entry(0, 1, 6)]);
+    }
+
+    #[test]
+    fn no_more_are_under_way_than_may_be() {
+        let (mut table, mut now) = (Table::new(&[], EVERY), Instant::now());
+        table.next(now);
+        let mut saves = Vec::new();
+        for _ in 0..20 {
+            now += Duration::from_secs(1);
+            saves.extend(table.next(now));
+        }
+        assert_eq!(saves.len(), UNDER_WAY_MAX);
+        saves.into_iter().for_each(|save| table.failed(save));
+        assert!(table.next(now + Duration::from_secs(1)).is_some());
+    }
+
+    #[test]
+    fn a_chain_that_has_grown_begins_anew() {
+        let grown = Entry { panes_bytes: 400_000, whole_bytes: 200_000, ..entry(0, 0, 1) };
+        let mut table = Table::new(&[grown, entry(0, 1, 2)], EVERY);
+        table.begin(0, [Some(1), Some(2)]);
+        let now = Instant::now();
+        table.next(now);
+        assert!(table.next(now + Duration::from_secs(1)).unwrap().whole);
+    }
+}

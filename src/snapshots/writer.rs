@@ -1,0 +1,202 @@
+//! The thread that makes saves durable, in the order that [`super`] gives.
+
+use std::io;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tidewatch_dataflows::state::{Save, Saved};
+
+use super::format::{self, Entry};
+use super::table::Table;
+use super::{MANIFEST, SnapshotError};
+use crate::disk::{DiskFile, Folder};
+use crate::metrics::Metrics;
+
+/// What is written aside ends so.
+const ASIDE: &str = ".new";
+
+/// Whether a file in the folder is one of ours that a manifest may name, or was written aside.
+pub fn is_ours(name: &str) -> bool {
+    name.ends_with(".state") || name.ends_with(".panes") || name.ends_with(ASIDE)
+}
+
+pub struct Writer {
+    folder: Folder,
+    table: Arc<Mutex<Table>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Writer {
+    pub fn new(folder: Folder, table: Arc<Mutex<Table>>, metrics: Arc<Metrics>) -> Writer {
+        Writer { folder, table, metrics }
+    }
+
+    /// Writes what comes until nobody can send any more.
+    pub fn run(&self, saves: &Receiver<Vec<Saved>>) {
+        while let Ok(mut all) = saves.recv() {
+            // What came meanwhile shares the manifest.
+            while let Ok(more) = saves.try_recv() {
+                all.extend(more);
+            }
+            if !all.is_empty() {
+                self.write(&all);
+            }
+        }
+    }
+
+    fn write(&self, saves: &[Saved]) {
+        let begun = Instant::now();
+        let (mut written, mut bytes) = (Vec::new(), 0);
+        for saved in saves {
+            match self.files(saved) {
+                Ok(entry) => {
+                    bytes += saved.state.len() + saved.panes.len();
+                    written.push((saved.save, entry));
+                }
+                Err(error) => self.failed(saved.save, &error),
+            }
+        }
+        match self.list(&written) {
+            Ok(()) => {
+                self.metrics.snapshots.inc_by(written.len() as u64);
+                self.metrics.snapshot_bytes_written.inc_by(bytes as u64);
+                self.metrics.snapshot_seconds.observe(begun.elapsed().as_secs_f64());
+            }
+            Err(error) => written.iter().for_each(|(save, _)| self.failed(*save, &error)),
+        }
+        let (on_disk, trim_epoch) = {
+            let table = self.table();
+            (table.bytes(), table.trim_epoch())
+        };
+        self.metrics.snapshot_bytes.set(i64::try_from(on_disk).unwrap_or(i64::MAX));
+        self.metrics
+            .snapshot_epoch
+            .set(trim_epoch.map_or(0, |epoch| i64::try_from(epoch).unwrap_or(i64::MAX)));
+    }
+
+    fn failed(&self, save: Save, error: &SnapshotError) {
+        tracing::warn!(
+            "a snapshot of shard {} failed and is made anew later; logs are not trimmed meanwhile: {error}",
+            save.shard
+        );
+        self.metrics.snapshot_failures.inc();
+        self.table().failed(save);
+    }
+
+    /// Makes panes and state durable, but for the folder.
+    fn files(&self, saved: &Saved) -> Result<Entry, SnapshotError> {
+        let Save { shard, chain, whole } = saved.save;
+        let epoch = saved.end.epoch;
+        let before = self.table().durable(shard, chain);
+        let mut entry = match before.filter(|_| !whole) {
+            Some(before) => Entry { epoch, ..before },
+            None => {
+                Entry { shard, chain, epoch, begun: epoch, panes_bytes: 0, whole_bytes: 0, state_bytes: 0 }
+            }
+        };
+        if before.is_none() && !whole {
+            let why = "it continues a chain that is not there".to_owned();
+            return Err(SnapshotError::Damaged {
+                path: self.folder.path().join(entry.panes_name()),
+                offset: 0,
+                why,
+            });
+        }
+        self.panes(&mut entry, saved)?;
+        let bytes = format::state(entry, &saved.end, &saved.settings, &saved.state);
+        entry.state_bytes = bytes.len() as u64;
+        self.replace(&entry.state_name(), &bytes)?;
+        Ok(entry)
+    }
+
+    fn panes(&self, entry: &mut Entry, saved: &Saved) -> Result<(), SnapshotError> {
+        let name = entry.panes_name();
+        let io = |doing: &'static str| self.io(doing, &name);
+        let too_large = || io("write to")(io::Error::from(io::ErrorKind::FileTooLarge));
+        let block = format::block(&saved.panes).ok_or_else(too_large)?;
+        let file = if entry.panes_bytes == 0 {
+            let file = self.create(&name)?;
+            let header = format::panes_header(entry);
+            file.write_at(&header, 0).map_err(io("write to"))?;
+            entry.panes_bytes = header.len() as u64;
+            file
+        } else {
+            self.folder.open(&name).map_err(io("open"))?
+        };
+        file.write_at(&block, entry.panes_bytes).map_err(io("write to"))?;
+        entry.panes_bytes += block.len() as u64;
+        // One that was cut short may have left more behind it.
+        file.set_len(entry.panes_bytes).map_err(io("truncate"))?;
+        file.sync().map_err(io("sync"))?;
+        if entry.begun == entry.epoch {
+            entry.whole_bytes = entry.panes_bytes;
+        }
+        Ok(())
+    }
+
+    /// Makes a new manifest durable with these in it, then removes what they replace.
+    fn list(&self, written: &[(Save, Entry)]) -> Result<(), SnapshotError> {
+        if written.is_empty() {
+            return Ok(());
+        }
+        self.sync_folder()?;
+        let replaced: Vec<Entry> = {
+            let table = self.table();
+            written.iter().filter_map(|(save, _)| table.durable(save.shard, save.chain)).collect()
+        };
+        let kept = {
+            let table = self.table();
+            let kept = table.entries().filter(|entry| !replaced.contains(entry));
+            kept.chain(written.iter().map(|(_, entry)| *entry)).collect::<Vec<_>>()
+        };
+        self.replace(MANIFEST, &format::manifest(kept.into_iter()))?;
+        self.sync_folder()?;
+        let mut table = self.table();
+        written.iter().for_each(|(_, entry)| table.done(*entry));
+        let held: Vec<String> = table.entries().map(|entry| entry.panes_name()).collect();
+        drop(table);
+        for old in replaced {
+            // A file that stays is removed at the next start.
+            let _ = self.folder.remove(&old.state_name());
+            let panes = old.panes_name();
+            if !held.contains(&panes) {
+                let _ = self.folder.remove(&panes);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a file aside, syncs it, and puts it in its place; the folder is still to be synced.
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let aside = format!("{name}{ASIDE}");
+        let file = self.create(&aside)?;
+        file.write_at(bytes, 0).map_err(self.io("write to", &aside))?;
+        file.sync().map_err(self.io("sync", &aside))?;
+        self.folder.rename(&aside, name).map_err(self.io("rename", &aside))
+    }
+
+    /// Makes a file; what one that failed left behind is removed first.
+    fn create(&self, name: &str) -> Result<Box<dyn DiskFile>, SnapshotError> {
+        match self.folder.create(name) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                self.folder.remove(name).map_err(self.io("remove", name))?;
+                self.folder.create(name).map_err(self.io("create", name))
+            }
+            other => other.map_err(self.io("create", name)),
+        }
+    }
+
+    fn sync_folder(&self) -> Result<(), SnapshotError> {
+        self.folder.sync().map_err(self.io("sync the folder", ""))
+    }
+
+    fn io(&self, doing: &'static str, name: &str) -> impl Fn(io::Error) -> SnapshotError + use<> {
+        let path = self.folder.path().join(name);
+        move |source| SnapshotError::Io { doing, path: path.clone(), source }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
