@@ -89,7 +89,7 @@ const fn outside(name: &'static str, only: &'static [&'static str], instead: &'s
     Outside { name, only, instead }
 }
 
-const TIMELY: &str = "keep it in driver.rs, graph.rs and engine.rs, which change when timely does";
+const TIMELY: &str = "keep it in driver.rs, graph.rs and engine/, which change when timely does";
 
 const OUTSIDE_OF_WORKER: &[Outside] = &[
     outside("timely", &["engine"], TIMELY),
@@ -244,7 +244,7 @@ fn pure_from_worker(from: &str, target: &[String]) -> Option<String> {
     let first = target.first().map_or("", String::as_str);
     let more = PURE_FROM_WORKER.iter().find(|(room, _)| *room == from).map_or(&[][..], |(_, more)| more);
     let allowed = ["main", "app", "lib"].contains(&from) || NOUNS.contains(&first) || more.contains(&first);
-    (!allowed).then(|| format!("{from} may not know {first} of the dataflows: only engine.rs runs the graph"))
+    (!allowed).then(|| format!("{from} may not know {first} of the dataflows: only engine/ runs the graph"))
 }
 
 /// All Rust files below a folder of the repository, sorted, relative to it.
@@ -347,9 +347,9 @@ fn the_reader_finds_seeded_violations() {
         worker("source/receive.rs", "fn f() { super::super::engine::run(); }"),
         worker("source/receive.rs", "use super::super::{labels::Labels, store};"),
         worker("journal.rs", "use super::outbox::Outbox;"),
-        worker("engine.rs", "use crate::store::Row;"),
-        worker("engine.rs", "use crate::store::{Latest, Row};"),
-        worker("engine.rs", "use crate::store;"),
+        worker("engine/mod.rs", "use crate::store::Row;"),
+        worker("engine/mod.rs", "use crate::store::{Latest, Row};"),
+        worker("engine/mod.rs", "use crate::store;"),
         worker("labels.rs", "pub use crate :: journal\n:: Journal;"),
         worker("labels.rs", "use crate::*;"),
         worker("labels.rs", "use tidewatch::journal::Journal;"),
@@ -386,8 +386,11 @@ fn the_reader_finds_seeded_violations() {
         worker("source/receive.rs", "const R: &str = r#\"use crate::sinks; \"quoted\" \"#;"),
         worker("source/receive.rs", "fn f() {}\n#[cfg(test)]\nmod tests { use crate::sinks::Sink; }\n"),
         worker("generate/tests.rs", "use crate::sinks::Sink;"),
-        worker("engine.rs", "use crate::{store::Latest, journal::Reader}; use tidewatch_dataflows::graph;"),
-        worker("engine.rs", "use timely::dataflow::Scope;"),
+        worker(
+            "engine/mod.rs",
+            "use crate::{store::Latest, journal::Reader}; use tidewatch_dataflows::graph;",
+        ),
+        worker("engine/mod.rs", "use timely::dataflow::Scope;"),
         worker("app.rs", "use crate::{api, sinks, source}; use anyhow::Context;"),
         worker("lib.rs", "pub mod app; pub mod metrics;"),
         pure(

@@ -1,0 +1,64 @@
+//! How long the operators run, as timely logs it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tidewatch_dataflows::graph::OPERATORS;
+use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
+
+use crate::metrics::{Metrics, Operator};
+
+/// Nanoseconds operators were scheduled for, by name, summed over workers.
+#[derive(Default)]
+pub(super) struct Busy(Mutex<HashMap<String, u64>>);
+
+impl Busy {
+    fn add(&self, seen: &mut HashMap<String, u64>) {
+        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (name, nanos) in seen.drain() {
+            *all.entry(name).or_default() += nanos;
+        }
+    }
+
+    pub(super) fn publish(&self, metrics: &Metrics) {
+        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (operator, nanos) in all.drain() {
+            metrics.operator_seconds.get_or_create(&Operator { operator }).inc_by(nanos as f64 / 1e9);
+        }
+    }
+}
+
+/// Has timely tell when operators run; sums it up by name.
+pub(super) fn log_operators(worker: &timely::worker::Worker, busy: &Arc<Busy>) {
+    let names = [OPERATORS[0], OPERATORS[1], "source", "outbox"];
+    let (mut operators, mut running) =
+        (HashMap::<usize, &'static str>::new(), HashMap::<usize, Duration>::new());
+    let (mut seen, busy) = (HashMap::new(), Arc::clone(busy));
+    let Some(mut register) = worker.log_register() else { return };
+    register.insert::<TimelyEventBuilder, _>("timely", move |_, events| {
+        for (at, event) in events.iter_mut().flat_map(|events| events.drain(..)) {
+            match event {
+                TimelyEvent::Operates(operates) => {
+                    operators.extend(
+                        names.iter().find(|name| **name == operates.name).map(|name| (operates.id, *name)),
+                    );
+                }
+                TimelyEvent::Schedule(schedule) => match (operators.get(&schedule.id), schedule.start_stop) {
+                    (Some(_), StartStop::Start) => {
+                        running.insert(schedule.id, at);
+                    }
+                    (Some(name), StartStop::Stop) => {
+                        if let Some(start) = running.remove(&schedule.id) {
+                            *seen.entry((*name).to_owned()).or_default() +=
+                                at.saturating_sub(start).as_nanos() as u64;
+                        }
+                    }
+                    (None, _) => {}
+                },
+                _ => {}
+            }
+        }
+        busy.add(&mut seen);
+    });
+}

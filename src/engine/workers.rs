@@ -1,0 +1,176 @@
+//! The timely workers: threads that build the dataflow, step it, and answer questions between their steps.
+//!
+//! Not here: what feeds them (`feeder`) and who takes what they hand on (`merger`).
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tidewatch_dataflows::driver;
+use tidewatch_dataflows::graph;
+use tidewatch_dataflows::outcome::Outcomes;
+use tidewatch_dataflows::sample::{EpochEnd, Mark, Samples};
+use tidewatch_dataflows::settings::Settings;
+use timely::container::{CapacityContainerBuilder, NoopBuilder};
+use timely::dataflow::operators::Probe;
+use timely::dataflow::operators::generic::{OutputBuilder, builder_rc::OperatorBuilder};
+use timely::dataflow::{ProbeHandle, Scope, Stream, StreamVec};
+use timely::scheduling::SyncActivator;
+
+use super::busy::{Busy, log_operators};
+use super::questions::{Asked, serve};
+use super::{EngineError, OnFatal, PATIENCE, Progress, message_of};
+
+/// Batches that may wait for one worker.
+const BATCHES_QUEUED: usize = 64;
+/// Epochs a source may be ahead of the output.
+const EPOCHS_IN_FLIGHT: u64 = 4;
+/// How long a worker may take to build its dataflow.
+const START_MAX: Duration = Duration::from_secs(30);
+/// How long a thread sleeps before it looks at the stop flag again.
+pub(super) enum Message {
+    Batch(Samples),
+    Mark(Mark),
+}
+
+/// The sending side of one worker's source.
+pub(super) struct Feed {
+    pub(super) queue: SyncSender<Message>,
+    pub(super) activator: SyncActivator,
+    pub(super) asked: Asked,
+}
+
+pub(super) type Guards = timely::communication::WorkerGuards<()>;
+
+/// Starts the workers and waits until each has built its dataflow.
+pub(super) fn start_workers(
+    workers: usize,
+    settings: &Settings,
+    to_merger: Vec<SyncSender<(EpochEnd, Outcomes)>>,
+    progress: &Arc<Progress>,
+    busy: &Arc<Busy>,
+    quit: &Arc<AtomicBool>,
+    on_fatal: &OnFatal,
+) -> Result<(Vec<Feed>, Guards), EngineError> {
+    let (announce, announced) = sync_channel(workers);
+    let announce = Mutex::new(announce);
+    let shared = (
+        Arc::new(settings.clone()),
+        Arc::clone(&progress.sizes),
+        Arc::clone(busy),
+        Arc::clone(quit),
+        Arc::clone(on_fatal),
+    );
+    let to_merger: Vec<_> = to_merger.into_iter().map(|sender| Mutex::new(Some(sender))).collect();
+    let guards = timely::execute(timely::Config::process(workers), move |worker| {
+        let (settings, sizes, busy, quit, on_fatal) = shared.clone();
+        let index = worker.index();
+        let announce = announce.lock().expect("no worker panics while announcing").clone();
+        let to_merger = to_merger[index]
+            .lock()
+            .expect("each worker takes its own")
+            .take()
+            .expect("each worker takes it once");
+        let run = std::panic::AssertUnwindSafe(|| {
+            log_operators(worker, &busy);
+            let (queue, messages) = sync_channel(BATCHES_QUEUED);
+            let (activator, gates) = worker.dataflow(|scope| {
+                let probe = ProbeHandle::new();
+                let (samples, marks, activator) = source(scope, messages, probe.clone());
+                let (outcomes, gates) = graph::build(samples, marks.clone(), &settings, &sizes);
+                driver::complete(outcomes, marks, "outbox", move |end, all| send(&to_merger, end, all))
+                    .probe_with(&probe);
+                (activator, gates)
+            });
+            let (asked, questions) = Asked::new(activator.clone());
+            announce.send((index, Feed { queue, activator, asked })).expect("start waits for every worker");
+            while worker.has_dataflows() {
+                worker.step_or_park(Some(PATIENCE));
+                serve(&questions, &gates);
+                if quit.load(Ordering::Relaxed) {
+                    worker.installed_dataflows().into_iter().for_each(|flow| worker.drop_dataflow(flow));
+                }
+            }
+        });
+        let ended = std::panic::catch_unwind(run);
+        // Otherwise timely would go on stepping a dataflow that a panic has left half done.
+        worker.installed_dataflows().into_iter().for_each(|flow| worker.drop_dataflow(flow));
+        if let Err(panic) = ended {
+            on_fatal(EngineError::Panic { worker: index, message: message_of(panic.as_ref()) });
+        }
+    })
+    .map_err(EngineError::Timely)?;
+    let mut feeds: Vec<Option<Feed>> = (0..workers).map(|_| None).collect();
+    for _ in 0..workers {
+        let ready = announced.recv_timeout(START_MAX);
+        let (index, feed) =
+            ready.map_err(|_| EngineError::Timely(format!("a worker was not ready within {START_MAX:?}")))?;
+        feeds[index] = Some(feed);
+    }
+    Ok((feeds.into_iter().flatten().collect(), guards))
+}
+
+/// Hands an epoch to the merger; false if it is full.
+fn send(to_merger: &SyncSender<(EpochEnd, Outcomes)>, end: EpochEnd, all: &mut Outcomes) -> bool {
+    all.settle();
+    match to_merger.try_send((end, std::mem::take(all))) {
+        Ok(()) => true,
+        Err(TrySendError::Full((_, back))) => {
+            *all = back;
+            false
+        }
+        // The merger ended with an error that is being reported; there is nobody to hand this to.
+        Err(TrySendError::Disconnected(_)) => true,
+    }
+}
+
+/// The zero-input operator that takes one worker's messages into the dataflow.
+fn source<'scope>(
+    scope: Scope<'scope, u64>,
+    messages: Receiver<Message>,
+    output: ProbeHandle<u64>,
+) -> (Stream<'scope, u64, Samples>, StreamVec<'scope, u64, Mark>, SyncActivator) {
+    let mut builder = OperatorBuilder::new("source".to_owned(), scope);
+    let info = builder.operator_info();
+    let outside = scope.worker().sync_activator_for(info.address.to_vec());
+    let again = scope.activator_for(info.address);
+    let (samples, sample_stream) = builder.new_output::<Samples>();
+    let (marks, mark_stream) = builder.new_output::<Vec<Mark>>();
+    let mut samples = OutputBuilder::<u64, NoopBuilder<Samples>>::from(samples);
+    let mut marks = OutputBuilder::<u64, CapacityContainerBuilder<Vec<Mark>>>::from(marks);
+    builder.build(move |capabilities| {
+        let mut held = Some(capabilities);
+        let mut epoch = 0_u64;
+        move |_| {
+            let Some(capabilities) = held.as_mut() else { return };
+            let (mut samples, mut marks) = (samples.activate(), marks.activate());
+            for _ in 0..BATCHES_QUEUED {
+                if output.less_than(&epoch.saturating_sub(EPOCHS_IN_FLIGHT)) {
+                    again.activate_after(Duration::from_micros(200));
+                    return;
+                }
+                match messages.try_recv() {
+                    Ok(Message::Batch(mut batch)) => {
+                        samples.session_with_builder(&capabilities[0]).give_container(&mut batch)
+                    }
+                    Ok(Message::Mark(mark)) => {
+                        let ends = matches!(mark, Mark::End(_));
+                        marks.session(&capabilities[1]).give(mark);
+                        if ends {
+                            epoch += 1;
+                            capabilities.iter_mut().for_each(|capability| capability.downgrade(&epoch));
+                        }
+                    }
+                    Err(TryRecvError::Empty) => return,
+                    Err(TryRecvError::Disconnected) => {
+                        held = None;
+                        return;
+                    }
+                }
+            }
+            again.activate();
+        }
+    });
+    (sample_stream, mark_stream, outside)
+}
