@@ -1,1 +1,220 @@
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::SeqCst;
 
+use tidewatch_dataflows::sample::SHARDS;
+
+use super::*;
+use crate::disk::testing::Faults;
+
+/// A folder of its own that goes away.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new() -> Temporary {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let name = format!("tidewatch-snapshots-{}-{}", std::process::id(), NEXT.fetch_add(1, SeqCst));
+        Temporary(std::env::temp_dir().join(name))
+    }
+
+    fn files(&self, suffix: &str) -> Vec<PathBuf> {
+        let mut files: Vec<PathBuf> =
+            std::fs::read_dir(&self.0).unwrap().map(|f| f.unwrap().path()).collect();
+        files.retain(|file| file.to_string_lossy().ends_with(suffix));
+        files.sort();
+        files
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn open(folder: impl Into<Folder>) -> Snapshots {
+    Snapshots::open(folder, Duration::from_secs(300), Arc::new(Metrics::new())).unwrap()
+}
+
+fn saved(shard: usize, chain: usize, whole: bool, epoch: u64) -> Saved {
+    Saved {
+        save: Save { shard, chain, whole },
+        end: EpochEnd { epoch, stream_ms: 7, close_ms: 6, last_of_input: false },
+        settings: Settings::default(),
+        state: format!("state {epoch}").into_bytes(),
+        panes: vec![epoch as u8; 40],
+    }
+}
+
+/// What a shard would begin with: epoch, state, panes.
+fn loaded(snapshots: &Snapshots, shard: usize) -> Option<(u64, Vec<u8>, Vec<Vec<u8>>)> {
+    snapshots.load(shard).unwrap().map(|loaded| {
+        let held = loaded.held();
+        assert_eq!((held.end.stream_ms, held.end.close_ms), (7, 6));
+        (held.end.epoch, held.state.to_vec(), held.panes.into_iter().map(<[u8]>::to_vec).collect())
+    })
+}
+
+fn want(epoch: u64, panes: &[u64]) -> Option<(u64, Vec<u8>, Vec<Vec<u8>>)> {
+    let panes = panes.iter().map(|epoch| vec![*epoch as u8; 40]).collect();
+    Some((epoch, format!("state {epoch}").into_bytes(), panes))
+}
+
+/// Two chains of shard 9: the first with the saves 1, 3 and 5, the second with 2 and 4.
+fn two_chains(folder: &Path) {
+    let snapshots = open(folder);
+    for epoch in 1..=5_u64 {
+        snapshots.take(vec![saved(9, (epoch as usize + 1) % 2, epoch < 3, epoch)]);
+    }
+}
+
+#[test]
+fn what_was_taken_is_there_after_a_start_and_nothing_else() {
+    let folder = Temporary::new();
+    two_chains(&folder.0);
+    let snapshots = open(&folder.0);
+    assert_eq!(loaded(&snapshots, 9), want(5, &[1, 3, 5]));
+    assert_eq!(loaded(&snapshots, 8), None);
+    assert_eq!(snapshots.trim_epoch(), None, "other shards have none");
+    assert_eq!(folder.files(".state").len(), 2);
+    assert_eq!(folder.files(".panes").len(), 2);
+    let on_disk: u64 = folder.files("").iter().map(|f| f.metadata().unwrap().len()).sum();
+    let manifest = folder.0.join(MANIFEST).metadata().unwrap().len();
+    assert_eq!(snapshots.bytes(), on_disk - manifest);
+    // A chain that begins anew has its own panes only.
+    snapshots.take(vec![saved(9, 0, true, 6)]);
+    drop(snapshots);
+    assert_eq!(loaded(&open(&folder.0), 9), want(6, &[6]));
+    assert_eq!(folder.files(".panes").len(), 2);
+}
+
+#[test]
+fn every_damaged_byte_is_noticed_and_the_snapshot_before_is_used() {
+    let folder = Temporary::new();
+    two_chains(&folder.0);
+    let newest = folder.files(".state").into_iter().find(|f| f.to_string_lossy().contains("a-")).unwrap();
+    let panes = folder.files(".panes").into_iter().find(|f| f.to_string_lossy().contains("a-")).unwrap();
+    for file in [newest, panes] {
+        let good = std::fs::read(&file).unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (at % 8);
+            std::fs::write(&file, &bad).unwrap();
+            match open(&folder.0).load(9) {
+                Ok(Some(loaded)) => assert_eq!(loaded.held().end.epoch, 4, "{} at {at}", file.display()),
+                Ok(None) => panic!("{} at {at}: the other chain is good", file.display()),
+                // No checksum covers the version of a format that is not known.
+                Err(SnapshotError::Version { .. }) => assert!((8..12).contains(&at), "at {at}"),
+                Err(other) => panic!("{} at {at}: {other}", file.display()),
+            }
+        }
+        for length in 0..good.len() {
+            std::fs::write(&file, &good[..length]).unwrap();
+            assert_eq!(loaded(&open(&folder.0), 9), want(4, &[2, 4]), "the first {length} bytes");
+        }
+        std::fs::write(&file, &good).unwrap();
+    }
+    let metrics = Arc::new(Metrics::new());
+    let snapshots = Snapshots::open(&folder.0, Duration::from_secs(1), Arc::clone(&metrics)).unwrap();
+    assert_eq!(loaded(&snapshots, 9), want(5, &[1, 3, 5]));
+    assert_eq!(metrics.snapshots_damaged.get(), 0);
+    let files = folder.files("");
+    files.iter().filter(|f| !f.ends_with(MANIFEST)).for_each(|f| std::fs::write(f, "x").unwrap());
+    assert_eq!(loaded(&snapshots, 9), None);
+    assert_eq!(metrics.snapshots_damaged.get(), 2);
+}
+
+#[test]
+fn a_manifest_that_is_damaged_or_gone_is_made_again() {
+    let folder = Temporary::new();
+    two_chains(&folder.0);
+    let path = folder.0.join(MANIFEST);
+    let good = std::fs::read(&path).unwrap();
+    for at in (0..8).chain(12..good.len()) {
+        let mut bad = good.clone();
+        bad[at] ^= 0x10;
+        std::fs::write(&path, &bad).unwrap();
+        assert_eq!(loaded(&open(&folder.0), 9), want(5, &[1, 3, 5]), "byte {at}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    let snapshots = open(&folder.0);
+    assert_eq!(loaded(&snapshots, 9), want(5, &[1, 3, 5]));
+    snapshots.begin(9, [Some(5), Some(4)]);
+    snapshots.take(vec![saved(9, 1, false, 6)]);
+    drop(snapshots);
+    assert_eq!(loaded(&open(&folder.0), 9), want(6, &[2, 4, 6]));
+}
+
+#[test]
+fn another_version_is_an_error_that_says_so() {
+    let folder = Temporary::new();
+    two_chains(&folder.0);
+    for file in folder.files("") {
+        let good = std::fs::read(&file).unwrap();
+        let mut newer = good.clone();
+        newer[8] = 9;
+        std::fs::write(&file, &newer).unwrap();
+        let opened = Snapshots::open(&folder.0, Duration::from_secs(1), Arc::new(Metrics::new()));
+        let error = opened.and_then(|snapshots| snapshots.load(9).map(|_| ())).map_err(|e| e.to_string());
+        match error {
+            Err(text) => assert!(
+                text.ends_with("has version 9 of the snapshot format; this program reads version 1"),
+                "{text}"
+            ),
+            // The chain that is not asked for.
+            Ok(()) => assert!(file.to_string_lossy().contains("b-"), "{}", file.display()),
+        }
+        std::fs::write(&file, &good).unwrap();
+    }
+}
+
+#[test]
+fn what_fails_leaves_what_was_and_the_chain_begins_anew() {
+    let folder = Temporary::new();
+    let faults = Arc::new(Faults::default());
+    let metrics = Arc::new(Metrics::new());
+    let snapshots =
+        Snapshots::open(faults.folder(&folder.0), Duration::from_secs(256), Arc::clone(&metrics)).unwrap();
+    let wait = |n: u64| {
+        let all = || metrics.snapshots.get() + metrics.snapshot_failures.get();
+        while all() < n {
+            std::thread::yield_now();
+        }
+    };
+    snapshots.take(vec![saved(0, 0, true, 1), saved(0, 1, true, 2)]);
+    wait(2);
+    for (n, fail) in [true, false].into_iter().enumerate() {
+        faults.room(fail.then_some(30));
+        faults.no_sync.store(!fail, SeqCst);
+        snapshots.take(vec![saved(0, 0, false, 3 + n as u64)]);
+        wait(3 + n as u64);
+        faults.room(None);
+        faults.no_sync.store(false, SeqCst);
+        assert_eq!(loaded(&snapshots, 0), want(2, &[2]));
+        assert_eq!(loaded(&open(&folder.0), 0), want(2, &[2]));
+    }
+    assert_eq!((metrics.snapshots.get(), metrics.snapshot_failures.get()), (2, 2));
+    let mut table = snapshots.table();
+    let now = Instant::now();
+    table.next(now);
+    let next = table.next(now + Duration::from_secs(2)).unwrap();
+    assert_eq!(next, Save { shard: 0, chain: 0, whole: true });
+    drop(table);
+    snapshots.take(vec![saved(0, 0, true, 6)]);
+    wait(5);
+    assert_eq!(loaded(&open(&folder.0), 0), want(6, &[6]));
+}
+
+#[test]
+fn logs_may_be_trimmed_behind_the_older_snapshot_of_every_shard() {
+    let folder = Temporary::new();
+    let snapshots = open(&folder.0);
+    snapshots.take((0..SHARDS).map(|shard| saved(shard, 0, true, 10 + shard as u64)).collect());
+    snapshots.take((1..SHARDS).map(|shard| saved(shard, 1, true, 500)).collect());
+    drop(snapshots);
+    assert_eq!(open(&folder.0).trim_epoch(), None);
+    let snapshots = open(&folder.0);
+    snapshots.take(vec![saved(0, 1, true, 400)]);
+    drop(snapshots);
+    assert_eq!(open(&folder.0).trim_epoch(), Some(10));
+}

@@ -34,17 +34,14 @@ impl Writer {
 
     /// Writes what comes until nobody can send any more.
     pub fn run(&self, saves: &Receiver<Vec<Saved>>) {
-        while let Ok(mut all) = saves.recv() {
-            // What came meanwhile shares the manifest.
-            while let Ok(more) = saves.try_recv() {
-                all.extend(more);
-            }
-            if !all.is_empty() {
-                self.write(&all);
+        while let Ok(some) = saves.recv() {
+            if !some.is_empty() {
+                self.write(&some);
             }
         }
     }
 
+    /// Makes these durable, all of different chains, with one manifest.
     fn write(&self, saves: &[Saved]) {
         let begun = Instant::now();
         let (mut written, mut bytes) = (Vec::new(), 0);
