@@ -49,6 +49,8 @@ pub struct Config {
     pub journal: Journal,
     /// The log out.
     pub outbox: Outbox,
+    /// What a start begins from.
+    pub snapshots: Snapshots,
     /// What can be read back.
     pub store: Store,
     /// Who is asked for samples, beside what is sent to us.
@@ -102,6 +104,13 @@ pub enum Sync {
 pub struct Outbox {
     /// Most bytes on disk; beyond it the computation waits for the sinks.
     pub bytes_max: u64,
+}
+
+/// Snapshots of the computation's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Snapshots {
+    /// In which time each shard is saved once.
+    pub every_ms: i64,
 }
 
 /// The store.
@@ -208,6 +217,7 @@ impl Default for Config {
             },
             journal: Journal { sync: Sync::Commit, bytes_max: 20 << 30 },
             outbox: Outbox { bytes_max: 10 << 30 },
+            snapshots: Snapshots { every_ms: 300_000 },
             store: Store {
                 kind: StoreKind::Embedded,
                 retention_ms: 30 * 86_400_000,
@@ -325,6 +335,13 @@ impl Reader {
             outbox: Outbox {
                 bytes_max: self.size("outbox.bytes_max", 1 << 20, 1 << 50, d.outbox.bytes_max)?,
             },
+            snapshots: Snapshots {
+                every_ms: self
+                    .leaf("snapshots.every", "a duration from 1s to 1h", |g| {
+                        g.duration_ms().filter(|ms| (1_000..=3_600_000).contains(ms))
+                    })?
+                    .unwrap_or(d.snapshots.every_ms),
+            },
             store: Store {
                 kind: self
                     .leaf("store.kind", "embedded", |g| {
@@ -418,7 +435,7 @@ mod tests {
         }
         assert_eq!(
             reader.known.len(),
-            1 + 6 + 2 + 18,
+            1 + 6 + 2 + 19,
             "windows, their parts, sources and select, and the rest"
         );
     }
@@ -461,7 +478,7 @@ mod tests {
         let table = [
             (
                 "worker: 2",
-                "there is no setting worker (file t.yml); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, sources, store, windows, workers",
+                "there is no setting worker (file t.yml); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, windows, workers",
             ),
             (
                 "limits: {serie: 2}",
@@ -573,6 +590,10 @@ mod tests {
                 "outbox: {bytes_max: true}",
                 "outbox.bytes_max must be a size from 1MiB to 1024TiB in B, KiB, MiB, GiB or TiB; got true (file t.yml)",
             ),
+            (
+                "snapshots: {every: 2h}",
+                "snapshots.every must be a duration from 1s to 1h; got \"2h\" (file t.yml)",
+            ),
             ("store: {kind: clickhouse}", "store.kind must be embedded; got \"clickhouse\" (file t.yml)"),
             (
                 "store: {retention: 30m}",
@@ -623,22 +644,22 @@ mod tests {
             (
                 "TIDEWATCH_LIMIT__SERIES",
                 "9",
-                "there is no setting limit.series (environment TIDEWATCH_LIMIT__SERIES); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, sources, store, windows, workers",
+                "there is no setting limit.series (environment TIDEWATCH_LIMIT__SERIES); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, windows, workers",
             ),
             (
                 "TIDEWATCH_LIMITS",
                 "{}",
-                "there is no setting limits (environment TIDEWATCH_LIMITS); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, sources, store, windows, workers",
+                "there is no setting limits (environment TIDEWATCH_LIMITS); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, windows, workers",
             ),
             (
                 "TIDEWATCH_PORT__X",
                 "1",
-                "there is no setting port.x (environment TIDEWATCH_PORT__X); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, sources, store, windows, workers",
+                "there is no setting port.x (environment TIDEWATCH_PORT__X); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, windows, workers",
             ),
             (
                 "TIDEWATCH_WINDOWS__3__HOP",
                 "1m",
-                "there is no setting windows.3.hop (environment TIDEWATCH_WINDOWS__3__HOP); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, sources, store, windows, workers",
+                "there is no setting windows.3.hop (environment TIDEWATCH_WINDOWS__3__HOP); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, windows, workers",
             ),
             (
                 "TIDEWATCH_WINDOWS",
