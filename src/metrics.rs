@@ -92,6 +92,13 @@ pub struct Operator {
     pub operator: String,
 }
 
+/// Why the engine was built anew.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Restart {
+    /// What panicked: `worker`, `feeder`, `merger`.
+    pub cause: &'static str,
+}
+
 /// How a request of ours ended.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Outcome {
@@ -208,6 +215,8 @@ metrics! {
     operator_bytes: Family<Operator, IntGauge> = "tidewatch_operator_state_bytes", Family::default();
     /// Seconds an operator has computed.
     operator_seconds: Family<Operator, FloatCounter> = "tidewatch_operator_busy_seconds", Family::default();
+    /// Panics after which the engine was built anew in the same process, or was to be.
+    engine_restarts: Family<Restart, Counter> = "tidewatch_engine_restarts", Family::default();
     /// What was built, always 1.
     build_info: Family<Build, IntGauge> = "tidewatch_build_info", Family::default();
     /// Seconds of processor time used.

@@ -34,11 +34,11 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     judge(&args.files, format)?;
     let options = Options { format, strict: args.strict, allow_future: args.allow_future, clock: now_ms };
     let (from_ms, to_ms) = range(args)?;
-    let on_fatal: OnFatal = Arc::new(|message| {
-        tracing::error!("{message}");
+    let on_fatal: OnFatal = Arc::new(|fatal| {
+        tracing::error!("{}", fatal.message);
         // Threads may wait for one that is gone; what is in the journal is durable and is computed at the next start.
         #[allow(clippy::disallowed_methods)]
-        std::process::exit(1);
+        std::process::exit(fatal.code.into());
     });
     let stack = Stack::open(&config, Mode::File, args.allow_future, &on_fatal);
     if args.into_history {

@@ -23,7 +23,7 @@ use crate::store::{Store, judge_rows_per_day, rows_per_day};
 
 use super::history::jobs::Histories;
 use super::sources::{self, Sources};
-use super::stack::{OnFatal, Stack};
+use super::stack::{Fatal, OnFatal, Stack};
 use super::{now_ms, process, windows_in_words};
 
 /// How long requests may take to end after SIGTERM.
@@ -44,7 +44,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     sources::clients(&config, &Arc::new(Metrics::new())).context("the configuration cannot be used")?;
     let (fatal_to, mut fatal_from) = mpsc::unbounded_channel();
     // The receiver lives as long as this function: a message is lost only when the process ends anyway.
-    let on_fatal: OnFatal = Arc::new(move |message| drop(fatal_to.send(message)));
+    let on_fatal: OnFatal = Arc::new(move |fatal| drop(fatal_to.send(fatal)));
     let opened = Instant::now();
     let stack = Arc::new(Stack::open(&config, Mode::Live, false, &on_fatal)?);
     announce(&config, &stack, opened);
@@ -96,7 +96,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     });
     let fatal = tokio::select! {
         signal = told_to_stop() => { tracing::info!("{signal}: draining"); None }
-        message = fatal_from.recv() => message,
+        fatal = fatal_from.recv() => fatal,
     };
     worker.closing.store(true, Ordering::Relaxed);
     drop(stop_to);
@@ -104,11 +104,11 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     if tokio::time::timeout(GRACE, server).await.is_err() {
         tracing::warn!("some requests did not end within {GRACE:?} and are cut off");
     }
-    if let Some(message) = fatal {
+    if let Some(Fatal { message, code }) = fatal {
         tracing::error!("{message}");
         // Threads may wait for one that is gone; everything acknowledged is durable, so the process just ends.
         #[allow(clippy::disallowed_methods)]
-        std::process::exit(1);
+        std::process::exit(code.into());
     }
     drop(worker);
     let full = Arc::clone(&stack);
@@ -118,9 +118,13 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         stack.close()
     };
     tokio::task::spawn_blocking(close).await.context("closing")??;
-    match full.engine_progress.outbox_full.load(Ordering::Relaxed) {
-        true => tracing::warn!("everything taken is durable; the outbox is full, so not all of it is stored"),
-        false => tracing::info!("everything taken is stored"),
+    let last = full.journal.last_epoch_end().map_or(0, |end| end.epoch);
+    if full.engine_progress.outbox_full.load(Ordering::Relaxed) {
+        tracing::warn!("everything taken is durable; the outbox is full, so not all of it is stored");
+    } else if full.sink_progress.epoch.load(Ordering::Acquire) < last {
+        tracing::warn!("everything taken is durable; not all of it is computed, the next start does it");
+    } else {
+        tracing::info!("everything taken is stored");
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -12,7 +12,7 @@ use anyhow::{Context, bail};
 
 use crate::config::Config;
 use crate::disk::Folder;
-use crate::engine::{self, Engine, Freed, Questions};
+use crate::engine::{self, Engine, EngineError, Freed, Questions};
 use crate::journal::{self, Journal, Mode};
 use crate::labels::{self, Labels};
 use crate::metrics::{Build, Metrics};
@@ -62,8 +62,20 @@ struct Running {
     release: JoinHandle<()>,
 }
 
-/// Called with the sentence that ends the process.
-pub type OnFatal = Arc<dyn Fn(String) + Send + Sync>;
+/// What ends the process.
+#[derive(Clone, Debug)]
+pub struct Fatal {
+    /// The sentence.
+    pub message: String,
+    /// The exit code.
+    pub code: u8,
+}
+
+/// Exit code that asks whoever started the process to start it again: what is durable is as it should be.
+pub const RESTART_ME: u8 = 75;
+
+/// Called with what ends the process.
+pub type OnFatal = Arc<dyn Fn(Fatal) + Send + Sync>;
 
 impl Stack {
     /// Opens the data directory and starts engine and sink.
@@ -117,7 +129,7 @@ impl Stack {
             labels: Arc::clone(&labels),
             metrics: Arc::clone(&metrics),
             clock: now_ms,
-            on_fatal: fatal(on_fatal),
+            on_fatal: fatal(on_fatal, |_| false),
         };
         let sink = StoreSink::start(&outbox_dir, Arc::clone(&durable), sink_parts)?;
         let (freed_to, freed_from) = channel();
@@ -125,11 +137,11 @@ impl Stack {
         let engine = Engine::start(
             config.workers,
             &config.settings(),
-            journal.reader().context("reading the journal")?,
+            journal.clone(),
             outbox,
             Arc::clone(&metrics),
             engine::Listeners { freed: hand_on(freed_to), types: tell(&labels) },
-            fatal(on_fatal),
+            fatal(on_fatal, EngineError::restart_helps),
         )?;
         Ok(Stack {
             metrics,
@@ -179,6 +191,10 @@ impl Stack {
         }
         if self.engine_progress.outbox_full.load(Ordering::Relaxed) {
             return Err("the outbox is at its bound outbox.bytes_max; the computation waits".to_owned());
+        }
+        if let Some(engine::Restarted { after, upto }) = self.engine_progress.restarted() {
+            let at = self.engine_progress.computed();
+            return Err(format!("the engine was restarted after: {after}; at epoch {at} of {upto}"));
         }
         let stored = self.sink_progress.epoch.load(Ordering::Acquire);
         if stored < self.found_epoch {
@@ -230,9 +246,16 @@ fn segment_bytes(bytes_max: u64) -> u64 {
     SEGMENT_BYTES.min(bytes_max / 8).max(1 << 20)
 }
 
-fn fatal<E: std::fmt::Display>(on_fatal: &OnFatal) -> Arc<dyn Fn(E) + Send + Sync> {
+/// Ends the process with an error, and with [`RESTART_ME`] where another start may do better.
+fn fatal<E: std::fmt::Display + 'static>(
+    on_fatal: &OnFatal,
+    restart_helps: fn(&E) -> bool,
+) -> Arc<dyn Fn(E) + Send + Sync> {
     let on_fatal = Arc::clone(on_fatal);
-    Arc::new(move |error| on_fatal(error.to_string()))
+    Arc::new(move |error| {
+        let code = if restart_helps(&error) { RESTART_ME } else { 1 };
+        on_fatal(Fatal { message: error.to_string(), code });
+    })
 }
 
 /// Another process has the data directory.

@@ -1,33 +1,66 @@
 //! The feeder: reads the journal and deals it out to the workers.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tidewatch_dataflows::driver::BATCH_SAMPLES;
 use tidewatch_dataflows::sample::{Control, Mark, MetricType, Samples};
 
-use super::workers::{Feed, Guards, Message};
-use super::{PATIENCE, Progress};
-use crate::journal::{JournalError, Reader, Record};
+use super::generation::Signals;
+use super::start::Start;
+use super::workers::{Feed, Message};
+use super::{OnTypes, PATIENCE, Progress};
+use crate::journal::{JournalError, Record};
+
+/// Who is told of types, by one generation after the other.
+pub(super) type Types = Arc<Mutex<ToldTypes>>;
+
+/// Tells types epoch by epoch, each epoch once: a generation that begins again would tell old types after new ones.
+pub(super) struct ToldTypes {
+    to: OnTypes,
+    /// The newest epoch told.
+    upto: Option<u64>,
+    /// Of the epoch at hand.
+    waiting: Vec<(u64, MetricType)>,
+}
+
+impl ToldTypes {
+    pub(super) fn new(to: OnTypes) -> ToldTypes {
+        ToldTypes { to, upto: None, waiting: Vec::new() }
+    }
+
+    fn end(&mut self, epoch: u64) {
+        if self.upto.is_none_or(|upto| upto < epoch) {
+            self.upto = Some(epoch);
+            if !self.waiting.is_empty() {
+                (self.to)(&self.waiting);
+            }
+        }
+        self.waiting.clear();
+    }
+}
 
 /// Reads the journal and deals its batches out to the workers in turn; every worker gets every epoch's marks.
 ///
-/// Ends when the journal is read to its end, or when a worker is gone: that one has told why, and the rest of the
-/// journal is for the next start.
+/// Ends when the journal is read to its end, or when a worker is gone: that one has told why, and another generation
+/// begins again.
 pub(super) fn feed(
-    mut reader: Reader,
+    start: Start,
     feeds: &[Feed],
     progress: &Progress,
-    quit: &AtomicBool,
-    mut types: impl FnMut(&[(u64, MetricType)]),
+    signals: &Signals,
+    types: &Mutex<ToldTypes>,
 ) -> Result<(), JournalError> {
+    let mut reader = start.reader;
     let (mut turn, mut all_there) = (0, true);
+    let mut types = types.lock().unwrap_or_else(PoisonError::into_inner);
+    types.waiting.clear();
     let put = |to: usize, message: Message| {
         let sent = feeds[to].queue.send(message).is_ok();
         sent && feeds[to].activator.activate().is_ok()
     };
     let tell = |mark: Mark| (0..feeds.len()).all(|to| put(to, Message::Mark(mark.clone())));
-    while all_there && !quit.load(Ordering::Relaxed) {
+    while all_there && !signals.over() {
         match reader.next(PATIENCE)? {
             Some(Record::Samples(samples)) => {
                 progress.samples.fetch_add(samples.len() as u64, Ordering::Relaxed);
@@ -36,10 +69,13 @@ pub(super) fn feed(
                     put(turn, Message::Batch(part))
                 });
             }
-            Some(Record::EpochEnd(end)) => all_there = tell(Mark::End(end)),
+            Some(Record::EpochEnd(end)) => {
+                types.end(end.epoch);
+                all_there = tell(Mark::End(end));
+            }
             Some(Record::Control(control)) => {
                 if let Control::Types(told) = &control {
-                    types(told);
+                    types.waiting.extend_from_slice(told);
                 }
                 all_there = tell(Mark::Control(Arc::new(control)));
             }
@@ -64,12 +100,11 @@ fn parts(samples: Samples) -> impl Iterator<Item = Samples> {
     })
 }
 
-/// Ends the sources, so that the dataflows drain, and waits for the workers.
-pub(super) fn finish((feeds, guards): (Vec<Feed>, Guards)) {
+/// Ends the sources, so that the dataflows drain and the workers end.
+pub(super) fn finish(feeds: Vec<Feed>) {
     for Feed { queue, activator, .. } in feeds {
         drop(queue);
         // An activator fails only if its worker is gone, which is what is wanted.
         let _ = activator.activate();
     }
-    guards.join().into_iter().for_each(drop);
 }

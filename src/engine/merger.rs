@@ -1,82 +1,104 @@
 //! The merger: takes each epoch from all workers, sorts it, and makes it durable in the outbox.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidewatch_dataflows::outcome::Outcomes;
 use tidewatch_dataflows::sample::{EpochEnd, Reason};
 
 use super::busy::Busy;
-use super::{Freed, PATIENCE, Progress};
+use super::generation::Signals;
+use super::{EngineError, Freed, PATIENCE, Progress};
 use crate::metrics::{Metrics, Queue, Rejected};
-use crate::outbox::{Outbox, OutboxError};
+use crate::outbox::Outbox;
 
 /// Epochs written to the outbox between two syncs, at most.
 const EPOCHS_PER_SYNC: u32 = 64;
 
+/// Who is told of freed slots, by one generation after the other.
+pub(super) type FreedTo = Arc<Mutex<Box<dyn FnMut(Freed) + Send>>>;
+
 /// Merges the workers' outcomes epoch by epoch into the outbox.
 pub(super) struct Merger {
-    pub(super) outbox: Outbox,
+    pub(super) outbox: Arc<Mutex<Outbox>>,
     pub(super) progress: Arc<Progress>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) busy: Arc<Busy>,
-    pub(super) quit: Arc<AtomicBool>,
-    pub(super) closing: Arc<AtomicBool>,
-    pub(super) freed: Box<dyn FnMut(Freed) + Send>,
+    pub(super) signals: Arc<Signals>,
+    pub(super) freed: FreedTo,
 }
 
 impl Merger {
-    pub(super) fn run(mut self, workers: &[Receiver<(EpochEnd, Outcomes)>]) -> Result<(), OutboxError> {
+    /// Runs until the workers have ended, or the generation is over.
+    pub(super) fn run(mut self, workers: &[Receiver<(EpochEnd, Outcomes)>]) -> Result<(), EngineError> {
         let mut unsynced = 0;
         let mut waiting = None;
         while let Some((end, mut all)) = waiting.take().or_else(|| self.receive(&workers[0])) {
             for worker in &workers[1..] {
-                let Some((_, mut more)) = self.receive(worker) else { return self.outbox.sync() };
+                let Some((_, mut more)) = self.receive(worker) else { return Ok(self.outbox().sync()?) };
                 all.append(&mut more);
             }
             all.settle();
             if !self.hand_over(end, all)? {
-                self.quit.store(true, Ordering::Relaxed);
+                // Nothing is lost: the next start computes it again.
+                self.signals.poison();
                 break;
             }
             unsynced += 1;
             waiting = workers[0].try_recv().ok();
             if waiting.is_none() || unsynced >= EPOCHS_PER_SYNC {
-                self.outbox.sync()?;
+                self.outbox().sync()?;
                 unsynced = 0;
-                self.progress.epoch.store(end.epoch, Ordering::Relaxed);
-                self.progress.stream_ms.store(end.stream_ms, Ordering::Relaxed);
+                self.done(end);
                 self.busy.publish(&self.metrics);
                 let depth = self.metrics.queue_depth.get_or_create(&Queue { queue: "outbox" });
                 depth.set(i64::from(waiting.is_some()));
             }
         }
-        self.outbox.sync()
+        Ok(self.outbox().sync()?)
     }
 
-    /// The next epoch of a worker; `None` when it has ended or the engine is to quit.
+    /// The outbox, for one call: a panic in it poisons the lock, and then nobody knows what it holds.
+    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().expect("after a panic in the outbox no generation follows")
+    }
+
+    /// This epoch and those before it are durable in the outbox.
+    fn done(&self, end: EpochEnd) {
+        // A generation after a panic begins with epochs that an earlier one has finished with.
+        if self.progress.epoch.load(Ordering::Relaxed) <= end.epoch {
+            self.progress.epoch.store(end.epoch, Ordering::Relaxed);
+            self.progress.stream_ms.store(end.stream_ms, Ordering::Relaxed);
+        }
+    }
+
+    /// The next epoch of a worker; `None` when it has ended or the generation is over.
     fn receive(&self, worker: &Receiver<(EpochEnd, Outcomes)>) -> Option<(EpochEnd, Outcomes)> {
         loop {
             match worker.recv_timeout(PATIENCE) {
                 Ok(epoch) => return Some(epoch),
-                Err(RecvTimeoutError::Timeout) if !self.quit.load(Ordering::Relaxed) => {}
+                Err(RecvTimeoutError::Timeout) if !self.signals.over() => {}
                 Err(_) => return None,
             }
         }
     }
 
     /// Whether the outbox took the epoch: not if it is full and the engine is to end.
-    fn hand_over(&mut self, end: EpochEnd, all: Outcomes) -> Result<bool, OutboxError> {
+    fn hand_over(&mut self, end: EpochEnd, all: Outcomes) -> Result<bool, EngineError> {
         // What the outbox holds already needs no room: after a restart state is built up to its end all the same.
-        while self.outbox.last_epoch().is_none_or(|last| last < end.epoch) && self.outbox.full() {
-            if self.quit.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed) {
+        let no_room = || {
+            let outbox = self.outbox();
+            outbox.last_epoch().is_none_or(|last| last < end.epoch) && outbox.full()
+        };
+        while no_room() {
+            if self.signals.over() || self.signals.closing() {
                 return Ok(false);
             }
             if !self.progress.outbox_full.swap(true, Ordering::Relaxed) {
                 self.metrics.limit("outbox.bytes_max");
                 // Sinks see what is synced only, and room comes from them.
-                self.outbox.sync()?;
+                self.outbox().sync()?;
                 tracing::error!(
                     "the outbox is at its bound outbox.bytes_max; nothing is computed until there is room"
                 );
@@ -84,12 +106,16 @@ impl Merger {
             std::thread::sleep(PATIENCE);
         }
         self.progress.outbox_full.store(false, Ordering::Relaxed);
-        if self.outbox.append(end.epoch, &all)? {
+        // Before any sink can see the epoch: whoever waited for it there may ask the workers.
+        self.progress.computed.store(end.epoch, Ordering::Release);
+        if self.outbox().append(end.epoch, &all)? {
             self.count(&all);
         }
+        self.progress.handed_over.fetch_add(1, Ordering::Relaxed);
         self.progress.rows.fetch_add(all.windows.len() as u64, Ordering::Relaxed);
         if !all.freed.is_empty() {
-            (self.freed)((end.epoch, all.freed));
+            let mut freed = self.freed.lock().unwrap_or_else(PoisonError::into_inner);
+            freed((end.epoch, all.freed));
         }
         Ok(true)
     }

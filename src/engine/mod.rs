@@ -10,8 +10,10 @@
 //! (a source stops while the output is [`EPOCHS_IN_FLIGHT`] epochs behind), the channels to the merger by epochs.
 //! So a slow outbox holds the workers, slow workers hold the feeder, and the feeder only reads files.
 //!
-//! The timestamp of an epoch is its ordinal since the journal's first record. A worker's panic ends the process
-//! with its message: its siblings would wait for ever.
+//! The timestamp of an epoch is its ordinal since the journal's first record.
+//!
+//! These threads together are a *generation*. A panic ends it, and the supervisor starts the next one in the same
+//! process, while API and intake go on.
 //!
 //! Between its steps a worker answers questions about what it holds ([`Questions`]).
 //!
@@ -19,13 +21,15 @@
 
 mod busy;
 mod feeder;
+mod generation;
 mod merger;
 mod questions;
+mod start;
+mod supervisor;
 mod workers;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -33,17 +37,14 @@ use tidewatch_dataflows::graph::{OPERATORS, Sizes};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 
-use self::busy::Busy;
-use self::feeder::{feed, finish};
-use self::merger::Merger;
+use self::feeder::ToldTypes;
+use self::generation::Shared;
 pub use self::questions::{AskError, Questions};
-use self::workers::start_workers;
-use crate::journal::{JournalError, Reader};
+use self::supervisor::{RESTARTS_MAX, Supervisor, WITHIN};
+use crate::journal::{Journal, JournalError};
 use crate::metrics::{Metrics, Operator};
 use crate::outbox::{Outbox, OutboxError};
 
-/// Finished epochs of one worker that may wait for the merger.
-const EPOCHS_QUEUED: usize = 4;
 /// How long a thread sleeps before it looks at the stop flag again.
 const PATIENCE: Duration = Duration::from_millis(200);
 
@@ -56,21 +57,27 @@ pub enum EngineError {
     /// The outbox cannot be written.
     #[error("the outbox cannot be written: {0}")]
     Outbox(#[from] OutboxError),
-    /// A worker panicked; its message went to standard error.
-    #[error("worker {worker} panicked: {message}")]
-    Panic {
-        /// Index of the worker.
-        worker: usize,
-        /// The panic's message.
+    /// Nobody knows what the outbox holds in memory; opening it again tells.
+    #[error("{message}, and it was in the outbox, which has to be opened again")]
+    OutboxPanic {
+        /// The panic.
         message: String,
     },
-    /// Another thread of the engine panicked; its message went to standard error.
-    #[error("the engine's {thread} panicked: {message}")]
-    ThreadPanic {
-        /// Name of the thread.
-        thread: &'static str,
-        /// The panic's message.
+    /// Building the engine anew does not help.
+    #[error("{message}; the engine was built anew {RESTARTS_MAX} times within {} minutes already", WITHIN.as_secs() / 60)]
+    TooManyRestarts {
+        /// The last panic.
         message: String,
+    },
+    /// A panic was not followed by the end of the other threads.
+    #[error("{threads} did not end within {seconds} s; before that: {after}")]
+    Stuck {
+        /// Those that go on.
+        threads: String,
+        /// Why they were to end.
+        after: String,
+        /// How long they were waited for.
+        seconds: u64,
     },
     /// A thread cannot be started.
     #[error("a thread of the engine cannot be started: {0}")]
@@ -80,12 +87,19 @@ pub enum EngineError {
     Timely(String),
 }
 
+impl EngineError {
+    /// Whether another start of the process may do better: nothing that is durable is wrong.
+    pub fn restart_helps(&self) -> bool {
+        !matches!(self, EngineError::Journal(_) | EngineError::Outbox(_))
+    }
+}
+
 /// Where the engine is; read by the API.
 #[derive(Debug)]
 pub struct Progress {
     /// Samples handed to the workers since the process started.
     pub samples: AtomicU64,
-    /// The newest epoch in the outbox; 0 for none.
+    /// The newest epoch computed since the process started, and durable in the outbox; 0 for none.
     pub epoch: AtomicU64,
     /// Its stream time; `i64::MIN` for none.
     pub stream_ms: AtomicI64,
@@ -95,6 +109,63 @@ pub struct Progress {
     pub outbox_full: AtomicBool,
     /// What the workers hold.
     pub sizes: Arc<Sizes>,
+    /// The newest epoch that the present generation has computed; 0 for none.
+    computed: AtomicU64,
+    /// The newest epoch that the journal held when the present generation began.
+    upto: AtomicU64,
+    /// Generations begun, and waits before them.
+    generation: AtomicU64,
+    /// Epochs handed to the outbox, those that it holds already included.
+    handed_over: AtomicU64,
+    restarted: Mutex<Option<Restarted>>,
+}
+
+/// Why the engine was built anew the last time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restarted {
+    /// The panic.
+    pub after: String,
+    /// The epoch with which the state is there again.
+    pub upto: u64,
+}
+
+impl Progress {
+    fn new() -> Progress {
+        Progress {
+            samples: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
+            stream_ms: AtomicI64::new(i64::MIN),
+            rows: AtomicU64::new(0),
+            outbox_full: AtomicBool::new(false),
+            sizes: Arc::default(),
+            computed: AtomicU64::new(0),
+            upto: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
+            handed_over: AtomicU64::new(0),
+            restarted: Mutex::new(None),
+        }
+    }
+
+    /// The newest epoch that the present generation has computed; 0 for none.
+    pub fn computed(&self) -> u64 {
+        self.computed.load(Ordering::Acquire)
+    }
+
+    /// Whether the workers do not yet know what the journal held when they were built.
+    pub fn rebuilding(&self) -> bool {
+        self.computed() < self.upto.load(Ordering::Acquire)
+    }
+
+    /// Why the state is being computed again, if it is after a panic.
+    pub fn restarted(&self) -> Option<Restarted> {
+        let restarted = self.restarted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        restarted.filter(|restarted| self.computed() < restarted.upto)
+    }
+
+    /// A figure that stands still only if the engine does.
+    pub fn moved(&self) -> (u64, u64) {
+        (self.generation.load(Ordering::Relaxed), self.handed_over.load(Ordering::Relaxed))
+    }
 }
 
 /// Slots that were freed in an epoch: the labels room may forget their series once sinks hold that epoch.
@@ -116,7 +187,7 @@ pub type OnFatal = Arc<dyn Fn(EngineError) + Send + Sync>;
 
 /// A running engine. It ends when the journal is closed and everything in it has reached the outbox.
 pub struct Engine {
-    threads: Vec<JoinHandle<()>>,
+    supervisor: Option<JoinHandle<()>>,
     progress: Arc<Progress>,
     quit: Arc<AtomicBool>,
     closing: Arc<AtomicBool>,
@@ -124,48 +195,39 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Starts `workers` timely workers, the feeder and the merger.
+    /// Starts the supervisor, which starts `workers` timely workers, the feeder and the merger. Does not wait for any
+    /// of them.
     ///
     /// # Errors
-    /// If a thread cannot be started.
+    /// If the supervisor's thread cannot be started.
     pub fn start(
         workers: usize,
         settings: &Settings,
-        reader: Reader,
+        journal: Journal,
         outbox: Outbox,
         metrics: Arc<Metrics>,
         listeners: Listeners,
         on_fatal: OnFatal,
     ) -> Result<Engine, EngineError> {
-        let progress = Arc::new(Progress {
-            samples: AtomicU64::new(0),
-            epoch: AtomicU64::new(0),
-            stream_ms: AtomicI64::new(i64::MIN),
-            rows: AtomicU64::new(0),
-            outbox_full: AtomicBool::new(false),
-            sizes: Arc::default(),
-        });
-        let Listeners { freed, types } = listeners;
-        let quit = Arc::new(AtomicBool::new(false));
-        let busy: Arc<Busy> = Arc::default();
-        let (to_merger, from_workers): (Vec<_>, Vec<_>) =
-            (0..workers).map(|_| sync_channel(EPOCHS_QUEUED)).unzip();
-        let feeds = start_workers(workers, settings, to_merger, &progress, &busy, &quit, &on_fatal)?;
-        let questions = Questions::new(feeds.0.iter().map(|feed| feed.asked.clone()));
-
-        let (progress_, quit_, fatal) = (Arc::clone(&progress), Arc::clone(&quit), Arc::clone(&on_fatal));
-        let feeder = std::thread::Builder::new().name("feeder".to_owned()).spawn(move || {
-            guarded("feeder", &fatal, || Ok(feed(reader, &feeds.0, &progress_, &quit_, types)?));
-            finish(feeds);
-        })?;
-        let closing = Arc::new(AtomicBool::new(false));
-        let (progress_, quit_, closing_) = (Arc::clone(&progress), Arc::clone(&quit), Arc::clone(&closing));
-        let merger = std::thread::Builder::new().name("merger".to_owned()).spawn(move || {
-            let merger =
-                Merger { outbox, progress: progress_, metrics, busy, quit: quit_, closing: closing_, freed };
-            guarded("merger", &on_fatal, || Ok(merger.run(&from_workers)?));
-        })?;
-        Ok(Engine { threads: vec![feeder, merger], progress, quit, closing, questions })
+        let progress = Arc::new(Progress::new());
+        let questions = Questions::new(Arc::clone(&progress));
+        let (quit, closing) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+        let shared = Shared {
+            workers,
+            settings: Arc::new(settings.clone()),
+            progress: Arc::clone(&progress),
+            busy: Arc::default(),
+            metrics,
+            outbox: Arc::new(Mutex::new(outbox)),
+            freed: Arc::new(Mutex::new(listeners.freed)),
+            types: Arc::new(Mutex::new(ToldTypes::new(listeners.types))),
+            questions: questions.clone(),
+        };
+        let supervisor =
+            Supervisor { shared, journal, quit: Arc::clone(&quit), closing: Arc::clone(&closing), on_fatal };
+        let builder = std::thread::Builder::new().name("engine".to_owned());
+        let supervisor = Some(builder.spawn(move || supervisor.run())?);
+        Ok(Engine { supervisor, progress, quit, closing, questions })
     }
 
     /// Where the engine is.
@@ -183,9 +245,15 @@ impl Engine {
     /// An outbox at its bound is not waited for: nobody makes room any more, and the next start computes the rest.
     pub fn join(mut self) {
         self.closing.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            // A panic of the feeder or merger has been printed; the caller ends the process anyway.
-            let _ = thread.join();
+        self.wait();
+    }
+
+    fn wait(&mut self) {
+        if let Some(supervisor) = self.supervisor.take()
+            && supervisor.join().is_err()
+        {
+            // Its words were printed; what is durable is computed at the next start.
+            tracing::error!("the engine's supervisor panicked");
         }
     }
 }
@@ -193,26 +261,8 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         self.quit.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
+        self.wait();
     }
-}
-
-/// Runs the work of a thread; an error or a panic ends the process, for the others would wait for ever.
-fn guarded(thread: &'static str, on_fatal: &OnFatal, work: impl FnOnce() -> Result<(), EngineError>) {
-    let error = match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
-        Ok(Ok(())) => return,
-        Ok(Err(error)) => error,
-        Err(panic) => EngineError::ThreadPanic { thread, message: message_of(panic.as_ref()) },
-    };
-    on_fatal(error);
-}
-
-fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
-        .unwrap_or_else(|| "no message".to_owned())
 }
 
 /// Sets the gauges of what the workers hold.
@@ -226,16 +276,14 @@ pub fn publish_sizes(progress: &Progress, metrics: &Metrics) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Mutex;
-
     use super::*;
-    use crate::journal::{self, Journal, Mode};
+    use crate::journal::{self, Mode};
     use crate::outbox;
     use tidewatch_dataflows::outcome::Seen;
     use tidewatch_dataflows::sample::Samples;
 
     #[test]
-    fn a_panic_is_told_once_with_its_message_and_the_engine_can_be_left() {
+    fn after_a_panic_the_engine_is_built_anew_and_can_be_left() {
         let folder = std::env::temp_dir().join(format!("tidewatch-engine-{}", std::process::id()));
         let metrics = Arc::new(Metrics::new());
         let config = journal::Config::new(Mode::File);
@@ -252,19 +300,30 @@ mod tests {
         // Settings that no one validated: a window shorter than its hop has no panes, and dividing by that panics.
         let mut broken = Settings::default();
         broken.windows[0].length_ms = 30_000;
-        let (to, told) = std::sync::mpsc::channel();
-        let on_fatal: OnFatal = Arc::new(move |error| to.send(error.to_string()).unwrap());
+        let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
         let listeners = Listeners { freed: Box::new(drop), types: Box::new(|_| {}) };
         let engine =
-            Engine::start(2, &broken, journal.reader().unwrap(), outbox, metrics, listeners, on_fatal)
+            Engine::start(2, &broken, journal.clone(), outbox, Arc::clone(&metrics), listeners, on_fatal)
                 .unwrap();
         let mut samples = Samples::default();
         (0..100).for_each(|i| samples.push(4, 1_700_000_000_000 + i * 15_000, 1.0));
         journal.append_blocking(samples, "test").unwrap();
         journal.cut(i64::MIN, i64::MIN, false).unwrap().blocking_recv().unwrap().unwrap();
-        let message = told.recv_timeout(Duration::from_secs(60)).unwrap();
-        assert!(message.starts_with("worker 0 panicked: attempt to"), "{message}");
+        let restarts =
+            || metrics.engine_restarts.get_or_create(&crate::metrics::Restart { cause: "worker" }).get();
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        while restarts() < 3 {
+            assert!(std::time::Instant::now() < deadline, "{} restarts", restarts());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let progress = engine.progress();
+        let after = progress.restarted().unwrap().after;
+        assert!(after.starts_with("worker 0 panicked: attempt to"), "{after}");
+        assert!(progress.rebuilding());
+        let questions = engine.questions();
+        assert_eq!(questions.newest(&[4]), Err(AskError::Rebuilding));
         drop(engine);
+        assert_eq!(questions.newest(&[4]), Err(AskError::Ended));
         drop(journal);
         std::fs::remove_dir_all(&folder).unwrap();
     }
@@ -287,9 +346,9 @@ mod tests {
             let durable = outbox.durable();
             let fatal: OnFatal = Arc::new(|error| panic!("{error}"));
             let listeners = Listeners { freed: Box::new(drop), types: Box::new(|_| {}) };
-            let reader = journal.reader().unwrap();
             let engine =
-                Engine::start(workers, &settings, reader, outbox, metrics, listeners, fatal).unwrap();
+                Engine::start(workers, &settings, journal.clone(), outbox, metrics, listeners, fatal)
+                    .unwrap();
             let questions = engine.questions();
             let later = T + 2 * settings.keep_ms();
             for (series, at_ms) in [(0..400, T), (200..300, later)] {
@@ -314,20 +373,5 @@ mod tests {
             assert_eq!(questions.newest(&[1]), Err(AskError::Ended));
             std::fs::remove_dir_all(&folder).unwrap();
         }
-    }
-
-    #[test]
-    fn a_panic_of_any_thread_is_told() {
-        let told = Arc::new(Mutex::new(Vec::new()));
-        let tell: OnFatal = {
-            let told = Arc::clone(&told);
-            Arc::new(move |error| told.lock().unwrap().push(error.to_string()))
-        };
-        guarded("merger", &tell, || Ok(()));
-        assert!(told.lock().unwrap().is_empty());
-        guarded("merger", &tell, || panic!("no {}", "more"));
-        guarded("feeder", &tell, || Err(EngineError::Timely("gone".to_owned())));
-        let want = ["the engine's merger panicked: no more", "the timely workers cannot be started: gone"];
-        assert_eq!(*told.lock().unwrap(), want);
     }
 }

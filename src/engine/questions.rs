@@ -6,13 +6,15 @@
 //!
 //! Not here: how far the workers are behind the journal. Who asks waits until they are where they should be.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::graph::Gates;
 use tidewatch_dataflows::outcome::Seen;
 use timely::scheduling::SyncActivator;
+
+use super::Progress;
 
 /// Questions that may wait for one worker.
 pub const QUESTIONS_QUEUED: usize = 4;
@@ -30,6 +32,9 @@ pub enum AskError {
     /// The workers are at a step that takes long; come again.
     #[error("the workers did not answer within {} s", ANSWER_MAX.as_secs())]
     Late,
+    /// The workers are built anew, or have not yet computed what the journal held then; come again.
+    #[error("the engine computes its state again; try again")]
+    Rebuilding,
     /// The engine has ended.
     #[error("the engine has ended")]
     Ended,
@@ -80,16 +85,63 @@ impl Asked {
     }
 }
 
-/// Asks the workers of one engine; cheap to clone.
+/// Who can be asked.
+enum Workers {
+    /// Those of the present generation.
+    These(Arc<[Asked]>),
+    /// Nobody between two generations.
+    None,
+    /// Nobody any more.
+    Ended,
+}
+
+/// Asks the workers of one engine, whichever generation runs; cheap to clone.
 #[derive(Clone)]
 pub struct Questions {
-    workers: Arc<[Asked]>,
+    workers: Arc<Mutex<Workers>>,
+    progress: Arc<Progress>,
 }
 
 impl Questions {
-    /// Questions to these workers.
-    pub fn new(workers: impl Iterator<Item = Asked>) -> Questions {
-        Questions { workers: workers.collect() }
+    /// Questions to workers that are yet to come.
+    pub(super) fn new(progress: Arc<Progress>) -> Questions {
+        Questions { workers: Arc::new(Mutex::new(Workers::None)), progress }
+    }
+
+    /// These workers are there now.
+    pub(super) fn ask_these(&self, workers: impl Iterator<Item = Asked>) {
+        self.set(Workers::These(workers.collect()));
+    }
+
+    /// They are gone, and others may come.
+    pub(super) fn none(&self) {
+        self.set(Workers::None);
+    }
+
+    /// Nobody comes any more.
+    pub(super) fn end(&self) {
+        self.set(Workers::Ended);
+    }
+
+    fn set(&self, workers: Workers) {
+        *self.workers.lock().unwrap_or_else(PoisonError::into_inner) = workers;
+    }
+
+    /// The workers, if they know what the journal held when they were built.
+    fn workers(&self) -> Result<Arc<[Asked]>, AskError> {
+        match &*self.workers.lock().unwrap_or_else(PoisonError::into_inner) {
+            Workers::These(workers) if !self.progress.rebuilding() => Ok(Arc::clone(workers)),
+            Workers::These(_) | Workers::None => Err(AskError::Rebuilding),
+            Workers::Ended => Err(AskError::Ended),
+        }
+    }
+
+    /// What it means that a worker is gone.
+    fn gone(&self) -> AskError {
+        match &*self.workers.lock().unwrap_or_else(PoisonError::into_inner) {
+            Workers::Ended => AskError::Ended,
+            Workers::These(_) | Workers::None => AskError::Rebuilding,
+        }
     }
 
     /// What the engine knows of each of `series`, each as of some epoch that the journal holds.
@@ -112,11 +164,12 @@ impl Questions {
 
     /// Puts a question to every worker and waits for all answers.
     fn ask<T>(&self, question: impl Fn(SyncSender<T>) -> Question) -> Result<Vec<T>, AskError> {
-        let (answer, answers) = sync_channel(self.workers.len());
-        for worker in self.workers.iter() {
+        let workers = self.workers()?;
+        let (answer, answers) = sync_channel(workers.len());
+        for worker in workers.iter() {
             worker.queue.try_send(question(answer.clone())).map_err(|error| match error {
                 TrySendError::Full(_) => AskError::Busy,
-                TrySendError::Disconnected(_) => AskError::Ended,
+                TrySendError::Disconnected(_) => self.gone(),
             })?;
             // One that cannot be woken is gone; its answer will be missing.
             let _ = worker.activator.activate();
@@ -124,12 +177,12 @@ impl Questions {
         // From here on a worker that ends lets go of its question, and the channel says so.
         drop(answer);
         let deadline = Instant::now() + ANSWER_MAX;
-        let mut all = Vec::with_capacity(self.workers.len());
-        while all.len() < self.workers.len() {
+        let mut all = Vec::with_capacity(workers.len());
+        while all.len() < workers.len() {
             let left = deadline.saturating_duration_since(Instant::now());
             all.push(answers.recv_timeout(left).map_err(|error| match error {
                 std::sync::mpsc::RecvTimeoutError::Timeout => AskError::Late,
-                std::sync::mpsc::RecvTimeoutError::Disconnected => AskError::Ended,
+                std::sync::mpsc::RecvTimeoutError::Disconnected => self.gone(),
             })?);
         }
         Ok(all)

@@ -2,8 +2,7 @@
 //!
 //! Not here: what feeds them (`feeder`) and who takes what they hand on (`merger`).
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -11,23 +10,21 @@ use tidewatch_dataflows::driver;
 use tidewatch_dataflows::graph;
 use tidewatch_dataflows::outcome::Outcomes;
 use tidewatch_dataflows::sample::{EpochEnd, Mark, Samples};
-use tidewatch_dataflows::settings::Settings;
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::generic::{OutputBuilder, builder_rc::OperatorBuilder};
 use timely::dataflow::{ProbeHandle, Scope, Stream, StreamVec};
 use timely::scheduling::SyncActivator;
 
-use super::busy::{Busy, log_operators};
+use super::busy::log_operators;
+use super::generation::{Event, Report, Shared, Signals, Thread};
 use super::questions::{Asked, serve};
-use super::{EngineError, OnFatal, PATIENCE, Progress, message_of};
+use super::{EngineError, PATIENCE};
 
 /// Batches that may wait for one worker.
 const BATCHES_QUEUED: usize = 64;
 /// Epochs a source may be ahead of the output.
 const EPOCHS_IN_FLIGHT: u64 = 4;
-/// How long a worker may take to build its dataflow.
-const START_MAX: Duration = Duration::from_secs(30);
 /// How long a thread sleeps before it looks at the stop flag again.
 pub(super) enum Message {
     Batch(Samples),
@@ -43,36 +40,30 @@ pub(super) struct Feed {
 
 pub(super) type Guards = timely::communication::WorkerGuards<()>;
 
-/// Starts the workers and waits until each has built its dataflow.
+/// Starts the workers; each tells when it has built its dataflow, and how it ended.
 pub(super) fn start_workers(
-    workers: usize,
-    settings: &Settings,
+    shared: &Shared,
     to_merger: Vec<SyncSender<(EpochEnd, Outcomes)>>,
-    progress: &Arc<Progress>,
-    busy: &Arc<Busy>,
-    quit: &Arc<AtomicBool>,
-    on_fatal: &OnFatal,
-) -> Result<(Vec<Feed>, Guards), EngineError> {
-    let (announce, announced) = sync_channel(workers);
-    let announce = Mutex::new(announce);
-    let shared = (
-        Arc::new(settings.clone()),
-        Arc::clone(&progress.sizes),
-        Arc::clone(busy),
-        Arc::clone(quit),
-        Arc::clone(on_fatal),
+    signals: &Arc<Signals>,
+    events: &Sender<Event>,
+) -> Result<Guards, EngineError> {
+    let of_all = (
+        Arc::clone(&shared.settings),
+        Arc::clone(&shared.progress.sizes),
+        Arc::clone(&shared.busy),
+        Arc::clone(signals),
     );
-    let to_merger: Vec<_> = to_merger.into_iter().map(|sender| Mutex::new(Some(sender))).collect();
-    let guards = timely::execute(timely::Config::process(workers), move |worker| {
-        let (settings, sizes, busy, quit, on_fatal) = shared.clone();
+    let of_each: Vec<_> =
+        to_merger.into_iter().map(|sender| Mutex::new(Some((sender, events.clone())))).collect();
+    timely::execute(timely::Config::process(shared.workers), move |worker| {
+        let (settings, sizes, busy, signals) = of_all.clone();
         let index = worker.index();
-        let announce = announce.lock().expect("no worker panics while announcing").clone();
-        let to_merger = to_merger[index]
+        let (to_merger, events) = of_each[index]
             .lock()
             .expect("each worker takes its own")
             .take()
             .expect("each worker takes it once");
-        let run = std::panic::AssertUnwindSafe(|| {
+        let work = |worker: &mut timely::worker::Worker| {
             log_operators(worker, &busy);
             let (queue, messages) = sync_channel(BATCHES_QUEUED);
             let (activator, gates) = worker.dataflow(|scope| {
@@ -84,31 +75,21 @@ pub(super) fn start_workers(
                 (activator, gates)
             });
             let (asked, questions) = Asked::new(activator.clone());
-            announce.send((index, Feed { queue, activator, asked })).expect("start waits for every worker");
-            while worker.has_dataflows() {
+            // Whoever started this worker may have given the generation up; then it is over.
+            let _ = events.send(Event::Ready(index, Feed { queue, activator, asked }));
+            while worker.has_dataflows() && !signals.over() {
                 worker.step_or_park(Some(PATIENCE));
                 serve(&questions, &gates);
-                if quit.load(Ordering::Relaxed) {
-                    worker.installed_dataflows().into_iter().for_each(|flow| worker.drop_dataflow(flow));
-                }
             }
-        });
-        let ended = std::panic::catch_unwind(run);
+            Ok(())
+        };
         // Otherwise timely would go on stepping a dataflow that a panic has left half done.
-        worker.installed_dataflows().into_iter().for_each(|flow| worker.drop_dataflow(flow));
-        if let Err(panic) = ended {
-            on_fatal(EngineError::Panic { worker: index, message: message_of(panic.as_ref()) });
-        }
+        let clear = |worker: &mut timely::worker::Worker| {
+            worker.installed_dataflows().into_iter().for_each(|flow| worker.drop_dataflow(flow));
+        };
+        Report::new(Thread::Worker(index), events.clone()).run(worker, work, clear);
     })
-    .map_err(EngineError::Timely)?;
-    let mut feeds: Vec<Option<Feed>> = (0..workers).map(|_| None).collect();
-    for _ in 0..workers {
-        let ready = announced.recv_timeout(START_MAX);
-        let (index, feed) =
-            ready.map_err(|_| EngineError::Timely(format!("a worker was not ready within {START_MAX:?}")))?;
-        feeds[index] = Some(feed);
-    }
-    Ok((feeds.into_iter().flatten().collect(), guards))
+    .map_err(EngineError::Timely)
 }
 
 /// Hands an epoch to the merger; false if it is full.

@@ -135,11 +135,10 @@ impl History {
         let failed: Arc<Mutex<Option<String>>> = Arc::default();
         let engine = {
             let failed = Arc::clone(&failed);
-            let reader = journal.reader().context("reading the history's journal")?;
             Engine::start(
                 WORKERS,
                 &settings,
-                reader,
+                journal.clone(),
                 outbox,
                 own,
                 Listeners { freed: Box::new(drop), types: Box::new(|_| {}) },

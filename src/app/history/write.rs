@@ -100,7 +100,7 @@ impl History {
         let seen = loop {
             match stack.questions.newest(&series) {
                 Ok(seen) => break seen,
-                Err(AskError::Busy | AskError::Late) if tries < TRIES => tries += 1,
+                Err(AskError::Busy | AskError::Late | AskError::Rebuilding) if tries < TRIES => tries += 1,
                 Err(error) => return Err(error).context("asking the live engine how far its series are"),
             }
             self.progress.go_on()?;

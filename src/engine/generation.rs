@@ -1,0 +1,380 @@
+//! A generation: the workers, the feeder and the merger that begin together and end together.
+//!
+//! A panic in one of them poisons the generation: the others see it within [`PATIENCE`], drop their dataflows and
+//! end. Without that they would wait for the one that is gone for ever.
+//!
+//! Not here: whether another generation follows (`supervisor`).
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tidewatch_dataflows::settings::Settings;
+
+use super::busy::Busy;
+use super::feeder::{Types, feed, finish};
+use super::merger::{FreedTo, Merger};
+use super::questions::Questions;
+use super::start::Start;
+use super::workers::{Feed, Guards, start_workers};
+use super::{EngineError, PATIENCE, Progress};
+use crate::metrics::Metrics;
+use crate::outbox::Outbox;
+
+/// Finished epochs of one worker that may wait for the merger.
+const EPOCHS_QUEUED: usize = 4;
+/// How long a worker may take to build its dataflow.
+const START_MAX: Duration = Duration::from_secs(30);
+/// How long the threads of a poisoned generation may take to end.
+pub(super) const JOIN_MAX: Duration = Duration::from_secs(30);
+
+/// A thread of a generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Thread {
+    Worker(usize),
+    Feeder,
+    Merger,
+}
+
+impl Thread {
+    /// Its kind, as metrics say it.
+    pub(super) fn kind(self) -> &'static str {
+        match self {
+            Thread::Worker(_) => "worker",
+            Thread::Feeder => "feeder",
+            Thread::Merger => "merger",
+        }
+    }
+}
+
+impl fmt::Display for Thread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Thread::Worker(index) => write!(f, "worker {index}"),
+            other => write!(f, "the engine's {}", other.kind()),
+        }
+    }
+}
+
+/// What the threads of a generation look at, to see whether to end.
+pub(super) struct Signals {
+    /// The engine is dropped.
+    quit: Arc<AtomicBool>,
+    /// The journal is closed, and nobody makes room in the outbox any more.
+    closing: Arc<AtomicBool>,
+    /// One thread of this generation is gone, or has decided that it ends.
+    poisoned: AtomicBool,
+}
+
+impl Signals {
+    pub(super) fn new(quit: &Arc<AtomicBool>, closing: &Arc<AtomicBool>) -> Signals {
+        let (quit, closing) = (Arc::clone(quit), Arc::clone(closing));
+        Signals { quit, closing, poisoned: AtomicBool::new(false) }
+    }
+
+    /// Whether every thread of the generation has to end now.
+    pub(super) fn over(&self) -> bool {
+        self.poisoned.load(Ordering::Relaxed) || self.quit.load(Ordering::Relaxed)
+    }
+
+    /// Whether the engine drains for the last time.
+    pub(super) fn closing(&self) -> bool {
+        self.closing.load(Ordering::Relaxed)
+    }
+
+    /// Ends the generation.
+    pub(super) fn poison(&self) {
+        self.poisoned.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A panic of one thread.
+#[derive(Clone, Debug)]
+pub(super) struct Panicked {
+    pub(super) thread: Thread,
+    pub(super) message: String,
+}
+
+impl fmt::Display for Panicked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} panicked: {}", self.thread, self.message)
+    }
+}
+
+/// Why a thread ended that should not have.
+pub(super) enum Failure {
+    Panic(Panicked),
+    Error(EngineError),
+}
+
+/// What a thread of a generation tells.
+pub(super) enum Event {
+    /// A worker has built its dataflow.
+    Ready(usize, Feed),
+    /// A thread has ended.
+    Ended(Thread, Result<(), Failure>),
+}
+
+/// Tells how a thread ended, also if it was by a panic outside of its work.
+pub(super) struct Report {
+    thread: Thread,
+    to: Sender<Event>,
+    told: bool,
+}
+
+impl Report {
+    pub(super) fn new(thread: Thread, to: Sender<Event>) -> Report {
+        Report { thread, to, told: false }
+    }
+
+    /// Does the thread's work and clears up after it, also after a panic; then tells how the work ended.
+    pub(super) fn run<T>(
+        mut self,
+        with: &mut T,
+        work: impl FnOnce(&mut T) -> Result<(), EngineError>,
+        clear: impl FnOnce(&mut T),
+    ) {
+        let ended = catch(self.thread, || work(with));
+        let cleared = catch(self.thread, || {
+            clear(with);
+            Ok(())
+        });
+        self.tell(ended.and(cleared));
+    }
+
+    fn tell(&mut self, ended: Result<(), Failure>) {
+        self.told = true;
+        // Nobody listens after the engine has given this generation up.
+        let _ = self.to.send(Event::Ended(self.thread, ended));
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        if !self.told {
+            let message = "it ended without a word".to_owned();
+            self.tell(Err(Failure::Panic(Panicked { thread: self.thread, message })));
+        }
+    }
+}
+
+fn catch(thread: Thread, work: impl FnOnce() -> Result<(), EngineError>) -> Result<(), Failure> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(ended) => ended.map_err(Failure::Error),
+        Err(panic) => Err(Failure::Panic(Panicked { thread, message: message_of(panic.as_ref()) })),
+    }
+}
+
+fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+        .unwrap_or_else(|| "no message".to_owned())
+}
+
+/// What all generations of an engine share.
+pub(super) struct Shared {
+    pub(super) workers: usize,
+    pub(super) settings: Arc<Settings>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) busy: Arc<Busy>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) outbox: Arc<Mutex<Outbox>>,
+    pub(super) freed: FreedTo,
+    pub(super) types: Types,
+    pub(super) questions: Questions,
+}
+
+/// How a generation ended.
+pub(super) enum Ended {
+    /// The journal is closed and all of it is in the outbox, or the engine is left.
+    Done,
+    /// The first panic.
+    Panicked(Panicked),
+    /// What no other generation would do better.
+    Failed(EngineError),
+    /// Some threads did not end within [`JOIN_MAX`] after this.
+    Stuck(Vec<Thread>, String),
+}
+
+/// The threads of a generation.
+pub(super) struct Generation {
+    signals: Arc<Signals>,
+    events: Receiver<Event>,
+    running: Vec<Thread>,
+    threads: Vec<JoinHandle<()>>,
+    guards: Option<Guards>,
+    failure: Option<Failure>,
+}
+
+impl Generation {
+    /// Starts all threads, runs until all of them have ended, and tells how that was.
+    pub(super) fn run(shared: &Shared, start: Start, signals: Signals) -> Ended {
+        let (to, events) = channel();
+        let mut generation = Generation {
+            signals: Arc::new(signals),
+            events,
+            running: Vec::new(),
+            threads: Vec::new(),
+            guards: None,
+            failure: None,
+        };
+        if let Err(error) = generation.start(shared, start, to) {
+            generation.fail(Failure::Error(error));
+        }
+        let ended = generation.wait();
+        shared.questions.none();
+        ended
+    }
+
+    fn start(&mut self, shared: &Shared, start: Start, to: Sender<Event>) -> Result<(), EngineError> {
+        let (to_merger, from_workers): (Vec<_>, Vec<_>) =
+            (0..shared.workers).map(|_| sync_channel(EPOCHS_QUEUED)).unzip();
+        self.guards = Some(start_workers(shared, to_merger, &self.signals, &to)?);
+        self.running.extend((0..shared.workers).map(Thread::Worker));
+        let Some(feeds) = self.ready(shared.workers)? else { return Ok(()) };
+        shared.questions.ask_these(feeds.iter().map(|feed| feed.asked.clone()));
+
+        let (progress, signals, types) =
+            (Arc::clone(&shared.progress), Arc::clone(&self.signals), Arc::clone(&shared.types));
+        self.spawn(Thread::Feeder, &to, move || {
+            let fed = feed(start, &feeds, &progress, &signals, &types);
+            finish(feeds);
+            Ok(fed?)
+        })?;
+        let merger = Merger {
+            outbox: Arc::clone(&shared.outbox),
+            progress: Arc::clone(&shared.progress),
+            metrics: Arc::clone(&shared.metrics),
+            busy: Arc::clone(&shared.busy),
+            signals: Arc::clone(&self.signals),
+            freed: Arc::clone(&shared.freed),
+        };
+        self.spawn(Thread::Merger, &to, move || merger.run(&from_workers))
+    }
+
+    fn spawn(
+        &mut self,
+        thread: Thread,
+        to: &Sender<Event>,
+        work: impl FnOnce() -> Result<(), EngineError> + Send + 'static,
+    ) -> Result<(), EngineError> {
+        let report = Report::new(thread, to.clone());
+        let builder = std::thread::Builder::new().name(thread.kind().to_owned());
+        self.threads.push(builder.spawn(move || report.run(&mut (), |()| work(), |()| {}))?);
+        self.running.push(thread);
+        Ok(())
+    }
+
+    /// Waits until each worker has built its dataflow; nothing if one of them ends before.
+    fn ready(&mut self, workers: usize) -> Result<Option<Vec<Feed>>, EngineError> {
+        let mut feeds: Vec<Option<Feed>> = (0..workers).map(|_| None).collect();
+        let deadline = Instant::now() + START_MAX;
+        while feeds.iter().any(Option::is_none) {
+            match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Event::Ready(index, feed)) => feeds[index] = Some(feed),
+                Ok(Event::Ended(thread, ended)) => {
+                    self.ended(thread, ended);
+                    self.signals.poison();
+                    return Ok(None);
+                }
+                Err(_) => {
+                    return Err(EngineError::Timely(format!("a worker was not ready within {START_MAX:?}")));
+                }
+            }
+        }
+        Ok(Some(feeds.into_iter().flatten().collect()))
+    }
+
+    /// Waits for all threads; not for ever once one of them should make the others end.
+    fn wait(mut self) -> Ended {
+        let mut deadline = None;
+        while !self.running.is_empty() {
+            match self.events.recv_timeout(PATIENCE) {
+                Ok(Event::Ended(thread, ended)) => self.ended(thread, ended),
+                // It was ready too late to matter.
+                Ok(Event::Ready(..)) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if self.signals.over() {
+                let deadline = *deadline.get_or_insert_with(|| Instant::now() + JOIN_MAX);
+                if Instant::now() >= deadline {
+                    return self.stuck();
+                }
+            }
+        }
+        // Each has told that its work has ended: what is left of it takes moments.
+        for thread in self.threads {
+            // A panic was caught and told.
+            let _ = thread.join();
+        }
+        self.guards.into_iter().for_each(|guards| guards.join().into_iter().for_each(drop));
+        match self.failure {
+            None => Ended::Done,
+            Some(Failure::Panic(panicked)) => Ended::Panicked(panicked),
+            Some(Failure::Error(error)) => Ended::Failed(error),
+        }
+    }
+
+    fn stuck(self) -> Ended {
+        // Dropping the guards would wait for the workers.
+        self.guards.into_iter().for_each(std::mem::forget);
+        let after = match self.failure {
+            None => "the engine was left".to_owned(),
+            Some(Failure::Panic(panicked)) => panicked.to_string(),
+            Some(Failure::Error(error)) => error.to_string(),
+        };
+        Ended::Stuck(self.running, after)
+    }
+
+    fn ended(&mut self, thread: Thread, ended: Result<(), Failure>) {
+        self.running.retain(|running| *running != thread);
+        if let Err(failure) = ended {
+            self.fail(failure);
+        }
+    }
+
+    /// The first failure counts, for the others may come of it; but an error is more than a panic.
+    fn fail(&mut self, failure: Failure) {
+        self.signals.poison();
+        if self.failure.is_none()
+            || matches!((&self.failure, &failure), (Some(Failure::Panic(_)), Failure::Error(_)))
+        {
+            self.failure = Some(failure);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_a_thread_ended_is_told_whatever_ended_it() {
+        let told = |work: fn() -> Result<(), EngineError>, clear: fn()| {
+            let (to, from) = channel();
+            Report::new(Thread::Merger, to).run(&mut (), |()| work(), |()| clear());
+            let Ok(Event::Ended(Thread::Merger, ended)) = from.recv() else { panic!("nothing was told") };
+            assert!(from.recv().is_err(), "it was told twice");
+            ended.map_err(|failure| match failure {
+                Failure::Panic(panicked) => panicked.to_string(),
+                Failure::Error(error) => error.to_string(),
+            })
+        };
+        let panicked = |what: &str| Err(format!("the engine's merger panicked: {what}"));
+        assert_eq!(told(|| Ok(()), || {}), Ok(()));
+        assert_eq!(told(|| panic!("no {}", "more"), || {}), panicked("no more"));
+        assert_eq!(told(|| Ok(()), || panic!("while clearing up")), panicked("while clearing up"));
+        assert_eq!(told(|| panic!("first"), || panic!("second")), panicked("first"));
+        let gone = told(|| Err(EngineError::Timely("gone".to_owned())), || {});
+        assert_eq!(gone, Err("the timely workers cannot be started: gone".to_owned()));
+        let (to, from) = channel();
+        drop(Report::new(Thread::Worker(3), to));
+        let Ok(Event::Ended(Thread::Worker(3), Err(Failure::Panic(panicked)))) = from.recv() else {
+            panic!("nothing was told")
+        };
+        assert_eq!(panicked.to_string(), "worker 3 panicked: it ended without a word");
+    }
+}
