@@ -217,6 +217,8 @@ metrics! {
     operator_seconds: Family<Operator, FloatCounter> = "tidewatch_operator_busy_seconds", Family::default();
     /// Panics after which the engine was built anew in the same process, or was to be.
     engine_restarts: Family<Restart, Counter> = "tidewatch_engine_restarts", Family::default();
+    /// Longest time an operator ran before others of its worker could.
+    operator_longest_seconds: Family<Operator, FloatGauge> = "tidewatch_operator_longest_run_seconds", Family::default();
     /// What was built, always 1.
     build_info: Family<Build, IntGauge> = "tidewatch_build_info", Family::default();
     /// Seconds of processor time used.

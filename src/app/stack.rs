@@ -18,6 +18,7 @@ use crate::labels::{self, Labels};
 use crate::metrics::{Build, Metrics};
 use crate::outbox::{self, Durable, Outbox};
 use crate::sinks::store::{Parts, Progress as SinkProgress, StoreSink};
+use crate::snapshots::Snapshots;
 use crate::store::Store;
 use crate::store::embedded::{self, Embedded};
 
@@ -41,6 +42,8 @@ pub struct Stack {
     pub journal: Journal,
     /// How far the outbox is durable.
     pub outbox: Arc<Durable>,
+    /// Where a start begins.
+    pub snapshots: Snapshots,
     /// What can be read back.
     pub store: Arc<Embedded>,
     /// Where the engine is.
@@ -123,6 +126,9 @@ impl Stack {
             }
         }
 
+        let every = Duration::from_millis(config.snapshots.every_ms.unsigned_abs());
+        let snapshots = Snapshots::open(&dir.join("snapshots"), every, Arc::clone(&metrics))
+            .context("opening the snapshots")?;
         let durable = outbox.durable();
         let sink_parts = Parts {
             store: Arc::clone(&store) as Arc<dyn Store>,
@@ -137,8 +143,7 @@ impl Stack {
         let engine = Engine::start(
             config.workers,
             &config.settings(),
-            journal.clone(),
-            outbox,
+            engine::Logs { journal: journal.clone(), outbox, snapshots: Some(snapshots.clone()) },
             Arc::clone(&metrics),
             engine::Listeners { freed: hand_on(freed_to), types: tell(&labels) },
             fatal(on_fatal, EngineError::restart_helps),
@@ -148,6 +153,7 @@ impl Stack {
             labels,
             journal,
             outbox: durable,
+            snapshots,
             store,
             engine_progress: engine.progress(),
             sink_progress: sink.progress(),

@@ -9,22 +9,39 @@ use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
 
 use crate::metrics::{Metrics, Operator};
 
-/// Nanoseconds operators were scheduled for, by name, summed over workers.
+/// Nanoseconds operators ran, by name: the sum over workers, and the longest at a time.
 #[derive(Default)]
-pub(super) struct Busy(Mutex<HashMap<String, u64>>);
+pub(super) struct Busy(Mutex<HashMap<&'static str, Ran>>);
+
+/// How long an operator ran, in nanoseconds.
+#[derive(Clone, Copy, Default)]
+struct Ran {
+    sum: u64,
+    longest: u64,
+}
+
+impl Ran {
+    fn add(&mut self, more: Ran) {
+        self.sum += more.sum;
+        self.longest = self.longest.max(more.longest);
+    }
+}
 
 impl Busy {
-    fn add(&self, seen: &mut HashMap<String, u64>) {
+    fn add(&self, seen: &mut HashMap<&'static str, Ran>) {
         let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for (name, nanos) in seen.drain() {
-            *all.entry(name).or_default() += nanos;
+        for (name, ran) in seen.drain() {
+            all.entry(name).or_default().add(ran);
         }
     }
 
     pub(super) fn publish(&self, metrics: &Metrics) {
         let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        for (operator, nanos) in all.drain() {
-            metrics.operator_seconds.get_or_create(&Operator { operator }).inc_by(nanos as f64 / 1e9);
+        for (operator, ran) in all.drain() {
+            let operator = Operator { operator: operator.to_owned() };
+            metrics.operator_seconds.get_or_create(&operator).inc_by(ran.sum as f64 / 1e9);
+            let longest = metrics.operator_longest_seconds.get_or_create(&operator);
+            longest.set(longest.get().max(ran.longest as f64 / 1e9));
         }
     }
 }
@@ -34,7 +51,7 @@ pub(super) fn log_operators(worker: &timely::worker::Worker, busy: &Arc<Busy>) {
     let names = [OPERATORS[0], OPERATORS[1], "source", "outbox"];
     let (mut operators, mut running) =
         (HashMap::<usize, &'static str>::new(), HashMap::<usize, Duration>::new());
-    let (mut seen, busy) = (HashMap::new(), Arc::clone(busy));
+    let (mut seen, busy) = (HashMap::<&'static str, Ran>::new(), Arc::clone(busy));
     let Some(mut register) = worker.log_register() else { return };
     register.insert::<TimelyEventBuilder, _>("timely", move |_, events| {
         for (at, event) in events.iter_mut().flat_map(|events| events.drain(..)) {
@@ -50,8 +67,8 @@ pub(super) fn log_operators(worker: &timely::worker::Worker, busy: &Arc<Busy>) {
                     }
                     (Some(name), StartStop::Stop) => {
                         if let Some(start) = running.remove(&schedule.id) {
-                            *seen.entry((*name).to_owned()).or_default() +=
-                                at.saturating_sub(start).as_nanos() as u64;
+                            let ran = at.saturating_sub(start).as_nanos() as u64;
+                            seen.entry(*name).or_default().add(Ran { sum: ran, longest: ran });
                         }
                     }
                     (None, _) => {}

@@ -11,6 +11,7 @@ use super::start::Start;
 use super::workers::{Feed, Message};
 use super::{OnTypes, PATIENCE, Progress};
 use crate::journal::{JournalError, Record};
+use crate::snapshots::Snapshots;
 
 /// Who is told of types, by one generation after the other.
 pub(super) type Types = Arc<Mutex<ToldTypes>>;
@@ -51,7 +52,7 @@ pub(super) fn feed(
     signals: &Signals,
     types: &Mutex<ToldTypes>,
 ) -> Result<(), JournalError> {
-    let mut reader = start.reader;
+    let Start { mut reader, snapshots } = start;
     let (mut turn, mut all_there) = (0, true);
     let mut types = types.lock().unwrap_or_else(PoisonError::into_inner);
     types.waiting.clear();
@@ -71,6 +72,10 @@ pub(super) fn feed(
             }
             Some(Record::EpochEnd(end)) => {
                 types.end(end.epoch);
+                // Few are due at once, and each only once.
+                while let Some(save) = snapshots.as_ref().and_then(Snapshots::next) {
+                    tell(Mark::Save(save));
+                }
                 all_there = tell(Mark::End(end));
             }
             Some(Record::Control(control)) => {

@@ -19,14 +19,16 @@ use super::feeder::{Types, feed, finish};
 use super::merger::{FreedTo, Merger};
 use super::questions::Questions;
 use super::start::Start;
-use super::workers::{Feed, Guards, start_workers};
+use super::workers::{Begun, Feed, Guards, start_workers};
 use super::{EngineError, PATIENCE, Progress};
+use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
+use crate::snapshots::Snapshots;
 
 /// Finished epochs of one worker that may wait for the merger.
 const EPOCHS_QUEUED: usize = 4;
-/// How long a worker may take to build its dataflow.
+/// How long a worker may take for one shard, or to build its dataflow.
 const START_MAX: Duration = Duration::from_secs(30);
 /// How long the threads of a poisoned generation may take to end.
 pub(super) const JOIN_MAX: Duration = Duration::from_secs(30);
@@ -112,8 +114,10 @@ pub(super) enum Failure {
 
 /// What a thread of a generation tells.
 pub(super) enum Event {
+    /// A worker has loaded one more shard.
+    Loaded,
     /// A worker has built its dataflow.
-    Ready(usize, Feed),
+    Ready(usize, Feed, Begun),
     /// A thread has ended.
     Ended(Thread, Result<(), Failure>),
 }
@@ -185,6 +189,8 @@ pub(super) struct Shared {
     pub(super) freed: FreedTo,
     pub(super) types: Types,
     pub(super) questions: Questions,
+    /// Where shards begin, if they are saved.
+    pub(super) snapshots: Option<Snapshots>,
 }
 
 /// How a generation ended.
@@ -211,7 +217,7 @@ pub(super) struct Generation {
 
 impl Generation {
     /// Starts all threads, runs until all of them have ended, and tells how that was.
-    pub(super) fn run(shared: &Shared, start: Start, signals: Signals) -> Ended {
+    pub(super) fn run(shared: &Shared, journal: &Journal, signals: Signals) -> Ended {
         let (to, events) = channel();
         let mut generation = Generation {
             signals: Arc::new(signals),
@@ -221,7 +227,7 @@ impl Generation {
             guards: None,
             failure: None,
         };
-        if let Err(error) = generation.start(shared, start, to) {
+        if let Err(error) = generation.start(shared, journal, to) {
             generation.fail(Failure::Error(error));
         }
         let ended = generation.wait();
@@ -229,12 +235,13 @@ impl Generation {
         ended
     }
 
-    fn start(&mut self, shared: &Shared, start: Start, to: Sender<Event>) -> Result<(), EngineError> {
+    fn start(&mut self, shared: &Shared, journal: &Journal, to: Sender<Event>) -> Result<(), EngineError> {
         let (to_merger, from_workers): (Vec<_>, Vec<_>) =
             (0..shared.workers).map(|_| sync_channel(EPOCHS_QUEUED)).unzip();
         self.guards = Some(start_workers(shared, to_merger, &self.signals, &to)?);
         self.running.extend((0..shared.workers).map(Thread::Worker));
-        let Some(feeds) = self.ready(shared.workers)? else { return Ok(()) };
+        let Some((feeds, begun)) = self.ready(shared.workers)? else { return Ok(()) };
+        let start = Start::after(journal, &begun, shared.snapshots.clone())?;
         shared.questions.ask_these(feeds.iter().map(|feed| feed.asked.clone()));
 
         let (progress, signals, types) =
@@ -251,6 +258,8 @@ impl Generation {
             busy: Arc::clone(&shared.busy),
             signals: Arc::clone(&self.signals),
             freed: Arc::clone(&shared.freed),
+            snapshots: shared.snapshots.clone(),
+            saved: Vec::new(),
         };
         self.spawn(Thread::Merger, &to, move || merger.run(&from_workers))
     }
@@ -269,12 +278,17 @@ impl Generation {
     }
 
     /// Waits until each worker has built its dataflow; nothing if one of them ends before.
-    fn ready(&mut self, workers: usize) -> Result<Option<Vec<Feed>>, EngineError> {
+    fn ready(&mut self, workers: usize) -> Result<Option<(Vec<Feed>, Begun)>, EngineError> {
         let mut feeds: Vec<Option<Feed>> = (0..workers).map(|_| None).collect();
-        let deadline = Instant::now() + START_MAX;
+        let mut deadline = Instant::now() + START_MAX;
+        let mut begun = Begun::default();
         while feeds.iter().any(Option::is_none) {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Event::Ready(index, feed)) => feeds[index] = Some(feed),
+                Ok(Event::Loaded) => deadline = Instant::now() + START_MAX,
+                Ok(Event::Ready(index, feed, shards)) => {
+                    feeds[index] = Some(feed);
+                    begun.extend(shards);
+                }
                 Ok(Event::Ended(thread, ended)) => {
                     self.ended(thread, ended);
                     self.signals.poison();
@@ -285,7 +299,7 @@ impl Generation {
                 }
             }
         }
-        Ok(Some(feeds.into_iter().flatten().collect()))
+        Ok(Some((feeds.into_iter().flatten().collect(), begun)))
     }
 
     /// Waits for all threads; not for ever once one of them should make the others end.
@@ -295,7 +309,7 @@ impl Generation {
             match self.events.recv_timeout(PATIENCE) {
                 Ok(Event::Ended(thread, ended)) => self.ended(thread, ended),
                 // It was ready too late to matter.
-                Ok(Event::Ready(..)) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Event::Ready(..) | Event::Loaded) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if self.signals.over() {

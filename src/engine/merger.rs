@@ -6,12 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tidewatch_dataflows::outcome::Outcomes;
 use tidewatch_dataflows::sample::{EpochEnd, Reason};
+use tidewatch_dataflows::state::Saved;
 
 use super::busy::Busy;
 use super::generation::Signals;
 use super::{EngineError, Freed, PATIENCE, Progress};
 use crate::metrics::{Metrics, Queue, Rejected};
 use crate::outbox::Outbox;
+use crate::snapshots::Snapshots;
 
 /// Epochs written to the outbox between two syncs, at most.
 const EPOCHS_PER_SYNC: u32 = 64;
@@ -27,6 +29,9 @@ pub(super) struct Merger {
     pub(super) busy: Arc<Busy>,
     pub(super) signals: Arc<Signals>,
     pub(super) freed: FreedTo,
+    pub(super) snapshots: Option<Snapshots>,
+    /// States of shards as of epochs that the outbox does not hold durably yet.
+    pub(super) saved: Vec<Saved>,
 }
 
 impl Merger {
@@ -40,6 +45,7 @@ impl Merger {
                 all.append(&mut more);
             }
             all.settle();
+            self.saved.append(&mut all.saved);
             if !self.hand_over(end, all)? {
                 // Nothing is lost: the next start computes it again.
                 self.signals.poison();
@@ -50,6 +56,11 @@ impl Merger {
             if waiting.is_none() || unsynced >= EPOCHS_PER_SYNC {
                 self.outbox().sync()?;
                 unsynced = 0;
+                // Only now: a snapshot is never of an epoch that the outbox may still lose.
+                let saved = std::mem::take(&mut self.saved);
+                if let Some(snapshots) = &self.snapshots {
+                    snapshots.take(saved);
+                }
                 self.done(end);
                 self.busy.publish(&self.metrics);
                 let depth = self.metrics.queue_depth.get_or_create(&Queue { queue: "outbox" });

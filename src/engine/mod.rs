@@ -44,6 +44,7 @@ use self::supervisor::{RESTARTS_MAX, Supervisor, WITHIN};
 use crate::journal::{Journal, JournalError};
 use crate::metrics::{Metrics, Operator};
 use crate::outbox::{Outbox, OutboxError};
+use crate::snapshots::{SnapshotError, Snapshots};
 
 /// How long a thread sleeps before it looks at the stop flag again.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -57,6 +58,9 @@ pub enum EngineError {
     /// The outbox cannot be written.
     #[error("the outbox cannot be written: {0}")]
     Outbox(#[from] OutboxError),
+    /// Snapshots cannot be read.
+    #[error("the snapshots cannot be read: {0}")]
+    Snapshots(#[from] SnapshotError),
     /// Nobody knows what the outbox holds in memory; opening it again tells.
     #[error("{message}, and it was in the outbox, which has to be opened again")]
     OutboxPanic {
@@ -90,7 +94,7 @@ pub enum EngineError {
 impl EngineError {
     /// Whether another start of the process may do better: nothing that is durable is wrong.
     pub fn restart_helps(&self) -> bool {
-        !matches!(self, EngineError::Journal(_) | EngineError::Outbox(_))
+        !matches!(self, EngineError::Journal(_) | EngineError::Outbox(_) | EngineError::Snapshots(_))
     }
 }
 
@@ -182,6 +186,16 @@ pub struct Listeners {
     pub types: OnTypes,
 }
 
+/// What an engine reads and writes.
+pub struct Logs {
+    /// The log in.
+    pub journal: Journal,
+    /// The log out.
+    pub outbox: Outbox,
+    /// Where shards begin and are saved; without them each generation begins with the journal.
+    pub snapshots: Option<Snapshots>,
+}
+
 /// Called once with what stopped the engine.
 pub type OnFatal = Arc<dyn Fn(EngineError) + Send + Sync>;
 
@@ -203,8 +217,7 @@ impl Engine {
     pub fn start(
         workers: usize,
         settings: &Settings,
-        journal: Journal,
-        outbox: Outbox,
+        Logs { journal, outbox, snapshots }: Logs,
         metrics: Arc<Metrics>,
         listeners: Listeners,
         on_fatal: OnFatal,
@@ -222,6 +235,7 @@ impl Engine {
             freed: Arc::new(Mutex::new(listeners.freed)),
             types: Arc::new(Mutex::new(ToldTypes::new(listeners.types))),
             questions: questions.clone(),
+            snapshots,
         };
         let supervisor =
             Supervisor { shared, journal, quit: Arc::clone(&quit), closing: Arc::clone(&closing), on_fatal };
@@ -282,6 +296,10 @@ mod tests {
     use tidewatch_dataflows::outcome::Seen;
     use tidewatch_dataflows::sample::Samples;
 
+    fn logs(journal: &Journal, outbox: Outbox) -> Logs {
+        Logs { journal: journal.clone(), outbox, snapshots: None }
+    }
+
     #[test]
     fn after_a_panic_the_engine_is_built_anew_and_can_be_left() {
         let folder = std::env::temp_dir().join(format!("tidewatch-engine-{}", std::process::id()));
@@ -303,7 +321,7 @@ mod tests {
         let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
         let listeners = Listeners { freed: Box::new(drop), types: Box::new(|_| {}) };
         let engine =
-            Engine::start(2, &broken, journal.clone(), outbox, Arc::clone(&metrics), listeners, on_fatal)
+            Engine::start(2, &broken, logs(&journal, outbox), Arc::clone(&metrics), listeners, on_fatal)
                 .unwrap();
         let mut samples = Samples::default();
         (0..100).for_each(|i| samples.push(4, 1_700_000_000_000 + i * 15_000, 1.0));
@@ -347,8 +365,7 @@ mod tests {
             let fatal: OnFatal = Arc::new(|error| panic!("{error}"));
             let listeners = Listeners { freed: Box::new(drop), types: Box::new(|_| {}) };
             let engine =
-                Engine::start(workers, &settings, journal.clone(), outbox, metrics, listeners, fatal)
-                    .unwrap();
+                Engine::start(workers, &settings, logs(&journal, outbox), metrics, listeners, fatal).unwrap();
             let questions = engine.questions();
             let later = T + 2 * settings.keep_ms();
             for (series, at_ms) in [(0..400, T), (200..300, later)] {

@@ -1,26 +1,58 @@
-//! Where a generation begins: from which state its shards, and from which record its feeder.
+//! Where a generation begins: each shard from its newest good snapshot, the feeder from what follows the oldest of them.
 //!
-//! Now every generation begins with empty shards and reads the journal from its first record; the outbox drops what it
-//! holds already. What would begin elsewhere (a saved state, a trimmed journal) says so here, anew for each
-//! generation.
+//! The outbox holds the epochs of every snapshot. So what comes again between the oldest snapshot and the newest,
+//! incomplete because shards ignore what they know, is dropped there.
 
+use std::sync::Arc;
+
+use tidewatch_dataflows::graph::Shard;
+use tidewatch_dataflows::settings::Settings;
+use tidewatch_dataflows::state::CHAINS;
+
+use super::EngineError;
+use super::workers::Begun;
 use crate::journal::{Journal, JournalError, Reader};
+use crate::snapshots::Snapshots;
 
-/// What one generation begins with.
+/// What the feeder of one generation begins with.
 pub(super) struct Start {
-    /// Hands on the records that the state does not know yet; the shards are empty, so all of them.
+    /// Hands on the records that not every shard knows.
     pub(super) reader: Reader,
-    /// The newest epoch that the journal held at the beginning: once it is computed the state is there again.
-    pub(super) upto: u64,
+    /// Asks for snapshots, and takes them.
+    pub(super) snapshots: Option<Snapshots>,
 }
 
 impl Start {
-    /// The beginning of a generation as of now.
+    /// After the epochs that the shards begin with; from the first record if one of them begins empty.
     ///
     /// # Errors
-    /// The journal cannot be read.
-    pub(super) fn now(journal: &Journal) -> Result<Start, JournalError> {
-        let upto = journal.last_epoch_end().map_or(0, |end| end.epoch);
-        Ok(Start { reader: journal.reader()?, upto })
+    /// The journal cannot be read, or lacks what is needed.
+    pub(super) fn after(
+        journal: &Journal,
+        begun: &Begun,
+        snapshots: Option<Snapshots>,
+    ) -> Result<Start, JournalError> {
+        let _oldest = begun.iter().copied().min().flatten();
+        Ok(Start { reader: journal.reader()?, snapshots })
     }
+}
+
+/// A shard as its newest snapshot has it that is any good, or empty.
+pub(super) fn shard(
+    shard: usize,
+    settings: &Arc<Settings>,
+    snapshots: Option<&Snapshots>,
+) -> Result<Shard, EngineError> {
+    let Some(snapshots) = snapshots else { return Ok(Shard::new(settings)) };
+    while let Some(loaded) = snapshots.load(shard)? {
+        match Shard::load(shard, &loaded.held()) {
+            Ok(begun) => {
+                snapshots.begin(shard, std::array::from_fn(|chain| begun.saved_epoch(chain)));
+                return Ok(begun);
+            }
+            Err(why) => snapshots.refuse(shard, &loaded, why.0),
+        }
+    }
+    snapshots.begin(shard, [None; CHAINS]);
+    Ok(Shard::new(settings))
 }

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use tidewatch_dataflows::graph::Sizes;
 
 use super::generation::{Ended, Generation, JOIN_MAX, Panicked, Shared, Signals, Thread};
-use super::start::Start;
 use super::{EngineError, OnFatal, PATIENCE, Progress, Restarted};
 use crate::journal::Journal;
 use crate::metrics::Restart;
@@ -66,10 +65,10 @@ impl Supervisor {
         let mut restarts = Restarts::default();
         let mut after = None;
         loop {
-            let start = Start::now(&self.journal)?;
-            self.shared.progress.begin(after.take(), start.upto);
+            let upto = self.journal.last_epoch_end().map_or(0, |end| end.epoch);
+            self.shared.progress.begin(after.take(), upto);
             let signals = Signals::new(&self.quit, &self.closing);
-            let panicked = match Generation::run(&self.shared, start, signals) {
+            let panicked = match Generation::run(&self.shared, &self.journal, signals) {
                 Ended::Done => return Ok(()),
                 Ended::Failed(error) => return Err(error),
                 Ended::Stuck(threads, after) => return Err(stuck(&threads, after)),

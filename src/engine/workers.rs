@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidewatch_dataflows::driver;
-use tidewatch_dataflows::graph;
+use tidewatch_dataflows::graph::{self, Shard};
 use tidewatch_dataflows::outcome::Outcomes;
-use tidewatch_dataflows::sample::{EpochEnd, Mark, Samples};
+use tidewatch_dataflows::sample::{EpochEnd, Mark, SHARDS, Samples};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::operators::Probe;
 use timely::dataflow::operators::generic::{OutputBuilder, builder_rc::OperatorBuilder};
@@ -19,13 +19,14 @@ use timely::scheduling::SyncActivator;
 use super::busy::log_operators;
 use super::generation::{Event, Report, Shared, Signals, Thread};
 use super::questions::{Asked, serve};
+use super::start;
 use super::{EngineError, PATIENCE};
 
 /// Batches that may wait for one worker.
 const BATCHES_QUEUED: usize = 64;
 /// Epochs a source may be ahead of the output.
 const EPOCHS_IN_FLIGHT: u64 = 4;
-/// How long a thread sleeps before it looks at the stop flag again.
+/// What is sent to a worker's source.
 pub(super) enum Message {
     Batch(Samples),
     Mark(Mark),
@@ -37,6 +38,9 @@ pub(super) struct Feed {
     pub(super) activator: SyncActivator,
     pub(super) asked: Asked,
 }
+
+/// The epochs that shards begin with.
+pub(super) type Begun = Vec<Option<u64>>;
 
 pub(super) type Guards = timely::communication::WorkerGuards<()>;
 
@@ -52,11 +56,12 @@ pub(super) fn start_workers(
         Arc::clone(&shared.progress.sizes),
         Arc::clone(&shared.busy),
         Arc::clone(signals),
+        shared.snapshots.clone(),
     );
     let of_each: Vec<_> =
         to_merger.into_iter().map(|sender| Mutex::new(Some((sender, events.clone())))).collect();
     timely::execute(timely::Config::process(shared.workers), move |worker| {
-        let (settings, sizes, busy, signals) = of_all.clone();
+        let (settings, sizes, busy, signals, snapshots) = of_all.clone();
         let index = worker.index();
         let (to_merger, events) = of_each[index]
             .lock()
@@ -64,19 +69,33 @@ pub(super) fn start_workers(
             .take()
             .expect("each worker takes it once");
         let work = |worker: &mut timely::worker::Worker| {
+            let mine = graph::owned(index, worker.peers());
+            let mut shards: Vec<Option<Shard>> = Vec::with_capacity(SHARDS);
+            for shard in 0..SHARDS {
+                // Other workers load theirs meanwhile.
+                shards.push(match mine(shard) && !signals.over() {
+                    true => Some(start::shard(shard, &settings, snapshots.as_ref())?),
+                    false => None,
+                });
+                let _ = events.send(Event::Loaded);
+            }
+            if signals.over() {
+                return Ok(());
+            }
+            let begun = shards.iter().flatten().map(Shard::epoch).collect();
             log_operators(worker, &busy);
             let (queue, messages) = sync_channel(BATCHES_QUEUED);
             let (activator, gates) = worker.dataflow(|scope| {
                 let probe = ProbeHandle::new();
                 let (samples, marks, activator) = source(scope, messages, probe.clone());
-                let (outcomes, gates) = graph::build(samples, marks.clone(), &settings, &sizes);
+                let (outcomes, gates) = graph::build_from(samples, marks.clone(), shards, &sizes);
                 driver::complete(outcomes, marks, "outbox", move |end, all| send(&to_merger, end, all))
                     .probe_with(&probe);
                 (activator, gates)
             });
             let (asked, questions) = Asked::new(activator.clone());
             // Whoever started this worker may have given the generation up; then it is over.
-            let _ = events.send(Event::Ready(index, Feed { queue, activator, asked }));
+            let _ = events.send(Event::Ready(index, Feed { queue, activator, asked }, begun));
             while worker.has_dataflows() && !signals.over() {
                 worker.step_or_park(Some(PATIENCE));
                 serve(&questions, &gates);

@@ -27,7 +27,7 @@ use anyhow::{Context, bail, ensure};
 use tidewatch_dataflows::sample::Samples;
 
 use crate::config::Config;
-use crate::engine::{Engine, Listeners, Progress as EngineProgress};
+use crate::engine::{Engine, Listeners, Logs, Progress as EngineProgress};
 use crate::journal::{Journal, Mode};
 use crate::labels::Labels;
 use crate::metrics::Metrics;
@@ -138,8 +138,7 @@ impl History {
             Engine::start(
                 WORKERS,
                 &settings,
-                journal.clone(),
-                outbox,
+                Logs { journal: journal.clone(), outbox, snapshots: None },
                 own,
                 Listeners { freed: Box::new(drop), types: Box::new(|_| {}) },
                 Arc::new(move |error| {
