@@ -21,6 +21,7 @@ const WINDOWS: [Window; 2] = [("10s", 10_000, 5_000), ("1m", 60_000, 10_000)];
 const CONFIG: &str = "
 windows: [{length: 10s, hop: 5s}, {length: 1m, hop: 10s}]
 settle: 5s
+snapshots: {every: 1s}
 ";
 
 /// Times long past, so that windows close by the samples alone and by no clock.

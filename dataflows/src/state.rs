@@ -54,6 +54,13 @@ pub struct Saved {
     pub panes: Vec<u8>,
 }
 
+impl Saved {
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.state.len() + self.panes.len()
+    }
+}
+
 /// A shard to begin with: the last save of a chain.
 #[derive(Clone, Debug)]
 pub struct Held<'a> {

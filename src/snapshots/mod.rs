@@ -194,8 +194,9 @@ impl Snapshots {
         self.table().next(Instant::now())
     }
 
-    /// Takes saves whose epochs the outbox holds durably. Never waits: few are under way at once.
+    /// Takes saves whose epochs the outbox holds durably. Never waits: what is asked for is bounded.
     pub fn take(&self, saves: Vec<Saved>) {
+        self.table().wait(saves.iter().map(Saved::bytes).sum(), 0);
         if let Some(to_writer) = &self.inner.to_writer {
             // A writer that panicked was told of; nothing is trimmed any more.
             let _ = to_writer.send(saves);

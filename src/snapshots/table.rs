@@ -9,8 +9,8 @@ use tidewatch_dataflows::state::{CHAINS, Save};
 
 use super::format::Entry;
 
-/// Saves that may be under way at once, from the computation to the disk.
-const UNDER_WAY_MAX: usize = 8;
+/// Bytes of saves that may wait for the disk; beyond it no further one is asked for.
+const WAITING_BYTES_MAX: usize = 256 << 20;
 /// A chain begins anew when its panes have grown to so many times what they were, in hundredths: by then as many of
 /// them have left the longest window as are in it.
 const GROWN_PERCENT: u64 = 150;
@@ -35,7 +35,8 @@ pub struct Table {
     /// The shard whose turn is next, and when.
     turn: usize,
     due: Option<Instant>,
-    under_way: usize,
+    /// Bytes of saves that wait for the disk.
+    waiting_bytes: usize,
 }
 
 impl Table {
@@ -45,7 +46,7 @@ impl Table {
         for entry in entries {
             chains[entry.shard][entry.chain].durable = Some(*entry);
         }
-        Table { chains, every, turn: 0, due: None, under_way: 0 }
+        Table { chains, every, turn: 0, due: None, waiting_bytes: 0 }
     }
 
     /// What is durable.
@@ -73,7 +74,7 @@ impl Table {
     /// The computation begins, with this shard believing that `saved` are the last saves of its chains.
     pub fn begin(&mut self, shard: usize, saved: [Option<u64>; CHAINS]) {
         for (chain, saved) in self.chains[shard].iter_mut().zip(saved) {
-            self.under_way -= usize::from(std::mem::take(&mut chain.under_way));
+            chain.under_way = false;
             chain.broken = saved.is_none() || chain.durable.map(|entry| entry.epoch) != saved;
         }
     }
@@ -82,7 +83,7 @@ impl Table {
     pub fn next(&mut self, now: Instant) -> Option<Save> {
         let turn = self.every / SHARDS as u32;
         let due = *self.due.get_or_insert(now + turn);
-        if now < due || self.under_way >= UNDER_WAY_MAX {
+        if now < due || self.waiting_bytes >= WAITING_BYTES_MAX {
             return None;
         }
         // One that is late does not make the next ones hurry.
@@ -97,7 +98,6 @@ impl Table {
             return None;
         }
         chains[chain].under_way = true;
-        self.under_way += 1;
         let grown = chains[chain].durable.is_none_or(|held| {
             let enough = held.whole_bytes.max(PANES_BYTES_MIN) / 100 * GROWN_PERCENT;
             held.panes_bytes > enough
@@ -105,17 +105,21 @@ impl Table {
         Some(Save { shard, chain, whole: grown || chains[chain].broken })
     }
 
+    /// So many bytes of saves more, or less, wait for the disk.
+    pub fn wait(&mut self, more: usize, less: usize) {
+        self.waiting_bytes = (self.waiting_bytes + more).saturating_sub(less);
+    }
+
     /// A save is durable.
     pub fn done(&mut self, entry: Entry) {
         let chain = &mut self.chains[entry.shard][entry.chain];
-        self.under_way -= usize::from(chain.under_way);
         *chain = Chain { durable: Some(entry), ..Chain::default() };
     }
 
     /// A save failed; what was durable before still is.
     pub fn failed(&mut self, save: Save) {
         let chain = &mut self.chains[save.shard][save.chain];
-        self.under_way -= usize::from(std::mem::take(&mut chain.under_way));
+        chain.under_way = false;
         chain.broken = true;
     }
 
@@ -188,17 +192,14 @@ mod tests {
     }
 
     #[test]
-    fn no_more_are_under_way_than_may_be() {
+    fn while_much_waits_for_the_disk_nothing_is_asked_for() {
         let (mut table, mut now) = (Table::new(&[], EVERY), Instant::now());
         table.next(now);
-        let mut saves = Vec::new();
-        for _ in 0..20 {
-            now += Duration::from_secs(1);
-            saves.extend(table.next(now));
-        }
-        assert_eq!(saves.len(), UNDER_WAY_MAX);
-        saves.into_iter().for_each(|save| table.failed(save));
-        assert!(table.next(now + Duration::from_secs(1)).is_some());
+        now += Duration::from_secs(1);
+        table.wait(WAITING_BYTES_MAX, 0);
+        assert_eq!(table.next(now), None);
+        table.wait(0, 1);
+        assert!(table.next(now).is_some());
     }
 
     #[test]

@@ -37,6 +37,7 @@ impl Writer {
         while let Ok(some) = saves.recv() {
             if !some.is_empty() {
                 self.write(&some);
+                self.table().wait(0, some.iter().map(Saved::bytes).sum());
             }
         }
     }
