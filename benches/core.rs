@@ -14,7 +14,7 @@ use timely::dataflow::operators::{Input, Probe};
 use timely::dataflow::{InputHandle, ProbeHandle};
 
 const STEP_MS: i64 = 15_000;
-const START_MS: i64 = 1_700_000_000_000 - 1_700_000_000_000 % 43_200_000 + 1;
+pub const START_MS: i64 = 1_700_000_000_000 - 1_700_000_000_000 % 43_200_000 + 1;
 const EPOCH_SAMPLES: usize = 262_144;
 
 /// What to run.

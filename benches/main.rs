@@ -3,11 +3,12 @@
 //! series. With names it prints those sections, with `all` everything; figures that are compared are taken in
 //! one run. Every section counts and checks its results.
 //!
-//! `cargo bench`, `cargo bench -- all`, `cargo bench -- core million journal write labels store replay`
+//! `cargo bench`, `cargo bench -- all`, `cargo bench -- core million journal write labels store replay snapshots`
 #![allow(clippy::unwrap_used)]
 
 mod core;
 mod rim;
+mod snapshots;
 
 use core::{Figures, Load, median, run};
 
@@ -28,7 +29,7 @@ fn main() {
         println!("{:.0} bytes/series", figures.bytes_per_series);
         return;
     }
-    let sections: [(&str, fn()); 7] = [
+    let sections: [(&str, fn()); 8] = [
         ("core", core_section),
         ("million", million_section),
         ("journal", rim::journal),
@@ -36,6 +37,7 @@ fn main() {
         ("labels", rim::labels),
         ("store", rim::store),
         ("replay", rim::replay),
+        ("snapshots", snapshots::snapshots),
     ];
     for name in &asked {
         assert!(

@@ -208,6 +208,11 @@ impl Snapshots {
         self.table().trim_epoch()
     }
 
+    /// Snapshots made durable since the start, and those that failed.
+    pub fn written(&self) -> u64 {
+        self.inner.metrics.snapshots.get() + self.inner.metrics.snapshot_failures.get()
+    }
+
     /// Bytes on disk.
     pub fn bytes(&self) -> u64 {
         self.table().bytes()
