@@ -21,6 +21,8 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 /// The writer of the series log.
 pub(super) struct SeriesLog {
     segments: Segments,
+    /// Entries that are not durable.
+    buffered: usize,
     bytes: Gauge,
     sync_seconds: Histogram,
 }
@@ -42,21 +44,22 @@ impl SeriesLog {
             visit(series, epoch, labels);
             true
         })?;
-        Ok(SeriesLog { segments, bytes, sync_seconds })
+        Ok(SeriesLog { segments, buffered: 0, bytes, sync_seconds })
     }
 
     /// Buffers one entry.
     pub(super) fn append(&mut self, series: SeriesId, epoch: u64, labels: &LabelSet) {
         self.segments.append_with(KIND_SERIES, |out| encode(series, epoch, labels, out));
+        self.buffered += 1;
     }
 
-    /// Makes the buffered entries durable.
-    pub(super) fn sync(&mut self) -> Result<(), SegmentsError> {
+    /// Makes the buffered entries durable, and says how many. After a failed write they stay buffered.
+    pub(super) fn sync(&mut self) -> Result<usize, SegmentsError> {
         let begun = std::time::Instant::now();
         self.segments.sync()?;
         self.sync_seconds.observe(begun.elapsed().as_secs_f64());
         self.bytes.set(i64::try_from(self.segments.bytes()).unwrap_or(i64::MAX));
-        Ok(())
+        Ok(std::mem::take(&mut self.buffered))
     }
 
     /// Where a reader finds what is written so far.

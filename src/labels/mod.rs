@@ -297,8 +297,9 @@ impl Labels {
         for entry in &pending {
             log.append(entry.series, entry.epoch, &entry.labels);
         }
-        log.sync().map_err(io::Error::other)?;
-        self.unsynced.fetch_sub(pending.len(), Release);
+        // What an earlier call could not write is counted now.
+        let synced = log.sync().map_err(io::Error::other)?;
+        self.unsynced.fetch_sub(synced, Release);
         Ok(())
     }
 

@@ -10,11 +10,13 @@
 //!
 //! **Torn tail.** Only what follows the last sync can be torn, and that is in the last segment. When a log is opened
 //! for writing, the last segment is read; from its first bad record on it is cut off
-//! (and kept beside the log if whole records follow it). A bad record anywhere else is
-//! damage and an error. Readers never see a record beyond the durable [`Position`].
+//! (and kept beside the log if whole records follow it). A bad record anywhere else, or of which a later record proves
+//! that it had been synced ([`Proof`]), is damage and an error; who can do without it goes round it
+//! ([`SegmentReader::resync`]). Readers never see a record beyond the durable [`Position`].
 
 mod durable;
 mod reader;
+mod trimmer;
 mod writer;
 
 use std::io;
@@ -23,8 +25,9 @@ use std::path::{Path, PathBuf};
 use crc32fast::Hasher;
 
 pub use self::durable::Durable;
-pub use self::reader::SegmentReader;
-pub use self::writer::{Recovered, Segments};
+pub use self::reader::{SegmentReader, Skipped};
+pub use self::trimmer::Trimmer;
+pub use self::writer::{Proof, Recovered, Segments};
 use crate::disk::{DiskFile, Folder};
 
 const MAGIC: &[u8; 8] = b"tidewtch";
@@ -33,27 +36,39 @@ pub const VERSION: u32 = 1;
 /// Bytes of a segment's header: the offset of its first record.
 pub const HEADER_BYTES: u64 = 32;
 const RECORD_HEADER: usize = 9;
+/// Longest record looked for behind a bad one; all logs write shorter ones.
+const PROBED_RECORD_BYTES: usize = 2 << 20;
 /// Longest payload of one record.
 pub const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 
-/// A log cannot be read or written. None of these goes away by trying again.
+/// A log cannot be read or written. Only [`SegmentsError::Write`] may go away by trying again.
 #[derive(Debug, thiserror::Error)]
 pub enum SegmentsError {
     /// The operating system refused.
     #[error("cannot {doing} {}: {source}", path.display())]
     Io { doing: &'static str, path: PathBuf, source: io::Error },
+    /// The system did not take what was to be written: no room, most often. What was durable is as it was.
+    #[error("cannot write to {}: {source}", path.display())]
+    Write { path: PathBuf, source: io::Error },
     /// Bytes that were once durable are not what was written.
     #[error("{} is damaged at offset {offset}: {why}", path.display())]
-    Damaged { path: PathBuf, offset: u64, why: String },
+    Damaged { path: PathBuf, segment: u64, offset: u64, why: String },
     /// Written by a program of another age.
     #[error("{} has version {found} of the segment format; this program reads version {VERSION}", path.display())]
     Version { path: PathBuf, found: u32 },
     /// A segment between others is gone.
     #[error("{} is missing: the log goes on with this record, and later segments are there", path.display())]
     Missing { path: PathBuf },
-    /// An earlier write or sync failed, so nobody knows what is on disk.
-    #[error("writing to {} failed before; it is not written to again before a restart", path.display())]
+    /// An earlier sync failed, so nobody knows what is on disk.
+    #[error("syncing {} failed before; it is not written to again before a restart", path.display())]
     FailedBefore { path: PathBuf },
+}
+
+impl SegmentsError {
+    /// Whether the log can go on when this is over: nothing was lost, and the same can be written again.
+    pub fn passes(&self) -> bool {
+        matches!(self, SegmentsError::Write { .. })
+    }
 }
 
 /// A place between two records of a log.
@@ -93,6 +108,14 @@ fn io_error(doing: &'static str, path: &Path, source: io::Error) -> SegmentsErro
     SegmentsError::Io { doing, path: path.to_owned(), source }
 }
 
+/// Whether the record at `at` is whole, and where it would end; `None` if it would not end within `bytes`.
+fn whole(bytes: &[u8], at: usize) -> Option<(bool, usize)> {
+    let header = bytes.get(at..)?.split_at_checked(RECORD_HEADER)?.0;
+    let length = Some(u32_at(header, 0) as usize).filter(|length| *length <= PROBED_RECORD_BYTES)?;
+    let end = at + RECORD_HEADER + length;
+    Some((crc32fast::hash(bytes.get(at + 8..end)?) == u32_at(header, 4), end))
+}
+
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("a slice of four bytes"))
 }
@@ -110,6 +133,7 @@ fn create(folder: &Folder, name: &str, first: u64) -> Result<Box<dyn DiskFile>, 
     let path = path_of(folder, first);
     let file = folder.create(&name_of(first)).map_err(|e| io_error("create", &path, e))?;
     write_header(&*file, &path, name, first)?;
+    file.sync().map_err(|e| io_error("sync", &path, e))?;
     sync_dir(folder)?;
     Ok(file)
 }
@@ -133,8 +157,8 @@ fn header_crc(bytes: &[u8; HEADER_BYTES as usize]) -> u32 {
 }
 
 fn write_header(file: &dyn DiskFile, path: &Path, name: &str, first: u64) -> Result<(), SegmentsError> {
-    file.write_at(&header(name, VERSION, first), 0).map_err(|e| io_error("write to", path, e))?;
-    file.sync().map_err(|e| io_error("sync", path, e))
+    let written = file.write_at(&header(name, VERSION, first), 0);
+    written.map_err(|source| SegmentsError::Write { path: path.to_owned(), source })
 }
 
 /// Whether a file of `length` bytes is one whose making was cut short: no whole header, or one never written.
@@ -154,7 +178,12 @@ fn open_checked(folder: &Folder, name: &'static str, first: u64) -> Result<Box<d
         io::ErrorKind::NotFound => SegmentsError::Missing { path: path.clone() },
         _ => io_error("open", &path, e),
     })?;
-    let damaged = |why: &str| SegmentsError::Damaged { path: path.clone(), offset: 0, why: why.to_owned() };
+    let damaged = |why: &str| SegmentsError::Damaged {
+        path: path.clone(),
+        segment: first,
+        offset: 0,
+        why: why.to_owned(),
+    };
     let mut bytes = [0; HEADER_BYTES as usize];
     file.read_at(&mut bytes, 0).map_err(|e| match e.kind() {
         io::ErrorKind::UnexpectedEof => damaged("its header is cut short"),

@@ -3,13 +3,28 @@
 use std::io;
 
 use super::{
-    HEADER_BYTES, PAYLOAD_BYTES_MAX, Position, RECORD_HEADER, SegmentsError, io_error, list, open_checked,
-    path_of, u32_at,
+    HEADER_BYTES, PAYLOAD_BYTES_MAX, PROBED_RECORD_BYTES, Position, RECORD_HEADER, SegmentsError, io_error,
+    list, name_of, open_checked, path_of, u32_at, whole,
 };
 use crate::disk::{DiskFile, Folder};
 
 /// How much a reader reads at once.
 const BLOCK_BYTES: usize = 1 << 20;
+/// Highest kind of a record of any log.
+const KIND_MAX: u8 = 32;
+/// How much is looked through at once for a whole record behind a bad one; the longest one fits several times.
+const LOOK_BYTES: u64 = 4 * PROBED_RECORD_BYTES as u64;
+
+/// What [`SegmentReader::resync`] left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Skipped {
+    /// The bad record.
+    pub from: Position,
+    /// Where the reader goes on.
+    pub to: Position,
+    /// Bytes between them that are there and cannot be read; none of a segment that is missing.
+    pub bytes: u64,
+}
 
 /// Reads a log from the beginning of a segment, in order, over the ends of segments, as far as it is told to.
 pub struct SegmentReader {
@@ -24,6 +39,10 @@ pub struct SegmentReader {
     block: Vec<u8>,
     /// Offset in the file of the block's first byte.
     block_offset: u64,
+    /// Bytes of the record that was read last, header included.
+    last_bytes: usize,
+    /// Records of this segment were left out, so `records` does not tell the next segment's number.
+    uncounted: bool,
     /// Length of the file, known once a later segment exists.
     full_length: Option<u64>,
 }
@@ -61,6 +80,29 @@ impl SegmentReader {
             offset: HEADER_BYTES,
             block: Vec::new(),
             block_offset: HEADER_BYTES,
+            last_bytes: 0,
+            uncounted: false,
+            full_length: None,
+        })
+    }
+
+    /// Another reader at the same place.
+    ///
+    /// # Errors
+    /// A file that cannot be opened.
+    pub fn another(&self) -> Result<SegmentReader, SegmentsError> {
+        let file = self.folder.open(&name_of(self.first));
+        Ok(SegmentReader {
+            folder: self.folder.clone(),
+            name: self.name,
+            file: file.map_err(|e| io_error("open", &path_of(&self.folder, self.first), e))?,
+            first: self.first,
+            records: self.records,
+            offset: self.offset,
+            block: Vec::new(),
+            block_offset: self.offset,
+            last_bytes: 0,
+            uncounted: self.uncounted,
             full_length: None,
         })
     }
@@ -70,16 +112,24 @@ impl SegmentReader {
     /// # Errors
     /// Damage, naming file and offset; the reader stays where it is.
     pub fn next(&mut self, end: Position) -> Result<Option<(u8, &[u8])>, SegmentsError> {
+        Ok(self.advance(end)?.then(|| self.record()))
+    }
+
+    /// Reads the next record before `end`; `false` when there is none.
+    ///
+    /// # Errors
+    /// As [`SegmentReader::next`].
+    pub fn advance(&mut self, end: Position) -> Result<bool, SegmentsError> {
         let limit = loop {
             if end.segment < self.first {
-                return Ok(None);
+                return Ok(false);
             }
-            let limit = if end.segment > self.first { self.length()? } else { end.offset };
+            let limit = self.limit(end)?;
             if self.offset < limit {
                 break limit;
             }
             if end.segment == self.first {
-                return Ok(None);
+                return Ok(false);
             }
             self.go_on()?;
         };
@@ -99,11 +149,79 @@ impl SegmentReader {
         if crc32fast::hash(&record[8..]) != u32_at(record, 4) {
             return Err(self.damaged("a record's checksum does not match"));
         }
-        let start = (self.offset - self.block_offset) as usize;
         self.offset += whole as u64;
         self.records += 1;
-        let record = &self.block[start..start + whole];
-        Ok(Some((record[8], &record[RECORD_HEADER..])))
+        self.last_bytes = whole;
+        Ok(true)
+    }
+
+    /// Kind and payload of the record that [`SegmentReader::advance`] has read.
+    ///
+    /// # Panics
+    /// If it has read none.
+    pub fn record(&self) -> (u8, &[u8]) {
+        let end = (self.offset - self.block_offset) as usize;
+        let record = &self.block[end - self.last_bytes..end];
+        (record[8], &record[RECORD_HEADER..])
+    }
+
+    /// Goes round what made [`SegmentReader::next`] fail by damage: to the next whole record of which `plausible` says
+    /// that it is one of this log, to the end of the segment, or into the next segment there is.
+    ///
+    /// # Errors
+    /// Files that cannot be read at all.
+    pub fn resync(
+        &mut self,
+        end: Position,
+        plausible: fn(u8, &[u8]) -> bool,
+    ) -> Result<Skipped, SegmentsError> {
+        let from = self.position();
+        self.uncounted = true;
+        let limit = self.limit(end)?;
+        if self.offset < limit {
+            self.offset = self.look(limit, plausible)?;
+            let to = self.position();
+            return Ok(Skipped { from, to, bytes: to.offset - from.offset });
+        }
+        // What is bad is the next segment's header, or that it is missing.
+        let first = self.next_listed()?;
+        let (file, bytes) = match open_checked(&self.folder, self.name, first) {
+            Err(SegmentsError::Damaged { path, .. }) => {
+                let file = self.folder.open(&name_of(first)).map_err(|e| io_error("open", &path, e))?;
+                (file, HEADER_BYTES)
+            }
+            opened => (opened?, 0),
+        };
+        self.enter(first, file);
+        self.uncounted = true;
+        Ok(Skipped { from, to: self.position(), bytes })
+    }
+
+    /// Offset of the next whole record before `limit`, or `limit`.
+    fn look(&self, limit: u64, plausible: fn(u8, &[u8]) -> bool) -> Result<u64, SegmentsError> {
+        let good = |bytes: &[u8], at: usize| {
+            // The kind first: most bytes are none, and a checksum over what looks like a length is dear.
+            let kind = bytes.get(at + 8).is_some_and(|kind| *kind != 0 && *kind <= KIND_MAX);
+            kind && whole(bytes, at)
+                .is_some_and(|(good, end)| good && plausible(bytes[at + 8], &bytes[at + RECORD_HEADER..end]))
+        };
+        let mut base = self.offset;
+        loop {
+            let mut bytes = vec![0; (limit - base).min(LOOK_BYTES) as usize];
+            let read = self.file.read_at(&mut bytes, base);
+            read.map_err(|e| io_error("read", &path_of(&self.folder, self.first), e))?;
+            // The nearest one; a length that is bad itself could lead past some.
+            let last = base + bytes.len() as u64 == limit;
+            let upto = if last { bytes.len() } else { bytes.len() / 2 };
+            let first = usize::from(base == self.offset);
+            if let Some(at) = (first..upto).find(|at| good(&bytes, *at)) {
+                return Ok(base + at as u64);
+            }
+            if last {
+                return Ok(limit);
+            }
+            base += upto as u64;
+        }
     }
 
     /// Where the next record begins.
@@ -144,6 +262,11 @@ impl SegmentReader {
         Ok(Some(&self.block[start..start + n]))
     }
 
+    /// How far this segment may be read.
+    fn limit(&mut self, end: Position) -> Result<u64, SegmentsError> {
+        if end.segment > self.first { self.length() } else { Ok(end.offset) }
+    }
+
     /// Length of this segment's file, which no longer grows.
     fn length(&mut self) -> Result<u64, SegmentsError> {
         if let Some(length) = self.full_length {
@@ -160,20 +283,32 @@ impl SegmentReader {
 
     /// Opens the segment after this one.
     fn go_on(&mut self) -> Result<(), SegmentsError> {
-        let first = self.first + self.records;
-        if self.records == 0 {
+        let first = if self.uncounted { self.next_listed()? } else { self.first + self.records };
+        if first == self.first {
             return Err(self.damaged("the segment has no record, and later segments are there"));
         }
-        self.file = open_checked(&self.folder, self.name, first)?;
-        (self.first, self.records, self.offset) = (first, 0, HEADER_BYTES);
-        (self.block_offset, self.full_length) = (HEADER_BYTES, None);
-        self.block.clear();
+        let file = open_checked(&self.folder, self.name, first)?;
+        self.enter(first, file);
         Ok(())
+    }
+
+    fn enter(&mut self, first: u64, file: Box<dyn DiskFile>) {
+        self.file = file;
+        (self.first, self.records, self.offset) = (first, 0, HEADER_BYTES);
+        (self.block_offset, self.full_length, self.uncounted) = (HEADER_BYTES, None, false);
+        self.block.clear();
+    }
+
+    /// The next segment that is there.
+    fn next_listed(&self) -> Result<u64, SegmentsError> {
+        let next = list(&self.folder)?.into_iter().find(|segment| *segment > self.first);
+        next.ok_or_else(|| SegmentsError::Missing { path: path_of(&self.folder, self.first + self.records) })
     }
 
     fn damaged(&self, why: &str) -> SegmentsError {
         SegmentsError::Damaged {
             path: path_of(&self.folder, self.first),
+            segment: self.first,
             offset: self.offset,
             why: why.to_owned(),
         }

@@ -281,23 +281,221 @@ fn other_files_versions_and_gaps_are_errors_that_name_the_file() {
 }
 
 #[test]
-fn after_a_failed_write_nothing_is_written_any_more() {
+fn a_failed_write_can_be_tried_again_or_undone() {
+    for (room, undone) in (0..30).step_by(4).flat_map(|room| [(room, false), (room, true)]) {
+        let dir = Dir::new();
+        let faults = Arc::new(Faults::default());
+        let (mut log, _) = Segments::open(faults.folder(dir.path()), LOG, 1 << 20, |_, _| true).unwrap();
+        log.append(1, b"kept");
+        log.sync().unwrap();
+        let end = log.end();
+        faults.room(Some(room));
+        log.append(2, b"in the way");
+        log.append(3, b"as well");
+        let error = log.sync().unwrap_err();
+        let named = error.to_string().contains(&path_of(log.folder(), 0).display().to_string());
+        assert!(error.passes() && named, "{error}");
+        assert_eq!((log.end(), log.probe(50).is_err()), (end, true));
+        if undone {
+            log.rewind().unwrap();
+            assert_eq!(fs::metadata(path_of(log.folder(), 0)).unwrap().len(), end.offset);
+        }
+        faults.room(None);
+        log.probe(1 << 16).unwrap();
+        log.append(4, b"after");
+        log.sync().unwrap();
+        drop(log);
+        let (log, recovered) = Segments::open(dir.path(), LOG, 1 << 20, |_, _| true).unwrap();
+        assert_eq!(recovered.truncated_bytes, 0);
+        let kinds: Vec<u8> = read(dir.path(), log.end()).0.into_iter().map(|(kind, _)| kind).collect();
+        assert_eq!(kinds, if undone { vec![1, 4] } else { vec![1, 2, 3, 4] }, "room for {room}");
+    }
+}
+
+#[test]
+fn what_was_kept_without_a_sync_is_not_undone() {
+    let dir = Dir::new();
+    let (mut log, _) = Segments::open(dir.path(), LOG, 1 << 20, |_, _| true).unwrap();
+    log.append(1, b"kept");
+    log.write().unwrap();
+    assert!(log.synced() < log.end());
+    log.keep();
+    log.append(2, b"written");
+    log.write().unwrap();
+    log.append(3, b"buffered");
+    log.rewind().unwrap();
+    log.append(4, b"after");
+    log.sync().unwrap();
+    assert_eq!(log.synced(), log.end());
+    assert_eq!(read(dir.path(), log.end()).0, [(1, b"kept".to_vec()), (4, b"after".to_vec())]);
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_written_any_more() {
     let dir = Dir::new();
     let faults = Arc::new(Faults::default());
     let (mut log, _) = Segments::open(faults.folder(dir.path()), LOG, 1 << 20, |_, _| true).unwrap();
-    log.append(1, b"kept");
+    faults.no_sync.store(true, Relaxed);
+    log.append(1, b"lost or not");
+    assert!(!log.sync().unwrap_err().passes());
+    faults.no_sync.store(false, Relaxed);
+    for again in [log.sync(), log.rewind(), log.probe(1)] {
+        assert!(matches!(again, Err(SegmentsError::FailedBefore { .. })));
+    }
+}
+
+#[test]
+fn without_room_for_a_new_segment_the_log_goes_on_in_the_old_one() {
+    let dir = Dir::new();
+    let faults = Arc::new(Faults::default());
+    let (mut log, _) = Segments::open(faults.folder(dir.path()), LOG, 1, |_, _| true).unwrap();
+    let all = records(12);
+    for (at, (kind, payload)) in all.iter().enumerate() {
+        // In turn: no file can be made, and there is room for the record but not for the next header.
+        faults.no_create.store(at / 3 == 1, Relaxed);
+        faults.room((at / 3 == 2).then_some((RECORD_HEADER + payload.len()) as u64 + 10));
+        log.append(*kind, payload);
+        log.sync().unwrap();
+        assert_eq!(read(dir.path(), log.end()).0, all[..=at]);
+    }
+    let names: Vec<u64> = list(dir.path()).unwrap();
+    assert_eq!(names, [0, 1, 2, 3, 10, 11, 12]);
+    let (again, _) = Segments::open(dir.path(), LOG, 1, |_, _| true).unwrap();
+    assert_eq!((again.end(), again.bytes()), (log.end(), log.bytes()));
+}
+
+#[test]
+fn a_segment_whose_making_was_cut_short_is_taken_away() {
+    for torn in 0..=HEADER_BYTES as usize {
+        let dir = Dir::new();
+        write(dir.path(), 1 << 20, &records(3));
+        fs::write(path_of(&dir.path().into(), 3), vec![0; torn]).unwrap();
+        let (mut log, recovered) = Segments::open(dir.path(), LOG, 1 << 20, |_, _| true).unwrap();
+        assert_eq!(recovered, Recovered { truncated_bytes: torn as u64, records: 3 });
+        log.append(7, b"goes on in the one before");
+        log.sync().unwrap();
+        assert_eq!((list(dir.path()).unwrap(), read(dir.path(), log.end()).0.len()), (vec![0], 4));
+    }
+}
+
+#[test]
+fn old_segments_are_removed_and_the_rest_stays_a_log() {
+    let dir = Dir::new();
+    let all = records(40);
+    write(dir.path(), 150, &all);
+    let (mut log, _) = Segments::open(dir.path(), LOG, 150, |_, _| true).unwrap();
+    let trimmer = log.trimmer();
+    let mut whole = log.bytes();
+    for before in [0, 1, 9, 9, 20, 39] {
+        let freed = log.remove_before(before).unwrap();
+        whole -= freed;
+        let first = log.first_segment();
+        assert!(trimmer.segments().iter().all(|segment| *segment >= before || *segment == log.end().segment));
+        let bytes: u64 = paths(dir.path()).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+        assert_eq!((log.bytes(), bytes, list(dir.path()).unwrap()), (whole, whole, trimmer.segments()));
+        assert_eq!(read(dir.path(), log.end()).0, all[first as usize..], "before {before}");
+    }
+    log.remove_before(u64::MAX).unwrap();
+    assert_eq!(trimmer.segments(), [log.end().segment], "the one being written stays");
+    log.append(1, b"more");
     log.sync().unwrap();
-    let (end, path) = (log.end(), path_of(&dir.path().into(), 0));
-    faults.room(Some(0));
-    log.append(2, b"lost");
-    let error = log.sync().unwrap_err();
-    assert!(error.to_string().contains(&path.display().to_string()), "{error}");
-    faults.room(None);
-    assert!(matches!(log.sync(), Err(SegmentsError::FailedBefore { .. })));
-    assert_eq!(log.end(), end);
-    drop(log);
-    let (log, _) = Segments::open(dir.path(), LOG, 1 << 20, |_, _| true).unwrap();
-    assert_eq!(read(dir.path(), log.end()).0, [(1, b"kept".to_vec())]);
+    let (again, _) = Segments::open(dir.path(), LOG, 150, |_, _| true).unwrap();
+    assert_eq!((again.end(), again.bytes()), (log.end(), log.bytes()));
+}
+
+/// Everything a reader gets that goes round damage, and what it left out.
+fn read_round(dir: &Path, end: Position) -> (Records, Vec<Skipped>) {
+    let mut reader = SegmentReader::open(dir, LOG).unwrap().unwrap();
+    let (mut seen, mut skipped) = (Records::new(), vec![]);
+    loop {
+        match reader.next(end) {
+            Ok(Some((kind, payload))) => seen.push((kind, payload.to_vec())),
+            Ok(None) => return (seen, skipped),
+            Err(_) => skipped.push(reader.resync(end, |_, _| true).unwrap()),
+        }
+    }
+}
+
+#[test]
+fn who_can_do_without_a_damaged_record_gets_all_others() {
+    let dir = Dir::new();
+    let all: Records = records(60).into_iter().map(|(kind, payload)| (kind % 9 + 1, payload)).collect();
+    let end = write(dir.path(), 300, &all);
+    let files = paths(dir.path());
+    assert!(files.len() > 3);
+    let first_header = HEADER_BYTES as usize;
+    for (number, path) in files.iter().enumerate() {
+        let whole = fs::read(path).unwrap();
+        for at in if number == 0 { first_header } else { 0 }..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 0x11;
+            fs::write(path, &changed).unwrap();
+            if (16..20).contains(&at)
+                && read(dir.path(), end).1.is_some_and(|e| !matches!(e, SegmentsError::Damaged { .. }))
+            {
+                continue;
+            }
+            let (seen, skipped) = read_round(dir.path(), end);
+            let lost = usize::from(at >= first_header);
+            assert_eq!((seen.len(), skipped.len()), (all.len() - lost, 1), "byte {at} of {}", path.display());
+            let mut left = all.iter();
+            assert!(seen.iter().all(|record| left.any(|one| one == record)), "in order");
+            let bytes: u64 =
+                if lost == 0 { HEADER_BYTES } else { skipped[0].to.offset - skipped[0].from.offset };
+            assert_eq!(skipped[0].bytes, bytes);
+        }
+        fs::write(path, &whole).unwrap();
+    }
+    // A segment that is gone.
+    let gone = list(dir.path()).unwrap();
+    fs::remove_file(&files[1]).unwrap();
+    let (seen, skipped) = read_round(dir.path(), end);
+    assert_eq!((seen.len() as u64, skipped.len()), (all.len() as u64 - (gone[2] - gone[1]), 1));
+}
+
+/// A record of kind 9 says how far the log was synced.
+fn proof(accept_loss: bool) -> Proof {
+    let synced = |kind, payload: &[u8]| {
+        let offset = u64::from_le_bytes(payload.try_into().ok()?);
+        (kind == 9).then_some(Position { segment: 0, offset })
+    };
+    Proof { synced, plausible: |_, _| true, accept_loss }
+}
+
+#[test]
+fn what_was_proven_synced_is_damaged_and_never_taken_for_a_torn_tail() {
+    let source = Dir::new();
+    let (mut log, _) = Segments::open(source.path(), LOG, 1 << 20, |_, _| true).unwrap();
+    let mut ends = vec![];
+    for at in 0..10_u8 {
+        log.append(1, &[at; 20]);
+        log.append(9, &log.synced().offset.to_le_bytes());
+        log.sync().unwrap();
+        ends.push(log.end().offset);
+    }
+    let whole = fs::read(path_of(log.folder(), 0)).unwrap();
+    let dir = Dir::new();
+    let path = path_of(&dir.path().into(), 0);
+    for at in (HEADER_BYTES as usize..whole.len()).step_by(7) {
+        let mut changed = whole.clone();
+        changed[at] ^= 4;
+        fs::write(&path, &changed).unwrap();
+        let opened = Segments::open_proving(dir.path(), LOG, 1 << 20, Some(proof(false)), |_, _| true);
+        // The last commit has nobody to speak for it.
+        if at as u64 >= ends[8] {
+            assert!(opened.unwrap().1.truncated_bytes > 0, "byte {at}");
+            continue;
+        }
+        let error = opened.err().expect("it had been synced").to_string();
+        assert!(error.contains("had been synced"), "byte {at}: {error}");
+        let (mut log, recovered) =
+            Segments::open_proving(dir.path(), LOG, 1 << 20, Some(proof(true)), |_, _| true).unwrap();
+        assert_eq!((recovered.truncated_bytes, fs::read(&path).unwrap()), (0, changed), "byte {at}");
+        log.append(5, b"on");
+        log.sync().unwrap();
+        let (seen, skipped) = read_round(dir.path(), log.end());
+        assert_eq!((seen.len(), skipped.len()), (20, 1), "byte {at}");
+    }
 }
 
 #[test]
