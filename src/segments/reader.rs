@@ -210,13 +210,7 @@ impl SegmentReader {
             let mut bytes = vec![0; (limit - base).min(LOOK_BYTES) as usize];
             let read = self.file.read_at(&mut bytes, base);
             read.map_err(|e| io_error("read", &path_of(&self.folder, self.first), e))?;
-            // If only its payload is bad, its length tells where the next one is.
-            if base == self.offset
-                && let Some((_, end)) = whole(&bytes, 0)
-                && good(&bytes, end)
-            {
-                return Ok(base + end as u64);
-            }
+            // The nearest one; a length that is bad itself could lead past some.
             let last = base + bytes.len() as u64 == limit;
             let upto = if last { bytes.len() } else { bytes.len() / 2 };
             let first = usize::from(base == self.offset);
