@@ -118,8 +118,7 @@ impl Windows {
                 continue;
             }
             let words = &record[number.rem_euclid(self.base_ring) as usize];
-            let kept =
-                if panes::holds(words, number) { Moments::from_words(words) } else { Moments::EMPTY };
+            let kept = if panes::holds(words, number) { Moments::from_words(words) } else { Moments::EMPTY };
             let mut again = Moments::EMPTY;
             for i in raw.within(start_ms, end_ms) {
                 again.tag = number as u32;
@@ -220,8 +219,7 @@ mod tests {
 
         fn feed(&mut self, samples: &Samples, stream_ms: i64) -> Outcomes {
             self.epoch += 1;
-            let end =
-                EpochEnd { epoch: self.epoch, stream_ms, close_ms: stream_ms, last_of_input: false };
+            let end = EpochEnd { epoch: self.epoch, stream_ms, close_ms: stream_ms, last_of_input: false };
             let epoch = Epoch { end, controls: &[], fills: &[], live: samples, save: None };
             let batch = self.admit.retire(0, epoch);
             let mut out = Outcomes::default();
