@@ -8,6 +8,7 @@
 //! - `bad_inputs`: every line, file, configuration and command line that is wrong, with its exit code and its words.
 //! - `bad_requests`: every request that is wrong, with its status and its words; nothing of it is applied, the worker
 //!   goes on.
+//! - `explain`: a row's panes, revisions and late samples, told by a running worker, and the same after a kill.
 //! - `fills`: history applied before the live samples of its series: right, corrected, never half-empty.
 //! - `first_steps`: what the README promises a newcomer: flags, mistyped names, the table of settings, the files of deploy/.
 //! - `files`: what a file comes to does not depend on the order of its lines.
@@ -39,6 +40,7 @@ mod away;
 mod backfill;
 mod bad_inputs;
 mod bad_requests;
+mod explain;
 mod files;
 mod fills;
 mod first_steps;
