@@ -2,6 +2,7 @@
 //!
 //! - `architecture`: who may import whom, and other rules of the house that can be read off the source.
 //! - `asks_prometheus`: a real Prometheus is asked for a day of samples; each arrives once. Needs servers.
+//! - `audit`: the audit of a running worker checks what comes in, and finds nothing.
 //! - `away`: a sender or a worker that was away for two hours: the same windows, and no half-empty one.
 //! - `backfill`: histories from a real Prometheus into a running worker; what cannot be, and how it is told.
 //!   Needs servers for the first: `./test.sh` starts it.
@@ -36,6 +37,7 @@
 
 mod architecture;
 mod asks_prometheus;
+mod audit;
 mod away;
 mod backfill;
 mod bad_inputs;

@@ -24,6 +24,7 @@ use crate::source::{Durable, Intake, Refused};
 use crate::source::{query, remote_write};
 use crate::store::{LabelPairs, Store, judge_rows_per_day, rows_per_day};
 
+use super::audit::Audit;
 use super::history::jobs::Histories;
 use super::sources::{self, Sources};
 use super::stack::{Fatal, OnFatal, Stack};
@@ -91,6 +92,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     };
     let sources = Sources::start(&config, &worker.sources, &parts)?;
     drop(parts);
+    let audit = Audit::start(config.audit, &stack).context("starting the audit")?;
     let (stop_to, stop_from) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(async move {
         axum::serve(listener, router)
@@ -121,6 +123,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let close = move || {
         // It asks the engine and writes to the store: first it, then those.
         histories.close();
+        audit.into_iter().for_each(Audit::stop);
         stack.close()
     };
     tokio::task::spawn_blocking(close).await.context("closing")??;
