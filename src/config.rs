@@ -57,6 +57,8 @@ pub struct Config {
     pub sources: Sources,
     /// What is done with which series.
     pub select: Vec<Select>,
+    /// How many series a second are checked against their raw samples and panes; 0 for none.
+    pub audit: u32,
 }
 
 /// Who is asked for samples.
@@ -225,6 +227,7 @@ impl Default for Config {
             },
             sources: Sources::default(),
             select: Vec::new(),
+            audit: 5,
         }
     }
 }
@@ -362,6 +365,7 @@ impl Reader {
             },
             sources: d.sources,
             select: self.select()?,
+            audit: self.whole("audit", 0, 1_000, d.audit.into())? as u32,
         };
         let judged = config.settings().validated().map_err(|error| ConfigError::Bad {
             origin: self.origin(&error.field),

@@ -99,6 +99,13 @@ pub struct Restart {
     pub cause: &'static str,
 }
 
+/// What was checked.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Checked {
+    /// `pane`, `window`.
+    pub what: &'static str,
+}
+
 /// How a request of ours ended.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Outcome {
@@ -219,6 +226,14 @@ metrics! {
     engine_restarts: Family<Restart, Counter> = "tidewatch_engine_restarts", Family::default();
     /// Longest time an operator ran before others of its worker could.
     operator_longest_seconds: Family<Operator, FloatGauge> = "tidewatch_operator_longest_run_seconds", Family::default();
+    /// Series whose state was computed again and compared.
+    audit_series: Counter = "tidewatch_audit_series", Counter::default();
+    /// Panes and windows that were computed again.
+    audit_checks: Family<Checked, Counter> = "tidewatch_audit_checks", Family::default();
+    /// Numbers that are not what computing them again gives.
+    audit_mismatches: Family<Checked, Counter> = "tidewatch_audit_mismatches", Family::default();
+    /// The largest relative difference of sums since the start: rounding, if nothing is wrong.
+    audit_difference: FloatGauge = "tidewatch_audit_relative_difference_max", FloatGauge::default();
     /// What was built, always 1.
     build_info: Family<Build, IntGauge> = "tidewatch_build_info", Family::default();
     /// Seconds of processor time used.

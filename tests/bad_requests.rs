@@ -410,7 +410,7 @@ fn each_wrong_write_has_its_status_and_nothing_of_it_is_applied() {
 /// A path, a parameter, the status, and what the answer says.
 type Question = (&'static str, &'static str, &'static str, u16, &'static str);
 
-const QUESTIONS: [Question; 43] = [
+const QUESTIONS: [Question; 54] = [
     ("/api/v1/nothing", "a", "b", 404, "there is nothing at \"/api/v1/nothing\""),
     ("/nothing", "a", "b", 404, "there is nothing at \"/nothing\""),
     ("/", "a", "b", 404, "there is nothing at \"/\""),
@@ -544,6 +544,47 @@ const QUESTIONS: [Question; 43] = [
         "start must be RFC 3339 or Unix seconds up to 253402300799; got \"soon\"",
     ),
     ("/api/v1/status", "verbose", "1", 400, "/api/v1/status takes no parameters; got \"verbose\""),
+    ("/api/v1/windows/up/explain", "at", "0", 400, "window must be one of 1h, 3h, 12h, once; got \"\""),
+    ("/api/v1/windows/up/explain?at=0", "window", "2h", 400, "window must be one of 1h, 3h, 12h; got \"2h\""),
+    ("/api/v1/windows/up/explain?at=0&window=1h", "window", "3h", 400, "1h, 3h, 12h, once; got \"1h 3h\""),
+    ("/api/v1/windows/up/explain", "window", "1h", 400, "at must be given: the end of the window"),
+    (
+        "/api/v1/windows/up/explain?window=3h",
+        "at",
+        "2026-01-01T00:01:00Z",
+        400,
+        "at must be a multiple of the hop 3m since 1970, such as 2026-01-01T00:00:00Z or 2026-01-01T00:03:00Z; got \"2026-01-01T00:01:00Z\"",
+    ),
+    (
+        "/api/v1/windows/up/explain?window=1h",
+        "at",
+        "60.5",
+        400,
+        "such as 1970-01-01T00:01:00Z or 1970-01-01T00:02:00Z",
+    ),
+    (
+        "/api/v1/windows/up/explain?window=1h",
+        "at",
+        "now",
+        400,
+        "at must be RFC 3339 or Unix seconds up to 253402300799; got \"now\"",
+    ),
+    (
+        "/api/v1/windows/up/explain?window=1h&at=0",
+        "start",
+        "0",
+        400,
+        "/api/v1/windows/up/explain takes window, at; got \"start\"",
+    ),
+    ("/api/v1/windows/up/explain?window=1h", "at", "0", 404, "there is no series \"up\""),
+    (
+        "/api/v1/windows/0123456789abcdef/explain?window=1h",
+        "at",
+        "0",
+        404,
+        "there is no series \"0123456789abcdef\"",
+    ),
+    ("/api/v1/windows/%ff/explain?window=1h", "at", "0", 400, "UTF-8"),
 ];
 
 #[test]
@@ -566,6 +607,7 @@ fn each_wrong_question_is_a_problem_that_says_what_is_wrong() {
     }
     for path in [
         "/api/v1/windows",
+        "/api/v1/windows/up/explain",
         "/api/v1/names",
         "/api/v1/catalog",
         "/api/v1/rejects",

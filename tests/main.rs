@@ -2,12 +2,14 @@
 //!
 //! - `architecture`: who may import whom, and other rules of the house that can be read off the source.
 //! - `asks_prometheus`: a real Prometheus is asked for a day of samples; each arrives once. Needs servers.
+//! - `audit`: the audit of a running worker checks what comes in, and finds nothing.
 //! - `away`: a sender or a worker that was away for two hours: the same windows, and no half-empty one.
 //! - `backfill`: histories from a real Prometheus into a running worker; what cannot be, and how it is told.
 //!   Needs servers for the first: `./test.sh` starts it.
 //! - `bad_inputs`: every line, file, configuration and command line that is wrong, with its exit code and its words.
 //! - `bad_requests`: every request that is wrong, with its status and its words; nothing of it is applied, the worker
 //!   goes on.
+//! - `explain`: a row's panes, revisions and late samples, told by a running worker, and the same after a kill.
 //! - `fills`: history applied before the live samples of its series: right, corrected, never half-empty.
 //! - `first_steps`: what the README promises a newcomer: flags, mistyped names, the table of settings, the files of deploy/.
 //! - `files`: what a file comes to does not depend on the order of its lines.
@@ -35,10 +37,12 @@
 
 mod architecture;
 mod asks_prometheus;
+mod audit;
 mod away;
 mod backfill;
 mod bad_inputs;
 mod bad_requests;
+mod explain;
 mod files;
 mod fills;
 mod first_steps;

@@ -15,6 +15,7 @@ use timely::dataflow::{Stream, StreamVec};
 use crate::driver::{self, Epoch, SLICE_ROWS, owner};
 use crate::operators::admit::Admit;
 use crate::operators::window::Windows;
+use crate::outcome::look::{Checked, Explained, NotNow};
 use crate::outcome::{Outcomes, Seen};
 use crate::sample::{Control, EpochEnd, Mark, MetricType, SHARDS, Samples, SeriesId};
 use crate::settings::Settings;
@@ -77,15 +78,74 @@ impl Told {
     }
 }
 
-/// The gates of one worker, to be asked between its steps.
+/// What each shard of one worker holds; `None` for those of other workers.
+type Shards<T> = Rc<RefCell<Vec<Option<T>>>>;
+
+/// The gates and windows of one worker, to be looked at between its steps. Looking changes nothing.
 #[derive(Clone)]
-pub struct Gates(Rc<RefCell<Vec<Option<Admit>>>>);
+pub struct Gates {
+    admits: Shards<Admit>,
+    windows: Shards<Windows>,
+    /// By shard: the epoch that each operator has retired, or began with.
+    retired: Rc<RefCell<Vec<[u64; OPERATORS.len()]>>>,
+    /// This worker, and how many there are.
+    place: (usize, usize),
+}
 
 impl Gates {
     /// What is known of a series, as of the last epoch its shard retired; `None` if another worker owns it.
     pub fn seen(&self, series: u64) -> Option<Seen> {
-        let gates = self.0.borrow();
+        let gates = self.admits.borrow();
         gates[SeriesId(series).shard()].as_ref().map(|gate| gate.seen(series))
+    }
+
+    /// A series with a slot for a number: any for some number. `None` if another worker answers to it, or has none.
+    pub fn pick(&self, number: u64) -> Option<SeriesId> {
+        let (index, peers) = (self.place.0 as u64, self.place.1 as u64);
+        if number % peers != index {
+            return None;
+        }
+        let gates = self.admits.borrow();
+        let mut left = number / peers;
+        left %= gates.iter().flatten().map(|gate| gate.series() as u64).sum::<u64>().max(1);
+        for gate in gates.iter().flatten() {
+            match gate.series() as u64 {
+                n if left < n => return gate.near(number / peers),
+                n => left -= n,
+            }
+        }
+        None
+    }
+
+    /// Computes again what is held of a series; `None` if another worker owns it.
+    pub fn check(&self, series: u64) -> Option<Result<Checked, NotNow>> {
+        let (admits, windows) = (self.admits.borrow(), self.windows.borrow());
+        let shard = SeriesId(series).shard();
+        let (admit, windows) = (admits[shard].as_ref()?, windows[shard].as_ref()?);
+        Some(self.at_one(shard).and_then(|_| match admit.raw(series)? {
+            raw if raw.filling => Err(NotNow::Filling),
+            raw => Ok(windows.check(&raw)),
+        }))
+    }
+
+    /// What the key `at_ms` of a window of a series is made of; `None` if another worker owns the series, or there is
+    /// no window of this length.
+    pub fn explain(&self, series: u64, window_ms: i64, at_ms: i64) -> Option<Result<Explained, NotNow>> {
+        let (admits, windows) = (self.admits.borrow(), self.windows.borrow());
+        let shard = SeriesId(series).shard();
+        let (admit, windows) = (admits[shard].as_ref()?, windows[shard].as_ref()?);
+        match self.at_one(shard).and_then(|epoch| Ok((epoch, admit.raw(series)?))) {
+            Ok((epoch, raw)) => windows.explain(epoch, &raw, window_ms, at_ms).map(Ok),
+            Err(why) => Some(Err(why)),
+        }
+    }
+
+    /// The epoch that both operators have retired of a shard: between two steps one may be ahead.
+    fn at_one(&self, shard: usize) -> Result<u64, NotNow> {
+        match self.retired.borrow()[shard] {
+            [admit, window] if admit == window => Ok(admit),
+            _ => Err(NotNow::Between),
+        }
     }
 }
 
@@ -190,15 +250,21 @@ pub fn build_from<'scope>(
         windows.push(window);
         known.push(upto);
     }
-    let gates = Gates(Rc::new(RefCell::new(gates)));
+    let retired = known.iter().map(|upto: &Option<u64>| [upto.unwrap_or(0); OPERATORS.len()]).collect();
+    let gates = Gates {
+        admits: Rc::new(RefCell::new(gates)),
+        windows: Rc::new(RefCell::new(windows)),
+        retired: Rc::new(RefCell::new(retired)),
+        place: (scope.index(), scope.peers()),
+    };
 
     let (held, mut bytes, mut series, mut turn) = (Arc::clone(sizes), PerShard::new(), PerShard::new(), 0);
     let mut told = Told::default();
     let last = (0..SHARDS).rev().find(|shard| mine(*shard)).unwrap_or(0);
     // Borrowed once per shard and epoch, and never while a worker is between steps.
-    let held_gates = gates.clone();
+    let held_here = gates.clone();
     let admitted = driver::by_shard(samples, marks, OPERATORS[0], move |shard, epoch| {
-        let mut gates = held_gates.0.borrow_mut();
+        let mut gates = held_here.admits.borrow_mut();
         let gate = gates[shard].as_mut().expect("only owned shards are retired");
         let types = told.take(shard, &epoch);
         let (end, save) = (epoch.end, epoch.save);
@@ -206,6 +272,7 @@ pub fn build_from<'scope>(
             return Admitted { known: true, ..Admitted::new(end, shard) };
         }
         let mut out = gate.retire(shard, epoch);
+        held_here.retired.borrow_mut()[shard][0] = end.epoch;
         out.types = types;
         out.saved = save.map(|save| {
             let mut state = Vec::new();
@@ -221,7 +288,9 @@ pub fn build_from<'scope>(
     });
 
     let (held, mut bytes, mut turn) = (Arc::clone(sizes), PerShard::new(), 0);
+    let held_here = gates.clone();
     let outcomes = driver::in_slices(admitted, OPERATORS[1], move |batch: &Admitted, first, out| {
+        let mut windows = held_here.windows.borrow_mut();
         let state = windows[batch.shard].as_mut().expect("only owned shards are handed on");
         if batch.known {
             return true;
@@ -236,6 +305,7 @@ pub fn build_from<'scope>(
         let done = state.close_silent(batch.end.close_ms, SLICE_ROWS, out);
         if done {
             state.free(batch);
+            held_here.retired.borrow_mut()[batch.shard][1] = batch.end.epoch;
             out.saved.extend(batch.saved.iter().map(|gate| saved(gate, state, batch.end)));
             if turn % MEASURED_EVERY == batch.shard as u64 % MEASURED_EVERY {
                 bytes.set(batch.shard, state.bytes() as u64, &held.bytes[1]);

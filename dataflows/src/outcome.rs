@@ -1,5 +1,7 @@
 //! What leaves the dataflow: result rows, in one batch per epoch.
 
+pub mod look;
+
 use crate::sample::{MetricType, Reason, SeriesId};
 use crate::state::Saved;
 

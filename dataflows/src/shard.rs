@@ -72,6 +72,14 @@ impl Slots {
         SeriesId(self.series[slot as usize])
     }
 
+    /// The series in the slot of this number, or in the next one that is taken; counted around.
+    pub fn near(&self, number: u64) -> Option<SeriesId> {
+        let n = self.series.len();
+        let first = (number % n.max(1) as u64) as usize;
+        let taken = |at: usize| self.by_series.get(&self.series[at]) == Some(&(at as u32));
+        (0..n).map(|step| (first + step) % n).find(|at| taken(*at)).map(|at| SeriesId(self.series[at]))
+    }
+
     /// How many slots exist, free ones included.
     pub fn capacity(&self) -> usize {
         self.series.len()
@@ -159,6 +167,36 @@ impl<const WORDS: usize> Flat<WORDS> {
     /// Bytes of the records of `slots` slots; less is resident until every record was written once.
     pub fn bytes(&self, slots: usize) -> usize {
         slots * self.stride * WORDS * 8
+    }
+}
+
+/// The raw samples that are held of one series.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RawHeld {
+    /// Its slot.
+    pub slot: u32,
+    /// Newest applied sample.
+    pub newest_ms: i64,
+    /// Every applied sample after this is held.
+    pub whole_after_ms: i64,
+    /// Whether it takes a fill.
+    pub filling: bool,
+    /// Times, rising.
+    pub at_ms: Vec<i64>,
+    /// Values.
+    pub value: Vec<f64>,
+}
+
+impl RawHeld {
+    /// Whether every applied sample in `(start_ms, ...]` is held.
+    pub fn whole(&self, start_ms: i64) -> bool {
+        start_ms >= self.whole_after_ms
+    }
+
+    /// The places of the samples in `(start_ms, end_ms]`.
+    pub fn within(&self, start_ms: i64, end_ms: i64) -> std::ops::Range<usize> {
+        let from = self.at_ms.partition_point(|at| *at <= start_ms);
+        from..self.at_ms.partition_point(|at| *at <= end_ms).max(from)
     }
 }
 

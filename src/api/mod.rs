@@ -5,6 +5,7 @@
 //!  /api/v1/names                      metric names that have rows
 //!  /api/v1/catalog                    series that have rows
 //!  /api/v1/windows                    statistics per series and window
+//!  /api/v1/windows/{series}/explain   what one row is made of, and why it is what it is
 //!  /api/v1/rejects                    sums of samples that were not applied
 //!  /api/v1/status                     how far everything is
 //!  /api/v1/backfill                   histories: order, follow, end
@@ -20,6 +21,7 @@ pub mod backfill;
 mod catalog;
 mod cursor;
 mod error;
+pub mod explain;
 mod health;
 mod list;
 mod names;
@@ -50,7 +52,7 @@ pub use error::{Problem, shown};
 pub const QUESTIONS_MAX: usize = 16;
 
 /// What the API asks the rest of the worker.
-pub trait Worker: Send + Sync {
+pub trait Worker: explain::Workings {
     /// Whether the store holds every epoch that was found at start.
     ///
     /// # Errors
@@ -125,6 +127,7 @@ pub fn router(api: Api) -> Router {
         ("/api/v1/names", get(names::list)),
         ("/api/v1/catalog", get(catalog::list)),
         ("/api/v1/windows", get(windows::list)),
+        ("/api/v1/windows/{series}/explain", get(explain::show)),
         ("/api/v1/rejects", get(rejects::list)),
         ("/api/v1/status", get(status::show)),
     ] {

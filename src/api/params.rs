@@ -3,9 +3,10 @@
 use axum::extract::Query;
 use axum::http::Uri;
 use tidewatch_dataflows::sample::AT_MS_MAX;
+use tidewatch_dataflows::settings::{Window, duration};
 
 use super::error::{Problem, shown};
-use crate::store::row::By;
+use crate::store::row::{By, Rfc3339};
 use crate::store::selector::Selectors;
 use crate::store::{Filter, PAGE_ROWS_MAX, Range, Stat};
 
@@ -120,6 +121,34 @@ impl Params {
         lengths.collect()
     }
 
+    /// `window` and `at`: a key of one of these windows.
+    ///
+    /// # Errors
+    /// 400 naming the windows, or the keys nearest to `at`.
+    pub fn key(&self, windows: &[Window]) -> Result<(Window, i64), Problem> {
+        let asked: Vec<&str> = self.all("window").collect();
+        let names: Vec<String> = windows.iter().map(|window| duration(window.length_ms)).collect();
+        let bound = format!("one of {}", names.join(", "));
+        let [text] = asked[..] else {
+            return Err(Problem::parameter("window", &format!("{bound}, once"), &asked.join(" ")));
+        };
+        let ms = duration_ms(text);
+        let window = windows.iter().find(|window| Some(window.length_ms) == ms);
+        let window = *window.ok_or_else(|| Problem::parameter("window", &bound, text))?;
+        let Some(text) = self.one("at") else {
+            return Err(Problem::bad_request("at must be given: the end of the window".to_owned()));
+        };
+        let (at_ms, hop_ms) = (time_ms("at", text)?, window.hop_ms);
+        if at_ms.rem_euclid(hop_ms) != 0 {
+            let before = at_ms.div_euclid(hop_ms) * hop_ms;
+            let show = |ms| Rfc3339::from_ms(ms).map_or_else(|| ms.to_string(), |time| time.to_string());
+            let near = format!("{} or {}", show(before), show(before + hop_ms));
+            let bound = format!("a multiple of the hop {} since 1970, such as {near}", duration(hop_ms));
+            return Err(Problem::parameter("at", &bound, text));
+        }
+        Ok((window, at_ms))
+    }
+
     /// `min_<statistic>` and `max_<statistic>`.
     pub fn filters(&self) -> Result<Vec<Filter>, Problem> {
         let mut filters = Vec::new();
@@ -227,7 +256,6 @@ fn duration_ms(text: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidewatch_dataflows::settings::duration;
 
     #[test]
     fn durations_are_read_as_they_are_printed() {

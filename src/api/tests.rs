@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use serde_json::{Value, json};
+use tidewatch_dataflows::outcome::look::{Explained, PaneSeen};
 use tidewatch_dataflows::outcome::{Reject, WindowStats};
-use tidewatch_dataflows::sample::Reason;
+use tidewatch_dataflows::sample::{Reason, SeriesId};
+use tidewatch_dataflows::settings::Settings;
 
 use super::backfill::{Backfills, Named, Order, Refusal};
+use super::explain::{Known, Workings};
 use super::{Api, QUESTIONS_MAX, Worker, router};
 use crate::metrics::Metrics;
 use crate::store::testing::labels_of;
 use crate::store::testing::{HOUR_MS, Model, T0, TempDir, series, stats};
-use crate::store::{Batch, Store};
+use crate::store::{Batch, LabelPairs, Store};
 
 struct Fake {
     ready: Result<(), String>,
@@ -26,6 +29,49 @@ impl Worker for Fake {
 
     fn status(&self) -> Value {
         json!({"stream_ms": 5})
+    }
+}
+
+impl Workings for Fake {
+    fn settings(&self) -> Settings {
+        Settings::default()
+    }
+
+    fn labels(&self, id: SeriesId) -> Option<LabelPairs> {
+        (0..2).find(|i| series(*i) == id).and_then(|_| labels_of(id))
+    }
+
+    fn explain(&self, id: SeriesId, window_ms: i64, at_ms: i64) -> Result<Known, String> {
+        match (0..9).find(|i| series(*i) == id) {
+            Some(0) => Ok(Known::Freed { newest_ms: T0 }),
+            Some(1) => Ok(Known::Held(Box::new(held(window_ms, at_ms)))),
+            Some(2) => Err("not now".to_owned()),
+            _ => Ok(Known::Unknown),
+        }
+    }
+}
+
+/// A worker's view whose newest sample is a minute after an hour of panes.
+fn held(window_ms: i64, at_ms: i64) -> Explained {
+    let pane = |i: i64| PaneSeen {
+        start_ms: at_ms - i * 60_000,
+        end_ms: at_ms - (i - 1) * 60_000,
+        count: 1,
+        min: 1.0,
+        max: 2.0,
+        avg: 1.5,
+        raw: i == 1,
+    };
+    Explained {
+        epoch: 2,
+        newest_ms: T0 + 181 * 60_000,
+        heard_ms: T0,
+        closed_ms: T0 + 180 * 60_000,
+        filling: false,
+        withheld_ms: None,
+        publish_from_ms: None,
+        held_from_ms: T0 + 120 * 60_000 - window_ms,
+        panes: (1..=3).rev().map(pane).collect(),
     }
 }
 
@@ -527,5 +573,59 @@ fn pages_of_a_random_store_are_those_of_the_model() {
             .map(|s| (s.series.to_string(), Some(s.at_ms), Some(s.avg)))
             .collect();
         assert_eq!(read, wanted, "seed {seed}");
+    }
+}
+
+#[test]
+fn a_row_is_explained_by_what_store_and_worker_know() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    let of = |i: u64, at: i64| format!("/api/v1/windows/{}/explain?window=1h&at={}", series(i), at / 1_000);
+    let why = |told: &Value| {
+        let lines = told["why"].as_array().unwrap().iter().map(|line| line.as_str().unwrap().to_owned());
+        lines.collect::<Vec<_>>().join("; ")
+    };
+
+    // Corrected: what it was before, what was added, and that too much time has passed.
+    let told = served.get(&of(1, T0 + 60_000)).json();
+    assert_eq!((&told["row"]["count"], &told["row"]["revision"]), (&json!(3), &json!(1)), "{told}");
+    assert_eq!((&told["name"], &told["window"], &told["hop"]), (&json!("up"), &json!("1h"), &json!("1m")));
+    let revisions = told["revisions"].as_array().unwrap();
+    assert_eq!(revisions[0]["written_in_hour_of"], "2023-11-14T03:00:00Z", "{told}");
+    assert_eq!((&revisions[0]["revision"], &revisions[0]["count"]), (&json!(0), &json!(2)));
+    assert_eq!((&revisions[1]["epoch"], &revisions[1]["added"]), (&json!(2), &json!(1)));
+    assert_eq!((&told["samples_added"], &told["correctable"]), (&json!(1), &json!(false)));
+    assert_eq!((told["panes"].as_array().unwrap().len(), &told["samples_in_panes"]), (3, &json!(3)));
+    assert_eq!(told["panes"][2]["raw"], true);
+    assert!(why(&told).contains("no longer held"), "{told}");
+
+    // Not closed, and still correctable.
+    let told = served.get(&of(1, T0 + 240 * 60_000)).json();
+    assert_eq!(
+        (&told["row"], &told["closed"], &told["correctable"]),
+        (&Value::Null, &json!(false), &json!(true))
+    );
+    assert!(why(&told).contains("the key is not closed"), "{told}");
+    // Freed, by its only name; unknown to the workers.
+    let told = served.get("/api/v1/windows/node_load1/explain?window=1h&at=1699930800").json();
+    assert!(why(&told).contains("silent for so long"), "{told}");
+    assert_eq!((&told["panes"], &told["row"]["revision"]), (&Value::Null, &json!(0)));
+    let told = served.get(&of(3, T0 + 60_000)).json();
+    assert!(why(&told).contains("hold no sample of this series"), "{told}");
+
+    assert_eq!(served.problem(&of(2, T0 + 60_000)), (503, "not now".to_owned()));
+    assert_eq!(served.problem(&of(8, T0)).0, 404);
+    let (status, detail) = served.problem("/api/v1/windows/nothing/explain?window=1h&at=60");
+    assert_eq!(status, 404, "{detail}");
+    assert!(detail.starts_with("there is no series \"nothing\""), "{detail}");
+
+    let store = dir.store();
+    let row = [stats(series(5), HOUR_MS, T0, 0, 1.0)];
+    let batch = Batch { epoch: 9, written_ms: T0, windows: &row, rejects: &[], types: &[] };
+    store.write(&[batch], &labels_of).unwrap();
+    let (status, detail) = served.problem("/api/v1/windows/up/explain?window=1h&at=60");
+    assert_eq!(status, 409, "{detail}");
+    for i in [1, 5] {
+        assert!(detail.contains(&format!("{} {{\"instance\":\"host{i}\"", series(i))), "{detail}");
     }
 }

@@ -4,6 +4,7 @@
 //! and the sinks → only then bind a port. Order of an end: stop intake → close the journal → the engine drains
 //! into the outbox → the sinks drain the outbox → release the lock.
 
+mod audit;
 mod commands;
 mod history;
 mod process;

@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::{Value, json};
-use tidewatch_dataflows::sample::{Control, MetricType, Samples};
-use tidewatch_dataflows::settings::duration;
+use tidewatch_dataflows::outcome::Seen;
+use tidewatch_dataflows::outcome::look::NotNow;
+use tidewatch_dataflows::sample::{Control, MetricType, Samples, SeriesId};
+use tidewatch_dataflows::settings::{Settings, duration};
 use tokio::sync::mpsc;
 
+use crate::api::explain::Known;
 use crate::api::{self, Api};
 use crate::config::Config;
 use crate::engine::publish_sizes;
@@ -19,8 +22,9 @@ use crate::metrics::{Metrics, Queue};
 use crate::source::receive::{self, Receiver};
 use crate::source::{Durable, Intake, Refused};
 use crate::source::{query, remote_write};
-use crate::store::{Store, judge_rows_per_day, rows_per_day};
+use crate::store::{LabelPairs, Store, judge_rows_per_day, rows_per_day};
 
+use super::audit::Audit;
 use super::history::jobs::Histories;
 use super::sources::{self, Sources};
 use super::stack::{Fatal, OnFatal, Stack};
@@ -30,6 +34,9 @@ use super::{now_ms, process, windows_in_words};
 const GRACE: Duration = Duration::from_secs(10);
 /// How often it is looked whether the state is there again.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// How often a series is looked at whose shard is between two epochs, and the pause before each next look.
+const LOOKS_MAX: u32 = 50;
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// When a refused sender should come again.
 const RETRY_SECONDS: u64 = 5;
 
@@ -85,6 +92,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     };
     let sources = Sources::start(&config, &worker.sources, &parts)?;
     drop(parts);
+    let audit = Audit::start(config.audit, &stack).context("starting the audit")?;
     let (stop_to, stop_from) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(async move {
         axum::serve(listener, router)
@@ -115,6 +123,7 @@ async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let close = move || {
         // It asks the engine and writes to the store: first it, then those.
         histories.close();
+        audit.into_iter().for_each(Audit::stop);
         stack.close()
     };
     tokio::task::spawn_blocking(close).await.context("closing")??;
@@ -251,6 +260,35 @@ impl Intake for Live {
 
     fn catching_up(&self) -> bool {
         !self.stack.caught_up()
+    }
+}
+
+impl api::explain::Workings for Live {
+    fn settings(&self) -> Settings {
+        self.config.settings()
+    }
+
+    fn labels(&self, series: SeriesId) -> Option<LabelPairs> {
+        let labels = self.stack.labels.get(series)?;
+        Some(labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    }
+
+    fn explain(&self, series: SeriesId, window_ms: i64, at_ms: i64) -> Result<Known, String> {
+        let questions = &self.stack.questions;
+        for _ in 0..LOOKS_MAX {
+            match questions.explain(series, window_ms, at_ms).map_err(|error| error.to_string())? {
+                Ok(explained) => return Ok(Known::Held(Box::new(explained))),
+                Err(NotNow::Between) => std::thread::sleep(LOOK_AGAIN),
+                Err(NotNow::Unknown | NotNow::Filling) => {
+                    let seen = questions.newest(&[series.0]).map_err(|error| error.to_string())?;
+                    return Ok(match seen[0] {
+                        Seen::Freed { newest_ms } => Known::Freed { newest_ms },
+                        Seen::Live { .. } | Seen::Unknown => Known::Unknown,
+                    });
+                }
+            }
+        }
+        Err("the workers are busy with the epochs of this series; try again".to_owned())
     }
 }
 

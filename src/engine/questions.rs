@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::graph::Gates;
 use tidewatch_dataflows::outcome::Seen;
+use tidewatch_dataflows::outcome::look::{Checked, Explained, NotNow};
+use tidewatch_dataflows::sample::SeriesId;
 use timely::scheduling::SyncActivator;
 
 use super::Progress;
@@ -20,6 +22,8 @@ use super::Progress;
 pub const QUESTIONS_QUEUED: usize = 4;
 /// Series one question is about, so that a worker is soon back at its work.
 const SERIES_PER_QUESTION: usize = 65_536;
+/// Series one question has computed again: some ten milliseconds with the largest windows, less than one with the usual.
+const CHECKS_PER_QUESTION: usize = 16;
 /// Longest wait for an answer: many times the longest step.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
@@ -49,7 +53,35 @@ pub enum Question {
         /// Where the answer goes; has room for all workers.
         answer: SyncSender<Vec<(usize, Seen)>>,
     },
+    /// A known series for each of these numbers, where the worker has one.
+    Pick {
+        /// Any numbers.
+        numbers: Arc<[u64]>,
+        /// Where the answer goes.
+        answer: SyncSender<Vec<SeriesId>>,
+    },
+    /// Whether what is held of these series adds up.
+    Audit {
+        /// The list.
+        series: Arc<[SeriesId]>,
+        /// Where the answer goes.
+        answer: SyncSender<Vec<Audited>>,
+    },
+    /// What a key of a series is made of.
+    Explain {
+        /// The series.
+        series: SeriesId,
+        /// Length of the window.
+        window_ms: i64,
+        /// End of the window.
+        at_ms: i64,
+        /// Where the answer goes.
+        answer: SyncSender<Option<Result<Explained, NotNow>>>,
+    },
 }
+
+/// A series, and what checking it came to.
+pub type Audited = (SeriesId, Result<Checked, NotNow>);
 
 impl Question {
     /// Answers from what one worker holds.
@@ -60,6 +92,16 @@ impl Question {
                 let seen = places.filter_map(|(place, id)| gates.seen(*id).map(|seen| (place, seen)));
                 // Who asked may have given up waiting.
                 let _ = answer.try_send(seen.collect());
+            }
+            Question::Pick { numbers, answer } => {
+                let _ = answer.try_send(numbers.iter().filter_map(|n| gates.pick(*n)).collect());
+            }
+            Question::Audit { series, answer } => {
+                let checked = series.iter().filter_map(|id| gates.check(id.0).map(|found| (*id, found)));
+                let _ = answer.try_send(checked.collect());
+            }
+            Question::Explain { series, window_ms, at_ms, answer } => {
+                let _ = answer.try_send(gates.explain(series.0, window_ms, at_ms));
             }
         }
     }
@@ -160,6 +202,46 @@ impl Questions {
             all.append(&mut seen);
         }
         Ok(all)
+    }
+
+    /// A known series for each of `numbers`, but for numbers that fall to a worker that has none.
+    ///
+    /// # Errors
+    /// The workers are busy, or gone.
+    pub fn pick(&self, numbers: &[u64]) -> Result<Vec<SeriesId>, AskError> {
+        let numbers: Arc<[u64]> = numbers.into();
+        let all = self.ask(|answer| Question::Pick { numbers: Arc::clone(&numbers), answer })?;
+        Ok(all.into_iter().flatten().collect())
+    }
+
+    /// Whether what is held of each of `series` adds up, each as of some epoch.
+    ///
+    /// # Errors
+    /// The workers are busy, or gone.
+    pub fn audit(&self, series: &[SeriesId]) -> Result<Vec<Audited>, AskError> {
+        let mut all = Vec::with_capacity(series.len());
+        for part in series.chunks(CHECKS_PER_QUESTION) {
+            let part: Arc<[SeriesId]> = part.into();
+            let audit = |answer| Question::Audit { series: Arc::clone(&part), answer };
+            all.extend(self.ask(audit)?.into_iter().flatten());
+        }
+        Ok(all)
+    }
+
+    /// What the key `at_ms` of a window of a series is made of.
+    ///
+    /// # Errors
+    /// The workers are busy, or gone; inside, why the series cannot be looked at.
+    pub fn explain(
+        &self,
+        series: SeriesId,
+        window_ms: i64,
+        at_ms: i64,
+    ) -> Result<Result<Explained, NotNow>, AskError> {
+        let explain = |answer| Question::Explain { series, window_ms, at_ms, answer };
+        // One worker owns the series; the others have nothing to say.
+        let found = self.ask(explain)?.into_iter().flatten().next();
+        Ok(found.unwrap_or(Err(NotNow::Unknown)))
     }
 
     /// Puts a question to every worker and waits for all answers.

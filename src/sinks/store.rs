@@ -173,6 +173,9 @@ impl Writer {
                 Ok(written) => {
                     let last = batches.last().map_or(0, |batch| batch.epoch);
                     self.progress.epoch.store(last, Ordering::Release);
+                    if written.corrections_dropped > 0 {
+                        self.parts.metrics.limit("store.corrections");
+                    }
                     self.progress.rows.fetch_add(written.windows, Ordering::Relaxed);
                     let metrics = &self.parts.metrics;
                     for (kind, n) in

@@ -4,6 +4,7 @@
 //!  meta       key, value                        the durable epoch
 //!  catalogue  series, name, labels, ...         every series that has a row
 //!  types      series, type, ...                 what sources said that series are
+//!  corrections series, window_ms, at_ms, revision ...  the newest revisions of keys that were corrected
 //!  manifest   kind, hour, window_ms, at_min ... what each table holds, so that readers open few
 //!  windows_H, rejects_H                         the rows written in hour H since the Unix epoch
 //! ```
@@ -21,6 +22,7 @@ mod amend;
 #[cfg(test)]
 mod broken;
 mod catalogue;
+mod corrections;
 mod expire;
 mod merge;
 mod read;
@@ -42,7 +44,7 @@ use tidewatch_dataflows::sample::{MetricType, SeriesId};
 use super::row::{NameRow, RejectRow, SeriesRow, WindowRow};
 use super::{
     Batch, CatalogueQuery, Dropped, ExportQuery, ExportRow, LabelPairs, NamesQuery, Offer, Page, RejectQuery,
-    Status, Store, StoreError, Verdict, WindowQuery, Written,
+    Status, Store, StoreError, Told, Verdict, WindowQuery, Written,
 };
 use view::View;
 use write::Writer;
@@ -57,11 +59,17 @@ pub struct Options {
     pub retention_ms: i64,
     /// Longest time a page may take.
     pub deadline: Duration,
+    /// Most revisions of corrected keys that are kept.
+    pub corrections_max: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { retention_ms: 30 * 86_400_000, deadline: Duration::from_secs(10) }
+        Options {
+            retention_ms: 30 * 86_400_000,
+            deadline: Duration::from_secs(10),
+            corrections_max: 1_000_000,
+        }
     }
 }
 
@@ -82,7 +90,7 @@ impl Embedded {
     /// # Errors
     /// The file is not a store, of another version, damaged, or cannot be opened.
     pub fn open(path: &Path, options: Options) -> Result<Embedded, StoreError> {
-        let writer = Writer::new(schema::open_for_writing(path)?);
+        let writer = Writer::new(schema::open_for_writing(path)?, options.corrections_max);
         Ok(Embedded {
             path: path.to_owned(),
             options,
@@ -166,6 +174,10 @@ impl Store for Embedded {
 
     fn windows(&self, query: &WindowQuery) -> Result<Page<WindowRow>, StoreError> {
         read::page(&self.page_view()?, query)
+    }
+
+    fn explain(&self, series: SeriesId, window_ms: i64, at_ms: i64) -> Result<Told, StoreError> {
+        corrections::told(&self.page_view()?, series, window_ms, at_ms)
     }
 
     fn rejects(&self, query: &RejectQuery) -> Result<Page<RejectRow>, StoreError> {

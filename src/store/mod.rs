@@ -65,6 +65,34 @@ pub struct Written {
     pub batches_known: u64,
     /// Series written to the catalogue without labels, because nobody knew them.
     pub series_unlabelled: u64,
+    /// Revisions that were forgotten because there are too many.
+    pub corrections_dropped: u64,
+}
+
+/// One answer to a key that has been corrected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Correction {
+    /// Its revision.
+    pub revision: u32,
+    /// Its epoch; none for what a history wrote, and for an answer that was not known to be corrected when it came.
+    pub epoch: Option<u64>,
+    /// When it was written, Unix milliseconds; without an epoch only the beginning of the hour may be known.
+    pub written_ms: i64,
+    /// Samples in it.
+    pub count: u32,
+}
+
+/// What the store knows of one key.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    /// The series, if it is in the catalogue.
+    pub series: Option<SeriesRow>,
+    /// The row as readers see it.
+    pub row: Option<WindowStats>,
+    /// Its revisions as far as they are known, rising; empty if it was never corrected.
+    pub corrections: Vec<Correction>,
+    /// The epoch the store holds.
+    pub epoch: Option<u64>,
 }
 
 /// A row that a history computed beside the engine.
@@ -467,6 +495,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The store cannot be read, or not in time.
     fn windows(&self, query: &WindowQuery) -> Result<Page<WindowRow>, StoreError>;
+
+    /// What is known of the key `at_ms` of a window of a series.
+    ///
+    /// # Errors
+    /// The store cannot be read, or not in time.
+    fn explain(&self, series: SeriesId, window_ms: i64, at_ms: i64) -> Result<Told, StoreError>;
 
     /// Sums of rejects, by (name, series, reason).
     ///

@@ -13,6 +13,7 @@
 //! fill the live samples that wait for its end, 16 bytes each.
 
 mod fill;
+mod look;
 mod order;
 mod rejects;
 mod ring;

@@ -14,6 +14,8 @@
 //! `(length + lateness) / hop + 2` panes (none of its own where the hop is the base pane), `m / 8` partial
 //! tails, one head, 40 bytes of marks. The default windows come to 17 KB, resident as they fill.
 
+mod check;
+mod explain;
 mod held;
 mod panes;
 mod saved;

@@ -41,7 +41,7 @@ fn files_that_are_not_ours_are_refused_clearly() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "closing leaves one file");
     Connection::open(dir.file()).unwrap().pragma_update(None, "user_version", 7).unwrap();
     for error in [open().0, open().1] {
-        assert!(error.ends_with("is a store of version 7; this program knows version 2"), "{error}");
+        assert!(error.ends_with("is a store of version 7; this program knows version 3"), "{error}");
     }
     let error =
         Embedded::open(&dir.path().join("no/such/dir/store.sqlite"), Options::default()).err().unwrap();

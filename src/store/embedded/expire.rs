@@ -46,6 +46,7 @@ impl Writer {
             let types =
                 "DELETE FROM types WHERE told_hour < ?1 AND series NOT IN (SELECT series FROM catalogue)";
             tx.execute(types, [hour_min]).map_err(fail)?;
+            super::corrections::expire(&tx, hour_min.saturating_mul(HOUR_MS)).map_err(fail)?;
         }
         tx.commit().map_err(fail)?;
         if dropped.series > 0 {

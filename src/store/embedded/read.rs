@@ -62,6 +62,12 @@ pub fn keys<'k>(
     .collect()
 }
 
+/// The row under one key, as readers see it.
+pub fn key(view: &View<'_>, key: (SeriesId, i64, i64)) -> Result<Option<WindowStats>, StoreError> {
+    let Some(lane) = view.lanes()?.into_iter().find(|lane| lane.window_ms == key.1) else { return Ok(None) };
+    Probe { view, lane, instants: HashMap::new() }.look_up(key.2, key.0, &mut HashMap::new())
+}
+
 /// The page as it fills.
 struct Out<'q> {
     query: &'q WindowQuery,

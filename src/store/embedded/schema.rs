@@ -11,8 +11,8 @@ use crate::store::row::{Kind, REJECT_SQL, WINDOW_SQL};
 /// "TDWT": marks the file as ours.
 const APPLICATION_ID: i64 = 0x5444_5754;
 
-/// Version of the tables. Version 1 had no types.
-const VERSION: i64 = 2;
+/// Version of the tables. Version 1 had no types, version 2 no corrections.
+const VERSION: i64 = 3;
 
 /// How long to wait for another connection's lock.
 const BUSY: Duration = Duration::from_secs(5);
@@ -50,6 +50,24 @@ CREATE TABLE types (
     told_hour INTEGER NOT NULL
 );
 ";
+
+/// What version 3 has more than version 2. Numbers rise, so that the oldest corrections are the lowest.
+const CORRECTIONS: &str = "
+CREATE TABLE corrections (
+    number INTEGER PRIMARY KEY,
+    series INTEGER NOT NULL,
+    window_ms INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL,
+    revision INTEGER NOT NULL,
+    epoch INTEGER,
+    written_ms INTEGER NOT NULL,
+    count INTEGER NOT NULL,
+    UNIQUE (series, window_ms, at_ms, revision)
+);
+";
+
+/// The tables that came with a version.
+const ADDED: [(i64, &str); 2] = [(2, TYPES), (3, CORRECTIONS)];
 
 /// The table that holds the rows of one kind written in one hour.
 pub fn table(kind: Kind, hour: i64) -> String {
@@ -89,14 +107,16 @@ pub fn open_for_writing(path: &Path) -> Result<Connection, StoreError> {
         conn.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
         let tx = conn.transaction().map_err(fail)?;
         tx.execute_batch(TABLES).map_err(fail)?;
-        tx.execute_batch(TYPES).map_err(fail)?;
+        ADDED.iter().try_for_each(|(_, tables)| tx.execute_batch(tables)).map_err(fail)?;
         tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
         tx.pragma_update(None, "user_version", VERSION).map_err(fail)?;
         tx.commit().map_err(fail)?;
     }
-    if recognise(&conn, path)? == 1 {
+    let found = recognise(&conn, path)?;
+    if found < VERSION {
         let tx = conn.transaction().map_err(fail)?;
-        tx.execute_batch(TYPES).map_err(fail)?;
+        let mut lacking = ADDED.iter().filter(|(version, _)| *version > found);
+        lacking.try_for_each(|(_, tables)| tx.execute_batch(tables)).map_err(fail)?;
         tx.pragma_update(None, "user_version", VERSION).map_err(fail)?;
         tx.commit().map_err(fail)?;
     }
@@ -118,10 +138,13 @@ pub fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(fail)?;
     conn.busy_timeout(BUSY).map_err(fail)?;
-    if recognise(&conn, path)? == 1 {
-        // Only the next writer may change the file; until then this reader knows no types.
+    let found = recognise(&conn, path)?;
+    if found < VERSION {
+        // Only the next writer may change the file; until then what it lacks is empty to this reader.
         conn.pragma_update(None, "temp_store", "MEMORY").map_err(fail)?;
-        conn.execute_batch(&TYPES.replace("CREATE TABLE", "CREATE TEMP TABLE")).map_err(fail)?;
+        for (_, tables) in ADDED.iter().filter(|(version, _)| *version > found) {
+            conn.execute_batch(&tables.replace("CREATE TABLE", "CREATE TEMP TABLE")).map_err(fail)?;
+        }
     }
     conn.pragma_update(None, "cache_size", -(8 << 10)).map_err(fail)?;
     conn.set_prepared_statement_cache_capacity(64);

@@ -648,11 +648,11 @@ fn a_type_that_was_told_decides_what_is_shown_and_the_newest_one_does() {
 }
 
 #[test]
-fn a_store_of_version_1_is_read_as_it_is_and_gets_its_types_from_the_next_writer() {
+fn a_store_of_version_1_is_read_as_it_is_and_gets_what_it_lacks_from_the_next_writer() {
     let dir = TempDir::new();
     typed(&dir.store(), 1, &[]);
     let old = Connection::open(dir.file()).unwrap();
-    old.execute_batch("DROP TABLE types").unwrap();
+    old.execute_batch("DROP TABLE types; DROP TABLE corrections").unwrap();
     old.pragma_update(None, "user_version", 1).unwrap();
     drop(old);
     let reader = Embedded::open_read_only(&dir.file(), Options::default()).unwrap();
@@ -661,6 +661,95 @@ fn a_store_of_version_1_is_read_as_it_is_and_gets_its_types_from_the_next_writer
     let store = dir.store();
     typed(&store, 2, &[(series(3), MetricType::Gauge)]);
     assert_eq!(counters(&store), ["http_requests_total"]);
+}
+
+/// Writes one row of a key at a revision with so many samples.
+fn revise(store: &Embedded, epoch: u64, at_ms: i64, revision: u32, count: u32) -> u64 {
+    let rows = [WindowStats { count, ..stats(series(1), HOUR_MS, at_ms, revision, 1.0) }];
+    let written_ms = T0 + epoch as i64 * 1_000;
+    let batch = Batch { epoch, written_ms, windows: &rows, rejects: &[], types: &[] };
+    store.write(&[batch], &labels_of).unwrap().corrections_dropped
+}
+
+fn revisions(store: &Embedded, at_ms: i64) -> Vec<(u32, Option<u64>, u32)> {
+    let told = store.explain(series(1), HOUR_MS, at_ms).unwrap();
+    told.corrections.iter().map(|one| (one.revision, one.epoch, one.count)).collect()
+}
+
+#[test]
+fn corrections_are_kept_with_what_was_there_before() {
+    let dir = TempDir::new();
+    let store = dir.store();
+    revise(&store, 1, T0, 0, 10);
+    assert_eq!(revisions(&store, T0), [], "nothing was corrected");
+    revise(&store, 2, T0, 1, 12);
+    revise(&store, 3, T0, 2, 13);
+    assert_eq!(revisions(&store, T0), [(0, None, 10), (1, Some(2), 12), (2, Some(3), 13)]);
+    let told = store.explain(series(1), HOUR_MS, T0).unwrap();
+    assert_eq!(told.corrections[0].written_ms, T0, "the hour of the table");
+    assert_eq!(told.corrections[2].written_ms, T0 + 3_000);
+    assert_eq!((told.row.unwrap().revision, told.epoch), (2, Some(3)));
+    assert_eq!(told.series.unwrap().name, "up");
+
+    // All in one write: the epoch of the first answer is known, too.
+    let rows =
+        [0, 1, 2].map(|i| [WindowStats { count: 5 + i, ..stats(series(1), HOUR_MS, T0 + HOUR_MS, i, 1.0) }]);
+    let batch =
+        |i: usize| Batch { epoch: 4 + i as u64, written_ms: T0, windows: &rows[i], rejects: &[], types: &[] };
+    store.write(&[batch(0), batch(1), batch(2)], &labels_of).unwrap();
+    assert_eq!(revisions(&store, T0 + HOUR_MS), [(0, Some(4), 5), (1, Some(5), 6), (2, Some(6), 7)]);
+
+    // What a history puts in the place of a row is told without an epoch; what it adds where nothing was is not told.
+    let better = WindowStats { count: 99, ..stats(series(1), HOUR_MS, T0, 0, 2.0) };
+    let new = stats(series(1), HOUR_MS, T0 - HOUR_MS, 0, 2.0);
+    let offers = [better, new].map(|stats| Offer { stats, whole: true });
+    store.amend(T0 + 9_000, &offers, &labels_of).unwrap();
+    assert_eq!(revisions(&store, T0)[3], (3, None, 99));
+    assert_eq!(revisions(&store, T0 - HOUR_MS), []);
+    let unknown = store.explain(series(7), HOUR_MS, T0).unwrap();
+    assert_eq!((unknown.series, unknown.row), (None, None));
+}
+
+#[test]
+fn corrections_are_bounded_by_key_and_in_all_and_by_retention() {
+    let dir = TempDir::new();
+    let options = Options { corrections_max: 100, retention_ms: 2 * HOUR_MS, ..Options::default() };
+    let store = Embedded::open(&dir.file(), options).unwrap();
+    let dropped: u64 = (0..90).map(|i| revise(&store, u64::from(i) + 1, T0, i, 10 + i)).sum();
+    assert_eq!(dropped, 0);
+    let held: Vec<u32> = revisions(&store, T0).iter().map(|one| one.0).collect();
+    assert_eq!(held, std::iter::once(0).chain(27..90).collect::<Vec<_>>());
+
+    let mut dropped = 0;
+    for i in 0..60 {
+        dropped += revise(&store, 100 + 2 * i, T0 + HOUR_MS * (i as i64 + 1), 0, 1);
+        dropped += revise(&store, 101 + 2 * i, T0 + HOUR_MS * (i as i64 + 1), 1, 2);
+    }
+    let count = || -> u64 {
+        let view = store.view(None).unwrap();
+        view.conn().query_row("SELECT count(*) FROM corrections", [], |row| unsigned(row, 0)).unwrap()
+    };
+    assert_eq!((dropped, count()), (64 + 120 - 100, 100));
+    assert_eq!(revisions(&store, T0), [], "the oldest go first");
+    store.drop_expired(T0 + 365 * 24 * HOUR_MS).unwrap();
+    assert_eq!(count(), 0);
+}
+
+#[test]
+fn a_store_of_version_2_has_no_corrections_until_it_is_written_to() {
+    let dir = TempDir::new();
+    revise(&dir.store(), 1, T0, 0, 10);
+    let old = Connection::open(dir.file()).unwrap();
+    old.execute_batch("DROP TABLE corrections").unwrap();
+    old.pragma_update(None, "user_version", 2).unwrap();
+    drop(old);
+    let reader = Embedded::open_read_only(&dir.file(), Options::default()).unwrap();
+    let told = reader.explain(series(1), HOUR_MS, T0).unwrap();
+    assert_eq!((told.row.unwrap().count, told.corrections), (10, Vec::new()));
+    drop(reader);
+    let store = dir.store();
+    revise(&store, 2, T0, 1, 11);
+    assert_eq!(revisions(&store, T0), [(0, None, 10), (1, Some(2), 11)]);
 }
 
 #[test]

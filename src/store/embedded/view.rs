@@ -126,6 +126,12 @@ impl<'s> View<'s> {
 
     /// The catalogue's row of a series; one without name if the catalogue has none.
     pub fn series(&self, series: SeriesId) -> Result<SeriesRow, StoreError> {
+        let unknown = || SeriesRow { series, name: String::new(), labels: "{}".to_owned(), kind: None };
+        Ok(self.known_series(series)?.unwrap_or_else(unknown))
+    }
+
+    /// The catalogue's row of a series, if it has one.
+    pub fn known_series(&self, series: SeriesId) -> Result<Option<SeriesRow>, StoreError> {
         let fail = |e| self.fail("read the catalogue", e);
         let sql = "SELECT name, labels, (SELECT type FROM types WHERE types.series = catalogue.series) \
                    FROM catalogue WHERE series = ?1";
@@ -133,8 +139,7 @@ impl<'s> View<'s> {
         let found = statement.query_row(params![key_of(series)], |row| {
             Ok(SeriesRow { series, name: row.get(0)?, labels: row.get(1)?, kind: kind(row, 2)? })
         });
-        let unknown = || SeriesRow { series, name: String::new(), labels: "{}".to_owned(), kind: None };
-        Ok(found.optional().map_err(fail)?.unwrap_or_else(unknown))
+        found.optional().map_err(fail)
     }
 
     pub fn status(&self) -> Result<Status, StoreError> {

@@ -12,7 +12,7 @@ use tidewatch_dataflows::outcome::WindowStats;
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::schema::{columns, create_table, failure, table};
-use super::{gcd, hour_of, key_of, signed, unsigned, view};
+use super::{corrections, gcd, hour_of, key_of, signed, unsigned, view};
 use crate::store::row::{Kind, REJECT_SQL, WINDOW_SQL, labels_json};
 use crate::store::{Batch, LabelPairs, StoreError, Written};
 
@@ -40,13 +40,15 @@ pub struct Writer {
     seen: Seen,
     /// Whether `seen` may say what was not committed.
     unsure: bool,
+    /// Most revisions of corrected keys that are kept.
+    corrections_max: u64,
 }
 
 type Labels<'a> = &'a dyn Fn(SeriesId) -> Option<LabelPairs>;
 
 impl Writer {
-    pub fn new(conn: Connection) -> Writer {
-        Writer { conn, hour: i64::MIN, seen: HashMap::default(), unsure: false }
+    pub fn new(conn: Connection, corrections_max: u64) -> Writer {
+        Writer { conn, hour: i64::MIN, seen: HashMap::default(), unsure: false, corrections_max }
     }
 
     /// Forgets what is known about the catalogue.
@@ -86,8 +88,10 @@ impl Writer {
             if hour != std::mem::replace(&mut self.hour, hour) {
                 self.seen.clear();
             }
+            corrections::keep(&tx, group).map_err(fail)?;
             put(&tx, hour, &mut self.seen, group, labels, &mut written).map_err(fail)?;
         }
+        written.corrections_dropped = corrections::bound(&tx, self.corrections_max).map_err(fail)?;
         if !fresh.is_empty() {
             let sql = "INSERT INTO meta (key, value) VALUES ('epoch', ?1) \
                        ON CONFLICT (key) DO UPDATE SET value = excluded.value";
@@ -113,7 +117,9 @@ impl Writer {
         }
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
         let batch = Batch { epoch: 0, written_ms, windows, rejects: &[], types: &[] };
+        corrections::keep(&tx, &[&batch]).map_err(fail)?;
         put(&tx, hour, &mut self.seen, &[&batch], labels, &mut Written::default()).map_err(fail)?;
+        corrections::bound(&tx, self.corrections_max).map_err(fail)?;
         tx.commit().map_err(fail)?;
         self.unsure = false;
         Ok(())

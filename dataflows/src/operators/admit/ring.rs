@@ -46,6 +46,20 @@ impl Ring {
         (!self.forgot).then(|| (0..self.samples.len()).map(sample).collect())
     }
 
+    /// Every sample that is held, in order.
+    pub(super) fn iter(&self, newest_ms: i64) -> impl Iterator<Item = (i64, f64)> {
+        (0..self.samples.len())
+            .map(move |index| (self.at(index, newest_ms), f64::from_bits(self.bits(index))))
+    }
+
+    /// Every applied sample after this time is held, if `span_ms` is how far the ring reaches back.
+    pub(super) fn whole_after(&self, newest_ms: i64, span_ms: i64) -> i64 {
+        match self.forgot {
+            true => self.dropped.unwrap_or(i64::MIN).max(newest_ms.saturating_sub(span_ms)),
+            false => i64::MIN,
+        }
+    }
+
     /// What the ring knows of a time that is not after the newest.
     pub(super) fn find(&self, newest_ms: i64, at_ms: i64) -> Found {
         let index = self.place(newest_ms, at_ms);

@@ -87,6 +87,47 @@ impl Plan {
     pub fn last_key(&self, newest_ms: i64) -> i64 {
         (newest_ms + self.length_ms - 1).div_euclid(self.hop_ms) * self.hop_ms
     }
+
+    /// The numbers of the panes of the window ending at the key `at_ms`.
+    pub fn numbers(&self, at_ms: i64) -> std::ops::RangeInclusive<i64> {
+        let last = at_ms.div_euclid(self.hop_ms);
+        last - self.panes + 1..=last
+    }
+
+    /// The oldest pane that a series whose newest sample is this may still hold.
+    pub fn oldest(&self, newest_ms: i64) -> i64 {
+        pane_of(newest_ms, self.hop_ms) - self.ring.1 + 1
+    }
+
+    /// A pane; empty if it is not held.
+    pub fn pane(&self, record: &Record, number: i64) -> Moments {
+        Walk::from(record, self.ring, number).pane()
+    }
+
+    /// A pane folded from its base panes; `None` where it is one itself, or some of them may be held no more.
+    pub fn refolded(
+        &self,
+        record: &Record,
+        base_ring: i64,
+        number: i64,
+        newest_base: i64,
+    ) -> Option<Moments> {
+        let first = (number - 1) * self.parts + 1;
+        (self.parts > 1 && first > newest_base - base_ring).then(|| {
+            let mut walk = Walk::from(record, (0, base_ring), first);
+            fold(&mut walk, self.parts, number)
+        })
+    }
+}
+
+/// Merges `parts` panes, oldest first, into the pane `number`.
+fn fold(walk: &mut Walk<'_>, parts: i64, number: i64) -> Moments {
+    let mut all = Moments::EMPTY;
+    for _ in 0..parts {
+        all = all.then(&walk.pane());
+        walk.forward();
+    }
+    Moments { tag: if all.is_empty() { 0 } else { number as u32 }, ..all }
 }
 
 /// How far the parts of one window of one series are built. Everything here can be forgotten and built again.
@@ -145,14 +186,9 @@ pub fn build(
     }
     let last = upto.min(pane_of(newest_ms, plan.hop_ms));
     for number in (built.panes + 1).max(last - plan.ring.1 + 1)..=last {
-        let mut all = Moments::EMPTY;
         let mut walk = Walk::from(record, (0, base_ring), (number - 1) * plan.parts + 1);
-        for _ in 0..plan.parts {
-            all = all.then(&walk.pane());
-            walk.forward();
-        }
+        let all = fold(&mut walk, plan.parts, number);
         if !all.is_empty() {
-            all.tag = number as u32;
             record[plan.ring.0 + number.rem_euclid(plan.ring.1) as usize] = all.to_words();
         }
     }

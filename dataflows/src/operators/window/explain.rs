@@ -1,0 +1,44 @@
+//! What one key of a series is made of, as far as it is still held. Nothing here changes anything.
+
+use super::{NEVER, Windows, panes};
+use crate::outcome::look::{Explained, PaneSeen};
+use crate::shard::RawHeld;
+
+impl Windows {
+    /// What is known of the key `at_ms` of the window of this length; `None` if there is no such window.
+    pub fn explain(&self, epoch: u64, raw: &RawHeld, window_ms: i64, at_ms: i64) -> Option<Explained> {
+        let w = self.plans.iter().position(|plan| plan.length_ms == window_ms)?;
+        let (plan, head) = (&self.plans[w], &self.heads[raw.slot as usize]);
+        let marks = &self.marks[raw.slot as usize * self.plans.len() + w];
+        // On a copy: a key that is not closed has panes that are not built yet.
+        let mut record = self.records.of(raw.slot).to_vec();
+        let mut built = marks.built;
+        panes::build(&mut record, plan, &mut built, self.base_ring, at_ms, raw.newest_ms);
+        let oldest = plan.oldest(raw.newest_ms);
+        let seen = |number: i64| {
+            let pane = plan.pane(&record, number);
+            let start_ms = (number - 1) * plan.hop_ms;
+            (!pane.is_empty()).then(|| PaneSeen {
+                start_ms,
+                end_ms: number * plan.hop_ms,
+                count: pane.count,
+                min: pane.min,
+                max: pane.max,
+                avg: pane.avg(),
+                raw: raw.whole(start_ms),
+            })
+        };
+        let known = |ms: i64| (ms != NEVER).then_some(ms);
+        Some(Explained {
+            epoch,
+            newest_ms: raw.newest_ms,
+            heard_ms: head.heard,
+            closed_ms: marks.closed,
+            filling: raw.filling,
+            withheld_ms: known(head.withhold),
+            publish_from_ms: known(head.publish_from),
+            held_from_ms: (oldest - 1) * plan.hop_ms,
+            panes: plan.numbers(at_ms).filter(|number| *number >= oldest).filter_map(seen).collect(),
+        })
+    }
+}

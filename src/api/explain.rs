@@ -1,0 +1,313 @@
+//! `GET /api/v1/windows/{series}/explain`: why a number is what it is.
+//!
+//! Three witnesses are asked: the store for the row and its revisions, the workers for the panes they still hold, and the
+//! settings for what may still happen. What each of them cannot know any more is said in words.
+
+use axum::Json;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::Uri;
+use serde_json::{Value, json};
+use tidewatch_dataflows::outcome::look::{Explained, PaneSeen};
+use tidewatch_dataflows::sample::SeriesId;
+use tidewatch_dataflows::settings::{Settings, Window, duration};
+
+use super::error::shown;
+use super::params::Params;
+use super::{Api, Problem};
+use crate::store::row::{Rfc3339, SeriesRow, Shape, WindowRow, labels_json, write_json};
+use crate::store::selector::Selectors;
+use crate::store::{CatalogueQuery, Correction, LabelPairs, Store, Told};
+
+/// Most series that are named where several bear the name.
+const NAMED_MAX: usize = 20;
+
+/// What the workers know of a series.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Known {
+    /// It is held.
+    Held(Box<Explained>),
+    /// Its slot was freed; nothing up to this sample is ever computed again.
+    Freed {
+        /// Unix milliseconds.
+        newest_ms: i64,
+    },
+    /// No sample of it is known.
+    Unknown,
+}
+
+/// What explaining asks the rest of the worker.
+pub trait Workings: Send + Sync {
+    /// What the results are computed with.
+    fn settings(&self) -> Settings;
+
+    /// The labels of a series, if they are known.
+    fn labels(&self, series: SeriesId) -> Option<LabelPairs>;
+
+    /// What the workers know of the key `at_ms` of a window of a series.
+    ///
+    /// # Errors
+    /// Why not now: come again.
+    fn explain(&self, series: SeriesId, window_ms: i64, at_ms: i64) -> Result<Known, String>;
+}
+
+/// Explains one key of one series.
+pub async fn show(
+    State(api): State<Api>,
+    uri: Uri,
+    series: Result<Path<String>, PathRejection>,
+) -> Result<Json<Value>, Problem> {
+    let Path(series) = series.map_err(|error| Problem::bad_request(error.to_string()))?;
+    let worker = api.worker.clone();
+    // The workers answer between their steps, so this may wait: on the same thread as the store.
+    api.ask(move |store| explain(store, &*worker, &uri, &series)).await.map(Json)
+}
+
+fn explain(store: &dyn Store, worker: &dyn super::Worker, uri: &Uri, series: &str) -> Result<Value, Problem> {
+    let settings = worker.settings();
+    let (window, at_ms) = Params::read(uri, &["window", "at"], false)?.key(&settings.windows)?;
+    let series = find(store, worker, series)?;
+    let told = store.explain(series, window.length_ms, at_ms)?;
+    let known = worker.explain(series, window.length_ms, at_ms).map_err(Problem::unavailable)?;
+    let row = match (&told.series, worker.labels(series)) {
+        (Some(row), _) => row.clone(),
+        (None, Some(labels)) => row_of(series, &labels),
+        (None, None) => SeriesRow { series, name: String::new(), labels: "{}".to_owned(), kind: None },
+    };
+    Ok(Key { settings: &settings, window, at_ms, told: &told, known: &known }.shown(&row))
+}
+
+fn row_of(series: SeriesId, labels: &[(String, String)]) -> SeriesRow {
+    let name = labels.iter().find(|(name, _)| name == "__name__").map(|(_, value)| value.clone());
+    SeriesRow { series, name: name.unwrap_or_default(), labels: labels_json(labels), kind: None }
+}
+
+/// The series of an id, or the only one of a name.
+fn find(store: &dyn Store, worker: &dyn super::Worker, text: &str) -> Result<SeriesId, Problem> {
+    let id = (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok()).flatten().map(SeriesId);
+    if let Some(id) = id {
+        // Any window will do: the question is whether anybody knows the series.
+        let known = worker.labels(id).is_some() || store.explain(id, 0, 0)?.series.is_some();
+        if known {
+            return Ok(id);
+        }
+    }
+    let quoted = Value::from(text).to_string();
+    let select = Selectors::parse(&[format!("{{__name__={quoted}}}")])
+        .map_err(|_| Problem::parameter("{series}", "16 hex digits or a metric name", text))?;
+    let rows = store.catalogue(&CatalogueQuery { select, after: None, limit: NAMED_MAX + 1 })?.rows;
+    match rows.as_slice() {
+        [one] => Ok(one.series),
+        [] => Err(Problem::not_found(format!(
+            "there is no series {}: neither an id of 16 hex digits that is known, nor the name of a series with rows",
+            shown(text)
+        ))),
+        several => {
+            let named = several.iter().take(NAMED_MAX).map(|row| format!("{} {}", row.series, row.labels));
+            let (more, named) = (several.len() > NAMED_MAX, named.collect::<Vec<_>>().join(", "));
+            Err(Problem::conflict(format!(
+                "several series bear the name {}; ask for one by its id: {named}{}",
+                shown(text),
+                if more { ", and more" } else { "" }
+            )))
+        }
+    }
+}
+
+/// One key and everything that is known of it.
+struct Key<'a> {
+    settings: &'a Settings,
+    window: Window,
+    at_ms: i64,
+    told: &'a Told,
+    known: &'a Known,
+}
+
+impl Key<'_> {
+    fn shown(&self, series: &SeriesRow) -> Value {
+        let held = self.held();
+        let labels: Value = serde_json::from_str(&series.labels).unwrap_or_default();
+        let row = self.told.row.map(|stats| {
+            let (row, mut text) = (WindowRow { series: series.clone().into(), stats }, Vec::new());
+            // Writing to memory cannot fail, and what is written is JSON.
+            let written = write_json(&row, Shape::default(), &mut text).ok();
+            written.and_then(|()| serde_json::from_slice(&text).ok()).unwrap_or(Value::Null)
+        });
+        let panes: Option<Vec<Value>> = held.map(|held| held.panes.iter().map(pane).collect());
+        let newest_ms = match self.known {
+            Known::Held(held) => Some(held.newest_ms),
+            Known::Freed { newest_ms } => Some(*newest_ms),
+            Known::Unknown => None,
+        };
+        json!({
+            "series": series.series.to_string(),
+            "name": series.name,
+            "labels": labels,
+            "window": duration(self.window.length_ms),
+            "hop": duration(self.window.hop_ms),
+            "start": time(self.start_ms()),
+            "at": time(self.at_ms),
+            "at_ms": self.at_ms,
+            "row": row,
+            "revisions": revisions(&self.told.corrections),
+            "samples_added": self.added(),
+            "newest": newest_ms.map(time),
+            "closed": held.map(|held| self.at_ms <= held.closed_ms),
+            "correctable": self.correctable(),
+            "samples_in_panes": held.map(samples),
+            "panes": panes,
+            "worker_epoch": held.map(|held| held.epoch),
+            "store_epoch": self.told.epoch,
+            "why": self.why(),
+        })
+    }
+
+    fn held(&self) -> Option<&Explained> {
+        match self.known {
+            Known::Held(held) => Some(held),
+            _ => None,
+        }
+    }
+
+    fn start_ms(&self) -> i64 {
+        self.at_ms - self.window.length_ms
+    }
+
+    /// Samples that came after the first answer.
+    fn added(&self) -> Option<u32> {
+        let row = self.told.row?;
+        match self.told.corrections.first() {
+            Some(first) if first.revision == 0 => Some(row.count.saturating_sub(first.count)),
+            None if row.revision == 0 => Some(0),
+            _ => None,
+        }
+    }
+
+    /// Whether a late sample may still change it.
+    fn correctable(&self) -> bool {
+        self.held().is_some_and(|held| held.newest_ms.saturating_sub(self.at_ms) <= self.settings.lateness_ms)
+    }
+
+    /// In words: why it is as it is, and what is missing.
+    fn why(&self) -> Vec<String> {
+        let mut why = Vec::new();
+        match self.known {
+            Known::Held(held) => self.why_held(held, &mut why),
+            Known::Freed { newest_ms } => why.push(format!(
+                "the series was silent for so long that its state is gone; its newest sample was at {}, and no key up to it changes",
+                time(*newest_ms)
+            )),
+            Known::Unknown => why.push("the workers hold no sample of this series".to_owned()),
+        }
+        if let Some(row) = &self.told.row {
+            match (row.revision, self.told.corrections.as_slice()) {
+                (0, _) => why.push("the row is the first answer to this key".to_owned()),
+                (_, []) => why.push(
+                    "its earlier revisions are no longer kept, or a history wrote it where no row was"
+                        .to_owned(),
+                ),
+                (_, [first, ..]) if first.revision > 0 => {
+                    why.push(
+                        "its first revisions are no longer kept, so samples_added is not known".to_owned(),
+                    );
+                }
+                _ => {}
+            }
+        }
+        why
+    }
+
+    fn why_held(&self, held: &Explained, why: &mut Vec<String>) {
+        let (lateness, settle) = (duration(self.settings.lateness_ms), duration(self.settings.settle_ms));
+        if held.filling {
+            why.push("the series takes a history now; its keys are answered when that has ended".to_owned());
+        } else if self.at_ms > held.closed_ms {
+            why.push(format!(
+                "the key is not closed: it closes when a sample newer than it comes, or after {settle} of silence"
+            ));
+        }
+        if held.newest_ms <= self.start_ms() {
+            why.push(format!("no sample of the window has come: the newest is at {}", time(held.newest_ms)));
+        }
+        if let Some(from) = held.withheld_ms.filter(|from| self.start_ms() < *from) {
+            why.push(format!(
+                "withheld by the workers: the window begins before {}, up to where samples of the series were forgotten",
+                time(from)
+            ));
+        }
+        if let Some(from) = held.publish_from_ms.filter(|from| self.at_ms < *from) {
+            why.push(format!(
+                "before {}, from where on keys are published that history filled; only keys published before it are",
+                time(from)
+            ));
+        }
+        let gone = self.start_ms() < held.held_from_ms;
+        if gone {
+            why.push(format!("panes that begin before {} are no longer held", time(held.held_from_ms)));
+        } else if held.panes.is_empty() && held.newest_ms > self.start_ms() {
+            why.push("the panes of the window hold no sample".to_owned());
+        }
+        let closed = self.at_ms <= held.closed_ms && !held.filling && !gone;
+        match &self.told.row {
+            Some(row) if closed && u64::from(row.count) != samples(held) => why.push(format!(
+                "the row has {} samples and the panes {}: the store is behind the workers, or a history wrote the row",
+                row.count,
+                samples(held)
+            )),
+            None if closed && !held.panes.is_empty() && self.told.epoch.is_none_or(|e| e < held.epoch) => {
+                why.push("the store is behind the workers; the row may be on its way".to_owned());
+            }
+            None => why.push("the store holds no row of this key".to_owned()),
+            Some(_) => {}
+        }
+        match self.correctable() {
+            true => why.push(format!(
+                "a late sample may still change it: it ends at most {lateness} before the newest"
+            )),
+            false => why.push(format!(
+                "no sample changes it any more: it ends more than {lateness} before the newest"
+            )),
+        }
+    }
+}
+
+fn samples(held: &Explained) -> u64 {
+    held.panes.iter().map(|pane| u64::from(pane.count)).sum()
+}
+
+fn pane(pane: &PaneSeen) -> Value {
+    json!({
+        "start": time(pane.start_ms),
+        "end": time(pane.end_ms),
+        "count": pane.count,
+        "min": pane.min,
+        "max": pane.max,
+        "avg": pane.avg,
+        "raw": pane.raw,
+    })
+}
+
+/// Revisions with what each added to the one before.
+fn revisions(corrections: &[Correction]) -> Vec<Value> {
+    let mut before: Option<&Correction> = None;
+    let shown = corrections.iter().map(|one| {
+        let added = before.filter(|before| before.revision + 1 == one.revision);
+        let added = added.map(|before| i64::from(one.count) - i64::from(before.count));
+        before = Some(one);
+        // Without an epoch it may be that only the hour is known.
+        let hour = one.epoch.is_none() && one.written_ms % 3_600_000 == 0;
+        json!({
+            "revision": one.revision,
+            "epoch": one.epoch,
+            "written_at": (!hour).then(|| time(one.written_ms)),
+            "written_in_hour_of": hour.then(|| time(one.written_ms)),
+            "count": one.count,
+            "added": added,
+        })
+    });
+    shown.collect()
+}
+
+fn time(ms: i64) -> String {
+    Rfc3339::from_ms(ms).map_or_else(|| ms.to_string(), |time| time.to_string())
+}
