@@ -249,7 +249,7 @@ pub fn remove_history(data_dir: &Path) -> anyhow::Result<()> {
 }
 
 fn segment_bytes(bytes_max: u64) -> u64 {
-    SEGMENT_BYTES.min(bytes_max / 8).max(1 << 20)
+    SEGMENT_BYTES.min(bytes_max / 8).max(64 << 10)
 }
 
 /// Ends the process with an error, and with [`RESTART_ME`] where another start may do better.

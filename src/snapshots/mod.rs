@@ -194,6 +194,11 @@ impl Snapshots {
         self.table().next(Instant::now())
     }
 
+    /// Whether the journal is filling up, so that snapshots, behind which it is trimmed, are to come faster.
+    pub fn hurry(&self, hurry: bool) {
+        self.table().hurry(hurry);
+    }
+
     /// Takes saves whose epochs the outbox holds durably. Never waits: what is asked for is bounded.
     pub fn take(&self, saves: Vec<Saved>) {
         self.table().wait(saves.iter().map(Saved::bytes).sum(), 0);

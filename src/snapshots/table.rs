@@ -11,6 +11,8 @@ use super::format::Entry;
 
 /// Bytes of saves that may wait for the disk; beyond it no further one is asked for.
 const WAITING_BYTES_MAX: usize = 256 << 20;
+/// In which time each shard is saved once while the journal is filling up.
+const HURRIED: Duration = Duration::from_secs(20);
 /// A chain begins anew when its panes have grown to so many times what they were, in hundredths: by then as many of
 /// them have left the longest window as are in it.
 const GROWN_PERCENT: u64 = 150;
@@ -35,6 +37,8 @@ pub struct Table {
     /// The shard whose turn is next, and when.
     turn: usize,
     due: Option<Instant>,
+    /// The journal is filling up, and only newer snapshots let it be trimmed.
+    hurry: bool,
     /// Bytes of saves that wait for the disk.
     waiting_bytes: usize,
 }
@@ -46,7 +50,7 @@ impl Table {
         for entry in entries {
             chains[entry.shard][entry.chain].durable = Some(*entry);
         }
-        Table { chains, every, turn: 0, due: None, waiting_bytes: 0 }
+        Table { chains, every, turn: 0, due: None, hurry: false, waiting_bytes: 0 }
     }
 
     /// What is durable.
@@ -81,7 +85,8 @@ impl Table {
 
     /// The save that is due now, if one is. It counts as under way.
     pub fn next(&mut self, now: Instant) -> Option<Save> {
-        let turn = self.every / SHARDS as u32;
+        let every = if self.hurry { self.every.min(HURRIED) } else { self.every };
+        let turn = every / SHARDS as u32;
         let due = *self.due.get_or_insert(now + turn);
         if now < due || self.waiting_bytes >= WAITING_BYTES_MAX {
             return None;
@@ -103,6 +108,14 @@ impl Table {
             held.panes_bytes > enough
         });
         Some(Save { shard, chain, whole: grown || chains[chain].broken })
+    }
+
+    /// Whether saves are to come faster than they need.
+    pub fn hurry(&mut self, hurry: bool) {
+        if hurry && !self.hurry {
+            self.due = None;
+        }
+        self.hurry = hurry;
     }
 
     /// So many bytes of saves more, or less, wait for the disk.

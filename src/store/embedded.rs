@@ -145,6 +145,23 @@ impl Store for Embedded {
         self.view(None)?.epoch()
     }
 
+    fn sync(&self) -> Result<Option<u64>, StoreError> {
+        let epoch = self.epoch()?;
+        // SQLite's log first, then the file: what a checkpoint has moved from one to the other it has synced itself.
+        for suffix in ["-wal", ""] {
+            let mut file = self.path.clone().into_os_string();
+            file.push(suffix);
+            match std::fs::File::open(&file).and_then(|file| file.sync_all()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    let (path, why) = (PathBuf::from(file), error.to_string());
+                    return Err(StoreError::Unavailable { path, attempt: "sync what was written", why });
+                }
+                _ => {}
+            }
+        }
+        Ok(epoch)
+    }
+
     fn write(
         &self,
         batches: &[Batch<'_>],

@@ -448,11 +448,17 @@ impl StoreError {
 
 /// Where result rows are kept and read.
 pub trait Store: Send + Sync {
-    /// The newest epoch that is held durably; none in a new store.
+    /// The newest epoch that is held; none in a new store. A power cut may take it back: see [`Store::sync`].
     ///
     /// # Errors
     /// The store cannot be read.
     fn epoch(&self) -> Result<Option<u64>, StoreError>;
+
+    /// Makes everything that is written safe from a power cut; the newest epoch that is.
+    ///
+    /// # Errors
+    /// The store cannot be read or synced; what is safe is what was before.
+    fn sync(&self) -> Result<Option<u64>, StoreError>;
 
     /// Writes batches of rising epochs in one transaction; one whose epoch is held already is ignored.
     ///

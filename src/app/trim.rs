@@ -1,0 +1,126 @@
+//! Trims the logs behind what still needs them, a segment at a time.
+//!
+//! - The journal behind the older of two snapshots of every shard: a start that finds the newer one damaged begins
+//!   there.
+//! - The outbox behind the store, as far as that is safe from a power cut: it is synced first.
+//! - The series log of the series that nobody knows any more.
+//!
+//! `journal.trim: off` keeps everything. Not here: which segments an epoch lies in; what snapshots are.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::engine;
+use crate::journal::Journal;
+use crate::labels::Labels;
+use crate::outbox;
+use crate::snapshots::Snapshots;
+use crate::store::Store;
+
+/// How often it is looked whether something can go.
+const EVERY: Duration = Duration::from_secs(1);
+/// Every how many looks the store is synced and the outbox trimmed, unless that is full.
+const OUTBOX_EVERY: u32 = 30;
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// What is trimmed, and what tells how far.
+pub struct Parts {
+    pub journal: Journal,
+    pub snapshots: Snapshots,
+    pub outbox: outbox::Trimmer,
+    pub store: Arc<dyn Store>,
+    pub labels: Arc<Labels>,
+    pub engine: Arc<engine::Progress>,
+    /// `journal.bytes_max`.
+    pub journal_bytes_max: u64,
+}
+
+/// The thread that trims.
+pub struct Trim {
+    stop: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Trim {
+    /// Starts to trim.
+    pub fn start(parts: Parts) -> std::io::Result<Trim> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new().name("trim".to_owned()).spawn(move || {
+            let (mut told, mut turn) = ([const { None }; 3], 0_u32);
+            while !stopped.load(Ordering::Relaxed) {
+                parts.hurry();
+                let outbox = if parts.full() || turn % OUTBOX_EVERY == 0 { parts.trim_outbox() } else { Ok(()) };
+                let trimmed = [parts.trim_journal(), outbox, parts.trim_labels()];
+                turn = turn.wrapping_add(1);
+                for (trimmed, told) in trimmed.into_iter().zip(&mut told) {
+                    let why = trimmed.err().map(|error| format!("{error:#}"));
+                    // Each trouble once, not once a second.
+                    if let Some(why) = why.as_ref().filter(|why| told.as_ref() != Some(*why)) {
+                        tracing::warn!("a log cannot be trimmed and grows until it can: {why}");
+                    }
+                    *told = why;
+                }
+                let mut waited = Duration::ZERO;
+                while waited < EVERY && !stopped.load(Ordering::Relaxed) {
+                    std::thread::sleep(PATIENCE);
+                    waited += PATIENCE;
+                }
+            }
+        })?;
+        Ok(Trim { stop, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Stops; waits for what is under way.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // A panic of it was printed; logs are whole segments all the same.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Trim {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+impl Parts {
+    /// Half full, only newer snapshots keep intake from being refused.
+    fn hurry(&self) {
+        self.snapshots.hurry(self.journal.bytes() > self.journal_bytes_max / 2);
+    }
+
+    fn full(&self) -> bool {
+        self.engine.outbox_full.load(Ordering::Relaxed)
+    }
+
+    fn trim_journal(&self) -> anyhow::Result<()> {
+        if let Some(epoch) = self.snapshots.trim_epoch() {
+            let bytes = self.journal.trim(epoch)?;
+            if bytes > 0 {
+                tracing::debug!("the journal was trimmed behind epoch {epoch}: {bytes} bytes");
+            }
+        }
+        Ok(())
+    }
+
+    fn trim_outbox(&self) -> anyhow::Result<()> {
+        if let Some(safe) = self.store.sync()? {
+            let bytes = self.outbox.trim(safe)?;
+            if bytes > 0 {
+                tracing::debug!("the outbox was trimmed behind epoch {safe}: {bytes} bytes");
+            }
+        }
+        Ok(())
+    }
+
+    fn trim_labels(&self) -> anyhow::Result<()> {
+        self.labels.compact()?;
+        Ok(())
+    }
+}
