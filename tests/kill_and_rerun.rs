@@ -25,7 +25,7 @@ snapshots: {every: 1s}
 ";
 
 /// Times long past, so that windows close by the samples alone and by no clock.
-const START_MS: i64 = 1_767_225_600_000;
+pub const START_MS: i64 = 1_767_225_600_000;
 
 /// Sends the samples of a series from index `from` to `to`, one a second, and expects them to be taken.
 fn send(worker: &Tidewatch, from: i64, to: i64) {
@@ -79,14 +79,14 @@ fn nothing_acknowledged_is_lost_and_nothing_changes() {
 }
 
 /// One who sends: its own series, and one that another sends as well.
-struct Sender {
+pub struct Sender {
     rng: fastrand::Rng,
     /// Labels, and the seconds not sent yet, in order; some were held back and come late.
-    series: Vec<(&'static str, Vec<i64>)>,
+    series: Vec<(String, Vec<i64>)>,
     /// Answered 2xx.
-    acknowledged: BTreeSet<(u64, i64)>,
+    pub acknowledged: BTreeSet<(u64, i64)>,
     /// Sent, whatever became of it.
-    sent: BTreeSet<(u64, i64)>,
+    pub sent: BTreeSet<(u64, i64)>,
     /// Not answered, to be sent again as it was.
     unanswered: Option<Sent>,
 }
@@ -95,29 +95,34 @@ struct Sender {
 type Sent = (WriteRequest, Vec<(u64, i64)>);
 
 /// The value of a sample depends on its series and time alone, so that it is the same whoever sends it how often.
-fn value(series: u64, at_ms: i64) -> f64 {
+pub fn value(series: u64, at_ms: i64) -> f64 {
     let mixed = (series ^ at_ms as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
     mixed as f64 / 8.0
 }
 
-fn labels(name: &'static str) -> [(&'static str, &'static str); 2] {
+fn labels(name: &str) -> [(&str, &str); 2] {
     [("__name__", name), ("job", "kill")]
 }
 
 impl Sender {
-    fn new(seed: u64, names: [&'static str; 3]) -> Sender {
-        let series = names.map(|name| (name, (0..SECONDS).rev().collect()));
+    pub fn new(seed: u64, names: impl IntoIterator<Item = String>) -> Sender {
+        let series = names.into_iter().map(|name| (name, (0..SECONDS).rev().collect()));
         Sender {
             rng: fastrand::Rng::with_seed(seed),
-            series: series.into(),
+            series: series.collect(),
             acknowledged: BTreeSet::new(),
             sent: BTreeSet::new(),
             unanswered: None,
         }
     }
 
+    /// Requests until all samples are sent, about.
+    pub fn left(&self) -> usize {
+        self.series.iter().map(|(_, left)| left.len()).max().unwrap_or(0) / 4
+    }
+
     /// Sends one request; whether it was taken. What was not is sent again as it was, or not.
-    fn send(&mut self, url: &str) -> bool {
+    pub fn send(&mut self, url: &str) -> bool {
         let (request, holds) = self.unanswered.take().unwrap_or_else(|| self.next());
         self.sent.extend(&holds);
         let answer = request.send(url);
@@ -162,9 +167,9 @@ impl Sender {
 }
 
 /// Seconds of samples of each series: less than lateness, so that nothing is ever too old.
-const SECONDS: i64 = 550;
+pub const SECONDS: i64 = 550;
 
-fn settings() -> Settings {
+pub fn settings() -> Settings {
     let second = |length: i64, hop: i64| settings::Window { length_ms: length * 1_000, hop_ms: hop * 1_000 };
     let settings =
         Settings { windows: vec![second(10, 5), second(60, 10)], settle_ms: 5_000, ..Settings::default() };
@@ -182,8 +187,10 @@ fn whatever_the_moment_of_a_kill_rows_are_those_of_an_undisturbed_run() {
 fn kill_again_and_again(seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut worker = Tidewatch::start(&format!("{CONFIG}workers: 1\n"));
-    let mut senders =
-        [Sender::new(seed + 1, ["a_total", "b", "both"]), Sender::new(seed + 2, ["c_total", "d", "both"])];
+    let mut senders = [
+        Sender::new(seed + 1, ["a_total", "b", "both"].map(str::to_owned)),
+        Sender::new(seed + 2, ["c_total", "d", "both"].map(str::to_owned)),
+    ];
     for round in 0..7 {
         kill_while_sending(&mut worker, &mut senders, &mut rng);
         // What was stored can be read without a worker.

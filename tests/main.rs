@@ -10,6 +10,8 @@
 //! - `bad_requests`: every request that is wrong, with its status and its words; nothing of it is applied, the worker
 //!   goes on.
 //! - `explain`: a row's panes, revisions and late samples, told by a running worker, and the same after a kill.
+//! - `crashes`: kill -9 under remote write and replay, with snapshots, trimmed logs and other workers each time: nothing
+//!   is lost, and the whole journal run again gives the same outbox.
 //! - `fills`: history applied before the live samples of its series: right, corrected, never half-empty.
 //! - `first_steps`: what the README promises a newcomer: flags, mistyped names, the table of settings, the files of deploy/.
 //! - `files`: what a file comes to does not depend on the order of its lines.
@@ -42,6 +44,7 @@ mod away;
 mod backfill;
 mod bad_inputs;
 mod bad_requests;
+mod crashes;
 mod explain;
 mod files;
 mod fills;

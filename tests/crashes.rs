@@ -1,0 +1,261 @@
+//! Real processes, killed at any moment under remote write and `replay`, with late, duplicate and shuffled samples and
+//! another number of workers at each start; snapshots are made all the time, and logs trimmed behind them or kept.
+//!
+//! What is in the logs is mirrored segment by segment, since trimming removes it. Then: everything acknowledged is in
+//! the journal; the journal rerun from its beginning, undisturbed and without snapshots, gives the same outbox batch
+//! for batch; and the stored windows are those that the samples give from scratch.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use tidewatch_dataflows::sample::Samples;
+
+use crate::kill_and_rerun::{SECONDS, START_MS, Sender, settings, value};
+use crate::support::process::{Tidewatch, command};
+use crate::support::{Folder, stored};
+
+/// Small segments, so that there is something to trim; every shard is saved once a second.
+fn config(workers: usize, trim: &str) -> String {
+    format!(
+        "windows: [{{length: 10s, hop: 5s}}, {{length: 1m, hop: 10s}}]\nsettle: 5s\nworkers: {workers}\n\
+         snapshots: {{every: 1s}}\njournal: {{bytes_max: 8MiB, trim: {trim}}}\noutbox: {{bytes_max: 8MiB}}\n"
+    )
+}
+
+/// Links the segments of the logs of a data directory into another folder, so that trimming does not lose them.
+struct Mirror {
+    folder: Folder,
+    stop: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    data: PathBuf,
+}
+
+impl Mirror {
+    fn start(data: &Path) -> Mirror {
+        let (folder, stop) = (Folder::new("mirror"), Arc::new(AtomicBool::new(false)));
+        let (from, to, stopped) = (data.to_owned(), folder.path().to_owned(), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::Relaxed) {
+                link(&from, &to);
+                // A segment lives for two rounds of snapshots at least: seconds.
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        Mirror { folder, stop, thread: Some(thread), data: data.to_owned() }
+    }
+
+    /// Everything that ever was in the logs; nobody writes any more.
+    fn finish(&mut self) -> &Path {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().unwrap().join().unwrap();
+        link(&self.data, self.folder.path());
+        self.folder.path()
+    }
+}
+
+fn link(from: &Path, to: &Path) {
+    for log in ["journal", "series", "outbox"] {
+        std::fs::create_dir_all(to.join(log)).unwrap();
+        let Ok(files) = std::fs::read_dir(from.join(log)) else { continue };
+        for file in
+            files.map(Result::unwrap).filter(|file| file.path().extension().is_some_and(|e| e == "seg"))
+        {
+            match std::fs::hard_link(file.path(), to.join(log).join(file.file_name())) {
+                // It is there already, or was trimmed a moment ago, and linked before.
+                Err(e)
+                    if matches!(
+                        e.kind(),
+                        std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotFound
+                    ) => {}
+                other => other.unwrap(),
+            }
+        }
+    }
+}
+
+fn segments(folder: &Path, log: &str) -> BTreeSet<String> {
+    let files = std::fs::read_dir(folder.join(log)).unwrap().map(|file| file.unwrap().file_name());
+    files.map(|name| name.to_string_lossy().into_owned()).filter(|name| name.ends_with(".seg")).collect()
+}
+
+/// What the rounds came to.
+#[derive(Debug, Default)]
+struct Figures {
+    kills: u64,
+    replays: u64,
+    acknowledged: u64,
+    /// Starts that began from snapshots of all shards.
+    restored: u64,
+    slowest_start: Duration,
+}
+
+/// Names of one sender's series, some of them another's as well.
+fn names(sender: usize) -> Vec<String> {
+    let own = (0..40).map(|i| format!("own_{sender}_{i}{}", ["", "_total"][i % 2]));
+    own.chain((0..10).map(|i| format!("both_{i}"))).collect()
+}
+
+fn crash(seed: u64, rounds: u64, trim: &str) -> Figures {
+    println!("seed {seed}, {rounds} rounds, trim {trim}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let mut figures = Figures::default();
+    let mut worker = Tidewatch::start(&config(1, trim));
+    let data = worker.folder().join("data");
+    let mut mirror = Mirror::start(&data);
+    let mut senders = [0, 1].map(|n| Sender::new(seed + n as u64, names(n)));
+    let mut replayed = BTreeSet::new();
+    for round in 0..rounds {
+        let begun = Instant::now();
+        send_and_kill(&mut worker, &mut senders, rounds - round, &mut rng);
+        println!("round {round}: killed after {:?}", begun.elapsed());
+        figures.kills += 1;
+        worker.configure(&config([2, 4, 1][round as usize % 3], trim));
+        if rng.u8(0..3) == 0 {
+            figures.replays += 1;
+            replay_and_kill(worker.folder(), round, &mut replayed, &mut rng);
+        }
+        if rng.u8(0..3) == 0 {
+            worker.start_and_kill(Duration::from_micros(rng.u64(0..400_000)));
+            figures.kills += 1;
+        }
+        let begun = Instant::now();
+        worker.start_again();
+        figures.slowest_start = figures.slowest_start.max(begun.elapsed());
+        figures.restored += u64::from(worker.metric("tidewatch_snapshot_epoch") > 0.0);
+    }
+    let url = worker.url("/api/v1/write");
+    assert!(senders.iter_mut().all(|sender| sender.send(&url)), "{}", worker.process().log_tail());
+    let status = worker.process().terminate();
+    assert_eq!(status.code(), Some(0), "{}", worker.process().log_tail());
+    let all = mirror.finish();
+    if trim == "off" {
+        assert_eq!(segments(&data, "journal"), segments(all, "journal"));
+        assert_eq!(segments(&data, "outbox"), segments(all, "outbox"));
+    }
+
+    let journal = stored::samples(all);
+    let pairs = journal.series.iter().copied().zip(journal.at_ms.iter().copied());
+    let held: BTreeSet<(u64, i64)> = pairs.collect();
+    for sender in &senders {
+        let lost: Vec<_> = sender.acknowledged.difference(&held).collect();
+        assert!(lost.is_empty(), "seed {seed}: acknowledged and lost: {lost:?}");
+        figures.acknowledged += sender.acknowledged.len() as u64;
+    }
+    let sent: BTreeSet<(u64, i64)> = senders.iter().flat_map(|s| &s.sent).chain(&replayed).copied().collect();
+    assert!(held.is_subset(&sent), "seed {seed}: nobody sent {:?}", held.difference(&sent).next());
+    rerun(seed, all);
+    let mut samples = Samples::default();
+    held.iter().for_each(|(series, at)| samples.push(*series, *at, value(*series, *at)));
+    worker.start_again();
+    let range = [("start", "2025-12-31T00:00:00Z"), ("end", "2026-01-02T00:00:00Z")];
+    let what = format!("seed {seed}, after all kills");
+    stored::check(&what, &settings(), &worker.rows("/api/v1/windows", &range), &samples);
+    assert!(!worker.process().log().contains("panicked"), "{}", worker.process().log());
+    let trimmed = segments(all, "journal").len() - segments(&data, "journal").len();
+    assert_eq!(
+        trimmed > 0,
+        trim == "on" && rounds > 5,
+        "seed {seed}: {trimmed} segments of the journal were trimmed"
+    );
+    figures
+}
+
+/// Runs the journal of a mirror from its beginning, without snapshots: the outbox is the same.
+fn rerun(seed: u64, all: &Path) {
+    let copy = Folder::new("copy");
+    // No snapshots within the run, and nothing trimmed.
+    let quiet = config(3, "off").replace("every: 1s", "every: 1h").replace("8MiB", "1GiB");
+    std::fs::write(copy.path().join("tidewatch.yml"), quiet).unwrap();
+    for log in ["journal", "series"] {
+        std::fs::create_dir_all(copy.path().join("data").join(log)).unwrap();
+        for name in segments(all, log) {
+            std::fs::copy(all.join(log).join(&name), copy.path().join("data").join(log).join(&name)).unwrap();
+        }
+    }
+    let mut undisturbed = Tidewatch::start_in(copy);
+    assert_eq!(undisturbed.process().terminate().code(), Some(0));
+    let crashed = stored::outbox(all);
+    let again = stored::outbox(&undisturbed.folder().join("data"));
+    assert!(crashed.len() <= again.len(), "seed {seed}");
+    for (crashed, again) in crashed.iter().zip(&again) {
+        assert_eq!(crashed, again, "seed {seed}");
+    }
+    let (epochs, _) = stored::epochs(all);
+    assert_eq!(crashed.len(), epochs.len(), "seed {seed}: an epoch is missing in the outbox");
+    let revised = crashed.iter().flat_map(|batch| &batch.windows).filter(|row| row.revision > 0).count();
+    assert!(revised > 0, "seed {seed}: nothing was late");
+}
+
+/// Both send for a moment or for some seconds; then the worker is killed in the middle of it.
+fn send_and_kill(
+    worker: &mut Tidewatch,
+    senders: &mut [Sender; 2],
+    rounds_left: u64,
+    rng: &mut fastrand::Rng,
+) {
+    let (url, stop) = (worker.url("/api/v1/write"), AtomicBool::new(false));
+    // Some rounds are long enough for two rounds of snapshots.
+    let lasts = Duration::from_millis(if rng.bool() { rng.u64(2_000..5_000) } else { rng.u64(0..400) });
+    std::thread::scope(|scope| {
+        for sender in senders.iter_mut() {
+            let (url, stop) = (&url, &stop);
+            let budget = sender.left() / (3 * rounds_left as usize) + 1;
+            scope.spawn(move || {
+                let mut sent = 0;
+                while !stop.load(Ordering::Relaxed) && sent < budget && sender.send(url) {
+                    sent += 1;
+                }
+                // Then as one that waits for its next scrape.
+                while !stop.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+        }
+        std::thread::sleep(lasts);
+        worker.process().kill();
+        stop.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Replays a file of some new series into the same data directory and kills that as well.
+fn replay_and_kill(folder: &Path, round: u64, replayed: &mut BTreeSet<(u64, i64)>, rng: &mut fastrand::Rng) {
+    let mut text = String::from("series,at,value\n");
+    text.clear();
+    for i in 0..20 {
+        let name = format!("file_{round}_{i}");
+        let series = tidewatch::labels::series_id(&[("__name__", &name)]).0;
+        for second in 0..SECONDS {
+            let at_ms = START_MS + second * 1_000;
+            text.push_str(&format!("{name} {} {at_ms}\n", value(series, at_ms)));
+            replayed.insert((series, at_ms));
+        }
+    }
+    let file = folder.join(format!("file_{round}.prom"));
+    std::fs::write(&file, text).unwrap();
+    let mut replay = command(folder, &["replay", "--live-order", &file.to_string_lossy()])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_micros(rng.u64(0..400_000)));
+    // It may have ended.
+    let _ = replay.kill();
+    replay.wait().unwrap();
+}
+
+#[test]
+fn a_journal_that_is_kept_gives_the_same_outbox_after_any_kills() {
+    let figures = crash(0x0FF, crate::rounds(4), "off");
+    println!("{figures:?}");
+}
+
+#[test]
+fn with_logs_trimmed_behind_snapshots_nothing_is_lost_by_any_kills() {
+    let figures = crash(0x7215, crate::rounds(6), "on");
+    println!("{figures:?}");
+    assert!(figures.restored > 0, "no start began from snapshots");
+}
