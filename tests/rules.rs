@@ -1,7 +1,7 @@
 //! The rules of closing, late samples, reopening and slots: every row and revision of the dataflow's tactics
 //! equals the slow model's, on random feeds with outages of sender and worker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidewatch_dataflows::driver;
@@ -13,15 +13,19 @@ use tidewatch_dataflows::settings::{Settings, Window};
 
 use crate::oracle::{Epoch, Model, feed, from_scratch, same_row};
 
+/// What is held is audited once in so many epochs.
+const AUDITED_EVERY: u64 = 8;
+
 /// The tactics without timely: one thread, shards in order.
 pub struct Tactics {
     shards: BTreeMap<usize, (Admit, Windows)>,
     settings: Arc<Settings>,
+    epochs: u64,
 }
 
 impl Tactics {
     pub fn new(settings: &Settings) -> Self {
-        Tactics { shards: BTreeMap::new(), settings: Arc::new(settings.clone()) }
+        Tactics { shards: BTreeMap::new(), settings: Arc::new(settings.clone()), epochs: 0 }
     }
 
     fn shard(&mut self, shard: usize) -> &mut (Admit, Windows) {
@@ -64,8 +68,22 @@ impl Tactics {
             }
             windows.free(&batch);
         }
+        self.epochs += 1;
+        if self.epochs.is_multiple_of(AUDITED_EVERY) {
+            self.audit(live);
+        }
         out.settle();
         out
+    }
+
+    /// What is held of these series is what their raw samples and panes give.
+    fn audit(&self, samples: &Samples) {
+        for series in samples.series.iter().copied().collect::<BTreeSet<_>>() {
+            let (gate, windows) = &self.shards[&SeriesId(series).shard()];
+            if let Some(raw) = gate.raw(series).ok().filter(|raw| !raw.filling) {
+                assert_eq!(windows.check(&raw).mismatches, [], "series {series}");
+            }
+        }
     }
 }
 
