@@ -1,3 +1,5 @@
+//! Snapshots: damage, versions, disks that fail, and behind what logs may be trimmed.
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
