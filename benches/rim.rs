@@ -343,6 +343,7 @@ pub fn store() {
         first: 0.5,
         last: 1.5,
         increase: 9.0,
+        partial: false,
     };
     let (start, mut rows) = (Instant::now(), 0);
     for epoch in 0..20 {

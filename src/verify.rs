@@ -166,6 +166,9 @@ impl Check<'_> {
         }
         let raw = self.server.raw(&row.series.name, &asked.labels, stats.window_ms, stats.at_ms)?;
         let (mut verdict, apart) = judge::by_samples(stats, theirs, &raw);
+        if stats.partial && matches!(verdict, Verdict::NotFull { .. }) {
+            verdict = Verdict::Partial;
+        }
         if let Verdict::NotFull { since_ms } = verdict
             && self.knew(row, shortest_ms, since_ms)?
         {

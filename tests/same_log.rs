@@ -165,7 +165,8 @@ fn run(settings: &Settings, epochs: &[Epoch], workers: usize, seed: u64, refuses
     (bytes, schedule)
 }
 
-/// A short log with everything in it: late, duplicate and missing samples, outages, rejects, freed slots.
+/// A short log with everything in it: late, duplicate and missing samples, outages, rejects, freed slots, fills and
+/// changed settings.
 pub fn log(seed: u64) -> (Settings, Vec<Epoch>) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let settings = feed::settings(&mut rng);
@@ -190,7 +191,10 @@ pub fn log(seed: u64) -> (Settings, Vec<Epoch>) {
         arrivals.extend(filled);
         told = more;
     }
-    let epochs = feed::live_with_fills(&settings, arrivals, &told, step_ms, &[], 20 * step_ms);
+    let mut epochs = feed::live_with_fills(&settings, arrivals, &told, step_ms, &[], 20 * step_ms);
+    if seed % 3 == 1 {
+        feed::change_settings(&mut rng, &settings, &mut epochs);
+    }
     (settings, epochs)
 }
 

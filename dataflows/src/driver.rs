@@ -179,6 +179,10 @@ pub fn by_shard<'scope, O: 'static>(
                                 let whole = epoch.epoch(end);
                                 retired +=
                                     whole.live.len() + whole.fills.iter().map(Samples::len).sum::<usize>();
+                                // What a shard hands on when its settings change is large: one at a time.
+                                if whole.controls.iter().any(|c| matches!(**c, Control::Settings(_))) {
+                                    retired = SLICE_SAMPLES;
+                                }
                                 session.give(Rc::new(retire(shard, whole)));
                             }
                             epoch.shards[shard].clear();

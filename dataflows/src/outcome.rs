@@ -34,6 +34,9 @@ pub struct WindowStats {
     pub last: f64,
     /// Sum over consecutive samples of `b >= a ? b - a : b`; not extrapolated. Meaningful from 2 samples on.
     pub increase: f64,
+    /// The window was added by a change of settings and reaches back to before what was kept for it: older samples
+    /// of it may be missing.
+    pub partial: bool,
 }
 
 impl WindowStats {

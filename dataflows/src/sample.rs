@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::settings::Settings;
 use crate::state::Save;
 
 /// The number of fixed key groups. State, snapshots and ownership are per shard, never per worker.
@@ -195,6 +196,8 @@ pub enum Control {
     },
     /// The types of series, as far as a source said so.
     Types(Vec<(u64, MetricType)>),
+    /// The settings from this epoch on; of several in one epoch the last.
+    Settings(Arc<Settings>),
 }
 
 /// The end of an epoch as it is *written* in the journal: the only clock the computation sees.

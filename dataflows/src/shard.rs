@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
 
 use crate::outcome::{Counts, Reject};
 use crate::sample::{EpochEnd, MetricType, SeriesId};
@@ -78,6 +79,12 @@ impl Slots {
         let first = (number % n.max(1) as u64) as usize;
         let taken = |at: usize| self.by_series.get(&self.series[at]) == Some(&(at as u32));
         (0..n).map(|step| (first + step) % n).find(|at| taken(*at)).map(|at| SeriesId(self.series[at]))
+    }
+
+    /// The slots that are given, rising.
+    pub fn given(&self) -> impl Iterator<Item = u32> {
+        let slots = self.series.iter().zip(0..);
+        slots.filter(|(series, slot)| self.get(**series) == Some(*slot)).map(|(_, slot)| slot)
     }
 
     /// How many slots exist, free ones included.
@@ -251,6 +258,17 @@ pub enum FillStep {
     Drop,
 }
 
+/// A series that lives on under other settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Carried {
+    /// The slot.
+    pub slot: u32,
+    /// Everything newer than this is in the raw ring, a border of base panes as they were; `i64::MIN` if everything is.
+    pub raw_from_ms: i64,
+    /// Range of the raw samples newer than that, if the base pane changes; empty if it does not.
+    pub raw: (u32, u32),
+}
+
 /// What `admit` hands on for one epoch of one shard: complete and ordered.
 #[derive(Debug)]
 pub struct Admitted {
@@ -258,7 +276,11 @@ pub struct Admitted {
     pub end: EpochEnd,
     /// The shard.
     pub shard: usize,
-    /// Slots given in this epoch; before everything else.
+    /// New settings, which apply before everything else.
+    pub settings: Option<Arc<Settings>>,
+    /// If there are new settings, all series that have a slot, by slot.
+    pub carried: Vec<Carried>,
+    /// Slots given in this epoch; before every sample.
     pub given: Vec<Given>,
     /// Panes touched by late samples, by (slot, pane).
     pub late: Vec<LatePane>,
@@ -309,6 +331,8 @@ impl Admitted {
         Admitted {
             end,
             shard,
+            settings: None,
+            carried: Vec::new(),
             given: Vec::new(),
             late: Vec::new(),
             raw_at_ms: Vec::new(),

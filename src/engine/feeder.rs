@@ -84,8 +84,12 @@ pub(super) fn feed(
                 }
                 all_there = tell(Mark::Control(Arc::new(control)));
             }
-            // Checked when the journal was opened: they are the settings this process runs with.
-            Some(Record::Settings(_) | Record::Fills(_)) => {}
+            // Also the first of all, which shards without state may not have been made with, and those that a shard
+            // with state knows already: the same settings again change nothing.
+            Some(Record::Settings(settings)) => {
+                all_there = tell(Mark::Control(Arc::new(Control::Settings(Arc::new(settings)))));
+            }
+            Some(Record::Fills(_)) => {}
             None if reader.finished() => return Ok(()),
             None => {}
         }

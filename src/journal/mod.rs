@@ -66,9 +66,6 @@ pub enum JournalError {
     /// A record that is not what its kind says.
     #[error("a journal record of kind {kind} cannot be used: {why}")]
     Malformed { kind: u8, why: String },
-    /// The journal was computed under other settings.
-    #[error("the journal was written under other settings: {}; start with those, or with another data_dir", differences.join("; "))]
-    SettingsDiffer { differences: Vec<String> },
     /// The clock is far behind what the journal has seen.
     #[error("the clock says {}, more than 10m behind the journal's stream time {}; set the clock, or wait", time(*clock_ms), time(*stream_ms))]
     ClockBehind { clock_ms: i64, stream_ms: i64 },
@@ -182,11 +179,12 @@ impl Drop for Handle {
 impl Journal {
     /// Opens the journal in `folder` for writing, making it if needed, and starts its writer.
     ///
+    /// Settings that differ from the journal's hold from the first epoch on that is written now.
     /// An epoch that was cut short is closed with the *last* stream and close time. `before_commit` runs on the
     /// writer's thread before each write; what it returns counts as the journal's own failure.
     ///
     /// # Errors
-    /// Damage, settings that differ from the journal's, or a clock more than 10 minutes behind its stream time.
+    /// Damage, or a clock more than 10 minutes behind its stream time.
     pub fn open(
         folder: impl Into<Folder>,
         config: Config,
@@ -196,11 +194,6 @@ impl Journal {
     ) -> Result<Journal, JournalError> {
         let folder = folder.into();
         let (segments, found) = recover(&folder, config.segment_bytes)?;
-        if let Some(held) = &found.settings
-            && *held != settings
-        {
-            return Err(JournalError::SettingsDiffer { differences: differences(held, &settings) });
-        }
         let clock_ms = (config.clock)();
         if let Some(last) = found.last_end
             && !config.allow_future
@@ -211,7 +204,12 @@ impl Journal {
         let cutter = EpochCutter::new(found.last_end, settings.settle_ms, settings.catch_up_ms);
         let fills = found.fills.clone();
         let mut writer = Writer::new(segments, cutter, &settings, fills, config, before_commit, metrics);
-        writer.begin(found.open_epoch)?;
+        if let Some(held) = &found.settings {
+            for difference in differences(held, &settings) {
+                tracing::info!("settings changed: {difference}");
+            }
+        }
+        writer.begin(found.open_epoch, found.settings.as_ref().filter(|held| **held != settings))?;
         Journal::start(writer, folder, found.fills)
     }
 

@@ -88,7 +88,7 @@ impl Fills {
                 let excess = self.done.len().saturating_sub(SOURCES_FILLED_MAX);
                 self.done.drain(..excess);
             }
-            Control::FillBegin(_) | Control::Types(_) => {}
+            Control::FillBegin(_) | Control::Types(_) | Control::Settings(_) => {}
         }
     }
 
@@ -182,6 +182,10 @@ pub fn encode_control(control: &Control, out: &mut Vec<u8>) -> u8 {
             }
             KIND_TYPES
         }
+        Control::Settings(settings) => {
+            encode_settings(settings, out);
+            KIND_SETTINGS
+        }
     }
 }
 
@@ -200,7 +204,9 @@ pub fn decode(kind: u8, payload: &[u8]) -> Result<Record, JournalError> {
         KIND_SAMPLES => decode_samples(payload).map(Record::Samples).map_err(malformed),
         KIND_EPOCH_END => decode_epoch_end(payload).map(Record::EpochEnd).map_err(malformed),
         KIND_SETTINGS => {
-            serde_json::from_slice(payload).map(Record::Settings).map_err(|e| malformed(e.to_string()))
+            let settings: Settings = serde_json::from_slice(payload).map_err(|e| malformed(e.to_string()))?;
+            // They are computed under: what no one would accept must not get there.
+            settings.validated().map(Record::Settings).map_err(|e| malformed(e.to_string()))
         }
         KIND_FILL_SAMPLES => decode_fill_samples(payload).map(Record::Samples).map_err(malformed),
         KIND_FILL_BEGIN => serde_json::from_slice(payload)

@@ -390,18 +390,66 @@ fn the_last_epoch_end_is_found_however_many_segments_back() {
 }
 
 #[test]
-fn other_settings_or_a_clock_far_behind_refuse_the_start() {
+fn other_settings_hold_from_the_next_epoch_on() {
+    let dir = Dir::new();
+    let (config, hand) = config(Mode::Live);
+    let first = Settings::default();
+    let other = Settings { settle_ms: 45_000, late_samples_max: 99, ..Settings::default() };
+    let told = differences(&first, &other);
+    assert_eq!(
+        told,
+        [
+            "settle_ms is 30000 in the journal and 45000 now",
+            "late_samples_max is 1024 in the journal and 99 now"
+        ]
+    );
+    let journal = open(&dir, &config);
+    hand.fetch_add(1_000, Relaxed);
+    synced(journal.try_append(batch(1, 0, 3), "test").unwrap()).unwrap();
+    // As if killed: its epoch is closed under the settings it began with.
+    drop(journal);
+    let journal = try_open(&dir, &config, other.clone()).unwrap();
+    synced(journal.try_append(batch(1, 3, 2), "test").unwrap()).unwrap();
+    hand.fetch_add(1_000, Relaxed);
+    journal.close().unwrap();
+    drop(journal);
+    let kinds = |records: &[Record]| -> Vec<String> {
+        let word = |record: &Record| match record {
+            Record::Settings(settings) => format!("settle {}", settings.settle_ms),
+            Record::Samples(samples) => format!("{} samples", samples.len()),
+            Record::EpochEnd(_) => "end".to_owned(),
+            Record::Control(_) | Record::Fills(_) => "other".to_owned(),
+        };
+        records.iter().map(word).filter(|word| word != "end").collect()
+    };
+    let want = ["settle 30000", "3 samples", "settle 45000", "2 samples"];
+    let journal = try_open(&dir, &config, other.clone()).unwrap();
+    let found = records(&journal);
+    assert_eq!(kinds(&found), want, "the same settings again are no news");
+    let at = |word: &str| {
+        let is =
+            |record: &Record| kinds(std::slice::from_ref(record)).first().is_some_and(|kind| kind == word);
+        found.iter().position(is).unwrap()
+    };
+    assert!(matches!(found[at("settle 45000") - 1], Record::EpochEnd(_)), "{found:?}");
+    drop(journal);
+    // Back again, and once more before an epoch ended: each start finds the newest.
+    for settings in [first.clone(), other, first] {
+        drop(try_open(&dir, &config, settings).unwrap());
+    }
+    let journal = open(&dir, &config);
+    let back = ["settle 30000", "settle 45000", "settle 30000"];
+    assert_eq!(kinds(&records(&journal))[4..], back);
+}
+
+#[test]
+fn a_clock_far_behind_refuses_the_start() {
     let dir = Dir::new();
     let (config, hand) = config(Mode::Live);
     let journal = open(&dir, &config);
     hand.fetch_add(1_000, Relaxed);
     journal.close().unwrap();
     drop(journal);
-    let other = Settings { settle_ms: 45_000, late_samples_max: 99, ..Settings::default() };
-    let text = try_open(&dir, &config, other).err().unwrap().to_string();
-    assert!(text.contains("settle_ms is 30000 in the journal and 45000 now"), "{text}");
-    assert!(text.contains("late_samples_max is 1024 in the journal and 99 now"), "{text}");
-    assert!(!text.contains("lateness"), "{text}");
     hand.fetch_sub(CLOCK_BEHIND_MS_MAX + 1, Relaxed);
     let text = try_open(&dir, &config, Settings::default()).err().unwrap().to_string();
     assert!(text.contains("2023-11-14T22:03:20.999Z") && text.contains("2023-11-14T22:13:21Z"), "{text}");

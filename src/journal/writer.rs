@@ -351,12 +351,26 @@ impl Writer {
     }
 
     /// Before anything is taken: settings at the head of the segment, and an end for an epoch that was cut short.
-    pub(super) fn begin(&mut self, open_epoch: bool) -> Result<(), JournalError> {
+    ///
+    /// `before` are the settings that held until now, if they were others: they hold to the end of the epoch that was
+    /// cut short.
+    pub(super) fn begin(&mut self, open_epoch: bool, before: Option<&Settings>) -> Result<(), JournalError> {
+        let now = before.map(|before| {
+            let mut payload = Vec::new();
+            encode_settings(before, &mut payload);
+            std::mem::replace(&mut self.settings, payload)
+        });
         self.head();
         if open_epoch {
             let end = self.cutter.cut_at((self.config.clock)(), i64::MIN, i64::MIN, false);
             tracing::warn!(epoch = end.epoch, "closing an epoch that was cut short");
             self.end_epoch(end);
+        }
+        if let Some(now) = now {
+            self.head();
+            self.settings = now;
+            self.segments.append(KIND_SETTINGS, &self.settings);
+            self.dirty = true;
         }
         self.commit().map_err(JournalError::Failed)
     }

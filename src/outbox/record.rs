@@ -1,9 +1,9 @@
 //! What the outbox's records mean. All numbers little-endian; no padding.
 //!
 //! ```text
-//! kind 1   version u8 | last u8 | epoch u64 | windows u32 | rejects u32 | types u32 (from version 2 on) | rows
+//! kind 1   version u8 = 3 | last u8 | epoch u64 | windows u32 | rejects u32 | types u32 (from version 2 on) | rows
 //! window   series u64 | window_ms i64 | at_ms i64 | revision u32 | count u32 | span_ms u32
-//!          | min max avg std first last increase: 7 x f64 bits                                  92 bytes
+//!          | min max avg std first last increase: 7 x f64 bits | partial u8 (from version 3 on)  93 bytes
 //! reject   series u64 | has series u8 | reason u8 | count u64 | first_at_ms i64 | last_at_ms i64  34 bytes
 //! type     series u64 | type u8                                                                  9 bytes
 //! ```
@@ -21,11 +21,13 @@ pub const KIND_BATCH: u8 = 1;
 pub const RECORD_ROWS_MAX: usize = 16_384;
 
 /// The version that is written; those before it are read as well.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// The header of version 1, and what version 2 has more.
 const HEADER_BYTES: usize = 1 + 1 + 8 + 4 + 4;
 const TYPES_BYTES: usize = 4;
-const WINDOW_BYTES: usize = 3 * 8 + 3 * 4 + 7 * 8;
+/// A window in versions 1 and 2, and in version 3.
+const FULL_WINDOW_BYTES: usize = 3 * 8 + 3 * 4 + 7 * 8;
+const WINDOW_BYTES: usize = FULL_WINDOW_BYTES + 1;
 const REJECT_BYTES: usize = 8 + 1 + 1 + 3 * 8;
 const TYPE_BYTES: usize = 8 + 1;
 const NAN_BITS: u64 = 0x7ff8_0000_0000_0000;
@@ -132,6 +134,7 @@ fn put_window(row: &WindowStats, place: &mut [u8; WINDOW_BYTES]) {
     place[68..76].copy_from_slice(&float(row.first));
     place[76..84].copy_from_slice(&float(row.last));
     place[84..92].copy_from_slice(&float(row.increase));
+    place[92] = u8::from(row.partial);
 }
 
 /// The rows of a whole epoch, as [`encode`] wrote them.
@@ -151,6 +154,7 @@ pub(super) struct Header {
     pub(super) epoch: u64,
     pub(super) last: bool,
     windows: usize,
+    window_bytes: usize,
     rejects: usize,
     types: usize,
 }
@@ -183,8 +187,9 @@ pub(super) fn header(kind: u8, payload: &[u8]) -> Result<(Header, &[u8]), Outbox
         (_, Some((types, rows))) => (u32::from_le_bytes(*types) as usize, rows),
         (_, None) => return Err(malformed("the number of types is missing".to_owned())),
     };
+    let window_bytes = if header[0] < 3 { FULL_WINDOW_BYTES } else { WINDOW_BYTES };
     // Numbers of 32 bits times less than a hundred: 64 bits hold the sum.
-    let sized = [(windows, WINDOW_BYTES), (rejects, REJECT_BYTES), (types, TYPE_BYTES)];
+    let sized = [(windows, window_bytes), (rejects, REJECT_BYTES), (types, TYPE_BYTES)];
     if sized.iter().map(|(rows, bytes)| *rows as u64 * *bytes as u64).sum::<u64>() != rows.len() as u64 {
         return Err(malformed(format!(
             "{windows} windows, {rejects} rejects and {types} types do not fill {} bytes exactly",
@@ -192,16 +197,28 @@ pub(super) fn header(kind: u8, payload: &[u8]) -> Result<(Header, &[u8]), Outbox
         )));
     }
     let epoch = u64::from_le_bytes(array(&header[2..]));
-    Ok((Header { epoch, last: header[1] == 1, windows, rejects, types }, rows))
+    Ok((Header { epoch, last: header[1] == 1, windows, window_bytes, rejects, types }, rows))
 }
 
 /// Appends a record's rows to `batch`; whether the epoch ends with it.
 pub(super) fn decode_part(kind: u8, payload: &[u8], batch: &mut Batch) -> Result<bool, OutboxError> {
     let (header, rows) = header(kind, payload)?;
-    let (windows, rows) = rows.split_at(header.windows * WINDOW_BYTES);
+    let (windows, rows) = rows.split_at(header.windows * header.window_bytes);
     let (rejects, types) = rows.split_at(header.rejects * REJECT_BYTES);
     batch.epoch = header.epoch;
-    batch.windows.extend(windows.as_chunks::<WINDOW_BYTES>().0.iter().map(get_window));
+    batch.windows.reserve(header.windows);
+    for row in windows.chunks_exact(header.window_bytes) {
+        let (row, partial) = row.split_first_chunk::<FULL_WINDOW_BYTES>().expect("the length was checked");
+        let partial = match partial {
+            [] | [0] => false,
+            [1] => true,
+            other => {
+                let why = format!("the flag for a partial window is {}; it must be 0 or 1", other[0]);
+                return Err(OutboxError::Malformed { why });
+            }
+        };
+        batch.windows.push(WindowStats { partial, ..get_window(row) });
+    }
     batch.rejects.reserve(header.rejects);
     for row in rejects.as_chunks::<REJECT_BYTES>().0 {
         batch.rejects.push(get_reject(row)?);
@@ -216,7 +233,7 @@ pub(super) fn decode_part(kind: u8, payload: &[u8], batch: &mut Batch) -> Result
     Ok(header.last)
 }
 
-fn get_window(row: &[u8; WINDOW_BYTES]) -> WindowStats {
+fn get_window(row: &[u8; FULL_WINDOW_BYTES]) -> WindowStats {
     let float = |at: usize| f64::from_bits(u64::from_le_bytes(array(&row[at..])));
     WindowStats {
         series: SeriesId(u64::from_le_bytes(array(row))),
@@ -232,6 +249,7 @@ fn get_window(row: &[u8; WINDOW_BYTES]) -> WindowStats {
         first: float(68),
         last: float(76),
         increase: float(84),
+        partial: false,
     }
 }
 
@@ -284,6 +302,7 @@ pub(super) mod tests {
             first: f64::INFINITY,
             last: float(),
             increase: float(),
+            partial: rng.bool(),
         }
     }
 
@@ -313,7 +332,7 @@ pub(super) mod tests {
     }
 
     /// All fields of a row as integers, each NaN as the one that is written.
-    pub fn bits(row: &WindowStats) -> [u64; 13] {
+    pub fn bits(row: &WindowStats) -> [u64; 14] {
         let float = |v: f64| if v.is_nan() { NAN_BITS } else { v.to_bits() };
         [
             row.series.0,
@@ -329,6 +348,7 @@ pub(super) mod tests {
             float(row.first),
             float(row.last),
             float(row.increase),
+            row.partial.into(),
         ]
     }
 
@@ -356,21 +376,41 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn records_of_version_1_which_have_no_types_are_read() {
+    fn records_of_older_versions_which_know_no_types_or_partial_windows_are_read() {
         let mut rng = fastrand::Rng::with_seed(5);
-        let outcomes = Outcomes { types: Vec::new(), ..outcomes(&mut rng, 3, 2) };
+        let mut outcomes = Outcomes { types: Vec::new(), ..outcomes(&mut rng, 3, 2) };
+        outcomes.windows.iter_mut().for_each(|row| row.partial = false);
         let mut bytes = vec![];
         encode(7, &outcomes, &mut bytes);
         let batch = decode(&bytes).unwrap();
-        bytes.drain(HEADER_BYTES..HEADER_BYTES + TYPES_BYTES);
-        bytes[0] = 1;
-        let old = decode(&bytes).unwrap();
-        assert_eq!((old.epoch, &old.rejects, old.types.len()), (7, &batch.rejects, 0));
-        assert!(old.windows.iter().map(bits).eq(batch.windows.iter().map(bits)));
-        for version in [0, 3] {
+        let mut flags = 0;
+        for i in (0..3).rev() {
+            flags += bytes.remove(HEADER_BYTES + TYPES_BYTES + i * WINDOW_BYTES + FULL_WINDOW_BYTES);
+        }
+        assert_eq!(flags, 0);
+        for version in [2, 1] {
+            bytes[0] = version;
+            if version == 1 {
+                bytes.drain(HEADER_BYTES..HEADER_BYTES + TYPES_BYTES);
+            }
+            let old = decode(&bytes).unwrap();
+            assert_eq!((old.epoch, &old.rejects, old.types.len()), (7, &batch.rejects, 0));
+            assert!(old.windows.iter().map(bits).eq(batch.windows.iter().map(bits)));
+        }
+        for version in [0, 3, 4] {
             bytes[0] = version;
             assert!(decode(&bytes).is_err(), "version {version}");
         }
+    }
+
+    #[test]
+    fn a_window_is_partial_or_not() {
+        let mut rng = fastrand::Rng::with_seed(6);
+        let mut bytes = vec![];
+        encode(7, &outcomes(&mut rng, 1, 0), &mut bytes);
+        bytes[HEADER_BYTES + TYPES_BYTES + FULL_WINDOW_BYTES] = 2;
+        let error = decode(&bytes).unwrap_err().to_string();
+        assert!(error.contains("the flag for a partial window is 2; it must be 0 or 1"), "{error}");
     }
 
     #[test]

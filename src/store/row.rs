@@ -17,7 +17,7 @@ use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
 use tidewatch_dataflows::settings::duration;
 
 /// SQL columns of a table of windows: name and declared type. The first three are its primary key.
-pub const WINDOW_SQL: [(&str, &str); 13] = [
+pub const WINDOW_SQL: [(&str, &str); 14] = [
     ("window_ms", "INTEGER NOT NULL"),
     ("at_ms", "INTEGER NOT NULL"),
     ("series", "INTEGER NOT NULL"),
@@ -31,6 +31,7 @@ pub const WINDOW_SQL: [(&str, &str); 13] = [
     ("first", "REAL"),
     ("last", "REAL"),
     ("increase", "REAL"),
+    ("partial", "INTEGER NOT NULL DEFAULT 0"),
 ];
 
 /// SQL columns of a table of rejects: name and declared type. The first four are its primary key.
@@ -177,6 +178,8 @@ pub enum Cell<'a> {
     UInt(u64),
     /// A number; `null` if it is not finite.
     Float(f64),
+    /// What is left out where it is not so.
+    True,
     /// Known to be unknown.
     Null,
     /// Does not apply to this row.
@@ -227,6 +230,7 @@ impl Record for WindowRow {
         "last",
         "increase",
         "rate",
+        "partial",
         "revision",
     ];
 
@@ -254,6 +258,7 @@ impl Record for WindowRow {
         } else {
             [Cell::Absent; 2]
         });
+        cells.push(if stats.partial { Cell::True } else { Cell::Absent });
         cells.push(Cell::UInt(stats.revision.into()));
     }
 }
@@ -318,6 +323,7 @@ pub fn write_json<R: Record>(row: &R, shape: Shape, out: &mut dyn Write) -> io::
             Cell::Int(value) => write!(out, "{value}")?,
             Cell::UInt(value) => write!(out, "{value}")?,
             Cell::Float(value) => serde_json::to_writer(&mut *out, &value)?,
+            Cell::True => out.write_all(b"true")?,
             Cell::Null | Cell::Absent => out.write_all(b"null")?,
         }
     }
@@ -362,6 +368,7 @@ pub fn write_csv<R: Record>(row: &R, shape: Shape, out: &mut dyn Write) -> io::R
             Cell::Int(value) => write!(out, "{value}")?,
             Cell::UInt(value) => write!(out, "{value}")?,
             Cell::Float(value) if value.is_finite() => serde_json::to_writer(&mut *out, &value)?,
+            Cell::True => out.write_all(b"true")?,
             Cell::Float(_) | Cell::Null | Cell::Absent => {}
         }
     }
@@ -430,6 +437,7 @@ mod tests {
             first: f64::INFINITY,
             last: -0.5,
             increase: 20.0,
+            partial: false,
         };
         WindowRow { series: Arc::new(series), stats }
     }
@@ -457,6 +465,12 @@ mod tests {
                 r#""std":3.0,"std_sample":4.242640687119286,"first":null,"last":-0.5,"revision":3}"#
             )
         );
+        let mut partial = window("up", 2);
+        partial.stats.partial = true;
+        let at = text.find(r#","revision""#).unwrap();
+        let wanted = format!("{},\"partial\":true{}", &text[..at], &text[at..]);
+        assert_eq!(json(&partial, Shape::default()), wanted);
+        assert!(csv_line(&partial, Shape::default()).ends_with(",,,true,3\n"));
         let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(parsed["labels"]["job"], "a \"b\"");
     }
@@ -483,7 +497,7 @@ mod tests {
         let mut header = Vec::new();
         write_csv_header::<WindowRow>(shape, &mut header).unwrap();
         let header = String::from_utf8(header).unwrap();
-        assert!(header.ends_with(",rate\n"), "{header}");
+        assert!(header.ends_with(",rate,partial\n"), "{header}");
         assert_eq!(
             csv_line(&window("up", 2), shape).matches(',').count(),
             header.matches(',').count(),

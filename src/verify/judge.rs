@@ -68,6 +68,8 @@ pub enum Verdict {
         /// Unix milliseconds.
         since_ms: i64,
     },
+    /// We know only the newest of its samples, and the row says so: a change of settings added its window.
+    Partial,
     /// It knows only the newest of our samples: it began later, or its retention ended within the window.
     PartlyAbsent,
     /// It has no sample.
@@ -219,6 +221,7 @@ mod tests {
             first: truth.first,
             last: truth.last,
             increase: 0.0,
+            partial: false,
         }
     }
 

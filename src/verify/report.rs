@@ -60,6 +60,8 @@ pub struct Report {
     pub samples: u64,
     /// Rows that hold the newest of its samples.
     pub not_full: u64,
+    /// Rows that hold the newest of its samples and say that they are partial.
+    pub partial: u64,
     /// Rows of which it has no sample.
     pub absent: u64,
     /// Rows of which it has the newest samples only.
@@ -85,6 +87,7 @@ impl Report {
             rounding: 0,
             samples: 0,
             not_full: 0,
+            partial: 0,
             absent: 0,
             partly_absent: 0,
             different: 0,
@@ -94,7 +97,8 @@ impl Report {
 
     /// Rows that could be compared.
     pub fn compared(&self) -> u64 {
-        self.equal + self.not_finite + self.rounding + self.samples + self.not_full + self.different
+        let as_known = self.not_full + self.partial;
+        self.equal + self.not_finite + self.rounding + self.samples + as_known + self.different
     }
 
     /// Whether something was compared and nothing differs.
@@ -110,6 +114,7 @@ impl Report {
             Verdict::Rounding => &mut self.rounding,
             Verdict::Samples => &mut self.samples,
             Verdict::NotFull { .. } => &mut self.not_full,
+            Verdict::Partial => &mut self.partial,
             Verdict::PartlyAbsent => &mut self.partly_absent,
             Verdict::Absent => &mut self.absent,
             Verdict::Different(_) => &mut self.different,
@@ -170,7 +175,7 @@ impl Report {
         let differences: Vec<Value> = self.differences.iter().map(different).collect();
         json!({"prometheus": self.url, "version": self.version, "ranges": self.ranges(), "clean": self.is_clean(),
             "series": self.series, "compared": self.compared(), "equal": self.equal, "not_finite": self.not_finite,
-            "rounding": self.rounding, "by_samples": self.samples, "not_full": self.not_full,
+            "rounding": self.rounding, "by_samples": self.samples, "not_full": self.not_full, "partial": self.partial,
             "not_in_prometheus": self.absent, "partly_in_prometheus": self.partly_absent,
             "different": self.different, "windows": windows, "rounding_worst": distance(&self.rounded),
             "differences": differences})
@@ -221,6 +226,7 @@ impl fmt::Display for Report {
             (self.rounding, format!("equal to the samples of Prometheus, whose functions round (by {rounded:.1e} at most)")),
             (self.samples, "equal to the samples of Prometheus, whose functions said something else".to_owned()),
             (self.not_full, "not full yet: they hold the newest samples, the older were never sent here".to_owned()),
+            (self.partial, "partial, as they say: the window was added later than the older samples came".to_owned()),
             (self.absent, "not in Prometheus: of another source, or older than its retention (does it write with external_labels? see --without-label)".to_owned()),
             (self.partly_absent, "only partly in Prometheus: its samples begin within the window".to_owned()),
             (self.different, "differ".to_owned()),
@@ -274,6 +280,7 @@ mod tests {
             first: 0.0,
             last: 1.0,
             increase: 1.0,
+            partial: false,
         };
         WindowRow { series: Arc::new(series), stats }
     }
@@ -290,14 +297,16 @@ mod tests {
         report.add(&row(3_600_000), &Verdict::Rounding, &[0.0, 0.0, 0.0, 2e-16, 1e-12]);
         report.rounded(&[0.0, 0.0, 0.0, 0.0, 3e-7]);
         report.add(&row(60_000), &Verdict::NotFull { since_ms: 5 }, &[0.0; 5]);
+        report.add(&row(60_000), &Verdict::Partial, &[0.0; 5]);
         assert!(report.is_clean());
         let text = report.to_string();
         for line in [
             "Prometheus 2.42.0 at http://h:9090, its ranges are closed",
             "window           rows    count      min      max      avg      std",
             "1h                  2        0        0        0  2.0e-16  2.0e-12",
-            "1m                  1        0        0        0        0        0",
-            "3 windows of 1 series compared, 1 equal",
+            "1m                  2        0        0        0        0        0",
+            "4 windows of 1 series compared, 1 equal",
+            "1 partial, as they say: the window was added later than the older samples came",
             "1 equal to the samples of Prometheus, whose functions round (by 3.0e-7 at most)",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
@@ -317,7 +326,7 @@ mod tests {
         assert_eq!(json["differences"].as_array().unwrap().len(), 25);
         assert_eq!(
             (&json["clean"], &json["compared"], &json["not_full"]),
-            (&json!(false), &json!(28), &json!(1))
+            (&json!(false), &json!(29), &json!(1))
         );
         assert_eq!(
             json["differences"][0]["differs"][0],

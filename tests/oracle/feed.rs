@@ -174,6 +174,58 @@ pub fn fill(
     (arrivals, told)
 }
 
+/// Puts one to four changes of settings into epochs; all settings there are then, the first included.
+pub fn change_settings(rng: &mut fastrand::Rng, first: &Settings, epochs: &mut [Epoch]) -> Vec<Settings> {
+    let mut all = vec![first.clone()];
+    let mut places: Vec<usize> = (0..rng.usize(1..5)).map(|_| rng.usize(0..epochs.len())).collect();
+    places.sort_unstable();
+    for place in places {
+        let changed = change(rng, all.last().expect("there is the first"), first);
+        epochs[place].controls.push(Arc::new(Control::Settings(Arc::new(changed.clone()))));
+        all.push(changed);
+    }
+    all
+}
+
+/// Other settings: some of their windows added, removed or with another hop, some of the numbers changed, or all as
+/// at first.
+fn change(rng: &mut fastrand::Rng, from: &Settings, first: &Settings) -> Settings {
+    if rng.u8(0..8) == 0 {
+        return first.clone();
+    }
+    loop {
+        let mut to = from.clone();
+        for _ in 0..rng.usize(1..4) {
+            match rng.u8(0..11) {
+                0..=2 => {
+                    let hop_ms = 1_000 * [7, 20, 30, 45, 60, 90, 120, 180, 360, 600][rng.usize(0..10)];
+                    let window = Window { length_ms: hop_ms * rng.i64(1..31), hop_ms };
+                    to.windows.retain(|held| held.length_ms != window.length_ms);
+                    to.windows.push(window);
+                }
+                3 | 4 => {
+                    let gone = rng.usize(0..to.windows.len());
+                    if to.windows.len() > 1 {
+                        to.windows.remove(gone);
+                    }
+                }
+                5 => {
+                    let at = rng.usize(0..to.windows.len());
+                    to.windows[at].hop_ms *= [2, 3][rng.usize(0..2)];
+                }
+                6 => to.lateness_ms = [0, 20_000, 300_000, 600_000, 1_500_000][rng.usize(0..5)],
+                7 => to.settle_ms = [1_000, 30_000, 200_000][rng.usize(0..3)],
+                8 => to.catch_up_ms = [200_000, 300_000, 1_000_000][rng.usize(0..3)],
+                9 => to.late_samples_max = [16, 40, 1_024][rng.usize(0..3)],
+                _ => to.series_max = [256, 512, 1_024][rng.usize(0..3)],
+            }
+        }
+        if let Ok(settings) = to.validated() {
+            return settings;
+        }
+    }
+}
+
 /// Cuts samples into epochs as `replay` does with a file.
 pub fn file(samples: &Samples, per_epoch: usize) -> Vec<Epoch> {
     let cut = |epoch: usize, stream_ms: i64, last: bool| EpochEnd {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tidewatch_dataflows::kernels::reference;
 use tidewatch_dataflows::outcome::{Outcomes, WindowStats};
 use tidewatch_dataflows::sample::{Control, EpochEnd, Reason, STALE_NAN_BITS, Samples, SeriesId};
-use tidewatch_dataflows::settings::Settings;
+use tidewatch_dataflows::settings::{Settings, Window};
 
 /// One epoch of a feed: what the journal would hold.
 #[derive(Clone, Debug)]
@@ -60,13 +60,35 @@ struct Series {
     withhold: i64,
     closed: Vec<Option<i64>>,
     published: BTreeMap<(usize, i64), (u32, Content)>,
+    /// The times of the samples in the raw ring.
+    ring: BTreeSet<i64>,
     /// Some applied sample is in the raw ring no more.
     forgot: bool,
+    /// No pane that begins before this is whole in the raw ring.
+    lost: Option<i64>,
+    /// By window: what one that was added is held to.
+    young: Vec<Young>,
+    /// Base panes after this are held, however far back the ring of them reaches.
+    base_from: i64,
     /// The fill it takes with the samples that wait for its end; without them one it was too late for.
     taking: Option<(u64, Option<BTreeMap<i64, f64>>)>,
     publish_from: Option<i64>,
     /// Its fill ends in this epoch.
     filled: bool,
+}
+
+/// A window that was added knows samples newer than the one and never answers keys up to the other.
+#[derive(Clone, Copy)]
+struct Young {
+    known_from: i64,
+    mute_to: i64,
+}
+
+const GROWN: Young = Young { known_from: i64::MIN, mute_to: i64::MIN };
+
+/// The next multiple of `size`.
+fn up(at: i64, size: i64) -> i64 {
+    -(-at).div_euclid(size) * size
 }
 
 /// A sample on its way: series, time, key of order, value.
@@ -126,6 +148,8 @@ impl Model {
                 tombstone,
                 withhold: tombstone.unwrap_or(floor),
                 closed: vec![None; self.settings.windows.len()],
+                young: vec![GROWN; self.settings.windows.len()],
+                base_from: i64::MIN,
                 ..Series::default()
             },
         );
@@ -142,8 +166,18 @@ impl Model {
                 Control::FillEnd { fill } => {
                     ended.insert(*fill);
                 }
-                Control::Types(_) => {}
+                Control::Types(_) | Control::Settings(_) => {}
             }
+        }
+        let told = controls.iter().rev().find_map(|control| match &**control {
+            Control::Settings(settings) => Some(settings),
+            _ => None,
+        });
+        if let Some(settings) = told.filter(|settings| ***settings != self.settings) {
+            let old = std::mem::replace(&mut self.settings, (**settings).clone());
+            self.live.values_mut().for_each(|series| series.change(&old, settings, end.close_ms));
+            let shards: Vec<usize> = self.tombstones.keys().copied().collect();
+            shards.into_iter().for_each(|shard| self.evict(shard));
         }
         let mut out = Outcomes::default();
         let mut dirty: BTreeMap<u64, BTreeSet<(usize, i64)>> = BTreeMap::new();
@@ -208,16 +242,21 @@ impl Model {
             out.freed.push(SeriesId(id));
             let Some(at) = series.newest.max(series.tombstone) else { continue };
             let shard = SeriesId(id).shard();
-            let stones = self.tombstones.entry(shard).or_default();
-            stones.insert((at, id));
-            while stones.len() as u64 > self.settings.series_max / 256 {
-                let (at, _) = stones.pop_first().expect("it is not empty");
-                let floor = self.floors.entry(shard).or_insert(i64::MIN);
-                *floor = (*floor).max(at);
-            }
+            self.tombstones.entry(shard).or_default().insert((at, id));
+            self.evict(shard);
         }
         out.windows.sort_by_key(WindowStats::key);
         out
+    }
+
+    /// Keeps so many tombstones as there may be.
+    fn evict(&mut self, shard: usize) {
+        let stones = self.tombstones.entry(shard).or_default();
+        while stones.len() as u64 > self.settings.series_max / 256 {
+            let (at, _) = stones.pop_first().expect("it is not empty");
+            let floor = self.floors.entry(shard).or_insert(i64::MIN);
+            *floor = (*floor).max(at);
+        }
     }
 }
 
@@ -265,10 +304,11 @@ impl Series {
         }
         if let Some(newest) = self.newest.filter(|newest| at <= *newest) {
             // What the raw ring holds no more was taken before, as far as it knows.
-            let held_from = newest - settings.lateness_ms - settings.base_ms();
-            let forgotten = self.forgot && self.samples.range(..=at).all(|(t, _)| *t <= held_from);
-            let reason = match self.samples.get(&at) {
-                _ if forgotten => Reason::Duplicate,
+            let held = self.ring.contains(&at);
+            let forgotten = self.forgot && self.ring.range(..at).next().is_none();
+            debug_assert!(at <= newest);
+            let reason = match self.samples.get(&at).filter(|_| held) {
+                None if forgotten => Reason::Duplicate,
                 Some(held) if held.to_bits() == value.to_bits() => Reason::Duplicate,
                 Some(_) => Reason::DuplicateTimestamp,
                 None => Reason::FillTooLate,
@@ -356,7 +396,9 @@ impl Series {
     /// As if nothing had been applied; what was published stays known.
     fn begin_anew(&mut self) {
         self.samples.clear();
-        (self.newest, self.forgot) = (None, false);
+        self.ring.clear();
+        (self.newest, self.forgot, self.lost, self.base_from) = (None, false, None, i64::MIN);
+        self.young.iter_mut().for_each(|young| young.known_from = i64::MIN);
         self.closed.fill(None);
     }
 
@@ -389,12 +431,103 @@ impl Series {
         }
     }
 
-    /// Whether a newer sample pushes some out of the raw ring.
+    /// A newer sample goes into the raw ring, and pushes out what is too old or too much.
     fn age(&mut self, settings: &Settings, at: i64) {
-        let from = at - settings.lateness_ms - settings.base_ms();
-        let before = self.samples.range(..at);
-        let young = before.clone().filter(|(t, _)| **t > from).count();
-        self.forgot |= young < before.count() || young as u32 >= settings.late_samples_max;
+        self.forget(at - settings.lateness_ms - settings.base_ms());
+        self.shrink(settings.late_samples_max as usize - 1);
+        self.ring.insert(at);
+    }
+
+    fn forget(&mut self, upto: i64) {
+        while self.ring.first().is_some_and(|first| *first <= upto) {
+            self.ring.pop_first();
+            self.forgot = true;
+        }
+    }
+
+    fn shrink(&mut self, max: usize) {
+        while self.ring.len() > max {
+            self.lost = self.lost.max(self.ring.pop_first());
+            self.forgot = true;
+        }
+    }
+
+    /// A late sample goes into the raw ring, if its base pane is wholly there and stays so.
+    fn merge(&mut self, settings: &Settings, at: i64) -> Result<(), Reason> {
+        let pane_start = up(at, settings.base_ms()) - settings.base_ms();
+        let max = settings.late_samples_max as usize;
+        let full = self.ring.len() >= max && self.ring.first().is_some_and(|first| *first > pane_start);
+        if full || self.lost.is_some_and(|lost| lost > pane_start) {
+            return Err(Reason::LateRingFull);
+        }
+        self.shrink(max - 1);
+        self.ring.insert(at);
+        Ok(())
+    }
+
+    /// Other settings: what a worker that keeps panes and a raw ring, and no samples, knows from then on.
+    fn change(&mut self, old: &Settings, new: &Settings, close: i64) {
+        let (newest, base) = (self.newest.unwrap_or(i64::MIN), old.base_ms());
+        let (mut closed, mut young) = (Vec::new(), Vec::new());
+        let raw_from = match self.forgot {
+            true => up((newest - old.lateness_ms - base).max(self.lost.unwrap_or(i64::MIN)), base),
+            false => i64::MIN,
+        };
+        let own = old.windows.iter().filter(|window| window.hop_ms == base);
+        let base_ring = old.base_panes().max(own.map(|window| old.ring_panes(*window)).max().unwrap_or(0));
+        if self.forgot {
+            self.base_from = self.base_from.max(up(newest, base) - base_ring * base);
+        } else {
+            self.base_from = i64::MIN;
+        }
+        let mut published = BTreeMap::new();
+        for (w, window) in new.windows.iter().enumerate() {
+            if let Some(was) = old.windows.iter().position(|was| was == window) {
+                closed.push(self.closed[was]);
+                young.push(self.young[was]);
+                let keys = self.published.range((was, i64::MIN)..=(was, i64::MAX));
+                published.extend(keys.map(|((_, at), row)| ((w, *at), row.clone())));
+                continue;
+            }
+            let mute_to = newest.max(close).div_euclid(window.hop_ms) * window.hop_ms;
+            let known_from = self.known_from(old, window, newest, raw_from);
+            closed.push(self.newest.map(|_| mute_to));
+            young.push(if self.newest.is_some() { Young { known_from, mute_to } } else { GROWN });
+        }
+        (self.closed, self.young, self.published) = (closed, young, published);
+        if self.newest.is_none() {
+            return;
+        }
+        if self.forgot && new.base_ms() != base {
+            self.base_from = self.base_from.max(raw_from);
+            self.lost = self.lost.max(Some(raw_from));
+        }
+        if self.forgot && new.lateness_ms > old.lateness_ms {
+            self.lost = self.lost.max(Some(newest - old.lateness_ms));
+        }
+        self.forget(newest - new.lateness_ms - new.base_ms());
+        self.shrink(new.late_samples_max as usize);
+    }
+
+    /// From when on panes of a hop can be made whole of panes that are held.
+    fn known_from(&self, old: &Settings, window: &Window, newest: i64, raw_from: i64) -> i64 {
+        let (base, hop) = (old.base_ms(), window.hop_ms);
+        if !self.forgot {
+            return i64::MIN;
+        }
+        if hop % base != 0 {
+            return up(raw_from, hop);
+        }
+        let mut from = self.base_from;
+        // Coarser panes serve if a late sample would find all base panes beside it.
+        if self.base_from <= up(newest - old.lateness_ms, hop) - hop {
+            for (was, young) in old.windows.iter().zip(&self.young) {
+                if was.hop_ms > base && hop % was.hop_ms == 0 {
+                    from = from.min((up(newest, was.hop_ms) - was.length_ms).max(young.known_from));
+                }
+            }
+        }
+        up(from, hop)
     }
 
     fn apply_all(
@@ -436,19 +569,26 @@ impl Series {
         if !value.is_finite() {
             return Err(Reason::NotFinite);
         }
-        if let Some(known) = self.samples.get(&at) {
+        if let Some(known) = self.samples.get(&at).filter(|_| self.ring.contains(&at)) {
             return Err(if known.to_bits() == value.to_bits() {
                 Reason::Duplicate
             } else {
                 Reason::DuplicateTimestamp
             });
         }
+        // What a ring that was too small has lost is not known to be there.
+        let late = self.newest.is_some_and(|newest| at <= newest);
+        if late {
+            self.merge(settings, at)?;
+        }
         self.samples.insert(at, value);
-        let late = self.newest.is_some_and(|newest| at < newest);
         for (w, window) in settings.windows.iter().enumerate() {
             let (length, hop) = (window.length_ms, window.hop_ms);
             let up = -(-at).div_euclid(hop) * hop;
             if late {
+                if at <= self.young[w].known_from {
+                    continue;
+                }
                 let closed = self.closed[w].expect("a late sample has one before it");
                 dirty.extend(
                     (0..)
@@ -503,12 +643,16 @@ impl Series {
         out: &mut Vec<WindowStats>,
     ) {
         for (w, at) in keys.iter().copied() {
-            let window = settings.windows[w];
-            if at - window.length_ms < self.withhold {
+            let (window, young) = (settings.windows[w], self.young[w]);
+            if at - window.length_ms < self.withhold || at <= young.mute_to {
                 continue;
             }
-            let content: Content =
-                self.samples.range(at - window.length_ms + 1..=at).map(|(t, v)| (*t, v.to_bits())).collect();
+            let from = (at - window.length_ms).max(young.known_from);
+            let content: Content = if from >= at {
+                Content::new()
+            } else {
+                self.samples.range(from + 1..=at).map(|(t, v)| (*t, v.to_bits())).collect()
+            };
             if content.is_empty() {
                 continue;
             }
@@ -520,7 +664,8 @@ impl Series {
                 continue;
             }
             let revision = before.map_or(0, |(revision, _)| revision + 1);
-            out.push(direct(id, window.length_ms, at, revision, &content));
+            let partial = at - window.length_ms < young.known_from;
+            out.push(WindowStats { partial, ..direct(id, window.length_ms, at, revision, &content) });
             self.published.insert((w, at), (revision, content));
         }
     }
@@ -550,6 +695,7 @@ fn direct(
         first: values[0],
         last: values[values.len() - 1],
         increase: slow.increase,
+        partial: false,
     }
 }
 
@@ -586,7 +732,8 @@ pub fn same_row(got: &WindowStats, want: &WindowStats) -> bool {
     };
     let size = want.min.abs().max(want.max.abs());
     let spread = (want.max - want.min).abs();
-    (got.key(), got.revision, got.count, got.span_ms) == (want.key(), want.revision, want.count, want.span_ms)
+    (got.key(), got.revision, got.count, got.span_ms, got.partial)
+        == (want.key(), want.revision, want.count, want.span_ms, want.partial)
         && (got.min, got.max, got.first, got.last) == (want.min, want.max, want.first, want.last)
         && near(got.avg, want.avg, size * 0.01 + spread)
         && near(got.std, want.std, want.std.max(spread * 1e-3))

@@ -65,6 +65,7 @@ pub fn stats(row: &Value, want: &WindowStats) -> WindowStats {
         first: number("first"),
         last: number("last"),
         increase: row["increase"].as_f64().unwrap_or(want.increase),
+        partial: row["partial"] == true,
         ..*want
     }
 }
@@ -90,7 +91,8 @@ pub fn epochs(data: &Path) -> (Vec<Epoch>, Samples) {
             Record::Samples(more) => epoch.fills.push(more),
             Record::Control(control) => epoch.controls.push(Arc::new(control)),
             Record::EpochEnd(end) => epochs.push(Epoch { end, ..std::mem::take(&mut epoch) }),
-            Record::Settings(_) | Record::Fills(_) => {}
+            Record::Settings(now) => epoch.controls.push(Arc::new(Control::Settings(Arc::new(now)))),
+            Record::Fills(_) => {}
         }
     }
     (epochs, epoch.live)

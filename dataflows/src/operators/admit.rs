@@ -12,6 +12,7 @@
 //! (0.6 KB at 15 s), at most `limits.late_samples`. Per forgotten series a tombstone of 16 bytes. Per series in a
 //! fill the live samples that wait for its end, 16 bytes each.
 
+mod change;
 mod fill;
 mod look;
 mod order;
@@ -31,7 +32,7 @@ use crate::driver::Epoch;
 use crate::outcome::Seen;
 use crate::sample::{EpochEnd, Reason, Samples, SeriesId};
 use crate::settings::Settings;
-use crate::shard::{Admitted, Given, LatePane, SeriesMap, Slots, Timers, pane_of, wait_ms};
+use crate::shard::{Admitted, Carried, Given, LatePane, SeriesMap, Slots, Timers, pane_of, wait_ms};
 
 /// No time yet.
 const NEVER: i64 = i64::MIN;
@@ -80,6 +81,7 @@ impl Admit {
     /// Retires one epoch of this shard.
     pub fn retire(&mut self, shard: usize, Epoch { end, controls, fills, live, .. }: Epoch) -> Admitted {
         let mut out = Admitted::new(end, shard);
+        self.hear(controls, &mut out);
         let ended = self.fills.hear(controls);
         let mut order = std::mem::take(&mut self.order);
         if !live.is_empty() {
@@ -327,6 +329,12 @@ impl Tombstones {
             self.by_age.remove(&(old, series));
         }
         self.by_age.insert((newest_ms, series));
+        self.shrink(self.max);
+    }
+
+    /// Keeps at most `max` from now on.
+    fn shrink(&mut self, max: usize) {
+        self.max = max;
         while self.by_age.len() > self.max {
             if let Some((newest_ms, series)) = self.by_age.pop_first() {
                 self.newest.remove(&series);

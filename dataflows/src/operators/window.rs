@@ -14,6 +14,7 @@
 //! `(length + lateness) / hop + 2` panes (none of its own where the hop is the base pane), `m / 8` partial
 //! tails, one head, 40 bytes of marks. The default windows come to 17 KB, resident as they fill.
 
+mod change;
 mod check;
 mod explain;
 mod held;
@@ -23,8 +24,9 @@ mod saved;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use self::change::{Base, Young};
 use self::held::Held;
-use self::panes::{Built, Layout, Plan};
+use self::panes::{Built, Layout, Plan, Span};
 use self::saved::Kept;
 use crate::kernels::moments::Moments;
 use crate::outcome::{Outcomes, WindowStats};
@@ -97,6 +99,12 @@ pub struct Windows {
     /// By slot: what was published before a fill that the series took.
     held: BTreeMap<u32, Held>,
     kept: Kept,
+    /// By slot and window: what windows that were added are held to, until nothing shows it.
+    young: BTreeMap<(u32, u32), Young>,
+    /// By slot: what base panes a change of settings left, where their ring could reach further back.
+    base_from: BTreeMap<u32, Base>,
+    /// Panes that begin before this may have been put together of other base panes.
+    reshaped_to: i64,
     /// Due slots of the epoch at hand, and whether they are still to be collected.
     due: Vec<u32>,
     collect: bool,
@@ -120,6 +128,9 @@ impl Windows {
             timers: Timers::default(),
             held: BTreeMap::new(),
             kept: Kept::default(),
+            young: BTreeMap::new(),
+            base_from: BTreeMap::new(),
+            reshaped_to: NEVER,
             due: Vec::new(),
             collect: false,
             dirty: Vec::new(),
@@ -131,6 +142,9 @@ impl Windows {
     /// Applies the samples of one epoch; what they close or correct goes to `out`.
     pub fn retire(&mut self, batch: &Admitted, out: &mut Outcomes) {
         self.collect = true;
+        if let Some(settings) = &batch.settings {
+            self.change(settings, batch);
+        }
         batch.given.iter().for_each(|given| self.give(given));
         let (mut late, mut new, mut step) = (0, 0, 0);
         loop {
@@ -194,6 +208,7 @@ impl Windows {
             self.heads[slot as usize].armed = i64::MAX;
             self.heads[slot as usize].revised = Vec::new();
             self.held.remove(&slot);
+            self.forget_young(slot);
         }
     }
 
@@ -203,12 +218,14 @@ impl Windows {
             self.heads.iter().map(|head| head.revised.capacity() * size_of::<Revised>()).sum();
         let heads = self.heads.capacity() * size_of::<Head>() + self.marks.capacity() * size_of::<Marks>();
         let held: usize = self.held.values().map(Held::bytes).sum();
+        let young = self.young.len() * 40 + self.base_from.len() * 32;
         heads
             + self.records.bytes(self.heads.len())
             + self.timers.bytes()
             + revised
             + held
             + self.kept.bytes()
+            + young
     }
 
     fn give(&mut self, given: &Given) {
@@ -279,6 +296,7 @@ impl Windows {
             self.correct(slot, late, batch, new, i64::MAX, out);
         }
         self.let_go(slot);
+        self.grow(slot);
         self.arm(slot);
     }
 
@@ -409,6 +427,9 @@ impl Windows {
             self.forget(slot, pane.pane * self.base_ms);
             for at in &batch.late_at_ms[pane.late.0 as usize..pane.late.1 as usize] {
                 for (w, plan) in plans.iter().enumerate() {
+                    if *at <= self.young(slot, w).known_from {
+                        continue;
+                    }
                     let closed = self.marks(slot, w).closed;
                     let mut key = pane_of(*at, plan.hop_ms) * plan.hop_ms;
                     while key < at + plan.length_ms && key <= closed {
@@ -446,7 +467,7 @@ impl Windows {
                 return false; // closed anew, and answered, in this epoch
             }
             if let Some(moments) = self.answer(slot, w, at) {
-                let from = at - self.plans[w].length_ms;
+                let from = (at - self.plans[w].length_ms).max(self.young(slot, w).known_from);
                 let added: usize =
                     added_at.iter().map(|all| all.iter().filter(|t| from < **t && **t <= at).count()).sum();
                 self.emit(slot, w, at, &moments, moments.count as usize > added, at > closed, out);
@@ -461,16 +482,19 @@ impl Windows {
 
     /// The moments of the window ending at `at`; `None` if it is empty or withheld.
     fn answer(&mut self, slot: u32, w: usize, at: i64) -> Option<Moments> {
-        let plan = &self.plans[w];
+        let (plan, young) = (&self.plans[w], self.young(slot, w));
+        let floor = young.floor(plan);
         let marks = &mut self.marks[slot as usize * self.plans.len() + w];
         let record = self.records.of_mut(slot);
         let head = &self.heads[slot as usize];
-        panes::build(record, plan, &mut marks.built, self.base_ring, at, head.newest);
+        let span = Span { floor, newest_ms: head.newest };
+        panes::build(record, plan, &mut marks.built, self.base_ring, at, span);
         let held = || self.held.get(&slot).is_some_and(|held| held.count(w, plan, at).is_some());
-        if at - plan.length_ms < head.withhold || (at < head.publish_from && !held()) {
+        let withheld = at - plan.length_ms < head.withhold || (at < head.publish_from && !held());
+        if withheld || at <= young.mute_to {
             return None;
         }
-        let moments = panes::combine(record, plan, &mut marks.built, at);
+        let moments = panes::combine(record, plan, &mut marks.built, floor, at);
         (!moments.is_empty()).then_some(moments)
     }
 
@@ -488,6 +512,7 @@ impl Windows {
     ) {
         // As far back as the raw ring, for a fill may correct whatever it still holds.
         let kept_ms = self.settings.lateness_ms + self.base_ms;
+        let partial = at - self.plans[w].length_ms < self.young(slot, w).known_from;
         let head = &mut self.heads[slot as usize];
         let known = head.revised.iter_mut().find(|r| r.window == w && r.at == at);
         let revision = match known {
@@ -523,6 +548,7 @@ impl Windows {
             first: moments.first,
             last: moments.last,
             increase: moments.increase,
+            partial,
         });
     }
 

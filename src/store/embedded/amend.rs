@@ -28,7 +28,9 @@ pub fn amend(
         let verdict = judge(offer, stored.as_ref());
         let revision = stored.map_or(0, |stored| stored.revision).saturating_add(1);
         if matches!(verdict, Verdict::Added | Verdict::Replaced) {
-            rows.push(WindowStats { revision, ..offer.stats });
+            // What replaces a partial row is as partial, unless it is known to be whole.
+            let partial = !offer.whole && stored.is_some_and(|stored| stored.partial);
+            rows.push(WindowStats { revision, partial, ..offer.stats });
         }
         verdicts.push(verdict);
     }
@@ -40,7 +42,10 @@ pub fn amend(
 
 fn judge(offer: &Offer, stored: Option<&WindowStats>) -> Verdict {
     let Some(stored) = stored else { return Verdict::Added };
-    if same_numbers(&offer.stats, stored) {
+    let improves = stored.partial && (offer.whole || offer.stats.count > stored.count);
+    if improves && offer.stats.count >= stored.count {
+        Verdict::Replaced
+    } else if same_numbers(&offer.stats, stored) {
         Verdict::Unchanged
     } else if stored.count > offer.stats.count {
         Verdict::Larger

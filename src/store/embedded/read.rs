@@ -252,6 +252,7 @@ pub fn stats(row: &Row<'_>) -> rusqlite::Result<WindowStats> {
         first: float(10)?,
         last: float(11)?,
         increase: float(12)?,
+        partial: row.get(13)?,
     })
 }
 

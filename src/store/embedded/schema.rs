@@ -11,7 +11,7 @@ use crate::store::row::{Kind, REJECT_SQL, WINDOW_SQL};
 /// "TDWT": marks the file as ours.
 const APPLICATION_ID: i64 = 0x5444_5754;
 
-/// Version of the tables. Version 1 had no types, version 2 no corrections.
+/// Version of the tables. Version 1 had no types, version 2 no corrections and no partial windows.
 const VERSION: i64 = 3;
 
 /// How long to wait for another connection's lock.
@@ -69,6 +69,9 @@ CREATE TABLE corrections (
 /// The tables that came with a version.
 const ADDED: [(i64, &str); 2] = [(2, TYPES), (3, CORRECTIONS)];
 
+/// A column of every table of windows, that came with version 3.
+const PARTIAL: &str = "partial INTEGER NOT NULL DEFAULT 0";
+
 /// The table that holds the rows of one kind written in one hour.
 pub fn table(kind: Kind, hour: i64) -> String {
     format!("{}_{hour}", kind.as_str())
@@ -117,6 +120,10 @@ pub fn open_for_writing(path: &Path) -> Result<Connection, StoreError> {
         let tx = conn.transaction().map_err(fail)?;
         let mut lacking = ADDED.iter().filter(|(version, _)| *version > found);
         lacking.try_for_each(|(_, tables)| tx.execute_batch(tables)).map_err(fail)?;
+        for table in window_tables(&tx).map_err(fail)? {
+            // No row is rewritten: those that are there have the default.
+            tx.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {PARTIAL}")).map_err(fail)?;
+        }
         tx.pragma_update(None, "user_version", VERSION).map_err(fail)?;
         tx.commit().map_err(fail)?;
     }
@@ -145,10 +152,23 @@ pub fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
         for (_, tables) in ADDED.iter().filter(|(version, _)| *version > found) {
             conn.execute_batch(&tables.replace("CREATE TABLE", "CREATE TEMP TABLE")).map_err(fail)?;
         }
+        let held = columns(&WINDOW_SQL[..WINDOW_SQL.len() - 1]);
+        for table in window_tables(&conn).map_err(fail)? {
+            let view = format!("CREATE TEMP VIEW {table} AS SELECT {held}, 0 AS partial FROM main.{table}");
+            conn.execute_batch(&view).map_err(fail)?;
+        }
     }
     conn.pragma_update(None, "cache_size", -(8 << 10)).map_err(fail)?;
     conn.set_prepared_statement_cache_capacity(64);
     Ok(conn)
+}
+
+/// The tables of windows that are there.
+fn window_tables(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+    let sql = "SELECT name FROM main.sqlite_master WHERE type = 'table' AND name GLOB 'windows_[0-9]*'";
+    let mut statement = conn.prepare(sql)?;
+    let tables = statement.query_map([], |row| row.get(0))?;
+    tables.collect()
 }
 
 fn is_new(conn: &Connection) -> rusqlite::Result<bool> {

@@ -301,7 +301,7 @@ fn an_export_reads_tables_longer_than_a_chunk_and_writes_csv() {
     let mut out = Vec::new();
     export(&store, &query, Format::Csv, true, &mut out).unwrap();
     let mut reader = csv::Reader::from_reader(out.as_slice());
-    assert_eq!(reader.headers().unwrap().iter().next_back(), Some("rate"));
+    assert_eq!(reader.headers().unwrap().iter().next_back(), Some("partial"));
     assert_eq!(reader.records().map(Result::unwrap).count(), 700);
 }
 
@@ -409,6 +409,11 @@ fn an_offer_is_judged_by_the_row_that_readers_see() {
         count,
         ..stats(series(3), HOUR_MS, at(minute), revision, avg)
     };
+    // What is partial gives way to what is whole, of as many samples, or is of more.
+    let partial = |minute| WindowStats { partial: true, ..row(minute, 5, 0, 1.0) };
+    let rows = [partial(20), partial(21), partial(22), partial(23)];
+    let first = Batch { epoch: 0, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
+    store.write(&[first], &labels_of).unwrap();
     // Two tables: the later one has a row of minute 1 that the earlier one outdoes.
     for (epoch, rows) in
         [(1, [row(1, 5, 2, 1.0), row(2, 5, 0, 1.0)]), (2, [row(1, 4, 3, 9.0), row(3, 5, 7, 1.0)])]
@@ -430,6 +435,11 @@ fn an_offer_is_judged_by_the_row_that_readers_see() {
         (offer(3, 5, 2.0, true), Verdict::Replaced, 8),
         (offer(1, 4, 2.0, true), Verdict::Larger, 2),
         (offer(2, 6, 2.0, true), Verdict::Replaced, 1),
+        (offer(20, 5, 1.0, false), Verdict::Unchanged, 0),
+        (offer(20, 5, 1.0, true), Verdict::Replaced, 1),
+        (offer(21, 6, 2.0, false), Verdict::Replaced, 1),
+        (offer(22, 4, 2.0, true), Verdict::Larger, 0),
+        (offer(23, 6, 2.0, true), Verdict::Replaced, 1),
     ];
     for (offer, verdict, revision) in offers {
         let done = store.amend(T0 + 9 * HOUR_MS, &[offer], &labels_of).unwrap();
@@ -437,6 +447,10 @@ fn an_offer_is_judged_by_the_row_that_readers_see() {
         let range = Some(crate::store::Range { start_ms: offer.stats.at_ms, end_ms: offer.stats.at_ms });
         let read = read_all(&store, &WindowQuery { range, ..every() });
         assert_eq!(read[0].revision, revision, "{offer:?}");
+        let still = [(20, false), (21, false), (22, true)]
+            .contains(&((offer.stats.at_ms - T0) / 60_000, offer.whole))
+            || offer.stats.at_ms == at(22);
+        assert_eq!(read[0].partial, still, "{offer:?}");
     }
     assert_eq!(store.epoch().unwrap(), Some(2));
     // A second time nothing is written, and a row of the engine with fewer samples replaces nothing.
@@ -648,19 +662,42 @@ fn a_type_that_was_told_decides_what_is_shown_and_the_newest_one_does() {
 }
 
 #[test]
-fn a_store_of_version_1_is_read_as_it_is_and_gets_what_it_lacks_from_the_next_writer() {
-    let dir = TempDir::new();
-    typed(&dir.store(), 1, &[]);
-    let old = Connection::open(dir.file()).unwrap();
-    old.execute_batch("DROP TABLE types; DROP TABLE corrections").unwrap();
-    old.pragma_update(None, "user_version", 1).unwrap();
-    drop(old);
-    let reader = Embedded::open_read_only(&dir.file(), Options::default()).unwrap();
-    assert_eq!(counters(&reader), ["http_requests_total", "rpc_seconds_bucket"]);
-    drop(reader);
-    let store = dir.store();
-    typed(&store, 2, &[(series(3), MetricType::Gauge)]);
-    assert_eq!(counters(&store), ["http_requests_total"]);
+fn older_stores_are_read_as_they_are_and_get_what_is_new_from_the_next_writer() {
+    for version in [1, 2] {
+        let dir = TempDir::new();
+        typed(&dir.store(), 1, &[]);
+        let old = Connection::open(dir.file()).unwrap();
+        old.execute_batch("DROP TABLE corrections").unwrap();
+        if version == 1 {
+            old.execute_batch("DROP TABLE types").unwrap();
+        }
+        let windows = "SELECT name FROM sqlite_master WHERE name GLOB 'windows_*'";
+        let tables: Vec<String> =
+            old.prepare(windows).unwrap().query_map([], |row| row.get(0)).unwrap().flatten().collect();
+        assert!(!tables.is_empty());
+        for table in tables {
+            old.execute_batch(&format!("ALTER TABLE {table} DROP COLUMN partial")).unwrap();
+        }
+        old.pragma_update(None, "user_version", version).unwrap();
+        drop(old);
+        let partial = |store: &Embedded| {
+            let query = WindowQuery { range: Some(crate::store::Range::ALL), ..every() };
+            let rows = store.windows(&query).unwrap().rows;
+            rows.into_iter().map(|row| row.stats.partial).collect::<Vec<_>>()
+        };
+        let reader = Embedded::open_read_only(&dir.file(), Options::default()).unwrap();
+        assert_eq!(counters(&reader), ["http_requests_total", "rpc_seconds_bucket"]);
+        let shown = partial(&reader);
+        assert!(!shown.is_empty() && shown.iter().all(|partial| !partial));
+        drop(reader);
+        let store = dir.store();
+        typed(&store, 2, &[(series(3), MetricType::Gauge)]);
+        assert_eq!(counters(&store), ["http_requests_total"]);
+        let rows = [stats(series(1), HOUR_MS, T0 + 9 * HOUR_MS, 0, -1.0)];
+        let batch = Batch { epoch: 3, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
+        store.write(&[batch], &labels_of).unwrap();
+        assert_eq!(partial(&store).iter().filter(|partial| **partial).count(), 1);
+    }
 }
 
 /// Writes one row of a key at a revision with so many samples.

@@ -294,6 +294,7 @@ fn insert(statement: &mut Statement<'_>, rows: &[&WindowStats]) -> rusqlite::Res
         for value in [stats.min, stats.max, stats.avg, stats.std, stats.first, stats.last, stats.increase] {
             bind(statement, &value)?;
         }
+        bind(statement, &stats.partial)?;
     }
     statement.raw_execute().map(|rows| rows as u64)
 }

@@ -78,7 +78,7 @@ impl Fills {
                     self.open.push(fill.clone());
                 }
                 Control::FillEnd { fill } => ended.push(*fill),
-                Control::FillBegin(_) | Control::Types(_) => {}
+                Control::FillBegin(_) | Control::Types(_) | Control::Settings(_) => {}
             }
         }
         ended

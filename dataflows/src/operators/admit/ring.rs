@@ -21,7 +21,8 @@ pub(super) struct Ring {
     pub(super) samples: VecDeque<[u32; 3]>,
     /// Whether some applied sample is held no more.
     pub(super) forgot: bool,
-    /// The newest sample that was pushed out although it was young enough; `None` if none was.
+    /// The newest sample that was pushed out although it was young enough, or as far as a change of settings made
+    /// panes unusable; `None` if neither.
     pub(super) dropped: Option<i64>,
 }
 
@@ -81,14 +82,45 @@ impl Ring {
         self.samples.capacity() * 12
     }
 
-    /// Appends a sample newer than `newest_ms`, the newest held, forgetting what is at or before `from_ms`.
-    pub(super) fn push(&mut self, newest_ms: i64, at_ms: i64, value: f64, from_ms: i64, max: usize) {
+    /// Everything newer than this is held; `None` if everything is. `kept_ms` is how far back samples were kept.
+    pub(super) fn held_from(&self, newest_ms: i64, kept_ms: i64) -> Option<i64> {
+        let kept_from = newest_ms - kept_ms;
+        self.forgot.then(|| self.dropped.map_or(kept_from, |dropped| dropped.max(kept_from)))
+    }
+
+    /// No pane that begins before this is whole, if anything was forgotten.
+    pub(super) fn lose(&mut self, before_ms: i64) {
+        if self.forgot {
+            self.drop_to(before_ms);
+        }
+    }
+
+    /// Forgets what is at or before `from_ms`.
+    pub(super) fn forget(&mut self, newest_ms: i64, from_ms: i64) {
         while !self.samples.is_empty() && self.at(0, newest_ms) <= from_ms {
             self.samples.pop_front();
             self.forgot = true;
         }
+    }
+
+    /// Holds at most `max` samples.
+    pub(super) fn shrink(&mut self, newest_ms: i64, max: usize) {
+        while self.samples.len() > max {
+            self.drop_to(self.at(0, newest_ms));
+            self.samples.pop_front();
+            self.forgot = true;
+        }
+    }
+
+    fn drop_to(&mut self, at_ms: i64) {
+        self.dropped = Some(self.dropped.map_or(at_ms, |dropped| dropped.max(at_ms)));
+    }
+
+    /// Appends a sample newer than `newest_ms`, the newest held, forgetting what is at or before `from_ms`.
+    pub(super) fn push(&mut self, newest_ms: i64, at_ms: i64, value: f64, from_ms: i64, max: usize) {
+        self.forget(newest_ms, from_ms);
         if self.samples.len() >= max {
-            self.dropped = Some(self.at(0, at_ms));
+            self.drop_to(self.at(0, at_ms));
             self.samples.pop_front();
             self.forgot = true;
         }
@@ -120,7 +152,7 @@ impl Ring {
             if front > pane_start_ms {
                 return Err(Reason::LateRingFull);
             }
-            self.dropped = Some(front);
+            self.drop_to(front);
             self.samples.pop_front();
             self.forgot = true;
             index -= 1;

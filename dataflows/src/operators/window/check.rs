@@ -11,6 +11,8 @@
 //!
 //! Not here: which series are checked, and when. `admit` and `window` must have retired the same epoch.
 
+use super::change::Young;
+use super::panes::Span;
 use super::{Moments, Plan, Windows, panes};
 use crate::kernels::moments::step;
 use crate::kernels::reference;
@@ -103,7 +105,7 @@ impl Windows {
         for (w, plan) in self.plans.iter().enumerate() {
             let marks = &self.marks[raw.slot as usize * self.plans.len() + w];
             self.check_hops(raw, plan, &marks.built, marks.closed, &mut found);
-            self.check_window(raw, plan, &marks.built, marks.closed, &mut found);
+            self.check_window(raw, plan, self.young(raw.slot, w), (&marks.built, marks.closed), &mut found);
         }
         found
     }
@@ -133,7 +135,9 @@ impl Windows {
     fn check_hops(&self, raw: &RawHeld, plan: &Plan, built: &panes::Built, closed: i64, found: &mut Checked) {
         let record = self.records.of(raw.slot);
         let newest_base = pane_of(raw.newest_ms, self.base_ms);
-        for number in plan.numbers(closed).filter(|number| *number <= built.upto()) {
+        // Of other base panes, merges of other shapes: the same samples, not the same bits.
+        let same = |number: &i64| *number <= built.upto() && (number - 1) * plan.hop_ms >= self.reshaped_to;
+        for number in plan.numbers(closed).filter(same) {
             let again = plan.refolded(record, self.base_ring, number, newest_base);
             let Some(again) = again else { continue };
             let (start_ms, end_ms) = ((number - 1) * plan.hop_ms, number * plan.hop_ms);
@@ -148,24 +152,28 @@ impl Windows {
         &self,
         raw: &RawHeld,
         plan: &Plan,
-        built: &panes::Built,
-        closed: i64,
+        young: Young,
+        (built, closed): (&panes::Built, i64),
         found: &mut Checked,
     ) {
         // On a copy: an answer leaves heads and tails behind.
         let mut record = self.records.of(raw.slot).to_vec();
         let mut built = *built;
-        panes::build(&mut record, plan, &mut built, self.base_ring, closed, raw.newest_ms);
-        let kept = panes::combine(&mut record, plan, &mut built, closed);
+        let floor = young.floor(plan);
+        let span = Span { floor, newest_ms: raw.newest_ms };
+        panes::build(&mut record, plan, &mut built, self.base_ring, closed, span);
+        let kept = panes::combine(&mut record, plan, &mut built, floor, closed);
         let (mut again, mut gained) = (Moments::EMPTY, 0.0);
-        for pane in plan.numbers(closed).map(|number| plan.pane(&record, number)) {
+        for pane in
+            plan.numbers(closed).filter(|number| *number > floor).map(|number| plan.pane(&record, number))
+        {
             if !pane.is_empty() {
                 gained += pane.increase.abs();
                 gained += if again.is_empty() { 0.0 } else { step(again.last, pane.first).abs() };
             }
             again = again.then(&pane);
         }
-        let (start_ms, end_ms) = (closed - plan.length_ms, closed);
+        let (start_ms, end_ms) = ((closed - plan.length_ms).max(young.known_from).min(closed), closed);
         found.windows += u64::from(!again.is_empty());
         let mut compared =
             Compared { what: What::Window, window_ms: Some(plan.length_ms), start_ms, end_ms, found };

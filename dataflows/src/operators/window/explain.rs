@@ -1,5 +1,6 @@
 //! What one key of a series is made of, as far as it is still held. Nothing here changes anything.
 
+use super::panes::Span;
 use super::{NEVER, Windows, panes};
 use crate::outcome::look::{Explained, PaneSeen};
 use crate::shard::RawHeld;
@@ -13,8 +14,10 @@ impl Windows {
         // On a copy: a key that is not closed has panes that are not built yet.
         let mut record = self.records.of(raw.slot).to_vec();
         let mut built = marks.built;
-        panes::build(&mut record, plan, &mut built, self.base_ring, at_ms, raw.newest_ms);
-        let oldest = plan.oldest(raw.newest_ms);
+        let floor = self.young(raw.slot, w).floor(plan);
+        let span = Span { floor, newest_ms: raw.newest_ms };
+        panes::build(&mut record, plan, &mut built, self.base_ring, at_ms, span);
+        let oldest = plan.oldest(raw.newest_ms).max(floor.saturating_add(1));
         let seen = |number: i64| {
             let pane = plan.pane(&record, number);
             let start_ms = (number - 1) * plan.hop_ms;

@@ -3,7 +3,7 @@
 //! While a series takes a fill its keys are passed in silence, as far behind its samples as the raw ring reaches: from
 //! the panes that are held, later keys can still be answered. When the fill ends they close, and what waited follows as new samples do.
 
-use super::{Marks, NEVER, Plan, Windows, panes};
+use super::{Marks, NEVER, Plan, Span, Windows, Young, panes};
 use crate::outcome::Outcomes;
 use crate::shard::{Admitted, FillStep, pane_of};
 
@@ -54,6 +54,13 @@ impl Held {
         }
         // A key that is open again had been published before the samples that opened it.
         Some(if at <= self.closed[w] { Before::Count((to - from) as u32) } else { Before::Fewer })
+    }
+
+    /// The windows are others: each now was the one that `kept` names.
+    pub(super) fn carry(&mut self, kept: &[Option<usize>]) {
+        let of = |was: &[i64]| kept.iter().map(|at| at.map_or(NEVER, |at| was[at])).collect();
+        (self.closed, self.silent) = (of(&self.closed), of(&self.silent));
+        self.earlier.iter_mut().for_each(|earlier| earlier.carry(kept));
     }
 
     /// Bytes held.
@@ -117,6 +124,7 @@ impl Windows {
     /// As if no sample of this series had been applied; what was published stays known.
     fn begin_anew(&mut self, slot: u32) {
         self.clear(slot);
+        self.made_whole(slot);
         let head = &mut self.heads[slot as usize];
         (head.newest, head.pane_end, head.pane_at) = (NEVER, NEVER, 0);
         (head.next_key, head.open_key, head.sealed) = (i64::MAX, i64::MAX, NEVER);
@@ -138,10 +146,12 @@ impl Windows {
     /// Closes the keys before `before` without an answer.
     fn pass(&mut self, slot: u32, before: i64, newest: i64) {
         let marks = &mut self.marks[slot as usize * self.plans.len()..];
-        for (plan, marks) in self.plans.iter().zip(marks) {
+        for (w, (plan, marks)) in self.plans.iter().zip(marks).enumerate() {
             if before > marks.closed + plan.hop_ms {
                 let to = (pane_of(before, plan.hop_ms) - 1) * plan.hop_ms;
-                panes::build(self.records.of_mut(slot), plan, &mut marks.built, self.base_ring, to, newest);
+                let floor = Young::of(&self.young, slot, w).floor(plan);
+                let span = Span { floor, newest_ms: newest };
+                panes::build(self.records.of_mut(slot), plan, &mut marks.built, self.base_ring, to, span);
                 marks.closed = to;
             }
         }

@@ -32,22 +32,22 @@ pub struct Layout {
 }
 
 /// Where the parts of one window lie in the record of a slot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Length of the window.
     pub length_ms: i64,
     /// Distance of its keys.
     pub hop_ms: i64,
     /// Panes in the window.
-    panes: i64,
+    pub(super) panes: i64,
     /// Base panes in a pane; 1 means the base ring is its ring.
-    parts: i64,
+    pub(super) parts: i64,
     /// Its ring: first entry and length.
-    ring: (usize, i64),
+    pub(super) ring: (usize, i64),
     /// Partial tails: first entry.
-    tails: usize,
+    pub(super) tails: usize,
     /// The head.
-    head: usize,
+    pub(super) head: usize,
 }
 
 impl Layout {
@@ -131,10 +131,10 @@ fn fold(walk: &mut Walk<'_>, parts: i64, number: i64) -> Moments {
 }
 
 /// How far the parts of one window of one series are built. Everything here can be forgotten and built again.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Built {
     /// Every pane at or before this is built from base panes.
-    panes: i64,
+    pub(super) panes: i64,
     /// The head holds the panes of its block up to this one.
     head: i64,
     /// The block whose partial tails are kept.
@@ -168,6 +168,15 @@ impl Built {
     }
 }
 
+/// What limits the panes of one window of one series.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// No pane at or before this one is the window's.
+    pub floor: i64,
+    /// The newest sample.
+    pub newest_ms: i64,
+}
+
 /// Builds the panes of a hop up to the key `at_ms` from base panes, oldest first.
 pub fn build(
     record: &mut Record,
@@ -175,7 +184,7 @@ pub fn build(
     built: &mut Built,
     base_ring: i64,
     at_ms: i64,
-    newest_ms: i64,
+    Span { floor, newest_ms }: Span,
 ) {
     if plan.parts == 1 {
         return;
@@ -185,7 +194,7 @@ pub fn build(
         return;
     }
     let last = upto.min(pane_of(newest_ms, plan.hop_ms));
-    for number in (built.panes + 1).max(last - plan.ring.1 + 1)..=last {
+    for number in (built.panes + 1).max(floor + 1).max(last - plan.ring.1 + 1)..=last {
         let mut walk = Walk::from(record, (0, base_ring), (number - 1) * plan.parts + 1);
         let all = fold(&mut walk, plan.parts, number);
         if !all.is_empty() {
@@ -195,8 +204,13 @@ pub fn build(
     built.panes = upto;
 }
 
+/// `n` panes of a ring from `first` on, as the pane `number`.
+pub(super) fn folded(record: &Record, ring: (usize, i64), first: i64, n: i64, number: i64) -> Moments {
+    fold(&mut Walk::from(record, ring, first), n, number)
+}
+
 /// The window ending at the key `at_ms`, whose panes are built: the tail of one block and the head of the next.
-pub fn combine(record: &mut Record, plan: &Plan, built: &mut Built, at_ms: i64) -> Moments {
+pub fn combine(record: &mut Record, plan: &Plan, built: &mut Built, floor: i64, at_ms: i64) -> Moments {
     let last = at_ms / plan.hop_ms;
     let block = (last - 1).div_euclid(plan.panes);
     let start = block * plan.panes + 1;
@@ -205,7 +219,7 @@ pub fn combine(record: &mut Record, plan: &Plan, built: &mut Built, at_ms: i64) 
     } else {
         (Moments::EMPTY, start)
     };
-    let mut walk = Walk::from(record, plan.ring, from);
+    let mut walk = Walk { floor, ..Walk::from(record, plan.ring, from) };
     for _ in from..=last {
         head = head.then(&walk.pane());
         walk.forward();
@@ -225,6 +239,7 @@ pub fn combine(record: &mut Record, plan: &Plan, built: &mut Built, at_ms: i64) 
                 ring: &record[plan.ring.0..plan.ring.0 + plan.ring.1 as usize],
                 number: before + offset,
                 place,
+                floor,
             };
             tail = walk.pane().then(&tail);
             walk.back();
@@ -241,13 +256,14 @@ pub fn combine(record: &mut Record, plan: &Plan, built: &mut Built, at_ms: i64) 
     } else {
         (Moments::EMPTY, plan.panes)
     };
-    let mut walk = Walk::from(record, plan.ring, before + upto - 1);
+    let mut walk = Walk { floor, ..Walk::from(record, plan.ring, before + upto - 1) };
     for _ in skipped..upto {
         tail = walk.pane().then(&tail);
         walk.back();
     }
     tail.then(&head)
 }
+
 /// Whether a record is that of `pane`.
 #[inline]
 pub fn holds(words: &[u64; 9], pane: i64) -> bool {
@@ -259,20 +275,26 @@ struct Walk<'a> {
     ring: &'a Record,
     number: i64,
     place: usize,
+    /// Panes at or before this one count as empty.
+    floor: i64,
 }
 
 impl<'a> Walk<'a> {
     #[inline]
     fn from(record: &'a Record, (start, length): (usize, i64), number: i64) -> Self {
         let ring = &record[start..start + length as usize];
-        Walk { ring, number, place: number.rem_euclid(length) as usize }
+        Walk { ring, number, place: number.rem_euclid(length) as usize, floor: NEVER }
     }
 
     /// The pane at hand; empty if the ring does not hold it.
     #[inline]
     fn pane(&self) -> Moments {
         let words = &self.ring[self.place];
-        if holds(words, self.number) { Moments::from_words(words) } else { Moments::EMPTY }
+        if holds(words, self.number) && self.number > self.floor {
+            Moments::from_words(words)
+        } else {
+            Moments::EMPTY
+        }
     }
 
     #[inline]

@@ -9,8 +9,9 @@
 
 use std::sync::Arc;
 
+use super::change::{Base, Young};
 use super::held::{Held, State};
-use super::panes::{self, Built};
+use super::panes::{self, Built, Span};
 use super::{Marks, NEVER, Revised, Windows};
 use crate::sample::{AT_MS_MAX, SeriesId};
 use crate::settings::Settings;
@@ -30,6 +31,11 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    /// No chain goes on: the panes of so many slots are in other rings.
+    pub(super) fn anew(slots: usize) -> Kept {
+        Kept { before: vec![[NEVER; CHAINS]; slots], epochs: [None; CHAINS] }
+    }
+
     /// The series of the slot begins anew.
     pub(super) fn begin(&mut self, slot: u32) {
         let slot = slot as usize;
@@ -75,6 +81,7 @@ impl Windows {
         for epoch in self.kept.epochs {
             put.u64(epoch.map_or(0, |epoch| epoch + 1));
         }
+        put.i64(self.reshaped_to);
         put.n(live.len());
         live.iter().for_each(|slot| self.save_series(*slot, &mut put));
         *state = put.0;
@@ -110,6 +117,7 @@ impl Windows {
         for chain in 0..CHAINS {
             windows.kept.epochs[chain] = take.u64()?.checked_sub(1);
         }
+        windows.reshaped_to = take.i64()?;
         if take.n(1)? != live.len() {
             return Err(BadState("gate and windows differ in what they hold"));
         }
@@ -153,7 +161,9 @@ impl Windows {
 
     /// Panes of this series that end before this are sealed.
     fn horizon(&self, slot: u32) -> i64 {
-        self.heads[slot as usize].newest.saturating_sub(self.settings.lateness_ms)
+        let horizon = self.heads[slot as usize].newest.saturating_sub(self.settings.lateness_ms);
+        // Of what is older than this the base panes may be gone, where lateness was shorter.
+        self.base_from.get(&slot).map_or(horizon, |base| base.sealed_to.max(horizon))
     }
 
     fn save_sealed(&mut self, slot: u32, chain: usize, put: &mut Put) {
@@ -175,8 +185,9 @@ impl Windows {
         let plans = Arc::clone(&self.plans);
         for (w, plan) in plans.iter().enumerate() {
             let last = (pane_of(horizon, plan.hop_ms) - 1) * plan.hop_ms;
+            let span = Span { floor: self.young(slot, w).floor(plan), newest_ms: newest };
             let marks = &mut self.marks[slot as usize * plans.len() + w];
-            panes::build(self.records.of_mut(slot), plan, &mut marks.built, self.base_ring, last, newest);
+            panes::build(self.records.of_mut(slot), plan, &mut marks.built, self.base_ring, last, span);
         }
         let record = self.records.of(slot);
         for (first, length, pane_ms) in self.rings() {
@@ -269,6 +280,18 @@ impl Windows {
             put.n(held.clone().count());
             held.for_each(|pane| put.words(at(pane)));
         }
+        let young = self.young.range((slot, 0)..=(slot, u32::MAX));
+        put.n(young.clone().count());
+        for ((_, w), young) in young {
+            put.u8(*w as u8);
+            put.i64(young.known_from);
+            put.i64(young.mute_to);
+        }
+        put.u8(u8::from(self.base_from.contains_key(&slot)));
+        self.base_from.get(&slot).into_iter().for_each(|base| {
+            put.i64(base.from);
+            put.i64(base.sealed_to);
+        });
         put.u8(u8::from(self.held.contains_key(&slot)));
         self.held.get(&slot).into_iter().for_each(|held| held.save(put));
     }
@@ -289,11 +312,9 @@ impl Windows {
             head.revised.push(Revised { window, at, revision, count });
         }
         let newest = head.newest;
-        let horizon = newest.saturating_sub(self.settings.lateness_ms);
         for w in 0..windows {
             let (closed, silent, built) = (key(take)?, key(take)?, take.i64()?);
-            let sealed = pane_of(horizon, self.plans[w].hop_ms) - 1;
-            let built = if built == NEVER { Built::NOTHING } else { Built::before(built.min(sealed) + 1) };
+            let built = if built == NEVER { Built::NOTHING } else { Built::before(built.min(AT_MS_MAX) + 1) };
             self.marks[slot as usize * windows + w] = Marks { closed, silent, built };
         }
         for chain in 0..CHAINS {
@@ -310,6 +331,25 @@ impl Windows {
                     return Err(BadState("a pane is not what it says"));
                 }
                 self.records.of_mut(slot)[pane.rem_euclid(self.base_ring) as usize] = words;
+            }
+        }
+        for _ in 0..take.n(17)? {
+            let w = take.u8()?;
+            if usize::from(w) >= windows {
+                return Err(BadState("a window that was added is not there"));
+            }
+            let young = Young { known_from: key(take)?, mute_to: key(take)? };
+            self.young.insert((slot, u32::from(w)), young);
+        }
+        if take.flag()? {
+            self.base_from.insert(slot, Base { from: key(take)?, sealed_to: key(take)? });
+        }
+        let horizon = self.horizon(slot);
+        for (w, plan) in self.plans.iter().enumerate() {
+            let built = &mut self.marks[slot as usize * windows + w].built;
+            let sealed = pane_of(horizon, plan.hop_ms) - 1;
+            if *built != Built::NOTHING {
+                *built = Built::before(built.upto().min(sealed) + 1);
             }
         }
         if take.flag()? {
