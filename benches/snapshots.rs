@@ -155,7 +155,9 @@ fn fill_and_save(series: usize, to: std::sync::mpsc::Sender<Saved>) -> [f64; 3] 
         let mut now = START_MS;
         let until = START_MS + 12 * 60 * MINUTE_MS;
         while now < until {
-            (0..parts).for_each(|part| drop(tick(worker, now, (part, parts), None)));
+            for part in 0..parts {
+                tick(worker, now, (part, parts), None);
+            }
             now += if now < until - 60 * MINUTE_MS { MINUTE_MS } else { 15_000 };
         }
         // A sender that scrapes each 15 s brings a 256th of its series with each epoch of the rounds.
@@ -175,7 +177,9 @@ fn fill_and_save(series: usize, to: std::sync::mpsc::Sender<Saved>) -> [f64; 3] 
             // Five minutes pass between rounds.
             for _ in 0..20 {
                 now += 15_000;
-                (0..parts).for_each(|part| drop(tick(worker, now, (part, parts), None)));
+                for part in 0..parts {
+                    tick(worker, now, (part, parts), None);
+                }
             }
             now += 15_000;
             let place = round.map_or(0, |round| if round.whole { 1 } else { 2 });
