@@ -38,6 +38,9 @@ pub struct Common {
 pub enum Command {
     /// Take samples over HTTP, compute, store and answer queries until SIGTERM or SIGINT
     Run {
+        /// Go on where records of the journal are damaged or lost, and say what is missing
+        #[arg(long)]
+        accept_loss: bool,
         /// Flags for all commands.
         #[command(flatten)]
         common: Common,
@@ -91,6 +94,9 @@ pub struct Replay {
     /// Take samples that are more than 10 minutes ahead of the clock
     #[arg(long)]
     pub allow_future: bool,
+    /// Go on where records of the journal are damaged or lost, and say what is missing
+    #[arg(long)]
+    pub accept_loss: bool,
     /// Flags for all commands.
     #[command(flatten)]
     pub common: Common,

@@ -90,6 +90,8 @@ pub struct Limits {
 pub struct Journal {
     /// When a push is answered.
     pub sync: Sync,
+    /// Whether what snapshots have made needless is removed from journal, series log and outbox.
+    pub trim: bool,
     /// Most bytes on disk; beyond it intake is refused.
     pub bytes_max: u64,
 }
@@ -99,6 +101,10 @@ pub struct Journal {
 pub enum Sync {
     /// Before every answer, in groups.
     Commit,
+    /// At most so many milliseconds after the answer.
+    Interval(i64),
+    /// When a segment ends and when the worker stops.
+    Never,
 }
 
 /// The outbox.
@@ -217,7 +223,7 @@ impl Default for Config {
                 body_bytes: 32 << 20,
                 late_samples: computing.late_samples_max,
             },
-            journal: Journal { sync: Sync::Commit, bytes_max: 20 << 30 },
+            journal: Journal { sync: Sync::Commit, trim: true, bytes_max: 20 << 30 },
             outbox: Outbox { bytes_max: 10 << 30 },
             snapshots: Snapshots { every_ms: 300_000 },
             store: Store {
@@ -331,8 +337,15 @@ impl Reader {
             },
             journal: Journal {
                 sync: self
-                    .leaf("journal.sync", "commit", |g| (g.text()? == "commit").then_some(Sync::Commit))?
+                    .leaf("journal.sync", "commit, never, or an interval from 10ms to 1m", |g| {
+                        match g.text()? {
+                            "commit" => Some(Sync::Commit),
+                            "never" => Some(Sync::Never),
+                            _ => g.duration_ms().filter(|ms| (10..=60_000).contains(ms)).map(Sync::Interval),
+                        }
+                    })?
                     .unwrap_or(d.journal.sync),
+                trim: self.leaf("journal.trim", "on or off", Given::switch)?.unwrap_or(d.journal.trim),
                 bytes_max: self.size("journal.bytes_max", 1 << 20, 1 << 50, d.journal.bytes_max)?,
             },
             outbox: Outbox {
@@ -585,7 +598,15 @@ mod tests {
                 "limits: {late_samples: 15}",
                 "limits.late_samples must be a whole number from 16 to 1048576; got 15 (file t.yml)",
             ),
-            ("journal: {sync: never}", "journal.sync must be commit; got \"never\" (file t.yml)"),
+            (
+                "journal: {sync: 5ms}",
+                "journal.sync must be commit, never, or an interval from 10ms to 1m; got \"5ms\" (file t.yml)",
+            ),
+            (
+                "journal: {sync: 61s}",
+                "journal.sync must be commit, never, or an interval from 10ms to 1m; got \"61s\" (file t.yml)",
+            ),
+            ("journal: {trim: maybe}", "journal.trim must be on or off; got \"maybe\" (file t.yml)"),
             (
                 "journal: {bytes_max: 99999999999999999999TiB}",
                 "journal.bytes_max must be a size from 1MiB to 1024TiB in B, KiB, MiB, GiB or TiB; got \"99999999999999999999TiB\" (file t.yml)",

@@ -194,6 +194,12 @@ metrics! {
     queue_depth: Family<Queue, IntGauge> = "tidewatch_queue_depth", Family::default();
     /// Bytes of a log on disk.
     log_bytes: Family<Log, IntGauge> = "tidewatch_log_bytes", Family::default();
+    /// Times a log could not be written, so that intake was refused until it could.
+    log_stalls: Family<Log, Counter> = "tidewatch_log_stalls", Family::default();
+    /// Whether a log cannot be written now (1), and intake is refused.
+    log_stalled: Family<Log, IntGauge> = "tidewatch_log_stalled", Family::default();
+    /// Bytes of the journal that are damaged and were left out, as `--accept-loss` says.
+    journal_lost_bytes: Counter = "tidewatch_journal_lost_bytes", Counter::default();
     /// Seconds a sync of a log took.
     log_sync_seconds: Family<Log, Histogram> = "tidewatch_log_sync_duration_seconds", Family::new_with_constructor(seconds);
     /// Snapshots of shards made durable.

@@ -284,7 +284,7 @@ fn each_wrong_file_ends_with_1_and_its_name_and_nothing_of_it_is_stored() {
 }
 
 /// A configuration, and what `check` says of it.
-const CONFIGURATIONS: [(&str, &str); 30] = [
+const CONFIGURATIONS: [(&str, &str); 31] = [
     ("workers: [1", "file tidewatch.yml is not valid YAML: "),
     ("workers: 1\nworkers: 2", "file tidewatch.yml is not valid YAML: "),
     ("worker: 2", "there is no setting worker (file tidewatch.yml); at the top there are "),
@@ -307,7 +307,11 @@ const CONFIGURATIONS: [(&str, &str); 30] = [
         "limits: {body_bytes: 2GB}",
         "limits.body_bytes must be a size from 1KiB to 1GiB in B, KiB, MiB, GiB or TiB; got \"2GB\"",
     ),
-    ("journal: {sync: never}", "journal.sync must be commit; got \"never\" (file tidewatch.yml)"),
+    (
+        "journal: {sync: 5ms}",
+        "journal.sync must be commit, never, or an interval from 10ms to 1m; got \"5ms\" (file tidewatch.yml)",
+    ),
+    ("journal: {trim: 1}", "journal.trim must be on or off; got 1 (file tidewatch.yml)"),
     ("store: {kind: clickhouse}", "store.kind must be embedded; got \"clickhouse\" (file tidewatch.yml)"),
     (
         "SOURCE",

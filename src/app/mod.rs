@@ -32,7 +32,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
     let filter = EnvFilter::try_from_env("TIDEWATCH_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
     match cli.command {
-        Command::Run { common } => run::run(load(&common)?),
+        Command::Run { common, accept_loss } => run::run(load(&common)?, accept_loss),
         Command::Replay(args) => replay::replay(load(&args.common)?, &args),
         Command::Generate(args) => commands::generate(&args),
         Command::Export(args) => commands::export(&load(&args.common)?, &args),

@@ -40,7 +40,7 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
         #[allow(clippy::disallowed_methods)]
         std::process::exit(fatal.code.into());
     });
-    let stack = Stack::open(&config, Mode::File, args.allow_future, &on_fatal);
+    let stack = Stack::open(&config, Mode::File, args.allow_future, args.accept_loss, &on_fatal);
     if args.into_history {
         return history::command::replay(&config, args, options, stack, (from_ms, to_ms));
     }

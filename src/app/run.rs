@@ -41,19 +41,19 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 const RETRY_SECONDS: u64 = 5;
 
 /// Runs until SIGTERM or SIGINT, drains, and returns 0.
-pub fn run(config: Config) -> anyhow::Result<ExitCode> {
+pub fn run(config: Config, accept_loss: bool) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, accept_loss))
 }
 
-async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+async fn serve(config: Config, accept_loss: bool) -> anyhow::Result<ExitCode> {
     // Before the data directory is touched.
     sources::clients(&config, &Arc::new(Metrics::new())).context("the configuration cannot be used")?;
     let (fatal_to, mut fatal_from) = mpsc::unbounded_channel();
     // The receiver lives as long as this function: a message is lost only when the process ends anyway.
     let on_fatal: OnFatal = Arc::new(move |fatal| drop(fatal_to.send(fatal)));
     let opened = Instant::now();
-    let stack = Arc::new(Stack::open(&config, Mode::Live, false, &on_fatal)?);
+    let stack = Arc::new(Stack::open(&config, Mode::Live, false, accept_loss, &on_fatal)?);
     announce(&config, &stack, opened);
     check_rows_per_day(&config, &stack)?;
     let worker = Arc::new(Live {

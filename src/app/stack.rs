@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::disk::Folder;
 use crate::engine::{self, Engine, EngineError, Freed, Questions};
-use crate::journal::{self, Journal, Mode};
+use crate::journal::{self, Journal, Mode, SyncMode};
 use crate::labels::{self, Labels};
 use crate::metrics::{Build, Metrics};
 use crate::outbox::{self, Durable, Outbox};
@@ -89,6 +89,7 @@ impl Stack {
         config: &Config,
         mode: Mode,
         allow_future: bool,
+        accept_loss: bool,
         on_fatal: &OnFatal,
     ) -> anyhow::Result<Stack> {
         let dir = &config.data_dir;
@@ -104,7 +105,10 @@ impl Stack {
         let store = Arc::new(Embedded::open(&dir.join(STORE_FILE), options).context("opening the store")?);
         let stored = store.epoch().context("reading the store's epoch")?;
 
-        let journal_config = journal_config(config, mode, allow_future);
+        let mut journal_config = journal_config(config, mode, allow_future);
+        journal_config.accept_loss = accept_loss;
+        let made = [("outbox", outbox.last_epoch()), ("store", stored)];
+        journal_config.made = made.into_iter().filter_map(|(what, epoch)| Some((what, epoch?))).collect();
         let before_commit = {
             let labels = Arc::clone(&labels);
             Box::new(move || labels.sync())
@@ -118,13 +122,6 @@ impl Stack {
         )
         .context("opening the journal")?;
         let found_epoch = journal.last_epoch_end().map_or(0, |end| end.epoch);
-        for (what, epoch) in [("outbox", outbox.last_epoch()), ("store", stored)] {
-            if let Some(epoch) = epoch.filter(|epoch| *epoch > found_epoch) {
-                bail!(
-                    "the {what} holds epoch {epoch}, which the journal (last epoch {found_epoch}) does not: the journal lost its end, or is another one"
-                );
-            }
-        }
 
         let every = Duration::from_millis(config.snapshots.every_ms.unsigned_abs());
         let snapshots = Snapshots::open(&dir.join("snapshots"), every, Arc::clone(&metrics))
@@ -195,6 +192,9 @@ impl Stack {
         if let Some(why) = self.journal.failed() {
             return Err(format!("the journal failed: {why}"));
         }
+        if let Some(why) = self.journal.stalled() {
+            return Err(format!("the journal is stalled: {why}"));
+        }
         if self.engine_progress.outbox_full.load(Ordering::Relaxed) {
             return Err("the outbox is at its bound outbox.bytes_max; the computation waits".to_owned());
         }
@@ -234,6 +234,11 @@ pub fn journal_config(config: &Config, mode: Mode, allow_future: bool) -> journa
     journal_config.bytes_max = config.journal.bytes_max;
     journal_config.segment_bytes = segment_bytes(config.journal.bytes_max);
     journal_config.allow_future = allow_future;
+    journal_config.sync = match config.journal.sync {
+        config::Sync::Commit => SyncMode::Commit,
+        config::Sync::Interval(ms) => SyncMode::Interval(Duration::from_millis(ms.unsigned_abs())),
+        config::Sync::Never => SyncMode::Never,
+    };
     journal_config
 }
 

@@ -72,6 +72,18 @@ impl Given {
         }
     }
 
+    /// `on` and `off`, which older YAML reads as booleans itself.
+    pub(super) fn switch(&self) -> Option<bool> {
+        match self {
+            Given::Yaml(Value::Bool(on)) => Some(*on),
+            _ => match self.text()? {
+                "on" | "true" => Some(true),
+                "off" | "false" => Some(false),
+                _ => None,
+            },
+        }
+    }
+
     pub(super) fn bytes(&self) -> Option<u64> {
         self.whole_number().or_else(|| parse_size(self.text()?))
     }

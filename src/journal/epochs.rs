@@ -20,13 +20,20 @@ pub struct EpochCutter {
     hold_until_ms: Option<i64>,
     /// The wait was going on when the last process ended; it begins at the next cut.
     wait_anew: bool,
+    /// No epoch has a lower number.
+    epoch_min: u64,
 }
 
 impl EpochCutter {
     /// Goes on after `last`, the newest epoch end in the journal.
     pub fn new(last: Option<EpochEnd>, settle_ms: i64, catch_up_ms: i64) -> EpochCutter {
         let wait_anew = last.is_some_and(|last| last.close_ms < last.stream_ms);
-        EpochCutter { last, settle_ms, catch_up_ms, hold_until_ms: None, wait_anew }
+        EpochCutter { last, settle_ms, catch_up_ms, hold_until_ms: None, wait_anew, epoch_min: 1 }
+    }
+
+    /// Numbers all epochs from here on at or above `epoch`.
+    pub fn begin_at(&mut self, epoch: u64) {
+        self.epoch_min = self.epoch_min.max(epoch);
     }
 
     /// Ends the current epoch at the clock's `now_ms`: for live sources.
@@ -69,7 +76,7 @@ impl EpochCutter {
 
     /// The lowest number the epoch being filled can get.
     pub fn current_epoch(&self) -> u64 {
-        self.last.map_or(1, |last| last.epoch.saturating_add(1))
+        self.last.map_or(1, |last| last.epoch.saturating_add(1)).max(self.epoch_min)
     }
 
     fn next_epoch(&self, now_ms: i64) -> u64 {

@@ -7,15 +7,25 @@
 //!                                 └───────────────────────────────────────────────┘         ▼
 //!                                                                              Reader (the engine's feeder)
 //! ```
-//! - A batch is acknowledged when the group commit holding it is synced, never before. After a failed write or sync
-//!   nobody knows what is on disk: everything queued gets the error and nothing is taken until a restart.
+//! - A batch is acknowledged when the group commit holding it is synced, or written if [`SyncMode`] says so. The durable
+//!   position, which is all that readers see, moves with the sync (with [`SyncMode::Never`] with the write).
+//! - When a write fails, for want of room most often, everything queued gets the error, the log goes back to what was
+//!   acknowledged, and nothing is taken until a write succeeds: the writer tries once a second. In [`Mode::File`] nobody
+//!   would send again what was refused, so there it is for good; as a failed sync is everywhere, after which nobody
+//!   knows what is on disk.
+//! - A bad record that had been synced is damage (`damage` has what becomes of it). Each commit says how far the log
+//!   was synced before, so that it is not taken for a torn tail, which is cut off.
 //! - Epoch ends are records in the same stream ([`EpochCutter`] has the rules) and wait for nobody.
 //! - Every segment begins with the settings in force and the state of fills, so a segment can be read without those
 //!   before it.
 //!   [`Reader`] hands on a settings record only when it differs from the one before.
-//! - Not here: what samples mean, labels (the id's labels are made durable by `before_commit`), snapshots, trimming.
+//! - Not here: what samples mean, labels (the id's labels are made durable by `before_commit`), snapshots,
+//!   when to trim ([`Journal::trim`] is told how far).
 
+mod damage;
 mod epochs;
+mod index;
+mod queue;
 mod reader;
 mod record;
 mod writer;
@@ -24,21 +34,25 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tidewatch_dataflows::sample::{Control, EpochEnd, Fill, Samples};
 use tidewatch_dataflows::settings::Settings;
 use tokio::sync::oneshot;
 
+use self::damage::{Losses, Records};
 pub use self::epochs::EpochCutter;
+use self::index::Index;
+use self::queue::{Item, Shared};
 pub use self::reader::Reader;
 pub use self::record::{
-    Fills, KIND_EPOCH_END, KIND_FILL_SAMPLES, KIND_SAMPLES, KIND_SETTINGS, RECORD_SAMPLES_MAX, Record,
-    decode, encode_control, encode_epoch_end, encode_samples, encode_settings,
+    Fills, KIND_EPOCH_END, KIND_FILL_SAMPLES, KIND_SAMPLES, KIND_SETTINGS, KIND_SYNCED, RECORD_SAMPLES_MAX,
+    Record, decode, decode_synced, encode_control, encode_epoch_end, encode_samples, encode_settings,
 };
-use self::writer::{Item, Shared, Writer};
+use self::writer::Writer;
 use crate::disk::Folder;
-use crate::metrics::Metrics;
-use crate::segments::{self, Durable, SegmentReader, Segments, SegmentsError};
+use crate::metrics::{Gauge, Log, Metrics};
+use crate::segments::{Durable, SegmentReader, Segments, SegmentsError};
 
 const LOG: &str = "journal";
 /// How far the clock may be behind stream time at start.
@@ -58,6 +72,20 @@ pub enum JournalError {
     /// The files.
     #[error(transparent)]
     Segments(#[from] SegmentsError),
+    /// Records that were durable cannot be read.
+    #[error(
+        "{source}; {bytes} bytes of the journal are lost, {}; --accept-loss goes on without them",
+        between(*before, *after)
+    )]
+    Damaged { source: SegmentsError, bytes: u64, before: Option<u64>, after: Option<u64> },
+    /// What was asked for is not in the journal any more.
+    #[error("the journal cannot be read {}: it was trimmed, and holds what follows epoch {}", after(*wanted), first.unwrap_or(0))]
+    Trimmed { wanted: Option<u64>, first: Option<u64> },
+    /// What is made from the journal is ahead of it.
+    #[error(
+        "the {what} holds epoch {epoch}, which the journal (last epoch {found}) does not: the journal lost its end, or is another one; --accept-loss starts above it"
+    )]
+    Behind { what: &'static str, epoch: u64, found: u64 },
     /// A record of a kind this program does not know.
     #[error(
         "the journal holds a record of kind {kind}, which this program does not know; was it written by a newer one?"
@@ -81,6 +109,16 @@ fn time(ms: i64) -> String {
     jiff::Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |time| time.to_string())
 }
 
+fn between(before: Option<u64>, after: Option<u64>) -> String {
+    let name =
+        |epoch: Option<u64>, none: &str| epoch.map_or_else(|| none.to_owned(), |e| format!("epoch {e}"));
+    format!("between {} and {}", name(before, "the beginning"), name(after, "its end"))
+}
+
+fn after(wanted: Option<u64>) -> String {
+    wanted.map_or_else(|| "from its beginning".to_owned(), |epoch| format!("after epoch {epoch}"))
+}
+
 /// Why the journal did not take a batch. For a source these are all "not now".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -92,7 +130,10 @@ pub enum Refused {
     /// The journal is as large as it may be.
     #[error("the journal holds {bytes} bytes; journal.bytes_max is {bytes_max}")]
     BytesMax { bytes: u64, bytes_max: u64 },
-    /// A write or sync failed; nothing is taken before a restart.
+    /// A write failed; trying again helps when there is room on the disk.
+    #[error("the journal is stalled: {0}")]
+    Stalled(String),
+    /// A sync failed; nothing is taken before a restart.
     #[error("the journal has failed and takes nothing before a restart: {0}")]
     Failed(String),
     /// Shutting down.
@@ -107,6 +148,17 @@ pub enum Mode {
     Live,
     /// The caller, by [`Journal::cut`].
     File,
+}
+
+/// When what was written is synced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncMode {
+    /// Before it is acknowledged.
+    Commit,
+    /// At most so long after it was acknowledged. Epoch ends by [`Journal::cut`] are acknowledged when synced.
+    Interval(Duration),
+    /// When a segment ends and when the journal is closed.
+    Never,
 }
 
 /// How a journal is run.
@@ -126,6 +178,12 @@ pub struct Config {
     pub epoch_ms: i64,
     /// Who ends epochs.
     pub mode: Mode,
+    /// When what was written is synced.
+    pub sync: SyncMode,
+    /// Whether the start goes on without records that are lost.
+    pub accept_loss: bool,
+    /// The last epochs of what is made from the journal, with words for them: the journal must not be behind.
+    pub made: Vec<(&'static str, u64)>,
     /// Whether stream time may be far ahead of the clock (`--allow-future`).
     pub allow_future: bool,
     /// Unix milliseconds.
@@ -144,6 +202,9 @@ impl Config {
             epoch_samples_max: 262_144,
             epoch_ms: 1_000,
             mode,
+            sync: SyncMode::Commit,
+            accept_loss: false,
+            made: Vec::new(),
             allow_future: false,
             clock: system_clock(),
         }
@@ -162,6 +223,9 @@ pub struct Journal {
 struct Handle {
     shared: Arc<Shared>,
     folder: Folder,
+    index: Index,
+    losses: Losses,
+    bytes: Gauge,
     thread: Mutex<Option<JoinHandle<()>>>,
     found_fills: Fills,
 }
@@ -184,7 +248,7 @@ impl Journal {
     /// writer's thread before each write; what it returns counts as the journal's own failure.
     ///
     /// # Errors
-    /// Damage, or a clock more than 10 minutes behind its stream time.
+    /// Damage, a journal behind what was made from it, or a clock more than 10 minutes behind its stream time.
     pub fn open(
         folder: impl Into<Folder>,
         config: Config,
@@ -193,7 +257,8 @@ impl Journal {
         metrics: Arc<Metrics>,
     ) -> Result<Journal, JournalError> {
         let folder = folder.into();
-        let (segments, found) = recover(&folder, config.segment_bytes)?;
+        let losses = Losses::new(config.accept_loss, metrics.journal_lost_bytes.clone());
+        let (segments, found) = recover(&folder, config.segment_bytes, &losses)?;
         let clock_ms = (config.clock)();
         if let Some(last) = found.last_end
             && !config.allow_future
@@ -201,7 +266,10 @@ impl Journal {
         {
             return Err(JournalError::ClockBehind { clock_ms, stream_ms: last.stream_ms });
         }
-        let cutter = EpochCutter::new(found.last_end, settings.settle_ms, settings.catch_up_ms);
+        let mut cutter = EpochCutter::new(found.last_end, settings.settle_ms, settings.catch_up_ms);
+        cutter.begin_at(first_epoch(&config, found.last_end.map_or(0, |end| end.epoch))?);
+        let bytes = metrics.log_bytes.get_or_create(&Log { log: LOG }).clone();
+        let trimmer = segments.trimmer();
         let fills = found.fills.clone();
         let mut writer = Writer::new(segments, cutter, &settings, fills, config, before_commit, metrics);
         if let Some(held) = &found.settings {
@@ -210,17 +278,11 @@ impl Journal {
             }
         }
         writer.begin(found.open_epoch, found.settings.as_ref().filter(|held| **held != settings))?;
-        Journal::start(writer, folder, found.fills)
-    }
-
-    fn start(writer: Writer, folder: Folder, found_fills: Fills) -> Result<Journal, JournalError> {
         let shared = writer.shared();
-        let thread = std::thread::Builder::new()
-            .name("journal".to_owned())
-            .spawn(move || writer.run())
-            .map_err(JournalError::Thread)?;
-        let thread = Mutex::new(Some(thread));
-        Ok(Journal { handle: Arc::new(Handle { shared, folder, thread, found_fills }) })
+        let index = Index::new(folder.clone(), trimmer, shared.durable.clone());
+        let thread = Mutex::new(Some(start(writer)?));
+        let found_fills = found.fills;
+        Ok(Journal { handle: Arc::new(Handle { shared, folder, index, losses, bytes, thread, found_fills }) })
     }
 
     /// Queues `samples`, never waiting; `source` names them in the metrics once they are durable.
@@ -293,9 +355,34 @@ impl Journal {
     /// Reads the journal from its first record on.
     ///
     /// # Errors
-    /// Files that cannot be read.
+    /// Files that cannot be read, or a journal that was trimmed.
     pub fn reader(&self) -> Result<Reader, JournalError> {
-        Reader::open(&self.handle.folder, self.durable())
+        self.reader_after(None)
+    }
+
+    /// Reads the journal from the first record that follows the end of `epoch` (or of the last epoch before it). Of
+    /// settings it hands on those that differ from the ones in force there.
+    ///
+    /// # Errors
+    /// Files that cannot be read, or a journal that was trimmed beyond `epoch`.
+    pub fn reader_after(&self, epoch: Option<u64>) -> Result<Reader, JournalError> {
+        let Handle { folder, index, losses, .. } = &*self.handle;
+        let mut reader = Reader::at(folder.clone(), index.reader(epoch)?, self.durable(), losses.clone());
+        if let Some(epoch) = epoch {
+            reader.pass(epoch)?;
+        }
+        Ok(reader)
+    }
+
+    /// Removes the segments that hold nothing but epochs up to `upto`, never the last one; gives the bytes freed. Who
+    /// reads in them must have gone on.
+    ///
+    /// # Errors
+    /// Files that cannot be read or removed; the journal goes on.
+    pub fn trim(&self, upto: u64) -> Result<u64, JournalError> {
+        let freed = self.handle.index.trim(upto)?;
+        self.handle.bytes.set(i64::try_from(self.bytes()).unwrap_or(i64::MAX));
+        Ok(freed)
     }
 
     /// The lowest number the epoch being filled can get.
@@ -305,7 +392,7 @@ impl Journal {
 
     /// Bytes on disk.
     pub fn bytes(&self) -> u64 {
-        self.handle.shared.bytes.load(Relaxed)
+        self.handle.shared.bytes()
     }
 
     /// The newest durable epoch end.
@@ -316,6 +403,11 @@ impl Journal {
     /// Why the journal takes nothing any more, if it failed.
     pub fn failed(&self) -> Option<String> {
         self.handle.shared.failed()
+    }
+
+    /// Why the journal takes nothing at the moment, if a write failed.
+    pub fn stalled(&self) -> Option<String> {
+        self.handle.shared.stalled()
     }
 
     /// Makes the writer look at its clock.
@@ -341,9 +433,10 @@ struct Found {
 impl Found {
     /// Takes note of one record; samples are not decoded.
     fn visit(&mut self, kind: u8, payload: &[u8]) {
-        if matches!(kind, KIND_SAMPLES | KIND_FILL_SAMPLES) {
-            self.open_epoch = true;
-            return;
+        match kind {
+            KIND_SAMPLES | KIND_FILL_SAMPLES => return self.open_epoch = true,
+            KIND_SYNCED => return,
+            _ => {}
         }
         match decode(kind, payload) {
             Ok(Record::EpochEnd(end)) => (self.last_end, self.open_epoch) = (Some(end), false),
@@ -359,23 +452,51 @@ impl Found {
     }
 }
 
+fn start(writer: Writer) -> Result<JoinHandle<()>, JournalError> {
+    let thread = std::thread::Builder::new().name("journal".to_owned());
+    thread.spawn(move || writer.run()).map_err(JournalError::Thread)
+}
+
+/// The lowest number of the first epoch: above all that was made from epochs the journal does not hold.
+fn first_epoch(config: &Config, found: u64) -> Result<u64, JournalError> {
+    let Some((what, epoch)) = config.made.iter().copied().max_by_key(|(_, epoch)| *epoch) else {
+        return Ok(1);
+    };
+    if epoch <= found {
+        return Ok(1);
+    }
+    if !config.accept_loss {
+        return Err(JournalError::Behind { what, epoch, found });
+    }
+    tracing::warn!(
+        "the {what} holds epoch {epoch} and the journal ends with {found}: going on above {epoch}, as accepted; samples between the two may be lost to all windows, and what was answered for them stays"
+    );
+    Ok(epoch.saturating_add(1))
+}
+
 /// Opens the segments and finds the last epoch end and settings, going back segment by segment as far as needed.
-fn recover(folder: &Folder, segment_bytes: u64) -> Result<(Segments, Found), JournalError> {
+fn recover(folder: &Folder, segment_bytes: u64, losses: &Losses) -> Result<(Segments, Found), JournalError> {
     let mut found = Found::default();
-    let (segments, _) = Segments::open(folder, LOG, segment_bytes, |kind, payload| {
+    let opened = Segments::open_proving(folder, LOG, segment_bytes, Some(losses.proof()), |kind, payload| {
         found.visit(kind, payload);
         // A head that was torn before its settings is cut off and written anew: a segment that went on without them
         // would be taken for empty.
         kind != record::KIND_FILLS
-    })?;
-    for segment in segments::list(folder)?.into_iter().rev().skip(1) {
+    });
+    let segments = match opened {
+        Ok((segments, _)) => segments,
+        Err(error) => return Err(damage_at_open(folder, error)?),
+    };
+    for segment in segments.trimmer().segments().into_iter().rev().skip(1) {
         if found.error.is_some() || (found.last_end.is_some() && found.settings.is_some()) {
             break;
         }
         let mut earlier = Found::default();
-        let mut reader = SegmentReader::open_at(folder, LOG, segment)?;
+        let reader = SegmentReader::open_at(folder, LOG, segment)?;
         let end = reader.segment_end()?;
-        while let Some((kind, payload)) = reader.next(end)? {
+        let mut records = Records::new(reader, losses.clone());
+        while records.advance(end)? {
+            let (kind, payload) = records.record();
             earlier.visit(kind, payload);
         }
         found = Found {
@@ -391,6 +512,14 @@ fn recover(folder: &Folder, segment_bytes: u64) -> Result<(Segments, Found), Jou
         Some(error) => Err(error),
         None => Ok((segments, found)),
     }
+}
+
+/// What could not be opened, with the epochs around if it is a record of the last segment.
+fn damage_at_open(folder: &Folder, error: SegmentsError) -> Result<JournalError, JournalError> {
+    let SegmentsError::Damaged { segment, offset: 1.., .. } = error else { return Ok(error.into()) };
+    let reader = SegmentReader::open_at(folder, LOG, segment)?;
+    let end = reader.segment_end()?;
+    damage::describe_last(reader, end, error)
 }
 
 /// Field by field: what the journal has, what was given.
@@ -410,5 +539,7 @@ fn differences(held: &Settings, given: &Settings) -> Vec<String> {
         .collect()
 }
 
+#[cfg(test)]
+mod broken;
 #[cfg(test)]
 mod tests;

@@ -5,16 +5,19 @@ use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::settings::Settings;
 
-use super::record::{Record, decode};
+use super::damage::{Losses, Records};
+use super::record::{KIND_SETTINGS, KIND_SYNCED, Record, decode, epoch_of};
 use super::{JournalError, LOG};
 use crate::disk::Folder;
+use crate::metrics::Counter;
 use crate::segments::{Durable, SegmentReader};
 
 /// Reads a journal in order. Sees nothing that is not durable.
 pub struct Reader {
     folder: Folder,
-    segments: Option<SegmentReader>,
+    records: Option<Records>,
     durable: Arc<Durable>,
+    losses: Losses,
     settings: Option<Settings>,
 }
 
@@ -25,7 +28,62 @@ impl Reader {
     /// Files that cannot be read.
     pub fn open(folder: impl Into<Folder>, durable: Arc<Durable>) -> Result<Reader, JournalError> {
         let folder = folder.into();
-        Ok(Reader { segments: SegmentReader::open(&folder, LOG)?, folder, durable, settings: None })
+        let reader = SegmentReader::open(&folder, LOG)?;
+        Ok(Reader::at(folder, reader, durable, Losses::new(false, Counter::default())))
+    }
+
+    pub(super) fn at(
+        folder: Folder,
+        reader: Option<SegmentReader>,
+        durable: Arc<Durable>,
+        losses: Losses,
+    ) -> Reader {
+        let records = reader.map(|reader| Records::new(reader, losses.clone()));
+        Reader { folder, records, durable, losses, settings: None }
+    }
+
+    /// Passes over everything up to the end of `epoch`, or of the last one before it.
+    ///
+    /// # Errors
+    /// Files that cannot be read. Damage in what is passed over is none.
+    pub(super) fn pass(&mut self, epoch: u64) -> Result<(), JournalError> {
+        let Some(records) = &mut self.records else { return Ok(()) };
+        let end = self.durable.end();
+        let (mut held, mut settings) = ((records.place(), None, None), None);
+        loop {
+            match records.advance(end) {
+                Ok(true) => {}
+                Ok(false) => break,
+                // If it is behind the epoch it will be met again.
+                Err(JournalError::Damaged { .. }) => {
+                    records.pass(end)?;
+                    continue;
+                }
+                Err(other) => return Err(other),
+            }
+            let (kind, payload) = records.record();
+            if kind == KIND_SETTINGS
+                && let Record::Settings(found) = decode(kind, payload)?
+            {
+                settings = Some(found);
+            }
+            let Some(ended) = epoch_of(kind, payload) else { continue };
+            if ended <= epoch {
+                held = (records.place(), Some(ended), settings.clone());
+            }
+            if ended >= epoch {
+                break;
+            }
+        }
+        let (place, ended, settings) = held;
+        records.go_back(place, ended)?;
+        self.settings = settings;
+        Ok(())
+    }
+
+    /// The settings in force where it is, if it has read or passed over any.
+    pub fn settings(&self) -> Option<&Settings> {
+        self.settings.as_ref()
     }
 
     /// The next record; `None` when there is none within `timeout`, or none any more ([`Reader::finished`]).
@@ -41,8 +99,8 @@ impl Reader {
                 return Ok(Some(record));
             }
             let left = timeout.checked_sub(begun.elapsed()).filter(|left| !left.is_zero());
-            let (false, Some(left), Some(segments)) = (closed, left, &self.segments) else { return Ok(None) };
-            self.durable.wait_beyond(segments.position(), left);
+            let (false, Some(left), Some(records)) = (closed, left, &self.records) else { return Ok(None) };
+            self.durable.wait_beyond(records.position(), left);
         }
     }
 
@@ -51,12 +109,17 @@ impl Reader {
     /// # Errors
     /// As [`Reader::next`].
     pub fn next_ready(&mut self) -> Result<Option<Record>, JournalError> {
-        if self.segments.is_none() {
-            self.segments = SegmentReader::open(&self.folder, LOG)?;
+        if self.records.is_none() {
+            let reader = SegmentReader::open(&self.folder, LOG)?;
+            self.records = reader.map(|reader| Records::new(reader, self.losses.clone()));
         }
-        let Some(segments) = &mut self.segments else { return Ok(None) };
+        let Some(records) = &mut self.records else { return Ok(None) };
         let end = self.durable.end();
-        while let Some((kind, payload)) = segments.next(end)? {
+        while records.advance(end)? {
+            let (kind, payload) = records.record();
+            if kind == KIND_SYNCED {
+                continue;
+            }
             let record = decode(kind, payload)?;
             if let Record::Settings(settings) = &record {
                 // Each segment repeats them.
@@ -77,6 +140,6 @@ impl Reader {
     /// Whether every record has been read and none will follow.
     pub fn finished(&self) -> bool {
         self.durable.closed()
-            && self.segments.as_ref().is_none_or(|segments| segments.position() >= self.durable.end())
+            && self.records.as_ref().is_none_or(|records| records.position() >= self.durable.end())
     }
 }

@@ -9,8 +9,9 @@
 //! kind 6  fill end       fill u64
 //! kind 7  types      n x (series u64 | type u8)
 //! kind 8  fills      JSON: which fills are open, and what was filled; heads every segment as the settings do
+//! kind 10 synced     segment u64 | offset u64: the log was durable up to there before this was written; no [`Record`]
 //! ```
-//! Kinds 9 and up are free: aggregates, objectives, quarantine, clock reset.
+//! Kinds 9, 11 and up are free: aggregates, objectives, quarantine, clock reset.
 //! Columns are plain arrays so that both directions run at the speed of memory; values keep their bits. The width of
 //! times is 0, 2, 4 or 8: samples of one scrape share their time, those of one request are seconds apart.
 
@@ -19,6 +20,7 @@ use tidewatch_dataflows::sample::{Control, EpochEnd, Fill, MetricType, Samples};
 use tidewatch_dataflows::settings::Settings;
 
 use super::JournalError;
+use crate::segments::Position;
 
 /// Kind byte of [`Record::Samples`].
 pub const KIND_SAMPLES: u8 = 1;
@@ -36,6 +38,10 @@ pub const KIND_FILL_END: u8 = 6;
 pub const KIND_TYPES: u8 = 7;
 /// Kind byte of [`Record::Fills`].
 pub const KIND_FILLS: u8 = 8;
+
+/// Kind byte of a record that says how far the log was durable when it was written. It computes nothing, so readers
+/// pass over it: what is bad before that place was once whole.
+pub const KIND_SYNCED: u8 = 10;
 
 /// Most samples the writer puts into one record.
 pub const RECORD_SAMPLES_MAX: usize = 4_096;
@@ -192,6 +198,25 @@ pub fn encode_control(control: &Control, out: &mut Vec<u8>) -> u8 {
 /// Appends the payload of a record of the state of fills.
 pub fn encode_fills(fills: &Fills, out: &mut Vec<u8>) {
     serde_json::to_writer(out, fills).expect("numbers and texts can always be written as JSON");
+}
+
+/// Appends the payload of a record of [`KIND_SYNCED`].
+pub(super) fn encode_synced(synced: Position, out: &mut Vec<u8>) {
+    out.extend_from_slice(&synced.segment.to_le_bytes());
+    out.extend_from_slice(&synced.offset.to_le_bytes());
+}
+
+/// How far the log was durable, if the record is of [`KIND_SYNCED`].
+pub fn decode_synced(kind: u8, payload: &[u8]) -> Option<Position> {
+    let (segment, offset) = payload.split_first_chunk::<8>().filter(|_| kind == KIND_SYNCED)?;
+    let offset: [u8; 8] = offset.try_into().ok()?;
+    Some(Position { segment: u64::from_le_bytes(*segment), offset: u64::from_le_bytes(offset) })
+}
+
+/// The number of the epoch, if the record is the end of one.
+pub(super) fn epoch_of(kind: u8, payload: &[u8]) -> Option<u64> {
+    let whole = kind == KIND_EPOCH_END && payload.len() == EPOCH_END_BYTES;
+    whole.then(|| u64::from_le_bytes(array(payload)))
 }
 
 /// The record of this kind and payload. No bytes make it panic or reserve more than the payload's own size.

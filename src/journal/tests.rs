@@ -10,48 +10,48 @@ use super::*;
 use crate::disk::testing::Faults;
 use crate::segments::tests::Dir;
 
-const LONG: Duration = Duration::from_secs(60);
-const START_MS: i64 = 1_700_000_000_000;
+pub(super) const LONG: Duration = Duration::from_secs(60);
+pub(super) const START_MS: i64 = 1_700_000_000_000;
 
 /// A clock that stands still until it is told otherwise.
-fn hand_clock() -> (Clock, Arc<AtomicI64>) {
+pub(super) fn hand_clock() -> (Clock, Arc<AtomicI64>) {
     let hand = Arc::new(AtomicI64::new(START_MS));
     let clock = hand.clone();
     (Arc::new(move || clock.load(Relaxed)), hand)
 }
 
-fn config(mode: Mode) -> (Config, Arc<AtomicI64>) {
+pub(super) fn config(mode: Mode) -> (Config, Arc<AtomicI64>) {
     let (clock, hand) = hand_clock();
     (Config { clock, ..Config::new(mode) }, hand)
 }
 
-fn open(dir: &Dir, config: &Config) -> Journal {
+pub(super) fn open(dir: &Dir, config: &Config) -> Journal {
     try_open(dir, config, Settings::default()).unwrap()
 }
 
-fn try_open(dir: &Dir, config: &Config, settings: Settings) -> Result<Journal, JournalError> {
+pub(super) fn try_open(dir: &Dir, config: &Config, settings: Settings) -> Result<Journal, JournalError> {
     Journal::open(dir.path(), config.clone(), settings, Box::new(|| Ok(())), Arc::new(Metrics::new()))
 }
 
 /// `n` samples that tell where they come from.
-fn batch(series: u64, from: usize, n: usize) -> Samples {
+pub(super) fn batch(series: u64, from: usize, n: usize) -> Samples {
     let mut samples = Samples::with_capacity(n);
     (from..from + n).for_each(|i| samples.push(series, START_MS + i as i64, i as f64));
     samples
 }
 
-fn synced(waiting: Synced) -> Result<(), String> {
+pub(super) fn synced(waiting: Synced) -> Result<(), String> {
     waiting.blocking_recv().expect("the writer answers everyone")
 }
 
 /// Everything that is durable.
-fn records(journal: &Journal) -> Vec<Record> {
+pub(super) fn records(journal: &Journal) -> Vec<Record> {
     let mut reader = journal.reader().unwrap();
     std::iter::from_fn(|| reader.next_ready().unwrap()).collect()
 }
 
 /// The number of samples in each finished epoch with its end, and those after the last end.
-fn epochs(records: &[Record]) -> (Vec<(usize, EpochEnd)>, usize) {
+pub(super) fn epochs(records: &[Record]) -> (Vec<(usize, EpochEnd)>, usize) {
     let (mut ends, mut open) = (vec![], 0);
     for record in records {
         match record {
@@ -307,7 +307,7 @@ fn a_fill_ends_in_a_later_epoch_than_its_samples_and_is_known_to_the_next_start(
 
 /// Keeps only as much of the last segment as ends with its first record of this kind, or right before that.
 fn tear(dir: &Dir, kind: u8, with: bool) {
-    let mut list = segments::list(dir.path()).unwrap();
+    let mut list = crate::segments::list(dir.path()).unwrap();
     let path = |segment: u64| dir.path().join(format!("{segment:020}.seg"));
     loop {
         let last = list.pop().expect("some segment holds it");
@@ -371,7 +371,7 @@ fn the_last_epoch_end_is_found_however_many_segments_back() {
         synced(journal.try_append(batch(2, i, 1), "test").unwrap()).unwrap();
     }
     journal.close().unwrap();
-    assert!(segments::list(dir.path()).unwrap().len() > 8);
+    assert!(crate::segments::list(dir.path()).unwrap().len() > 8);
     assert_eq!(journal.last_epoch_end(), Some(end), "a file's last epoch is ended by the caller");
     let before = records(&journal);
     drop(journal);
@@ -557,7 +557,7 @@ fn every_acknowledged_batch_is_read_whole_and_in_its_senders_order() {
     let (ends, open) = epochs(&records);
     assert!(open == 0 && ends.iter().all(|(n, _)| *n <= 1_000));
     assert!(ends.windows(2).all(|two| two[0].1.epoch < two[1].1.epoch));
-    assert!(segments::list(dir.path()).unwrap().len() > 10);
+    assert!(crate::segments::list(dir.path()).unwrap().len() > 10);
     drop(journal);
     assert_eq!(self::records(&self::open(&dir, &config)), records);
 }

@@ -1,265 +1,31 @@
-//! The writer thread and its queue: group commit, and the cutting of epochs.
+//! The writer thread: group commit, the cutting of epochs, and what becomes of a disk that refuses.
 //!
-//! The queue's lock is held for moments only, never over a disk access. Batches are merged into records of up to
-//! [`RECORD_SAMPLES_MAX`] samples; one batch may end up in two epochs, never in two commits.
+//! Batches are merged into records of up to [`RECORD_SAMPLES_MAX`] samples; one batch may end up in two epochs, never in
+//! two commits.
 
-use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::sample::{Control, EpochEnd, Samples};
 use tidewatch_dataflows::settings::Settings;
-use tokio::sync::oneshot;
 
+use super::queue::{Done, EndOnPanic, Item, Shared, State, Stop, answer};
 use super::record::{
-    Fills, KIND_EPOCH_END, KIND_FILLS, KIND_SETTINGS, RECORD_SAMPLES_MAX, RECORD_TYPES_MAX, encode_columns,
-    encode_control, encode_epoch_end, encode_fills, encode_settings, kind_of,
+    Fills, KIND_EPOCH_END, KIND_FILLS, KIND_SETTINGS, KIND_SYNCED, RECORD_SAMPLES_MAX, RECORD_TYPES_MAX,
+    encode_columns, encode_control, encode_epoch_end, encode_fills, encode_settings, encode_synced, kind_of,
 };
-use super::{Config, EpochCutter, JournalError, LOG, Mode, Refused};
-use crate::metrics::{Gauge, Histogram, Log, Metrics, Queue as QueueLabel, Source};
-use crate::segments::{Durable, Segments};
+use super::{Config, EpochCutter, JournalError, LOG, Mode, SyncMode};
+use crate::metrics::{Gauge, Histogram, Log, Metrics, Source};
+use crate::segments::{HEADER_BYTES, Position, Segments, SegmentsError};
 
-/// Samples after which a group commit takes no further batch: about 5 MB, some milliseconds.
-const COMMIT_SAMPLES: usize = 131_072;
-/// Bytes a sample takes on disk, about; to see `bytes_max` coming.
-const SAMPLE_BYTES: u64 = 20;
-
-type Done = oneshot::Sender<Result<(), String>>;
-
-/// What waits for the writer.
-pub(super) enum Item {
-    /// Samples, and who waits for them.
-    Samples { samples: Samples, source: &'static str, done: Option<Done> },
-    /// What is no sample, and who waits for it.
-    Control { control: Control, done: Done },
-    /// An epoch end, after what was queued before it.
-    Cut { stream_ms: i64, close_ms: i64, last_of_input: bool, done: Done },
-}
-
-impl Item {
-    fn samples(&self) -> usize {
-        match self {
-            Item::Samples { samples, .. } => samples.len(),
-            // On disk they take half of what a sample takes.
-            Item::Control { control: Control::Types(types), .. } => types.len(),
-            Item::Control { .. } | Item::Cut { .. } => 0,
-        }
-    }
-}
-
-enum State {
-    Running,
-    /// Write what is queued, end the epoch, stop.
-    Closing,
-    /// Stop at once: all handles are gone.
-    Abandoned,
-    Closed,
-    Failed(String),
-}
-
-struct Queue {
-    items: VecDeque<Item>,
-    samples: usize,
-    /// Samples that the writer has taken and not yet made durable: in neither `samples` nor the bytes on disk.
-    writing: usize,
-    state: State,
-    poked: bool,
-}
-
-/// What the handles and the writer share.
-pub(super) struct Shared {
-    queue: Mutex<Queue>,
-    /// There is something for the writer.
-    work: Condvar,
-    /// There may be room in the queue.
-    room: Condvar,
-    batches_max: usize,
-    samples_max: usize,
-    bytes_max: u64,
-    pub(super) durable: Arc<Durable>,
-    pub(super) current_epoch: AtomicU64,
-    pub(super) bytes: AtomicU64,
-    pub(super) last_end: Mutex<Option<EpochEnd>>,
-    metrics: Arc<Metrics>,
-    depth: Gauge,
-}
-
-impl Shared {
-    /// Queues `item`; waits for room if `wait`.
-    pub(super) fn offer(&self, item: Item, wait: bool) -> Result<(), Refused> {
-        let samples = item.samples();
-        let mut queue = self.lock();
-        loop {
-            match &queue.state {
-                State::Running => {}
-                State::Failed(why) => return Err(Refused::Failed(why.clone())),
-                State::Closing | State::Abandoned | State::Closed => return Err(Refused::Closed),
-            }
-            let coming = (queue.samples + queue.writing + samples) as u64 * SAMPLE_BYTES;
-            let bytes = self.bytes.load(Relaxed) + coming;
-            // Epoch ends and those of fills are taken even then: they let what is there be computed.
-            if bytes > self.bytes_max && samples > 0 {
-                self.metrics.limit("journal.bytes_max");
-                return Err(Refused::BytesMax { bytes: self.bytes.load(Relaxed), bytes_max: self.bytes_max });
-            }
-            let fits = queue.items.len() < self.batches_max && queue.samples + samples <= self.samples_max;
-            if fits || queue.items.is_empty() {
-                break;
-            }
-            if !wait {
-                self.metrics.limit("journal.queue");
-                let (batches, samples) = (queue.items.len(), queue.samples);
-                let (batches_max, samples_max) = (self.batches_max, self.samples_max);
-                return Err(Refused::Full { batches, batches_max, samples, samples_max });
-            }
-            queue = self.room.wait(queue).unwrap_or_else(PoisonError::into_inner);
-        }
-        queue.samples += samples;
-        queue.items.push_back(item);
-        self.depth.set(queue.samples as i64);
-        drop(queue);
-        self.work.notify_one();
-        Ok(())
-    }
-
-    /// Everything taken from the queue is durable, and that is how large the log is now.
-    fn written(&self, bytes: u64) {
-        let mut queue = self.lock();
-        queue.writing = 0;
-        self.bytes.store(bytes, Relaxed);
-    }
-
-    pub(super) fn failed(&self) -> Option<String> {
-        match &self.lock().state {
-            State::Failed(why) => Some(why.clone()),
-            _ => None,
-        }
-    }
-
-    /// Asks the writer to finish.
-    pub(super) fn close(&self) {
-        self.leave(State::Closing);
-    }
-
-    /// Asks the writer to stop at once.
-    pub(super) fn abandon(&self) {
-        self.leave(State::Abandoned);
-    }
-
-    fn leave(&self, state: State) {
-        let mut queue = self.lock();
-        if matches!(queue.state, State::Running) {
-            queue.state = state;
-        }
-        drop(queue);
-        self.work.notify_one();
-        self.room.notify_all();
-    }
-
-    #[cfg(test)]
-    pub(super) fn poke(&self) {
-        self.lock().poked = true;
-        self.work.notify_one();
-    }
-
-    /// What is queued, for one commit; nothing after `wait`, or when the journal closes.
-    fn take(&self, wait: Option<Duration>) -> Taken {
-        let begun = Instant::now();
-        let mut queue = self.lock();
-        loop {
-            if matches!(queue.state, State::Abandoned) {
-                return Taken { items: Vec::new(), stop: Some(Stop::Now) };
-            }
-            if !queue.items.is_empty() {
-                break;
-            }
-            if matches!(queue.state, State::Closing) {
-                return Taken { items: Vec::new(), stop: Some(Stop::Finish) };
-            }
-            if std::mem::take(&mut queue.poked) {
-                return Taken::default();
-            }
-            let Some(wait) = wait else {
-                queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            let Some(left) = wait.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) else {
-                return Taken::default();
-            };
-            queue = self.work.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        let (mut items, mut samples) = (Vec::new(), 0);
-        while samples < COMMIT_SAMPLES
-            && let Some(item) = queue.items.pop_front()
-        {
-            samples += item.samples();
-            items.push(item);
-        }
-        queue.samples -= samples;
-        queue.writing += samples;
-        self.depth.set(queue.samples as i64);
-        drop(queue);
-        self.room.notify_all();
-        Taken { items, stop: None }
-    }
-
-    /// Ends the writer's work; with a reason the journal has failed and all who wait hear it.
-    fn end(&self, state: State) {
-        let mut queue = self.lock();
-        let waiting = std::mem::take(&mut queue.items);
-        queue.samples = 0;
-        let why = match &state {
-            State::Failed(why) => why.clone(),
-            _ => "the journal is closed".to_owned(),
-        };
-        queue.state = state;
-        drop(queue);
-        self.depth.set(0);
-        self.durable.close();
-        self.room.notify_all();
-        let waiting = waiting.into_iter().filter_map(|item| match item {
-            Item::Samples { done, .. } => done,
-            Item::Control { done, .. } | Item::Cut { done, .. } => Some(done),
-        });
-        answer(waiting, &Err(why));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn answer(waiting: impl Iterator<Item = Done>, result: &Result<(), String>) {
-    for done in waiting {
-        // Whoever has stopped waiting does not need the answer.
-        let _ = done.send(result.clone());
-    }
-}
-
-#[derive(Default)]
-struct Taken {
-    items: Vec<Item>,
-    stop: Option<Stop>,
-}
-
-#[derive(PartialEq, Eq)]
-enum Stop {
-    Finish,
-    Now,
-}
-
-/// If the writer panics, nobody may wait for it.
-struct EndOnPanic(Arc<Shared>);
-
-impl Drop for EndOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.end(State::Failed("the journal's writer panicked".to_owned()));
-        }
-    }
-}
+/// How often a stalled writer looks whether the disk takes something.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// What must fit on the disk before a stalled journal goes on: a commit or two, so that it does not stall at once again.
+const PROBE_BYTES: usize = 1 << 20;
+/// The series log in metrics and messages; it is written by `before_commit`.
+const SERIES_LOG: &str = "series";
 
 /// The one who writes.
 pub(super) struct Writer {
@@ -282,9 +48,57 @@ pub(super) struct Writer {
     /// Something was appended since the last commit.
     dirty: bool,
     waiting: Vec<Done>,
+    /// Those who are answered when their commit is synced, however long after the write that is.
+    waiting_for_sync: Vec<Done>,
+    /// Since when something is written and not synced.
+    unsynced_since: Option<Instant>,
+    /// The next sync does not wait.
+    urgent: bool,
+    /// How far the log was synced, as the last record of that says.
+    proven: Position,
+    /// What stands in the log: where a failed commit goes back to.
+    kept: Kept,
+    /// A control came since `kept` was taken.
+    controls: bool,
+    /// The log whose write failed; nothing is taken.
+    stalled: Option<&'static str>,
     /// Samples by source, and epochs, that become durable with the next commit.
     accepted: Vec<(&'static str, u64)>,
     epochs: u64,
+}
+
+/// The state of the writer behind the last commit.
+struct Kept {
+    cutter: EpochCutter,
+    fills: Fills,
+    epoch_samples: usize,
+    filled: bool,
+    epoch_began_ms: i64,
+}
+
+/// Why a commit was not made.
+enum Failure {
+    /// The disk did not take it, and may later.
+    Write { log: &'static str, why: String },
+    /// Nobody knows what is on disk.
+    Definite(String),
+}
+
+impl Failure {
+    fn why(self) -> String {
+        match self {
+            Failure::Write { why, .. } | Failure::Definite(why) => why,
+        }
+    }
+}
+
+impl From<SegmentsError> for Failure {
+    fn from(error: SegmentsError) -> Failure {
+        match error.passes() {
+            true => Failure::Write { log: LOG, why: error.to_string() },
+            false => Failure::Definite(error.to_string()),
+        }
+    }
 }
 
 impl Writer {
@@ -298,37 +112,26 @@ impl Writer {
         metrics: Arc<Metrics>,
     ) -> Writer {
         let log = Log { log: LOG };
-        let shared = Shared {
-            queue: Mutex::new(Queue {
-                items: VecDeque::new(),
-                samples: 0,
-                writing: 0,
-                state: State::Running,
-                poked: false,
-            }),
-            work: Condvar::new(),
-            room: Condvar::new(),
-            batches_max: config.queue_batches,
-            samples_max: config.queue_samples,
-            bytes_max: config.bytes_max,
-            durable: Arc::new(Durable::new(segments.end(), cutter.last().map(|end| end.epoch))),
-            current_epoch: AtomicU64::new(cutter.current_epoch()),
-            bytes: AtomicU64::new(segments.bytes()),
-            last_end: Mutex::new(cutter.last()),
-            depth: metrics.queue_depth.get_or_create(&QueueLabel { queue: LOG }).clone(),
-            metrics: metrics.clone(),
-        };
+        let shared = Shared::new(&config, &segments, &cutter, &metrics);
         let mut payload = Vec::new();
         encode_settings(settings, &mut payload);
         let bytes = metrics.log_bytes.get_or_create(&log).clone();
         let sync_seconds = metrics.log_sync_seconds.get_or_create(&log).clone();
         // An epoch of no samples would never be filled.
         let config = Config { epoch_samples_max: config.epoch_samples_max.max(1), ..config };
+        let epoch_began_ms = (config.clock)();
+        let kept = Kept {
+            cutter: cutter.clone(),
+            fills: fills.clone(),
+            epoch_samples: 0,
+            filled: false,
+            epoch_began_ms,
+        };
         Writer {
             shared: Arc::new(shared),
             segments,
             cutter,
-            epoch_began_ms: (config.clock)(),
+            epoch_began_ms,
             config,
             before_commit,
             bytes,
@@ -341,6 +144,13 @@ impl Writer {
             filled: false,
             dirty: false,
             waiting: Vec::new(),
+            waiting_for_sync: Vec::new(),
+            unsynced_since: None,
+            urgent: false,
+            proven: Position { segment: 0, offset: 0 },
+            kept,
+            controls: false,
+            stalled: None,
             accepted: Vec::new(),
             epochs: 0,
         }
@@ -372,33 +182,112 @@ impl Writer {
             self.segments.append(KIND_SETTINGS, &self.settings);
             self.dirty = true;
         }
-        self.commit().map_err(JournalError::Failed)
+        self.urgent = true;
+        self.commit().map_err(|failure| JournalError::Failed(failure.why()))
     }
 
     pub(super) fn run(mut self) {
         let _guard = EndOnPanic(self.shared.clone());
         loop {
-            let taken = self.shared.take(self.time_left());
+            let taken = self.shared.take(self.patience());
             if taken.stop == Some(Stop::Now) {
                 return self.shared.end(State::Closed);
             }
-            for item in taken.items {
-                self.encode(item);
-            }
             let finish = taken.stop == Some(Stop::Finish);
-            if self.config.mode == Mode::Live && (finish || self.time_left() == Some(Duration::ZERO)) {
-                self.cut_live();
-            }
-            if let Err(why) = self.commit() {
-                tracing::error!(why, "the journal has failed; nothing is taken before a restart");
-                // First the state, then the answers: who hears of the failure finds the journal failed.
-                self.shared.end(State::Failed(why.clone()));
-                return answer(self.waiting.drain(..), &Err(why));
-            }
-            if finish {
-                return self.shared.end(State::Closed);
+            let done = if self.stalled.is_some() { self.probe() } else { Ok(()) };
+            let done = done.and_then(|()| self.work(taken.items, finish));
+            match done {
+                Err(Failure::Write { log, why }) if self.config.mode == Mode::Live && !finish => {
+                    if let Err(failure) = self.stall(log, &why) {
+                        return self.fail(failure.why());
+                    }
+                }
+                Err(failure) => return self.fail(failure.why()),
+                Ok(()) if finish => return self.shared.end(State::Closed),
+                Ok(()) => {}
             }
         }
+    }
+
+    /// Puts what was taken from the queue into the log.
+    fn work(&mut self, items: Vec<Item>, finish: bool) -> Result<(), Failure> {
+        for item in items {
+            self.encode(item);
+        }
+        if self.config.mode == Mode::Live && (finish || self.time_left() == Some(Duration::ZERO)) {
+            self.cut_live();
+        }
+        self.urgent |= finish;
+        self.commit()
+    }
+
+    /// Nothing is taken before a restart.
+    fn fail(&mut self, why: String) {
+        tracing::error!(why, "the journal has failed; nothing is taken before a restart");
+        // First the state, then the answers: who hears of the failure finds the journal failed.
+        self.shared.end(State::Failed(why.clone()));
+        answer(self.waiting.drain(..).chain(self.waiting_for_sync.drain(..)), &Err(why));
+    }
+
+    /// Goes back to what stands in the log, and takes nothing until the disk does.
+    fn stall(&mut self, log: &'static str, why: &str) -> Result<(), Failure> {
+        let Kept { cutter, fills, epoch_samples, filled, epoch_began_ms } = &self.kept;
+        (self.cutter, self.fills) = (cutter.clone(), fills.clone());
+        (self.epoch_samples, self.filled) = (*epoch_samples, *filled);
+        self.epoch_began_ms = *epoch_began_ms;
+        self.partial.clear();
+        self.accepted.clear();
+        (self.dirty, self.controls, self.epochs) = (false, false, 0);
+        self.proven = Position { segment: 0, offset: 0 };
+        self.shared.current_epoch.store(self.cutter.current_epoch(), Relaxed);
+        let label = Log { log };
+        if self.stalled.replace(log).is_none() {
+            tracing::error!("the {log} log cannot be written, nothing is taken until it can: {why}");
+            self.metrics.log_stalls.get_or_create(&label).inc();
+            self.metrics.log_stalled.get_or_create(&label).set(1);
+        }
+        let rewound = self.segments.rewind();
+        // First the state, then the answers, as for a failure.
+        self.shared.stall(why);
+        answer(self.waiting.drain(..).chain(self.waiting_for_sync.drain(..)), &Err(why.to_owned()));
+        match rewound.map_err(Failure::from) {
+            // Tried again before anything is written.
+            Err(Failure::Write { .. }) | Ok(()) => Ok(()),
+            Err(definite) => Err(definite),
+        }
+    }
+
+    /// Whether the disk takes something again; then everything goes on.
+    fn probe(&mut self) -> Result<(), Failure> {
+        self.sync_series_log()?;
+        self.segments.probe(PROBE_BYTES)?;
+        if let Some(log) = self.stalled.take() {
+            tracing::info!("the {log} log can be written again");
+            self.metrics.log_stalled.get_or_create(&Log { log }).set(0);
+        }
+        self.shared.resume();
+        Ok(())
+    }
+
+    fn sync_series_log(&mut self) -> Result<(), Failure> {
+        (self.before_commit)().map_err(|e| {
+            let segments = e.get_ref().and_then(|e| e.downcast_ref::<SegmentsError>());
+            let passes = segments.is_some_and(SegmentsError::passes);
+            let why = format!("cannot sync the series log: {e}");
+            if passes { Failure::Write { log: SERIES_LOG, why } } else { Failure::Definite(why) }
+        })
+    }
+
+    /// How long the queue may stay empty before there is something else to do.
+    fn patience(&self) -> Option<Duration> {
+        if self.stalled.is_some() {
+            return Some(PROBE_EVERY);
+        }
+        let until_sync = match (self.config.sync, self.unsynced_since) {
+            (SyncMode::Interval(most), Some(since)) => Some(most.saturating_sub(since.elapsed())),
+            _ => None,
+        };
+        self.time_left().into_iter().chain(until_sync).min()
     }
 
     /// How long the epoch may last yet; no bound when the caller ends epochs.
@@ -431,7 +320,9 @@ impl Writer {
             Item::Cut { stream_ms, close_ms, last_of_input, done } => {
                 let end = self.cutter.cut_at((self.config.clock)(), stream_ms, close_ms, last_of_input);
                 self.end_epoch(end);
-                self.waiting.push(done);
+                // Who cuts asks next how far the journal is durable.
+                self.waiting_for_sync.push(done);
+                self.urgent |= last_of_input;
             }
         }
     }
@@ -463,7 +354,7 @@ impl Writer {
             // Only now: a head that knew it already would say so even if the tail from here on is torn off.
             self.fills.note(&part);
         }
-        self.dirty = true;
+        (self.dirty, self.controls) = (true, true);
     }
 
     /// Puts samples into records, and ends the epoch each time it is full.
@@ -548,28 +439,69 @@ impl Writer {
         }
     }
 
-    /// Makes durable what was appended, then tells everyone.
-    fn commit(&mut self) -> Result<(), String> {
-        if !self.dirty && self.waiting.is_empty() {
+    /// Writes what was appended, makes it durable when it is time for that, and tells everyone.
+    fn commit(&mut self) -> Result<(), Failure> {
+        if self.dirty || !self.waiting.is_empty() {
+            self.flush();
+            // In all modes before the write: no crash leaves an id in the journal whose labels are nowhere.
+            self.sync_series_log()?;
+            self.prove();
+            self.segments.write()?;
+            self.dirty = false;
+            self.unsynced_since.get_or_insert_with(Instant::now);
+            if self.config.sync != SyncMode::Commit {
+                self.segments.keep();
+            }
+        }
+        let Some(since) = self.unsynced_since else { return Ok(()) };
+        let due = match self.config.sync {
+            SyncMode::Commit => true,
+            SyncMode::Interval(most) => {
+                self.acknowledge();
+                since.elapsed() >= most
+            }
+            SyncMode::Never => false,
+        };
+        if due || self.urgent || self.segments.full() {
+            let begun = Instant::now();
+            self.segments.sync()?;
+            self.sync_seconds.observe(begun.elapsed().as_secs_f64());
+        } else if self.config.sync != SyncMode::Never {
             return Ok(());
         }
-        self.flush();
-        (self.before_commit)().map_err(|e| format!("cannot sync the series log: {e}"))?;
-        self.segments.write().map_err(|e| e.to_string())?;
-        let begun = Instant::now();
-        self.segments.sync().map_err(|e| e.to_string())?;
-        self.sync_seconds.observe(begun.elapsed().as_secs_f64());
-        self.dirty = false;
+        self.urgent = false;
+        self.unsynced_since = None;
+        let last = self.cutter.last();
+        *self.shared.last_end.lock().unwrap_or_else(PoisonError::into_inner) = last;
+        self.shared.durable.advance(self.segments.end(), last.map(|end| end.epoch));
+        self.acknowledge();
+        answer(self.waiting_for_sync.drain(..), &Ok(()));
+        Ok(())
+    }
+
+    /// What was written stands, however the next commit ends.
+    fn acknowledge(&mut self) {
+        self.kept.cutter.clone_from(&self.cutter);
+        if std::mem::take(&mut self.controls) {
+            self.kept.fills.clone_from(&self.fills);
+        }
+        (self.kept.epoch_samples, self.kept.filled) = (self.epoch_samples, self.filled);
+        self.kept.epoch_began_ms = self.epoch_began_ms;
         self.bytes.set(i64::try_from(self.segments.bytes()).unwrap_or(i64::MAX));
-        self.shared.written(self.segments.bytes());
+        self.shared.written(self.segments.current_bytes());
         for (source, n) in self.accepted.drain(..) {
             self.metrics.accepted.get_or_create(&Source { source }).inc_by(n);
         }
         self.metrics.epochs.inc_by(std::mem::take(&mut self.epochs));
-        let last = self.cutter.last();
-        *self.shared.last_end.lock().unwrap_or_else(PoisonError::into_inner) = last;
-        self.shared.durable.advance(self.segments.end(), last.map(|end| end.epoch));
         answer(self.waiting.drain(..), &Ok(()));
-        Ok(())
+    }
+
+    /// Says in the commit how far the log was durable before it.
+    fn prove(&mut self) {
+        let synced = self.segments.synced();
+        if self.segments.has_buffered() && synced.offset > HEADER_BYTES && synced != self.proven {
+            self.segments.append_with(KIND_SYNCED, |out| encode_synced(synced, out));
+            self.proven = synced;
+        }
     }
 }

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use crc32fast::Hasher;
 
 pub use self::durable::Durable;
-pub use self::reader::{SegmentReader, Skipped};
+pub use self::reader::{Place, SegmentReader, Skipped};
 pub use self::trimmer::Trimmer;
 pub use self::writer::{Proof, Recovered, Segments};
 use crate::disk::{DiskFile, Folder};

@@ -15,6 +15,14 @@ const KIND_MAX: u8 = 32;
 /// How much is looked through at once for a whole record behind a bad one; the longest one fits several times.
 const LOOK_BYTES: u64 = 4 * PROBED_RECORD_BYTES as u64;
 
+/// A place of a reader.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    at: Position,
+    records: u64,
+    uncounted: bool,
+}
+
 /// What [`SegmentReader::resync`] left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Skipped {
@@ -84,6 +92,28 @@ impl SegmentReader {
             uncounted: false,
             full_length: None,
         })
+    }
+
+    /// Where it is, to come back to.
+    pub fn place(&self) -> Place {
+        Place { at: self.position(), records: self.records, uncounted: self.uncounted }
+    }
+
+    /// Goes to a place where a reader of this log has been.
+    ///
+    /// # Errors
+    /// A segment that is gone or cannot be read.
+    pub fn go_to(&mut self, place: Place) -> Result<(), SegmentsError> {
+        if place.at.segment != self.first {
+            let path = path_of(&self.folder, place.at.segment);
+            let file =
+                self.folder.open(&name_of(place.at.segment)).map_err(|e| io_error("open", &path, e))?;
+            self.enter(place.at.segment, file);
+        }
+        (self.offset, self.records, self.uncounted) = (place.at.offset, place.records, place.uncounted);
+        self.block.clear();
+        self.block_offset = self.offset;
+        Ok(())
     }
 
     /// Another reader at the same place.
