@@ -32,8 +32,8 @@ impl Start {
         begun: &Begun,
         snapshots: Option<Snapshots>,
     ) -> Result<Start, JournalError> {
-        let _oldest = begun.iter().copied().min().flatten();
-        Ok(Start { reader: journal.reader()?, snapshots })
+        let oldest = begun.iter().copied().min().flatten();
+        Ok(Start { reader: journal.reader_after(oldest)?, snapshots })
     }
 }
 
