@@ -219,6 +219,10 @@ metrics! {
     engine_restarts: Family<Restart, Counter> = "tidewatch_engine_restarts", Family::default();
     /// Longest time an operator ran before others of its worker could.
     operator_longest_seconds: Family<Operator, FloatGauge> = "tidewatch_operator_longest_run_seconds", Family::default();
+    /// Series that are quarantined.
+    quarantined: IntGauge = "tidewatch_quarantined_series", IntGauge::default();
+    /// Times the watchdog ended the process because nothing was computed.
+    watchdog_expired: Counter = "tidewatch_watchdog_expired", Counter::default();
     /// What was built, always 1.
     build_info: Family<Build, IntGauge> = "tidewatch_build_info", Family::default();
     /// Seconds of processor time used.

@@ -195,6 +195,19 @@ pub enum Control {
     },
     /// The types of series, as far as a source said so.
     Types(Vec<(u64, MetricType)>),
+    /// Nothing of this series is computed any more: it made the computation panic. Written after the epoch that it
+    /// begins with, because only then it is known.
+    Quarantine {
+        /// The series.
+        series: u64,
+        /// Number of the first epoch, or of one before it.
+        epoch: u64,
+    },
+    /// The series is computed again.
+    Lift {
+        /// The series.
+        series: u64,
+    },
 }
 
 /// The end of an epoch as it is *written* in the journal: the only clock the computation sees.
@@ -238,17 +251,20 @@ pub enum Reason {
     NotFinite = 4,
     /// A fill's, of a series that has forgotten some of its live samples already, or is in another fill.
     FillTooLate = 5,
+    /// Its series is quarantined, because it made the computation panic twice.
+    Quarantined = 6,
 }
 
 impl Reason {
     /// All reasons, in code order.
-    pub const ALL: [Reason; 6] = [
+    pub const ALL: [Reason; 7] = [
         Reason::Duplicate,
         Reason::DuplicateTimestamp,
         Reason::TooOld,
         Reason::LateRingFull,
         Reason::NotFinite,
         Reason::FillTooLate,
+        Reason::Quarantined,
     ];
 
     /// The word used in metrics, rows and JSON.
@@ -260,6 +276,7 @@ impl Reason {
             Reason::LateRingFull => "late_ring_full",
             Reason::NotFinite => "not_finite",
             Reason::FillTooLate => "fill_too_late",
+            Reason::Quarantined => "quarantined",
         }
     }
 

@@ -32,8 +32,8 @@ use tokio::sync::oneshot;
 pub use self::epochs::EpochCutter;
 pub use self::reader::Reader;
 pub use self::record::{
-    Fills, KIND_EPOCH_END, KIND_FILL_SAMPLES, KIND_SAMPLES, KIND_SETTINGS, RECORD_SAMPLES_MAX, Record,
-    decode, encode_control, encode_epoch_end, encode_samples, encode_settings,
+    Fills, KIND_EPOCH_END, KIND_FILL_SAMPLES, KIND_SAMPLES, KIND_SETTINGS, Quarantined, RECORD_SAMPLES_MAX,
+    Record, decode, encode_control, encode_epoch_end, encode_samples, encode_settings,
 };
 use self::writer::{Item, Shared, Writer};
 use crate::disk::Folder;
@@ -249,6 +249,11 @@ impl Journal {
     /// Fills that were begun and not ended when the journal was opened.
     pub fn open_fills(&self) -> &[Fill] {
         &self.handle.found_fills.open
+    }
+
+    /// Series that were quarantined when the journal was opened, each with the epoch it begins with.
+    pub fn quarantined(&self) -> &[Quarantined] {
+        &self.handle.found_fills.quarantined
     }
 
     /// Whether a fill from this source had ended when the journal was opened.

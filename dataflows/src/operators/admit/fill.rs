@@ -78,7 +78,10 @@ impl Fills {
                     self.open.push(fill.clone());
                 }
                 Control::FillEnd { fill } => ended.push(*fill),
-                Control::FillBegin(_) | Control::Types(_) => {}
+                Control::FillBegin(_)
+                | Control::Types(_)
+                | Control::Quarantine { .. }
+                | Control::Lift { .. } => {}
             }
         }
         ended
@@ -189,6 +192,7 @@ impl Admit {
         end: EpochEnd,
         out: &mut Admitted,
     ) {
+        self.working.on(self.slots.series(slot));
         let mut rest = Vec::new();
         for (fill, rows) in fills {
             for row in *rows {
