@@ -13,6 +13,7 @@ mod replay;
 mod run;
 mod sources;
 mod stack;
+mod trim;
 mod watchdog;
 
 use std::process::ExitCode;

@@ -24,6 +24,7 @@ use crate::store::Store;
 use crate::store::embedded::{self, Embedded};
 
 use super::now_ms;
+use super::trim::{self, Trim};
 
 /// Name of the store's file in the data directory.
 pub const STORE_FILE: &str = "store.sqlite";
@@ -43,8 +44,6 @@ pub struct Stack {
     pub journal: Journal,
     /// How far the outbox is durable.
     pub outbox: Arc<Durable>,
-    /// Where a start begins.
-    pub snapshots: Snapshots,
     /// What can be read back.
     pub store: Arc<Embedded>,
     /// Where the engine is.
@@ -61,6 +60,7 @@ pub struct Stack {
 
 /// The threads, in the order in which they end.
 struct Running {
+    trim: Option<Trim>,
     engine: Engine,
     sink: StoreSink,
     release: JoinHandle<()>,
@@ -106,9 +106,17 @@ impl Stack {
         let store = Arc::new(Embedded::open(&dir.join(STORE_FILE), options).context("opening the store")?);
         let stored = store.epoch().context("reading the store's epoch")?;
 
+        let every = Duration::from_millis(config.snapshots.every_ms.unsigned_abs());
+        let snapshots = Snapshots::open(&dir.join("snapshots"), every, Arc::clone(&metrics))
+            .context("opening the snapshots")?;
+
         let mut journal_config = journal_config(config, mode, allow_future);
         journal_config.accept_loss = accept_loss;
-        let made = [("outbox", outbox.last_epoch()), ("store", stored)];
+        let made = [
+            ("outbox", outbox.last_epoch()),
+            ("store", stored),
+            ("newest snapshot", snapshots.newest_epoch()),
+        ];
         journal_config.made = made.into_iter().filter_map(|(what, epoch)| Some((what, epoch?))).collect();
         let before_commit = {
             let labels = Arc::clone(&labels);
@@ -124,9 +132,6 @@ impl Stack {
         .context("opening the journal")?;
         let found_epoch = journal.last_epoch_end().map_or(0, |end| end.epoch);
 
-        let every = Duration::from_millis(config.snapshots.every_ms.unsigned_abs());
-        let snapshots = Snapshots::open(&dir.join("snapshots"), every, Arc::clone(&metrics))
-            .context("opening the snapshots")?;
         let durable = outbox.durable();
         let sink_parts = Parts {
             store: Arc::clone(&store) as Arc<dyn Store>,
@@ -150,18 +155,29 @@ impl Stack {
             },
             fatal(on_fatal, EngineError::restart_helps),
         )?;
+        let trim = if config.journal.trim {
+            let parts = trim::Parts {
+                journal: journal.clone(),
+                snapshots: snapshots.clone(),
+                store: Arc::clone(&store) as Arc<dyn Store>,
+                engine: engine.progress(),
+                journal_bytes_max: config.journal.bytes_max,
+            };
+            Some(Trim::start(parts).context("starting the thread that trims the logs")?)
+        } else {
+            None
+        };
         Ok(Stack {
             metrics,
             labels,
             journal,
             outbox: durable,
-            snapshots,
             store,
             engine_progress: engine.progress(),
             sink_progress: sink.progress(),
             questions: engine.questions(),
             found_epoch,
-            running: Mutex::new(Some(Running { engine, sink, release })),
+            running: Mutex::new(Some(Running { trim, engine, sink, release })),
             _lock: lock,
         })
     }
@@ -173,7 +189,8 @@ impl Stack {
     pub fn close(&self) -> anyhow::Result<()> {
         let closed = self.journal.close();
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Running { engine, sink, release }) = running {
+        if let Some(Running { trim, engine, sink, release }) = running {
+            drop(trim);
             engine.join();
             sink.join();
             // It ended when the engine did; a panic there was printed.
@@ -208,6 +225,13 @@ impl Stack {
             return Err(format!("the engine was restarted after: {after}; at epoch {at} of {upto}"));
         }
         let stored = self.sink_progress.epoch.load(Ordering::Acquire);
+        if self.engine_progress.rebuilding() {
+            let computed = self.engine_progress.computed();
+            return Err(format!(
+                "catching up: epoch {computed} of {} is computed, the store holds {stored}",
+                self.found_epoch
+            ));
+        }
         if stored < self.found_epoch {
             return Err(format!("catching up: the store holds epoch {stored} of {}", self.found_epoch));
         }

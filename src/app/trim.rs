@@ -8,14 +8,12 @@
 //! `journal.trim: off` keeps everything. Not here: which segments an epoch lies in; what snapshots are.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::engine;
 use crate::journal::Journal;
-use crate::labels::Labels;
-use crate::outbox;
 use crate::snapshots::Snapshots;
 use crate::store::Store;
 
@@ -29,9 +27,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub struct Parts {
     pub journal: Journal,
     pub snapshots: Snapshots,
-    pub outbox: outbox::Trimmer,
     pub store: Arc<dyn Store>,
-    pub labels: Arc<Labels>,
     pub engine: Arc<engine::Progress>,
     /// `journal.bytes_max`.
     pub journal_bytes_max: u64,
@@ -49,11 +45,10 @@ impl Trim {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("trim".to_owned()).spawn(move || {
-            let (mut told, mut turn) = ([const { None }; 3], 0_u32);
+            let (mut told, mut turn) = ([const { None }; 1], 0_u32);
             while !stopped.load(Ordering::Relaxed) {
                 parts.hurry();
-                let outbox = if parts.full() || turn % OUTBOX_EVERY == 0 { parts.trim_outbox() } else { Ok(()) };
-                let trimmed = [parts.trim_journal(), outbox, parts.trim_labels()];
+                let trimmed = [parts.trim_journal()];
                 turn = turn.wrapping_add(1);
                 for (trimmed, told) in trimmed.into_iter().zip(&mut told) {
                     let why = trimmed.err().map(|error| format!("{error:#}"));
@@ -106,21 +101,6 @@ impl Parts {
                 tracing::debug!("the journal was trimmed behind epoch {epoch}: {bytes} bytes");
             }
         }
-        Ok(())
-    }
-
-    fn trim_outbox(&self) -> anyhow::Result<()> {
-        if let Some(safe) = self.store.sync()? {
-            let bytes = self.outbox.trim(safe)?;
-            if bytes > 0 {
-                tracing::debug!("the outbox was trimmed behind epoch {safe}: {bytes} bytes");
-            }
-        }
-        Ok(())
-    }
-
-    fn trim_labels(&self) -> anyhow::Result<()> {
-        self.labels.compact()?;
         Ok(())
     }
 }

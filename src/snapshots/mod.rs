@@ -213,6 +213,11 @@ impl Snapshots {
         self.table().trim_epoch()
     }
 
+    /// The epoch of the newest snapshot of any shard.
+    pub fn newest_epoch(&self) -> Option<u64> {
+        self.table().entries().map(|entry| entry.epoch).max()
+    }
+
     /// Snapshots made durable since the start, and those that failed.
     pub fn written(&self) -> u64 {
         self.inner.metrics.snapshots.get() + self.inner.metrics.snapshot_failures.get()

@@ -103,7 +103,8 @@ pub struct Windows {
     young: BTreeMap<(u32, u32), Young>,
     /// By slot: what base panes a change of settings left, where their ring could reach further back.
     base_from: BTreeMap<u32, Base>,
-    /// Panes that begin before this may have been put together of other base panes.
+    /// Panes that begin before this may have been put together in another shape, or their base panes be gone: the last
+    /// change of the rings was then.
     reshaped_to: i64,
     /// Due slots of the epoch at hand, and whether they are still to be collected.
     due: Vec<u32>,

@@ -129,10 +129,8 @@ impl Windows {
             if let Some(last) = self.heads.len().checked_sub(1) {
                 self.records.reserve(last as u32);
             }
-            if before.base_ms != self.base_ms {
-                let newest = batch.carried.iter().map(|carried| self.heads[carried.slot as usize].newest);
-                self.reshaped_to = newest.max().unwrap_or(NEVER).max(self.reshaped_to);
-            }
+            let newest = batch.carried.iter().map(|carried| self.heads[carried.slot as usize].newest);
+            self.reshaped_to = newest.max().unwrap_or(NEVER).max(self.reshaped_to);
             batch.carried.iter().for_each(|carried| self.carry(&mut before, carried, batch));
             self.held.values_mut().for_each(|held| held.carry(&before.kept));
             self.reopened.clear();

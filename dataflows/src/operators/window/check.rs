@@ -135,7 +135,7 @@ impl Windows {
     fn check_hops(&self, raw: &RawHeld, plan: &Plan, built: &panes::Built, closed: i64, found: &mut Checked) {
         let record = self.records.of(raw.slot);
         let newest_base = pane_of(raw.newest_ms, self.base_ms);
-        // Of other base panes, merges of other shapes: the same samples, not the same bits.
+        // Carried over from other rings, merges of other shapes: the same samples, not the same bits.
         let same = |number: &i64| *number <= built.upto() && (number - 1) * plan.hop_ms >= self.reshaped_to;
         for number in plan.numbers(closed).filter(same) {
             let again = plan.refolded(record, self.base_ring, number, newest_base);
