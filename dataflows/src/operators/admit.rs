@@ -33,9 +33,7 @@ use crate::driver::Epoch;
 use crate::outcome::Seen;
 use crate::sample::{EpochEnd, Reason, Samples, SeriesId};
 use crate::settings::Settings;
-use crate::shard::{
-    Admitted, Carried, Given, LatePane, SeriesMap, Slots, Timers, Working, pane_of, wait_ms,
-};
+use crate::shard::{Admitted, Carried, Given, LatePane, SeriesMap, Slots, Timers, Working, pane_of, wait_ms};
 
 /// No time yet.
 const NEVER: i64 = i64::MIN;
