@@ -2,7 +2,22 @@
 //!
 //! `TIDEWATCH_FAULT` is a list, separated by commas, of `panic:<series>`, `panic-once:<series>` and `hang:<series>`, the
 //! series as 16 hex digits; `@<ms>` behind one lets it wait for a sample of that time or later. `MUTANT` is the number
-//! of a bug that is put in on purpose, to see that the tests notice.
+//! of a bug that is put in on purpose, to see that the tests notice; each is one line that asks [`mutant`].
+//! `TIDEWATCH_CRASH_AT` ends the process at a step of the disk (`disk/crash.rs`).
+//!
+//! | mutant | what is wrong |
+//! |---|---|
+//! | 1 | the outbox shows an epoch to sinks before it is synced |
+//! | 2 | the engine is shown what is in the journal before it is synced |
+//! | 3 | the journal answers before it has synced |
+//! | 4 | the series log is not synced before the journal's commit |
+//! | 5 | the folder is not synced after a new segment |
+//! | 6 | a torn tail is not cut off |
+//! | 7 | a snapshot enters the manifest before the outbox holds its epoch: the order of durability |
+//! | 8 | the journal is trimmed behind the newer of two snapshots |
+//! | 9 | states and manifest are renamed into place before they are synced |
+//! | 10 | an epoch that the outbox holds is appended again |
+//! | 11 | what is found at start is not synced |
 
 /// Whether the bug with this number is in.
 #[cfg(feature = "faults")]

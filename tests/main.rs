@@ -34,6 +34,7 @@
 //! - `rules`: every row and revision of the tactics equals the slow model; the same samples give the same bytes.
 //! - `same_log`: the same journal gives the same bytes for any workers, batches and interleavings.
 //! - `settings_change`: settings that change are carried over as the slow model does; windows that stay never notice.
+//! - `simulated`: the logs and the engine on a disk that loses, tears and refuses; seeded bugs that must be found.
 //! - `stopping`: SIGTERM ends a worker with status 0, whatever is in its way.
 //! - `verify`: `tidewatch verify` is clean beside a real Prometheus with the same samples, and finds what is wrong.
 //!   Needs servers; `TEST_PROMETHEUS_3` may name a second Prometheus.
@@ -70,6 +71,7 @@ mod restored;
 mod rules;
 mod same_log;
 mod settings_change;
+mod simulated;
 mod stopping;
 mod support;
 mod verify;

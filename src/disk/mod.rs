@@ -7,7 +7,10 @@
 //!
 //! Not here: what is in the files, retrying, the store (SQLite brings its own).
 
+#[cfg(feature = "faults")]
+mod crash;
 mod os;
+mod steps;
 
 use std::fmt::Debug;
 use std::io;
@@ -15,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use self::os::Os;
+pub use self::steps::Step;
 
 /// A disk with folders and files.
 pub trait Disk: Send + Sync + Debug {
@@ -105,6 +109,10 @@ pub struct Folder {
 impl Folder {
     /// A folder of the operating system.
     pub fn new(path: impl Into<PathBuf>) -> Folder {
+        #[cfg(feature = "faults")]
+        if let Some(crashing) = crash::Crashing::from_env() {
+            return Folder::on(Arc::new(crashing), path);
+        }
         Folder::on(Arc::new(Os), path)
     }
 

@@ -11,6 +11,7 @@ use tidewatch_dataflows::state::Saved;
 use super::busy::Busy;
 use super::generation::Signals;
 use super::{EngineError, Freed, PATIENCE, Progress};
+use crate::faults::mutant;
 use crate::metrics::{Metrics, Queue, Rejected};
 use crate::outbox::Outbox;
 use crate::snapshots::Snapshots;
@@ -54,6 +55,11 @@ impl Merger {
             unsynced += 1;
             waiting = workers[0].try_recv().ok();
             if waiting.is_none() || unsynced >= EPOCHS_PER_SYNC {
+                if mutant(7)
+                    && let Some(snapshots) = &self.snapshots
+                {
+                    snapshots.take(std::mem::take(&mut self.saved));
+                }
                 self.outbox().sync()?;
                 unsynced = 0;
                 // Only now: a snapshot is never of an epoch that the outbox may still lose.

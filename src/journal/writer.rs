@@ -17,6 +17,7 @@ use super::record::{
     encode_columns, encode_control, encode_epoch_end, encode_fills, encode_settings, encode_synced, kind_of,
 };
 use super::{Config, EpochCutter, JournalError, LOG, Mode, SyncMode};
+use crate::faults::mutant;
 use crate::metrics::{Gauge, Histogram, Log, Metrics, Source};
 use crate::segments::{HEADER_BYTES, Position, Segments, SegmentsError};
 
@@ -444,9 +445,17 @@ impl Writer {
         if self.dirty || !self.waiting.is_empty() {
             self.flush();
             // In all modes before the write: no crash leaves an id in the journal whose labels are nowhere.
-            self.sync_series_log()?;
+            if !mutant(4) {
+                self.sync_series_log()?;
+            }
             self.prove();
             self.segments.write()?;
+            if mutant(2) {
+                self.shared.durable.advance(self.segments.end(), self.cutter.last().map(|end| end.epoch));
+            }
+            if mutant(3) {
+                answer(self.waiting.drain(..), &Ok(()));
+            }
             self.dirty = false;
             self.unsynced_since.get_or_insert_with(Instant::now);
             if self.config.sync != SyncMode::Commit {

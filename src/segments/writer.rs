@@ -11,6 +11,7 @@ use super::{
     io_error, list, make_dir, name_of, path_of, sync_dir, whole, write_header,
 };
 use crate::disk::{DiskFile, Folder};
+use crate::faults::mutant;
 
 /// How far behind a bad record a whole one is looked for.
 const PROBED_BYTES: usize = 1 << 16;
@@ -97,15 +98,21 @@ impl Segments {
         make_dir(&folder)?;
         let Last { first, file, length, earlier, torn_bytes } = last_segment(&folder, name)?;
         let path = path_of(&folder, first);
-        let Scanned { end, records } =
+        let Scanned { mut end, records } =
             scan(&folder, name, Position { segment: first, offset: length }, proof, visit)?;
+        if mutant(6) {
+            end = length;
+        }
         if end < length {
             tracing::warn!(file = %path.display(), bytes = length - end, "cutting off the torn tail of the {name} log");
             keep_if_damaged(&folder, &*file, &path, end, length)?;
             file.set_len(end).map_err(|e| io_error("truncate", &path, e))?;
         }
-        // What is there may never have been synced by the one who wrote it.
-        file.sync().map_err(|e| io_error("sync", &path, e))?;
+        // What is there may never have been synced by the one who wrote it, nor its name.
+        if !mutant(11) {
+            file.sync().map_err(|e| io_error("sync", &path, e))?;
+            sync_dir(&folder)?;
+        }
         let recovered = Recovered { truncated_bytes: length - end + torn_bytes, records };
         let earlier = Trimmer::new(folder.clone(), earlier, first);
         let writer = Segments {
@@ -264,8 +271,8 @@ impl Segments {
                 return Err(error);
             }
         };
-        let synced =
-            file.sync().map_err(|e| io_error("sync", &path, e)).and_then(|()| sync_dir(&self.folder));
+        let synced = file.sync().map_err(|e| io_error("sync", &path, e));
+        let synced = synced.and_then(|()| if mutant(5) { Ok(()) } else { sync_dir(&self.folder) });
         synced.inspect_err(|_| self.failed = true)?;
         if std::mem::take(&mut self.cannot_begin) {
             tracing::info!(file = %path.display(), "the next segment of the {} log is begun after all", self.name);

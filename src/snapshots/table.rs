@@ -8,6 +8,7 @@ use tidewatch_dataflows::sample::SHARDS;
 use tidewatch_dataflows::state::{CHAINS, Save};
 
 use super::format::Entry;
+use crate::faults::mutant;
 
 /// Bytes of saves that may wait for the disk; beyond it no further one is asked for.
 const WAITING_BYTES_MAX: usize = 256 << 20;
@@ -142,7 +143,7 @@ impl Table {
     pub fn trim_epoch(&self) -> Option<u64> {
         let older = |chains: &[Chain; CHAINS]| {
             let epochs = chains.iter().map(|chain| chain.durable.map(|entry| entry.epoch));
-            epochs.min().flatten()
+            if mutant(8) { epochs.max().flatten() } else { epochs.min().flatten() }
         };
         self.chains.iter().map(older).min().flatten()
     }

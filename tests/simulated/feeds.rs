@@ -1,0 +1,129 @@
+//! What a sender sends, packet by packet: late, shuffled, some of it twice, with new series, fills and types.
+
+use std::collections::HashMap;
+
+use tidewatch::labels::series_id;
+use tidewatch_dataflows::sample::{Control, MetricType, Samples, SeriesId};
+use tidewatch_dataflows::settings::{Settings, Window};
+
+use crate::oracle::feed::{self, START_MS};
+
+/// What is sent together, and the clock at that moment.
+pub struct Packet {
+    pub now_ms: i64,
+    pub close_ms: i64,
+    pub controls: Vec<Control>,
+    pub samples: Vec<Samples>,
+}
+
+/// All that is sent.
+pub struct Feed {
+    pub settings: Settings,
+    pub packets: Vec<Packet>,
+    /// The number of each series: its labels follow from it.
+    pub numbers: HashMap<u64, usize>,
+}
+
+/// The labels of a series but for its number.
+pub const NAME: (&str, &str) = ("__name__", "simulated");
+
+fn id_of(number: usize) -> u64 {
+    series_id(&[NAME, ("n", &number.to_string())]).0
+}
+
+/// So many series in the first shards, so that snapshots of them come early.
+fn series(n: usize) -> HashMap<u64, usize> {
+    let all = (0..).map(|number| (id_of(number), number));
+    all.filter(|(id, _)| SeriesId(*id).shard() < 8).take(n).collect()
+}
+
+/// Small and always the same: some minutes of five series, two of which come later; windows close, samples come late
+/// and twice, types are told.
+pub fn short(packets: usize) -> Feed {
+    let settings = Settings {
+        windows: vec![Window { length_ms: 120_000, hop_ms: 60_000 }],
+        settle_ms: 1_000,
+        lateness_ms: 120_000,
+        catch_up_ms: 1_000,
+        late_samples_max: 64,
+        series_max: 256,
+    };
+    let numbers = series(6);
+    let mut ids: Vec<u64> = numbers.keys().copied().collect();
+    ids.sort_unstable();
+    let mut rng = fastrand::Rng::with_seed(1);
+    let packet = |n: usize| {
+        let now_ms = START_MS + n as i64 * 25_000;
+        let mut samples = Samples::default();
+        for (number, id) in ids.iter().enumerate().filter(|(number, _)| n >= [0, 0, 0, 3, 7, 1][*number]) {
+            // The last never has a sample that counts.
+            let value = if number == 5 { f64::NAN } else { rng.f64() + number as f64 };
+            samples.push(*id, now_ms - 10_000, value);
+            if n.is_multiple_of(2) && number < 5 {
+                // Of a packet ago.
+                samples.push(*id, now_ms - 40_000 - n as i64, rng.f64());
+            }
+        }
+        let mut all = vec![samples.clone()];
+        if n.is_multiple_of(3) {
+            all.push(samples);
+        }
+        let types = vec![(ids[n % 3], MetricType::Counter)];
+        let controls = if n % 4 == 1 { vec![Control::Types(types)] } else { Vec::new() };
+        Packet { now_ms, close_ms: now_ms, controls, samples: all }
+    };
+    let packets = (0..packets).map(packet).collect();
+    Feed { settings, packets, numbers }
+}
+
+/// Hours of some series as the oracle's feed makes them, cut into packets.
+pub fn random(rng: &mut fastrand::Rng) -> Feed {
+    let settings = feed::settings(rng);
+    let n = rng.usize(2..8);
+    let numbers = series(n);
+    let mut ids: Vec<u64> = numbers.keys().copied().collect();
+    ids.sort_unstable();
+    let truths: Vec<(u64, Vec<(i64, f64)>)> = ids.iter().map(|id| (*id, feed::truth(rng))).collect();
+    let mut arrivals = Vec::new();
+    for (id, truth) in &truths {
+        arrivals.extend(feed::arrivals(rng, *id, truth));
+    }
+    let mut told = Vec::new();
+    if rng.bool() {
+        let begins_ms = truths[0].1[0].0 + rng.i64(0..3_600_000);
+        let (more, controls) = feed::fill(rng, 7, begins_ms, &truths[..n.div_ceil(2)], 0);
+        arrivals.extend(more);
+        told.extend(controls);
+    }
+    for (id, truth) in &truths {
+        if rng.bool() {
+            let when_ms = truth[rng.usize(0..truth.len())].0;
+            told.push((when_ms, Control::Types(vec![(*id, MetricType::Counter)])));
+        }
+    }
+    told.sort_by_key(|(when_ms, _)| *when_ms);
+    let (first, last) = arrivals
+        .iter()
+        .fold((i64::MAX, i64::MIN), |(low, high), a| (low.min(a.when_ms), high.max(a.when_ms)));
+    // So many packets that all are seen and the run is short.
+    let step_ms = ((last - first) / rng.i64(40..160)).max(1_000);
+    let epochs = feed::live_with_fills(&settings, arrivals, &told, step_ms, &[], 2 * settings.settle_ms);
+    let packets = epochs.into_iter().map(|epoch| {
+        let mut samples = epoch.fills;
+        let mut live = epoch.live;
+        while live.len() > 1 && rng.bool() {
+            let rest = live.split_off(rng.usize(1..live.len()));
+            samples.push(std::mem::replace(&mut live, rest));
+        }
+        samples.push(live);
+        samples.retain(|samples| !samples.is_empty());
+        Packet {
+            now_ms: epoch.end.stream_ms,
+            close_ms: epoch.end.close_ms,
+            controls: epoch.controls.iter().map(|control| (**control).clone()).collect(),
+            samples,
+        }
+    });
+    let packets = packets.collect();
+    Feed { settings, packets, numbers }
+}
