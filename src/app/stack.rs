@@ -114,7 +114,7 @@ impl Stack {
             Box::new(move || labels.sync())
         };
         let journal = Journal::open(
-            &dir.join("journal"),
+            dir.join("journal"),
             journal_config,
             config.settings(),
             before_commit,
@@ -124,7 +124,7 @@ impl Stack {
         let found_epoch = journal.last_epoch_end().map_or(0, |end| end.epoch);
 
         let every = Duration::from_millis(config.snapshots.every_ms.unsigned_abs());
-        let snapshots = Snapshots::open(&dir.join("snapshots"), every, Arc::clone(&metrics))
+        let snapshots = Snapshots::open(dir.join("snapshots"), every, Arc::clone(&metrics))
             .context("opening the snapshots")?;
         let durable = outbox.durable();
         let sink_parts = Parts {
