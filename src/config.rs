@@ -460,7 +460,7 @@ mod tests {
         }
         assert_eq!(
             reader.known.len(),
-            1 + 6 + 2 + 19,
+            1 + 6 + 2 + 21,
             "windows, their parts, sources and select, and the rest"
         );
     }
@@ -503,7 +503,7 @@ mod tests {
         let table = [
             (
                 "worker: 2",
-                "there is no setting worker (file t.yml); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
+                "there is no setting worker (file t.yml); at the top there are audit, catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
             ),
             (
                 "limits: {serie: 2}",
@@ -678,22 +678,22 @@ mod tests {
             (
                 "TIDEWATCH_LIMIT__SERIES",
                 "9",
-                "there is no setting limit.series (environment TIDEWATCH_LIMIT__SERIES); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
+                "there is no setting limit.series (environment TIDEWATCH_LIMIT__SERIES); at the top there are audit, catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
             ),
             (
                 "TIDEWATCH_LIMITS",
                 "{}",
-                "there is no setting limits (environment TIDEWATCH_LIMITS); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
+                "there is no setting limits (environment TIDEWATCH_LIMITS); at the top there are audit, catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
             ),
             (
                 "TIDEWATCH_PORT__X",
                 "1",
-                "there is no setting port.x (environment TIDEWATCH_PORT__X); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
+                "there is no setting port.x (environment TIDEWATCH_PORT__X); at the top there are audit, catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
             ),
             (
                 "TIDEWATCH_WINDOWS__3__HOP",
                 "1m",
-                "there is no setting windows.3.hop (environment TIDEWATCH_WINDOWS__3__HOP); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
+                "there is no setting windows.3.hop (environment TIDEWATCH_WINDOWS__3__HOP); at the top there are audit, catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
             ),
             (
                 "TIDEWATCH_WINDOWS",

@@ -54,7 +54,7 @@ impl Rig {
         let memory = PathBuf::from("/dev/shm");
         let folder = if memory.is_dir() { memory } else { std::env::temp_dir() }.join(name);
         let metrics = Arc::new(Metrics::new());
-        let labels = Labels::open(&folder.join("series"), LIMITS, metrics.clone());
+        let labels = Labels::open(folder.join("series"), LIMITS, metrics.clone());
         Rig { folder, labels: Arc::new(labels.expect("the series log opens")), metrics, inputs: 0 }
     }
 

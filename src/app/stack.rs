@@ -107,7 +107,7 @@ impl Stack {
         let stored = store.epoch().context("reading the store's epoch")?;
 
         let every = Duration::from_millis(config.snapshots.every_ms.unsigned_abs());
-        let snapshots = Snapshots::open(&dir.join("snapshots"), every, Arc::clone(&metrics))
+        let snapshots = Snapshots::open(dir.join("snapshots"), every, Arc::clone(&metrics))
             .context("opening the snapshots")?;
 
         let mut journal_config = journal_config(config, mode, allow_future);
@@ -123,7 +123,7 @@ impl Stack {
             Box::new(move || labels.sync())
         };
         let journal = Journal::open(
-            &dir.join("journal"),
+            dir.join("journal"),
             journal_config,
             config.settings(),
             before_commit,

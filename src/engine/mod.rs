@@ -341,7 +341,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new());
         let config = journal::Config::new(Mode::File);
         let journal = Journal::open(
-            &folder.join("journal"),
+            folder.join("journal"),
             config,
             Settings::default(),
             Box::new(|| Ok(())),
@@ -349,7 +349,7 @@ mod tests {
         )
         .unwrap();
         let outbox =
-            Outbox::open(&folder.join("outbox"), outbox::Config::default(), Arc::clone(&metrics)).unwrap();
+            Outbox::open(folder.join("outbox"), outbox::Config::default(), Arc::clone(&metrics)).unwrap();
         let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
         let listeners =
             Listeners { freed: Box::new(drop), types: Box::new(|_| {}), quarantined: Box::new(|_, _| {}) };
@@ -399,8 +399,7 @@ mod tests {
             let journal =
                 Journal::open(&dir, config, settings.clone(), open(), Arc::clone(&metrics)).unwrap();
             let outbox =
-                Outbox::open(&folder.join("outbox"), outbox::Config::default(), Arc::clone(&metrics))
-                    .unwrap();
+                Outbox::open(folder.join("outbox"), outbox::Config::default(), Arc::clone(&metrics)).unwrap();
             let durable = outbox.durable();
             let fatal: OnFatal = Arc::new(|error| panic!("{error}"));
             let listeners = Listeners {

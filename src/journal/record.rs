@@ -44,6 +44,7 @@ pub const KIND_FILLS: u8 = 8;
 pub const KIND_QUARANTINE: u8 = 9;
 /// Kind byte of [`Control::Lift`].
 pub const KIND_LIFT: u8 = 11;
+
 /// Kind byte of a record that says how far the log was durable when it was written. It computes nothing, so readers
 /// pass over it: what is bad before that place was once whole.
 pub const KIND_SYNCED: u8 = 10;
@@ -479,7 +480,7 @@ mod tests {
                     bytes.truncate(rng.usize(..=bytes.len()));
                 }
                 let decoded = decode(kind, &bytes);
-                if kind == 0 || kind > KIND_LIFT {
+                if matches!(kind, 0 | KIND_SYNCED) || kind > KIND_LIFT {
                     assert!(matches!(decoded, Err(JournalError::UnknownKind { .. })));
                 }
                 if let Ok(Record::Samples(s)) = decoded {

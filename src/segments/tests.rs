@@ -486,7 +486,7 @@ fn what_was_proven_synced_is_damaged_and_never_taken_for_a_torn_tail() {
             assert!(opened.unwrap().1.truncated_bytes > 0, "byte {at}");
             continue;
         }
-        let error = opened.err().expect("it had been synced").to_string();
+        let error = opened.expect_err("it had been synced").to_string();
         assert!(error.contains("had been synced"), "byte {at}: {error}");
         let (mut log, recovered) =
             Segments::open_proving(dir.path(), LOG, 1 << 20, Some(proof(true)), |_, _| true).unwrap();

@@ -150,11 +150,11 @@ impl Windows {
     /// Applies the samples of one epoch; what they close or correct goes to `out`.
     pub fn retire(&mut self, batch: &Admitted, out: &mut Outcomes) {
         self.collect = true;
+        // Before anything else, so that silence does not close their keys.
+        batch.quarantined.iter().for_each(|slot| self.forget_slot(*slot));
         if let Some(settings) = &batch.settings {
             self.change(settings, batch);
         }
-        // Before anything else, so that silence does not close their keys.
-        batch.quarantined.iter().for_each(|slot| self.forget_slot(*slot));
         batch.given.iter().for_each(|given| self.give(given));
         let (mut late, mut new, mut step) = (0, 0, 0);
         loop {

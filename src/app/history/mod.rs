@@ -266,7 +266,7 @@ fn open_journal(
     let labels = Arc::clone(labels);
     let journal_config = stack::journal_config(config, Mode::File, true);
     Journal::open(
-        &dir.join("journal"),
+        dir.join("journal"),
         journal_config,
         config.settings(),
         Box::new(move || labels.sync()),

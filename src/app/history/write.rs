@@ -82,7 +82,7 @@ impl History {
     }
 
     fn tail(&self) -> anyhow::Result<Tail> {
-        Tail::open(&self.folder.0.join("outbox"), self.computed.clone(), None)
+        Tail::open(self.folder.0.join("outbox"), self.computed.clone(), None)
             .context("reading the history's outbox")
     }
 

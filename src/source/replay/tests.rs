@@ -21,7 +21,7 @@ struct Rig {
 fn rig() -> Rig {
     let (folder, metrics) = (Folder::new(), Arc::new(Metrics::new()));
     let limits = Limits { series: 100, ..Limits::default() };
-    let labels = Labels::open(&folder.path.join("labels"), limits, metrics.clone()).unwrap();
+    let labels = Labels::open(folder.path.join("labels"), limits, metrics.clone()).unwrap();
     Rig { folder, labels: Arc::new(labels), metrics }
 }
 

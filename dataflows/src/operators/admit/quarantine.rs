@@ -24,6 +24,8 @@ impl Admit {
             if let Some(slot) = self.slots.get(*series) {
                 self.fills.forget(slot);
                 self.timers.forget(slot);
+                // A change of settings in this epoch does not touch it either.
+                out.carried.retain(|carried| carried.slot != slot);
                 out.quarantined.push(slot);
             }
         }
