@@ -154,9 +154,10 @@ for module in "${live[@]}"; do skip+=(--skip "$module"); done
 
 check cargo fmt --all --check
 check cargo clippy --quiet --workspace --all-targets -- -D warnings
+check cargo clippy --quiet --workspace --all-targets --features faults -- -D warnings
 check "$cache/tools/bin/cargo-deny" --log-level warn check bans licenses sources
-tests --workspace --no-fail-fast -- "${skip[@]}"
-tests --package tidewatch --test main -- --test-threads=1 --nocapture "${live[@]}"
+tests --workspace --features faults --no-fail-fast -- "${skip[@]}"
+tests --package tidewatch --features faults --test main -- --test-threads=1 --nocapture "${live[@]}"
 
 echo
 echo "$passed passed, $failed failed"

@@ -44,6 +44,9 @@ pub enum Command {
         /// Flags for all commands.
         #[command(flatten)]
         common: Common,
+        /// Compute a quarantined series again, from now on; `all` for all of them
+        #[arg(long, value_name = "SERIES")]
+        lift_quarantine: Vec<String>,
     },
     /// Compute over files of samples; returns when the store holds the last of them
     Replay(Replay),

@@ -43,6 +43,8 @@ pub struct Config {
     pub lateness_ms: i64,
     /// How long one that was away is waited for before silence closes windows again.
     pub catch_up_ms: i64,
+    /// How long nothing may be computed, although there is something, before the process ends.
+    pub watchdog_ms: i64,
     /// What is refused at the rim.
     pub limits: Limits,
     /// The log in.
@@ -223,6 +225,7 @@ impl Default for Config {
                 body_bytes: 32 << 20,
                 late_samples: computing.late_samples_max,
             },
+            watchdog_ms: 120_000,
             journal: Journal { sync: Sync::Commit, trim: true, bytes_max: 20 << 30 },
             outbox: Outbox { bytes_max: 10 << 30 },
             snapshots: Snapshots { every_ms: 300_000 },
@@ -319,6 +322,11 @@ impl Reader {
             settle_ms: self.millis("settle", d.settle_ms)?,
             lateness_ms: self.millis("lateness", d.lateness_ms)?,
             catch_up_ms: self.millis("catch_up", d.catch_up_ms)?,
+            watchdog_ms: self
+                .leaf("watchdog", "a duration from 10s to 1h", |g| {
+                    g.duration_ms().filter(|ms| (10_000..=3_600_000).contains(ms))
+                })?
+                .unwrap_or(d.watchdog_ms),
             limits: Limits {
                 series: self.whole("limits.series", 256, 100_000_000, d.limits.series)?,
                 series_per_name: self.whole(
@@ -495,7 +503,7 @@ mod tests {
         let table = [
             (
                 "worker: 2",
-                "there is no setting worker (file t.yml); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, windows, workers",
+                "there is no setting worker (file t.yml); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
             ),
             (
                 "limits: {serie: 2}",
@@ -615,6 +623,7 @@ mod tests {
                 "outbox: {bytes_max: true}",
                 "outbox.bytes_max must be a size from 1MiB to 1024TiB in B, KiB, MiB, GiB or TiB; got true (file t.yml)",
             ),
+            ("watchdog: 9s", "watchdog must be a duration from 10s to 1h; got \"9s\" (file t.yml)"),
             (
                 "snapshots: {every: 2h}",
                 "snapshots.every must be a duration from 1s to 1h; got \"2h\" (file t.yml)",
@@ -669,22 +678,22 @@ mod tests {
             (
                 "TIDEWATCH_LIMIT__SERIES",
                 "9",
-                "there is no setting limit.series (environment TIDEWATCH_LIMIT__SERIES); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, windows, workers",
+                "there is no setting limit.series (environment TIDEWATCH_LIMIT__SERIES); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
             ),
             (
                 "TIDEWATCH_LIMITS",
                 "{}",
-                "there is no setting limits (environment TIDEWATCH_LIMITS); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, windows, workers",
+                "there is no setting limits (environment TIDEWATCH_LIMITS); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
             ),
             (
                 "TIDEWATCH_PORT__X",
                 "1",
-                "there is no setting port.x (environment TIDEWATCH_PORT__X); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, windows, workers",
+                "there is no setting port.x (environment TIDEWATCH_PORT__X); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
             ),
             (
                 "TIDEWATCH_WINDOWS__3__HOP",
                 "1m",
-                "there is no setting windows.3.hop (environment TIDEWATCH_WINDOWS__3__HOP); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, windows, workers",
+                "there is no setting windows.3.hop (environment TIDEWATCH_WINDOWS__3__HOP); at the top there are catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
             ),
             (
                 "TIDEWATCH_WINDOWS",

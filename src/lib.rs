@@ -47,6 +47,8 @@ pub mod verify;
 
 pub mod metrics;
 
+pub mod faults;
+
 pub mod segments;
 pub mod snapshots;
 

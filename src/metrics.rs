@@ -240,6 +240,10 @@ metrics! {
     audit_mismatches: Family<Checked, Counter> = "tidewatch_audit_mismatches", Family::default();
     /// The largest relative difference of sums since the start: rounding, if nothing is wrong.
     audit_difference: FloatGauge = "tidewatch_audit_relative_difference_max", FloatGauge::default();
+    /// Series that are quarantined.
+    quarantined: IntGauge = "tidewatch_quarantined_series", IntGauge::default();
+    /// Times the watchdog ended the process because nothing was computed.
+    watchdog_expired: Counter = "tidewatch_watchdog_expired", Counter::default();
     /// What was built, always 1.
     build_info: Family<Build, IntGauge> = "tidewatch_build_info", Family::default();
     /// Seconds of processor time used.

@@ -37,6 +37,7 @@ const WORKER: &[Room] = &[
     room("app", &["*"], ""),
     room("lib", &["*"], ""),
     room("metrics", &[], "count a number it is given"),
+    room("faults", &[], "it only says which faults are in"),
     room("cli", &[], "it holds what was typed, and judges nothing"),
     room("config", &[], NOUN),
     room("disk", &[], NOUN),
@@ -63,20 +64,22 @@ const PURE: &[Room] = &[
     room("outcome", &[], NOUN),
     room("settings", &[], NOUN),
     room("state", &[], NOUN),
+    room("faults", &[], "it only says which faults are in"),
     room("kernels", &[], "mathematics takes slices and returns values"),
     room("shard", &[], NOUN),
     room("driver", &["shard"], "the driver calls a tactic: put what it needs into the trait"),
     room("operators", &["*"], ""),
     room(
         "operators/*",
-        &["driver", "shard", "kernels"],
+        &["driver", "shard", "kernels", "faults"],
         "let graph.rs connect the two, with a noun between them",
     ),
     room("graph", &["operators", "driver", "shard"], "a graph only wires: compute in an operator"),
 ];
 
 /// Rooms of the worker that may use what is not a noun of the pure crate.
-const PURE_FROM_WORKER: &[(&str, &[&str])] = &[("engine", &["graph", "driver", "shard"])];
+const PURE_FROM_WORKER: &[(&str, &[&str])] =
+    &[("engine", &["graph", "driver", "shard"]), ("faults", &["faults"])];
 
 /// An outside crate (or a part of std) and the only rooms that may name it.
 struct Outside {
@@ -143,7 +146,7 @@ const WORKER_HOUSE: House = House {
     src: "src",
     rooms: WORKER,
     outside: OUTSIDE_OF_WORKER,
-    common: &["metrics"],
+    common: &["metrics", "faults"],
     roots: &["crate", "tidewatch"],
 };
 const PURE_HOUSE: House =

@@ -22,6 +22,8 @@
 //! - `limits`: each limit reached has its status and its metric, and the worker goes on.
 //! - `metric_types`: what sources say of types decides what rows show; it is journalled once and survives a kill.
 //! - `oracle`: the slow model of the rules, and random feeds.
+//! - `panics`: a computation that panics or hangs ends no process that can go on; a series that panics again and
+//!   again is kept out. Needs the feature `faults`.
 //! - `promtool`: what passes through the tools of Prometheus and back gives the same rows. Needs promtool.
 //! - `real_prometheus`: a real Prometheus writes to a running worker; every window equals what its raw samples give.
 //!   Needs servers: `./test.sh` starts it, a bare `cargo test` says so.
@@ -57,6 +59,8 @@ mod kill_and_rerun;
 mod limits;
 mod metric_types;
 mod oracle;
+#[cfg(feature = "faults")]
+mod panics;
 mod promtool;
 mod real_prometheus;
 mod remote_write2;

@@ -8,7 +8,7 @@ use tidewatch_dataflows::driver;
 use tidewatch_dataflows::operators::admit::Admit;
 use tidewatch_dataflows::operators::window::Windows;
 use tidewatch_dataflows::outcome::Outcomes;
-use tidewatch_dataflows::sample::{EpochEnd, Reason, SHARDS, STALE_NAN_BITS, Samples, SeriesId};
+use tidewatch_dataflows::sample::{Control, EpochEnd, Reason, SHARDS, STALE_NAN_BITS, Samples, SeriesId};
 use tidewatch_dataflows::settings::{Settings, Window};
 
 use crate::oracle::{Epoch, Model, feed, from_scratch, same_row};
@@ -149,6 +149,51 @@ fn every_row_and_revision_equals_the_slow_model() {
         let epochs = feed::live(&settings, arrivals, step_ms, &down, [100_000, 15_000_000][rng.usize(0..2)]);
         check(seed, "live", &settings, &epochs);
     }
+}
+
+#[test]
+fn quarantined_series_leave_and_come_back_as_in_the_slow_model() {
+    let mut refused = 0;
+    for seed in 0..crate::rounds(100) {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x9A12);
+        let settings = feed::settings(&mut rng);
+        let mut arrivals = Vec::new();
+        let ids = feed::series(&mut rng, 5);
+        for id in ids.iter().copied() {
+            let truth = feed::truth(&mut rng);
+            arrivals.extend(feed::arrivals(&mut rng, id.0, &truth));
+        }
+        let (first, last) = arrivals
+            .iter()
+            .fold((i64::MAX, i64::MIN), |(first, last), a| (first.min(a.when_ms), last.max(a.when_ms)));
+        let mut told = Vec::new();
+        if rng.bool() {
+            let history = |id: SeriesId| (id.0, (1..50).map(|i| (first - i * 20_000, 1.0)).rev().collect());
+            let series: Vec<_> = ids.iter().copied().map(history).collect();
+            let begins_ms = first + rng.i64(0..200_000);
+            let (filled, more) = feed::fill(&mut rng, 5, begins_ms, &series, first);
+            arrivals.extend(filled);
+            told.extend(more);
+        }
+        for _ in 0..rng.usize(1..8) {
+            let series = ids[rng.usize(0..ids.len())].0;
+            let control = match rng.bool() {
+                true => Control::Quarantine { series, epoch: 1 },
+                false => Control::Lift { series },
+            };
+            told.push((rng.i64(first..=last), control));
+        }
+        told.sort_by_key(|(when_ms, _)| *when_ms);
+        let step_ms = [1_000, 7_000][rng.usize(0..2)];
+        let epochs = feed::live_with_fills(&settings, arrivals, &told, step_ms, &[], 15_000_000);
+        let (mut tactics, mut model) = (Tactics::new(&settings), Model::new(&settings));
+        for (n, epoch) in epochs.iter().enumerate() {
+            let place = || format!("seed {seed}, epoch {n} of {}, {:?}", epochs.len(), epoch.end);
+            let got = same_epoch(&mut tactics, &mut model, epoch, &place);
+            refused += got.counts.rejected[Reason::Quarantined as usize];
+        }
+    }
+    assert!(refused > 0);
 }
 
 #[test]

@@ -191,6 +191,14 @@ pub fn log(seed: u64) -> (Settings, Vec<Epoch>) {
         arrivals.extend(filled);
         told = more;
     }
+    // And every third a series that is kept out for a while.
+    if seed % 3 == 2 {
+        let (first, last) = (arrivals[0].when_ms, arrivals[arrivals.len() - 1].when_ms);
+        let series = ids[0].0;
+        told.push((first + (last - first) / 4, Control::Quarantine { series, epoch: 1 }));
+        told.push((first + (last - first) / 2, Control::Lift { series }));
+        told.sort_by_key(|(when_ms, _)| *when_ms);
+    }
     let mut epochs = feed::live_with_fills(&settings, arrivals, &told, step_ms, &[], 20 * step_ms);
     if seed % 3 == 1 {
         feed::change_settings(&mut rng, &settings, &mut epochs);

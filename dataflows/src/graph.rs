@@ -6,9 +6,10 @@
 //! ```
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use timely::dataflow::{Stream, StreamVec};
 
@@ -19,7 +20,7 @@ use crate::outcome::look::{Checked, Explained, NotNow};
 use crate::outcome::{Outcomes, Seen};
 use crate::sample::{Control, EpochEnd, Mark, MetricType, SHARDS, Samples, SeriesId};
 use crate::settings::Settings;
-use crate::shard::{Admitted, GateSaved};
+use crate::shard::{Admitted, GateSaved, Working};
 use crate::state::{BadState, CHAINS, Held, Put, Save, Saved, Take};
 
 /// The operators, by their names in the graph.
@@ -35,6 +36,8 @@ pub struct Sizes {
     pub bytes: [AtomicU64; 2],
     /// Series with a slot.
     pub series: AtomicU64,
+    /// What each worker is at.
+    pub working: Mutex<BTreeMap<usize, Arc<Working>>>,
 }
 
 /// Adds up a changing figure over shards.
@@ -241,9 +244,17 @@ pub fn build_from<'scope>(
     let scope = samples.scope();
     let mine = owned(scope.index(), scope.peers());
     let (mut gates, mut windows, mut known) = (Vec::new(), Vec::new(), Vec::new());
+    let working: Arc<Working> = Arc::default();
+    let mut workers = sizes.working.lock().unwrap_or_else(PoisonError::into_inner);
+    workers.insert(scope.index(), Arc::clone(&working));
+    drop(workers);
     for shard in shards {
         let (gate, window, upto) = match shard {
-            Some(shard) => (Some(shard.gate), Some(shard.windows), shard.upto),
+            Some(mut shard) => {
+                shard.gate.note_in(&working);
+                shard.windows.note_in(&working);
+                (Some(shard.gate), Some(shard.windows), shard.upto)
+            }
             None => (None, None, None),
         };
         gates.push(gate);
@@ -263,6 +274,7 @@ pub fn build_from<'scope>(
     let last = (0..SHARDS).rev().find(|shard| mine(*shard)).unwrap_or(0);
     // Borrowed once per shard and epoch, and never while a worker is between steps.
     let held_here = gates.clone();
+    let at_work = Arc::clone(&working);
     let admitted = driver::by_shard(samples, marks, OPERATORS[0], move |shard, epoch| {
         let mut gates = held_here.admits.borrow_mut();
         let gate = gates[shard].as_mut().expect("only owned shards are retired");
@@ -271,6 +283,7 @@ pub fn build_from<'scope>(
         if known[shard].is_some_and(|upto| end.epoch <= upto) {
             return Admitted { known: true, ..Admitted::new(end, shard) };
         }
+        at_work.begin(end.epoch);
         let mut out = gate.retire(shard, epoch);
         held_here.retired.borrow_mut()[shard][0] = end.epoch;
         out.types = types;
@@ -284,6 +297,7 @@ pub fn build_from<'scope>(
             bytes.set(shard, gate.bytes() as u64, &held.bytes[0]);
         }
         turn += u64::from(shard == last);
+        at_work.rest();
         out
     });
 
@@ -295,6 +309,7 @@ pub fn build_from<'scope>(
         if batch.known {
             return true;
         }
+        working.begin(batch.end.epoch);
         if first {
             out.rejects.extend_from_slice(&batch.rejects);
             out.types.extend_from_slice(&batch.types);
@@ -312,6 +327,7 @@ pub fn build_from<'scope>(
             }
             turn += u64::from(batch.shard == last);
         }
+        working.rest();
         done
     });
     (outcomes, gates)

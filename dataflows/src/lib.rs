@@ -12,6 +12,9 @@
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 #![warn(missing_docs)]
 
+#[cfg(feature = "faults")]
+pub mod faults;
+
 pub mod sample;
 
 pub mod outcome;

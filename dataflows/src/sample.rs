@@ -198,6 +198,19 @@ pub enum Control {
     Types(Vec<(u64, MetricType)>),
     /// The settings from this epoch on; of several in one epoch the last.
     Settings(Arc<Settings>),
+    /// Nothing of this series is computed any more: it made the computation panic. Written after the epoch that it
+    /// begins with, because only then it is known.
+    Quarantine {
+        /// The series.
+        series: u64,
+        /// Number of the first epoch, or of one before it.
+        epoch: u64,
+    },
+    /// The series is computed again.
+    Lift {
+        /// The series.
+        series: u64,
+    },
 }
 
 /// The end of an epoch as it is *written* in the journal: the only clock the computation sees.
@@ -241,17 +254,20 @@ pub enum Reason {
     NotFinite = 4,
     /// A fill's, of a series that has forgotten some of its live samples already, or is in another fill.
     FillTooLate = 5,
+    /// Its series is quarantined, because it made the computation panic twice.
+    Quarantined = 6,
 }
 
 impl Reason {
     /// All reasons, in code order.
-    pub const ALL: [Reason; 6] = [
+    pub const ALL: [Reason; 7] = [
         Reason::Duplicate,
         Reason::DuplicateTimestamp,
         Reason::TooOld,
         Reason::LateRingFull,
         Reason::NotFinite,
         Reason::FillTooLate,
+        Reason::Quarantined,
     ];
 
     /// The word used in metrics, rows and JSON.
@@ -263,6 +279,7 @@ impl Reason {
             Reason::LateRingFull => "late_ring_full",
             Reason::NotFinite => "not_finite",
             Reason::FillTooLate => "fill_too_late",
+            Reason::Quarantined => "quarantined",
         }
     }
 

@@ -7,11 +7,44 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::outcome::{Counts, Reject};
 use crate::sample::{EpochEnd, MetricType, SeriesId};
 use crate::settings::Settings;
 use crate::state::Save;
+
+/// What one worker is at, for whoever finds it panicked or standing still.
+#[derive(Debug, Default)]
+pub struct Working {
+    epoch: AtomicU64,
+    series: AtomicU64,
+}
+
+impl Working {
+    /// A shard's part of the epoch with this number begins.
+    pub fn begin(&self, epoch: u64) {
+        self.series.store(0, Ordering::Relaxed);
+        self.epoch.store(epoch, Ordering::Relaxed);
+    }
+
+    /// Now comes this series; once per series and epoch.
+    #[inline]
+    pub fn on(&self, series: SeriesId) {
+        self.series.store(series.0, Ordering::Relaxed);
+    }
+
+    /// The part of the epoch is done.
+    pub fn rest(&self) {
+        self.epoch.store(0, Ordering::Relaxed);
+    }
+
+    /// The number of the epoch that is being computed, and the series if it is at one (0 is none).
+    pub fn now(&self) -> Option<(u64, Option<SeriesId>)> {
+        let (epoch, series) = (self.epoch.load(Ordering::Relaxed), self.series.load(Ordering::Relaxed));
+        (epoch != 0).then_some((epoch, (series != 0).then_some(SeriesId(series))))
+    }
+}
 
 /// A hasher for keys that are hashes already: series ids, whose low byte is the same in a whole shard.
 #[derive(Clone, Copy, Default)]
@@ -118,6 +151,14 @@ impl Timers {
     /// Marks `slot` to be looked at once close time is at or after `due_ms`.
     pub fn arm(&mut self, slot: u32, due_ms: i64) {
         self.buckets.entry(due_ms.div_euclid(1_000)).or_default().push(slot);
+    }
+
+    /// Forgets every mark of `slot`; looks through all of them.
+    pub fn forget(&mut self, slot: u32) {
+        self.buckets.retain(|_, slots| {
+            slots.retain(|marked| *marked != slot);
+            !slots.is_empty()
+        });
     }
 
     /// Takes one due bucket and its number, the armed time in whole seconds.
@@ -298,6 +339,8 @@ pub struct Admitted {
     pub at_ms: Vec<i64>,
     /// New samples: values.
     pub value: Vec<f64>,
+    /// Of the freed slots, those of series that are quarantined: nothing more of them is computed.
+    pub quarantined: Vec<u32>,
     /// Slots freed at the end of this epoch; after everything else.
     pub freed: Vec<u32>,
     /// The series of the freed slots.
@@ -342,6 +385,7 @@ impl Admitted {
             slot: Vec::new(),
             at_ms: Vec::new(),
             value: Vec::new(),
+            quarantined: Vec::new(),
             freed: Vec::new(),
             freed_series: Vec::new(),
             rejects: Vec::new(),

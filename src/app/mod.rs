@@ -13,6 +13,7 @@ mod replay;
 mod run;
 mod sources;
 mod stack;
+mod watchdog;
 
 use std::process::ExitCode;
 
@@ -31,8 +32,12 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
     let level = if matches!(cli.command, Command::Run { .. }) { "info" } else { "warn" };
     let filter = EnvFilter::try_from_env("TIDEWATCH_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    #[cfg(feature = "faults")]
+    crate::faults::arm();
     match cli.command {
-        Command::Run { common, accept_loss } => run::run(load(&common)?, accept_loss),
+        Command::Run { common, accept_loss, lift_quarantine } => {
+            run::run(load(&common)?, accept_loss, &lift_quarantine)
+        }
         Command::Replay(args) => replay::replay(load(&args.common)?, &args),
         Command::Generate(args) => commands::generate(&args),
         Command::Export(args) => commands::export(&load(&args.common)?, &args),
@@ -50,7 +55,9 @@ fn load(common: &Common) -> anyhow::Result<Config> {
         workers: common.workers.clone(),
     };
     let env = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        // Of `faults`, and no setting.
+        .filter(|(name, _)| !cfg!(feature = "faults") || name != "TIDEWATCH_FAULT");
     Config::load(common.config.as_deref(), env, flags)
         .map_err(anyhow::Error::from)
         .and_then(|config| sources::judge(&config).map(|()| config))

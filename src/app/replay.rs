@@ -17,6 +17,7 @@ use crate::source::replay::{Options, Replay, SOURCE, Summary, judge};
 
 use super::reading::{Cut, Span, read};
 use super::stack::{OnFatal, Stack};
+use super::watchdog::Watchdog;
 use super::{history, now_ms, time_ms};
 
 const REPORT_EVERY: Duration = Duration::from_secs(2);
@@ -45,6 +46,13 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
         return history::command::replay(&config, args, options, stack, (from_ms, to_ms));
     }
     let stack = stack?;
+    let watchdog = Watchdog::start(
+        Duration::from_millis(config.watchdog_ms.unsigned_abs()),
+        stack.journal.clone(),
+        Arc::clone(&stack.engine_progress),
+        Arc::clone(&stack.metrics),
+        Arc::clone(&on_fatal),
+    )?;
     let mut replay =
         Replay::open(&args.files, options, Arc::clone(&stack.labels), Arc::clone(&stack.metrics))?;
     let started = Instant::now();
@@ -86,6 +94,7 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     };
     let full = full();
     stack.close()?;
+    drop(watchdog);
     progress.finish();
     report(&summary, args.common.json, &done);
     read?;

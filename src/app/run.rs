@@ -28,6 +28,7 @@ use super::audit::Audit;
 use super::history::jobs::Histories;
 use super::sources::{self, Sources};
 use super::stack::{Fatal, OnFatal, Stack};
+use super::watchdog::Watchdog;
 use super::{now_ms, process, windows_in_words};
 
 /// How long requests may take to end after SIGTERM.
@@ -37,16 +38,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often a series is looked at whose shard is between two epochs, and the pause before each next look.
 const LOOKS_MAX: u32 = 50;
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// Quarantined series that `/status` names.
+const QUARANTINED_SHOWN: usize = 20;
 /// When a refused sender should come again.
 const RETRY_SECONDS: u64 = 5;
 
 /// Runs until SIGTERM or SIGINT, drains, and returns 0.
-pub fn run(config: Config, accept_loss: bool) -> anyhow::Result<ExitCode> {
+pub fn run(config: Config, accept_loss: bool, lift: &[String]) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(config, accept_loss))
+    runtime.block_on(serve(config, accept_loss, lift))
 }
 
-async fn serve(config: Config, accept_loss: bool) -> anyhow::Result<ExitCode> {
+async fn serve(config: Config, accept_loss: bool, lift: &[String]) -> anyhow::Result<ExitCode> {
     // Before the data directory is touched.
     sources::clients(&config, &Arc::new(Metrics::new())).context("the configuration cannot be used")?;
     let (fatal_to, mut fatal_from) = mpsc::unbounded_channel();
@@ -54,6 +57,14 @@ async fn serve(config: Config, accept_loss: bool) -> anyhow::Result<ExitCode> {
     let on_fatal: OnFatal = Arc::new(move |fatal| drop(fatal_to.send(fatal)));
     let opened = Instant::now();
     let stack = Arc::new(Stack::open(&config, Mode::Live, false, accept_loss, &on_fatal)?);
+    lift_quarantine(&stack, lift)?;
+    let watchdog = Watchdog::start(
+        Duration::from_millis(config.watchdog_ms.unsigned_abs()),
+        stack.journal.clone(),
+        Arc::clone(&stack.engine_progress),
+        Arc::clone(&stack.metrics),
+        Arc::clone(&on_fatal),
+    )?;
     announce(&config, &stack, opened);
     check_rows_per_day(&config, &stack)?;
     let worker = Arc::new(Live {
@@ -124,7 +135,10 @@ async fn serve(config: Config, accept_loss: bool) -> anyhow::Result<ExitCode> {
         // It asks the engine and writes to the store: first it, then those.
         histories.close();
         audit.into_iter().for_each(Audit::stop);
-        stack.close()
+        let closed = stack.close();
+        // Only now: what stands still would be waited for for ever.
+        drop(watchdog);
+        closed
     };
     tokio::task::spawn_blocking(close).await.context("closing")??;
     let last = full.journal.last_epoch_end().map_or(0, |end| end.epoch);
@@ -136,6 +150,37 @@ async fn serve(config: Config, accept_loss: bool) -> anyhow::Result<ExitCode> {
         tracing::info!("everything taken is stored");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Lets series that were quarantined in again; the journal holds it once this returns.
+fn lift_quarantine(stack: &Stack, lift: &[String]) -> anyhow::Result<()> {
+    let held = stack.engine_progress.quarantined();
+    let mut series = Vec::new();
+    for text in lift {
+        if text == "all" {
+            series.extend_from_slice(&held);
+            continue;
+        }
+        let one: Option<SeriesId> = text.parse().ok();
+        let known = one.filter(|one| held.contains(one));
+        let names = || held.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        series.push(known.with_context(|| {
+            format!(
+                "--lift-quarantine must be all or the id of a quarantined series ({}); got {text:?}",
+                if held.is_empty() { "there is none".to_owned() } else { names() }
+            )
+        })?);
+    }
+    for series in series {
+        let synced = stack.journal.try_control(Control::Lift { series: series.0 });
+        let synced = synced.context("lifting a quarantine")?;
+        // The writer answers each item it took, so only a panic of it closes the channel.
+        let synced = tokio::task::block_in_place(|| synced.blocking_recv());
+        let written = synced.unwrap_or_else(|_| Err("the journal's writer is gone".to_owned()));
+        written.map_err(anyhow::Error::msg).context("lifting a quarantine")?;
+        tracing::info!("series {series} is computed again");
+    }
+    Ok(())
 }
 
 /// Says what was opened, and when the state is what it was before the start.
@@ -303,6 +348,7 @@ impl api::Worker for Live {
         let series = progress.sizes.series.load(Ordering::Relaxed);
         let rows = rows_per_day(series, &self.config.windows);
         let waits_for = stack.ready().err();
+        let quarantined = progress.quarantined();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.opened.elapsed().as_secs(),
@@ -314,6 +360,7 @@ impl api::Worker for Live {
                        "store": stack.sink_progress.epoch.load(Ordering::Relaxed) },
             "lag_seconds": (stream_ms != i64::MIN).then(|| (now_ms() - stream_ms) as f64 / 1e3),
             "samples": progress.samples.load(Ordering::Relaxed),
+            "quarantined": { "count": quarantined.len(), "series": quarantined.iter().take(QUARANTINED_SHOWN).map(ToString::to_string).collect::<Vec<_>>() },
             "rows": progress.rows.load(Ordering::Relaxed),
             "journal_bytes": stack.journal.bytes(),
             "rows_per_day": { "estimate": rows, "max": self.config.store.rows_per_day_max,
@@ -331,6 +378,7 @@ impl api::Worker for Live {
         let (stack, metrics) = (&self.stack, &self.stack.metrics);
         process::publish(metrics);
         publish_sizes(&stack.engine_progress, metrics);
+        metrics.quarantined.set(stack.engine_progress.quarantined().len() as i64);
         metrics.label_entries.set(stack.labels.len() as i64);
         let stream_ms = stack.engine_progress.stream_ms.load(Ordering::Relaxed);
         if stream_ms != i64::MIN {

@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
+use tidewatch_dataflows::sample::SeriesId;
 
 use crate::config::{self, Config};
 use crate::disk::Folder;
@@ -142,7 +143,11 @@ impl Stack {
             &config.settings(),
             engine::Logs { journal: journal.clone(), outbox, snapshots: Some(snapshots.clone()) },
             Arc::clone(&metrics),
-            engine::Listeners { freed: hand_on(freed_to), types: tell(&labels) },
+            engine::Listeners {
+                freed: hand_on(freed_to),
+                types: tell(&labels),
+                quarantined: quarantined(&labels),
+            },
             fatal(on_fatal, EngineError::restart_helps),
         )?;
         Ok(Stack {
@@ -298,6 +303,17 @@ fn hand_on(to: Sender<Freed>) -> Box<dyn FnMut(Freed) + Send> {
 fn tell(labels: &Arc<Labels>) -> engine::OnTypes {
     let labels = Arc::clone(labels);
     Box::new(move |types| labels.told(types))
+}
+
+/// Says in the log which series is quarantined.
+fn quarantined(labels: &Arc<Labels>) -> Box<dyn Fn(SeriesId, &str) + Send> {
+    let labels = Arc::clone(labels);
+    Box::new(move |series, panic| {
+        let name = labels.get(series).map_or_else(String::new, |labels| format!(" {labels}"));
+        tracing::error!(
+            "series {series}{name} is quarantined: {panic}, twice in the same epoch; its samples are refused until run --lift-quarantine {series}"
+        );
+    })
 }
 
 /// Forgets labels of freed slots once the store holds the epoch that freed them, and so no sink needs them.

@@ -1,5 +1,6 @@
 //! The feeder: reads the journal and deals it out to the workers.
 
+use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,7 +11,7 @@ use super::generation::Signals;
 use super::start::Start;
 use super::workers::{Feed, Message};
 use super::{OnTypes, PATIENCE, Progress};
-use crate::journal::{JournalError, Record};
+use crate::journal::{JournalError, Quarantined, Record};
 use crate::snapshots::Snapshots;
 
 /// Who is told of types, by one generation after the other.
@@ -41,6 +42,42 @@ impl ToldTypes {
     }
 }
 
+/// The quarantines that are yet to be told. Each is told with the first epoch that it is about, or that follows it:
+/// its record came only later, so all of them were collected when the journal was opened.
+struct Quarantines {
+    /// By epoch.
+    waiting: VecDeque<Quarantined>,
+    /// In the epoch at hand.
+    lifted: Vec<u64>,
+}
+
+impl Quarantines {
+    /// Those that shards which know the epochs up to `after` do not know.
+    fn after(after: Option<u64>, progress: &Progress) -> Quarantines {
+        let all = progress.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting: Vec<Quarantined> = all.clone();
+        waiting.retain(|one| after.is_none_or(|after| one.epoch > after));
+        waiting.sort_by_key(|one| (one.epoch, one.series));
+        Quarantines { waiting: waiting.into(), lifted: Vec::new() }
+    }
+
+    /// What is to be told with this epoch.
+    fn end(&mut self, epoch: u64, progress: &Progress) -> Vec<Control> {
+        if !self.lifted.is_empty() {
+            let mut all = progress.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
+            for one in all.iter_mut().filter(|one| one.epoch <= epoch) {
+                one.lifted |= self.lifted.contains(&one.series);
+            }
+            self.lifted.clear();
+        }
+        let mut due = Vec::new();
+        while let Some(one) = self.waiting.pop_front_if(|one| one.epoch <= epoch) {
+            due.push(Control::Quarantine { series: one.series, epoch: one.epoch });
+        }
+        due
+    }
+}
+
 /// Reads the journal and deals its batches out to the workers in turn; every worker gets every epoch's marks.
 ///
 /// Ends when the journal is read to its end, or when a worker is gone: that one has told why, and another generation
@@ -52,7 +89,8 @@ pub(super) fn feed(
     signals: &Signals,
     types: &Mutex<ToldTypes>,
 ) -> Result<(), JournalError> {
-    let Start { mut reader, snapshots } = start;
+    let Start { mut reader, after, snapshots } = start;
+    let mut quarantines = Quarantines::after(after, progress);
     let (mut turn, mut all_there) = (0, true);
     let mut types = types.lock().unwrap_or_else(PoisonError::into_inner);
     types.waiting.clear();
@@ -72,13 +110,21 @@ pub(super) fn feed(
             }
             Some(Record::EpochEnd(end)) => {
                 types.end(end.epoch);
+                for control in quarantines.end(end.epoch, progress) {
+                    tell(Mark::Control(Arc::new(control)));
+                }
                 // Few are due at once, and each only once.
                 while let Some(save) = snapshots.as_ref().and_then(Snapshots::next) {
                     tell(Mark::Save(save));
                 }
                 all_there = tell(Mark::End(end));
             }
+            // Told with the epoch that it is about.
+            Some(Record::Control(Control::Quarantine { .. })) => {}
             Some(Record::Control(control)) => {
+                if let Control::Lift { series } = &control {
+                    quarantines.lifted.push(*series);
+                }
                 if let Control::Types(told) = &control {
                     types.waiting.extend_from_slice(told);
                 }

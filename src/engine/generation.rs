@@ -240,8 +240,9 @@ impl Generation {
             (0..shared.workers).map(|_| sync_channel(EPOCHS_QUEUED)).unzip();
         self.guards = Some(start_workers(shared, to_merger, &self.signals, &to)?);
         self.running.extend((0..shared.workers).map(Thread::Worker));
-        let Some((feeds, begun)) = self.ready(shared.workers)? else { return Ok(()) };
+        let Some((feeds, begun)) = self.ready(shared)? else { return Ok(()) };
         let start = Start::after(journal, &begun, shared.snapshots.clone())?;
+        shared.progress.computed.store(start.after.unwrap_or(0), Ordering::Release);
         shared.questions.ask_these(feeds.iter().map(|feed| feed.asked.clone()));
 
         let (progress, signals, types) =
@@ -278,13 +279,16 @@ impl Generation {
     }
 
     /// Waits until each worker has built its dataflow; nothing if one of them ends before.
-    fn ready(&mut self, workers: usize) -> Result<Option<(Vec<Feed>, Begun)>, EngineError> {
-        let mut feeds: Vec<Option<Feed>> = (0..workers).map(|_| None).collect();
+    fn ready(&mut self, shared: &Shared) -> Result<Option<(Vec<Feed>, Begun)>, EngineError> {
+        let mut feeds: Vec<Option<Feed>> = (0..shared.workers).map(|_| None).collect();
         let mut deadline = Instant::now() + START_MAX;
         let mut begun = Begun::default();
         while feeds.iter().any(Option::is_none) {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Event::Loaded) => deadline = Instant::now() + START_MAX,
+                Ok(Event::Loaded) => {
+                    shared.progress.steps.fetch_add(1, Ordering::Relaxed);
+                    deadline = Instant::now() + START_MAX;
+                }
                 Ok(Event::Ready(index, feed, shards)) => {
                     feeds[index] = Some(feed);
                     begun.extend(shards);

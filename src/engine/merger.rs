@@ -122,7 +122,7 @@ impl Merger {
         if self.outbox().append(end.epoch, &all)? {
             self.count(&all);
         }
-        self.progress.handed_over.fetch_add(1, Ordering::Relaxed);
+        self.progress.steps.fetch_add(1, Ordering::Relaxed);
         self.progress.rows.fetch_add(all.windows.len() as u64, Ordering::Relaxed);
         if !all.freed.is_empty() {
             let mut freed = self.freed.lock().unwrap_or_else(PoisonError::into_inner);

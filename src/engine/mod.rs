@@ -40,8 +40,8 @@ use tidewatch_dataflows::settings::Settings;
 use self::feeder::ToldTypes;
 use self::generation::Shared;
 pub use self::questions::{AskError, Questions};
-use self::supervisor::{RESTARTS_MAX, Supervisor, WITHIN};
-use crate::journal::{Journal, JournalError};
+use self::supervisor::{QUARANTINED_MAX, RESTARTS_MAX, Supervisor, WITHIN};
+use crate::journal::{Journal, JournalError, Quarantined};
 use crate::metrics::{Metrics, Operator};
 use crate::outbox::{Outbox, OutboxError};
 use crate::snapshots::{SnapshotError, Snapshots};
@@ -83,6 +83,12 @@ pub enum EngineError {
         /// How long they were waited for.
         seconds: u64,
     },
+    /// One more series would have to be quarantined.
+    #[error("{message}; {QUARANTINED_MAX} series were quarantined already")]
+    QuarantineFull {
+        /// The panic.
+        message: String,
+    },
     /// A thread cannot be started.
     #[error("a thread of the engine cannot be started: {0}")]
     Thread(#[from] std::io::Error),
@@ -119,8 +125,10 @@ pub struct Progress {
     upto: AtomicU64,
     /// Generations begun, and waits before them.
     generation: AtomicU64,
-    /// Epochs handed to the outbox, those that it holds already included.
-    handed_over: AtomicU64,
+    /// Epochs handed to the outbox, those that it holds already included, and shards that were loaded.
+    steps: AtomicU64,
+    /// Series that were kept out of the computation, and those that still are.
+    quarantined: Mutex<Vec<Quarantined>>,
     restarted: Mutex<Option<Restarted>>,
 }
 
@@ -134,7 +142,7 @@ pub struct Restarted {
 }
 
 impl Progress {
-    fn new() -> Progress {
+    fn new(quarantined: Vec<Quarantined>) -> Progress {
         Progress {
             samples: AtomicU64::new(0),
             epoch: AtomicU64::new(0),
@@ -145,7 +153,8 @@ impl Progress {
             computed: AtomicU64::new(0),
             upto: AtomicU64::new(0),
             generation: AtomicU64::new(0),
-            handed_over: AtomicU64::new(0),
+            steps: AtomicU64::new(0),
+            quarantined: Mutex::new(quarantined),
             restarted: Mutex::new(None),
         }
     }
@@ -168,7 +177,25 @@ impl Progress {
 
     /// A figure that stands still only if the engine does.
     pub fn moved(&self) -> (u64, u64) {
-        (self.generation.load(Ordering::Relaxed), self.handed_over.load(Ordering::Relaxed))
+        (self.generation.load(Ordering::Relaxed), self.steps.load(Ordering::Relaxed))
+    }
+
+    /// What the workers are at, as a sentence.
+    pub fn at(&self) -> String {
+        let working = self.sizes.working.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = working.iter().filter_map(|(index, working)| {
+            let (epoch, series) = working.now()?;
+            let series = series.map_or_else(|| "a shard".to_owned(), |series| format!("series {series}"));
+            Some(format!("worker {index} is at {series} of epoch {epoch}"))
+        });
+        let at: Vec<String> = at.collect();
+        if at.is_empty() { "the workers are at no epoch".to_owned() } else { at.join(", ") }
+    }
+
+    /// Series that are kept out of the computation, in the order in which they were found.
+    pub fn quarantined(&self) -> Vec<SeriesId> {
+        let held = self.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
+        held.iter().filter(|held| !held.lifted).map(|held| SeriesId(held.series)).collect()
     }
 }
 
@@ -184,6 +211,8 @@ pub struct Listeners {
     pub freed: Box<dyn FnMut(Freed) + Send>,
     /// Types of series, as the journal holds them.
     pub types: OnTypes,
+    /// A series that is quarantined, and the panic.
+    pub quarantined: Box<dyn Fn(SeriesId, &str) + Send>,
 }
 
 /// What an engine reads and writes.
@@ -222,7 +251,7 @@ impl Engine {
         listeners: Listeners,
         on_fatal: OnFatal,
     ) -> Result<Engine, EngineError> {
-        let progress = Arc::new(Progress::new());
+        let progress = Arc::new(Progress::new(journal.quarantined().to_vec()));
         let questions = Questions::new(Arc::clone(&progress));
         let (quit, closing) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let shared = Shared {
@@ -237,8 +266,14 @@ impl Engine {
             questions: questions.clone(),
             snapshots,
         };
-        let supervisor =
-            Supervisor { shared, journal, quit: Arc::clone(&quit), closing: Arc::clone(&closing), on_fatal };
+        let supervisor = Supervisor {
+            shared,
+            journal,
+            quarantined: listeners.quarantined,
+            quit: Arc::clone(&quit),
+            closing: Arc::clone(&closing),
+            on_fatal,
+        };
         let builder = std::thread::Builder::new().name("engine".to_owned());
         let supervisor = Some(builder.spawn(move || supervisor.run())?);
         Ok(Engine { supervisor, progress, quit, closing, questions })
@@ -316,7 +351,8 @@ mod tests {
         let outbox =
             Outbox::open(&folder.join("outbox"), outbox::Config::default(), Arc::clone(&metrics)).unwrap();
         let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
-        let listeners = Listeners { freed: Box::new(drop), types: Box::new(|_| {}) };
+        let listeners =
+            Listeners { freed: Box::new(drop), types: Box::new(|_| {}), quarantined: Box::new(|_, _| {}) };
         let engine = Engine::start(
             2,
             &Settings::default(),
@@ -367,7 +403,11 @@ mod tests {
                     .unwrap();
             let durable = outbox.durable();
             let fatal: OnFatal = Arc::new(|error| panic!("{error}"));
-            let listeners = Listeners { freed: Box::new(drop), types: Box::new(|_| {}) };
+            let listeners = Listeners {
+                freed: Box::new(drop),
+                types: Box::new(|_| {}),
+                quarantined: Box::new(|_, _| {}),
+            };
             let engine =
                 Engine::start(workers, &settings, logs(&journal, outbox), metrics, listeners, fatal).unwrap();
             let questions = engine.questions();

@@ -18,6 +18,8 @@ use crate::snapshots::Snapshots;
 pub(super) struct Start {
     /// Hands on the records that not every shard knows.
     pub(super) reader: Reader,
+    /// The newest epoch that every shard knows; none if one of them begins empty.
+    pub(super) after: Option<u64>,
     /// Asks for snapshots, and takes them.
     pub(super) snapshots: Option<Snapshots>,
 }
@@ -32,8 +34,8 @@ impl Start {
         begun: &Begun,
         snapshots: Option<Snapshots>,
     ) -> Result<Start, JournalError> {
-        let oldest = begun.iter().copied().min().flatten();
-        Ok(Start { reader: journal.reader_after(oldest)?, snapshots })
+        let after = begun.iter().copied().min().flatten();
+        Ok(Start { reader: journal.reader_after(after)?, after, snapshots })
     }
 }
 

@@ -1,7 +1,7 @@
 //! The supervisor: one thread that runs generation after generation until the journal is closed and computed.
 //!
 //! A panic ends a generation, and the next one begins in the same process while API and intake go on. Restarts wait
-//! longer each time, are counted, and are bounded: after [`RESTARTS_MAX`] within [`WITHIN`] the process is the next
+//! longer each time, are counted, and are bounded. A series that panics the same epoch twice is quarantined. After [`RESTARTS_MAX`] within [`WITHIN`] the process is the next
 //! thing to start anew.
 
 use std::collections::VecDeque;
@@ -10,10 +10,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::graph::Sizes;
+use tidewatch_dataflows::sample::{Control, SeriesId};
 
 use super::generation::{Ended, Generation, JOIN_MAX, Panicked, Shared, Signals, Thread};
 use super::{EngineError, OnFatal, PATIENCE, Progress, Restarted};
-use crate::journal::Journal;
+use crate::journal::{Journal, Quarantined, Refused};
 use crate::metrics::Restart;
 
 /// Restarts within [`WITHIN`] that the engine tries; the next panic ends the process.
@@ -24,6 +25,13 @@ pub(super) const WITHIN: Duration = Duration::from_mins(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait before a restart.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// Panics remembered, to know them again.
+const SUSPECTS_MAX: usize = 64;
+/// Series that may be quarantined, those let in again included: every segment of the journal begins with them.
+pub(super) const QUARANTINED_MAX: usize = 1_024;
+/// Attempts to write a quarantine into a journal whose queue is full, [`PATIENCE`] apart.
+const ATTEMPTS: usize = 50;
 
 /// When the engine was restarted lately.
 #[derive(Default)]
@@ -46,9 +54,29 @@ impl Restarts {
 pub(super) struct Supervisor {
     pub(super) shared: Shared,
     pub(super) journal: Journal,
+    pub(super) quarantined: Box<dyn Fn(SeriesId, &str) + Send>,
     pub(super) quit: Arc<AtomicBool>,
     pub(super) closing: Arc<AtomicBool>,
     pub(super) on_fatal: OnFatal,
+}
+
+/// Panics that were met once, by epoch and series: the second time is no accident.
+#[derive(Default)]
+struct Suspects(VecDeque<(u64, SeriesId)>);
+
+impl Suspects {
+    /// Whether this is the second time.
+    fn again(&mut self, at: (u64, SeriesId)) -> bool {
+        if let Some(place) = self.0.iter().position(|known| *known == at) {
+            self.0.remove(place);
+            return true;
+        }
+        self.0.push_back(at);
+        if self.0.len() > SUSPECTS_MAX {
+            self.0.pop_front();
+        }
+        false
+    }
 }
 
 impl Supervisor {
@@ -63,6 +91,7 @@ impl Supervisor {
 
     fn generations(&self) -> Result<(), EngineError> {
         let mut restarts = Restarts::default();
+        let mut suspects = Suspects::default();
         let mut after = None;
         loop {
             let upto = self.journal.last_epoch_end().map_or(0, |end| end.epoch);
@@ -82,6 +111,11 @@ impl Supervisor {
             if self.shared.outbox.is_poisoned() {
                 return Err(EngineError::OutboxPanic { message: panicked.to_string() });
             }
+            let at = self.at(panicked.thread);
+            if let Some((epoch, series)) = at.filter(|at| suspects.again(*at)) {
+                self.quarantine(epoch, series, &panicked)?;
+            }
+            let panicked = Panicked { message: told(panicked.message, at), ..panicked };
             self.restart(&mut restarts, &panicked)?;
             after = Some(panicked.to_string());
         }
@@ -109,9 +143,55 @@ impl Supervisor {
         Ok(())
     }
 
+    /// The epoch and the series that a worker was at.
+    fn at(&self, thread: Thread) -> Option<(u64, SeriesId)> {
+        let Thread::Worker(index) = thread else { return None };
+        let working = self.shared.progress.sizes.working.lock().unwrap_or_else(PoisonError::into_inner);
+        let (epoch, series) = working.get(&index)?.now()?;
+        Some((epoch, series?))
+    }
+
+    /// Keeps a series out from this epoch on, in the journal first. If the journal does not take it, the panic comes again.
+    fn quarantine(&self, epoch: u64, series: SeriesId, panicked: &Panicked) -> Result<(), EngineError> {
+        let known = || self.shared.progress.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
+        if known().len() >= QUARANTINED_MAX {
+            self.shared.metrics.limit("engine.quarantined");
+            return Err(EngineError::QuarantineFull { message: panicked.to_string() });
+        }
+        let control = Control::Quarantine { series: series.0, epoch };
+        let mut written = Err("the journal's queue stays full".to_owned());
+        for _ in 0..ATTEMPTS {
+            match self.journal.try_control(control.clone()) {
+                Ok(synced) => {
+                    let synced = synced.blocking_recv();
+                    written = synced.unwrap_or_else(|_| Err("the journal is gone".to_owned()));
+                    break;
+                }
+                Err(Refused::Full { .. }) if !self.leaving() => std::thread::sleep(PATIENCE),
+                Err(refused) => {
+                    written = Err(refused.to_string());
+                    break;
+                }
+            }
+        }
+        match written {
+            Ok(()) => {
+                known().push(Quarantined { series: series.0, epoch, lifted: false });
+                (self.quarantined)(series, &panicked.to_string());
+            }
+            Err(why) => tracing::error!("series {series} cannot be quarantined: {why}"),
+        }
+        Ok(())
+    }
+
     fn leaving(&self) -> bool {
         self.quit.load(Ordering::Relaxed) || self.closing.load(Ordering::Relaxed)
     }
+}
+
+/// A panic's words, and where it was.
+fn told(message: String, at: Option<(u64, SeriesId)>) -> String {
+    at.map_or(message.clone(), |(epoch, series)| format!("{message}, at series {series} of epoch {epoch}"))
 }
 
 fn stuck(threads: &[Thread], after: String) -> EngineError {
@@ -129,6 +209,7 @@ impl Progress {
         let Sizes { bytes, series, .. } = &*self.sizes;
         // What a generation held is gone with it.
         bytes.iter().chain([series]).for_each(|size| size.store(0, Ordering::Relaxed));
+        self.sizes.working.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.computed.store(0, Ordering::Release);
         self.upto.store(upto, Ordering::Release);
         self.generation.fetch_add(1, Ordering::Relaxed);
@@ -138,6 +219,15 @@ impl Progress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_second_panic_at_the_same_place_is_no_accident() {
+        let mut suspects = Suspects::default();
+        let (a, b) = ((7, SeriesId(1)), (8, SeriesId(1)));
+        assert_eq!([a, b, a, a, a].map(|at| suspects.again(at)), [false, false, true, false, true]);
+        (0..SUSPECTS_MAX as u64).for_each(|epoch| assert!(!suspects.again((100 + epoch, SeriesId(2)))));
+        assert!(!suspects.again(b), "it was too long ago");
+    }
 
     #[test]
     fn restarts_wait_longer_each_time_and_are_bounded() {

@@ -46,8 +46,9 @@ use self::index::Index;
 use self::queue::{Item, Shared};
 pub use self::reader::Reader;
 pub use self::record::{
-    Fills, KIND_EPOCH_END, KIND_FILL_SAMPLES, KIND_SAMPLES, KIND_SETTINGS, KIND_SYNCED, RECORD_SAMPLES_MAX,
-    Record, decode, decode_synced, encode_control, encode_epoch_end, encode_samples, encode_settings,
+    Fills, KIND_EPOCH_END, KIND_FILL_SAMPLES, KIND_SAMPLES, KIND_SETTINGS, KIND_SYNCED, Quarantined,
+    RECORD_SAMPLES_MAX, Record, decode, decode_synced, encode_control, encode_epoch_end, encode_samples,
+    encode_settings,
 };
 use self::writer::Writer;
 use crate::disk::Folder;
@@ -309,6 +310,11 @@ impl Journal {
     /// Fills that were begun and not ended when the journal was opened.
     pub fn open_fills(&self) -> &[Fill] {
         &self.handle.found_fills.open
+    }
+
+    /// Series that were quarantined when the journal was opened, each with the epoch it begins with.
+    pub fn quarantined(&self) -> &[Quarantined] {
+        &self.handle.found_fills.quarantined
     }
 
     /// Whether a fill from this source had ended when the journal was opened.

@@ -8,10 +8,12 @@
 //! kind 5  fill begin     JSON
 //! kind 6  fill end       fill u64
 //! kind 7  types      n x (series u64 | type u8)
-//! kind 8  fills      JSON: which fills are open, and what was filled; heads every segment as the settings do
+//! kind 8  fills      JSON: which fills are open, what was filled, what is quarantined; heads every segment as the settings do
+//! kind 9  quarantine   series u64 | epoch u64
 //! kind 10 synced     segment u64 | offset u64: the log was durable up to there before this was written; no [`Record`]
+//! kind 11 lift         series u64
 //! ```
-//! Kinds 9, 11 and up are free: aggregates, objectives, quarantine, clock reset.
+//! Kinds 12 and up are free: aggregates, objectives, clock reset.
 //! Columns are plain arrays so that both directions run at the speed of memory; values keep their bits. The width of
 //! times is 0, 2, 4 or 8: samples of one scrape share their time, those of one request are seconds apart.
 
@@ -38,6 +40,10 @@ pub const KIND_FILL_END: u8 = 6;
 pub const KIND_TYPES: u8 = 7;
 /// Kind byte of [`Record::Fills`].
 pub const KIND_FILLS: u8 = 8;
+/// Kind byte of [`Control::Quarantine`].
+pub const KIND_QUARANTINE: u8 = 9;
+/// Kind byte of [`Control::Lift`].
+pub const KIND_LIFT: u8 = 11;
 
 /// Kind byte of a record that says how far the log was durable when it was written. It computes nothing, so readers
 /// pass over it: what is bad before that place was once whole.
@@ -77,6 +83,20 @@ pub struct Fills {
     pub open: Vec<Fill>,
     /// Sources of fills that ended, oldest first.
     pub done: Vec<String>,
+    /// Series that were quarantined, in the order in which that was written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quarantined: Vec<Quarantined>,
+}
+
+/// A series that is kept out of the computation, or was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quarantined {
+    /// The series.
+    pub series: u64,
+    /// The first epoch, or one before it.
+    pub epoch: u64,
+    /// A later record lets it in again.
+    pub lifted: bool,
 }
 
 impl Fills {
@@ -94,13 +114,26 @@ impl Fills {
                 let excess = self.done.len().saturating_sub(SOURCES_FILLED_MAX);
                 self.done.drain(..excess);
             }
+            Control::Quarantine { series, epoch } => {
+                let mut held = self.quarantined.iter_mut();
+                match held.find(|held| held.series == *series && !held.lifted) {
+                    Some(held) => held.epoch = held.epoch.min(*epoch),
+                    None => {
+                        self.quarantined.push(Quarantined { series: *series, epoch: *epoch, lifted: false });
+                    }
+                }
+            }
+            Control::Lift { series } => {
+                let held = self.quarantined.iter_mut().filter(|held| held.series == *series);
+                held.for_each(|held| held.lifted = true);
+            }
             Control::FillBegin(_) | Control::Types(_) | Control::Settings(_) => {}
         }
     }
 
     /// Whether there is nothing to say.
     pub fn is_empty(&self) -> bool {
-        self.open.is_empty() && self.done.is_empty()
+        self.open.is_empty() && self.done.is_empty() && self.quarantined.is_empty()
     }
 }
 
@@ -192,6 +225,15 @@ pub fn encode_control(control: &Control, out: &mut Vec<u8>) -> u8 {
             encode_settings(settings, out);
             KIND_SETTINGS
         }
+        Control::Quarantine { series, epoch } => {
+            out.extend_from_slice(&series.to_le_bytes());
+            out.extend_from_slice(&epoch.to_le_bytes());
+            KIND_QUARANTINE
+        }
+        Control::Lift { series } => {
+            out.extend_from_slice(&series.to_le_bytes());
+            KIND_LIFT
+        }
     }
 }
 
@@ -244,6 +286,16 @@ pub fn decode(kind: u8, payload: &[u8]) -> Result<Record, JournalError> {
         KIND_TYPES => {
             decode_types(payload).map(|types| Record::Control(Control::Types(types))).map_err(malformed)
         }
+        KIND_QUARANTINE if payload.len() == 16 => {
+            let (series, epoch) = payload.split_at(8);
+            let (series, epoch) = (u64::from_le_bytes(array(series)), u64::from_le_bytes(array(epoch)));
+            Ok(Record::Control(Control::Quarantine { series, epoch }))
+        }
+        KIND_QUARANTINE => Err(malformed(format!("{} bytes; a quarantine has 16", payload.len()))),
+        KIND_LIFT if payload.len() == 8 => {
+            Ok(Record::Control(Control::Lift { series: u64::from_le_bytes(array(payload)) }))
+        }
+        KIND_LIFT => Err(malformed(format!("{} bytes; the end of a quarantine has 8", payload.len()))),
         KIND_FILLS => {
             serde_json::from_slice(payload).map(Record::Fills).map_err(|e| malformed(e.to_string()))
         }
@@ -386,12 +438,17 @@ mod tests {
         assert_eq!(decode(KIND_SETTINGS, &bytes).unwrap(), Record::Settings(settings));
         let fill = Fill { id: 7, source: "a \"b\"".to_owned(), from_ms: -1, publish_from_ms: i64::MAX };
         let types = Control::Types(vec![(u64::MAX, MetricType::Counter), (0, MetricType::Gauge)]);
-        for control in [Control::FillBegin(fill.clone()), Control::FillEnd { fill: 9 }, types] {
+        let quarantine = Control::Quarantine { series: 1, epoch: u64::MAX };
+        let lift = Control::Lift { series: u64::MAX };
+        for control in
+            [Control::FillBegin(fill.clone()), Control::FillEnd { fill: 9 }, types, quarantine, lift]
+        {
             bytes.clear();
             let kind = encode_control(&control, &mut bytes);
             assert_eq!(decode(kind, &bytes).unwrap(), Record::Control(control));
         }
-        let fills = Fills { open: vec![fill], done: vec!["c".to_owned()] };
+        let quarantined = vec![Quarantined { series: 5, epoch: 6, lifted: true }];
+        let fills = Fills { open: vec![fill], done: vec!["c".to_owned()], quarantined };
         bytes.clear();
         encode_fills(&fills, &mut bytes);
         assert_eq!(decode(KIND_FILLS, &bytes).unwrap(), Record::Fills(fills));
@@ -423,7 +480,7 @@ mod tests {
                     bytes.truncate(rng.usize(..=bytes.len()));
                 }
                 let decoded = decode(kind, &bytes);
-                if kind == 0 || kind > KIND_FILLS {
+                if matches!(kind, 0 | KIND_SYNCED) || kind > KIND_LIFT {
                     assert!(matches!(decoded, Err(JournalError::UnknownKind { .. })));
                 }
                 if let Ok(Record::Samples(s)) = decoded {

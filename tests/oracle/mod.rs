@@ -102,6 +102,7 @@ pub struct Model {
     floors: BTreeMap<usize, i64>,
     /// Fills begun and not ended, and from when on they publish.
     open: BTreeMap<u64, i64>,
+    quarantined: BTreeSet<u64>,
 }
 
 /// The samples of a batch, in order.
@@ -125,6 +126,7 @@ impl Model {
             tombstones: BTreeMap::new(),
             floors: BTreeMap::new(),
             open: BTreeMap::new(),
+            quarantined: BTreeSet::new(),
         }
     }
 
@@ -166,7 +168,18 @@ impl Model {
                 Control::FillEnd { fill } => {
                     ended.insert(*fill);
                 }
-                Control::Types(_) | Control::Settings(_) => {}
+                Control::Lift { series } => {
+                    self.quarantined.remove(series);
+                }
+                Control::Types(_) | Control::Settings(_) | Control::Quarantine { .. } => {}
+            }
+        }
+        // In one epoch those that keep out win.
+        let mut freed: Vec<u64> = Vec::new();
+        for control in controls {
+            let Control::Quarantine { series, .. } = &**control else { continue };
+            if self.quarantined.insert(*series) && self.live.contains_key(series) {
+                freed.push(*series);
             }
         }
         let told = controls.iter().rev().find_map(|control| match &**control {
@@ -185,6 +198,15 @@ impl Model {
             (rows(live), fills.iter().map(|fill| (fill.fill, rows(fill))).collect::<Vec<_>>());
         // Of fills that begin in one epoch a series takes the one of the lowest number.
         filled.sort_by_key(|(fill, _)| *fill);
+        let mut live = live;
+        for rows in filled.iter_mut().map(|(_, rows)| rows).chain([&mut live]) {
+            let all = rows.len();
+            rows.retain(|row| !self.quarantined.contains(&row.0));
+            out.counts.rejected[Reason::Quarantined as usize] += (all - rows.len()) as u64;
+        }
+        // It leaves its tombstone with those that are freed at the end of the epoch.
+        let gone: Vec<(u64, Series)> =
+            freed.drain(..).filter_map(|id| Some((id, self.live.remove(&id)?))).collect();
         let mut ids: BTreeSet<u64> = live.iter().map(|row| row.0).collect();
         ids.extend(filled.iter().flat_map(|(_, rows)| rows).map(|row| row.0));
         for id in ids.iter().copied() {
@@ -222,7 +244,6 @@ impl Model {
         }
         self.open.retain(|fill, _| !ended.contains(fill));
         let keep = self.settings.keep_ms();
-        let mut freed = Vec::new();
         for (id, series) in &mut self.live {
             let mut keys = dirty.remove(id).unwrap_or_default();
             series.silence(&self.settings, end.close_ms, &mut keys);
@@ -237,8 +258,8 @@ impl Model {
                 freed.push(*id);
             }
         }
-        for id in freed {
-            let series = self.live.remove(&id).expect("it is live");
+        let quiet = freed.into_iter().map(|id| (id, self.live.remove(&id).expect("it is live")));
+        for (id, series) in quiet.collect::<Vec<_>>().into_iter().chain(gone) {
             out.freed.push(SeriesId(id));
             let Some(at) = series.newest.max(series.tombstone) else { continue };
             let shard = SeriesId(id).shard();

@@ -29,10 +29,22 @@ pub struct Process {
 
 impl Process {
     fn start(name: &'static str, program: &Path, folder: &Path, port: u16, arguments: &[&OsStr]) -> Process {
+        Process::start_with(name, program, folder, port, arguments, &[])
+    }
+
+    fn start_with(
+        name: &'static str,
+        program: &Path,
+        folder: &Path,
+        port: u16,
+        arguments: &[&OsStr],
+        environment: &[(String, String)],
+    ) -> Process {
         let log = folder.join(format!("{name}.log"));
         let file = File::options().create(true).append(true).open(&log).unwrap();
         let child = Command::new(program)
             .args(arguments)
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .current_dir(folder)
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
@@ -82,6 +94,13 @@ impl Process {
         let kill = format!("kill -TERM {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
         eventually(&format!("{} ends after SIGTERM", self.name), PATIENCE, || {
+            self.child.try_wait().unwrap().ok_or_else(|| self.log_tail())
+        })
+    }
+
+    /// Waits until the program has ended by itself.
+    pub fn ended(&mut self) -> ExitStatus {
+        eventually(&format!("{} ends", self.name), PATIENCE, || {
             self.child.try_wait().unwrap().ok_or_else(|| self.log_tail())
         })
     }
@@ -155,43 +174,68 @@ pub fn done(folder: &Path, arguments: &[&str], input: Option<&[u8]>) -> String {
 pub struct Tidewatch {
     folder: Folder,
     process: Process,
+    /// Of every start, beside that of the test.
+    environment: Vec<(String, String)>,
+    /// Of the next start.
+    flags: Vec<String>,
 }
 
 impl Tidewatch {
     /// Starts `tidewatch run` with this configuration file (YAML, without `data_dir` and `listen`).
     pub fn start(config: &str) -> Tidewatch {
+        Tidewatch::start_with(config, &[])
+    }
+
+    /// [`Tidewatch::start`] with these variables.
+    pub fn start_with(config: &str, environment: &[(&str, &str)]) -> Tidewatch {
         let folder = Folder::new("worker");
         std::fs::write(folder.path().join("tidewatch.yml"), config).unwrap();
-        Tidewatch::start_in(folder)
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let process = Tidewatch::spawn(&folder, &environment, &[]).ready("/-/ready");
+        Tidewatch { folder, process, environment, flags: Vec::new() }
     }
 
     /// Starts `tidewatch run` in a folder with a `tidewatch.yml`, on the `data` there.
     pub fn start_in(folder: Folder) -> Tidewatch {
-        let process = Tidewatch::spawn(&folder).ready("/-/ready");
-        Tidewatch { folder, process }
+        let process = Tidewatch::spawn(&folder, &[], &[]).ready("/-/ready");
+        Tidewatch { folder, process, environment: Vec::new(), flags: Vec::new() }
     }
 
-    fn spawn(folder: &Folder) -> Process {
+    /// Variables of the starts from now on, and flags of the next one.
+    pub fn next_with(&mut self, environment: &[(&str, &str)], flags: &[&str]) {
+        self.environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        self.flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+    }
+
+    fn spawn_again(&mut self) -> Process {
+        Tidewatch::spawn(&self.folder, &self.environment, &std::mem::take(&mut self.flags))
+    }
+
+    fn spawn(folder: &Folder, environment: &[(String, String)], flags: &[String]) -> Process {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
         let arguments = ["run", "--config", "tidewatch.yml", "--data-dir", "data", "--listen", &listen];
         let program = Path::new(env!("CARGO_BIN_EXE_tidewatch"));
-        Process::start("tidewatch", program, folder.path(), port, &arguments.map(OsStr::new))
+        let arguments: Vec<&OsStr> =
+            arguments.into_iter().chain(flags.iter().map(String::as_str)).map(OsStr::new).collect();
+        Process::start_with("tidewatch", program, folder.path(), port, &arguments, environment)
     }
 
     /// Starts again on the same data after [`Process::kill`] or [`Process::terminate`].
     pub fn start_again(&mut self) {
-        self.process = Tidewatch::spawn(&self.folder).ready("/-/ready");
+        self.process = self.spawn_again().ready("/-/ready");
     }
 
     /// Starts again and goes on once the worker answers at all, ready or not.
     pub fn start_again_alive(&mut self) {
-        self.process = Tidewatch::spawn(&self.folder).ready("/-/healthy");
+        self.process = self.spawn_again().ready("/-/healthy");
     }
 
     /// Starts again and kills so soon that the start may not be over.
     pub fn start_and_kill(&mut self, after: Duration) {
-        self.process = Tidewatch::spawn(&self.folder);
+        self.process = self.spawn_again();
         std::thread::sleep(after);
         self.process.kill();
     }

@@ -16,6 +16,7 @@ mod change;
 mod fill;
 mod look;
 mod order;
+mod quarantine;
 mod rejects;
 mod ring;
 mod saved;
@@ -32,7 +33,7 @@ use crate::driver::Epoch;
 use crate::outcome::Seen;
 use crate::sample::{EpochEnd, Reason, Samples, SeriesId};
 use crate::settings::Settings;
-use crate::shard::{Admitted, Carried, Given, LatePane, SeriesMap, Slots, Timers, pane_of, wait_ms};
+use crate::shard::{Admitted, Carried, Given, LatePane, SeriesMap, Slots, Timers, Working, pane_of, wait_ms};
 
 /// No time yet.
 const NEVER: i64 = i64::MIN;
@@ -47,7 +48,10 @@ pub struct Admit {
     tombstones: Tombstones,
     rejects: Rejects,
     fills: Fills,
+    /// Nothing of these is computed.
+    quarantined: BTreeSet<u64>,
     order: Order,
+    working: Arc<Working>,
 }
 
 /// One series.
@@ -73,9 +77,16 @@ impl Admit {
             tombstones: Tombstones { max: tombstones_max, floor: NEVER, ..Tombstones::default() },
             rejects: Rejects::default(),
             fills: Fills::default(),
+            quarantined: BTreeSet::new(),
             order: Order::default(),
+            working: Arc::default(),
             settings,
         }
+    }
+
+    /// Notes what it is at in `working`.
+    pub fn note_in(&mut self, working: &Arc<Working>) {
+        self.working = Arc::clone(working);
     }
 
     /// Retires one epoch of this shard.
@@ -83,6 +94,14 @@ impl Admit {
         let mut out = Admitted::new(end, shard);
         self.hear(controls, &mut out);
         let ended = self.fills.hear(controls);
+        self.hear_quarantines(shard, controls, &mut out);
+        let kept;
+        let (live, fills) = if self.quarantined.is_empty() {
+            (live, fills)
+        } else {
+            kept = self.keep_out(live, fills, &mut out);
+            (&kept.0, &kept.1[..])
+        };
         let mut order = std::mem::take(&mut self.order);
         if !live.is_empty() {
             if order.look_up(live, &self.slots) {
@@ -171,6 +190,7 @@ impl Admit {
     fn apply(&mut self, slot: u32, rows: &[Row], end: EpochEnd, out: &mut Admitted) {
         let head = &mut self.heads[slot as usize];
         let series = self.slots.series(slot);
+        self.working.on(series);
         let (ring_max, lateness_ms, base_ms) =
             (self.settings.late_samples_max as usize, self.settings.lateness_ms, self.base_ms);
         let late_from = out.late_at_ms.len();
@@ -225,13 +245,16 @@ impl Admit {
         }
     }
 
+    /// Slots to look at; none before there is a close time.
+    fn due(&mut self, close_ms: i64) -> Option<(i64, Vec<u32>)> {
+        if close_ms == NEVER { None } else { self.timers.due(close_ms) }
+    }
+
     fn free_slots(&mut self, end: EpochEnd, out: &mut Admitted) {
         let keep = self.settings.keep_ms();
-        if end.close_ms == NEVER {
-            return;
-        }
+        out.freed.extend_from_slice(&out.quarantined);
         let mut again = Vec::new();
-        while let Some((_, slots)) = self.timers.due(end.close_ms) {
+        while let Some((_, slots)) = self.due(end.close_ms) {
             for slot in slots {
                 let head = &self.heads[slot as usize];
                 let newest = if head.newest == NEVER { head.heard } else { head.newest };

@@ -32,7 +32,7 @@ use crate::kernels::moments::Moments;
 use crate::outcome::{Outcomes, WindowStats};
 use crate::sample::SeriesId;
 use crate::settings::Settings;
-use crate::shard::{Admitted, Flat, Given, LatePane, Timers, pane_of, wait_ms};
+use crate::shard::{Admitted, Flat, Given, LatePane, Timers, Working, pane_of, wait_ms};
 
 const NEVER: i64 = i64::MIN;
 
@@ -112,6 +112,7 @@ pub struct Windows {
     dirty: Vec<(usize, i64)>,
     /// Per window, the lowest mark to which the series at hand was reopened.
     reopened: Vec<i64>,
+    working: Arc<Working>,
 }
 
 impl Windows {
@@ -135,13 +136,21 @@ impl Windows {
             collect: false,
             dirty: Vec::new(),
             reopened: Vec::new(),
+            working: Arc::default(),
             settings,
         }
+    }
+
+    /// Notes what it is at in `working`.
+    pub fn note_in(&mut self, working: &Arc<Working>) {
+        self.working = Arc::clone(working);
     }
 
     /// Applies the samples of one epoch; what they close or correct goes to `out`.
     pub fn retire(&mut self, batch: &Admitted, out: &mut Outcomes) {
         self.collect = true;
+        // Before anything else, so that silence does not close their keys.
+        batch.quarantined.iter().for_each(|slot| self.forget_slot(*slot));
         if let Some(settings) = &batch.settings {
             self.change(settings, batch);
         }
@@ -152,6 +161,7 @@ impl Windows {
             let slots = slots.chain(batch.slot.get(new).copied());
             let slots = slots.chain(batch.phases.get(step).map(|phase| phase.slot));
             let Some(slot) = slots.min() else { break };
+            self.working.on(self.heads[slot as usize].series);
             let (late_from, mut new_from) = (late, new);
             while batch.late.get(late).is_some_and(|pane| pane.slot == slot) {
                 late += 1;
@@ -191,6 +201,7 @@ impl Windows {
             }
         }
         while let Some(slot) = self.due.pop() {
+            self.working.on(self.heads[slot as usize].series);
             if self.due_ms(slot) <= close_ms {
                 self.silence(slot, close_ms, out);
             }
@@ -204,12 +215,14 @@ impl Windows {
 
     /// Forgets freed slots; after everything else of the epoch.
     pub fn free(&mut self, batch: &Admitted) {
-        for slot in batch.freed.iter().copied() {
-            self.heads[slot as usize].armed = i64::MAX;
-            self.heads[slot as usize].revised = Vec::new();
-            self.held.remove(&slot);
-            self.forget_young(slot);
-        }
+        batch.freed.iter().for_each(|slot| self.forget_slot(*slot));
+    }
+
+    fn forget_slot(&mut self, slot: u32) {
+        self.heads[slot as usize].armed = i64::MAX;
+        self.heads[slot as usize].revised = Vec::new();
+        self.held.remove(&slot);
+        self.forget_young(slot);
     }
 
     /// Bytes of state, flat records counted as if every one had been written.
@@ -272,6 +285,10 @@ impl Windows {
         new: std::ops::Range<usize>,
         out: &mut Outcomes,
     ) {
+        #[cfg(feature = "faults")]
+        if let Some(newest) = batch.at_ms[new.clone()].last() {
+            crate::faults::check(self.heads[slot as usize].series.0, *newest);
+        }
         if !late.is_empty() {
             self.refold(slot, late, batch);
             // Keys before the first new sample are final now, and their panes still held.

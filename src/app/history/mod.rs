@@ -140,7 +140,11 @@ impl History {
                 &settings,
                 Logs { journal: journal.clone(), outbox, snapshots: None },
                 own,
-                Listeners { freed: Box::new(drop), types: Box::new(|_| {}) },
+                Listeners {
+                    freed: Box::new(drop),
+                    types: Box::new(|_| {}),
+                    quarantined: Box::new(|_, _| {}),
+                },
                 Arc::new(move |error| {
                     failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error.to_string());
                 }),

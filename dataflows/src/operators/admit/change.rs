@@ -11,7 +11,7 @@ impl Admit {
     pub(super) fn hear(&mut self, controls: &[Arc<Control>], out: &mut Admitted) {
         let told = controls.iter().rev().find_map(|control| match &**control {
             Control::Settings(settings) => Some(settings),
-            Control::FillBegin(_) | Control::FillEnd { .. } | Control::Types(_) => None,
+            _ => None,
         });
         if let Some(settings) = told.filter(|settings| ***settings != *self.settings) {
             self.change(settings, out);

@@ -78,7 +78,11 @@ impl Fills {
                     self.open.push(fill.clone());
                 }
                 Control::FillEnd { fill } => ended.push(*fill),
-                Control::FillBegin(_) | Control::Types(_) | Control::Settings(_) => {}
+                Control::FillBegin(_)
+                | Control::Types(_)
+                | Control::Settings(_)
+                | Control::Quarantine { .. }
+                | Control::Lift { .. } => {}
             }
         }
         ended
@@ -189,6 +193,7 @@ impl Admit {
         end: EpochEnd,
         out: &mut Admitted,
     ) {
+        self.working.on(self.slots.series(slot));
         let mut rest = Vec::new();
         for (fill, rows) in fills {
             for row in *rows {

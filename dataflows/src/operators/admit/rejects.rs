@@ -27,6 +27,17 @@ impl Default for Rejects {
 
 impl Rejects {
     pub(super) fn add(&mut self, series: SeriesId, reason: Reason, at_ms: i64) {
+        self.add_all(series, reason, 1, (at_ms, at_ms));
+    }
+
+    /// `count` samples, from the first to the last time.
+    pub(super) fn add_all(
+        &mut self,
+        series: SeriesId,
+        reason: Reason,
+        count: u64,
+        (first_at_ms, last_at_ms): (i64, i64),
+    ) {
         if reason == Reason::Duplicate {
             return;
         }
@@ -34,26 +45,20 @@ impl Rejects {
             Some(index) => &mut self.rows[*index],
             None if self.rows.len() < REJECT_ROWS_MAX => {
                 self.index.insert((series.0, reason), self.rows.len());
-                self.rows.push(Reject {
-                    series: Some(series),
-                    reason,
-                    count: 0,
-                    first_at_ms: at_ms,
-                    last_at_ms: at_ms,
-                });
+                self.rows.push(Reject { series: Some(series), reason, count: 0, first_at_ms, last_at_ms });
                 self.rows.last_mut().expect("a row was pushed")
             }
             None => self.rest[reason as usize].get_or_insert(Reject {
                 series: None,
                 reason,
                 count: 0,
-                first_at_ms: at_ms,
-                last_at_ms: at_ms,
+                first_at_ms,
+                last_at_ms,
             }),
         };
-        row.count += 1;
-        row.first_at_ms = row.first_at_ms.min(at_ms);
-        row.last_at_ms = row.last_at_ms.max(at_ms);
+        row.count += count;
+        row.first_at_ms = row.first_at_ms.min(first_at_ms);
+        row.last_at_ms = row.last_at_ms.max(last_at_ms);
     }
 
     /// Emits the rows when a minute of stream time is full, or at the end of an input.

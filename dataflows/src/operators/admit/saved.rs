@@ -36,6 +36,8 @@ impl Admit {
         }
         self.rejects.save(&mut put);
         self.fills.save(&mut put);
+        put.n(self.quarantined.len());
+        self.quarantined.iter().for_each(|series| put.u64(*series));
         *out = put.0;
         live
     }
@@ -74,6 +76,9 @@ impl Admit {
         }
         admit.rejects.load(&mut take)?;
         admit.fills.load(&mut take, |slot| admit.heads.get(slot as usize).is_some())?;
+        for _ in 0..take.n(8)? {
+            admit.quarantined.insert(take.u64()?);
+        }
         take.end()?;
         Ok((admit, live))
     }

@@ -1,0 +1,47 @@
+//! Faults that tests put into a worker; they are compiled in only with the feature `faults`.
+//!
+//! `TIDEWATCH_FAULT` is a list, separated by commas, of `panic:<series>`, `panic-once:<series>` and `hang:<series>`, the
+//! series as 16 hex digits; `@<ms>` behind one lets it wait for a sample of that time or later. `MUTANT` is the number
+//! of a bug that is put in on purpose, to see that the tests notice.
+
+/// Whether the bug with this number is in.
+#[cfg(feature = "faults")]
+pub fn mutant(n: u32) -> bool {
+    static MUTANT: std::sync::OnceLock<Option<u32>> = std::sync::OnceLock::new();
+    *MUTANT.get_or_init(|| std::env::var("MUTANT").ok()?.parse().ok()) == Some(n)
+}
+
+/// Whether the bug with this number is in: never.
+#[cfg(not(feature = "faults"))]
+#[inline]
+pub const fn mutant(_: u32) -> bool {
+    false
+}
+
+/// Puts in what `TIDEWATCH_FAULT` says; once, when the process starts.
+///
+/// # Panics
+/// If it cannot be read: a test would wait for a fault that is not there.
+#[cfg(feature = "faults")]
+pub fn arm() {
+    use tidewatch_dataflows::faults::{self, FAULTS_MAX, Fault};
+    use tidewatch_dataflows::sample::SeriesId;
+    let Ok(text) = std::env::var("TIDEWATCH_FAULT") else { return };
+    let all: Vec<&str> = text.split(',').collect();
+    assert!(all.len() <= FAULTS_MAX, "TIDEWATCH_FAULT holds at most {FAULTS_MAX} faults; got {text:?}");
+    for (n, one) in all.into_iter().enumerate() {
+        let parse = || {
+            let (fault, rest) = one.split_once(':')?;
+            let fault = match fault {
+                "panic" => Fault::Panic,
+                "panic-once" => Fault::PanicOnce,
+                "hang" => Fault::Hang,
+                _ => return None,
+            };
+            let (series, from_ms) = rest.split_once('@').unwrap_or((rest, "0"));
+            Some((fault, series.parse::<SeriesId>().ok()?, from_ms.parse().ok()?))
+        };
+        let (fault, series, from_ms) = parse().unwrap_or_else(|| panic!("TIDEWATCH_FAULT holds {one:?}"));
+        faults::arm(n, fault, series.0, from_ms);
+    }
+}
