@@ -250,6 +250,7 @@ impl World {
         let listeners = Listeners {
             freed: Box::new(move |freed| drop(freed_to.send(freed))),
             types: Box::new(move |types| told.told(types)),
+            quarantined: Box::new(|_, _| {}),
         };
         let snapshots = self.rules.snapshots_every.map(|every| {
             Snapshots::open(folder.join("snapshots"), every, Arc::clone(&metrics)).map_err(text)
@@ -572,7 +573,8 @@ fn undisturbed(feed: &Feed, folder: &Folder) -> Result<BTreeMap<u64, Vec<u8>>, S
     journal.close().map_err(text)?;
     let config = outbox::Config::default();
     let outbox = Outbox::open(folder.join("outbox"), config, Arc::clone(&metrics)).map_err(text)?;
-    let listeners = Listeners { freed: Box::new(drop), types: Box::new(|_| {}) };
+    let listeners =
+        Listeners { freed: Box::new(drop), types: Box::new(|_| {}), quarantined: Box::new(|_, _| {}) };
     let fatal: Arc<Mutex<Option<String>>> = Arc::default();
     let on_fatal: OnFatal = {
         let fatal = Arc::clone(&fatal);
