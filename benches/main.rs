@@ -3,9 +3,10 @@
 //! series. With names it prints those sections, with `all` everything; figures that are compared are taken in
 //! one run. Every section counts and checks its results.
 //!
-//! `cargo bench`, `cargo bench -- all`, `cargo bench -- core million journal write labels store replay snapshots`
+//! `cargo bench`, `cargo bench -- all`, `cargo bench -- core million journal write labels store replay churn snapshots`
 #![allow(clippy::unwrap_used)]
 
+mod churn;
 mod core;
 mod rim;
 mod snapshots;
@@ -29,7 +30,7 @@ fn main() {
         println!("{:.0} bytes/series", figures.bytes_per_series);
         return;
     }
-    let sections: [(&str, fn()); 8] = [
+    let sections: [(&str, fn()); 9] = [
         ("core", core_section),
         ("million", million_section),
         ("journal", rim::journal),
@@ -38,6 +39,7 @@ fn main() {
         ("store", rim::store),
         ("replay", rim::replay),
         ("snapshots", snapshots::snapshots),
+        ("churn", churn::churn),
     ];
     for name in &asked {
         assert!(

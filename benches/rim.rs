@@ -24,10 +24,10 @@ use timely::dataflow::{InputHandle, ProbeHandle};
 use crate::core::{cpu_seconds, median, series_id, value};
 
 /// A folder that goes with its bench.
-struct Folder(PathBuf);
+pub struct Folder(pub PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Folder {
+    pub fn new(name: &str) -> Folder {
         let path = std::env::temp_dir().join(format!("tidewatch-bench-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Folder(path)

@@ -141,6 +141,9 @@ pub struct Generate {
     /// Share of samples delivered a second time with another value, 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     pub conflicts: f64,
+    /// How long each instance keeps its name; then another takes its place, with new series [default: for ever]
+    #[arg(long, value_name = "DURATION")]
+    pub churn: Option<String>,
     /// Where to; standard output if absent; a name ending in .gz is compressed
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,

@@ -182,14 +182,20 @@ impl Generator {
         self.part.clone()
     }
 
-    /// The labels of a series, sorted by name, `__name__` included.
+    /// The labels of a series in its first life, sorted by name, `__name__` included.
     pub fn labels(&self, series: u64) -> Vec<(String, String)> {
+        self.labels_at(series, self.options.start_ms)
+    }
+
+    /// The labels that a series has at a time: others in each life, if there is churn.
+    pub fn labels_at(&self, series: u64, at_ms: i64) -> Vec<(String, String)> {
         let (instance, slot) = self.place(series);
+        let life = life(&self.options, instance, at_ms);
         let own = slot.labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let fixed =
             [("__name__", slot.family.name), ("job", "node")].map(|(n, v)| (n.to_owned(), v.to_owned()));
         let mut labels: Vec<_> =
-            own.chain(fixed).chain([("instance".to_owned(), instance_name(instance))]).collect();
+            own.chain(fixed).chain([("instance".to_owned(), instance_name(instance, life))]).collect();
         labels.sort_unstable();
         labels
     }
@@ -423,8 +429,18 @@ fn scrape(options: &Options, instance: u64, at_ms: i64) -> Scrape {
     Scrape { at_ms, silent, restarted, day: wave(part(DAY_MS) + 0.625), hour: wave(part(HOUR_MS)) }
 }
 
-fn instance_name(number: u64) -> String {
-    format!("10.{}.{}.{}:9100", number >> 16 & 255, number >> 8 & 255, number & 255)
+/// In which life an instance is: the first is 0, and not all end at once.
+fn life(options: &Options, instance: u64, at_ms: i64) -> i64 {
+    if options.churn_ms == 0 {
+        return 0;
+    }
+    let lived_ms = below(hash(options.seed, instance, 3), options.churn_ms);
+    (at_ms - options.start_ms + lived_ms).div_euclid(options.churn_ms)
+}
+
+fn instance_name(number: u64, life: i64) -> String {
+    let address = format!("10.{}.{}.{}", number >> 16 & 255, number >> 8 & 255, number & 255);
+    if life == 0 { format!("{address}:9100") } else { format!("{address}-{life}:9100") }
 }
 
 #[cfg(test)]

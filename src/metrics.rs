@@ -190,6 +190,12 @@ metrics! {
     active_series: IntGauge = "tidewatch_active_series", IntGauge::default();
     /// Label sets held in memory.
     label_entries: IntGauge = "tidewatch_label_entries", IntGauge::default();
+    /// Slots given to series.
+    slots_given: Counter = "tidewatch_slots_given", Counter::default();
+    /// Slots freed because their series fell silent.
+    slots_freed: Counter = "tidewatch_slots_freed", Counter::default();
+    /// Series forgotten because their slots were freed, or because they never had one.
+    series_released: Counter = "tidewatch_series_released", Counter::default();
     /// Entries waiting in a queue.
     queue_depth: Family<Queue, IntGauge> = "tidewatch_queue_depth", Family::default();
     /// Bytes of a log on disk.
@@ -220,6 +226,8 @@ metrics! {
     rows_written: Family<Rows, Counter> = "tidewatch_rows_written", Family::default();
     /// Newest epoch a sink holds durably.
     sink_epoch: Family<Sink, IntGauge> = "tidewatch_sink_epoch", Family::default();
+    /// Seconds between the newest epoch of the outbox and the newest one a sink holds.
+    sink_lag_seconds: Family<Sink, FloatGauge> = "tidewatch_sink_lag_seconds", Family::default();
     /// Failed writes of a sink that will be tried again.
     sink_errors: Family<Sink, Counter> = "tidewatch_sink_errors", Family::default();
     /// Rows that corrected an earlier row.

@@ -28,6 +28,11 @@ impl Tactics {
         Tactics { shards: BTreeMap::new(), settings: Arc::new(settings.clone()), epochs: 0 }
     }
 
+    /// Bytes of state.
+    pub fn bytes(&self) -> usize {
+        self.shards.values().map(|(gate, windows)| gate.bytes() + windows.bytes()).sum()
+    }
+
     fn shard(&mut self, shard: usize) -> &mut (Admit, Windows) {
         let new = || (Admit::new(Arc::clone(&self.settings)), Windows::new(Arc::clone(&self.settings)));
         self.shards.entry(shard).or_insert_with(new)

@@ -36,8 +36,12 @@ pub fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
     let (start_ms, end_ms) = generate::span(start, end, args.hours, now_ms()).map_err(by_flag)?;
     let step_ms = parse_duration(&args.step)
         .with_context(|| format!("--step must be a duration such as 15s; got {:?}", args.step))?;
+    let churn = args.churn.as_deref().map(|text| {
+        parse_duration(text).with_context(|| format!("--churn must be a duration such as 10m; got {text:?}"))
+    });
     let options = generate::Options {
         series: args.series,
+        churn_ms: churn.transpose()?.unwrap_or(0),
         seed: args.seed,
         step_ms,
         late_ratio: args.late,

@@ -9,6 +9,7 @@ mod commands;
 mod history;
 mod process;
 mod reading;
+mod release;
 mod replay;
 mod run;
 mod sources;

@@ -2,10 +2,14 @@
 //!
 //! Shared by `replay` and by histories. Not here: where samples come from, and what is made of them.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use anyhow::Context;
 use tidewatch_dataflows::sample::Samples;
 
 use crate::journal::Journal;
+use crate::source::Durable;
+use crate::source::replay::Beyond;
 
 /// Samples of one epoch of a file.
 const EPOCH_SAMPLES: usize = 65_536;
@@ -21,16 +25,45 @@ pub struct Cut {
     pub settle_ms: i64,
     /// Whether times follow the input.
     pub live_order: bool,
+    /// Samples of the input that are beyond the limits on series: with `live_order` they count for where epochs end.
+    pub beyond: Arc<Beyond>,
+    asked: Asked,
+}
+
+/// The end of an epoch that was asked for last.
+#[derive(Clone, Default)]
+pub struct Asked(Arc<Mutex<Option<Durable>>>);
+
+impl Asked {
+    /// Waits until it is durable, or cannot become so any more.
+    pub fn wait(&self) {
+        if let Some(synced) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // Whoever asks for the last end is told what went wrong.
+            let _ = synced.blocking_recv();
+        }
+    }
 }
 
 impl Cut {
+    /// Ends epochs of this journal.
+    pub fn new(journal: Journal, settle_ms: i64, live_order: bool) -> Cut {
+        Cut { journal, settle_ms, live_order, beyond: Arc::default(), asked: Asked::default() }
+    }
+
+    /// The end of an epoch that was asked for last.
+    pub fn asked(&self) -> Asked {
+        self.asked.clone()
+    }
+
     /// An epoch is full.
     fn full(&self, highest_ms: Option<i64>) -> anyhow::Result<()> {
         let last =
             self.journal.last_epoch_end().map_or((i64::MIN, i64::MIN), |end| (end.stream_ms, end.close_ms));
-        let upto = highest_ms.filter(|_| self.live_order).map_or(i64::MIN, |at| at - self.settle_ms);
+        let highest_ms = highest_ms.max(self.beyond.highest_ms()).filter(|_| self.live_order);
+        let upto = highest_ms.map_or(i64::MIN, |at| at - self.settle_ms);
         // Not waited for: the cut after the last waits for all.
-        drop(self.journal.cut(last.0.max(upto), last.1.max(upto), false)?);
+        let synced = self.journal.cut(last.0.max(upto), last.1.max(upto), false)?;
+        *self.asked.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(synced);
         Ok(())
     }
 
@@ -106,7 +139,7 @@ pub fn read(
     source: &'static str,
     tick: &mut dyn FnMut(u64) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
-    let (mut batch, mut in_epoch) = (Samples::default(), 0);
+    let (mut batch, mut in_epoch, mut beyond) = (Samples::default(), 0, 0);
     loop {
         let more = next(&mut batch);
         span.limit(&mut batch);
@@ -124,6 +157,13 @@ pub fn read(
             }
         }
         batch.clear();
+        if cut.live_order {
+            in_epoch += (cut.beyond.count() - std::mem::replace(&mut beyond, cut.beyond.count())) as usize;
+            if in_epoch >= EPOCH_SAMPLES {
+                cut.full(span.highest_ms)?;
+                in_epoch = 0;
+            }
+        }
         tick(span.taken)?;
         if !more? {
             return Ok(());

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -45,7 +45,7 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     if args.into_history {
         return history::command::replay(&config, args, options, stack, (from_ms, to_ms));
     }
-    let stack = stack?;
+    let stack = Arc::new(stack?);
     let watchdog = Watchdog::start(
         Duration::from_millis(config.watchdog_ms.unsigned_abs()),
         stack.journal.clone(),
@@ -56,8 +56,9 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     let mut replay =
         Replay::open(&args.files, options, Arc::clone(&stack.labels), Arc::clone(&stack.metrics))?;
     let started = Instant::now();
-    let cut =
-        Cut { journal: stack.journal.clone(), settle_ms: config.settle_ms, live_order: args.live_order };
+    let mut cut = Cut::new(stack.journal.clone(), config.settle_ms, args.live_order);
+    cut.beyond = replay.beyond();
+    wait_for_room(&stack, &cut);
     let mut progress = Progress::new(replay.bytes_total());
     let mut span = Span::new(from_ms, to_ms);
     let bytes = replay.bytes_counter();
@@ -73,9 +74,9 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
         Err(_) => cut.stop(),
     }?;
     let summary = replay.summary().clone();
-    let full = || stack.engine_progress.outbox_full.load(Ordering::Relaxed);
+    let full = || stack.engine_progress.held_up();
     let mut computed_at = None;
-    while stack.sink_progress.epoch.load(Ordering::Acquire) < end && !full() {
+    while stack.sink_progress.epoch.load(Ordering::Acquire) < end && full().is_none() {
         if stack.outbox.wait_for_epoch(end, PATIENCE) {
             computed_at.get_or_insert_with(Instant::now);
         }
@@ -90,6 +91,8 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
         computed: stack.engine_progress.samples.load(Ordering::Relaxed),
         rows: stack.sink_progress.rows.load(Ordering::Relaxed),
         series: stack.labels.len(),
+        slots: (stack.metrics.slots_given.get(), stack.metrics.slots_freed.get()),
+        released: stack.metrics.series_released.get(),
         outside: span.outside,
     };
     let full = full();
@@ -99,12 +102,36 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     report(&summary, args.common.json, &done);
     read?;
     // Nobody makes room in the outbox, so waiting for it would be for ever.
-    anyhow::ensure!(
-        !full,
-        "the outbox is at its bound outbox.bytes_max ({}); everything read is in the journal and is computed at the next start with more room",
-        config.outbox.bytes_max
-    );
+    if let Some(why) = full {
+        anyhow::bail!(
+            "{why} ({}); everything read is in the journal and is computed at the next start with more room",
+            config.outbox.bytes_max
+        );
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Before a series is refused because there are as many as may be, those go that are freed by what was read so far: what
+/// is refused depends on the file, not on how far the computation is behind the reading.
+fn wait_for_room(stack: &Arc<Stack>, cut: &Cut) {
+    let (stack, asked, tried) = (Arc::downgrade(stack), cut.asked(), AtomicU64::new(0));
+    let labels = stack.upgrade().map(|stack| Arc::clone(&stack.labels));
+    let room = move || {
+        let Some(stack) = stack.upgrade() else { return false };
+        asked.wait();
+        let end = stack.journal.last_epoch_end().map_or(0, |end| end.epoch).max(stack.found_epoch);
+        if tried.swap(end, Ordering::Relaxed) == end && stack.released.settled() {
+            return false;
+        }
+        let behind = || stack.released.epoch() < end || !stack.released.settled();
+        while behind() && stack.engine_progress.held_up().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    };
+    if let Some(labels) = labels {
+        labels.when_full(Box::new(room));
+    }
 }
 
 /// `--from` and `--to`.
@@ -183,6 +210,10 @@ struct Done {
     /// Window rows stored.
     rows: u64,
     series: usize,
+    /// Slots given and freed.
+    slots: (u64, u64),
+    /// Series forgotten because their slots were freed.
+    released: u64,
     /// Samples outside `--from` and `--to`.
     outside: u64,
 }
@@ -201,7 +232,8 @@ fn report(summary: &Summary, as_json: bool, done: &Done) {
         let first: Vec<String> = summary.first.iter().map(ToString::to_string).collect();
         let value = json!({"lines": summary.lines, "received": summary.received, "samples": taken, "refused": refused,
             "outside_range": done.outside,
-            "created_skipped": summary.created, "first_refused": first, "series": done.series, "computed": done.computed, "rows_stored": done.rows,
+            "created_skipped": summary.created, "first_refused": first, "series": done.series,
+            "slots_given": done.slots.0, "slots_freed": done.slots.1, "series_released": done.released, "computed": done.computed, "rows_stored": done.rows,
             "seconds_computed": done.seconds_computed, "seconds": done.seconds_stored,
             "computed_samples_per_second": computed_rate, "samples_per_second": stored_rate,
             "rows_per_second": row_rate});

@@ -18,7 +18,7 @@ use crate::api::{self, Api};
 use crate::config::Config;
 use crate::engine::publish_sizes;
 use crate::journal::{Mode, Refused as JournalRefused};
-use crate::metrics::{Metrics, Queue};
+use crate::metrics::{Metrics, Queue, Sink};
 use crate::source::receive::{self, Receiver};
 use crate::source::{Durable, Intake, Refused};
 use crate::source::{query, remote_write};
@@ -142,8 +142,8 @@ async fn serve(config: Config, accept_loss: bool, lift: &[String]) -> anyhow::Re
     };
     tokio::task::spawn_blocking(close).await.context("closing")??;
     let last = full.journal.last_epoch_end().map_or(0, |end| end.epoch);
-    if full.engine_progress.outbox_full.load(Ordering::Relaxed) {
-        tracing::warn!("everything taken is durable; the outbox is full, so not all of it is stored");
+    if let Some(why) = full.engine_progress.held_up() {
+        tracing::warn!("everything taken is durable; {why}, so not all of it is stored");
     } else if full.sink_progress.epoch.load(Ordering::Acquire) < last {
         tracing::warn!("everything taken is durable; not all of it is computed, the next start does it");
     } else {
@@ -210,7 +210,9 @@ fn announce(config: &Config, stack: &Stack, opened: Instant) {
 
 /// Prints what the catalogue will come to, and refuses what the store is not meant for.
 fn check_rows_per_day(config: &Config, stack: &Stack) -> anyhow::Result<()> {
-    let series = stack.store.status().context("reading the store")?.series;
+    // The catalogue holds those that fell silent as well, as long as their rows are kept, and the log some of them.
+    let alive_max = (stack.labels.len() as u64).min(config.limits.series);
+    let series = stack.store.status().context("reading the store")?.series.min(alive_max);
     let judged = judge_rows_per_day(series, &config.windows, config.store.rows_per_day_max);
     let rows = judged.map_err(|arithmetic| anyhow::anyhow!(arithmetic)).context(
         "the store would get more rows than it is meant for; raise store.rows_per_day_max, or choose longer hops or fewer series",
@@ -261,9 +263,9 @@ impl Live {
         if self.closing.load(Ordering::Relaxed) {
             return Err(refused("the worker is shutting down"));
         }
-        match self.stack.engine_progress.outbox_full.load(Ordering::Relaxed) {
-            true => Err(refused("the outbox is at its bound outbox.bytes_max")),
-            false => Ok(()),
+        match self.stack.held_up() {
+            Some(why) => Err(refused(why)),
+            None => Ok(()),
         }
     }
 }
@@ -385,11 +387,8 @@ impl api::Worker for Live {
             metrics.lag_seconds.set((now_ms() - stream_ms) as f64 / 1e3);
         }
         sources::publish(&self.sources, now_ms(), metrics);
-        let behind = stack
-            .outbox
-            .epoch()
-            .unwrap_or(0)
-            .saturating_sub(stack.sink_progress.epoch.load(Ordering::Relaxed));
+        let behind = stack.sink_behind();
         metrics.queue_depth.get_or_create(&Queue { queue: "store_epochs" }).set(behind as i64);
+        metrics.sink_lag_seconds.get_or_create(&Sink { sink: "store" }).set(behind as f64 / 1e3);
     }
 }

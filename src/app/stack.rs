@@ -3,9 +3,8 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,7 +12,7 @@ use tidewatch_dataflows::sample::SeriesId;
 
 use crate::config::{self, Config};
 use crate::disk::Folder;
-use crate::engine::{self, Engine, EngineError, Freed, Questions};
+use crate::engine::{self, Engine, EngineError, Freed, HeldUp, Questions};
 use crate::journal::{self, Journal, Mode, SyncMode};
 use crate::labels::{self, Labels};
 use crate::metrics::{Build, Metrics};
@@ -24,6 +23,7 @@ use crate::store::Store;
 use crate::store::embedded::{self, Embedded};
 
 use super::now_ms;
+use super::release::{self, Release, Released};
 use super::trim::{self, Trim};
 
 /// Name of the store's file in the data directory.
@@ -32,7 +32,6 @@ pub const STORE_FILE: &str = "store.sqlite";
 pub const HISTORY_DIR: &str = "history";
 /// Segments are this long, but never more than an eighth of what the log may take.
 const SEGMENT_BYTES: u64 = 64 << 20;
-const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Everything between samples and rows, running.
 pub struct Stack {
@@ -52,6 +51,8 @@ pub struct Stack {
     pub sink_progress: Arc<SinkProgress>,
     /// What the workers hold.
     pub questions: Questions,
+    /// How far series are released whose slots were freed.
+    pub released: Arc<Released>,
     /// The last epoch that the journal held at start; ready means that the store holds it.
     pub found_epoch: u64,
     running: Mutex<Option<Running>>,
@@ -63,7 +64,7 @@ struct Running {
     trim: Option<Trim>,
     engine: Engine,
     sink: StoreSink,
-    release: JoinHandle<()>,
+    release: Release,
 }
 
 /// What ends the process.
@@ -101,8 +102,12 @@ impl Stack {
         let labels = open_labels(config, &dir.join("series"), Arc::clone(&metrics))?;
         let outbox_dir = dir.join("outbox");
         let outbox = open_outbox(config, &outbox_dir, Arc::clone(&metrics))?;
-        let options =
-            embedded::Options { retention_ms: config.store.retention_ms, ..embedded::Options::default() };
+        let options = embedded::Options {
+            retention_ms: config.store.retention_ms,
+            // Twice those that are alive at once: as many come as go.
+            series_seen: 2 * config.limits.series as usize,
+            ..embedded::Options::default()
+        };
         let store = Arc::new(Embedded::open(&dir.join(STORE_FILE), options).context("opening the store")?);
         let stored = store.epoch().context("reading the store's epoch")?;
 
@@ -132,7 +137,7 @@ impl Stack {
         .context("opening the journal")?;
         let found_epoch = journal.last_epoch_end().map_or(0, |end| end.epoch);
 
-        let durable = outbox.durable();
+        let (durable, trimmer) = (outbox.durable(), outbox.trimmer());
         let sink_parts = Parts {
             store: Arc::clone(&store) as Arc<dyn Store>,
             labels: Arc::clone(&labels),
@@ -141,8 +146,7 @@ impl Stack {
             on_fatal: fatal(on_fatal, |_| false),
         };
         let sink = StoreSink::start(&outbox_dir, Arc::clone(&durable), sink_parts)?;
-        let (freed_to, freed_from) = channel();
-        let release = release(freed_from, Arc::clone(&labels), sink.progress())?;
+        let (freed_to, freed_from) = release::queue();
         let engine = Engine::start(
             config.workers,
             &config.settings(),
@@ -159,7 +163,9 @@ impl Stack {
             let parts = trim::Parts {
                 journal: journal.clone(),
                 snapshots: snapshots.clone(),
+                outbox: trimmer,
                 store: Arc::clone(&store) as Arc<dyn Store>,
+                labels: Arc::clone(&labels),
                 engine: engine.progress(),
                 journal_bytes_max: config.journal.bytes_max,
             };
@@ -167,6 +173,15 @@ impl Stack {
         } else {
             None
         };
+        let released = Arc::default();
+        let release_parts = release::Parts {
+            labels: Arc::clone(&labels),
+            sink: sink.progress(),
+            engine: engine.progress(),
+            questions: engine.questions(),
+            found_epoch,
+        };
+        let release = Release::start(freed_from, release_parts, &released)?;
         Ok(Stack {
             metrics,
             labels,
@@ -176,6 +191,7 @@ impl Stack {
             engine_progress: engine.progress(),
             sink_progress: sink.progress(),
             questions: engine.questions(),
+            released,
             found_epoch,
             running: Mutex::new(Some(Running { trim, engine, sink, release })),
             _lock: lock,
@@ -193,17 +209,38 @@ impl Stack {
             drop(trim);
             engine.join();
             sink.join();
-            // It ended when the engine did; a panic there was printed.
-            let _ = release.join();
+            release.join();
         }
         closed.context("closing the journal")
     }
 
-    /// Whether everything found at start is computed and stored again, and so what ended in it released.
+    /// Whether everything found at start is computed and stored again, and what ended in it released: until then more
+    /// series may count than there are.
     pub fn caught_up(&self) -> bool {
         let found = self.found_epoch;
         self.engine_progress.epoch.load(Ordering::Relaxed) >= found
             && self.sink_progress.epoch.load(Ordering::Acquire) >= found
+            && self.released.settled()
+    }
+
+    /// Why nothing is taken, if the engine waits for its outbox: with the sink that holds it up, if one does.
+    pub fn held_up(&self) -> Option<String> {
+        let why = self.engine_progress.held_up()?;
+        let behind = self.sink_behind();
+        Some(match why {
+            HeldUp::Full if behind > 0 => format!(
+                "{why}; the sink store holds it up: it has epoch {}, {behind} behind the outbox ({:.1} s)",
+                self.sink_progress.epoch.load(Ordering::Acquire),
+                behind as f64 / 1e3
+            ),
+            why => why.to_string(),
+        })
+    }
+
+    /// By how much the number of the store's epoch is behind that of the outbox; numbers of epochs are milliseconds.
+    pub fn sink_behind(&self) -> u64 {
+        let stored = self.sink_progress.epoch.load(Ordering::Acquire);
+        self.outbox.epoch().unwrap_or(0).saturating_sub(stored)
     }
 
     /// Whether the store holds every epoch found at start.
@@ -217,8 +254,8 @@ impl Stack {
         if let Some(why) = self.journal.stalled() {
             return Err(format!("the journal is stalled: {why}"));
         }
-        if self.engine_progress.outbox_full.load(Ordering::Relaxed) {
-            return Err("the outbox is at its bound outbox.bytes_max; the computation waits".to_owned());
+        if let Some(why) = self.held_up() {
+            return Err(format!("{why}; the computation waits"));
         }
         if let Some(engine::Restarted { after, upto }) = self.engine_progress.restarted() {
             let at = self.engine_progress.computed();
@@ -318,7 +355,7 @@ fn lock(dir: &Path) -> anyhow::Result<File> {
     }
 }
 
-fn hand_on(to: Sender<Freed>) -> Box<dyn FnMut(Freed) + Send> {
+fn hand_on(to: SyncSender<Freed>) -> Box<dyn FnMut(Freed) + Send> {
     // The receiver ends only after the engine; nothing is lost by then.
     Box::new(move |freed| drop(to.send(freed)))
 }
@@ -338,27 +375,4 @@ fn quarantined(labels: &Arc<Labels>) -> Box<dyn Fn(SeriesId, &str) + Send> {
             "series {series}{name} is quarantined: {panic}, twice in the same epoch; its samples are refused until run --lift-quarantine {series}"
         );
     })
-}
-
-/// Forgets labels of freed slots once the store holds the epoch that freed them, and so no sink needs them.
-fn release(
-    freed: Receiver<Freed>,
-    labels: Arc<Labels>,
-    sink: Arc<SinkProgress>,
-) -> anyhow::Result<JoinHandle<()>> {
-    let run = move || {
-        let mut waiting = std::collections::VecDeque::new();
-        loop {
-            match freed.recv_timeout(PATIENCE) {
-                Ok(more) => waiting.push_back(more),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            let stored = sink.epoch.load(Ordering::Acquire);
-            while let Some((epoch, series)) = waiting.pop_front_if(|(epoch, _)| *epoch <= stored) {
-                labels.release(&series, epoch);
-            }
-        }
-    };
-    Ok(std::thread::Builder::new().name("release".to_owned()).spawn(run)?)
 }

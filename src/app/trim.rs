@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use crate::engine;
 use crate::journal::Journal;
+use crate::labels::Labels;
+use crate::outbox;
 use crate::snapshots::Snapshots;
 use crate::store::Store;
 
@@ -27,7 +29,9 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub struct Parts {
     pub journal: Journal,
     pub snapshots: Snapshots,
+    pub outbox: outbox::Trimmer,
     pub store: Arc<dyn Store>,
+    pub labels: Arc<Labels>,
     pub engine: Arc<engine::Progress>,
     /// `journal.bytes_max`.
     pub journal_bytes_max: u64,
@@ -45,10 +49,12 @@ impl Trim {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("trim".to_owned()).spawn(move || {
-            let (mut told, mut turn) = ([const { None }; 1], 0_u32);
+            let (mut told, mut turn) = ([const { None }; 3], 0_u32);
             while !stopped.load(Ordering::Relaxed) {
                 parts.hurry();
-                let trimmed = [parts.trim_journal()];
+                let now = turn.is_multiple_of(OUTBOX_EVERY) || parts.full();
+                let outbox = if now { parts.trim_outbox() } else { Ok(()) };
+                let trimmed = [parts.trim_journal(), outbox, parts.trim_labels()];
                 turn = turn.wrapping_add(1);
                 for (trimmed, told) in trimmed.into_iter().zip(&mut told) {
                     let why = trimmed.err().map(|error| format!("{error:#}"));
@@ -91,7 +97,7 @@ impl Parts {
     }
 
     fn full(&self) -> bool {
-        self.engine.outbox_full.load(Ordering::Relaxed)
+        self.engine.held_up().is_some()
     }
 
     fn trim_journal(&self) -> anyhow::Result<()> {
@@ -101,6 +107,22 @@ impl Parts {
                 tracing::debug!("the journal was trimmed behind epoch {epoch}: {bytes} bytes");
             }
         }
+        Ok(())
+    }
+
+    fn trim_outbox(&self) -> anyhow::Result<()> {
+        if let Some(safe) = self.store.sync()? {
+            let bytes = self.outbox.trim(safe)?;
+            if bytes > 0 {
+                tracing::debug!("the outbox was trimmed behind epoch {safe}: {bytes} bytes");
+            }
+        }
+        Ok(())
+    }
+
+    fn trim_labels(&self) -> anyhow::Result<()> {
+        let safe = || self.store.sync().map(drop).map_err(std::io::Error::other);
+        while self.labels.compact(safe)?.removed_bytes > 0 {}
         Ok(())
     }
 }

@@ -5,7 +5,6 @@
 //! time in which this process did not run at all. A journal without room takes nothing, so there is nothing newer in it.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -98,7 +97,7 @@ fn watch(
         let passed = looked.elapsed().min(tick * 2);
         looked = Instant::now();
         let held = journal.last_epoch_end().map_or(0, |end| end.epoch);
-        let full = progress.outbox_full.load(Ordering::Relaxed);
+        let full = progress.held_up().is_some();
         let still = standing.look(progress.moved(), held > progress.computed() && !full, passed);
         if still >= patience {
             let (computed, at) = (progress.computed(), progress.at());

@@ -10,12 +10,13 @@ use tidewatch_dataflows::state::Saved;
 
 use super::busy::Busy;
 use super::generation::Signals;
-use super::{EngineError, Freed, PATIENCE, Progress};
+use super::{EngineError, Freed, HeldUp, PATIENCE, Progress};
 use crate::faults::mutant;
-use crate::metrics::{Metrics, Queue, Rejected};
+use crate::metrics::{Log, Metrics, Queue, Rejected};
 use crate::outbox::Outbox;
 use crate::snapshots::Snapshots;
 
+const LOG: Log = Log { log: "outbox" };
 /// Epochs written to the outbox between two syncs, at most.
 const EPOCHS_PER_SYNC: u32 = 64;
 
@@ -112,7 +113,7 @@ impl Merger {
             if self.signals.over() || self.signals.closing() {
                 return Ok(false);
             }
-            if !self.progress.outbox_full.swap(true, Ordering::Relaxed) {
+            if self.hold_up(HeldUp::Full) {
                 self.metrics.limit("outbox.bytes_max");
                 // Sinks see what is synced only, and room comes from them.
                 self.outbox().sync()?;
@@ -122,10 +123,14 @@ impl Merger {
             }
             std::thread::sleep(PATIENCE);
         }
-        self.progress.outbox_full.store(false, Ordering::Relaxed);
         // Before any sink can see the epoch: whoever waited for it there may ask the workers.
         self.progress.computed.store(end.epoch, Ordering::Release);
-        if self.outbox().append(end.epoch, &all)? {
+        let Some(new) = self.append(end.epoch, &all)? else { return Ok(false) };
+        if let Some(HeldUp::Unwritable(_)) = self.progress.set_held_up(None) {
+            self.metrics.log_stalled.get_or_create(&LOG).set(0);
+            tracing::info!("the outbox can be written again");
+        }
+        if new {
             self.count(&all);
         }
         self.progress.steps.fetch_add(1, Ordering::Relaxed);
@@ -137,6 +142,36 @@ impl Merger {
         Ok(true)
     }
 
+    /// Appends an epoch, again and again while the disk takes no more; whether it is new. `None` if the engine is to end.
+    fn append(&self, epoch: u64, all: &Outcomes) -> Result<Option<bool>, EngineError> {
+        loop {
+            // A lock for each attempt, so that others are served in between.
+            let appended = self.outbox().append(epoch, all);
+            match appended {
+                Ok(new) => return Ok(Some(new)),
+                Err(error) if error.passes() => {
+                    if self.signals.over() || self.signals.closing() {
+                        return Ok(None);
+                    }
+                    if self.hold_up(HeldUp::Unwritable(error.to_string())) {
+                        self.metrics.log_stalls.get_or_create(&LOG).inc();
+                        self.metrics.log_stalled.get_or_create(&LOG).set(1);
+                        tracing::error!("{error}; nothing is computed until the outbox can be written again");
+                        // Sinks go on with what there is.
+                        self.outbox().sync()?;
+                    }
+                    std::thread::sleep(PATIENCE);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Says why the engine waits; whether it has not waited before.
+    fn hold_up(&self, why: HeldUp) -> bool {
+        self.progress.set_held_up(Some(why)).is_none()
+    }
+
     /// Counts an epoch that the outbox did not hold yet: what a restart computes again was counted before.
     fn count(&self, all: &Outcomes) {
         let (metrics, counts) = (&self.metrics, &all.counts);
@@ -144,6 +179,8 @@ impl Merger {
         metrics.late.inc_by(counts.late);
         metrics.stale_markers.inc_by(counts.stale_markers);
         metrics.corrections.inc_by(counts.corrections);
+        metrics.slots_given.inc_by(counts.slots_given);
+        metrics.slots_freed.inc_by(counts.slots_freed);
         for (reason, n) in Reason::ALL.into_iter().zip(counts.rejected).filter(|(_, n)| *n > 0) {
             let label = Rejected { source: "journal", gate: "admit", reason: reason.as_str() };
             metrics.rejected.get_or_create(&label).inc_by(n);

@@ -115,8 +115,8 @@ pub struct Progress {
     pub stream_ms: AtomicI64,
     /// Window rows computed since the process started.
     pub rows: AtomicU64,
-    /// Whether the outbox is at its bound and the engine waits.
-    pub outbox_full: AtomicBool,
+    /// Why the engine waits for the outbox, if it does.
+    held_up: Mutex<Option<HeldUp>>,
     /// What the workers hold.
     pub sizes: Arc<Sizes>,
     /// The newest epoch that the present generation has computed; 0 for none.
@@ -130,6 +130,24 @@ pub struct Progress {
     /// Series that were kept out of the computation, and those that still are.
     quarantined: Mutex<Vec<Quarantined>>,
     restarted: Mutex<Option<Restarted>>,
+}
+
+/// Why the engine waits for the outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HeldUp {
+    /// It is at its bound `outbox.bytes_max`.
+    Full,
+    /// It cannot be written now, for this reason: the disk is full, most often.
+    Unwritable(String),
+}
+
+impl std::fmt::Display for HeldUp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            HeldUp::Full => f.write_str("the outbox is at its bound outbox.bytes_max"),
+            HeldUp::Unwritable(why) => f.write_str(why),
+        }
+    }
 }
 
 /// Why the engine was built anew the last time.
@@ -148,7 +166,7 @@ impl Progress {
             epoch: AtomicU64::new(0),
             stream_ms: AtomicI64::new(i64::MIN),
             rows: AtomicU64::new(0),
-            outbox_full: AtomicBool::new(false),
+            held_up: Mutex::new(None),
             sizes: Arc::default(),
             computed: AtomicU64::new(0),
             upto: AtomicU64::new(0),
@@ -157,6 +175,16 @@ impl Progress {
             quarantined: Mutex::new(quarantined),
             restarted: Mutex::new(None),
         }
+    }
+
+    /// Why the engine waits for the outbox, if it does: nothing is computed, so nothing should be taken.
+    pub fn held_up(&self) -> Option<HeldUp> {
+        self.held_up.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets why it waits; what was said before.
+    fn set_held_up(&self, why: Option<HeldUp>) -> Option<HeldUp> {
+        std::mem::replace(&mut *self.held_up.lock().unwrap_or_else(PoisonError::into_inner), why)
     }
 
     /// The newest epoch that the present generation has computed; 0 for none.
@@ -383,6 +411,61 @@ mod tests {
         drop(engine);
         assert_eq!(questions.newest(&[4]), Err(AskError::Ended));
         drop(journal);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn a_full_disk_holds_the_engine_up_and_no_longer() {
+        let folder = std::env::temp_dir().join(format!("tidewatch-engine-full-{}", std::process::id()));
+        let metrics = Arc::new(Metrics::new());
+        let (config, settings) = (journal::Config::new(Mode::File), Settings::default());
+        let open = Box::new(|| Ok(()));
+        let journal =
+            Journal::open(&folder.join("journal"), config, settings.clone(), open, Arc::clone(&metrics))
+                .unwrap();
+        let faults: Arc<crate::disk::testing::Faults> = Arc::default();
+        let outbox = Outbox::open(
+            faults.folder(folder.join("outbox")),
+            outbox::Config::default(),
+            Arc::clone(&metrics),
+        )
+        .unwrap();
+        let durable = outbox.durable();
+        let fatal: OnFatal = Arc::new(|error| panic!("{error}"));
+        let listeners =
+            Listeners { freed: Box::new(drop), types: Box::new(|_| {}), quarantined: Box::new(|_, _| {}) };
+        let logs = logs(&journal, outbox);
+        let engine = Engine::start(2, &settings, logs, Arc::clone(&metrics), listeners, fatal).unwrap();
+        let epoch = |at_ms: i64| {
+            let mut samples = Samples::default();
+            (0..100).for_each(|id| samples.push(id, at_ms + id as i64, 1.0));
+            journal.append_blocking(samples, "test").unwrap();
+            journal.cut(at_ms, at_ms, false).unwrap().blocking_recv().unwrap().unwrap();
+            journal.last_epoch_end().unwrap().epoch
+        };
+        let first = epoch(1_700_000_000_000);
+        assert!(durable.wait_for_epoch(first, Duration::from_secs(30)));
+        faults.room(Some(20));
+        let second = epoch(1_700_000_300_000);
+        let progress = engine.progress();
+        let deadline = std::time::Instant::now() + Duration::from_secs(60);
+        let why = loop {
+            if let Some(why) = progress.held_up() {
+                break why.to_string();
+            }
+            assert!(std::time::Instant::now() < deadline, "it is not held up");
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        assert!(why.starts_with("cannot write to ") && why.contains("No space left"), "{why}");
+        assert_eq!(durable.epoch(), Some(first));
+        faults.room(None);
+        assert!(durable.wait_for_epoch(second, Duration::from_secs(30)));
+        assert_eq!(progress.held_up(), None);
+        let text = metrics.text();
+        assert!(text.contains(r#"tidewatch_log_stalls_total{log="outbox"} 1"#), "{text}");
+        assert!(text.contains(r#"tidewatch_log_stalled{log="outbox"} 0"#), "{text}");
+        journal.close().unwrap();
+        engine.join();
         std::fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -46,6 +46,8 @@ pub struct Options {
     pub outage_ratio: f64,
     /// Chance that an instance restarts within an hour; half of the outages end in a restart as well.
     pub restart_ratio: f64,
+    /// How long an instance bears its name before another takes its place with new series, milliseconds; 0 for ever.
+    pub churn_ms: i64,
     /// The order of delivery.
     pub order: Order,
 }
@@ -115,6 +117,7 @@ impl Options {
             conflict_ratio: 0.0,
             outage_ratio: 0.08,
             restart_ratio: 0.1,
+            churn_ms: 0,
             order: Order::TimeMajor,
         }
     }
@@ -142,6 +145,10 @@ impl Options {
         }
         if !(0..=DAY_MS).contains(&self.lateness_ms) {
             return refused("lateness", "0 ms to 86400000 ms", format!("{} ms", self.lateness_ms));
+        }
+        if self.churn_ms != 0 && !(self.step_ms..=SPAN_MS_MAX).contains(&self.churn_ms) {
+            let bound = format!("0, or a step ({} ms) to {SPAN_MS_MAX} ms", self.step_ms);
+            return refused("churn", bound, format!("{} ms", self.churn_ms));
         }
         for (option, ratio) in [
             ("late_ratio", self.late_ratio),

@@ -376,3 +376,38 @@ fn options_outside_their_bounds_are_named() {
 fn a_series_costs_24_bytes() {
     assert_eq!(size_of::<State>(), 24);
 }
+
+#[test]
+fn churn_gives_new_series_their_lives_one_after_the_other() {
+    let hour = START_MS + HOUR_MS;
+    let options =
+        Options { series: 300, churn_ms: 600_000, outage_ratio: 0.0, ..Options::over(START_MS, hour) };
+    let generator = Generator::new(options.clone()).unwrap();
+    let labels_of = Generator::new(options.clone()).unwrap();
+    let mut lives: std::collections::BTreeMap<(u64, String), (i64, i64)> = Default::default();
+    for point in generator {
+        let labels = labels_of.labels_at(point.series, point.at_ms);
+        let instance = labels.into_iter().find(|(name, _)| name == "instance").unwrap().1;
+        let life = lives.entry((point.series, instance)).or_insert((point.at_ms, point.at_ms));
+        life.1 = point.at_ms;
+    }
+    // Six or seven lives of ten minutes in an hour, none longer, and never two at once.
+    assert!((6 * 290..=7 * 300).contains(&lives.len()), "{}", lives.len());
+    assert!(lives.values().all(|(first, last)| last - first < 600_000));
+    let mut of_one: Vec<_> =
+        lives.iter().filter(|((series, _), _)| *series == 0).map(|(_, life)| *life).collect();
+    of_one.sort_unstable();
+    assert!(of_one.windows(2).all(|pair| pair[0].1 < pair[1].0), "{of_one:?}");
+    // The text has these labels.
+    let mut text = Vec::new();
+    write(&mut Generator::new(options).unwrap(), Format::Prometheus, &mut text).unwrap();
+    let text = String::from_utf8(text).unwrap();
+    let instances: std::collections::BTreeSet<&str> =
+        text.lines().filter_map(|line| line.split("instance=\"").nth(1)?.split('"').next()).collect();
+    let named: std::collections::BTreeSet<&str> = lives.keys().map(|(_, name)| name.as_str()).collect();
+    assert_eq!(instances, named);
+    for churn_ms in [1, -5, options::SPAN_MS_MAX + 1] {
+        let refused = Generator::new(Options { churn_ms, ..Options::over(START_MS, hour) }).unwrap_err();
+        assert!(refused.to_string().starts_with("churn must be 0, or a step (15000 ms) to "), "{refused}");
+    }
+}

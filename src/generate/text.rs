@@ -15,7 +15,7 @@ use flate2::write::GzEncoder;
 
 use super::catalogue::{FAMILIES, Slot, label_names, slots};
 use super::options::refused;
-use super::{Delivery, Generator, Options, OptionsError, Point, instance_name};
+use super::{Delivery, Generator, Options, OptionsError, Point, instance_name, life};
 
 /// Bytes gathered before they are written.
 const CHUNK_BYTES: usize = 1 << 16;
@@ -170,7 +170,8 @@ pub fn write(generator: &mut Generator, format: Format, out: &mut impl Write) ->
     let mut lines = Lines {
         pieces: slots().iter().map(|slot| Pieces::of(slot, format)).collect(),
         format,
-        instance: (u64::MAX, String::new()),
+        options: generator.options.clone(),
+        instance: (u64::MAX, 0, String::new()),
         chunk: Vec::with_capacity(CHUNK_BYTES + 1024),
         written: Written::default(),
     };
@@ -225,8 +226,9 @@ fn type_line(name: &str) -> String {
 struct Lines {
     pieces: Vec<Pieces>,
     format: Format,
-    /// The instance of the last line, and its name.
-    instance: (u64, String),
+    options: Options,
+    /// The instance of the last line, its life, and its name.
+    instance: (u64, i64, String),
     chunk: Vec<u8>,
     written: Written,
 }
@@ -236,11 +238,12 @@ impl Lines {
         let slots = self.pieces.len() as u64;
         for point in points {
             let number = point.series / slots;
-            if number != self.instance.0 {
-                self.instance = (number, instance_name(number));
+            let life = life(&self.options, number, point.at_ms);
+            if (number, life) != (self.instance.0, self.instance.1) {
+                self.instance = (number, life, instance_name(number, life));
             }
             let slot = (point.series % slots) as usize;
-            self.pieces[slot].line(&mut self.chunk, &self.instance.1, self.format, &point);
+            self.pieces[slot].line(&mut self.chunk, &self.instance.2, self.format, &point);
             self.written.samples += 1;
             match point.delivery {
                 Delivery::InTime => {}

@@ -11,55 +11,83 @@ use super::LabelsError;
 use super::set::{LABEL_BYTES_MAX, LabelSet};
 use crate::disk::Folder;
 use crate::metrics::{Gauge, Histogram, Log, Metrics};
-use crate::segments::{Position, SegmentReader, Segments, SegmentsError};
+use crate::segments::{Position, SegmentReader, Segments, SegmentsError, Trimmer};
 
 const LOG: &str = "series";
 /// The only kind of entry so far.
 const KIND_SERIES: u8 = 1;
-const SEGMENT_BYTES: u64 = 64 << 20;
+/// Bytes that a segment adds to each record.
+const RECORD_HEADER: u64 = 9;
 
 /// The writer of the series log.
 pub(super) struct SeriesLog {
     segments: Segments,
-    /// Entries that are not durable.
-    buffered: usize,
+    segment_bytes: u64,
     bytes: Gauge,
     sync_seconds: Histogram,
 }
 
 impl SeriesLog {
-    /// Opens the log in `folder` and gives each entry, in order, to `visit`.
+    /// Opens the log in `folder` and gives each entry, in order, to `visit`, with the number of its segment.
     pub(super) fn open(
         folder: &Folder,
+        segment_bytes: u64,
         metrics: &Arc<Metrics>,
-        mut visit: impl FnMut(SeriesId, u64, LabelSet),
+        mut visit: impl FnMut(u64, SeriesId, u64, LabelSet),
     ) -> Result<SeriesLog, LabelsError> {
         // First the torn tail goes, then all segments are read as a reader would.
-        let (segments, _) = Segments::open(folder, LOG, SEGMENT_BYTES, |_, _| true)?;
+        let (segments, _) = Segments::open(folder, LOG, segment_bytes, |_, _| true)?;
         let log = Log { log: LOG };
         let bytes = metrics.log_bytes.get_or_create(&log).clone();
         bytes.set(i64::try_from(segments.bytes()).unwrap_or(i64::MAX));
         let sync_seconds = metrics.log_sync_seconds.get_or_create(&log).clone();
-        each(folder, segments.end(), |series, epoch, labels| {
-            visit(series, epoch, labels);
+        each(folder, segments.end(), |segment, series, epoch, labels| {
+            visit(segment, series, epoch, labels);
             true
         })?;
-        Ok(SeriesLog { segments, buffered: 0, bytes, sync_seconds })
+        Ok(SeriesLog { segments, segment_bytes, bytes, sync_seconds })
     }
 
-    /// Buffers one entry.
-    pub(super) fn append(&mut self, series: SeriesId, epoch: u64, labels: &LabelSet) {
-        self.segments.append_with(KIND_SERIES, |out| encode(series, epoch, labels, out));
-        self.buffered += 1;
-    }
-
-    /// Makes the buffered entries durable, and says how many. After a failed write they stay buffered.
-    pub(super) fn sync(&mut self) -> Result<usize, SegmentsError> {
+    /// Writes entries and makes them durable; the number of the segment they are in. After an error none of them is in
+    /// the log.
+    pub(super) fn write_all<'a>(
+        &mut self,
+        entries: impl Iterator<Item = (SeriesId, u64, &'a LabelSet)>,
+    ) -> Result<u64, SegmentsError> {
         let begun = std::time::Instant::now();
-        self.segments.sync()?;
+        let segment = self.segments.end().segment;
+        for (series, epoch, labels) in entries {
+            self.segments.append_with(KIND_SERIES, |out| encode(series, epoch, labels, out));
+        }
+        if let Err(error) = self.segments.sync() {
+            if error.passes() {
+                // Should that fail as well, the next write does it first.
+                let _ = self.segments.rewind();
+            }
+            return Err(error);
+        }
         self.sync_seconds.observe(begun.elapsed().as_secs_f64());
+        self.publish();
+        Ok(segment)
+    }
+
+    /// The oldest segment and the one behind it, if the log is too long for records of `needed` bytes.
+    pub(super) fn too_long(&self, needed: u64) -> Option<(u64, u64)> {
+        if self.segments.bytes() <= 2 * needed + self.segment_bytes {
+            return None;
+        }
+        let all = self.segments.trimmer().segments();
+        all.first().copied().zip(all.get(1).copied())
+    }
+
+    /// Removes old segments, without the log's lock.
+    pub(super) fn trimmer(&self) -> Trimmer {
+        self.segments.trimmer()
+    }
+
+    /// Publishes how long the log is.
+    pub(super) fn publish(&self) {
         self.bytes.set(i64::try_from(self.segments.bytes()).unwrap_or(i64::MAX));
-        Ok(std::mem::take(&mut self.buffered))
     }
 
     /// Where a reader finds what is written so far.
@@ -81,7 +109,7 @@ pub(super) fn find(
 ) -> Result<HashMap<SeriesId, LabelSet>, LabelsError> {
     let mut missing: HashSet<SeriesId> = wanted.iter().copied().collect();
     let mut found = HashMap::new();
-    each(folder, end, |series, _, labels| {
+    each(folder, end, |_, series, _, labels| {
         if missing.remove(&series) {
             found.insert(series, labels);
         }
@@ -94,19 +122,25 @@ pub(super) fn find(
 fn each(
     folder: &Folder,
     end: Position,
-    mut visit: impl FnMut(SeriesId, u64, LabelSet) -> bool,
+    mut visit: impl FnMut(u64, SeriesId, u64, LabelSet) -> bool,
 ) -> Result<(), LabelsError> {
     let Some(mut reader) = SegmentReader::open(folder, LOG)? else { return Ok(()) };
     let mut number = 0;
     while let Some((kind, payload)) = reader.next(end)? {
         let (series, epoch, labels) =
             decode(kind, payload).map_err(|why| LabelsError::Entry { number, why: why.to_owned() })?;
-        if !visit(series, epoch, labels) {
+        if !visit(reader.position().segment, series, epoch, labels) {
             break;
         }
         number += 1;
     }
     Ok(())
+}
+
+/// Bytes of a series' record on disk.
+pub(super) fn record_bytes(labels: &LabelSet) -> u64 {
+    let texts = labels.iter().map(|(name, value)| 8 + name.len() as u64 + value.len() as u64);
+    RECORD_HEADER + 16 + texts.sum::<u64>()
 }
 
 /// `id u64, epoch u64, then per label: length of name u32, length of value u32, name, value`.

@@ -6,6 +6,7 @@
 //! - [`Labels::sync`] makes the queued entries durable; it runs before every commit of the journal, so that the
 //!   journal never holds an id whose labels could be lost.
 //! - [`Labels::release`] forgets series whose slots were freed, unless they were used since.
+//! - [`Labels::compact`] takes from the series log what nobody needs any more (`compact`).
 //!
 //! - [`Labels::hear`] and [`Labels::untold`] find types of series that the journal does not hold yet (`types`).
 //!
@@ -14,21 +15,23 @@
 //!
 //! Locks are taken in the order entries → families → spellings → pending, and never held over a disk access.
 
+mod compact;
+mod entries;
 mod log;
 mod set;
 mod types;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
-use std::sync::atomic::{
-    AtomicU8, AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release,
-};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 use xxhash_rust::xxh3::xxh3_64;
 
+pub use self::compact::Compacted;
+use self::entries::{Entries, Entry, NO_SEGMENT};
 use self::log::SeriesLog;
 pub use self::set::{Iter, LABEL_BYTES_MAX, LabelSet, Limits, NAME, Refused, check, series_id};
 pub use self::types::{FAMILIES_MAX, Family};
@@ -38,8 +41,8 @@ use crate::segments::SegmentsError;
 
 /// Most spellings (encodings of one label set) that [`Labels::find`] knows of one series.
 pub const SPELLINGS_MAX: usize = 4;
-/// Most released label sets kept in memory for sinks that lag; older ones are read from the series log.
-const RELEASED_MAX: usize = 16_384;
+/// Bytes after which the series log begins a new segment: what is not needed any more goes segment by segment.
+const SEGMENT_BYTES: u64 = 16 << 20;
 /// Spellings are spread over this many locks, so that threads that decode seldom meet.
 const STRIPES: usize = 64;
 
@@ -49,6 +52,9 @@ pub enum LabelsError {
     /// The files cannot be read or written, or are damaged.
     #[error(transparent)]
     Segments(#[from] SegmentsError),
+    /// What the log no longer needs to hold is not safe where it should be.
+    #[error("the series log is not made shorter, because the store cannot be synced: {0}")]
+    Sink(io::Error),
     /// A record passed its check and still makes no sense.
     #[error("series log entry {number} cannot be used: {why}")]
     Entry {
@@ -111,22 +117,6 @@ impl Spelling {
     }
 }
 
-struct Entry {
-    labels: Arc<LabelSet>,
-    /// Epoch of the last registration or [`Labels::intern`]; uses by [`Labels::find`] are marked in the spellings.
-    used: AtomicU64,
-    /// The code of the type that the journal holds of it; 0 for none.
-    told: AtomicU8,
-    spellings: Vec<u64>,
-}
-
-#[derive(Default)]
-struct Entries {
-    by_id: ByHash<Entry>,
-    per_name: HashMap<Box<str>, usize>,
-    released: VecDeque<(SeriesId, Arc<LabelSet>)>,
-}
-
 /// An entry on its way to the series log.
 struct Pending {
     series: SeriesId,
@@ -145,7 +135,12 @@ pub struct Labels {
     unsynced: AtomicUsize,
     text_bytes: AtomicUsize,
     log: Mutex<SeriesLog>,
+    /// Held for reading by those who read the log, for writing while a segment is taken away.
+    segments: RwLock<()>,
+    /// Held by the one who compacts.
+    compacting: Mutex<()>,
     types: types::Types,
+    when_full: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
 }
 
 impl Labels {
@@ -160,16 +155,31 @@ impl Labels {
         limits: Limits,
         metrics: Arc<Metrics>,
     ) -> Result<Labels, LabelsError> {
+        Labels::open_with_segments(folder, limits, SEGMENT_BYTES, metrics)
+    }
+
+    /// [`Labels::open`] with segments of the series log of so many bytes.
+    ///
+    /// # Errors
+    /// As [`Labels::open`].
+    pub fn open_with_segments(
+        folder: impl Into<Folder>,
+        limits: Limits,
+        segment_bytes: u64,
+        metrics: Arc<Metrics>,
+    ) -> Result<Labels, LabelsError> {
         let mut entries = Entries::default();
         let mut text_bytes = 0;
-        let log = SeriesLog::open(&folder.into(), &metrics, |series, epoch, labels| {
-            if let Some(held) = entries.by_id.get(&series.0) {
-                held.used.fetch_max(epoch, Relaxed);
-                return;
-            }
-            text_bytes += labels.bytes();
-            entries.insert(series, epoch, Arc::new(labels));
-        })?;
+        let log =
+            SeriesLog::open(&folder.into(), segment_bytes, &metrics, |segment, series, epoch, labels| {
+                if let Some(held) = entries.by_id.get(&series.0) {
+                    held.used.fetch_max(epoch, Relaxed);
+                    entries.written(series, segment);
+                    return;
+                }
+                text_bytes += labels.bytes();
+                entries.insert(series, epoch, Arc::new(labels), segment);
+            })?;
         metrics.label_entries.set(i64::try_from(entries.by_id.len()).unwrap_or(i64::MAX));
         Ok(Labels {
             limits,
@@ -180,7 +190,10 @@ impl Labels {
             unsynced: AtomicUsize::new(0),
             text_bytes: AtomicUsize::new(text_bytes),
             log: Mutex::new(log),
+            segments: RwLock::default(),
+            compacting: Mutex::default(),
             types: types::Types::default(),
+            when_full: OnceLock::new(),
         })
     }
 
@@ -226,11 +239,22 @@ impl Labels {
         epoch: u64,
     ) -> Result<SeriesId, Refused> {
         let checked = check(pairs, &self.limits);
-        let done = checked.and_then(|()| self.intern_as(series_id(pairs), pairs, encoded, epoch));
+        let mut done = checked.and_then(|()| self.intern_as(series_id(pairs), pairs, encoded, epoch));
+        if let Err(Refused::SeriesLimit { .. } | Refused::SeriesPerNameLimit { .. }) = done
+            && self.when_full.get().is_some_and(|room| room())
+        {
+            done = self.intern_as(series_id(pairs), pairs, encoded, epoch);
+        }
         if let Some(limit) = done.as_ref().err().and_then(Refused::limit) {
             self.metrics.limit(limit);
         }
         done
+    }
+
+    /// Has `room` asked before a series is refused because there are as many as may be: it may wait until others are
+    /// released, and says whether to try again. The first one stays.
+    pub fn when_full(&self, room: Box<dyn Fn() -> bool + Send + Sync>) {
+        let _ = self.when_full.set(room);
     }
 
     /// [`Labels::intern`] for checked `pairs` with the identity `series`.
@@ -256,7 +280,7 @@ impl Labels {
             let labels = Arc::new(LabelSet::from_sorted(pairs.iter().copied()));
             entries.admit(&labels, &self.limits)?;
             self.text_bytes.fetch_add(labels.bytes(), Relaxed);
-            entries.insert(series, epoch, labels.clone());
+            entries.insert(series, epoch, labels.clone(), NO_SEGMENT);
             self.metrics.label_entries.set(i64::try_from(entries.by_id.len()).unwrap_or(i64::MAX));
             // Queued before anyone else can find the series, so a sync that follows its first use covers it.
             let mut pending = lock(&self.pending);
@@ -287,19 +311,26 @@ impl Labels {
     /// Writes and syncs the entries that are not durable yet; cheap when there are none.
     ///
     /// # Errors
-    /// Disk errors. The series log stays failed: an entry that was not written would be missing for ever.
+    /// Disk errors. What could not be written is written by the next call; after a failed sync none can succeed.
     pub fn sync(&self) -> io::Result<()> {
         if self.unsynced.load(Acquire) == 0 {
             return Ok(());
         }
         let mut log = lock(&self.log);
         let pending = std::mem::take(&mut *lock(&self.pending));
-        for entry in &pending {
-            log.append(entry.series, entry.epoch, &entry.labels);
-        }
-        // What an earlier call could not write is counted now.
-        let synced = log.sync().map_err(io::Error::other)?;
-        self.unsynced.fetch_sub(synced, Release);
+        let records = pending.iter().map(|entry| (entry.series, entry.epoch, &*entry.labels));
+        let segment = match log.write_all(records) {
+            Ok(segment) => segment,
+            Err(error) => {
+                // Nothing of it is in the log; the next call writes it, before what was queued meanwhile.
+                lock(&self.pending).splice(..0, pending);
+                return Err(io::Error::other(error));
+            }
+        };
+        drop(log);
+        self.unsynced.fetch_sub(pending.len(), Release);
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        pending.iter().for_each(|entry| entries.written(entry.series, segment));
         Ok(())
     }
 
@@ -309,36 +340,52 @@ impl Labels {
         if let Some(entry) = entries.by_id.get(&series.0) {
             return Some(entry.labels.clone());
         }
-        entries.released.iter().rev().find(|(id, _)| *id == series).map(|(_, labels)| labels.clone())
+        entries.released.get(&series.0).map(|released| released.labels.clone())
     }
 
-    /// Forgets those of `series` whose last use, or registration, was before `freed_epoch`.
+    /// Forgets those of `series` whose last use, or registration, was before `freed_epoch`; how many.
     ///
-    /// One that is used at this very moment may still be forgotten; [`Labels::find_in_log`] knows it then, and its
-    /// next arrival registers it anew.
-    pub fn release(&self, series: &[SeriesId], freed_epoch: u64) {
+    /// One that was used since is registered anew, durably with the next commit: after a restart its freeing, which is
+    /// computed again, then finds it used. One whose id somebody has found and not written yet may be forgotten, if he took
+    /// his epoch before that one was cut: [`Labels::get`] still knows it, and its next arrival registers it.
+    pub fn release(&self, series: &[SeriesId], freed_epoch: u64) -> usize {
         if series.is_empty() {
-            return;
+            return 0;
         }
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let before = entries.by_id.len();
         for &series in series {
-            let Some(entry) = entries.by_id.get(&series.0) else { continue };
-            let used = entry.spellings.iter().fold(entry.used.load(Relaxed), |used, hash| {
-                let spellings = self.stripe(*hash).read().unwrap_or_else(PoisonError::into_inner);
-                used.max(spellings.get(hash).map_or(0, |spelling| spelling.used()))
-            });
-            if used >= freed_epoch {
-                continue;
-            }
-            let entry = entries.remove(series).expect("it was there a moment ago, under the same lock");
-            let mut bytes = entry.labels.bytes();
-            for hash in &entry.spellings {
+            let Some(entry) = entries.by_id.get_mut(&series.0) else { continue };
+            let mut used = entry.used.load(Relaxed);
+            let mut bytes = 0;
+            while let Some(hash) = entry.spellings.last().filter(|_| used < freed_epoch) {
+                // Under the lock for writing: who finds it has marked it, or does not find it any more.
                 let mut spellings = self.stripe(*hash).write().unwrap_or_else(PoisonError::into_inner);
-                bytes += spellings.remove(hash).map_or(0, |spelling| spelling.encoded.len());
+                let spelled = spellings.get(hash).map_or(0, Spelling::used);
+                used = used.max(spelled);
+                if used < freed_epoch {
+                    bytes += spellings.remove(hash).map_or(0, |spelling| spelling.encoded.len());
+                    entry.spellings.pop();
+                }
+            }
+            if used < freed_epoch {
+                bytes += entry.labels.bytes();
+                entries.release(series, used);
+            } else if entry.used.fetch_max(used, Relaxed) < freed_epoch {
+                lock(&self.pending).push(Pending { series, epoch: used, labels: entry.labels.clone() });
+                self.unsynced.fetch_add(1, Release);
             }
             self.text_bytes.fetch_sub(bytes, Relaxed);
         }
+        let released = before - entries.by_id.len();
         self.metrics.label_entries.set(i64::try_from(entries.by_id.len()).unwrap_or(i64::MAX));
+        self.metrics.series_released.inc_by(released as u64);
+        released
+    }
+
+    /// Whether a series is known now.
+    pub fn knows(&self, series: SeriesId) -> bool {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner).by_id.contains_key(&series.0)
     }
 
     /// The bounds that new series are judged by.
@@ -393,56 +440,20 @@ impl Labels {
     /// # Errors
     /// Files that cannot be read or are damaged.
     pub fn find_many_in_log(&self, series: &[SeriesId]) -> Result<HashMap<SeriesId, LabelSet>, LabelsError> {
+        let _nothing_goes = self.segments.read().unwrap_or_else(PoisonError::into_inner);
         let (folder, end) = lock(&self.log).place();
         log::find(&folder, end, series)
+    }
+
+    /// The last use of a spelling.
+    fn used(&self, hash: u64) -> u64 {
+        let spellings = self.stripe(hash).read().unwrap_or_else(PoisonError::into_inner);
+        spellings.get(&hash).map_or(0, Spelling::used)
     }
 
     fn stripe(&self, hash: u64) -> &RwLock<ByHash<Spelling>> {
         // The map inside uses the highest and the lowest bits.
         &self.spellings[(hash >> 32) as usize % STRIPES]
-    }
-}
-
-impl Entries {
-    /// Judges whether one more series with these labels fits.
-    fn admit(&self, labels: &LabelSet, limits: &Limits) -> Result<(), Refused> {
-        let name = labels.name();
-        if self.by_id.len() >= limits.series {
-            return Err(Refused::SeriesLimit { name: set::shown(name), max: limits.series });
-        }
-        if self.per_name.get(name).is_some_and(|n| *n >= limits.series_per_name) {
-            return Err(Refused::SeriesPerNameLimit { name: set::shown(name), max: limits.series_per_name });
-        }
-        Ok(())
-    }
-
-    fn insert(&mut self, series: SeriesId, epoch: u64, labels: Arc<LabelSet>) {
-        match self.per_name.get_mut(labels.name()) {
-            Some(n) => *n += 1,
-            None => {
-                self.per_name.insert(labels.name().into(), 1);
-            }
-        }
-        self.by_id.insert(
-            series.0,
-            Entry { labels, used: AtomicU64::new(epoch), told: AtomicU8::new(0), spellings: Vec::new() },
-        );
-    }
-
-    fn remove(&mut self, series: SeriesId) -> Option<Entry> {
-        let entry = self.by_id.remove(&series.0)?;
-        let name = entry.labels.name();
-        if let Some(n) = self.per_name.get_mut(name) {
-            *n -= 1;
-            if *n == 0 {
-                self.per_name.remove(name);
-            }
-        }
-        if self.released.len() == RELEASED_MAX {
-            self.released.pop_front();
-        }
-        self.released.push_back((series, entry.labels.clone()));
-        Some(entry)
     }
 }
 

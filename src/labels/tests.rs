@@ -206,3 +206,200 @@ fn threads_agree_on_identities() {
     assert_eq!(labels.len(), 500);
     assert_eq!(open(&dir, Limits::default()).len(), 500);
 }
+
+/// A label set of a known size with a number.
+fn numbered(n: u64) -> [(String, String); 2] {
+    [("__name__".to_owned(), "churn".to_owned()), ("n".to_owned(), format!("{n:08}"))]
+}
+
+fn intern_numbered(labels: &Labels, n: u64, epoch: u64) -> SeriesId {
+    let held = numbered(n);
+    let mut pairs: Vec<(&str, &str)> = held.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect();
+    labels.intern(&mut pairs, Some(format!("churn{n}").as_bytes()), epoch).unwrap()
+}
+
+fn segmented(dir: &Dir) -> Labels {
+    Labels::open_with_segments(dir.path(), Limits::default(), 4_096, Arc::new(Metrics::new())).unwrap()
+}
+
+#[test]
+fn the_series_log_holds_what_is_needed_and_not_much_more() {
+    let dir = Dir::new();
+    let labels = segmented(&dir);
+    let stays: Vec<_> = (0..20).map(|n| intern_numbered(&labels, n, 1)).collect();
+    let (mut next, mut longest, mut removed) = (1_000, 0, 0);
+    for epoch in 2..80 {
+        let ids: Vec<_> = (0..1_000)
+            .map(|_| {
+                next += 1;
+                intern_numbered(&labels, next, epoch)
+            })
+            .collect();
+        labels.sync().unwrap();
+        labels.release(&ids, epoch + 1);
+        loop {
+            let done = labels.compact(|| Ok(())).unwrap();
+            removed += done.removed_bytes;
+            if done.removed_bytes == 0 {
+                break;
+            }
+        }
+        longest = longest.max(labels.log_bytes());
+        assert!(labels.log_bytes() <= 2 * labels.log_bytes_needed() + 4_096, "epoch {epoch}");
+    }
+    // Some 80,000 names went through; 20 are known and 16,384 remembered.
+    assert_eq!(labels.len(), 20);
+    assert!(longest < 3 << 20 && removed > 1 << 20, "{longest} bytes at most, {removed} removed");
+    drop(labels);
+    let labels = segmented(&dir);
+    assert!(stays.iter().all(|id| labels.get(*id).is_some_and(|held| held.name() == "churn")));
+    assert!(labels.len() < 40_000, "{}", labels.len());
+    // What is not needed after a restart either goes as well, and nobody is copied twice.
+    let gone: Vec<_> = labels.unused_since(u64::MAX).into_iter().map(SeriesId).collect();
+    let gone: Vec<_> = gone.into_iter().filter(|id| !stays.contains(id)).collect();
+    labels.release(&gone, 1_000);
+    while labels.compact(|| Ok(())).unwrap().removed_bytes > 0 {}
+    assert_eq!(labels.len(), 20);
+    assert!(stays.iter().all(|id| labels.find_in_log(*id).unwrap().is_some()));
+}
+
+#[test]
+fn a_series_log_counts_the_bytes_it_needs() {
+    let dir = Dir::new();
+    let labels = segmented(&dir);
+    let empty = labels.log_bytes();
+    let ids: Vec<_> = (0..50).map(|n| intern_numbered(&labels, n, 1)).collect();
+    labels.sync().unwrap();
+    assert_eq!(labels.log_bytes() - empty, labels.log_bytes_needed());
+    // Those released stay needed for a while, and once only when they come back.
+    labels.release(&ids[..10], 5);
+    assert_eq!(labels.log_bytes() - empty, labels.log_bytes_needed());
+    (0..10).for_each(|n| assert_eq!(intern_numbered(&labels, n, 6), ids[n as usize]));
+    assert_eq!(labels.log_bytes() - empty, labels.log_bytes_needed());
+}
+
+/// Copies the folder as it is, as a kill would leave it.
+fn copy(from: &Dir) -> Dir {
+    let to = Dir::new();
+    fs::create_dir_all(to.path()).unwrap();
+    for file in fs::read_dir(from.path()).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.path().join(file.file_name())).unwrap();
+    }
+    to
+}
+
+#[test]
+fn no_kill_while_compacting_loses_a_series_that_is_needed() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let dir = Dir::new();
+    let labels = segmented(&dir);
+    let mut known: std::collections::BTreeMap<u64, SeriesId> = Default::default();
+    for epoch in 1..300_u64 {
+        for _ in 0..20 {
+            let n = rng.u64(..400);
+            known.insert(n, intern_numbered(&labels, n, epoch));
+        }
+        labels.sync().unwrap();
+        let freed: Vec<u64> = known.keys().copied().filter(|_| rng.u8(..) < 25).collect();
+        let ids: Vec<_> = freed.iter().map(|n| known[n]).collect();
+        labels.release(&ids, epoch + 1);
+        freed.iter().for_each(|n| drop(known.remove(n)));
+        // The steps of compacting, with a kill after each.
+        let needed = labels.log_bytes_needed();
+        let Some((oldest, next)) = lock(&labels.log).too_long(needed) else { continue };
+        labels.copy_from(oldest).unwrap();
+        let copied = copy(&dir);
+        // A kill in the middle of the copies.
+        let torn = copy(&dir);
+        let last = fs::read_dir(torn.path()).unwrap().map(|file| file.unwrap().path()).max().unwrap();
+        let length = fs::metadata(&last).unwrap().len();
+        let file = fs::OpenOptions::new().write(true).open(&last).unwrap();
+        let durable = length.min(32 + rng.u64(..=length.saturating_sub(32)));
+        file.set_len(if length > 4_000 { length } else { durable }).unwrap();
+        lock(&labels.log).trimmer().remove_before(next).unwrap();
+        for (what, killed) in [("copied", &copied), ("removed", &copy(&dir))] {
+            let after = segmented(killed);
+            for (n, id) in &known {
+                let held = after.get(*id).unwrap_or_else(|| panic!("seed {seed}: {n} is gone when {what}"));
+                assert_eq!(held.get("n"), Some(format!("{n:08}").as_str()));
+            }
+        }
+        drop(segmented(&torn));
+    }
+}
+
+#[test]
+fn a_series_used_since_it_was_freed_is_registered_anew() {
+    let dir = Dir::new();
+    let labels = segmented(&dir);
+    let id = intern_numbered(&labels, 1, 5);
+    labels.sync().unwrap();
+    // Found again, so only its spelling knows of the use.
+    assert_eq!(labels.find(b"churn1", 50), Some(id));
+    assert_eq!(labels.release(&[id], 20), 0);
+    labels.sync().unwrap();
+    drop(labels);
+    // The next start computes the freeing again.
+    let labels = segmented(&dir);
+    let bytes = labels.log_bytes();
+    assert_eq!((labels.release(&[id], 20), labels.len()), (0, 1));
+    labels.sync().unwrap();
+    assert_eq!(labels.log_bytes(), bytes, "registered once");
+    assert_eq!(labels.release(&[id], 51), 1);
+}
+
+#[test]
+fn a_series_is_either_found_and_kept_or_released() {
+    let dir = Dir::new();
+    let labels = Arc::new(segmented(&dir));
+    for round in 0..200_u64 {
+        let id = intern_numbered(&labels, round, 10);
+        let other = labels.clone();
+        let finder = std::thread::spawn(move || other.find(format!("churn{round}").as_bytes(), 20));
+        let released = labels.release(&[id], 20);
+        let found = finder.join().unwrap();
+        assert_eq!((found.is_some(), labels.knows(id)), (released == 0, released == 0), "round {round}");
+    }
+}
+
+#[test]
+fn whoever_makes_room_is_asked_before_a_series_is_refused() {
+    let dir = Dir::new();
+    let limits = Limits { series: 2, ..Limits::default() };
+    let metrics = Arc::new(Metrics::new());
+    let labels = Arc::new(Labels::open(dir.path(), limits, metrics.clone()).unwrap());
+    let ids: Vec<_> = (0..2).map(|n| intern_numbered(&labels, n, 1)).collect();
+    let (weak, first) = (Arc::downgrade(&labels), ids[0]);
+    labels.when_full(Box::new(move || weak.upgrade().is_some_and(|labels| labels.release(&[first], 9) > 0)));
+    intern_numbered(&labels, 2, 2);
+    assert!(!labels.knows(first));
+    let refused = labels.intern(&mut vec![("__name__", "more")], None, 2).unwrap_err();
+    assert_eq!(refused.reason(), "series_limit");
+    assert!(metrics.text().contains("limits.series\"} 1"), "asked once in vain, counted once");
+}
+
+#[test]
+fn a_full_disk_keeps_series_for_the_next_sync() {
+    let dir = Dir::new();
+    let faults: Arc<crate::disk::testing::Faults> = Arc::default();
+    let labels =
+        Labels::open(faults.folder(dir.path()), Limits::default(), Arc::new(Metrics::new())).unwrap();
+    intern_numbered(&labels, 0, 1);
+    labels.sync().unwrap();
+    for room in [0, 1, 50, 90] {
+        intern_numbered(&labels, room + 1, 2);
+        faults.room(Some(room));
+        assert!(labels.sync().is_err());
+    }
+    faults.room(None);
+    intern_numbered(&labels, 7_000, 3);
+    labels.sync().unwrap();
+    let bytes = labels.log_bytes();
+    labels.sync().unwrap();
+    assert_eq!(labels.log_bytes(), bytes, "nothing is written twice");
+    drop(labels);
+    assert_eq!(open(&dir, Limits::default()).len(), 6);
+}

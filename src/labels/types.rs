@@ -6,11 +6,13 @@
 //! is durable by itself: after a start [`Labels::told`] is called with what the journal holds, and families are heard of
 //! again, as senders repeat them every minute.
 //!
+//! Families are forgotten when there are too many and no known series bears their names.
+//!
 //! Not here: what rows show for a type (`store`).
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
-use std::sync::atomic::{AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Mutex, RwLock};
 
 use tidewatch_dataflows::sample::MetricType::{self, Counter, Gauge};
@@ -19,6 +21,9 @@ use super::{Labels, lock};
 
 /// Most metric families whose type is remembered; most that are heard of in one request.
 pub const FAMILIES_MAX: usize = 65_536;
+
+/// So many names must have gone before it is worth looking which families nobody bears any more.
+const NAMES_GONE_MIN: u64 = 1_024;
 
 /// The type of a metric family, as far as it decides what its series are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +109,8 @@ pub(super) struct Types {
     /// Found new, and not yet in the journal: whoever found them could not write them, or not yet.
     waiting: Mutex<HashMap<u64, MetricType>>,
     waits: AtomicUsize,
+    /// The number of names gone when families were last forgotten.
+    looked: AtomicU64,
 }
 
 impl Labels {
@@ -148,6 +155,7 @@ impl Labels {
         if changed.is_empty() {
             return changed;
         }
+        self.make_room(changed.len());
         let mut held = self.types.families.write().unwrap_or_else(PoisonError::into_inner);
         changed.retain(|(name, kind)| {
             let fits = held.0.contains_key(*name)
@@ -160,6 +168,28 @@ impl Labels {
             fits
         });
         changed
+    }
+
+    /// Forgets families that no known series belongs to, if `more` do not fit otherwise.
+    ///
+    /// One whose series come only later is heard of again with them, as senders repeat what they say.
+    fn make_room(&self, more: usize) {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.types.families.write().unwrap_or_else(PoisonError::into_inner);
+        let gone = entries.names_gone;
+        if held.0.len() + more <= FAMILIES_MAX || gone < self.types.looked.load(Relaxed) + NAMES_GONE_MIN {
+            return;
+        }
+        self.types.looked.store(gone, Relaxed);
+        let mut name = String::new();
+        held.0.retain(|family, kind| {
+            kind.series().iter().any(|(suffix, _)| {
+                name.clear();
+                name.push_str(family);
+                name.push_str(suffix);
+                entries.per_name.contains_key(name.as_str())
+            })
+        });
     }
 
     /// Counts a family whose type nobody remembers, because there are too many.
@@ -200,6 +230,11 @@ impl Labels {
         // Of a series the newest type counts, and a body that is sent again and again adds nothing.
         let mut waiting = lock(&self.types.waiting);
         waiting.extend(types);
+        if waiting.len() > self.limits.series {
+            // Of series that were released meanwhile nothing has to be told.
+            let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+            waiting.retain(|series, _| entries.by_id.contains_key(series));
+        }
         self.types.waits.store(waiting.len(), Release);
     }
 
@@ -327,5 +362,25 @@ mod tests {
         assert_eq!((labels.untold(held, None), labels.untold(beyond, None)), (Some(Counter), None));
         let text = labels.metrics.text();
         assert!(text.contains("tidewatch_limit_reached_total{limit=\"write.families\"} 4"), "{text}");
+    }
+
+    #[test]
+    fn families_whose_series_are_gone_make_room() {
+        let dir = Dir::new();
+        let labels = labels(&dir);
+        for round in 0..3 {
+            let names: Vec<String> = (0..FAMILIES_MAX).map(|n| format!("f{round}_{n}")).collect();
+            let all: Vec<_> = names.iter().map(|name| (name.as_str(), Family::Gauge)).collect();
+            let ids: Vec<_> = names.iter().map(|name| intern(&labels, name)).collect();
+            labels.hear(&[("stays", Family::Counter)]);
+            let stays = intern(&labels, "stays");
+            labels.hear(&all[1..]);
+            // Each round has room because the series of the one before were released.
+            assert_eq!(labels.untold(ids[FAMILIES_MAX - 1], None), Some(Gauge), "round {round}");
+            assert_eq!(labels.untold(stays, None), Some(Counter));
+            let ids: Vec<_> = ids.into_iter().map(tidewatch_dataflows::sample::SeriesId).collect();
+            assert_eq!(labels.release(&ids, 9), FAMILIES_MAX);
+        }
+        assert!(!labels.metrics.text().contains("write.families"), "{}", labels.metrics.text());
     }
 }

@@ -4,10 +4,13 @@
 //! batch, also when it has no rows: that is how a sink learns that the epoch is done. An epoch that is held already is
 //! not written again, so a restarted engine may compute from the beginning.
 //!
-//! Not here: sorting (`Outcomes::settle`), what sinks do with rows, trimming.
+//! What no sink needs any more is removed by a [`Trimmer`], segment by segment, while the outbox is written.
+//!
+//! Not here: sorting (`Outcomes::settle`), what sinks do with rows, when is trimmed.
 
 mod record;
 mod tail;
+mod trim;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,6 +20,7 @@ use tidewatch_dataflows::outcome::Outcomes;
 pub use self::record::{Batch, KIND_BATCH, decode, encode};
 use self::record::{Rows, encode_part, header};
 pub use self::tail::Tail;
+pub use self::trim::Trimmer;
 use crate::disk::Folder;
 use crate::faults::mutant;
 use crate::metrics::{Gauge, Histogram, Log, Metrics};
@@ -25,7 +29,7 @@ use crate::segments::{self, SegmentReader, Segments, SegmentsError};
 
 const LOG: &str = "outbox";
 
-/// The outbox cannot be opened, read or written. All of these are definite.
+/// The outbox cannot be opened, read or written. All of these are definite, unless [`OutboxError::passes`].
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxError {
     /// The files.
@@ -39,6 +43,13 @@ pub enum OutboxError {
     /// A record that is not what its kind says.
     #[error("an outbox record cannot be used: {why}")]
     Malformed { why: String },
+}
+
+impl OutboxError {
+    /// Whether the same can be written again when this is over: the disk has no room, most often.
+    pub fn passes(&self) -> bool {
+        matches!(self, OutboxError::Segments(error) if error.passes())
+    }
 }
 
 /// How an outbox is run.
@@ -62,7 +73,10 @@ pub struct Outbox {
     config: Config,
     /// The newest epoch held, durable or not yet.
     last_epoch: Option<u64>,
+    /// The segment it ends in.
+    whole_in: u64,
     durable: Arc<Durable>,
+    trimmer: Trimmer,
     bytes: Gauge,
     sync_seconds: Histogram,
 }
@@ -96,15 +110,19 @@ impl Outbox {
         if let Some(error) = error {
             return Err(error);
         }
+        let mut whole_in = segments.end().segment;
         if last_epoch.is_none() {
             last_epoch = last_epoch_before(&folder)?;
+            // As good as the one before, which is the last that may go.
+            whole_in = segments::list(&folder)?.into_iter().rev().nth(1).unwrap_or(whole_in);
         }
         let log = Log { log: LOG };
         let bytes = metrics.log_bytes.get_or_create(&log).clone();
         let sync_seconds = metrics.log_sync_seconds.get_or_create(&log).clone();
         bytes.set(i64::try_from(segments.bytes()).unwrap_or(i64::MAX));
         let durable = Arc::new(Durable::new(segments.end(), last_epoch));
-        Ok(Outbox { segments, config, last_epoch, durable, bytes, sync_seconds })
+        let trimmer = Trimmer::new(folder, segments.trimmer(), Arc::clone(&durable), bytes.clone(), whole_in);
+        Ok(Outbox { segments, config, last_epoch, whole_in, durable, trimmer, bytes, sync_seconds })
     }
 
     /// The newest epoch held.
@@ -117,12 +135,25 @@ impl Outbox {
     /// Durable, and seen by sinks, after [`Outbox::sync`].
     ///
     /// # Errors
-    /// Disk errors; from then on every call fails.
+    /// Disk errors. After one that [passes](OutboxError::passes) nothing of the epoch is in the outbox, and the same call
+    /// may be made again; after others every call fails.
     pub fn append(&mut self, epoch: u64, outcomes: &Outcomes) -> Result<bool, OutboxError> {
         if self.last_epoch.is_some_and(|last| epoch <= last) && !mutant(10) {
             return Ok(false);
         }
-        let mut rows = Rows::of(outcomes);
+        if let Err(error) = self.append_rows(epoch, Rows::of(outcomes)) {
+            if error.passes() {
+                // Should that fail as well, the next write does it first.
+                let _ = self.segments.rewind();
+            }
+            return Err(error.into());
+        }
+        self.segments.keep();
+        (self.last_epoch, self.whole_in) = (Some(epoch), self.segments.end().segment);
+        Ok(true)
+    }
+
+    fn append_rows(&mut self, epoch: u64, mut rows: Rows<'_>) -> Result<(), SegmentsError> {
         loop {
             let some = rows.take();
             let last = rows.is_empty();
@@ -130,11 +161,9 @@ impl Outbox {
             // A large epoch goes to the system part by part, so that the buffer stays small.
             self.segments.write()?;
             if last {
-                break;
+                return Ok(());
             }
         }
-        self.last_epoch = Some(epoch);
-        Ok(true)
     }
 
     /// Makes durable what was appended, and shows it to the sinks.
@@ -150,12 +179,18 @@ impl Outbox {
         self.sync_seconds.observe(begun.elapsed().as_secs_f64());
         self.bytes.set(i64::try_from(self.segments.bytes()).unwrap_or(i64::MAX));
         self.durable.advance(self.segments.end(), self.last_epoch);
+        self.trimmer.synced(self.whole_in);
         Ok(())
     }
 
     /// How far the outbox is durable. Closed when the outbox is dropped.
     pub fn durable(&self) -> Arc<Durable> {
         self.durable.clone()
+    }
+
+    /// Removes old segments, from any thread.
+    pub fn trimmer(&self) -> Trimmer {
+        self.trimmer.clone()
     }
 
     /// Whether the outbox is as large as it may be.

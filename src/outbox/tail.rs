@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::record::{Batch, decode_part, header};
 use super::{LOG, OutboxError};
 use crate::disk::Folder;
-use crate::segments::{self, Durable, SegmentReader};
+use crate::segments::{self, Durable, SegmentReader, SegmentsError};
 
 /// Reads an outbox in order, after a given epoch. Sees nothing that is not durable.
 pub struct Tail {
@@ -29,9 +29,25 @@ impl Tail {
         from_epoch: Option<u64>,
     ) -> Result<Tail, OutboxError> {
         let folder = folder.into();
-        let reader = match from_epoch {
-            Some(epoch) => seek(&folder, &durable, epoch)?,
-            None => SegmentReader::open(&folder, LOG)?,
+        let reader = loop {
+            let first = segments::list(&folder)?.first().copied();
+            let opened = match from_epoch {
+                Some(epoch) => seek(&folder, &durable, epoch),
+                None => SegmentReader::open(&folder, LOG).map_err(OutboxError::from),
+            };
+            match opened {
+                // It was trimmed between being listed and being opened.
+                Err(OutboxError::Segments(SegmentsError::Missing { .. }))
+                    if segments::list(&folder)?.first().copied() != first => {}
+                opened => {
+                    if from_epoch.is_none() && first.is_some_and(|first| first > 0) {
+                        tracing::warn!(
+                            "a sink that holds nothing begins behind what the outbox was trimmed to"
+                        );
+                    }
+                    break opened?;
+                }
+            }
         };
         Ok(Tail { folder, reader, durable, from_epoch, partial: Batch::default() })
     }

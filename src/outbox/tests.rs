@@ -9,6 +9,7 @@ use tidewatch_dataflows::outcome::Outcomes;
 use super::record::RECORD_ROWS_MAX;
 use super::record::tests::{bits, outcomes};
 use super::*;
+use crate::disk::testing::Faults;
 use crate::segments::tests::Dir;
 
 fn open(dir: &Dir, segment_bytes: u64) -> Outbox {
@@ -143,4 +144,124 @@ fn a_full_outbox_says_so() {
     }
     outbox.sync().unwrap();
     assert!(outbox.full());
+}
+
+#[test]
+fn trimming_removes_what_every_sink_holds_and_no_more() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    for _ in 0..20 {
+        let dir = Dir::new();
+        let metrics = Arc::new(Metrics::new());
+        let config = Config { segment_bytes: 2_000, ..Config::default() };
+        let mut outbox = Outbox::open(dir.path(), config, metrics.clone()).unwrap();
+        let mut tail = Tail::open(dir.path(), outbox.durable(), None).unwrap();
+        let (mut epoch, mut held, mut trimmed) = (0, None, 0);
+        for _ in 0..200 {
+            epoch += rng.u64(1..50);
+            let rows = if rng.u8(..) < 5 { RECORD_ROWS_MAX + 1 } else { rng.usize(..8) };
+            outbox.append(epoch, &outcomes(&mut rng, rows, 0)).unwrap();
+            if rng.bool() {
+                outbox.sync().unwrap();
+            }
+            // The sink goes on a little, and what it holds is given.
+            for _ in 0..rng.usize(..4) {
+                let Some(batch) = tail.next().unwrap() else { break };
+                assert!(Some(batch.epoch) > held, "seed {seed}");
+                held = Some(batch.epoch);
+            }
+            if let Some(upto) = held {
+                let before = outbox.bytes();
+                let freed = outbox.trimmer().trim(upto).unwrap();
+                assert_eq!(before - outbox.bytes(), freed, "seed {seed}");
+                trimmed += freed;
+                // Every epoch after it is there, for a sink that begins now as well.
+                let mut other = Tail::open(dir.path(), outbox.durable(), Some(upto)).unwrap();
+                if let Some(next) = other.next().unwrap() {
+                    assert!(next.epoch > upto, "seed {seed}");
+                }
+            }
+        }
+        outbox.sync().unwrap();
+        let text = metrics.text();
+        let gauge = format!("tidewatch_log_bytes{{log=\"outbox\"}} {}\n", outbox.bytes());
+        assert!(text.contains(&gauge), "seed {seed}: {gauge} in {text}");
+        assert!(trimmed > 0, "seed {seed}");
+        // Everything may go but what tells the last epoch.
+        outbox.trimmer().trim(u64::MAX).unwrap();
+        assert!(segments::list(&Folder::from(dir.path())).unwrap().len() <= 2, "seed {seed}");
+        drop(outbox);
+        let mut outbox = Outbox::open(dir.path(), config, metrics).unwrap();
+        assert_eq!(outbox.last_epoch(), Some(epoch), "seed {seed}");
+        outbox.trimmer().trim(u64::MAX).unwrap();
+        assert!(!outbox.append(epoch, &Outcomes::default()).unwrap());
+        assert!(outbox.append(epoch + 1, &Outcomes::default()).unwrap());
+    }
+}
+
+#[test]
+fn a_segment_goes_with_the_last_epoch_in_it() {
+    let dir = Dir::new();
+    let mut outbox = open(&dir, 1);
+    for epoch in [10, 20, 30, 40] {
+        outbox.append(epoch, &Outcomes::default()).unwrap();
+        outbox.sync().unwrap();
+    }
+    let trimmer = outbox.trimmer();
+    let left = || segments::list(&Folder::from(dir.path())).unwrap().len();
+    // The last segment is empty, so the one before it tells the last epoch.
+    for (upto, want) in [(9, 5), (10, 4), (19, 4), (20, 3), (29, 3), (u64::MAX, 2), (u64::MAX, 2)] {
+        trimmer.trim(upto).unwrap();
+        assert_eq!(left(), want, "up to {upto}");
+    }
+    assert_eq!((trimmer.first_segment(), trimmer.epoch()), (3, Some(40)));
+}
+
+#[test]
+fn a_full_disk_takes_the_same_epoch_later() {
+    let dir = Dir::new();
+    let faults: Arc<Faults> = Arc::default();
+    let mut rng = fastrand::Rng::with_seed(8);
+    let config = Config { segment_bytes: 1 << 20, ..Config::default() };
+    let mut outbox = Outbox::open(faults.folder(dir.path()), config, Arc::new(Metrics::new())).unwrap();
+    let mut all = Vec::new();
+    for epoch in 1..40 {
+        let outcomes = outcomes(&mut rng, if epoch % 7 == 0 { 2 * RECORD_ROWS_MAX } else { 20 }, 3);
+        if epoch % 3 == 0 {
+            for room in [0, 1, 100, 1_000_000] {
+                faults.room(Some(room));
+                if let Err(error) = outbox.append(epoch, &outcomes) {
+                    assert!(error.passes(), "{error}");
+                    assert_eq!(outbox.last_epoch(), Some(epoch - 1));
+                } else {
+                    break;
+                }
+            }
+            // What was appended before can be shown meanwhile.
+            outbox.sync().unwrap();
+            assert!(outbox.durable().epoch() >= Some(epoch - 1));
+        }
+        faults.room(None);
+        outbox.append(epoch, &outcomes).unwrap();
+        if epoch % 5 == 0 {
+            outbox.sync().unwrap();
+        }
+        all.push((epoch, outcomes));
+    }
+    outbox.sync().unwrap();
+    let mut tail = Tail::open(dir.path(), outbox.durable(), None).unwrap();
+    for (epoch, outcomes) in &all {
+        assert!(same(&tail.next().unwrap().unwrap(), *epoch, outcomes), "epoch {epoch}");
+    }
+    assert_eq!(tail.next().unwrap(), None);
+    // A failed sync is for good.
+    outbox.append(40, &Outcomes::default()).unwrap();
+    faults.no_sync.store(true, std::sync::atomic::Ordering::SeqCst);
+    assert!(!outbox.sync().unwrap_err().passes());
+    faults.no_sync.store(false, std::sync::atomic::Ordering::SeqCst);
+    assert!(!outbox.append(41, &Outcomes::default()).unwrap_err().passes());
+    drop(outbox);
+    let outbox = open(&dir, 1 << 20);
+    assert!(outbox.last_epoch() >= Some(39));
 }

@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use tidewatch_dataflows::sample::Samples;
 
@@ -150,6 +150,37 @@ pub struct Summary {
     pub created: u64,
 }
 
+/// Samples whose only fault was that there were as many series as may be: an input that is ordered by time goes on in
+/// them as well, or series that were freed by then would never be.
+#[derive(Debug)]
+pub struct Beyond {
+    count: AtomicU64,
+    highest_ms: AtomicI64,
+}
+
+impl Default for Beyond {
+    fn default() -> Self {
+        Beyond { count: AtomicU64::new(0), highest_ms: AtomicI64::new(i64::MIN) }
+    }
+}
+
+impl Beyond {
+    fn add(&self, at_ms: i64) {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.highest_ms.fetch_max(at_ms, Ordering::Relaxed);
+    }
+
+    /// How many there were so far.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// The highest time of one.
+    pub fn highest_ms(&self) -> Option<i64> {
+        Some(self.highest_ms.load(Ordering::Relaxed)).filter(|at_ms| *at_ms != i64::MIN)
+    }
+}
+
 /// Reads inputs one after another.
 pub struct Replay {
     waiting: Inputs,
@@ -159,6 +190,7 @@ pub struct Replay {
     metrics: Arc<Metrics>,
     bytes: Arc<AtomicU64>,
     bytes_total: Option<u64>,
+    beyond: Arc<Beyond>,
     summary: Summary,
 }
 
@@ -183,6 +215,7 @@ impl Replay {
             metrics,
             bytes: Arc::default(),
             bytes_total,
+            beyond: Arc::default(),
             summary,
         })
     }
@@ -229,7 +262,8 @@ impl Replay {
                 Step::Sample { series, at_ms, value } => batch.push(series, at_ms, value),
                 Step::Created => self.summary.created += 1,
                 Step::Nothing => {}
-                Step::Refused { line, why: (reason, message) } => {
+                Step::Refused { line, why: (reason, message), at_ms } => {
+                    at_ms.into_iter().for_each(|at_ms| self.beyond.add(at_ms));
                     let bad = BadLine { input: input.name.clone(), line, reason, message };
                     refusals.add(reason, 1, || bad.to_string());
                     if self.options.strict {
@@ -251,6 +285,11 @@ impl Replay {
     /// Bytes read so far, before decompression; goes on counting while inputs are read.
     pub fn bytes_counter(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.bytes)
+    }
+
+    /// Samples beyond the limits on series; goes on counting while inputs are read.
+    pub fn beyond(&self) -> Arc<Beyond> {
+        Arc::clone(&self.beyond)
     }
 
     /// Bytes of all inputs, if all are files.

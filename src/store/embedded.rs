@@ -61,6 +61,9 @@ pub struct Options {
     pub deadline: Duration,
     /// Most revisions of corrected keys that are kept.
     pub corrections_max: u64,
+    /// Series whose entry in the catalogue the writer remembers as up to date: as many as are alive at once, or it reads
+    /// entries again.
+    pub series_seen: usize,
 }
 
 impl Default for Options {
@@ -69,6 +72,7 @@ impl Default for Options {
             retention_ms: 30 * 86_400_000,
             deadline: Duration::from_secs(10),
             corrections_max: 1_000_000,
+            series_seen: 2_400_000,
         }
     }
 }
@@ -90,7 +94,8 @@ impl Embedded {
     /// # Errors
     /// The file is not a store, of another version, damaged, or cannot be opened.
     pub fn open(path: &Path, options: Options) -> Result<Embedded, StoreError> {
-        let writer = Writer::new(schema::open_for_writing(path)?, options.corrections_max);
+        let writer =
+            Writer::new(schema::open_for_writing(path)?, options.corrections_max, options.series_seen);
         Ok(Embedded {
             path: path.to_owned(),
             options,

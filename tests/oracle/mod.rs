@@ -75,6 +75,8 @@ struct Series {
     publish_from: Option<i64>,
     /// Its fill ends in this epoch.
     filled: bool,
+    /// A row of its rejects waits for the end of the minute.
+    rejected: bool,
 }
 
 /// A window that was added knows samples newer than the one and never answers keys up to the other.
@@ -103,6 +105,8 @@ pub struct Model {
     /// Fills begun and not ended, and from when on they publish.
     open: BTreeMap<u64, i64>,
     quarantined: BTreeSet<u64>,
+    /// The minute of stream time whose rejects are summed.
+    minute: i64,
 }
 
 /// The samples of a batch, in order.
@@ -127,6 +131,7 @@ impl Model {
             floors: BTreeMap::new(),
             open: BTreeMap::new(),
             quarantined: BTreeSet::new(),
+            minute: i64::MIN,
         }
     }
 
@@ -216,6 +221,7 @@ impl Model {
         for id in ids {
             let of = |rows: &[Row]| rows.iter().copied().filter(|row| row.0 == id).collect::<Vec<_>>();
             let series = self.live.get_mut(&id).expect("it was met");
+            let rejects_before = named_rejects(&out);
             let dirty = dirty.entry(id).or_default();
             let mut rest = Vec::new();
             for (fill, rows) in &filled {
@@ -238,6 +244,7 @@ impl Model {
             series.apply_all(&self.settings, &late, end.stream_ms, dirty, &mut out);
             series.release(&self.settings, dirty);
             series.apply_all(&self.settings, &new, end.stream_ms, dirty, &mut out);
+            series.rejected |= named_rejects(&out) > rejects_before;
         }
         for series in self.live.values_mut() {
             series.taking.take_if(|(fill, _)| ended.contains(fill));
@@ -253,6 +260,7 @@ impl Model {
                 && end.stream_ms > series.heard.saturating_add(keep);
             if quiet
                 && !series.takes()
+                && !series.rejected
                 && (series.newest.is_none() || series.silent(&self.settings, end.close_ms))
             {
                 freed.push(*id);
@@ -265,6 +273,11 @@ impl Model {
             let shard = SeriesId(id).shard();
             self.tombstones.entry(shard).or_default().insert((at, id));
             self.evict(shard);
+        }
+        let minute = if end.stream_ms == i64::MIN { i64::MIN } else { end.stream_ms.div_euclid(60_000) };
+        if minute > self.minute || end.last_of_input {
+            self.live.values_mut().for_each(|series| series.rejected = false);
+            self.minute = self.minute.max(minute);
         }
         out.windows.sort_by_key(WindowStats::key);
         out
@@ -279,6 +292,11 @@ impl Model {
             *floor = (*floor).max(at);
         }
     }
+}
+
+/// Rejects that are made into rows: all but duplicates.
+fn named_rejects(out: &Outcomes) -> u64 {
+    out.counts.rejected.iter().sum::<u64>() - out.counts.rejected[Reason::Duplicate as usize]
 }
 
 impl Series {

@@ -264,7 +264,9 @@ impl Admit {
                 let silent = head.newest == NEVER
                     || head.heard.saturating_add(wait_ms(&self.settings, head.heard, head.newest))
                         <= end.close_ms;
-                if quiet && silent && !filling {
+                // Who forgets a series when its slot is freed needs its labels no more.
+                let unpublished = self.rejects.hold(self.slots.series(slot));
+                if quiet && silent && !filling && !unpublished {
                     out.freed.push(slot);
                 } else {
                     // Looked at again when close time has come far enough; each epoch if only stream time lacks.

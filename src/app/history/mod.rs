@@ -27,7 +27,7 @@ use anyhow::{Context, bail, ensure};
 use tidewatch_dataflows::sample::Samples;
 
 use crate::config::Config;
-use crate::engine::{Engine, Listeners, Logs, Progress as EngineProgress};
+use crate::engine::{Engine, HeldUp, Listeners, Logs, Progress as EngineProgress};
 use crate::journal::{Journal, Mode};
 use crate::labels::Labels;
 use crate::metrics::Metrics;
@@ -155,7 +155,7 @@ impl History {
             computing: engine.progress(),
             engine: Some(engine),
             computed,
-            cut: Cut { journal, settle_ms: settings.settle_ms, live_order: false },
+            cut: Cut::new(journal, settings.settle_ms, false),
             labels,
             failed,
             span: Span::new(first_ms, to_ms),
@@ -215,12 +215,16 @@ impl History {
             self.progress.computed.store(self.computing.samples.load(Ordering::Relaxed), Ordering::Relaxed);
             self.progress.go_on()?;
             judge(&self.failed)?;
-            if self.computing.outbox_full.load(Ordering::Relaxed) {
-                self.metrics.limit("outbox.bytes_max");
-                bail!(
-                    "the history's outbox is at its bound outbox.bytes_max ({}); take a shorter range or fewer series",
-                    self.config.outbox.bytes_max
-                );
+            match self.computing.held_up() {
+                Some(HeldUp::Full) => {
+                    self.metrics.limit("outbox.bytes_max");
+                    bail!(
+                        "the history's outbox is at its bound outbox.bytes_max ({}); take a shorter range or fewer series",
+                        self.config.outbox.bytes_max
+                    );
+                }
+                Some(why) => bail!("the history's outbox cannot be written: {why}"),
+                None => {}
             }
         }
         self.progress.computed.store(self.span.taken, Ordering::Relaxed);

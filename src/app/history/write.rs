@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use tidewatch_dataflows::outcome::{Seen, WindowStats};
 use tidewatch_dataflows::sample::{Reason, SeriesId};
 
@@ -189,10 +189,9 @@ impl Corrected {
 fn stored(stack: &Stack, epoch: u64, progress: &Progress) -> anyhow::Result<()> {
     while stack.sink_progress.epoch.load(Ordering::Acquire) < epoch {
         progress.go_on()?;
-        ensure!(
-            !stack.engine_progress.outbox_full.load(Ordering::Relaxed),
-            "the outbox is at its bound outbox.bytes_max, so the store does not hold what the live engine computes"
-        );
+        if let Some(why) = stack.held_up() {
+            bail!("{why}, so the store does not hold what the live engine computes");
+        }
         std::thread::sleep(Duration::from_millis(5));
     }
     Ok(())

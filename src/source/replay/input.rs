@@ -21,6 +21,9 @@ const BUFFER_BYTES: usize = 1 << 18;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
+/// Refusals for the number of series alone: the same sample would do at another time.
+const SERIES_LIMITS: [&str; 2] = ["series_limit", "series_per_name_limit"];
+
 /// What one line came to.
 pub enum Step {
     Sample {
@@ -34,6 +37,8 @@ pub enum Step {
     Refused {
         line: u64,
         why: Refusing,
+        /// The time of a sample whose only fault is that there are as many series as may be.
+        at_ms: Option<i64>,
     },
     End,
 }
@@ -122,7 +127,7 @@ impl Input {
         self.line.clear();
         let got = self.next_line()?;
         let line = self.line_number;
-        let refused = |reason, message| Ok(Step::Refused { line, why: (reason, message) });
+        let refused = |reason, message| Ok(Step::Refused { line, why: (reason, message), at_ms: None });
         match got {
             Got::End => return self.end(),
             Got::TooLong => {
@@ -143,6 +148,8 @@ impl Input {
             Rows::Csv(Some(_)) => self.csv_row(labels, bounds, epoch)?,
         };
         match done {
+            // A row of several lines bears the number of its first.
+            Ok(Step::Refused { why, at_ms, .. }) => Ok(Step::Refused { line, why, at_ms }),
             Ok(step) => Ok(step),
             Err((reason, message)) => refused(reason, message),
         }
@@ -256,8 +263,17 @@ fn take(line: &exposition::Line<'_>, labels: &Labels, bounds: Bounds, epoch: u64
         return Err(out_of_bounds(line.at_ms, bounds, dialect == Dialect::OpenMetrics));
     }
     let mut pairs = line.pairs.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
-    let series = validate::intern(labels, &mut pairs, line.key, epoch)?;
-    Ok(Step::Sample { series, at_ms: line.at_ms, value: line.value })
+    let interned = validate::intern(labels, &mut pairs, line.key, epoch);
+    or_beyond(interned, line.at_ms, |series| Step::Sample { series, at_ms: line.at_ms, value: line.value })
+}
+
+/// The sample of a series that was interned, or that it is one too many.
+fn or_beyond(interned: Result<u64, Refusing>, at_ms: i64, sample: impl FnOnce(u64) -> Step) -> Taken {
+    match interned {
+        Ok(series) => Ok(sample(series)),
+        Err(why) if SERIES_LIMITS.contains(&why.0) => Ok(Step::Refused { line: 0, why, at_ms: Some(at_ms) }),
+        Err(why) => Err(why),
+    }
 }
 
 fn out_of_bounds(at_ms: i64, bounds: Bounds, in_seconds: bool) -> Refusing {
@@ -291,5 +307,5 @@ fn csv_row(
         Ok(mut pairs) => validate::intern(labels, &mut pairs, table.key(), epoch),
         Err(why) => Err((MALFORMED, why)),
     };
-    Ok(interned.map(sample))
+    Ok(or_beyond(interned, row.at_ms, sample))
 }

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Statement, Transaction, Transactio
 use tidewatch_dataflows::outcome::WindowStats;
 use tidewatch_dataflows::sample::SeriesId;
 
+use super::expire::Sweep;
 use super::schema::{columns, create_table, failure, table};
 use super::{corrections, gcd, hour_of, key_of, signed, unsigned, view};
 use crate::store::row::{Kind, REJECT_SQL, WINDOW_SQL, labels_json};
@@ -18,9 +19,6 @@ use crate::store::{Batch, LabelPairs, StoreError, Written};
 
 /// Rows inserted by one statement.
 pub const ROWS_PER_STATEMENT: usize = 32;
-
-/// Most series whose entry in the catalogue is known to be up to date.
-const SERIES_SEEN_MAX: usize = 4_000_000;
 
 /// The hours that windows of a series end in, from the first to the last.
 type Hours = (i64, i64);
@@ -38,22 +36,37 @@ pub struct Writer {
     hour: i64,
     /// Series whose entry says that they were written in `hour`.
     seen: Seen,
+    /// Most series in `seen`.
+    seen_max: usize,
     /// Whether `seen` may say what was not committed.
     unsure: bool,
     /// Most revisions of corrected keys that are kept.
     corrections_max: u64,
+    /// Where looking for series that have no rows any more goes on.
+    pub(super) sweep: Sweep,
 }
 
 type Labels<'a> = &'a dyn Fn(SeriesId) -> Option<LabelPairs>;
 
 impl Writer {
-    pub fn new(conn: Connection, corrections_max: u64) -> Writer {
-        Writer { conn, hour: i64::MIN, seen: HashMap::default(), unsure: false, corrections_max }
+    /// A writer that keeps so many revisions of corrected keys and remembers so many series that it has written.
+    pub fn new(conn: Connection, corrections_max: u64, seen_max: usize) -> Writer {
+        Writer {
+            conn,
+            hour: i64::MIN,
+            seen: HashMap::default(),
+            seen_max,
+            unsure: false,
+            corrections_max,
+            sweep: Sweep::default(),
+        }
     }
 
-    /// Forgets what is known about the catalogue.
-    pub fn forget(&mut self) {
-        self.seen.clear();
+    /// Forgets what is known about the catalogue if it is about an hour before this one.
+    pub fn forget_before(&mut self, hour: i64) {
+        if self.hour < hour {
+            self.seen.clear();
+        }
     }
 
     pub fn write(
@@ -62,7 +75,7 @@ impl Writer {
         batches: &[Batch<'_>],
         labels: Labels<'_>,
     ) -> Result<Written, StoreError> {
-        if std::mem::replace(&mut self.unsure, true) || self.seen.len() > SERIES_SEEN_MAX {
+        if std::mem::replace(&mut self.unsure, true) || self.seen.len() > self.seen_max {
             self.seen.clear();
         }
         let fail = |error| failure(path, "write rows", error);

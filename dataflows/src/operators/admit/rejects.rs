@@ -61,6 +61,12 @@ impl Rejects {
         row.last_at_ms = row.last_at_ms.max(last_at_ms);
     }
 
+    /// Whether a row that names the series is still to be emitted.
+    pub(super) fn hold(&self, series: SeriesId) -> bool {
+        !self.rows.is_empty()
+            && Reason::ALL.iter().any(|reason| self.index.contains_key(&(series.0, *reason)))
+    }
+
     /// Emits the rows when a minute of stream time is full, or at the end of an input.
     pub(super) fn flush(&mut self, end: EpochEnd, out: &mut Vec<Reject>) {
         let minute = if end.stream_ms == NEVER { NEVER } else { end.stream_ms.div_euclid(MINUTE_MS) };

@@ -1,0 +1,101 @@
+//! Trimming: whole segments of the outbox go when every sink holds the epochs in them.
+//!
+//! Which epoch is the last of a segment is read from its records once, for the oldest one only, and remembered. The
+//! segment with the newest whole epoch stays, for the outbox knows by it where it goes on; so does what is behind it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::{LOG, OutboxError, record};
+use crate::disk::Folder;
+use crate::metrics::Gauge;
+use crate::segments::{self, Durable, SegmentReader, SegmentsError};
+
+/// Removes what no sink needs any more, from any thread, while the outbox is written. Cheap to clone.
+#[derive(Clone)]
+pub struct Trimmer {
+    folder: Folder,
+    segments: segments::Trimmer,
+    durable: Arc<Durable>,
+    bytes: Gauge,
+    /// The segment with the newest whole epoch that is durable.
+    newest: Arc<AtomicU64>,
+    /// The oldest segment, and the last epoch in it. Held while it is being found.
+    known: Arc<Mutex<Option<(u64, u64)>>>,
+}
+
+impl Trimmer {
+    pub(super) fn new(
+        folder: Folder,
+        segments: segments::Trimmer,
+        durable: Arc<Durable>,
+        bytes: Gauge,
+        newest: u64,
+    ) -> Trimmer {
+        let (newest, known) = (Arc::new(AtomicU64::new(newest)), Arc::default());
+        Trimmer { folder, segments, durable, bytes, newest, known }
+    }
+
+    /// Takes note of the segment with the newest whole epoch, now that it is durable.
+    pub(super) fn synced(&self, newest: u64) {
+        self.newest.store(newest, Ordering::Release);
+    }
+
+    /// Removes the segments that hold nothing but epochs up to `upto_epoch`, which every sink must hold, durably; how many
+    /// bytes that freed. Who reads one of them reads it to its end.
+    ///
+    /// # Errors
+    /// The disk's, and damage in the oldest segment; the outbox can be written as before.
+    pub fn trim(&self, upto_epoch: u64) -> Result<u64, OutboxError> {
+        let mut freed = 0;
+        // One at a time, so that the removing waits for no reading.
+        while let Some(next) = self.first_to_keep(upto_epoch)? {
+            let bytes = self.segments.remove_before(next)?;
+            self.bytes.dec_by(i64::try_from(bytes).unwrap_or(i64::MAX));
+            freed += bytes;
+        }
+        Ok(freed)
+    }
+
+    /// The segment behind the oldest one, if that may go.
+    fn first_to_keep(&self, upto_epoch: u64) -> Result<Option<u64>, OutboxError> {
+        let all = self.segments.segments();
+        let [oldest, next, ..] = all[..] else { return Ok(None) };
+        if oldest >= self.newest.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = match *known {
+            Some((segment, last)) if segment == oldest => last,
+            _ => {
+                let Some(last) = self.last_epoch_of(oldest)? else { return Ok(None) };
+                *known = Some((oldest, last));
+                last
+            }
+        };
+        Ok((last <= upto_epoch).then_some(next))
+    }
+
+    /// The last epoch of a segment that is written no more; none if another trimmer took it away.
+    fn last_epoch_of(&self, segment: u64) -> Result<Option<u64>, OutboxError> {
+        let mut reader = match SegmentReader::open_at(&self.folder, LOG, segment) {
+            Err(SegmentsError::Missing { .. }) => return Ok(None),
+            opened => opened?,
+        };
+        let (end, mut last) = (reader.segment_end()?, None);
+        while let Some((kind, payload)) = reader.next(end)? {
+            last = Some(record::header(kind, payload)?.0.epoch);
+        }
+        Ok(last)
+    }
+
+    /// The oldest segment's number: above 0 once anything was trimmed.
+    pub fn first_segment(&self) -> u64 {
+        self.segments.first_segment()
+    }
+
+    /// The newest epoch that is durable.
+    pub fn epoch(&self) -> Option<u64> {
+        self.durable.epoch()
+    }
+}
