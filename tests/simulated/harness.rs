@@ -107,8 +107,19 @@ pub struct World {
     pub refused: u32,
     /// Packets that are sent in all.
     pub packets: usize,
-    /// Something was changed behind the program's back.
-    damaged: bool,
+    /// What was changed behind the program's back.
+    flip: Option<Flip>,
+}
+
+/// A bit that flipped.
+#[derive(Clone, Debug)]
+pub struct Flip {
+    pub folder: &'static str,
+    pub name: String,
+    pub byte: usize,
+    pub bit: u8,
+    /// The byte as it is since.
+    now: u8,
 }
 
 /// One process.
@@ -142,7 +153,7 @@ impl World {
         let clock = Arc::new(AtomicI64::new(feed.packets[0].now_ms));
         World {
             packets: feed.packets.len(),
-            damaged: false,
+            flip: None,
             disk,
             durable,
             feed,
@@ -176,14 +187,18 @@ impl World {
             clock: Arc::new(AtomicI64::new(self.clock.load(SeqCst))),
             refused: 0,
             packets: self.feed.packets.len(),
-            damaged: false,
+            flip: None,
         }
     }
 
     /// A bit of a file flips while no process runs.
-    pub fn flip(&mut self, folder: &str, name: &str, byte: usize, bit: u8) {
-        self.damaged = true;
-        self.disk.damage(folder, name, |content| content[byte] ^= 1 << bit);
+    pub fn flip(&mut self, folder: &'static str, name: &str, byte: usize, bit: u8) {
+        let mut now = 0;
+        self.disk.damage(folder, name, |content| {
+            content[byte] ^= 1 << bit;
+            now = content[byte];
+        });
+        self.flip = Some(Flip { folder, name: name.to_owned(), byte, bit, now });
     }
 
     /// One process, from its start to its end. An error is a law that was broken.
@@ -406,7 +421,7 @@ impl World {
                 self.controls.entry(control).or_default().1 += 1;
             }
             let durable = self.durable.lock().unwrap().samples();
-            if durable < self.acknowledged && !self.damaged {
+            if durable < self.acknowledged && self.flip.is_none() {
                 let acknowledged = self.acknowledged;
                 return Err(format!("{acknowledged} samples are acknowledged, {durable} are durable"));
             }
@@ -465,26 +480,20 @@ impl World {
         self.sink.lock().unwrap().batches.clone()
     }
 
-    /// Judges after damage: the rows of before are as they were, and those that came are of the epochs of the journal
-    /// as it was, or of what it came to since.
-    pub fn judge_damaged(&self, before: &BTreeMap<u64, Vec<u8>>, undamaged: &SimDisk) -> Result<(), String> {
+    /// Judges after a flipped bit: the rows of before are as they were, and all are those of an undisturbed run over
+    /// the journal as it would be without the flip.
+    pub fn judge_damaged(&self, before: &BTreeMap<u64, Vec<u8>>) -> Result<(), String> {
         let now = self.rows();
         if let Some(epoch) = before.iter().find(|(epoch, bytes)| now.get(epoch) != Some(bytes)) {
             return Err(format!("the sink's rows of epoch {} changed", epoch.0));
         }
-        let rows_over = |disk: &SimDisk| undisturbed(&self.feed, &whole_journal(disk).0);
-        let old = rows_over(undamaged)?;
-        let came: BTreeMap<u64, Vec<u8>> =
-            now.into_iter().filter(|(epoch, bytes)| old.get(epoch) != Some(bytes)).collect();
-        if came.is_empty() {
-            return Ok(());
-        }
-        compare("sink", &rows_over(&self.disk)?, &came, false)
+        let want = undisturbed(&self.feed, &whole_journal(&self.disk, self.flip.as_ref()).0)?;
+        compare("sink", &want, &now, false)
     }
 
     /// Judges the end: nothing acknowledged is lost, nothing was made up, the rows are those of an undisturbed run.
     pub fn judge(&self) -> Result<(), Broken> {
-        let (folder, durable) = whole_journal(&self.disk);
+        let (folder, durable) = whole_journal(&self.disk, None);
         self.nothing_is_lost(Reader::open(folder.join("journal"), durable).map_err(text)?)?;
         let rows = undisturbed(&self.feed, &folder)?;
         let sink = self.sink.lock().unwrap();
@@ -513,10 +522,17 @@ impl World {
 }
 
 /// What a journal came to, with what was trimmed, on a disk of its own.
-fn whole_journal(of: &SimDisk) -> (Folder, Arc<Durable>) {
+///
+/// A bit that flipped in it is put back, unless it was cut off.
+fn whole_journal(of: &SimDisk, flip: Option<&Flip>) -> (Folder, Arc<Durable>) {
     let disk = SimDisk::new();
     let mut end = Position { segment: 0, offset: 0 };
-    for (name, content) in of.files("journal", true) {
+    for (name, mut content) in of.files("journal", true) {
+        if let Some(flip) = flip.filter(|flip| flip.folder == "journal" && flip.name == name)
+            && let Some(byte) = content.get_mut(flip.byte).filter(|byte| **byte == flip.now)
+        {
+            *byte ^= 1 << flip.bit;
+        }
         let Some(first) = name.strip_suffix(".seg") else { continue };
         end = end.max(Position { segment: first.parse().unwrap(), offset: content.len() as u64 });
         disk.put("journal", &name, content);

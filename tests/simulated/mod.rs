@@ -74,8 +74,8 @@ struct Case {
 }
 
 const SHORT: Rules = Rules { live: false, lockstep: true, segment_bytes: 700, snapshots_every: None };
-/// So often that each shard has its turn some times in the short feed.
-const SNAPSHOTS: Rules = Rules { snapshots_every: Some(Duration::from_millis(4)), ..SHORT };
+/// So often that each shard is saved with each epoch that finds the one before saved.
+const SNAPSHOTS: Rules = Rules { snapshots_every: Some(Duration::ZERO), ..SHORT };
 
 fn case(mut world: World, case: &Case, seed: u64) -> Result<(), String> {
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -100,7 +100,10 @@ fn every_step(base: &World, rules: Rules, at_most: u64) -> Result<BTreeMap<Strin
     let mut cases = Vec::new();
     for (step, times) in &steps {
         for nth in (0..*times).step_by(times.div_ceil(at_most) as usize) {
-            for done in [Done::Nothing, Done::Half, Done::All] {
+            let all = [Done::Nothing, Done::Half, Done::All];
+            // Where not every step is tried, none is in all ways.
+            let some = if at_most < *times { &all[cases.len() % 3..][..1] } else { &all[..] };
+            for done in some.iter().copied() {
                 let how = if cases.len() % 3 == 0 { How::Kill } else { How::Power };
                 let workers = WORKERS[cases.len() / 3 % 3];
                 cases.push((cases.len() as u64, Case { step: step.clone(), nth, done, how, workers }));
@@ -147,7 +150,7 @@ fn a_death_at_any_step_loses_nothing() {
 
 /// A world whose shards all have two snapshots.
 fn with_snapshots() -> Result<World, Broken> {
-    let feed = Arc::new(feeds::short(26));
+    let feed = Arc::new(feeds::short(14));
     let mut world = World::new(feed, Rules { snapshots_every: Some(Duration::ZERO), ..SHORT });
     world.packets = 8;
     match world.live(2, Trouble::None)? {
@@ -160,7 +163,7 @@ fn with_snapshots() -> Result<World, Broken> {
 fn a_death_while_snapshots_are_made_and_logs_trimmed_loses_nothing() {
     let begun = std::time::Instant::now();
     let base = with_snapshots().unwrap_or_else(|why| panic!("{why}"));
-    let steps = every_step(&base, SNAPSHOTS, 6).unwrap_or_else(|why| panic!("{why}"));
+    let steps = every_step(&base, SNAPSHOTS, 3).unwrap_or_else(|why| panic!("{why}"));
     println!("{:?}", begun.elapsed());
     let want = ["remove segment journal"];
     assert_steps(&steps, &want, &["remove segment journal", "snapshots"]);
@@ -257,7 +260,7 @@ fn flipped(base: &World, seed: u64) -> Result<&'static str, String> {
     let run = |world: &mut World, rng: &mut fastrand::Rng| {
         world.live(WORKERS[rng.usize(0..3)], Trouble::Death { at, done: Done::All })?;
         world.disk.kill();
-        let (before, undamaged) = (world.rows(), world.disk.copy());
+        let before = world.rows();
         // Of snapshots mostly those of shards with series, and the manifest.
         let needed = |name: &&String| {
             folder != "snapshots" || !(*name > &"008".to_owned() && name.starts_with(['0', '1', '2']))
@@ -274,7 +277,11 @@ fn flipped(base: &World, seed: u64) -> Result<&'static str, String> {
         let what = format!("bit {bit} of byte {byte} of {folder}/{name} ({bytes} bytes)");
         let end = match world.live(WORKERS[rng.usize(0..3)], Trouble::None) {
             Ok(_) => "nobody minded",
-            Err(Broken::Stopped(why)) if why.contains(name.as_str()) && why.contains("offset") => "named",
+            Err(Broken::Stopped(why) | Broken::Law(why))
+                if why.contains(name.as_str()) && why.contains("is damaged at offset") =>
+            {
+                "named"
+            }
             Err(Broken::Stopped(why)) if why.contains("holds epoch") => "the end is missing",
             // In what was not yet proven synced a flipped bit looks like a torn tail. The rows are right all the same.
             Err(Broken::Law(why)) if folder == "series" && why.contains("has no labels") => {
@@ -283,7 +290,7 @@ fn flipped(base: &World, seed: u64) -> Result<&'static str, String> {
             Err(broken) => return Err(Broken::Law(format!("{what}: {broken}"))),
         };
         world
-            .judge_damaged(&before, &undamaged)
+            .judge_damaged(&before)
             .map_err(|why| Broken::Law(format!("{what}, {end}: {why}")))?;
         Ok(end)
     };

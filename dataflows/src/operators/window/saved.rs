@@ -347,8 +347,11 @@ impl Windows {
         let horizon = self.horizon(slot);
         for (w, plan) in self.plans.iter().enumerate() {
             let built = &mut self.marks[slot as usize * windows + w].built;
-            let sealed = pane_of(horizon, plan.hop_ms) - 1;
-            if *built != Built::NOTHING {
+            // One without a sample that counts has no horizon, and nothing is built of it.
+            if newest == NEVER {
+                *built = Built::NOTHING;
+            } else if *built != Built::NOTHING {
+                let sealed = pane_of(horizon, plan.hop_ms) - 1;
                 *built = Built::before(built.upto().min(sealed) + 1);
             }
         }
