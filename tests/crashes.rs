@@ -18,11 +18,13 @@ use crate::kill_and_rerun::{SECONDS, START_MS, Sender, settings, value};
 use crate::support::process::{Tidewatch, command};
 use crate::support::{Folder, stored};
 
-/// Small segments, so that there is something to trim; every shard is saved once a second.
+/// Every shard is saved once a second. Where logs are trimmed their segments are small, so that there is something to
+/// trim: an eighth of the bound.
 fn config(workers: usize, trim: &str) -> String {
+    let (journal, outbox) = if trim == "on" { ("2MiB", "4MiB") } else { ("1GiB", "1GiB") };
     format!(
         "windows: [{{length: 10s, hop: 5s}}, {{length: 1m, hop: 10s}}]\nsettle: 5s\nworkers: {workers}\n\
-         snapshots: {{every: 1s}}\njournal: {{bytes_max: 8MiB, trim: {trim}}}\noutbox: {{bytes_max: 8MiB}}\n"
+         snapshots: {{every: 1s}}\njournal: {{bytes_max: {journal}, trim: {trim}}}\noutbox: {{bytes_max: {outbox}}}\n"
     )
 }
 
@@ -168,7 +170,7 @@ fn crash(seed: u64, rounds: u64, trim: &str) -> Figures {
 fn rerun(seed: u64, all: &Path) {
     let copy = Folder::new("copy");
     // No snapshots within the run, and nothing trimmed.
-    let quiet = config(3, "off").replace("every: 1s", "every: 1h").replace("8MiB", "1GiB");
+    let quiet = config(3, "off").replace("every: 1s", "every: 1h");
     std::fs::write(copy.path().join("tidewatch.yml"), quiet).unwrap();
     for log in ["journal", "series"] {
         std::fs::create_dir_all(copy.path().join("data").join(log)).unwrap();

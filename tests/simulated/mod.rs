@@ -289,9 +289,7 @@ fn flipped(base: &World, seed: u64) -> Result<&'static str, String> {
             }
             Err(broken) => return Err(Broken::Law(format!("{what}: {broken}"))),
         };
-        world
-            .judge_damaged(&before)
-            .map_err(|why| Broken::Law(format!("{what}, {end}: {why}")))?;
+        world.judge_damaged(&before).map_err(|why| Broken::Law(format!("{what}, {end}: {why}")))?;
         Ok(end)
     };
     run(&mut world, &mut rng).map_err(|why| format!("seed {seed}: {why}"))
