@@ -153,7 +153,7 @@ skip=()
 for module in "${live[@]}"; do skip+=(--skip "$module"); done
 
 check cargo fmt --all --check
-check cargo clippy --quiet --workspace --all-targets --features faults -- -D warnings
+check cargo clippy --quiet --workspace --all-targets -- -D warnings
 check cargo clippy --quiet --workspace --all-targets --features faults -- -D warnings
 check "$cache/tools/bin/cargo-deny" --log-level warn check bans licenses sources
 tests --workspace --features faults --no-fail-fast -- "${skip[@]}"

@@ -21,7 +21,7 @@ use crate::support::{Folder, stored};
 /// Every shard is saved once a second. Where logs are trimmed their segments are small, so that there is something to
 /// trim: an eighth of the bound.
 fn config(workers: usize, trim: &str) -> String {
-    let (journal, outbox) = if trim == "on" { ("2MiB", "4MiB") } else { ("1GiB", "1GiB") };
+    let (journal, outbox) = if trim == "on" { ("1MiB", "2MiB") } else { ("1GiB", "1GiB") };
     format!(
         "windows: [{{length: 10s, hop: 5s}}, {{length: 1m, hop: 10s}}]\nsettle: 5s\nworkers: {workers}\n\
          snapshots: {{every: 1s}}\njournal: {{bytes_max: {journal}, trim: {trim}}}\noutbox: {{bytes_max: {outbox}}}\n"
