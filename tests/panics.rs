@@ -9,7 +9,7 @@ use tidewatch_dataflows::sample::SeriesId;
 use crate::support::process::Tidewatch;
 use crate::support::remote_write::WriteRequest;
 use crate::support::windows::{self, Window};
-use crate::support::{eventually, http};
+use crate::support::{Folder, eventually, http};
 
 const WINDOWS: [Window; 2] = [("10s", 10_000, 5_000), ("1m", 60_000, 10_000)];
 
@@ -146,8 +146,25 @@ fn a_series_that_always_panics_is_kept_out_until_it_is_let_in_again() {
     assert!(before.iter().all(|row| kept.contains(row)), "rows from before are gone");
     assert!(kept.iter().all(|row| row["at_ms"].as_i64().unwrap() < START_MS + 150_000), "{kept:?}");
 
-    // Mended, and let in again: what is newer than what it had is computed.
+    // A rerun of a copy of the journal, by a program without the fault, keeps it out of the same epoch on.
     worker.process().kill();
+    let rerun = Folder::new("rerun");
+    std::fs::write(rerun.path().join("tidewatch.yml"), CONFIG).unwrap();
+    for log in ["journal", "series"] {
+        let to = rerun.path().join("data").join(log);
+        std::fs::create_dir_all(&to).unwrap();
+        for file in std::fs::read_dir(worker.folder().join("data").join(log)).unwrap() {
+            let file = file.unwrap();
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+    let rerun = Tidewatch::start_in(rerun);
+    assert_eq!((quarantined(&rerun)["count"].clone(), restarts(&rerun)), (1.into(), 0.0));
+    assert_eq!(rerun.rows("/api/v1/windows", &all), kept);
+    rows(&rerun, "good", 300);
+    drop(rerun);
+
+    // Mended, and let in again: what is newer than what it had is computed.
     worker.next_with(&[], &["--lift-quarantine", &id("bad").to_string()]);
     worker.start_again();
     eventually("it is let in", LONG, || match quarantined(&worker) {

@@ -13,7 +13,7 @@ use tidewatch_dataflows::graph::Sizes;
 use tidewatch_dataflows::sample::{Control, SeriesId};
 
 use super::generation::{Ended, Generation, JOIN_MAX, Panicked, Shared, Signals, Thread};
-use super::{EngineError, OnFatal, PATIENCE, Progress, Restarted};
+use super::{EngineError, OnFatal, OnQuarantine, PATIENCE, Progress, Restarted};
 use crate::journal::{Journal, Quarantined, Refused};
 use crate::metrics::Restart;
 
@@ -54,7 +54,7 @@ impl Restarts {
 pub(super) struct Supervisor {
     pub(super) shared: Shared,
     pub(super) journal: Journal,
-    pub(super) quarantined: Box<dyn Fn(SeriesId, &str) + Send>,
+    pub(super) quarantined: OnQuarantine,
     pub(super) quit: Arc<AtomicBool>,
     pub(super) closing: Arc<AtomicBool>,
     pub(super) on_fatal: OnFatal,
