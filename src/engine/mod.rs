@@ -424,7 +424,7 @@ mod tests {
         let (config, settings) = (journal::Config::new(Mode::File), Settings::default());
         let open = Box::new(|| Ok(()));
         let journal =
-            Journal::open(&folder.join("journal"), config, settings.clone(), open, Arc::clone(&metrics))
+            Journal::open(folder.join("journal"), config, settings.clone(), open, Arc::clone(&metrics))
                 .unwrap();
         let faults: Arc<crate::disk::testing::Faults> = Arc::default();
         let outbox = Outbox::open(

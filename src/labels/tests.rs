@@ -306,7 +306,7 @@ fn no_kill_while_compacting_loses_a_series_that_is_needed() {
         let freed: Vec<u64> = known.keys().copied().filter(|_| rng.u8(..) < 25).collect();
         let ids: Vec<_> = freed.iter().map(|n| known[n]).collect();
         labels.release(&ids, epoch + 1);
-        freed.iter().for_each(|n| drop(known.remove(n)));
+        known.retain(|n, _| !freed.contains(n));
         // The steps of compacting, with a kill after each.
         let needed = labels.log_bytes_needed();
         let Some((oldest, next)) = lock(&labels.log).too_long(needed) else { continue };
