@@ -132,6 +132,7 @@ impl Snapshots {
         let table = Arc::new(Mutex::new(Table::new(&entries, every)));
         let (to_writer, saves) = channel();
         let writer = Writer::new(folder.clone(), Arc::clone(&table), Arc::clone(&metrics));
+        writer.publish();
         let thread = std::thread::Builder::new().name("snapshots".to_owned());
         let thread = thread.spawn(move || writer.run(&saves)).map_err(SnapshotError::Thread)?;
         let (to_writer, thread) = (Some(to_writer), Some(thread));

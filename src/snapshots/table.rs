@@ -12,6 +12,8 @@ use crate::faults::mutant;
 
 /// Bytes of saves that may wait for the disk; beyond it no further one is asked for.
 const WAITING_BYTES_MAX: usize = 256 << 20;
+/// How far turns may be behind, and then be taken at once.
+const BEHIND_MAX: Duration = Duration::from_secs(2);
 /// In which time each shard is saved once while the journal is filling up.
 const HURRIED: Duration = Duration::from_secs(20);
 /// A chain begins anew when its panes have grown to so many times what they were, in hundredths: by then as many of
@@ -92,8 +94,9 @@ impl Table {
         if now < due || self.waiting_bytes >= WAITING_BYTES_MAX {
             return None;
         }
-        // One that is late does not make the next ones hurry.
-        self.due = Some((due + turn).max(now));
+        // Epochs end once a second, so turns of that long may be due at once; those that were missed before are not.
+        let oldest = now.checked_sub(BEHIND_MAX).unwrap_or(due);
+        self.due = Some((due + turn).max(oldest));
         let shard = self.turn;
         self.turn = (shard + 1) % SHARDS;
         let chains = &mut self.chains[shard];
@@ -203,6 +206,18 @@ mod tests {
         table.lose(0, 0);
         assert_eq!(table.trim_epoch(), None);
         assert_eq!(table.newest(0), [entry(0, 1, 6)]);
+    }
+
+    #[test]
+    fn turns_shorter_than_an_epoch_are_taken_together() {
+        let (mut table, now) = (Table::new(&[], Duration::from_secs(1)), Instant::now());
+        table.next(now);
+        let due = |table: &mut Table, at| std::iter::from_fn(|| table.next(at)).count();
+        assert_eq!(due(&mut table, now + Duration::from_secs(1)), SHARDS);
+        // After a long pause two seconds' worth, not all that was missed.
+        let mut table = Table::new(&[], Duration::from_secs(256));
+        table.next(now);
+        assert_eq!(due(&mut table, now + Duration::from_secs(100)), 4);
     }
 
     #[test]

@@ -64,6 +64,11 @@ impl Writer {
             }
             Err(error) => written.iter().for_each(|(save, _)| self.failed(*save, &error)),
         }
+        self.publish();
+    }
+
+    /// Sets the gauges of what is durable.
+    pub fn publish(&self) {
         let (on_disk, trim_epoch) = {
             let table = self.table();
             (table.bytes(), table.trim_epoch())
