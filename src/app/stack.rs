@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use tidewatch_dataflows::sample::SeriesId;
 
 use crate::config::{self, Config};
 use crate::disk::Folder;
@@ -367,7 +366,7 @@ fn tell(labels: &Arc<Labels>) -> engine::OnTypes {
 }
 
 /// Says in the log which series is quarantined.
-fn quarantined(labels: &Arc<Labels>) -> Box<dyn Fn(SeriesId, &str) + Send> {
+fn quarantined(labels: &Arc<Labels>) -> engine::OnQuarantine {
     let labels = Arc::clone(labels);
     Box::new(move |series, panic| {
         let name = labels.get(series).map_or_else(String::new, |labels| format!(" {labels}"));

@@ -233,6 +233,9 @@ pub type Freed = (u64, Vec<SeriesId>);
 /// Told of types of series that the journal holds.
 pub type OnTypes = Box<dyn FnMut(&[(u64, MetricType)]) + Send>;
 
+/// Told of a series that is quarantined, and of the panic.
+pub type OnQuarantine = Box<dyn Fn(SeriesId, &str) + Send>;
+
 /// Who is told what the engine meets; none of them may block for long.
 pub struct Listeners {
     /// Freed slots, epoch by epoch.
@@ -240,7 +243,7 @@ pub struct Listeners {
     /// Types of series, as the journal holds them.
     pub types: OnTypes,
     /// A series that is quarantined, and the panic.
-    pub quarantined: Box<dyn Fn(SeriesId, &str) + Send>,
+    pub quarantined: OnQuarantine,
 }
 
 /// What an engine reads and writes.

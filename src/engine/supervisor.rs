@@ -54,7 +54,7 @@ impl Restarts {
 pub(super) struct Supervisor {
     pub(super) shared: Shared,
     pub(super) journal: Journal,
-    pub(super) quarantined: Box<dyn Fn(SeriesId, &str) + Send>,
+    pub(super) quarantined: super::OnQuarantine,
     pub(super) quit: Arc<AtomicBool>,
     pub(super) closing: Arc<AtomicBool>,
     pub(super) on_fatal: OnFatal,
