@@ -242,7 +242,7 @@ pub struct Listeners {
     pub freed: Box<dyn FnMut(Freed) + Send>,
     /// Types of series, as the journal holds them.
     pub types: OnTypes,
-    /// Series that are quarantined.
+    /// A series that is quarantined, and the panic.
     pub quarantined: OnQuarantine,
 }
 
