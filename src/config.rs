@@ -460,7 +460,7 @@ mod tests {
         }
         assert_eq!(
             reader.known.len(),
-            1 + 6 + 2 + 21,
+            1 + 6 + 2 + 22,
             "windows, their parts, sources and select, and the rest"
         );
     }

@@ -395,7 +395,8 @@ mod tests {
         .unwrap();
         // A time that no gate lets pass: counting back from it panics.
         let mut samples = Samples::default();
-        samples.push(4, i64::MIN + 1, 1.0);
+        // Three series of one worker: each is found out after two panics, so there are enough of them.
+        [4, 6, 8].into_iter().for_each(|series| samples.push(series, i64::MIN + 1, 1.0));
         journal.append_blocking(samples, "test").unwrap();
         journal.cut(i64::MIN, i64::MIN, false).unwrap().blocking_recv().unwrap().unwrap();
         let restarts =
@@ -408,6 +409,8 @@ mod tests {
         let progress = engine.progress();
         let after = progress.restarted().unwrap().after;
         assert!(after.starts_with("worker 0 panicked: attempt to"), "{after}");
+        assert!(after.contains(", at series 00000000000000"), "{after}");
+        assert_eq!(progress.quarantined(), [SeriesId(4)]);
         assert!(progress.rebuilding());
         let questions = engine.questions();
         assert_eq!(questions.newest(&[4]), Err(AskError::Rebuilding));

@@ -99,6 +99,7 @@ impl Process {
     }
 
     /// Waits until the program has ended by itself.
+    #[cfg(feature = "faults")]
     pub fn ended(&mut self) -> ExitStatus {
         eventually(&format!("{} ends", self.name), PATIENCE, || {
             self.child.try_wait().unwrap().ok_or_else(|| self.log_tail())
@@ -203,6 +204,7 @@ impl Tidewatch {
     }
 
     /// Variables of the starts from now on, and flags of the next one.
+    #[cfg(feature = "faults")]
     pub fn next_with(&mut self, environment: &[(&str, &str)], flags: &[&str]) {
         self.environment =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
