@@ -210,8 +210,8 @@ pub trait Watch: Send {
     /// What was just written, though nothing of it is synced, may survive: what must hold then.
     fn written(&mut self, look: &Look<'_>, folder: &str, file: &[u8]) -> Result<(), String>;
 
-    /// Something became durable in this folder.
-    fn settled(&mut self, look: &Look<'_>, folder: &str) -> Result<(), String>;
+    /// Something became durable in this folder: `names`, or bytes of a file.
+    fn settled(&mut self, look: &Look<'_>, folder: &str, names: bool) -> Result<(), String>;
 
     /// A file with this content is to be removed.
     fn removed(&mut self, look: &Look<'_>, folder: &str, content: &[u8]) -> Result<(), String>;
@@ -336,9 +336,9 @@ impl State {
         self.watch = Some(watch);
     }
 
-    fn settled(&mut self, folder: &Path) {
+    fn settled(&mut self, folder: &Path, names: bool) {
         let folder = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        self.watched(|watch, look| watch.settled(look, &folder));
+        self.watched(|watch, look| watch.settled(look, &folder, names));
     }
 }
 
@@ -437,6 +437,20 @@ impl SimDisk {
         let (files, dirs) = (Mood::of(rng), Mood::of(rng));
         state.files.iter_mut().for_each(|file| file.survive(files, rng));
         state.dirs.values_mut().for_each(|dir| dir.survive(dirs, rng));
+    }
+
+    /// Waits until nothing has come to the disk for a moment.
+    pub fn quiet(&self) {
+        let steps = || self.shared.lock().steps;
+        let mut before = steps();
+        loop {
+            std::thread::sleep(Duration::from_millis(2));
+            let now = steps();
+            if now == before {
+                return;
+            }
+            before = now;
+        }
     }
 
     /// Whether the process has ended.
@@ -611,7 +625,7 @@ impl Disk for Process {
         let settle = |state: &mut State, part: usize| {
             let held = state.dir(dir)?;
             held.settle(held.unsynced.len() / part);
-            state.settled(dir);
+            state.settled(dir, true);
             Ok(())
         };
         self.shared.step(
@@ -700,7 +714,7 @@ impl DiskFile for Handle {
         }
         let settle = |state: &mut State, n: usize| {
             state.files[self.file].settle(n);
-            state.settled(self.path.parent().expect("a file is in a folder"));
+            state.settled(self.path.parent().expect("a file is in a folder"), false);
         };
         self.shared.step(
             self.process,
