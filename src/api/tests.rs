@@ -289,6 +289,7 @@ fn csv_has_the_same_rows_and_its_cursor_in_a_header() {
         "last",
         "increase",
         "rate",
+        "partial",
         "revision"
     ]));
     assert_eq!(reader.records().count(), 5);
