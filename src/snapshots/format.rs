@@ -1,15 +1,16 @@
 //! The bytes of the three kinds of files. All numbers little-endian.
 //!
 //! ```text
-//! manifest   magic "tidemani" | version u32 | crc32 u32 of the rest | n x entry
+//! manifest   magic "tidemani" | version u32 | crc32 u32 of version and rest | n x entry
 //!   entry    shard u16 | chain u8 | epoch u64 | begun u64 | panes bytes u64 | whole bytes u64 | state bytes u64
-//! state      magic "tidestat" | version u32 | crc32 u32 of the rest | entry | stream_ms i64 | close_ms i64 |
+//! state      magic "tidestat" | version u32 | crc32 u32 of version and rest | entry | stream_ms i64 | close_ms i64 |
 //!            last_of_input u8 | length u32 and settings as JSON | state of the shard
-//! panes      magic "tidepane" | version u32 | crc32 u32 of the rest | shard u16 | chain u8 | begun u64,
+//! panes      magic "tidepane" | version u32 | crc32 u32 of version and rest | shard u16 | chain u8 | begun u64,
 //!            then block by block: length u32 | crc32 u32 of what follows | panes of one save
 //! ```
 //!
-//! A file of another version is an error that says so; whatever else does not fit is damage.
+//! The checksum of a header covers its version as well: a file of another version is an error that says so, one whose
+//! version is a flipped bit is damaged.
 
 use std::io;
 
@@ -92,9 +93,17 @@ fn header(magic: &[u8; 8], rest: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER + rest.len());
     out.extend_from_slice(magic);
     out.extend_from_slice(&VERSION.to_le_bytes());
-    out.extend_from_slice(&crc32fast::hash(rest).to_le_bytes());
+    out.extend_from_slice(&crc(VERSION, rest).to_le_bytes());
     out.extend_from_slice(rest);
     out
+}
+
+/// The checksum of a version and what follows the header.
+fn crc(version: u32, rest: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&version.to_le_bytes());
+    hasher.update(rest);
+    hasher.finalize()
 }
 
 /// Why bytes are not what they should be.
@@ -116,8 +125,7 @@ fn checked<'a>(magic: &[u8; 8], bytes: &'a [u8], n: Option<usize>) -> Result<&'a
         Some(n) => rest.get(..n).ok_or(Not::Good("it is cut short"))?,
         None => rest,
     };
-    // A version that a flipped bit made is damage, so this comes first.
-    if crc32fast::hash(body) != crc {
+    if self::crc(version, body) != crc {
         return Err(Not::Good("its checksum does not match"));
     }
     if version != VERSION { Err(Not::Version(version)) } else { Ok(body) }

@@ -105,8 +105,6 @@ fn every_damaged_byte_is_noticed_and_the_snapshot_before_is_used() {
             match open(&folder.0).load(9) {
                 Ok(Some(loaded)) => assert_eq!(loaded.held().end.epoch, 4, "{} at {at}", file.display()),
                 Ok(None) => panic!("{} at {at}: the other chain is good", file.display()),
-                // No checksum covers the version of a format that is not known.
-                Err(SnapshotError::Version { .. }) => assert!((8..12).contains(&at), "at {at}"),
                 Err(other) => panic!("{} at {at}: {other}", file.display()),
             }
         }
@@ -132,7 +130,7 @@ fn a_manifest_that_is_damaged_or_gone_is_made_again() {
     two_chains(&folder.0);
     let path = folder.0.join(MANIFEST);
     let good = std::fs::read(&path).unwrap();
-    for at in (0..8).chain(12..good.len()) {
+    for at in 0..good.len() {
         let mut bad = good.clone();
         bad[at] ^= 0x10;
         std::fs::write(&path, &bad).unwrap();
@@ -155,6 +153,11 @@ fn another_version_is_an_error_that_says_so() {
         let good = std::fs::read(&file).unwrap();
         let mut newer = good.clone();
         newer[8] = 9;
+        // The header of panes is followed by blocks with checksums of their own.
+        let panes = file.to_string_lossy().ends_with(".panes");
+        let end = if panes { format::PANES_HEADER as usize } else { newer.len() };
+        let crc = crc32fast::hash(&[&newer[8..12], &newer[16..end]].concat());
+        newer[12..16].copy_from_slice(&crc.to_le_bytes());
         std::fs::write(&file, &newer).unwrap();
         let opened = Snapshots::open(&folder.0, Duration::from_secs(1), Arc::new(Metrics::new()));
         let error = opened.and_then(|snapshots| snapshots.load(9).map(|_| ())).map_err(|e| e.to_string());
