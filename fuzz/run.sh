@@ -12,7 +12,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-targets=(remote_write remote_write2 exposition openmetrics csv answer)
+targets=(remote_write remote_write2 exposition openmetrics csv answer journal outbox series snapshots)
 case "${1:-}" in
     -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
 esac
@@ -34,7 +34,9 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/fuzz/target}"
 for target in "${targets[@]}"; do
     [ -f "targets/$target.rs" ] || { echo "run.sh: there is no target '$target' (${targets[*]})" >&2; exit 2; }
     # A failure is found fastest in small inputs, and a small corpus is one that can be kept.
-    bounds=(-max_len=512 -rss_limit_mb=2048 -timeout=10 "-artifact_prefix=$cache/fuzz/$target-")
+    max_len=512
+    case "$target" in journal | outbox | series | snapshots) max_len=2048 ;; esac
+    bounds=("-max_len=$max_len" -rss_limit_mb=2048 -timeout=10 "-artifact_prefix=$cache/fuzz/$target-")
     grown="$cache/fuzz/corpus/$target"
     mkdir -p "$grown" "corpus/$target"
     cargo +nightly fuzz run --fuzz-dir . --sanitizer none "$target" "$grown" "corpus/$target" -- \

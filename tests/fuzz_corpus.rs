@@ -13,7 +13,7 @@ mod laws;
 type Law = fn(&[u8]);
 
 /// The fuzz targets: a corpus each, and what holds for every input in it.
-const TARGETS: [(&str, Law); 6] = [
+const TARGETS: [(&str, Law); 10] = [
     ("answer", laws::answer),
     ("csv", |text| {
         laws::csv(text);
@@ -23,12 +23,16 @@ const TARGETS: [(&str, Law); 6] = [
         laws::exposition(text);
         laws::file(Format::Prometheus, text);
     }),
+    ("journal", laws::journal),
     ("openmetrics", |text| {
         laws::openmetrics(text);
         laws::file(Format::OpenMetrics, text);
     }),
+    ("outbox", laws::outbox),
     ("remote_write", laws::remote_write),
     ("remote_write2", laws::remote_write2),
+    ("series", laws::series),
+    ("snapshots", laws::snapshots),
 ];
 
 /// Inputs that a corpus has at least: one that is gone or was emptied is no pass.

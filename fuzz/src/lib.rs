@@ -6,6 +6,8 @@
 //!
 //! Not here: compression and transport.
 
+mod logs;
+
 use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::{Debug, Write as _};
@@ -24,6 +26,8 @@ use tidewatch::source::remote_write2::{self, Decoded2};
 use tidewatch::source::replay::{Format, Options, Replay, ReplayError, Summary};
 use tidewatch::source::validate::{Bounds, Refusals, own_result};
 use tidewatch_dataflows::sample::{Samples, SeriesId};
+
+pub use self::logs::{journal, outbox, series, snapshots};
 
 /// The clock: 2024-05-01T00:00:00Z.
 const NOW_MS: i64 = 1_714_521_600_000;
