@@ -142,7 +142,9 @@ fn older_snapshot(look: &Look<'_>) -> Option<u64> {
 fn snapshots_are_whole(look: &Look<'_>) -> Result<(), String> {
     let files: BTreeMap<&str, &[u8]> = look.files("snapshots").collect();
     let Some(manifest) = files.get("manifest") else { return Ok(()) };
-    if manifest.len() < 16 || crc32fast::hash(&manifest[16..]).to_le_bytes() != manifest[12..16] {
+    // Version and entries.
+    let crc = |bytes: &[u8]| crc32fast::hash(&[&bytes[8..12], &bytes[16..]].concat()).to_le_bytes();
+    if manifest.len() < 16 || crc(manifest) != manifest[12..16] {
         return Err("the durable manifest is not whole".to_owned());
     }
     for Listed { shard, chain, epoch, begun, panes_bytes, state_bytes } in listed(manifest) {
