@@ -39,14 +39,20 @@ impl Start {
     }
 }
 
-/// A shard as its newest snapshot has it that is any good, or empty.
+/// A shard as its newest snapshot has it that is any good, or empty; `outbox` is the newest epoch held there.
 pub(super) fn shard(
     shard: usize,
     settings: &Arc<Settings>,
     snapshots: Option<&Snapshots>,
+    outbox: Option<u64>,
 ) -> Result<Shard, EngineError> {
     let Some(snapshots) = snapshots else { return Ok(Shard::new(settings)) };
     while let Some(loaded) = snapshots.load(shard)? {
+        // Its end was damaged and cut off: what the snapshot knows would be missing there for ever.
+        if outbox.is_none_or(|last| last < loaded.epoch()) {
+            snapshots.refuse(shard, &loaded, "the outbox does not hold its epoch any more");
+            continue;
+        }
         match Shard::load(shard, &loaded.held()) {
             Ok(begun) => {
                 snapshots.begin(shard, std::array::from_fn(|chain| begun.saved_epoch(chain)));

@@ -57,11 +57,12 @@ pub(super) fn start_workers(
         Arc::clone(&shared.busy),
         Arc::clone(signals),
         shared.snapshots.clone(),
+        shared.outbox.lock().expect("after a panic in the outbox no generation follows").last_epoch(),
     );
     let of_each: Vec<_> =
         to_merger.into_iter().map(|sender| Mutex::new(Some((sender, events.clone())))).collect();
     timely::execute(timely::Config::process(shared.workers), move |worker| {
-        let (settings, sizes, busy, signals, snapshots) = of_all.clone();
+        let (settings, sizes, busy, signals, snapshots, outbox) = of_all.clone();
         let index = worker.index();
         let (to_merger, events) = of_each[index]
             .lock()
@@ -74,7 +75,7 @@ pub(super) fn start_workers(
             for shard in 0..SHARDS {
                 // Other workers load theirs meanwhile.
                 shards.push(match mine(shard) && !signals.over() {
-                    true => Some(start::shard(shard, &settings, snapshots.as_ref())?),
+                    true => Some(start::shard(shard, &settings, snapshots.as_ref(), outbox)?),
                     false => None,
                 });
                 let _ = events.send(Event::Loaded);

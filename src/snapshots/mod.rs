@@ -66,6 +66,11 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// The epoch whose end it is the state of.
+    pub fn epoch(&self) -> u64 {
+        self.end.epoch
+    }
+
     /// What a shard begins with.
     pub fn held(&self) -> Held<'_> {
         Held {
