@@ -12,7 +12,6 @@ use super::start::Start;
 use super::workers::{Feed, Message};
 use super::{OnTypes, PATIENCE, Progress};
 use crate::journal::{JournalError, Quarantined, Record};
-use crate::snapshots::Snapshots;
 
 /// Who is told of types, by one generation after the other.
 pub(super) type Types = Arc<Mutex<ToldTypes>>;
@@ -114,7 +113,7 @@ pub(super) fn feed(
                     tell(Mark::Control(Arc::new(control)));
                 }
                 // Few are due at once, and each only once.
-                while let Some(save) = snapshots.as_ref().and_then(Snapshots::next) {
+                while let Some(save) = snapshots.as_ref().and_then(|snapshots| snapshots.next(end.epoch)) {
                     tell(Mark::Save(save));
                 }
                 all_there = tell(Mark::End(end));

@@ -16,6 +16,7 @@ use super::generation::{Ended, Generation, JOIN_MAX, Panicked, Shared, Signals, 
 use super::{EngineError, OnFatal, OnQuarantine, PATIENCE, Progress, Restarted};
 use crate::journal::{Journal, Quarantined, Refused};
 use crate::metrics::Restart;
+use crate::snapshots::Snapshots;
 
 /// Restarts within [`WITHIN`] that the engine tries; the next panic ends the process.
 pub(super) const RESTARTS_MAX: usize = 8;
@@ -25,6 +26,9 @@ pub(super) const WITHIN: Duration = Duration::from_mins(10);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait before a restart.
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether the snapshots under way are written.
+const SETTLE: Duration = Duration::from_millis(5);
 
 /// Panics remembered, to know them again.
 const SUSPECTS_MAX: usize = 64;
@@ -135,10 +139,16 @@ impl Supervisor {
         let begun = Instant::now();
         while !self.leaving() {
             let left = wait.saturating_sub(begun.elapsed());
-            if left.is_zero() {
+            // What the generation that is over had saved is written first: the next one begins with what is durable, and
+            // a save that came between two of its own would not continue the one before.
+            let settled = self.shared.snapshots.as_ref().is_none_or(Snapshots::is_settled);
+            if left.is_zero() && settled {
                 break;
             }
-            std::thread::sleep(left.min(PATIENCE));
+            if begun.elapsed() > wait + JOIN_MAX {
+                return Err(stuck(&["snapshots"], panicked.to_string()));
+            }
+            std::thread::sleep(if left.is_zero() { SETTLE } else { left.min(PATIENCE) });
         }
         Ok(())
     }
@@ -194,7 +204,7 @@ fn told(message: String, at: Option<(u64, SeriesId)>) -> String {
     at.map_or(message.clone(), |(epoch, series)| format!("{message}, at series {series} of epoch {epoch}"))
 }
 
-fn stuck(threads: &[Thread], after: String) -> EngineError {
+fn stuck(threads: &[impl ToString], after: String) -> EngineError {
     let threads: Vec<String> = threads.iter().map(ToString::to_string).collect();
     EngineError::Stuck { threads: threads.join(", "), after, seconds: JOIN_MAX.as_secs() }
 }

@@ -195,9 +195,10 @@ impl Snapshots {
         self.table().begin(shard, saved);
     }
 
-    /// The save that is due now, if one is; the caller has it made, and brings it to [`Snapshots::take`].
-    pub fn next(&self) -> Option<Save> {
-        self.table().next(Instant::now())
+    /// The save that is due now, as of the end of `epoch`, if one is; the caller has it made, and brings it to
+    /// [`Snapshots::take`].
+    pub fn next(&self, epoch: u64) -> Option<Save> {
+        self.table().next(epoch, Instant::now())
     }
 
     /// Whether the journal is filling up, so that snapshots, behind which it is trimmed, are to come faster.
@@ -212,6 +213,11 @@ impl Snapshots {
             // A writer that panicked was told of; nothing is trimmed any more.
             let _ = to_writer.send(saves);
         }
+    }
+
+    /// Whether nothing that was taken is still to be written.
+    pub fn is_settled(&self) -> bool {
+        self.table().is_settled()
     }
 
     /// The epoch up to which nobody needs the journal any more; `None` while some shard has not two snapshots.

@@ -86,24 +86,39 @@ impl Table {
         }
     }
 
-    /// The save that is due now, if one is. It counts as under way.
-    pub fn next(&mut self, now: Instant) -> Option<Save> {
+    /// The save that is due now, as of the end of `epoch`, if one is. It counts as under way.
+    ///
+    /// A shard that knows the epoch already, because it began with a newer snapshot, would not save anything: its turn
+    /// passes.
+    pub fn next(&mut self, epoch: u64, now: Instant) -> Option<Save> {
         let every = if self.hurry { self.every.min(HURRIED) } else { self.every };
         let turn = every / SHARDS as u32;
-        let due = *self.due.get_or_insert(now + turn);
-        if now < due || self.waiting_bytes >= WAITING_BYTES_MAX {
-            return None;
+        // Each shard at most once, whatever is due.
+        for _ in 0..SHARDS {
+            let due = *self.due.get_or_insert(now + turn);
+            if now < due || self.waiting_bytes >= WAITING_BYTES_MAX {
+                return None;
+            }
+            // Epochs end once a second, so turns of that long may be due at once; those that were missed before are not.
+            let oldest = now.checked_sub(BEHIND_MAX).unwrap_or(due);
+            self.due = Some((due + turn).max(oldest));
+            let shard = self.turn;
+            self.turn = (shard + 1) % SHARDS;
+            let save = self.save_of(shard, epoch);
+            if save.is_some() {
+                return save;
+            }
         }
-        // Epochs end once a second, so turns of that long may be due at once; those that were missed before are not.
-        let oldest = now.checked_sub(BEHIND_MAX).unwrap_or(due);
-        self.due = Some((due + turn).max(oldest));
-        let shard = self.turn;
-        self.turn = (shard + 1) % SHARDS;
+        None
+    }
+
+    /// The save of a shard whose turn it is.
+    fn save_of(&mut self, shard: usize, epoch: u64) -> Option<Save> {
         let chains = &mut self.chains[shard];
         // The older one, so that the newer stays whatever becomes of it.
-        let epoch = |chain: &Chain| chain.durable.map(|entry| entry.epoch);
-        let chain = if epoch(&chains[0]) <= epoch(&chains[1]) { 0 } else { 1 };
-        if chains.iter().any(|chain| chain.under_way) {
+        let held = |chain: &Chain| chain.durable.map(|entry| entry.epoch);
+        let chain = if held(&chains[0]) <= held(&chains[1]) { 0 } else { 1 };
+        if chains.iter().any(|chain| chain.under_way || held(chain) >= Some(epoch)) {
             return None;
         }
         chains[chain].under_way = true;
@@ -125,6 +140,11 @@ impl Table {
     /// So many bytes of saves more, or less, wait for the disk.
     pub fn wait(&mut self, more: usize, less: usize) {
         self.waiting_bytes = (self.waiting_bytes + more).saturating_sub(less);
+    }
+
+    /// Whether no save waits for the disk.
+    pub fn is_settled(&self) -> bool {
+        self.waiting_bytes == 0
     }
 
     /// A save is durable.
@@ -170,11 +190,11 @@ mod tests {
     #[test]
     fn every_shard_has_its_turn_and_chains_alternate() {
         let (mut table, mut now) = (Table::new(&[], EVERY), Instant::now());
-        assert_eq!(table.next(now), None);
+        assert_eq!(table.next(1, now), None);
         for epoch in 1..=3 * SHARDS as u64 {
             now += Duration::from_secs(1);
-            let save = table.next(now).unwrap();
-            assert_eq!(table.next(now), None, "one a second");
+            let save = table.next(epoch, now).unwrap();
+            assert_eq!(table.next(epoch, now), None, "one a second");
             let round = (epoch - 1) as usize / SHARDS;
             assert_eq!((save.shard, save.chain), ((epoch - 1) as usize % SHARDS, round % 2));
             assert_eq!(save.whole, round < 2);
@@ -191,8 +211,8 @@ mod tests {
         table.begin(0, [Some(5), Some(6)]);
         table.begin(1, [Some(4), Some(6)]);
         table.begin(2, [None, None]);
-        table.next(now);
-        let mut next = |seconds| table.next(now + Duration::from_secs(seconds)).unwrap();
+        table.next(9, now);
+        let mut next = |seconds| table.next(9, now + Duration::from_secs(seconds)).unwrap();
         let (first, second, third) = (next(1), next(2), next(3));
         assert_eq!([first.whole, second.whole, third.whole], [false, true, true]);
         table.failed(first);
@@ -201,7 +221,7 @@ mod tests {
             table.turn += 1;
         }
         table.turn %= SHARDS;
-        let again = table.next(now + Duration::from_secs(1_000)).unwrap();
+        let again = table.next(9, now + Duration::from_secs(1_000)).unwrap();
         assert_eq!((again.shard, again.chain, again.whole), (0, 0, true));
         table.lose(0, 0);
         assert_eq!(table.trim_epoch(), None);
@@ -211,24 +231,24 @@ mod tests {
     #[test]
     fn turns_shorter_than_an_epoch_are_taken_together() {
         let (mut table, now) = (Table::new(&[], Duration::from_secs(1)), Instant::now());
-        table.next(now);
-        let due = |table: &mut Table, at| std::iter::from_fn(|| table.next(at)).count();
+        table.next(9, now);
+        let due = |table: &mut Table, at| std::iter::from_fn(|| table.next(9, at)).count();
         assert_eq!(due(&mut table, now + Duration::from_secs(1)), SHARDS);
         // After a long pause two seconds' worth, not all that was missed.
         let mut table = Table::new(&[], Duration::from_secs(256));
-        table.next(now);
+        table.next(9, now);
         assert_eq!(due(&mut table, now + Duration::from_secs(100)), 4);
     }
 
     #[test]
     fn while_much_waits_for_the_disk_nothing_is_asked_for() {
         let (mut table, mut now) = (Table::new(&[], EVERY), Instant::now());
-        table.next(now);
+        table.next(9, now);
         now += Duration::from_secs(1);
         table.wait(WAITING_BYTES_MAX, 0);
-        assert_eq!(table.next(now), None);
+        assert_eq!(table.next(9, now), None);
         table.wait(0, 1);
-        assert!(table.next(now).is_some());
+        assert!(table.next(9, now).is_some());
     }
 
     #[test]
@@ -237,7 +257,26 @@ mod tests {
         let mut table = Table::new(&[grown, entry(0, 1, 2)], EVERY);
         table.begin(0, [Some(1), Some(2)]);
         let now = Instant::now();
-        table.next(now);
-        assert!(table.next(now + Duration::from_secs(1)).unwrap().whole);
+        table.next(9, now);
+        assert!(table.next(9, now + Duration::from_secs(1)).unwrap().whole);
+    }
+
+    #[test]
+    fn a_shard_that_knows_more_than_the_epoch_is_passed_over_and_has_its_next_turn() {
+        let (mut now, second) = (Instant::now(), Duration::from_secs(1));
+        // While it catches up from epoch 1 on, every other shard knows epoch 300 already.
+        let known = |shard: usize| if shard.is_multiple_of(2) { 300 } else { 2 };
+        let all: Vec<Entry> = (0..SHARDS).flat_map(|s| [entry(s, 0, 1), entry(s, 1, known(s))]).collect();
+        let mut table = Table::new(&all, EVERY);
+        (0..SHARDS).for_each(|shard| table.begin(shard, [Some(1), Some(known(shard))]));
+        table.next(2, now);
+        for epoch in 3..=900 {
+            now += second;
+            if let Some(save) = table.next(epoch, now) {
+                assert!(epoch > known(save.shard), "shard {} knows epoch {epoch}", save.shard);
+                table.done(entry(save.shard, save.chain, epoch));
+            }
+        }
+        assert!(table.trim_epoch() > Some(300), "every shard has had its turns: {:?}", table.trim_epoch());
     }
 }

@@ -201,8 +201,8 @@ fn what_fails_leaves_what_was_and_the_chain_begins_anew() {
     assert_eq!((metrics.snapshots.get(), metrics.snapshot_failures.get()), (2, 2));
     let mut table = snapshots.table();
     let now = Instant::now();
-    table.next(now);
-    let next = table.next(now + Duration::from_secs(2)).unwrap();
+    table.next(99, now);
+    let next = table.next(99, now + Duration::from_secs(2)).unwrap();
     assert_eq!(next, Save { shard: 0, chain: 0, whole: true });
     drop(table);
     snapshots.take(vec![saved(0, 0, true, 6)]);

@@ -153,8 +153,12 @@ fn snapshots_are_whole(look: &Look<'_>) -> Result<(), String> {
         let state = length(format!("{shard:03}{chain}-{epoch:020}.state"));
         let panes = length(format!("{shard:03}{chain}-{begun:020}.panes"));
         if state != state_bytes || panes < panes_bytes {
+            let of_it = format!("{shard:03}");
+            let there = files.iter().filter(|(name, _)| name.starts_with(&of_it));
+            let there: Vec<_> = there.map(|(name, content)| (name, content.len())).collect();
             return Err(format!(
-                "the manifest lists shard {shard} at epoch {epoch}, and its files are not durable"
+                "the manifest lists shard {shard} at epoch {epoch}, begun at {begun}, with {state_bytes} bytes of state and \
+                 {panes_bytes} of panes, and of it these files are durable: {there:?}"
             ));
         }
     }
