@@ -49,7 +49,7 @@ const WORKER: &[Room] = &[
     room("journal", &["disk", "segments"], IN_APP),
     room("outbox", &["disk", "segments"], IN_APP),
     room("snapshots", &["disk"], IN_APP),
-    room("engine", &["journal", "outbox", "snapshots", "store::Latest"], IN_APP),
+    room("engine", &["journal", "outbox", "snapshots", "store::Latest", "store::NoAnswer"], IN_APP),
     room("sinks", &["disk", "outbox", "store", "labels"], IN_APP),
     room("store", &["labels"], CLOSURE),
     room("api", &["store", "labels"], CLOSURE),

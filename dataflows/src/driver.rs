@@ -209,13 +209,24 @@ pub fn exchange() -> DistributorPact<fn(usize) -> ByShard> {
     DistributorPact(ByShard::new)
 }
 
+/// What a slice of the work on a batch came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slice {
+    /// The batch is done.
+    Done,
+    /// There is more to do.
+    More,
+    /// There is more to do, after other operators ran.
+    Pause,
+}
+
 /// Calls `step` with each batch until it returns that the batch is done; what it emitted is sent on.
 ///
 /// `step` is told whether it sees the batch for the first time.
 pub fn in_slices<'scope, I: 'static>(
     batches: StreamVec<'scope, u64, Rc<I>>,
     name: &str,
-    mut step: impl FnMut(&I, bool, &mut Outcomes) -> bool + 'static,
+    mut step: impl FnMut(&I, bool, &mut Outcomes) -> Slice + 'static,
 ) -> StreamVec<'scope, u64, Outcomes> {
     let scope = batches.scope();
     batches.unary::<CapacityContainerBuilder<Vec<Outcomes>>, _, _, _>(Pipeline, name, move |initial, info| {
@@ -236,13 +247,16 @@ pub fn in_slices<'scope, I: 'static>(
                     return;
                 }
                 let mut out = Outcomes::default();
-                let done = step(batch, std::mem::take(first), &mut out);
-                emitted += out.windows.len();
+                let slice = step(batch, std::mem::take(first), &mut out);
+                // A save is a slice's worth by itself.
+                emitted += if out.saved.is_empty() { out.windows.len() } else { SLICE_ROWS };
                 if !out.is_empty() {
                     output.session(capability).give(out);
                 }
-                if done {
-                    queue.pop_front();
+                match slice {
+                    Slice::Done => drop(queue.pop_front()),
+                    Slice::More => {}
+                    Slice::Pause => emitted = SLICE_ROWS,
                 }
             }
         }

@@ -13,10 +13,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use timely::dataflow::{Stream, StreamVec};
 
-use crate::driver::{self, Epoch, SLICE_ROWS, owner};
+use crate::driver::{self, Epoch, SLICE_ROWS, Slice, owner};
 use crate::operators::admit::Admit;
-use crate::operators::window::Windows;
-use crate::outcome::look::{Checked, Explained, NotNow};
+use crate::operators::window::{Saving, Windows};
+use crate::outcome::look::{Checked, Explained, NotNow, Open};
 use crate::outcome::{Outcomes, Seen};
 use crate::sample::{Control, EpochEnd, Mark, MetricType, SHARDS, Samples, SeriesId};
 use crate::settings::Settings;
@@ -25,6 +25,12 @@ use crate::state::{BadState, CHAINS, Held, Put, Save, Saved, Take};
 
 /// The operators, by their names in the graph.
 pub const OPERATORS: [&str; 2] = ["admit", "window"];
+
+/// In place of the epoch that an operator has retired of a shard, while it retires another one slice by slice.
+const AT_WORK: u64 = u64::MAX;
+
+/// Series whose windows are saved in one slice: some milliseconds.
+const SLICE_SAVED: usize = 64;
 
 /// Each shard's state is measured once in so many epochs.
 const MEASURED_EVERY: u64 = 16;
@@ -89,8 +95,10 @@ type Shards<T> = Rc<RefCell<Vec<Option<T>>>>;
 pub struct Gates {
     admits: Shards<Admit>,
     windows: Shards<Windows>,
-    /// By shard: the epoch that each operator has retired, or began with.
+    /// By shard: the epoch that each operator has retired, or began with; [`AT_WORK`] while it retires one.
     retired: Rc<RefCell<Vec<[u64; OPERATORS.len()]>>>,
+    /// By shard: the stream time of the epoch that `window` has retired.
+    stream_ms: Rc<RefCell<Vec<i64>>>,
     /// This worker, and how many there are.
     place: (usize, usize),
 }
@@ -143,10 +151,25 @@ impl Gates {
         }
     }
 
+    /// The windows of these lengths of a series that are open, as far as they are filled; all if no length is named. `None`
+    /// if another worker owns it.
+    pub fn open(&self, series: SeriesId, lengths_ms: &[i64]) -> Option<Result<Open, NotNow>> {
+        let (admits, windows) = (self.admits.borrow(), self.windows.borrow());
+        let shard = series.shard();
+        let (admit, windows) = (admits[shard].as_ref()?, windows[shard].as_ref()?);
+        let epoch = self.retired.borrow()[shard][1];
+        if epoch == AT_WORK {
+            return Some(Err(NotNow::Between));
+        }
+        let stream_ms = self.stream_ms.borrow()[shard];
+        let rows = admit.slot(series.0).map(|slot| windows.open(slot, series, lengths_ms, stream_ms));
+        Some(Ok(Open { epoch, rows: rows.unwrap_or_default() }))
+    }
+
     /// The epoch that both operators have retired of a shard: between two steps one may be ahead.
     fn at_one(&self, shard: usize) -> Result<u64, NotNow> {
         match self.retired.borrow()[shard] {
-            [admit, window] if admit == window => Ok(admit),
+            [admit, window] if admit == window && admit != AT_WORK => Ok(admit),
             _ => Err(NotNow::Between),
         }
     }
@@ -156,8 +179,8 @@ impl Gates {
 pub struct Shard {
     gate: Admit,
     windows: Windows,
-    /// The epoch it is the state of: this one and those before it change nothing.
-    upto: Option<u64>,
+    /// The end of the epoch it is the state of: this one and those before it change nothing.
+    upto: Option<EpochEnd>,
 }
 
 impl Shard {
@@ -183,7 +206,7 @@ impl Shard {
         state.end()?;
         let (gate, live) = Admit::load(Arc::clone(&settings), shard, gate.0)?;
         let windows = Windows::load(settings, gate.slots(), &live, windows.0, &held.panes)?;
-        Ok(Shard { gate, windows, upto: Some(held.end.epoch) })
+        Ok(Shard { gate, windows, upto: Some(held.end) })
     }
 
     /// The epoch of the last save of a chain, as the shard knows it.
@@ -193,23 +216,20 @@ impl Shard {
 
     /// The epoch it is the state of.
     pub fn epoch(&self) -> Option<u64> {
-        self.upto
+        self.upto.map(|end| end.epoch)
     }
 }
 
 /// Puts the two parts of a shard's state together.
-fn saved(gate: &GateSaved, windows: &mut Windows, end: EpochEnd) -> Saved {
-    let (mut state, mut panes) = (Vec::new(), Vec::new());
-    let GateSaved { save, state: first, live } = gate;
-    let save = Save { chain: save.chain % CHAINS, ..*save };
-    let whole = windows.save((end.epoch, save.chain, save.whole), live, &mut state, &mut panes);
-    let save = Save { whole, ..save };
-    let mut both = Put(Vec::with_capacity(first.len() + state.len() + 8));
-    for part in [first, &state] {
+fn saved(gate: &GateSaved, saving: Saving, end: EpochEnd, settings: &Settings) -> Saved {
+    let save = Save { chain: gate.save.chain % CHAINS, whole: saving.whole, ..gate.save };
+    let (state, panes) = saving.bytes();
+    let mut both = Put(Vec::with_capacity(gate.state.len() + state.len() + 8));
+    for part in [&gate.state, &state] {
         both.n(part.len());
         both.0.extend_from_slice(part);
     }
-    Saved { save, end, settings: windows.settings().clone(), state: both.0, panes }
+    Saved { save, end, settings: settings.clone(), state: both.0, panes }
 }
 
 /// Builds the dataflow on one worker: samples and epoch ends in, outcomes out; and a look at its gates.
@@ -261,11 +281,14 @@ pub fn build_from<'scope>(
         windows.push(window);
         known.push(upto);
     }
-    let retired = known.iter().map(|upto: &Option<u64>| [upto.unwrap_or(0); OPERATORS.len()]).collect();
+    let began = |upto: &Option<EpochEnd>| upto.map_or((0, i64::MIN), |end| (end.epoch, end.stream_ms));
+    let (retired, stream_ms): (Vec<_>, _) =
+        known.iter().map(began).map(|(epoch, ms)| ([epoch; OPERATORS.len()], ms)).unzip();
     let gates = Gates {
         admits: Rc::new(RefCell::new(gates)),
         windows: Rc::new(RefCell::new(windows)),
         retired: Rc::new(RefCell::new(retired)),
+        stream_ms: Rc::new(RefCell::new(stream_ms)),
         place: (scope.index(), scope.peers()),
     };
 
@@ -280,7 +303,7 @@ pub fn build_from<'scope>(
         let gate = gates[shard].as_mut().expect("only owned shards are retired");
         let types = told.take(shard, &epoch);
         let (end, save) = (epoch.end, epoch.save);
-        if known[shard].is_some_and(|upto| end.epoch <= upto) {
+        if known[shard].is_some_and(|upto| end.epoch <= upto.epoch) {
             return Admitted { known: true, ..Admitted::new(end, shard) };
         }
         at_work.begin(end.epoch);
@@ -303,32 +326,48 @@ pub fn build_from<'scope>(
 
     let (held, mut bytes, mut turn) = (Arc::clone(sizes), PerShard::new(), 0);
     let held_here = gates.clone();
+    let mut saving: Option<Saving> = None;
     let outcomes = driver::in_slices(admitted, OPERATORS[1], move |batch: &Admitted, first, out| {
         let mut windows = held_here.windows.borrow_mut();
         let state = windows[batch.shard].as_mut().expect("only owned shards are handed on");
         if batch.known {
-            return true;
+            return Slice::Done;
         }
-        working.begin(batch.end.epoch);
-        if first {
-            out.rejects.extend_from_slice(&batch.rejects);
-            out.types.extend_from_slice(&batch.types);
-            out.freed.extend_from_slice(&batch.freed_series);
-            out.counts = batch.counts;
-            state.retire(batch, out);
-        }
-        let done = state.close_silent(batch.end.close_ms, SLICE_ROWS, out);
-        if done {
-            state.free(batch);
-            held_here.retired.borrow_mut()[batch.shard][1] = batch.end.epoch;
-            out.saved.extend(batch.saved.iter().map(|gate| saved(gate, state, batch.end)));
-            if turn % MEASURED_EVERY == batch.shard as u64 % MEASURED_EVERY {
-                bytes.set(batch.shard, state.bytes() as u64, &held.bytes[1]);
+        if saving.is_none() {
+            working.begin(batch.end.epoch);
+            if first {
+                held_here.retired.borrow_mut()[batch.shard][1] = AT_WORK;
+                out.rejects.extend_from_slice(&batch.rejects);
+                out.types.extend_from_slice(&batch.types);
+                out.freed.extend_from_slice(&batch.freed_series);
+                out.counts = batch.counts;
+                state.retire(batch, out);
             }
-            turn += u64::from(batch.shard == last);
+            let done = state.close_silent(batch.end.close_ms, SLICE_ROWS, out);
+            if done {
+                state.free(batch);
+                held_here.retired.borrow_mut()[batch.shard][1] = batch.end.epoch;
+                held_here.stream_ms.borrow_mut()[batch.shard] = batch.end.stream_ms;
+                if turn % MEASURED_EVERY == batch.shard as u64 % MEASURED_EVERY {
+                    bytes.set(batch.shard, state.bytes() as u64, &held.bytes[1]);
+                }
+                turn += u64::from(batch.shard == last);
+            }
+            working.rest();
+            if !done {
+                return Slice::More;
+            }
         }
-        working.rest();
-        done
+        let Some(gate) = &batch.saved else { return Slice::Done };
+        // The state is that of the epoch's end until the next batch, so it need not be written down in one go.
+        let of = (batch.end.epoch, gate.save.chain % CHAINS, gate.save.whole);
+        let mut so_far = saving.take().unwrap_or_else(|| state.begin_save(of, gate.live.len()));
+        if !state.save_some(&mut so_far, &gate.live, SLICE_SAVED) {
+            saving = Some(so_far);
+            return Slice::Pause;
+        }
+        out.saved.push(saved(gate, so_far, batch.end, state.settings()));
+        Slice::Done
     });
     (outcomes, gates)
 }

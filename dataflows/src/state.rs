@@ -111,11 +111,11 @@ impl Put {
     }
 
     pub(crate) fn words(&mut self, words: &[u64; 9]) {
-        let at = self.0.len();
-        self.0.resize(at + 72, 0);
-        for (place, word) in self.0[at..].as_chunks_mut::<8>().0.iter_mut().zip(words) {
+        let mut bytes = [0; 72];
+        for (place, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
             *place = word.to_le_bytes();
         }
+        self.0.extend_from_slice(&bytes);
     }
 }
 

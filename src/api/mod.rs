@@ -4,7 +4,7 @@
 //!  /-/healthy /-/ready /metrics       as every Prometheus component
 //!  /api/v1/names                      metric names that have rows
 //!  /api/v1/catalog                    series that have rows
-//!  /api/v1/windows                    statistics per series and window
+//!  /api/v1/windows                    statistics per series and window: stored, or still open (`now`)
 //!  /api/v1/windows/{series}/explain   what one row is made of, and why it is what it is
 //!  /api/v1/rejects                    sums of samples that were not applied
 //!  /api/v1/status                     how far everything is
@@ -25,6 +25,7 @@ pub mod explain;
 mod health;
 mod list;
 mod names;
+mod now;
 mod params;
 mod rejects;
 mod status;
@@ -43,8 +44,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 use tokio::sync::Semaphore;
 
+use crate::labels::Labels;
 use crate::metrics::{Answer, Metrics, Route};
-use crate::store::Store;
+use crate::store::{Latest, Store};
 use backfill::Backfills;
 pub use error::{Problem, shown};
 
@@ -73,18 +75,33 @@ pub struct Api {
     worker: Arc<dyn Worker>,
     metrics: Arc<Metrics>,
     backfills: Arc<dyn Backfills>,
+    latest: Arc<dyn Latest>,
+    labels: Arc<Labels>,
     questions: Arc<Semaphore>,
 }
 
+/// Whom the API asks.
+pub struct Asked {
+    /// For what is stored.
+    pub store: Arc<dyn Store>,
+    /// For what is not closed yet.
+    pub latest: Arc<dyn Latest>,
+    /// For series.
+    pub labels: Arc<Labels>,
+    /// For how the worker fares.
+    pub worker: Arc<dyn Worker>,
+    /// For histories.
+    pub backfills: Arc<dyn Backfills>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+}
+
 impl Api {
-    /// An API over a store, a worker, and who computes its histories.
-    pub fn new(
-        store: Arc<dyn Store>,
-        worker: Arc<dyn Worker>,
-        backfills: Arc<dyn Backfills>,
-        metrics: Arc<Metrics>,
-    ) -> Api {
-        Api { store, worker, metrics, backfills, questions: Arc::new(Semaphore::new(QUESTIONS_MAX)) }
+    /// An API over those who know.
+    pub fn new(asked: Asked) -> Api {
+        let Asked { store, latest, labels, worker, backfills, metrics } = asked;
+        let questions = Arc::new(Semaphore::new(QUESTIONS_MAX));
+        Api { store, worker, metrics, backfills, latest, labels, questions }
     }
 
     /// Answers a question to the store on a thread that may block: reading parameters, whose regexes may be costly, and

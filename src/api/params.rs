@@ -112,6 +112,20 @@ impl Params {
         Ok((start.is_some() || end.is_some()).then_some(range))
     }
 
+    /// `at`: whether what is open is asked for, and not what is stored.
+    pub fn now(&self) -> Result<bool, Problem> {
+        match self.one("at") {
+            None => Ok(false),
+            Some("now") => match ["start", "end"].into_iter().find(|name| self.one(name).is_some()) {
+                Some(name) => Err(Problem::bad_request(format!("{name} has no place beside at=now"))),
+                None => Ok(true),
+            },
+            Some(text) => {
+                Err(Problem::parameter("at", "now; rows of other times are asked for by start and end", text))
+            }
+        }
+    }
+
     /// `window`: lengths in milliseconds.
     pub fn windows(&self) -> Result<Vec<i64>, Problem> {
         let lengths = self.all("window").map(|text| {

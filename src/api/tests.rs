@@ -5,18 +5,19 @@ use std::sync::Arc;
 use std::sync::mpsc;
 
 use serde_json::{Value, json};
-use tidewatch_dataflows::outcome::look::{Explained, PaneSeen};
+use tidewatch_dataflows::outcome::look::{Explained, Open, PaneSeen};
 use tidewatch_dataflows::outcome::{Reject, WindowStats};
 use tidewatch_dataflows::sample::{Reason, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 
 use super::backfill::{Backfills, Named, Order, Refusal};
 use super::explain::{Known, Workings};
-use super::{Api, QUESTIONS_MAX, Worker, router};
+use super::{Api, Asked, QUESTIONS_MAX, Worker, router};
+use crate::labels::{Labels, Limits};
 use crate::metrics::Metrics;
 use crate::store::testing::labels_of;
 use crate::store::testing::{HOUR_MS, Model, T0, TempDir, series, stats};
-use crate::store::{Batch, LabelPairs, Store};
+use crate::store::{Batch, LabelPairs, Latest, NoAnswer, Store};
 
 struct Fake {
     ready: Result<(), String>,
@@ -75,6 +76,19 @@ fn held(window_ms: i64, at_ms: i64) -> Explained {
     }
 }
 
+/// Every series has an open hour and three, as of epoch 7.
+impl Latest for Fake {
+    fn open(&self, ids: &[SeriesId], lengths_ms: &[i64]) -> Result<Vec<Open>, NoAnswer> {
+        let rows = |id: &SeriesId| {
+            let lengths = [3 * HOUR_MS, HOUR_MS].into_iter();
+            let asked = lengths.filter(|length| lengths_ms.is_empty() || lengths_ms.contains(length));
+            asked.map(|window_ms| stats(*id, window_ms, T0, 0, 1.0)).collect()
+        };
+        self.ready.clone().map_err(NoAnswer)?;
+        Ok(ids.iter().map(|id| Open { epoch: 7, rows: rows(id) }).collect())
+    }
+}
+
 impl Backfills for Fake {
     fn begin(&self, order: Order) -> Result<Value, Refusal> {
         match order.source {
@@ -125,7 +139,22 @@ impl Reply {
 fn serve(store: Arc<dyn Store>, ready: Result<(), String>) -> Served {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let fake = Arc::new(Fake { ready });
-    let api = Api::new(store, Arc::clone(&fake) as Arc<dyn Worker>, fake, Arc::new(Metrics::new()));
+    let metrics = Arc::new(Metrics::new());
+    let folder = TempDir::new();
+    let labels = Labels::open(folder.path(), Limits::default(), Arc::clone(&metrics)).unwrap();
+    for i in 0..4 {
+        let pairs = labels_of(series(i)).unwrap();
+        let mut pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (&**name, &**value)).collect();
+        labels.intern(&mut pairs, None, 1).unwrap();
+    }
+    let api = Api::new(Asked {
+        store,
+        latest: Arc::clone(&fake) as Arc<dyn Latest>,
+        labels: Arc::new(labels),
+        worker: Arc::clone(&fake) as Arc<dyn Worker>,
+        backfills: fake,
+        metrics,
+    });
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let routes = router(api.clone());
@@ -380,7 +409,7 @@ fn a_bad_parameter_is_named_with_its_value_and_bound() {
         (&other, "cursor must be the next of an answer to the same question; got "),
         (
             "/api/v1/windows?min_mood=1",
-            "/api/v1/windows takes match[], window, start, end, limit, cursor, format, min_<statistic>, \
+            "/api/v1/windows takes match[], window, start, end, at, limit, cursor, format, min_<statistic>, \
              max_<statistic>; got \"min_mood\"",
         ),
         ("/api/v1/names?at=now", "/api/v1/names takes match[], limit, cursor, format; got \"at\""),
@@ -629,4 +658,41 @@ fn a_row_is_explained_by_what_store_and_worker_know() {
     for i in [1, 5] {
         assert!(detail.contains(&format!("{} {{\"instance\":\"host{i}\"", series(i))), "{detail}");
     }
+}
+
+#[test]
+fn what_is_open_is_listed_page_by_page_in_the_order_of_rows() {
+    let dir = TempDir::new();
+    let served = serve(Arc::new(dir.store()), Ok(()));
+    let whole = served.get("/api/v1/windows?at=now").json();
+    let rows = whole["data"].as_array().unwrap();
+    assert_eq!((rows.len(), &whole["next"]), (8, &Value::Null));
+    let key = |row: &Value| {
+        let text = |name: &str| row[name].as_str().unwrap().to_owned();
+        (text("name"), text("series"), text("window").len(), text("window"))
+    };
+    assert!(rows.is_sorted_by_key(key), "{rows:#?}");
+    assert_eq!(
+        (&rows[0]["open"], &rows[0]["epoch"], &rows[0]["at_ms"]),
+        (&json!(true), &json!(7), &json!(T0))
+    );
+    assert!(rows[0].get("revision").is_none(), "a row that is never published has none");
+    for limit in 1..=8 {
+        let (mut all, mut cursor) = (Vec::new(), String::new());
+        loop {
+            let page = served.get(&format!("/api/v1/windows?at=now&limit={limit}{cursor}")).json();
+            all.extend_from_slice(page["data"].as_array().unwrap());
+            let Some(next) = page["next"].as_str() else { break };
+            cursor = format!("&cursor={next}");
+        }
+        assert_eq!(all, *rows, "pages of {limit}");
+    }
+    let one = served.get("/api/v1/windows?at=now&window=3h&match%5B%5D=%7Binstance%3D%22host1%22%7D").json();
+    assert_eq!(one["data"].as_array().unwrap().len(), 1);
+    assert_eq!(served.get("/api/v1/windows?at=now&min_avg=1.5").json()["data"], json!([]));
+    for bad in ["at=1700000000", "at=now&start=0", "at=now&end=0", "at=now&at=now"] {
+        assert_eq!(served.get(&format!("/api/v1/windows?{bad}")).status, 400, "{bad}");
+    }
+    let busy = serve(Arc::new(dir.store()), Err("computing".to_owned()));
+    assert_eq!(busy.get("/api/v1/windows?at=now").status, 503);
 }

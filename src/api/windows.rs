@@ -1,4 +1,4 @@
-//! `GET /api/v1/windows`: statistics per series and window; without a range the latest of each.
+//! `GET /api/v1/windows`: statistics per series and window; without a range the latest of each, with `at=now` what is open.
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -6,16 +6,17 @@ use axum::response::Response;
 
 use super::cursor::Cursor;
 use super::params::Params;
-use super::{Api, Problem, list};
+use super::{Api, Problem, list, now};
 use crate::store::{Store, WindowKey, WindowQuery};
 
 /// Answers with a page of windows, by (name, series, window, at).
 pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
-    api.ask(move |store| page(store, &uri)).await
+    let about = api.clone();
+    api.ask(move |store| page(&about, store, &uri)).await
 }
 
-fn page(store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
-    let known = ["match[]", "window", "start", "end", "limit", "cursor", "format"];
+fn page(api: &Api, store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
+    let known = ["match[]", "window", "start", "end", "at", "limit", "cursor", "format"];
     let params = Params::read(uri, &known, true)?;
     params.format()?;
     let after = Cursor::of(&params)?.map(|cursor| WindowKey {
@@ -32,6 +33,9 @@ fn page(store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
         after,
         limit: params.limit()?,
     };
+    if params.now()? {
+        return now::page(api, &params, &query);
+    }
     let page = store.windows(&query)?;
     list::answer(&params, &page, |row| Cursor {
         name: row.series.name.clone(),

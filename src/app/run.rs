@@ -14,7 +14,7 @@ use tidewatch_dataflows::settings::{Settings, duration};
 use tokio::sync::mpsc;
 
 use crate::api::explain::Known;
-use crate::api::{self, Api};
+use crate::api::{self, Api, Asked};
 use crate::config::Config;
 use crate::engine::publish_sizes;
 use crate::journal::{Mode, Refused as JournalRefused};
@@ -82,12 +82,14 @@ async fn serve(config: Config, accept_loss: bool, lift: &[String]) -> anyhow::Re
         now_ms,
     );
     let histories = Arc::new(Histories::new(config.clone(), Arc::clone(&stack)));
-    let api = Api::new(
-        Arc::clone(&stack.store) as Arc<dyn Store>,
-        Arc::clone(&worker) as Arc<dyn api::Worker>,
-        Arc::clone(&histories) as Arc<dyn api::backfill::Backfills>,
-        Arc::clone(&stack.metrics),
-    );
+    let api = Api::new(Asked {
+        store: Arc::clone(&stack.store) as Arc<dyn Store>,
+        latest: Arc::new(stack.questions.clone()),
+        labels: Arc::clone(&stack.labels),
+        worker: Arc::clone(&worker) as Arc<dyn api::Worker>,
+        backfills: Arc::clone(&histories) as Arc<dyn api::backfill::Backfills>,
+        metrics: Arc::clone(&stack.metrics),
+    });
     let router = api::router(api).merge(receive::router(Arc::new(receiver)));
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await

@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::graph::Gates;
 use tidewatch_dataflows::outcome::Seen;
-use tidewatch_dataflows::outcome::look::{Checked, Explained, NotNow};
+use tidewatch_dataflows::outcome::look::{Checked, Explained, NotNow, Open};
 use tidewatch_dataflows::sample::SeriesId;
 use timely::scheduling::SyncActivator;
 
 use super::Progress;
+use crate::store::{Latest, NoAnswer};
 
 /// Questions that may wait for one worker.
 pub const QUESTIONS_QUEUED: usize = 4;
@@ -24,6 +25,11 @@ pub const QUESTIONS_QUEUED: usize = 4;
 const SERIES_PER_QUESTION: usize = 65_536;
 /// Series one question has computed again: some ten milliseconds with the largest windows, less than one with the usual.
 const CHECKS_PER_QUESTION: usize = 16;
+/// Series whose open windows one question is about: some milliseconds of a worker.
+const OPEN_PER_QUESTION: usize = 512;
+/// How often series are looked at whose shard is inside an epoch, and the pause before each next look.
+const LOOKS_MAX: u32 = 50;
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Longest wait for an answer: many times the longest step.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
@@ -78,6 +84,15 @@ pub enum Question {
         /// Where the answer goes.
         answer: SyncSender<Option<Result<Explained, NotNow>>>,
     },
+    /// The open windows of these series; answered with the place in the list of each that the worker owns.
+    Open {
+        /// The list.
+        series: Arc<[SeriesId]>,
+        /// Lengths of the windows; all if there is none.
+        lengths_ms: Arc<[i64]>,
+        /// Where the answer goes.
+        answer: SyncSender<Vec<(usize, Result<Open, NotNow>)>>,
+    },
 }
 
 /// A series, and what checking it came to.
@@ -102,6 +117,11 @@ impl Question {
             }
             Question::Explain { series, window_ms, at_ms, answer } => {
                 let _ = answer.try_send(gates.explain(series.0, window_ms, at_ms));
+            }
+            Question::Open { series, lengths_ms, answer } => {
+                let places = series.iter().enumerate();
+                let open = places.filter_map(|(place, id)| Some((place, gates.open(*id, &lengths_ms)?)));
+                let _ = answer.try_send(open.collect());
             }
         }
     }
@@ -244,6 +264,34 @@ impl Questions {
         Ok(found.unwrap_or(Err(NotNow::Unknown)))
     }
 
+    /// The open windows of each of `series`, of these lengths or all; each as of the end of some epoch.
+    ///
+    /// # Errors
+    /// The workers are busy, or gone.
+    fn open_windows(&self, series: &[SeriesId], lengths_ms: &[i64]) -> Result<Vec<Open>, AskError> {
+        let lengths_ms: Arc<[i64]> = lengths_ms.into();
+        let mut all = vec![None; series.len()];
+        let mut left: Vec<usize> = (0..series.len()).collect();
+        for look in 0..LOOKS_MAX {
+            if look > 0 {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            for part in left.chunks(OPEN_PER_QUESTION) {
+                let ids: Arc<[SeriesId]> = part.iter().map(|place| series[*place]).collect();
+                let question =
+                    |answer| Question::Open { series: ids.clone(), lengths_ms: lengths_ms.clone(), answer };
+                for (place, open) in self.ask(question)?.into_iter().flatten() {
+                    all[part[place]] = open.ok();
+                }
+            }
+            left.retain(|place| all[*place].is_none());
+            if left.is_empty() {
+                return Ok(all.into_iter().flatten().collect());
+            }
+        }
+        Err(AskError::Late)
+    }
+
     /// Puts a question to every worker and waits for all answers.
     fn ask<T>(&self, question: impl Fn(SyncSender<T>) -> Question) -> Result<Vec<T>, AskError> {
         let workers = self.workers()?;
@@ -268,5 +316,11 @@ impl Questions {
             })?);
         }
         Ok(all)
+    }
+}
+
+impl Latest for Questions {
+    fn open(&self, series: &[SeriesId], lengths_ms: &[i64]) -> Result<Vec<Open>, NoAnswer> {
+        self.open_windows(series, lengths_ms).map_err(|error| NoAnswer(error.to_string()))
     }
 }

@@ -6,6 +6,7 @@
 //! - [`Labels::sync`] makes the queued entries durable; it runs before every commit of the journal, so that the
 //!   journal never holds an id whose labels could be lost.
 //! - [`Labels::release`] forgets series whose slots were freed, unless they were used since.
+//! - [`Labels::list`] lists series page by page (`list`).
 //! - [`Labels::compact`] takes from the series log what nobody needs any more (`compact`).
 //!
 //! - [`Labels::hear`] and [`Labels::untold`] find types of series that the journal does not hold yet (`types`).
@@ -17,6 +18,7 @@
 
 mod compact;
 mod entries;
+mod list;
 mod log;
 mod set;
 mod types;
@@ -32,6 +34,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub use self::compact::Compacted;
 use self::entries::{Entries, Entry, NO_SEGMENT};
+pub use self::list::Listed;
 use self::log::SeriesLog;
 pub use self::set::{Iter, LABEL_BYTES_MAX, LabelSet, Limits, NAME, Refused, check, series_id};
 pub use self::types::{FAMILIES_MAX, Family};

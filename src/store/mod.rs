@@ -6,6 +6,8 @@
 //! (`WindowStats::rank`). Nothing is copied for "latest": it is the highest `at` of a
 //! (series, window) in the store.
 //!
+//! [`Latest`] is what readers ask of the computation, because it is not stored.
+//!
 //! Not here: the outbox (the sink reads it), HTTP (the API), and labels of series that have no row yet.
 
 pub mod embedded;
@@ -18,6 +20,7 @@ pub mod testing;
 use std::io;
 use std::path::PathBuf;
 
+use tidewatch_dataflows::outcome::look::Open;
 use tidewatch_dataflows::outcome::{Reject, WindowStats};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 use tidewatch_dataflows::settings::Window;
@@ -535,6 +538,20 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// Nothing was dropped.
     fn drop_expired(&self, now_ms: i64) -> Result<Dropped, StoreError>;
+}
+
+/// Why the computation does not answer now: come again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NoAnswer(pub String);
+
+/// What is not stored because it is not closed yet. The one thing that readers ask of the computation itself.
+pub trait Latest: Send + Sync {
+    /// The open windows of each of `series`, in their order: of these lengths in milliseconds, or all if none is named.
+    ///
+    /// # Errors
+    /// The workers are busy, computing their state again, or gone.
+    fn open(&self, series: &[SeriesId], lengths_ms: &[i64]) -> Result<Vec<Open>, NoAnswer>;
 }
 
 /// Window rows a day that `series` series will make.

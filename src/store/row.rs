@@ -88,6 +88,17 @@ pub struct WindowRow {
     pub stats: WindowStats,
 }
 
+/// The statistics of one series over one window that is not closed: as far as it is filled, and never stored.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpenRow {
+    /// Whose.
+    pub series: Arc<SeriesRow>,
+    /// The numbers.
+    pub stats: WindowStats,
+    /// The epoch as of which they are so.
+    pub epoch: u64,
+}
+
 /// Samples that were not applied: one row of the store, or a sum over several.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectRow {
@@ -235,32 +246,64 @@ impl Record for WindowRow {
     ];
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
-        let stats = &self.stats;
-        let series = &*self.series;
-        cells.extend([
-            Cell::Series(series.series),
-            Cell::Text(&series.name),
-            Cell::Json(&series.labels),
-            Cell::Window(stats.window_ms),
-            Cell::Time(stats.at_ms),
-            Cell::Int(stats.at_ms),
-            Cell::UInt(stats.count.into()),
-            Cell::Float(stats.min),
-            Cell::Float(stats.max),
-            Cell::Float(stats.avg),
-            Cell::Float(stats.std),
-            stats.std_sample().map_or(Cell::Null, Cell::Float),
-            Cell::Float(stats.first),
-            Cell::Float(stats.last),
-        ]);
-        cells.extend(if series.is_counter() {
-            [increase(stats), stats.rate()].map(|value| value.map_or(Cell::Null, Cell::Float))
-        } else {
-            [Cell::Absent; 2]
-        });
-        cells.push(if stats.partial { Cell::True } else { Cell::Absent });
-        cells.push(Cell::UInt(stats.revision.into()));
+        window_cells(&self.series, &self.stats, cells);
+        cells.push(Cell::UInt(self.stats.revision.into()));
     }
+}
+
+impl Record for OpenRow {
+    const COLUMNS: &'static [&'static str] = &[
+        "series",
+        "name",
+        "labels",
+        "window",
+        "at",
+        "at_ms",
+        "count",
+        "min",
+        "max",
+        "avg",
+        "std",
+        "std_sample",
+        "first",
+        "last",
+        "increase",
+        "rate",
+        "partial",
+        "open",
+        "epoch",
+    ];
+
+    fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
+        window_cells(&self.series, &self.stats, cells);
+        cells.extend([Cell::True, Cell::UInt(self.epoch)]);
+    }
+}
+
+/// What a window that is closed and one that is open show alike.
+fn window_cells<'a>(series: &'a SeriesRow, stats: &'a WindowStats, cells: &mut Vec<Cell<'a>>) {
+    cells.extend([
+        Cell::Series(series.series),
+        Cell::Text(&series.name),
+        Cell::Json(&series.labels),
+        Cell::Window(stats.window_ms),
+        Cell::Time(stats.at_ms),
+        Cell::Int(stats.at_ms),
+        Cell::UInt(stats.count.into()),
+        Cell::Float(stats.min),
+        Cell::Float(stats.max),
+        Cell::Float(stats.avg),
+        Cell::Float(stats.std),
+        stats.std_sample().map_or(Cell::Null, Cell::Float),
+        Cell::Float(stats.first),
+        Cell::Float(stats.last),
+    ]);
+    cells.extend(if series.is_counter() {
+        [increase(stats), stats.rate()].map(|value| value.map_or(Cell::Null, Cell::Float))
+    } else {
+        [Cell::Absent; 2]
+    });
+    cells.push(if stats.partial { Cell::True } else { Cell::Absent });
 }
 
 impl Record for RejectRow {

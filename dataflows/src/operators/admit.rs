@@ -133,6 +133,11 @@ impl Admit {
         out
     }
 
+    /// The slot of a series, if it has one.
+    pub fn slot(&self, series: u64) -> Option<u32> {
+        self.slots.get(series)
+    }
+
     /// Slots, free ones included.
     pub fn slots(&self) -> usize {
         self.slots.capacity()

@@ -18,6 +18,7 @@ mod change;
 mod check;
 mod explain;
 mod held;
+mod open;
 mod panes;
 mod saved;
 
@@ -28,6 +29,7 @@ use self::change::{Base, Young};
 use self::held::Held;
 use self::panes::{Built, Layout, Plan, Span};
 use self::saved::Kept;
+pub use self::saved::Saving;
 use crate::kernels::moments::Moments;
 use crate::outcome::{Outcomes, WindowStats};
 use crate::sample::SeriesId;
@@ -552,22 +554,7 @@ impl Windows {
             }
         };
         out.counts.corrections += u64::from(revision > 0);
-        out.windows.push(WindowStats {
-            series: head.series,
-            window_ms: self.plans[w].length_ms,
-            at_ms: at,
-            revision,
-            count: moments.count,
-            span_ms: moments.span_ms(),
-            min: moments.min,
-            max: moments.max,
-            avg: moments.avg(),
-            std: moments.std(),
-            first: moments.first,
-            last: moments.last,
-            increase: moments.increase,
-            partial,
-        });
+        out.windows.push(stats(head.series, &self.plans[w], at, moments, (revision, partial)));
     }
 
     /// Forgets what was built on the panes that hold `at` or anything newer.
@@ -598,5 +585,31 @@ impl Windows {
 
     fn marks(&mut self, slot: u32, w: usize) -> &mut Marks {
         &mut self.marks[slot as usize * self.plans.len() + w]
+    }
+}
+
+/// A window's row: its moments, its revision and whether it is partial.
+fn stats(
+    series: SeriesId,
+    plan: &Plan,
+    at_ms: i64,
+    moments: &Moments,
+    (revision, partial): (u32, bool),
+) -> WindowStats {
+    WindowStats {
+        series,
+        window_ms: plan.length_ms,
+        at_ms,
+        revision,
+        count: moments.count,
+        span_ms: moments.span_ms(),
+        min: moments.min,
+        max: moments.max,
+        avg: moments.avg(),
+        std: moments.std(),
+        first: moments.first,
+        last: moments.last,
+        increase: moments.increase,
+        partial,
     }
 }

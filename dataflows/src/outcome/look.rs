@@ -1,4 +1,7 @@
-//! What somebody sees who looks at the state of one series: whether it adds up, and what a window is made of.
+//! What somebody sees who looks at the state of one series: whether it adds up, what a window is made of, and what is
+//! not closed yet.
+
+use super::WindowStats;
 
 /// Why a series cannot be looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,4 +123,13 @@ pub struct Explained {
     pub held_from_ms: i64,
     /// The panes of the window that are held and not empty.
     pub panes: Vec<PaneSeen>,
+}
+
+/// The windows of a series that are not closed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Open {
+    /// The epoch as of which this is so.
+    pub epoch: u64,
+    /// Each window's next key after the stream time of that epoch, as far as it is filled.
+    pub rows: Vec<WindowStats>,
 }

@@ -21,6 +21,11 @@ use crate::state::{BadState, CHAINS, Put, Take};
 /// Version of these bytes.
 const VERSION: u8 = 1;
 
+/// Bytes of a pane among those of a save.
+const PANE_BYTES: usize = 80;
+/// Most bytes reserved for a save before it is made.
+const RESERVED_MAX: usize = 64 << 20;
+
 /// How far the sealed panes of each series are in each chain.
 #[derive(Default)]
 pub(super) struct Kept {
@@ -51,41 +56,63 @@ impl Kept {
     }
 }
 
+/// A save that is made part by part.
+pub struct Saving {
+    chain: usize,
+    /// Whether it is all that the chain holds.
+    pub whole: bool,
+    /// How many slots are saved.
+    next: usize,
+    state: Put,
+    panes: Put,
+}
+
+impl Saving {
+    /// The state, and the sealed panes that the chain lacked.
+    pub fn bytes(self) -> (Vec<u8>, Vec<u8>) {
+        (self.state.0, self.panes.0)
+    }
+}
+
 /// A ring of panes in the record of a slot: first entry, length, length of a pane.
 type Ring = (usize, i64, i64);
 
 impl Windows {
-    /// The state and the sealed panes that `chain` lacks, as of the end of `epoch`; `live` are the slots in use.
+    /// Begins to save what `chain` lacks as of the end of `epoch`, of so many slots in use.
     ///
-    /// The chain then counts as holding them. If `whole`, it counts as empty before; returned is whether it did, which
-    /// it does as well when it has no save of panes in these rings.
-    pub fn save(
-        &mut self,
-        (epoch, chain, whole): (u64, usize, bool),
-        live: &[u32],
-        state: &mut Vec<u8>,
-        panes: &mut Vec<u8>,
-    ) -> bool {
+    /// The chain then counts as holding it. If `whole`, it counts as empty before; so it does as well when it has no save
+    /// of panes in these rings.
+    pub fn begin_save(&mut self, (epoch, chain, whole): (u64, usize, bool), live: usize) -> Saving {
         let whole = whole || self.kept.epochs[chain].is_none();
+        let mut panes = Vec::new();
         if whole {
             self.kept.before.iter_mut().for_each(|before| before[chain] = NEVER);
+            let ring_panes: i64 = self.rings().map(|(_, length, _)| length).sum();
+            panes.reserve((live * ring_panes as usize * PANE_BYTES).min(RESERVED_MAX));
         }
         self.kept.epochs[chain] = Some(epoch);
-        let mut put = Put(std::mem::take(panes));
-        put.u8(VERSION);
-        self.save_shape(&mut put);
-        live.iter().for_each(|slot| self.save_sealed(*slot, chain, &mut put));
-        *panes = put.0;
-        let mut put = Put(std::mem::take(state));
-        put.u8(VERSION);
+        let (mut panes, mut state) = (Put(panes), Put::default());
+        panes.u8(VERSION);
+        self.save_shape(&mut panes);
+        state.u8(VERSION);
         for epoch in self.kept.epochs {
-            put.u64(epoch.map_or(0, |epoch| epoch + 1));
+            state.u64(epoch.map_or(0, |epoch| epoch + 1));
         }
-        put.i64(self.reshaped_to);
-        put.n(live.len());
-        live.iter().for_each(|slot| self.save_series(*slot, &mut put));
-        *state = put.0;
-        whole
+        state.i64(self.reshaped_to);
+        state.n(live);
+        Saving { chain, whole, next: 0, state, panes }
+    }
+
+    /// Saves so many more of `live`, the slots in use; true if those were the last. Nothing else may happen to the windows
+    /// before that.
+    pub fn save_some(&mut self, saving: &mut Saving, live: &[u32], at_most: usize) -> bool {
+        let upto = live.len().min(saving.next + at_most);
+        for slot in &live[saving.next..upto] {
+            self.save_sealed(*slot, saving.chain, &mut saving.panes);
+            self.save_series(*slot, &mut saving.state);
+        }
+        saving.next = upto;
+        upto == live.len()
     }
 
     /// The windows of a shard with this state and these panes, save by save. `slots` is how many slots there are,

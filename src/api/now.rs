@@ -1,0 +1,103 @@
+//! `GET /api/v1/windows?at=now`: windows that are not closed yet, as far as they are filled.
+//!
+//! Nothing of this is stored: the workers are asked, between their steps, for the next key of each window after stream time.
+//! The list is that of the series known now, so one whose first window is still open is in it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::response::Response;
+use tidewatch_dataflows::sample::SeriesId;
+
+use super::cursor::Cursor;
+use super::params::Params;
+use super::{Api, Problem, list};
+use crate::labels::{LabelSet, Labels, Listed};
+use crate::store::row::{OpenRow, SeriesRow};
+use crate::store::{Latest, Page, StoreError, WindowKey, WindowQuery};
+
+/// Longest time a page may take.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// Series the workers are asked about at once.
+const ASKED_AT_ONCE: usize = 1_024;
+
+/// Answers with a page of open windows, by (name, series, window).
+///
+/// # Errors
+/// The workers are busy or computing their state again (503), or the page takes too long (504).
+pub fn page(api: &Api, params: &Params, query: &WindowQuery) -> Result<Response, Problem> {
+    let deadline = Instant::now() + DEADLINE;
+    let mut page = Page { rows: Vec::new(), more: false };
+    // The series of the cursor may have windows left.
+    let mut after =
+        query.after.as_ref().map(|key| (key.name.clone(), SeriesId(key.series.0.wrapping_sub(1))));
+    if query.after.as_ref().is_some_and(|key| key.series.0 == 0) {
+        after = None;
+    }
+    loop {
+        let series = listed(&api.labels, query, after.as_ref(), deadline)?;
+        let Some(last) = series.last() else { break };
+        after = Some((last.labels.name().to_owned(), last.series));
+        if fill(&mut page, &*api.latest, query, &series)? {
+            break;
+        }
+    }
+    list::answer(params, &page, |row| Cursor {
+        name: row.series.name.clone(),
+        series: row.series.series,
+        a: row.stats.window_ms,
+        b: row.stats.at_ms,
+    })
+}
+
+/// The next series that are asked for.
+fn listed(
+    labels: &Labels,
+    query: &WindowQuery,
+    after: Option<&(String, SeriesId)>,
+    deadline: Instant,
+) -> Result<Vec<Listed>, Problem> {
+    let wanted = |set: &LabelSet| query.select.matches(set.name(), |label| set.get(label));
+    let after = after.map(|(name, series)| (name.as_str(), *series));
+    let limit_ms = u64::try_from(DEADLINE.as_millis()).unwrap_or(u64::MAX);
+    labels
+        .list(wanted, after, ASKED_AT_ONCE, deadline)
+        .ok_or_else(|| StoreError::Deadline { limit_ms }.into())
+}
+
+/// Adds the open windows of these series; true if the page is full.
+fn fill(
+    page: &mut Page<OpenRow>,
+    latest: &dyn Latest,
+    query: &WindowQuery,
+    series: &[Listed],
+) -> Result<bool, Problem> {
+    let ids: Vec<SeriesId> = series.iter().map(|listed| listed.series).collect();
+    let open = latest.open(&ids, &query.windows).map_err(|error| Problem::unavailable(error.to_string()))?;
+    for (listed, mut open) in series.iter().zip(open) {
+        let series = Arc::new(row_of(listed));
+        open.rows.sort_by_key(|stats| stats.window_ms);
+        for stats in open.rows {
+            let key = (&series.name, series.series, stats.window_ms);
+            let shown = |after: &WindowKey| key <= (&after.name, after.series, after.window_ms);
+            let inside = query.filters.iter().all(|filter| {
+                let value = filter.stat.of(&series, &stats);
+                value.is_some_and(|value| (filter.least..=filter.most).contains(&value))
+            });
+            if !inside || query.after.as_ref().is_some_and(shown) {
+                continue;
+            }
+            if page.rows.len() == query.limit {
+                page.more = true;
+                return Ok(true);
+            }
+            page.rows.push(OpenRow { series: Arc::clone(&series), stats, epoch: open.epoch });
+        }
+    }
+    Ok(false)
+}
+
+fn row_of(listed: &Listed) -> SeriesRow {
+    let labels = serde_json::Value::Object(listed.labels.to_json_map()).to_string();
+    SeriesRow { series: listed.series, name: listed.labels.name().to_owned(), labels, kind: listed.kind }
+}
