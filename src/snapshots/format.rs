@@ -284,7 +284,12 @@ fn read(folder: &Folder, name: &str, n: Option<u64>) -> Result<Vec<u8>, Snapshot
     let mut bytes = vec![0; n as usize];
     file.read_at(&mut bytes, 0).map_err(|e| match e.kind() {
         io::ErrorKind::UnexpectedEof => error(folder, name, 0, Not::Good("it is cut short")),
-        _ => io("read", e),
+        // A bad sector is damage like any other; the chain beside it may be good.
+        _ => SnapshotError::Damaged {
+            path: folder.path().join(name),
+            offset: 0,
+            why: format!("it cannot be read: {e}"),
+        },
     })?;
     Ok(bytes)
 }

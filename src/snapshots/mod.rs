@@ -50,6 +50,9 @@ pub enum SnapshotError {
     /// Written by a program of another age.
     #[error("{} has version {found} of the snapshot format; this program reads version {}", path.display(), format::VERSION)]
     Version { path: PathBuf, found: u32 },
+    /// A save does not go on from what its chain holds.
+    #[error("a save cannot be used: {0}")]
+    Unfit(&'static str),
     /// The writer thread could not be started.
     #[error("cannot start the snapshots' thread: {0}")]
     Thread(io::Error),
@@ -124,16 +127,21 @@ impl Snapshots {
         folder.make().map_err(io("create the folder"))?;
         let names = folder.list().map_err(io("list"))?;
         let entries = match format::read_manifest(&folder, MANIFEST) {
-            Ok(entries) => entries,
+            Ok(entries) => {
+                // What replaced the one before may not be durable yet, and that one needs what is removed now.
+                folder.sync().map_err(io("sync"))?;
+                remove_unlisted(&folder, &names, &entries);
+                entries
+            }
             Err(SnapshotError::Damaged { path, offset, why }) => {
                 if names.iter().any(|name| name == MANIFEST) {
                     tracing::error!(file = %path.display(), offset, why, "the manifest of the snapshots is damaged; it is made again from the snapshots");
                 }
+                // Until there is a manifest again nothing is removed.
                 survey(&folder, &names)?
             }
             Err(other) => return Err(other),
         };
-        remove_unlisted(&folder, &names, &entries);
         let table = Arc::new(Mutex::new(Table::new(&entries, every)));
         let (to_writer, saves) = channel();
         let writer = Writer::new(folder.clone(), Arc::clone(&table), Arc::clone(&metrics));
@@ -260,8 +268,21 @@ fn survey(folder: &Folder, names: &[String]) -> Result<Vec<Entry>, SnapshotError
     }
     // Of a chain the newest that has its panes.
     found.sort_by_key(|entry| (entry.shard, entry.chain, std::cmp::Reverse(entry.epoch)));
-    found.dedup_by_key(|entry| (entry.shard, entry.chain));
-    Ok(found)
+    let mut whole: Vec<Entry> = Vec::new();
+    for entry in found {
+        let other = whole.last().is_none_or(|last| (last.shard, last.chain) != (entry.shard, entry.chain));
+        if !other {
+            continue;
+        }
+        match format::read_panes(folder, &entry) {
+            Ok(_) => whole.push(entry),
+            Err(SnapshotError::Damaged { path, offset, why }) => {
+                tracing::warn!(file = %path.display(), offset, why, "a snapshot is damaged");
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    Ok(whole)
 }
 
 /// Removes what a save that was cut short left behind, and what it was to replace.

@@ -42,6 +42,8 @@ pub struct Table {
     due: Option<Instant>,
     /// The journal is filling up, and only newer snapshots let it be trimmed.
     hurry: bool,
+    /// The last save failed: on a full disk it does not help to try more often.
+    failing: bool,
     /// Bytes of saves that wait for the disk.
     waiting_bytes: usize,
 }
@@ -53,7 +55,10 @@ impl Table {
         for entry in entries {
             chains[entry.shard][entry.chain].durable = Some(*entry);
         }
-        Table { chains, every, turn: 0, due: None, hurry: false, waiting_bytes: 0 }
+        // Who has waited longest comes first, however short the life of a process is.
+        let older = |shard: &usize| chains[*shard].iter().map(|c| c.durable.map(|entry| entry.epoch)).min();
+        let turn = (0..SHARDS).min_by_key(older).unwrap_or(0);
+        Table { chains, every, turn, due: None, hurry: false, failing: false, waiting_bytes: 0 }
     }
 
     /// What is durable.
@@ -91,7 +96,7 @@ impl Table {
     /// A shard that knows the epoch already, because it began with a newer snapshot, would not save anything: its turn
     /// passes.
     pub fn next(&mut self, epoch: u64, now: Instant) -> Option<Save> {
-        let every = if self.hurry { self.every.min(HURRIED) } else { self.every };
+        let every = if self.hurry && !self.failing { self.every.min(HURRIED) } else { self.every };
         let turn = every / SHARDS as u32;
         // Each shard at most once, whatever is due.
         for _ in 0..SHARDS {
@@ -149,12 +154,14 @@ impl Table {
 
     /// A save is durable.
     pub fn done(&mut self, entry: Entry) {
+        self.failing = false;
         let chain = &mut self.chains[entry.shard][entry.chain];
         *chain = Chain { durable: Some(entry), ..Chain::default() };
     }
 
     /// A save failed; what was durable before still is.
     pub fn failed(&mut self, save: Save) {
+        self.failing = true;
         let chain = &mut self.chains[save.shard][save.chain];
         chain.under_way = false;
         chain.broken = true;

@@ -223,3 +223,80 @@ fn logs_may_be_trimmed_behind_the_older_snapshot_of_every_shard() {
     drop(snapshots);
     assert_eq!(open(&folder.0).trim_epoch(), Some(10));
 }
+
+#[test]
+fn a_full_disk_is_not_filled_further_by_what_fails() {
+    let folder = Temporary::new();
+    let faults = Arc::new(Faults::default());
+    let metrics = Arc::new(Metrics::new());
+    let snapshots =
+        Snapshots::open(faults.folder(&folder.0), Duration::from_secs(256), Arc::clone(&metrics)).unwrap();
+    let wait = |n: u64| {
+        while metrics.snapshots.get() + metrics.snapshot_failures.get() < n {
+            std::thread::yield_now();
+        }
+    };
+    snapshots.take(vec![saved(0, 0, true, 1), saved(0, 1, true, 2)]);
+    wait(2);
+    let before = folder.files("");
+    for n in 0..60 {
+        // Too little for panes, for a state, for the manifest.
+        faults.room(Some(10 + 40 * n));
+        snapshots.take(vec![saved(0, 0, true, 3 + n)]);
+        wait(3 + n);
+        faults.room(None);
+        if metrics.snapshots.get() > 2 {
+            assert!(n > 5, "there was too little room for anything");
+            return;
+        }
+        assert_eq!(folder.files(""), before, "with {} bytes of room", 10 + 40 * n);
+        assert_eq!(loaded(&open(&folder.0), 0), want(2, &[2]));
+    }
+    panic!("there was never enough room");
+}
+
+#[test]
+fn a_save_that_a_later_one_has_overtaken_is_not_appended_to_it() {
+    let folder = Temporary::new();
+    let snapshots = open(&folder.0);
+    snapshots.take(vec![saved(0, 0, true, 150)]);
+    snapshots.take(vec![saved(0, 0, false, 60)]);
+    snapshots.take(vec![saved(0, 0, true, 150)]);
+    drop(snapshots);
+    assert_eq!(loaded(&open(&folder.0), 0), want(150, &[150]));
+}
+
+#[test]
+fn without_a_manifest_the_newest_state_that_has_its_panes_is_taken() {
+    let folder = Temporary::new();
+    let snapshots = open(&folder.0);
+    snapshots.take(vec![saved(0, 0, true, 1)]);
+    drop(snapshots);
+    let of_it = folder.files("").into_iter().filter(|file| !file.ends_with("manifest"));
+    let older: Vec<_> = of_it.map(|file| (std::fs::read(&file).unwrap(), file)).collect();
+    let snapshots = open(&folder.0);
+    snapshots.take(vec![saved(0, 0, true, 5)]);
+    drop(snapshots);
+    older.iter().for_each(|(content, file)| std::fs::write(file, content).unwrap());
+    for file in folder.files("").iter().map(|file| file.to_string_lossy().into_owned()) {
+        if file.ends_with("manifest") || file.ends_with("5.panes") {
+            std::fs::remove_file(file).unwrap();
+        }
+    }
+    assert_eq!(loaded(&open(&folder.0), 0), want(1, &[1]));
+}
+
+#[test]
+fn the_shard_that_has_waited_longest_comes_first() {
+    let folder = Temporary::new();
+    let snapshots = open(&folder.0);
+    for chain in 0..2 {
+        snapshots.take((0..128).map(|shard| saved(shard, chain, true, 10 + chain as u64)).collect());
+    }
+    drop(snapshots);
+    let snapshots = open(&folder.0);
+    let mut table = snapshots.table();
+    let now = Instant::now();
+    table.next(99, now);
+    assert_eq!(table.next(99, now + Duration::from_secs(2)).unwrap().shard, 128);
+}

@@ -53,7 +53,10 @@ impl Writer {
                     bytes += saved.state.len() + saved.panes.len();
                     written.push((saved.save, entry));
                 }
-                Err(error) => self.failed(saved.save, &error),
+                Err(error) => {
+                    self.discard(saved.save, saved.end.epoch);
+                    self.failed(saved.save, &error);
+                }
             }
         }
         match self.list(&written) {
@@ -100,12 +103,11 @@ impl Writer {
             }
         };
         if before.is_none() && !whole {
-            let why = "it continues a chain that is not there".to_owned();
-            return Err(SnapshotError::Damaged {
-                path: self.folder.path().join(entry.panes_name()),
-                offset: 0,
-                why,
-            });
+            return Err(SnapshotError::Unfit("it continues a chain that is not there"));
+        }
+        // A later save of this chain, of an engine that has ended since: its panes are not those that this one goes on from.
+        if before.is_some_and(|before| before.epoch >= epoch) {
+            return Err(SnapshotError::Unfit("the chain holds a later one"));
         }
         self.panes(&mut entry, saved)?;
         let bytes = format::state(entry, &saved.end, &saved.settings, &saved.state);
@@ -139,11 +141,52 @@ impl Writer {
         Ok(())
     }
 
+    /// Removes what a save left that no manifest will list: else each try on a full disk would fill it further.
+    fn discard(&self, Save { shard, chain, .. }: Save, epoch: u64) {
+        let begun =
+            Entry { shard, chain, epoch, begun: epoch, panes_bytes: 0, whole_bytes: 0, state_bytes: 0 };
+        let held = self.held();
+        let state = begun.state_name();
+        for name in [format!("{state}{ASIDE}"), state, begun.panes_name()] {
+            if !held.contains(&name) {
+                // What is not there was not made.
+                let _ = self.folder.remove(&name);
+            }
+        }
+    }
+
+    /// The files that the manifest lists.
+    fn held(&self) -> Vec<String> {
+        let table = self.table();
+        table.entries().flat_map(|entry| [entry.state_name(), entry.panes_name()]).collect()
+    }
+
     /// Makes a new manifest durable with these in it, then removes what they replace.
     fn list(&self, written: &[(Save, Entry)]) -> Result<(), SnapshotError> {
         if written.is_empty() {
             return Ok(());
         }
+        let replaced = self.replace_manifest(written).inspect_err(|_| {
+            let _ = self.folder.remove(&format!("{MANIFEST}{ASIDE}"));
+            written.iter().for_each(|(save, entry)| self.discard(*save, entry.epoch));
+        })?;
+        // From here on a start may find the new manifest: what it lists stays.
+        self.sync_folder()?;
+        let mut table = self.table();
+        written.iter().for_each(|(_, entry)| table.done(*entry));
+        drop(table);
+        let held = self.held();
+        for old in replaced {
+            for name in [old.state_name(), old.panes_name()].iter().filter(|name| !held.contains(name)) {
+                // A file that stays is removed at the next start.
+                let _ = self.folder.remove(name);
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a manifest with these in its place; what they replace. The folder is still to be synced.
+    fn replace_manifest(&self, written: &[(Save, Entry)]) -> Result<Vec<Entry>, SnapshotError> {
         self.sync_folder()?;
         let replaced: Vec<Entry> = {
             let table = self.table();
@@ -155,20 +198,7 @@ impl Writer {
             kept.chain(written.iter().map(|(_, entry)| *entry)).collect::<Vec<_>>()
         };
         self.replace(MANIFEST, &format::manifest(kept.into_iter()))?;
-        self.sync_folder()?;
-        let mut table = self.table();
-        written.iter().for_each(|(_, entry)| table.done(*entry));
-        let held: Vec<String> = table.entries().map(|entry| entry.panes_name()).collect();
-        drop(table);
-        for old in replaced {
-            // A file that stays is removed at the next start.
-            let _ = self.folder.remove(&old.state_name());
-            let panes = old.panes_name();
-            if !held.contains(&panes) {
-                let _ = self.folder.remove(&panes);
-            }
-        }
-        Ok(())
+        Ok(replaced)
     }
 
     /// Writes a file aside, syncs it, and puts it in its place; the folder is still to be synced.

@@ -253,6 +253,10 @@ impl World {
         let durable = outbox.durable();
         let quit = Arc::new(AtomicBool::new(false));
         let (freed_to, freed) = channel();
+        let snapshots = self.rules.snapshots_every.map(|every| {
+            Snapshots::open(folder.join("snapshots"), every, Arc::clone(&metrics)).map_err(text)
+        });
+        let snapshots = snapshots.transpose()?;
         let tail = Tail::open(folder.join("outbox"), Arc::clone(&durable), stored).map_err(text)?;
         let sink = self.start_sink(tail, freed, Arc::clone(&labels), Arc::clone(&quit));
         let fatal: Arc<Mutex<Option<String>>> = Arc::default();
@@ -268,13 +272,17 @@ impl World {
             types: Box::new(move |types| told.told(types)),
             quarantined: Box::new(|_, _| {}),
         };
-        let snapshots = self.rules.snapshots_every.map(|every| {
-            Snapshots::open(folder.join("snapshots"), every, Arc::clone(&metrics)).map_err(text)
-        });
-        let snapshots = snapshots.transpose()?;
         let logs = Logs { journal: journal.clone(), outbox, snapshots: snapshots.clone() };
         let engine = Engine::start(workers, settings, logs, metrics, listeners, on_fatal);
-        let engine = engine.map_err(text)?;
+        let engine = match engine {
+            Ok(engine) => engine,
+            Err(error) => {
+                // It must not look on in the next process.
+                quit.store(true, SeqCst);
+                let _ = sink.join();
+                return Err(text(error));
+            }
+        };
         Ok(Running { journal, labels, engine, snapshots, outbox: durable, sink, quit, fatal })
     }
 
