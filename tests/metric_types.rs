@@ -162,3 +162,42 @@ fn the_newest_type_is_shown_and_a_series_nobody_describes_goes_by_its_name() {
         }
     });
 }
+
+#[test]
+fn what_is_open_has_its_type_also_after_a_start_from_snapshots() {
+    let mut worker =
+        Tidewatch::start("windows: [{length: 30m, hop: 1m}]\nsettle: 1s\nsnapshots: {every: 1s}\n");
+    let now_ms =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64;
+    let send = |worker: &Tidewatch, behind: i64, kind: Option<u8>| {
+        let request = WriteRequest2::default().series(&Series2 {
+            labels: &[("__name__", "jobs")],
+            samples: &[(now_ms - behind - 1, 5.0), (now_ms - behind, 7.0)],
+            metadata: kind.map(|kind| (kind, "help")),
+            ..Series2::default()
+        });
+        assert_eq!(request.send(&worker.url("/api/v1/write")).unwrap().status, 204);
+    };
+    send(&worker, 120_000, Some(1));
+    let shows = |what: &str, worker: &Tidewatch| {
+        eventually(what, PATIENCE, || {
+            let rows = worker.rows("/api/v1/windows", &[("at", "now")]);
+            let row = rows.first().ok_or("no row")?;
+            row.get("increase").map(|_| ()).ok_or_else(|| row.to_string())
+        });
+    };
+    shows("the increase", &worker);
+    let begun = worker.get("/api/v1/status", &[]).json()["epoch"]["outbox"].as_f64().unwrap();
+    eventually("every shard is saved behind it twice", PATIENCE, || {
+        let saved = worker.metric("tidewatch_snapshot_epoch");
+        (saved > begun).then_some(()).ok_or_else(|| format!("{saved} of {begun}"))
+    });
+    worker.process().kill();
+    worker.start_again();
+    shows("the increase after a start", &worker);
+    send(&worker, 60_000, Some(1));
+    shows("the increase after the same was said again", &worker);
+    worker.process().kill();
+    let told = stored::types(&worker.folder().join("data"));
+    assert!(told.len() <= 1, "it was written again: {told:?}");
+}

@@ -109,6 +109,9 @@ impl Stack {
         };
         let store = Arc::new(Embedded::open(&dir.join(STORE_FILE), options).context("opening the store")?);
         let stored = store.epoch().context("reading the store's epoch")?;
+        // The journal is read from behind the snapshots only, and types stand in it once.
+        let types = store.types().context("reading the store's types")?;
+        labels.told(&types.into_iter().map(|(series, kind)| (series.0, kind)).collect::<Vec<_>>());
 
         let every = Duration::from_millis(config.snapshots.every_ms.unsigned_abs());
         let snapshots = Snapshots::open(dir.join("snapshots"), every, Arc::clone(&metrics))

@@ -194,6 +194,10 @@ impl Store for Embedded {
         catalogue::page(&self.page_view()?, query)
     }
 
+    fn types(&self) -> Result<Vec<(SeriesId, MetricType)>, StoreError> {
+        self.view(None)?.types()
+    }
+
     fn windows(&self, query: &WindowQuery) -> Result<Page<WindowRow>, StoreError> {
         read::page(&self.page_view()?, query)
     }

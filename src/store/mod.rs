@@ -499,6 +499,12 @@ pub trait Store: Send + Sync {
     /// The store cannot be read, or not in time.
     fn catalogue(&self, query: &CatalogueQuery) -> Result<Page<SeriesRow>, StoreError>;
 
+    /// What sources said that series are, of each series of which it is held.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn types(&self) -> Result<Vec<(SeriesId, MetricType)>, StoreError>;
+
     /// Window rows, by (name, series, window, at).
     ///
     /// # Errors

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, params};
-use tidewatch_dataflows::sample::SeriesId;
+use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
-use super::{Embedded, gcd, key_of, kind, schema, unsigned};
+use super::{Embedded, gcd, key_of, kind, schema, series_of, unsigned};
 use crate::store::row::{Kind, SeriesRow};
 use crate::store::{Status, StoreError};
 
@@ -140,6 +140,16 @@ impl<'s> View<'s> {
             Ok(SeriesRow { series, name: row.get(0)?, labels: row.get(1)?, kind: kind(row, 2)? })
         });
         found.optional().map_err(fail)
+    }
+
+    /// The types held.
+    pub fn types(&self) -> Result<Vec<(SeriesId, MetricType)>, StoreError> {
+        let fail = |e| self.fail("read the types", e);
+        let mut statement = self.conn().prepare("SELECT series, type FROM types").map_err(fail)?;
+        let rows =
+            statement.query_map([], |row| Ok((series_of(row.get(0)?), kind(row, 1)?))).map_err(fail)?;
+        let known = |(series, kind): (SeriesId, Option<MetricType>)| kind.map(|kind| (series, kind));
+        rows.filter_map(|row| row.map(known).transpose()).collect::<Result<_, _>>().map_err(fail)
     }
 
     pub fn status(&self) -> Result<Status, StoreError> {

@@ -114,6 +114,10 @@ impl Windows {
         };
         let kept: Vec<Option<usize>> = plans.iter().map(was).collect();
         let before_settings = std::mem::replace(&mut self.settings, Arc::clone(settings));
+        if settings.lateness_ms > before_settings.lateness_ms {
+            // Late samples may now touch panes that were saved as sealed.
+            self.kept = Kept::anew(self.heads.len());
+        }
         if !same {
             let marks = vec![Marks::NEW; self.heads.len() * plans.len()];
             let mut before = Before {

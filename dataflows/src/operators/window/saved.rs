@@ -2,7 +2,8 @@
 //!
 //! A pane is *sealed* once no late sample can touch it any more: it ends before newest minus lateness. Sealed panes go
 //! into the panes of a save, each once in a chain; what is not sealed goes into the state. Heads, partial tails and
-//! hop panes that are not sealed are not kept: they are built again from what is, to the same bits.
+//! hop panes that are not sealed are not kept: they are built again from what is, to the same bits. But for hop panes that
+//! are older than a change of settings: those may have been put together in another shape, and are in the state as they are.
 //!
 //! The panes of a series that began anew since the last save of the chain (a slot was given, or a fill begun) come
 //! with a flag, and what the chain held of it before counts no more.
@@ -18,8 +19,10 @@ use crate::settings::Settings;
 use crate::shard::pane_of;
 use crate::state::{BadState, CHAINS, Put, Take};
 
-/// Version of these bytes.
+/// Version of the panes.
 const VERSION: u8 = 1;
+/// Version of the state. Version 1 had no reshaped panes.
+const STATE_VERSION: u8 = 2;
 
 /// Bytes of a pane among those of a save.
 const PANE_BYTES: usize = 80;
@@ -94,7 +97,7 @@ impl Windows {
         let (mut panes, mut state) = (Put(panes), Put::default());
         panes.u8(VERSION);
         self.save_shape(&mut panes);
-        state.u8(VERSION);
+        state.u8(STATE_VERSION);
         for epoch in self.kept.epochs {
             state.u64(epoch.map_or(0, |epoch| epoch + 1));
         }
@@ -138,7 +141,8 @@ impl Windows {
             windows.load_sealed(&slot_of, bytes)?;
         }
         let mut take = Take(state);
-        if take.u8()? != VERSION {
+        let version = take.u8()?;
+        if !(1..=STATE_VERSION).contains(&version) {
             return Err(BadState("the windows' state is of another version"));
         }
         for chain in 0..CHAINS {
@@ -150,7 +154,7 @@ impl Windows {
         }
         for (slot, series) in live {
             windows.heads[*slot as usize].series = *series;
-            windows.load_series(*slot, &mut take)?;
+            windows.load_series(*slot, version, &mut take)?;
         }
         take.end()?;
         live.iter().for_each(|(slot, _)| windows.arm(*slot));
@@ -270,6 +274,38 @@ impl Windows {
         pane_of(self.horizon(slot), self.base_ms)
     }
 
+    /// The windows of which panes are saved as they are: those with a ring of their own, for as long as panes from before a
+    /// change of settings are not sealed.
+    fn reshaped_windows(&self, slot: u32) -> impl Iterator<Item = usize> + use<> {
+        let newest = self.heads[slot as usize].newest;
+        let any = newest != NEVER && self.reshaped_to != NEVER && self.reshaped_to > self.horizon(slot);
+        let plans = Arc::clone(&self.plans);
+        (0..plans.len()).filter(move |w| any && plans[*w].parts > 1)
+    }
+
+    /// The panes of a window that are built, not sealed, and begin before the last change of settings.
+    fn reshaped(&self, slot: u32, w: usize, built: i64) -> std::ops::RangeInclusive<i64> {
+        let plan = &self.plans[w];
+        if built == NEVER || self.reshaped_to == NEVER || self.heads[slot as usize].newest == NEVER {
+            return 1..=0;
+        }
+        let oldest = plan.oldest(self.heads[slot as usize].newest);
+        let from = pane_of(self.horizon(slot), plan.hop_ms).max(oldest);
+        from..=built.min(pane_of(self.reshaped_to, plan.hop_ms))
+    }
+
+    fn load_reshaped(&mut self, slot: u32, w: usize, built: i64, take: &mut Take) -> Result<(), BadState> {
+        let (range, plan) = (self.reshaped(slot, w, built), self.plans[w]);
+        for _ in 0..take.n(80)? {
+            let (pane, words) = (take.i64()?, take.words()?);
+            if !range.contains(&pane) || !panes::holds(&words, pane) {
+                return Err(BadState("a pane that was put together in another shape is not what it says"));
+            }
+            self.records.of_mut(slot)[plan.ring.0 + pane.rem_euclid(plan.ring.1) as usize] = words;
+        }
+        Ok(())
+    }
+
     fn save_series(&self, slot: u32, put: &mut Put) {
         let head = &self.heads[slot as usize];
         for value in [
@@ -319,11 +355,23 @@ impl Windows {
             put.i64(base.from);
             put.i64(base.sealed_to);
         });
+        for w in self.reshaped_windows(slot) {
+            let plan = &self.plans[w];
+            let record = self.records.of(slot);
+            let at = |pane: i64| &record[plan.ring.0 + pane.rem_euclid(plan.ring.1) as usize];
+            let built = self.marks[slot as usize * self.plans.len() + w].built.upto();
+            let held = self.reshaped(slot, w, built).filter(|pane| panes::holds(at(*pane), *pane));
+            put.n(held.clone().count());
+            for pane in held {
+                put.i64(pane);
+                put.words(at(pane));
+            }
+        }
         put.u8(u8::from(self.held.contains_key(&slot)));
         self.held.get(&slot).into_iter().for_each(|held| held.save(put));
     }
 
-    fn load_series(&mut self, slot: u32, take: &mut Take) -> Result<(), BadState> {
+    fn load_series(&mut self, slot: u32, version: u8, take: &mut Take) -> Result<(), BadState> {
         let windows = self.plans.len();
         let head = &mut self.heads[slot as usize];
         head.newest = time(take)?;
@@ -372,15 +420,24 @@ impl Windows {
             self.base_from.insert(slot, Base { from: key(take)?, sealed_to: key(take)? });
         }
         let horizon = self.horizon(slot);
-        for (w, plan) in self.plans.iter().enumerate() {
-            let built = &mut self.marks[slot as usize * windows + w].built;
+        let reshaped: Vec<usize> =
+            if version == 1 { Vec::new() } else { self.reshaped_windows(slot).collect() };
+        for w in 0..windows {
+            let (plan, built) = (self.plans[w], self.marks[slot as usize * windows + w].built);
             // One without a sample that counts has no horizon, and nothing is built of it.
-            if newest == NEVER {
-                *built = Built::NOTHING;
-            } else if *built != Built::NOTHING {
+            let upto = if newest == NEVER || built == Built::NOTHING {
+                None
+            } else {
                 let sealed = pane_of(horizon, plan.hop_ms) - 1;
-                *built = Built::before(built.upto().min(sealed) + 1);
+                let as_it_is = self.reshaped(slot, w, built.upto());
+                let kept = if reshaped.contains(&w) { *as_it_is.end() } else { NEVER };
+                Some(built.upto().min(sealed.max(kept)))
+            };
+            if reshaped.contains(&w) {
+                self.load_reshaped(slot, w, built.upto(), take)?;
             }
+            self.marks[slot as usize * windows + w].built =
+                upto.map_or(Built::NOTHING, |upto| Built::before(upto + 1));
         }
         if take.flag()? {
             self.held.insert(slot, Held::load(take, windows, 0)?);

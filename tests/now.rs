@@ -1,0 +1,125 @@
+//! What is open: `at=now` equals a direct computation from the samples of the journal up to the epoch that a row names,
+//! for every window, while samples come in, whatever the number of workers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use tidewatch_dataflows::sample::SeriesId;
+
+use crate::support::process::Tidewatch;
+use crate::support::remote_write::WriteRequest;
+use crate::support::windows::{Window, differences};
+use crate::support::{eventually, stored};
+
+const CONFIG: &str = "
+windows: [{length: 10s, hop: 1s}, {length: 1m, hop: 5s}, {length: 1h, hop: 1m}, {length: 12h, hop: 12m}]
+settle: 2s
+lateness: 1m
+limits: {late_samples: 60000}
+";
+const WINDOWS: [Window; 4] =
+    [("10s", 10_000, 1_000), ("1m", 60_000, 5_000), ("1h", 3_600_000, 60_000), ("12h", 43_200_000, 720_000)];
+const SERIES: usize = 40;
+const LOOKING: Duration = Duration::from_millis(2_500);
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64
+}
+
+/// One sample of each series: mostly of now, some late, some of a series as an earlier one was.
+fn send(url: &str, rng: &mut fastrand::Rng, used: &mut BTreeSet<(usize, i64)>) {
+    let mut request = WriteRequest::default();
+    for series in 0..SERIES {
+        let behind = if rng.u8(0..5) == 0 { rng.i64(0..20_000) } else { 0 };
+        let at_ms = now_ms() - behind;
+        // One value an instant: what a second one comes to is another test's business.
+        if used.insert((series, at_ms)) {
+            let (series, value) = (series.to_string(), rng.i32(-500..500));
+            let name = if rng.bool() { "now_total" } else { "now" };
+            let labels = [("__name__", name), ("series", &series)];
+            request = request.series(&labels, &[(at_ms, f64::from(value.abs()) / 8.0)]);
+        }
+    }
+    let answer = request.send(url).unwrap();
+    assert_eq!(answer.status, 204, "{answer:?}");
+}
+
+/// Looks again and again while samples come in; every row that was shown.
+fn look(worker: &Tidewatch, rng: &mut fastrand::Rng) -> Vec<Value> {
+    let (stop, url) = (AtomicBool::new(false), worker.url("/api/v1/write"));
+    std::thread::scope(|scope| {
+        let mut rng = rng.fork();
+        scope.spawn({
+            let stop = &stop;
+            move || {
+                let mut used = BTreeSet::new();
+                while !stop.load(Relaxed) {
+                    send(&url, &mut rng, &mut used);
+                }
+            }
+        });
+        // Both names of each series come before long.
+        eventually("everything is open", Duration::from_secs(30), || {
+            let n = worker.rows("/api/v1/windows", &[("at", "now")]).len();
+            (n == 2 * SERIES * WINDOWS.len()).then_some(()).ok_or_else(|| format!("{n} rows"))
+        });
+        let (begun, mut seen) = (Instant::now(), Vec::new());
+        while begun.elapsed() < LOOKING {
+            let rows = worker.rows("/api/v1/windows", &[("at", "now")]);
+            // The shortest window of one that had no sample for ten seconds is empty.
+            assert!(rows.len() >= 2 * SERIES * (WINDOWS.len() - 1), "{} rows", rows.len());
+            seen.extend(rows);
+        }
+        stop.store(true, Relaxed);
+        seen
+    })
+}
+
+#[test]
+fn open_windows_equal_what_the_journal_gives_while_samples_come_in() {
+    let seed = fastrand::u64(..);
+    println!("seed {seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    for workers in [1, 2, 4] {
+        let mut worker = Tidewatch::start(&format!("{CONFIG}workers: {workers}\n"));
+        let rows = look(&worker, &mut rng);
+        let stored: BTreeSet<i64> =
+            worker.rows("/api/v1/windows", &[]).iter().map(|row| row["at_ms"].as_i64().unwrap()).collect();
+        assert!(!stored.is_empty(), "windows close as well");
+        worker.process().kill();
+        let (epochs, _) = stored::epochs(&worker.folder().join("data"));
+        let mut of: BTreeMap<SeriesId, Vec<(u64, i64, f64)>> = BTreeMap::new();
+        for epoch in &epochs {
+            for ((series, at_ms), value) in
+                epoch.live.series.iter().zip(&epoch.live.at_ms).zip(&epoch.live.value)
+            {
+                of.entry(SeriesId(*series)).or_default().push((epoch.end.epoch, *at_ms, *value));
+            }
+        }
+        let ends: BTreeMap<u64, i64> =
+            epochs.iter().map(|epoch| (epoch.end.epoch, epoch.end.stream_ms)).collect();
+        let (mut instants, mut latest) = (BTreeSet::new(), 0);
+        for row in &rows {
+            let series: SeriesId = row["series"].as_str().unwrap().parse().unwrap();
+            let window = WINDOWS.iter().find(|window| row["window"] == window.0).unwrap();
+            let (epoch, at_ms) = (row["epoch"].as_u64().unwrap(), row["at_ms"].as_i64().unwrap());
+            let stream_ms = ends[&epoch];
+            assert_eq!(at_ms, (stream_ms.div_euclid(window.2) + 1) * window.2, "workers {workers}: {row}");
+            assert_eq!(
+                (&row["open"], row.get("partial"), row.get("revision")),
+                (&Value::Bool(true), None, None)
+            );
+            let known = of[&series].iter().filter(|(of, ..)| *of <= epoch);
+            let mut samples: Vec<(i64, f64)> = known.map(|(_, at_ms, value)| (*at_ms, *value)).collect();
+            samples.sort_by_key(|(at_ms, _)| *at_ms);
+            let wrong = differences(row, &samples, window.1);
+            assert!(wrong.is_empty(), "workers {workers}, seed {seed}: {row}: {wrong:?}");
+            instants.insert((epoch, at_ms));
+            latest = latest.max(epoch);
+        }
+        assert!(instants.len() > 8, "it looked at {instants:?} only");
+        println!("{workers} workers: {} rows at {} instants", rows.len(), instants.len());
+    }
+}
