@@ -262,6 +262,50 @@ fn and_so_it_does_from_prometheus_3() {
     }
 }
 
+/// Its samples as they are and resampled, from the ring and from the server, each once.
+fn history_is_that_of_the_file(worker: &Tidewatch, file: &Samples) {
+    for name in file.keys().take(5) {
+        let samples: Vec<(i64, f64)> = file[name].iter().map(|(at, value)| (*at, *value)).collect();
+        let (first_ms, last_ms) = (samples[0].0, samples[samples.len() - 1].0);
+        let mut labels: Vec<(String, String)> = name[name.find('{').unwrap() + 1..name.len() - 1]
+            .split(',')
+            .map(|pair| pair.split_once('=').unwrap())
+            .map(|(label, value)| (label.to_owned(), value.trim_matches('"').to_owned()))
+            .collect();
+        labels.push(("__name__".to_owned(), name[..name.find('{').unwrap()].to_owned()));
+        labels.sort();
+        let pairs: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let path = format!("/api/v1/history/{}", tidewatch::labels::series_id(&pairs));
+        let seconds = |ms: i64| format!("{}.{:03}", ms / 1_000, ms % 1_000);
+        let ask = |start_ms: i64, more: &[(&str, &str)]| {
+            let (start, end) = (seconds(start_ms), seconds(last_ms));
+            let parameters = [&[("start", start.as_str()), ("end", &end)], more].concat();
+            worker.get(&path, &parameters).json()
+        };
+        let points = |answer: &serde_json::Value| -> Vec<(i64, f64)> {
+            let point =
+                |row: &serde_json::Value| (row["at_ms"].as_i64().unwrap(), row["value"].as_f64().unwrap());
+            answer["data"].as_array().unwrap().iter().map(point).collect()
+        };
+        // Until the end of the fill is computed the server alone has them.
+        eventually("the ring is there", Duration::from_secs(30), || {
+            let all = ask(first_ms, &[]);
+            assert_eq!(points(&all), samples, "{name}: {}", all["parts"]);
+            (all["source"] == "prometheus+ring").then_some(()).ok_or_else(|| all["parts"].to_string())
+        });
+        let newest = ask(last_ms - 60_000, &[]);
+        assert_eq!((&newest["source"], points(&newest).len()), (&"ring".into(), 5), "{name}");
+        let wanted: BTreeMap<i64, f64> = samples.iter().fold(BTreeMap::new(), |mut most, (at, value)| {
+            let end = (at - 1).div_euclid(900_000) * 900_000 + 900_000;
+            let held = most.entry(end).or_insert(*value);
+            *held = held.max(*value);
+            most
+        });
+        let most = ask(first_ms, &[("resample", "15m"), ("aggregate", "max")]);
+        assert_eq!(points(&most).into_iter().collect::<BTreeMap<_, _>>(), wanted, "{name}");
+    }
+}
+
 #[test]
 fn the_worker_backfills_from_a_real_prometheus_and_polls_on() {
     let end_ms = now_ms() / 60_000 * 60_000 - 60_000;
@@ -289,6 +333,7 @@ fn the_worker_backfills_from_a_real_prometheus_and_polls_on() {
     // Samples at the first millisecond may be older than the backfill by the seconds the start took.
     assert!(accepted <= wanted as f64 && accepted > wanted as f64 * 0.98, "{accepted} of {wanted}: {status}");
     assert!(!status.to_string().contains("secret") && !worker.process().log().contains("secret"));
+    history_is_that_of_the_file(&worker, &file);
     assert!(worker.process().terminate().success());
     worker.start_again();
     polling(&worker);

@@ -22,7 +22,7 @@
 //! - `kill_and_rerun`: kill -9, SIGTERM and start again: nothing acknowledged is lost, no row changes.
 //! - `limits`: each limit reached has its status and its metric, and the worker goes on.
 //! - `metric_types`: what sources say of types decides what rows show; it is journalled once and survives a kill.
-//! - `now`: windows that are open equal a direct computation while samples come in.
+//! - `now`: windows that are open equal a direct computation while samples come in; samples of the ring are shown.
 //! - `oracle`: the slow model of the rules, and random feeds.
 //! - `panics`: a computation that panics or hangs ends no process that can go on; a series that panics again and
 //!   again is kept out. Needs the feature `faults`.

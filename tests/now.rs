@@ -123,3 +123,57 @@ fn open_windows_equal_what_the_journal_gives_while_samples_come_in() {
         println!("{workers} workers: {} rows at {} instants", rows.len(), instants.len());
     }
 }
+
+#[test]
+fn samples_are_shown_as_far_as_the_ring_reaches() {
+    let worker = Tidewatch::start("windows: [{length: 1m, hop: 1s}]\n");
+    let newest_ms = now_ms() / 1_000 * 1_000;
+    let samples: Vec<(i64, f64)> =
+        (0..60).rev().map(|i| (newest_ms - i * 1_000, (i * i % 17) as f64 / 4.0)).collect();
+    let request = WriteRequest::default().series(&[("__name__", "load"), ("host", "a")], &samples);
+    assert_eq!(request.send(&worker.url("/api/v1/write")).unwrap().status, 204);
+    let points = |parameters: &[(&str, &str)]| {
+        let answer = worker.get("/api/v1/history/load", parameters).json();
+        let point = |row: &Value| (row["at_ms"].as_i64().unwrap(), row["value"].as_f64().unwrap());
+        (answer["data"].as_array().unwrap().iter().map(point).collect::<Vec<_>>(), answer)
+    };
+    eventually("the series has rows", Duration::from_secs(30), || {
+        let rows = worker.rows("/api/v1/windows", &[]);
+        (!rows.is_empty()).then_some(()).ok_or_else(String::new)
+    });
+    let (all, answer) = points(&[]);
+    assert_eq!((all, &answer["source"]), (samples.clone(), &Value::from("ring")), "{answer}");
+    assert_eq!(answer["missing"], Value::Null, "a series that is young has no sample that is not held");
+    for (name, of) in [
+        ("mean", (|all| all.iter().sum::<f64>() / all.len() as f64) as fn(&[f64]) -> f64),
+        ("min", |all| all.iter().copied().fold(f64::INFINITY, f64::min)),
+        ("sum", |all| all.iter().sum()),
+        ("count", |all| all.len() as f64),
+        ("last", |all| all[all.len() - 1]),
+    ] {
+        let mut wanted: BTreeMap<i64, Vec<f64>> = BTreeMap::new();
+        for (at_ms, value) in &samples {
+            wanted.entry((at_ms - 1).div_euclid(7_000) * 7_000 + 7_000).or_default().push(*value);
+        }
+        let (got, _) = points(&[("resample", "7s"), ("aggregate", name)]);
+        assert_eq!(got.len(), wanted.len(), "{name}");
+        for ((at_ms, value), (end_ms, all)) in got.iter().zip(&wanted) {
+            assert_eq!(at_ms, end_ms, "{name}");
+            assert!((value - of(all)).abs() < 1e-12, "{name} at {at_ms}: {value} for {all:?}");
+        }
+    }
+    let status = |path: &str, parameters: &[(&str, &str)]| {
+        crate::support::http::get(&worker.url(path), parameters).unwrap().status
+    };
+    for (code, parameters) in [
+        (400, &[("aggregate", "max")][..]),
+        (400, &[("resample", "0s")]),
+        (400, &[("resample", "1m"), ("aggregate", "median")]),
+        (400, &[("start", "9"), ("end", "8")]),
+        (400, &[("at", "now")]),
+        (422, &[("start", "0"), ("resample", "1s")]),
+    ] {
+        assert_eq!(status("/api/v1/history/load", parameters), code, "{parameters:?}");
+    }
+    assert_eq!(status("/api/v1/history/nobody", &[]), 404);
+}

@@ -20,7 +20,7 @@ use crate::outcome::look::{Checked, Explained, NotNow, Open};
 use crate::outcome::{Outcomes, Seen};
 use crate::sample::{Control, EpochEnd, Mark, MetricType, SHARDS, Samples, SeriesId};
 use crate::settings::Settings;
-use crate::shard::{Admitted, GateSaved, Working};
+use crate::shard::{Admitted, GateSaved, RawHeld, Working};
 use crate::state::{BadState, CHAINS, Held, Put, Save, Saved, Take};
 
 /// The operators, by their names in the graph.
@@ -149,6 +149,12 @@ impl Gates {
             Ok((epoch, raw)) => windows.explain(epoch, &raw, window_ms, at_ms).map(Ok),
             Err(why) => Some(Err(why)),
         }
+    }
+
+    /// The raw samples that are held of a series; `None` if another worker owns it.
+    pub fn raw(&self, series: u64) -> Option<Result<RawHeld, NotNow>> {
+        let gates = self.admits.borrow();
+        gates[SeriesId(series).shard()].as_ref().map(|gate| gate.raw(series))
     }
 
     /// The windows of these lengths of a series that are open, as far as they are filled; all if no length is named. `None`

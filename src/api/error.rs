@@ -49,6 +49,16 @@ impl Problem {
         self.status == StatusCode::CONFLICT
     }
 
+    /// 422: understood, and more than is answered at once.
+    pub fn too_much(detail: String) -> Problem {
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+    }
+
+    /// 502: a server that had to be asked does not answer.
+    pub fn bad_gateway(detail: String) -> Problem {
+        Problem::new(StatusCode::BAD_GATEWAY, detail)
+    }
+
     /// 413.
     pub fn too_large(detail: String) -> Problem {
         Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
@@ -71,7 +81,7 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Problem {
         match error {
-            StoreError::Deadline { .. } => Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string()),
+            StoreError::Deadline { .. } => Problem::new(StatusCode::GATEWAY_TIMEOUT, error.to_string()),
             StoreError::Groups { .. } => Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
             StoreError::Unavailable { .. } => {
                 tracing::warn!("{error}");

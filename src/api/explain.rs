@@ -82,8 +82,21 @@ fn row_of(series: SeriesId, labels: &[(String, String)]) -> SeriesRow {
     SeriesRow { series, name: name.unwrap_or_default(), labels: labels_json(labels), kind: None }
 }
 
+/// What is known of a series: its row of the catalogue, or the labels of one that has no row yet.
+pub(super) fn known_as(
+    store: &dyn Store,
+    worker: &dyn super::Worker,
+    series: SeriesId,
+) -> Result<SeriesRow, Problem> {
+    Ok(match (store.explain(series, 0, 0)?.series, worker.labels(series)) {
+        (Some(row), _) => row,
+        (None, Some(labels)) => row_of(series, &labels),
+        (None, None) => SeriesRow { series, name: String::new(), labels: "{}".to_owned(), kind: None },
+    })
+}
+
 /// The series of an id, or the only one of a name.
-fn find(store: &dyn Store, worker: &dyn super::Worker, text: &str) -> Result<SeriesId, Problem> {
+pub(super) fn find(store: &dyn Store, worker: &dyn super::Worker, text: &str) -> Result<SeriesId, Problem> {
     let id = (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok()).flatten().map(SeriesId);
     if let Some(id) = id {
         // Any window will do: the question is whether anybody knows the series.

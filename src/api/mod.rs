@@ -6,6 +6,7 @@
 //!  /api/v1/catalog                    series that have rows
 //!  /api/v1/windows                    statistics per series and window: stored, or still open (`now`)
 //!  /api/v1/windows/{series}/explain   what one row is made of, and why it is what it is
+//!  /api/v1/history/{series}           its samples, from the ring and from Prometheus, resampled if wanted
 //!  /api/v1/rejects                    sums of samples that were not applied
 //!  /api/v1/status                     how far everything is
 //!  /api/v1/backfill                   histories: order, follow, end
@@ -23,6 +24,7 @@ mod cursor;
 mod error;
 pub mod explain;
 mod health;
+pub mod history;
 mod list;
 mod names;
 mod now;
@@ -76,6 +78,7 @@ pub struct Api {
     metrics: Arc<Metrics>,
     backfills: Arc<dyn Backfills>,
     latest: Arc<dyn Latest>,
+    raw: Arc<dyn history::Raw>,
     labels: Arc<Labels>,
     questions: Arc<Semaphore>,
 }
@@ -86,6 +89,8 @@ pub struct Asked {
     pub store: Arc<dyn Store>,
     /// For what is not closed yet.
     pub latest: Arc<dyn Latest>,
+    /// For samples.
+    pub raw: Arc<dyn history::Raw>,
     /// For series.
     pub labels: Arc<Labels>,
     /// For how the worker fares.
@@ -99,9 +104,9 @@ pub struct Asked {
 impl Api {
     /// An API over those who know.
     pub fn new(asked: Asked) -> Api {
-        let Asked { store, latest, labels, worker, backfills, metrics } = asked;
+        let Asked { store, latest, raw, labels, worker, backfills, metrics } = asked;
         let questions = Arc::new(Semaphore::new(QUESTIONS_MAX));
-        Api { store, worker, metrics, backfills, latest, labels, questions }
+        Api { store, worker, metrics, backfills, latest, raw, labels, questions }
     }
 
     /// Answers a question to the store on a thread that may block: reading parameters, whose regexes may be costly, and
@@ -145,6 +150,7 @@ pub fn router(api: Api) -> Router {
         ("/api/v1/catalog", get(catalog::list)),
         ("/api/v1/windows", get(windows::list)),
         ("/api/v1/windows/{series}/explain", get(explain::show)),
+        ("/api/v1/history/{series}", get(history::show)),
         ("/api/v1/rejects", get(rejects::list)),
         ("/api/v1/status", get(status::show)),
     ] {

@@ -6,6 +6,7 @@ use tidewatch_dataflows::sample::AT_MS_MAX;
 use tidewatch_dataflows::settings::{Window, duration};
 
 use super::error::{Problem, shown};
+use super::history::Aggregate;
 use crate::store::row::{By, Rfc3339};
 use crate::store::selector::Selectors;
 use crate::store::{Filter, PAGE_ROWS_MAX, Range, Stat};
@@ -124,6 +125,30 @@ impl Params {
                 Err(Problem::parameter("at", "now; rows of other times are asked for by start and end", text))
             }
         }
+    }
+
+    /// `resample` and `aggregate`: the length of a point in milliseconds, and how its samples become one number.
+    pub fn resample(&self) -> Result<Option<(i64, Aggregate)>, Problem> {
+        let names = Aggregate::ALL.map(|(name, _)| name).join(", ");
+        let aggregate = match self.one("aggregate") {
+            None => Aggregate::Mean,
+            Some(text) => {
+                let found = Aggregate::ALL.iter().find(|(name, _)| *name == text);
+                let found =
+                    found.ok_or_else(|| Problem::parameter("aggregate", &format!("one of {names}"), text));
+                found?.1
+            }
+        };
+        let Some(text) = self.one("resample") else {
+            return match self.one("aggregate") {
+                None => Ok(None),
+                Some(_) => Err(Problem::bad_request("aggregate has no place without resample".to_owned())),
+            };
+        };
+        let ms = duration_ms(text).filter(|ms| (1_000..=WINDOW_MS_MAX).contains(ms));
+        let ms =
+            ms.ok_or_else(|| Problem::parameter("resample", "a duration from 1s to 30d, such as 15m", text));
+        Ok(Some((ms?, aggregate)))
     }
 
     /// `window`: lengths in milliseconds.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::mpsc;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use tidewatch_dataflows::outcome::look::{Explained, Open, PaneSeen};
@@ -12,6 +13,7 @@ use tidewatch_dataflows::settings::Settings;
 
 use super::backfill::{Backfills, Named, Order, Refusal};
 use super::explain::{Known, Workings};
+use super::history::{Held, NoOlder, Older, Raw};
 use super::{Api, Asked, QUESTIONS_MAX, Worker, router};
 use crate::labels::{Labels, Limits};
 use crate::metrics::Metrics;
@@ -73,6 +75,28 @@ fn held(window_ms: i64, at_ms: i64) -> Explained {
         publish_from_ms: None,
         held_from_ms: T0 + 120 * 60_000 - window_ms,
         panes: (1..=3).rev().map(pane).collect(),
+    }
+}
+
+/// Ten samples, a minute apart, of which the ring holds the last five; the server has them all, and some more.
+impl Raw for Fake {
+    fn held(&self, _: SeriesId) -> Result<Option<Held>, String> {
+        let samples = (5..10).map(|i| (T0 + i * 60_000, i as f64)).collect();
+        Ok(Some(Held { after_ms: T0 + 5 * 60_000, samples }))
+    }
+
+    fn older(&self, _: &[(String, String)], after_ms: i64, to_ms: i64, _: Instant) -> Result<Older, NoOlder> {
+        match after_ms {
+            5 => Err(NoOlder::Late),
+            6 => Err(NoOlder::TooMany),
+            7 => Err(NoOlder::Failed("http://p".to_owned(), "it is gone".to_owned())),
+            8 => Err(NoOlder::NoServer),
+            _ => {
+                let samples = (-5..10).map(|i| (T0 + i * 60_000, i as f64));
+                let samples = samples.filter(|(at_ms, _)| *at_ms <= to_ms).collect();
+                Ok(Older { server: "http://p".to_owned(), samples })
+            }
+        }
     }
 }
 
@@ -150,6 +174,7 @@ fn serve(store: Arc<dyn Store>, ready: Result<(), String>) -> Served {
     let api = Api::new(Asked {
         store,
         latest: Arc::clone(&fake) as Arc<dyn Latest>,
+        raw: Arc::clone(&fake) as Arc<dyn Raw>,
         labels: Arc::new(labels),
         worker: Arc::clone(&fake) as Arc<dyn Worker>,
         backfills: fake,
@@ -695,4 +720,31 @@ fn what_is_open_is_listed_page_by_page_in_the_order_of_rows() {
     }
     let busy = serve(Arc::new(dir.store()), Err("computing".to_owned()));
     assert_eq!(busy.get("/api/v1/windows?at=now").status, 503);
+}
+
+#[test]
+fn the_history_of_a_series_is_put_together_of_ring_and_server() {
+    let dir = TempDir::new();
+    let served = serve(Arc::new(dir.store()), Ok(()));
+    let path = format!("/api/v1/history/{}", series(1));
+    let of = |query: String| served.get(&format!("{path}?{query}"));
+    let (start, end) = (T0 / 1_000, T0 / 1_000 + 540);
+    let answer = of(format!("start={start}&end={end}")).json();
+    let values: Vec<f64> =
+        answer["data"].as_array().unwrap().iter().map(|point| point["value"].as_f64().unwrap()).collect();
+    assert_eq!(values, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0], "{answer}");
+    assert_eq!((&answer["source"], &answer["missing"]), (&json!("prometheus+ring"), &Value::Null));
+    assert_eq!((&answer["parts"][0]["samples"], &answer["parts"][1]["samples"]), (&json!(6), &json!(4)));
+    let answer = of(format!("start={start}&end={}&resample=5m&aggregate=count", start + 240)).json();
+    assert_eq!(answer["source"], "prometheus");
+    assert_eq!((&answer["resample"], &answer["aggregate"]), (&json!("5m"), &json!("count")));
+    let late = of(format!("start={}&end={end}", start + 360)).json();
+    assert_eq!((&late["source"], late["data"].as_array().unwrap().len()), (&json!("ring"), 4));
+    for (start, status) in [("0.006", 504), ("0.007", 422), ("0.008", 502), ("0.009", 200)] {
+        let reply = of(format!("start={start}&end={end}"));
+        assert_eq!(reply.status, status, "{start}: {}", reply.body);
+    }
+    let alone = of(format!("start=0.009&end={end}")).json();
+    assert_eq!(alone["source"], "ring");
+    assert_eq!(alone["missing"]["why"], "no server is configured under sources.prometheus", "{alone}");
 }

@@ -8,6 +8,7 @@ mod audit;
 mod commands;
 mod history;
 mod process;
+mod raw;
 mod reading;
 mod release;
 mod replay;

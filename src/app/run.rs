@@ -29,7 +29,7 @@ use super::history::jobs::Histories;
 use super::sources::{self, Sources};
 use super::stack::{Fatal, OnFatal, Stack};
 use super::watchdog::Watchdog;
-use super::{now_ms, process, windows_in_words};
+use super::{now_ms, process, raw, windows_in_words};
 
 /// How long requests may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
@@ -51,7 +51,8 @@ pub fn run(config: Config, accept_loss: bool, lift: &[String]) -> anyhow::Result
 
 async fn serve(config: Config, accept_loss: bool, lift: &[String]) -> anyhow::Result<ExitCode> {
     // Before the data directory is touched.
-    sources::clients(&config, &Arc::new(Metrics::new())).context("the configuration cannot be used")?;
+    let clients =
+        sources::clients(&config, &Arc::new(Metrics::new())).context("the configuration cannot be used")?;
     let (fatal_to, mut fatal_from) = mpsc::unbounded_channel();
     // The receiver lives as long as this function: a message is lost only when the process ends anyway.
     let on_fatal: OnFatal = Arc::new(move |fatal| drop(fatal_to.send(fatal)));
@@ -85,6 +86,7 @@ async fn serve(config: Config, accept_loss: bool, lift: &[String]) -> anyhow::Re
     let api = Api::new(Asked {
         store: Arc::clone(&stack.store) as Arc<dyn Store>,
         latest: Arc::new(stack.questions.clone()),
+        raw: Arc::new(raw::Samples::new(Arc::clone(&stack), clients)),
         labels: Arc::clone(&stack.labels),
         worker: Arc::clone(&worker) as Arc<dyn api::Worker>,
         backfills: Arc::clone(&histories) as Arc<dyn api::backfill::Backfills>,

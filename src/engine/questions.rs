@@ -14,6 +14,7 @@ use tidewatch_dataflows::graph::Gates;
 use tidewatch_dataflows::outcome::Seen;
 use tidewatch_dataflows::outcome::look::{Checked, Explained, NotNow, Open};
 use tidewatch_dataflows::sample::SeriesId;
+use tidewatch_dataflows::shard::RawHeld;
 use timely::scheduling::SyncActivator;
 
 use super::Progress;
@@ -84,6 +85,13 @@ pub enum Question {
         /// Where the answer goes.
         answer: SyncSender<Option<Result<Explained, NotNow>>>,
     },
+    /// The raw samples that are held of a series.
+    Raw {
+        /// The series.
+        series: SeriesId,
+        /// Where the answer goes.
+        answer: SyncSender<Option<Result<RawHeld, NotNow>>>,
+    },
     /// The open windows of these series; answered with the place in the list of each that the worker owns.
     Open {
         /// The list.
@@ -117,6 +125,9 @@ impl Question {
             }
             Question::Explain { series, window_ms, at_ms, answer } => {
                 let _ = answer.try_send(gates.explain(series.0, window_ms, at_ms));
+            }
+            Question::Raw { series, answer } => {
+                let _ = answer.try_send(gates.raw(series.0));
             }
             Question::Open { series, lengths_ms, answer } => {
                 let places = series.iter().enumerate();
@@ -261,6 +272,15 @@ impl Questions {
         let explain = |answer| Question::Explain { series, window_ms, at_ms, answer };
         // One worker owns the series; the others have nothing to say.
         let found = self.ask(explain)?.into_iter().flatten().next();
+        Ok(found.unwrap_or(Err(NotNow::Unknown)))
+    }
+
+    /// The raw samples that are held of a series, as of the end of some epoch.
+    ///
+    /// # Errors
+    /// The workers are busy, or gone; inside, why the series cannot be looked at.
+    pub fn raw(&self, series: SeriesId) -> Result<Result<RawHeld, NotNow>, AskError> {
+        let found = self.ask(|answer| Question::Raw { series, answer })?.into_iter().flatten().next();
         Ok(found.unwrap_or(Err(NotNow::Unknown)))
     }
 

@@ -70,6 +70,18 @@ impl SeriesRow {
     }
 }
 
+impl SeriesRow {
+    /// Its labels, `__name__` included, sorted by name.
+    pub fn pairs(&self) -> Vec<(String, String)> {
+        let labels: std::collections::BTreeMap<String, String> =
+            serde_json::from_str(&self.labels).unwrap_or_default();
+        let name = ("__name__".to_owned(), self.name.clone());
+        let mut pairs: Vec<_> = std::iter::once(name).chain(labels).collect();
+        pairs.sort();
+        pairs
+    }
+}
+
 /// One metric name and how many series bear it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameRow {

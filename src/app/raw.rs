@@ -1,0 +1,129 @@
+//! Raw samples for whoever asks: from the workers' rings, and from the servers that are configured.
+
+use std::time::Instant;
+
+use tidewatch_dataflows::outcome::look::NotNow;
+use tidewatch_dataflows::sample::SeriesId;
+
+use super::stack::Stack;
+use crate::api::history::{Held, NoOlder, Older, Raw, SAMPLES_MAX};
+use crate::source::query::client::{Client, QueryError};
+use std::sync::Arc;
+
+/// A server is asked for so much at once: a day of one series is small to it.
+const PIECE_MS: i64 = 86_400_000;
+
+/// Who has samples of a running worker.
+pub struct Samples {
+    stack: Arc<Stack>,
+    clients: Vec<Arc<Client>>,
+}
+
+impl Samples {
+    /// Of these workers and these servers.
+    pub fn new(stack: Arc<Stack>, clients: Vec<Arc<Client>>) -> Samples {
+        Samples { stack, clients }
+    }
+}
+
+impl Raw for Samples {
+    fn held(&self, series: SeriesId) -> Result<Option<Held>, String> {
+        match self.stack.questions.raw(series).map_err(|error| error.to_string())? {
+            Ok(raw) if !raw.filling => {
+                let samples = raw.at_ms.into_iter().zip(raw.value).collect();
+                Ok(Some(Held { after_ms: raw.whole_after_ms, samples }))
+            }
+            Ok(_) | Err(NotNow::Unknown | NotNow::Filling) => Ok(None),
+            Err(NotNow::Between) => {
+                Err("the workers are inside an epoch of this series; try again".to_owned())
+            }
+        }
+    }
+
+    fn older(
+        &self,
+        labels: &[(String, String)],
+        after_ms: i64,
+        to_ms: i64,
+        deadline: Instant,
+    ) -> Result<Older, NoOlder> {
+        let mut none = Err(NoOlder::NoServer);
+        for client in &self.clients {
+            let samples = ask(client, labels, (after_ms, to_ms), deadline)?;
+            let older = Older { server: client.url().to_string(), samples };
+            if !older.samples.is_empty() {
+                return Ok(older);
+            }
+            none = Ok(older);
+        }
+        none
+    }
+}
+
+/// The samples of one series in `(after, to]`, in order.
+fn ask(
+    client: &Client,
+    labels: &[(String, String)],
+    (after_ms, to_ms): (i64, i64),
+    deadline: Instant,
+) -> Result<Vec<(i64, f64)>, NoOlder> {
+    let selector = selector(labels);
+    let mut samples: Vec<(i64, f64)> = Vec::new();
+    let mut from_ms = after_ms;
+    while from_ms < to_ms {
+        let end_ms = to_ms.min(from_ms.saturating_add(PIECE_MS));
+        let left = deadline.checked_duration_since(Instant::now()).ok_or(NoOlder::Late)?;
+        let answer = client.query(&format!("{selector}[{}ms]", end_ms - from_ms), end_ms, left);
+        let answer = answer.map_err(|error| match error {
+            QueryError::TooMuch(_) => NoOlder::TooMany,
+            other if Instant::now() >= deadline => {
+                tracing::debug!("{other}");
+                NoOlder::Late
+            }
+            other => NoOlder::Failed(client.url().to_string(), other.to_string()),
+        })?;
+        for mut series in answer {
+            series.labels.sort();
+            // A selector takes series with further labels as well.
+            if series.labels == labels {
+                samples.extend(
+                    series.samples.iter().filter(|(at_ms, _)| (from_ms + 1..=end_ms).contains(at_ms)),
+                );
+            }
+        }
+        if samples.len() > SAMPLES_MAX {
+            return Err(NoOlder::TooMany);
+        }
+        from_ms = end_ms;
+    }
+    samples.sort_by_key(|(at_ms, _)| *at_ms);
+    Ok(samples)
+}
+
+/// The selector of a series by all of its labels.
+fn selector(labels: &[(String, String)]) -> String {
+    let quoted = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    // Names in quotes may hold anything, but only newer servers know them.
+    let plain = |name: &str| {
+        name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && !name.starts_with(|first: char| first.is_ascii_digit())
+    };
+    let one = |(name, value): &(String, String)| match plain(name) {
+        true => format!("{name}=\"{}\"", quoted(value)),
+        false => format!("\"{}\"=\"{}\"", quoted(name), quoted(value)),
+    };
+    let all: Vec<String> = labels.iter().map(one).collect();
+    format!("{{{}}}", all.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_series_is_selected_by_all_its_labels() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let labels = [pair("__name__", "up"), pair("a.b", "x"), pair("job", "say \"no\"\\\n")];
+        assert_eq!(selector(&labels), r#"{__name__="up","a.b"="x",job="say \"no\"\\\n"}"#);
+    }
+}
