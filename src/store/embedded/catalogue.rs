@@ -144,7 +144,8 @@ impl<'q, 'v, 's> Walk<'q, 'v, 's> {
     }
 }
 
-fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
+/// A series from the columns series, name, labels, from_hour, to_hour and type.
+pub fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
     let series = SeriesRow {
         series: series_of(row.get(0)?),
         name: row.get(1)?,
