@@ -329,6 +329,38 @@ fn windows_are_searched_and_sorted_page_by_page() {
 }
 
 #[test]
+fn the_page_is_served_with_its_policy_and_known_by_its_tag() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    for (path, kind) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/?view=one&series=0", "text/html; charset=utf-8"),
+        ("/page/app.js", "text/javascript; charset=utf-8"),
+        ("/page/views/one.js", "text/javascript; charset=utf-8"),
+        ("/page/style.css", "text/css; charset=utf-8"),
+        ("/page/vendor/uplot/LICENSE", "text/plain; charset=utf-8"),
+    ] {
+        let reply = served.get(path);
+        assert_eq!((reply.status, reply.header("content-type")), (200, kind), "{path}");
+        let policy = reply.header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"), "{policy}");
+        assert_eq!(reply.header("x-content-type-options"), "nosniff");
+        assert_eq!(reply.header("cache-control"), "no-cache");
+        assert!(reply.header("etag").starts_with('"'), "{path}");
+    }
+    assert_eq!(served.problem("/page/none.js").0, 404);
+    assert_eq!(served.problem("/page/../Cargo.toml").0, 404);
+    let posted = reply(served.agent.post(format!("{}/", served.base)).send_empty().unwrap());
+    assert_eq!((posted.status, posted.header("allow")), (405, "GET, HEAD"));
+    assert!(
+        served
+            .get("/metrics")
+            .body
+            .contains("tidewatch_http_responses_total{route=\"/page\",code=\"200\"} 4")
+    );
+}
+
+#[test]
 fn csv_has_the_same_rows_and_its_cursor_in_a_header() {
     let dir = TempDir::new();
     let served = serve(filled(&dir), Ok(()));
