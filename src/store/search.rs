@@ -10,6 +10,8 @@ pub const SEARCH_BYTES_MAX: usize = 256;
 pub struct Search {
     /// In lower case.
     words: Vec<String>,
+    /// Of each word the longest part without `=`: wherever a word occurs, that does.
+    parts: Vec<String>,
 }
 
 /// The text is too long for a search.
@@ -26,7 +28,9 @@ impl Search {
         if text.len() > SEARCH_BYTES_MAX {
             return Err(SearchError(text.len()));
         }
-        Ok(Search { words: text.split_whitespace().map(str::to_lowercase).collect() })
+        let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
+        let longest = |word: &String| word.split('=').max_by_key(|part| part.len()).unwrap_or("").to_owned();
+        Ok(Search { parts: words.iter().map(longest).collect(), words })
     }
 
     /// The words, for a model that judges in its own way.
@@ -47,10 +51,18 @@ impl Search {
         if self.words.is_empty() {
             return true;
         }
+        let escaped = labels.contains('\\');
+        if name.is_ascii() && labels.is_ascii() && !escaped {
+            // Most series are ruled out here, by their labels as they are stored.
+            lower(&[name, labels], text);
+            if !self.parts.iter().all(|part| text.contains(part.as_str())) {
+                return false;
+            }
+        }
         text.clear();
         push_lower(name, text);
         text.push('\n');
-        if labels.contains('\\') {
+        if escaped {
             // Labels that cannot be read are as good as none: the row is still found by its name.
             let labels: BTreeMap<String, String> = serde_json::from_str(labels).unwrap_or_default();
             for (label, value) in labels {
@@ -73,6 +85,16 @@ fn push_pair(label: &str, value: &str, text: &mut String) {
     text.push('=');
     push_lower(value, text);
     text.push('\n');
+}
+
+/// Plain texts in lower case, a line each.
+fn lower(parts: &[&str], text: &mut String) {
+    text.clear();
+    for part in parts {
+        text.push_str(part);
+        text.push('\n');
+    }
+    text.make_ascii_lowercase();
 }
 
 fn push_lower(part: &str, text: &mut String) {
@@ -104,6 +126,10 @@ mod tests {
             ("instance=host", true, true),
             ("instance=HOST-7:9100 node_", true, true),
             ("stance=host-7", true, true),
+            ("instance=", true, true),
+            ("=", true, true),
+            ("==", false, false),
+            ("instance==host-7", false, false),
             ("\"", false, true),
             ("node \"a\\b\"", false, true),
             ("job=node", false, true),
