@@ -16,8 +16,8 @@ cache="${XDG_CACHE_HOME:-$HOME/.cache}/tidewatch"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 deny_version=0.20.2
 prometheus3=
-# Modules of the test binary that start real servers: they run after the others, one at a time.
-live=(real_prometheus:: promtool:: verify:: asks_prometheus:: backfill::)
+# Modules of the test binary that start real servers or a browser: they run after the others, one at a time.
+live=(real_prometheus:: promtool:: verify:: asks_prometheus:: backfill:: browser::)
 
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -65,6 +65,9 @@ install_packages() {
         missing+=(prometheus-node-exporter)
         services+=(prometheus-node-exporter)
     fi
+    command -v chromium >/dev/null || missing+=(chromium)
+    command -v node >/dev/null || missing+=(nodejs)
+    command -v npm >/dev/null || missing+=(npm)
     [ ${#missing[@]} -gt 0 ] || return 0
     say "installing ${missing[*]}"
     if [ ! -e /usr/sbin/policy-rc.d ]; then
@@ -95,6 +98,18 @@ install_deny() {
     CARGO_TARGET_DIR="$cache/tools-target" \
         cargo install cargo-deny --locked --quiet --version "=$deny_version" --root "$cache/tools"
     rm -rf "$cache/tools-target"
+}
+
+# Installs what drives the browser into the cache: the version that tests/browser/package-lock.json names, by its checksum.
+install_playwright() {
+    local lock=tests/browser/package-lock.json
+    ! cmp -s "$lock" "$cache/browser/installed" || return 0
+    say "installing playwright-core into $cache/browser"
+    rm -rf "$cache/browser"
+    mkdir -p "$cache/browser"
+    cp tests/browser/package.json "$lock" "$cache/browser/"
+    (cd "$cache/browser" && npm ci --ignore-scripts --no-audit --no-fund)
+    cp "$lock" "$cache/browser/installed"
 }
 
 # Builds Prometheus 3 into the cache once, as a Go module's tool: Debian has 2.42 only.
@@ -138,11 +153,16 @@ tests() {
 command -v cargo >/dev/null || { echo "test.sh: cargo is missing: install Rust 1.95 (rust-toolchain.toml)" >&2; exit 1; }
 install_packages
 install_deny
+install_playwright
 
 TEST_PROMETHEUS="$(command -v prometheus)"
 TEST_PROMTOOL="$(command -v promtool)"
 TEST_NODE_EXPORTER="$(command -v prometheus-node-exporter)"
-export TEST_PROMETHEUS TEST_PROMTOOL TEST_NODE_EXPORTER
+TEST_CHROMIUM="$(command -v chromium)"
+TEST_NODE="$(command -v node)"
+TEST_PLAYWRIGHT="$cache/browser/node_modules/playwright-core"
+TEST_SCREENSHOTS="$cache/screenshots"
+export TEST_PROMETHEUS TEST_PROMTOOL TEST_NODE_EXPORTER TEST_CHROMIUM TEST_NODE TEST_PLAYWRIGHT TEST_SCREENSHOTS
 
 if [ -n "$prometheus3" ]; then
     install_prometheus3

@@ -3,9 +3,10 @@
 //! series. With names it prints those sections, with `all` everything; figures that are compared are taken in
 //! one run. Every section counts and checks its results.
 //!
-//! `cargo bench`, `cargo bench -- all`, `cargo bench -- core million journal write labels store replay churn snapshots`
+//! `cargo bench`, `cargo bench -- all`, `cargo bench -- core million journal write labels store replay churn snapshots asked`
 #![allow(clippy::unwrap_used)]
 
+mod asked;
 mod churn;
 mod core;
 mod rim;
@@ -30,7 +31,7 @@ fn main() {
         println!("{:.0} bytes/series", figures.bytes_per_series);
         return;
     }
-    let sections: [(&str, fn()); 9] = [
+    let sections: [(&str, fn()); 10] = [
         ("core", core_section),
         ("million", million_section),
         ("journal", rim::journal),
@@ -40,6 +41,7 @@ fn main() {
         ("replay", rim::replay),
         ("snapshots", snapshots::snapshots),
         ("churn", churn::churn),
+        ("asked", asked::asked),
     ];
     for name in &asked {
         assert!(

@@ -21,6 +21,7 @@ use tidewatch_dataflows::sample::SeriesId;
 
 use crate::source::query::client::{Client, QueryError};
 use crate::store::row::WindowRow;
+use crate::store::search::Search;
 use crate::store::selector::Selectors;
 use crate::store::{Range, Store, StoreError, WindowKey, WindowQuery};
 use ask::{Labels, Server};
@@ -76,10 +77,12 @@ pub fn run(
     loop {
         let query = WindowQuery {
             select: options.select.clone(),
+            search: Search::default(),
             windows: Vec::new(),
             range: options.at_ms.map(|at_ms| Range { start_ms: at_ms, end_ms: at_ms }),
             filters: Vec::new(),
             after: after.take(),
+            sort: None,
             limit: PAGE_ROWS,
         };
         let page = store.windows(&query)?;
@@ -196,10 +199,12 @@ impl Check<'_> {
         let Ok(select) = Selectors::parse(&[selector]) else { return Ok(false) };
         let query = WindowQuery {
             select,
+            search: Search::default(),
             windows: vec![shortest_ms],
             range: Some(Range { start_ms: from_ms, end_ms: since_ms - 1 }),
             filters: Vec::new(),
             after: None,
+            sort: None,
             limit: PAGE_ROWS,
         };
         let found = self.store.windows(&query)?.rows;

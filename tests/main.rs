@@ -9,6 +9,7 @@
 //! - `bad_inputs`: every line, file, configuration and command line that is wrong, with its exit code and its words.
 //! - `bad_requests`: every request that is wrong, with its status and its words; nothing of it is applied, the worker
 //!   goes on.
+//! - `browser`: the page in a real Chromium, held to what the API answers. Needs a browser: `./test.sh` installs it.
 //! - `churn`: more names than may be alive at once: slots are freed and filled again, nothing grows with the names.
 //! - `explain`: a row's panes, revisions and late samples, told by a running worker, and the same after a kill.
 //! - `crashes`: kill -9 under remote write and replay, with snapshots, trimmed logs and other workers each time: nothing
@@ -50,6 +51,7 @@ mod away;
 mod backfill;
 mod bad_inputs;
 mod bad_requests;
+mod browser;
 mod churn;
 mod crashes;
 mod explain;

@@ -38,6 +38,17 @@ impl Cursor {
         cursor.map(Some).ok_or_else(|| Problem::parameter("cursor", bound, text))
     }
 
+    /// The cursor of a sorted list: the number of the last row, if it shows one, and whose it is.
+    pub fn of_place(value: Option<f64>, name: String, series: SeriesId) -> Cursor {
+        let a = value.map_or(0, |value| value.to_bits().cast_signed());
+        Cursor { name, series, a, b: i64::from(value.is_some()) }
+    }
+
+    /// Where a sorted list goes on.
+    pub fn into_place(self) -> (Option<f64>, String, SeriesId) {
+        ((self.b != 0).then(|| f64::from_bits(self.a.cast_unsigned())), self.name, self.series)
+    }
+
     /// The text of a cursor that belongs to a question.
     pub fn encode(&self, params: &Params) -> String {
         let mut bytes = vec![0; 4];

@@ -1,6 +1,7 @@
 //! The HTTP API: what the store holds and how the worker fares, for people, scripts and Prometheus.
 //!
 //! ```text
+//!  /  /page/...                       the web page
 //!  /-/healthy /-/ready /metrics       as every Prometheus component
 //!  /api/v1/names                      metric names that have rows
 //!  /api/v1/catalog                    series that have rows
@@ -28,6 +29,7 @@ pub mod history;
 mod list;
 mod names;
 mod now;
+mod page;
 mod params;
 mod rejects;
 mod status;
@@ -159,9 +161,10 @@ pub fn router(api: Api) -> Router {
     router = route(router, "/api/v1/backfill", "POST", post(backfill::begin));
     let one = get(backfill::show).delete(backfill::cancel);
     router = route(router, "/api/v1/backfill/{id}", "GET, HEAD, DELETE", one);
+    let page = page::router(&api.metrics);
     let other = from_fn_with_state((api.metrics.clone(), "other"), measure);
     let unknown = get(error::no_such_path).fallback(error::no_such_path).layer(other);
-    router.fallback_service(unknown.with_state(api.clone())).with_state(api)
+    router.fallback_service(unknown.with_state(api.clone())).with_state(api).merge(page)
 }
 
 /// Counts and times the answers of one route.

@@ -57,7 +57,12 @@ fn listed(
     after: Option<&(String, SeriesId)>,
     deadline: Instant,
 ) -> Result<Vec<Listed>, Problem> {
-    let wanted = |set: &LabelSet| query.select.matches(set.name(), |label| set.get(label));
+    let found = |set: &LabelSet| {
+        let labels = || serde_json::Value::Object(set.to_json_map()).to_string();
+        query.search.is_every() || query.search.means(set.name(), &labels(), &mut String::new())
+    };
+    let wanted =
+        |set: &LabelSet| query.select.matches(set.name(), |label| set.get(label)) && found(set);
     let after = after.map(|(name, series)| (name.as_str(), *series));
     let limit_ms = u64::try_from(DEADLINE.as_millis()).unwrap_or(u64::MAX);
     labels
@@ -81,7 +86,7 @@ fn fill(
             let key = (&series.name, series.series, stats.window_ms);
             let shown = |after: &WindowKey| key <= (&after.name, after.series, after.window_ms);
             let inside = query.filters.iter().all(|filter| {
-                let value = filter.stat.of(&series, &stats);
+                let value = filter.stat.of(series.is_counter(), &stats);
                 value.is_some_and(|value| (filter.least..=filter.most).contains(&value))
             });
             if !inside || query.after.as_ref().is_some_and(shown) {

@@ -8,7 +8,9 @@ use tidewatch_dataflows::settings::{Window, duration};
 use super::error::{Problem, shown};
 use super::history::Aggregate;
 use crate::store::row::{By, Rfc3339};
+use crate::store::search::{SEARCH_BYTES_MAX, Search};
 use crate::store::selector::Selectors;
+use crate::store::sort::{Sort, SortBy};
 use crate::store::{Filter, PAGE_ROWS_MAX, Range, Stat};
 
 /// Most parameters of a request.
@@ -99,6 +101,32 @@ impl Params {
     pub fn selectors(&self) -> Result<Selectors, Problem> {
         let texts: Vec<_> = self.all("match[]").collect();
         Selectors::parse(&texts).map_err(|error| Problem::bad_request(format!("match[]: {error}")))
+    }
+
+    /// `search`: words that must occur.
+    pub fn search(&self) -> Result<Search, Problem> {
+        let text = self.one("search").unwrap_or("");
+        let bound = format!("at most {SEARCH_BYTES_MAX} bytes");
+        Search::parse(text).map_err(|_| Problem::parameter("search", &bound, text))
+    }
+
+    /// `sort`: a column, falling with a leading minus; none for the order that lists have anyway.
+    pub fn sort(&self) -> Result<Option<Sort>, Problem> {
+        let text = self.one("sort").unwrap_or("name");
+        let (descending, word) = text.strip_prefix('-').map_or((false, text), |word| (true, word));
+        let stat = Stat::ALL.iter().find(|(name, _)| *name == word).map(|(_, stat)| SortBy::Stat(*stat));
+        let by = match (word, stat) {
+            ("name", _) if !descending => return Ok(None),
+            ("name", _) => SortBy::Name,
+            ("at", _) => SortBy::At,
+            (_, Some(by)) => by,
+            (_, None) => {
+                let stats = Stat::ALL.map(|(name, _)| name).join(", ");
+                let bound = format!("name, at, {stats}, or one of them behind a minus");
+                return Err(Problem::parameter("sort", &bound, text));
+            }
+        };
+        Ok(Some(Sort { by, descending, after: None }))
     }
 
     /// `start` and `end`, inclusive; none if neither is given.

@@ -320,6 +320,72 @@ fn windows_are_latest_without_a_range_and_complete_with_one() {
 }
 
 #[test]
+fn windows_are_searched_and_sorted_page_by_page() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    let names = |path: &str, limit| -> Vec<String> {
+        served.list(path, limit).iter().map(|row| row["name"].as_str().unwrap().to_owned()).collect()
+    };
+    for (path, wanted) in [
+        ("search=NODE", ["node_load1", "node_load1"].as_slice()),
+        ("search=host1&window=1h", &["up"]),
+        (
+            "search=instance%3DHOST+job%3D&window=1h",
+            &["http_requests_total", "node_load1", "rpc_seconds_bucket", "up"],
+        ),
+        ("search=up+host0", &[]),
+        ("search=host&match[]=up&window=3h&sort=-max", &["up"]),
+        // All numbers are the same, so names decide, whichever way the numbers fall.
+        ("window=1h&sort=avg", &["http_requests_total", "node_load1", "rpc_seconds_bucket", "up"]),
+        ("window=1h&sort=-avg", &["http_requests_total", "node_load1", "rpc_seconds_bucket", "up"]),
+        ("window=1h&sort=-name", &["up", "rpc_seconds_bucket", "node_load1", "http_requests_total"]),
+        // Of one sample nobody shows a rate.
+        ("window=1h&sort=-rate", &["http_requests_total", "node_load1", "rpc_seconds_bucket", "up"]),
+        ("window=7m&sort=at", &[]),
+    ] {
+        for limit in [1, 2, 3, 10] {
+            assert_eq!(names(&format!("/api/v1/windows?{path}"), limit), wanted, "{path}, {limit} at a time");
+        }
+    }
+    let cursor =
+        served.get("/api/v1/windows?window=1h&sort=avg&limit=1").json()["next"].as_str().unwrap().to_owned();
+    let (status, detail) = served.problem(&format!("/api/v1/windows?window=1h&sort=-avg&cursor={cursor}"));
+    assert!(status == 400 && detail.starts_with("cursor must be"), "{detail}");
+}
+
+#[test]
+fn the_page_is_served_with_its_policy_and_known_by_its_tag() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    for (path, kind) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/?view=one&series=0", "text/html; charset=utf-8"),
+        ("/page/app.js", "text/javascript; charset=utf-8"),
+        ("/page/views/one.js", "text/javascript; charset=utf-8"),
+        ("/page/style.css", "text/css; charset=utf-8"),
+        ("/page/vendor/uplot/LICENSE", "text/plain; charset=utf-8"),
+    ] {
+        let reply = served.get(path);
+        assert_eq!((reply.status, reply.header("content-type")), (200, kind), "{path}");
+        let policy = reply.header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"), "{policy}");
+        assert_eq!(reply.header("x-content-type-options"), "nosniff");
+        assert_eq!(reply.header("cache-control"), "no-cache");
+        assert!(reply.header("etag").starts_with('"'), "{path}");
+    }
+    assert_eq!(served.problem("/page/none.js").0, 404);
+    assert_eq!(served.problem("/page/../Cargo.toml").0, 404);
+    let posted = reply(served.agent.post(format!("{}/", served.base)).send_empty().unwrap());
+    assert_eq!((posted.status, posted.header("allow")), (405, "GET, HEAD"));
+    assert!(
+        served
+            .get("/metrics")
+            .body
+            .contains("tidewatch_http_responses_total{route=\"/page\",code=\"200\"} 4")
+    );
+}
+
+#[test]
 fn csv_has_the_same_rows_and_its_cursor_in_a_header() {
     let dir = TempDir::new();
     let served = serve(filled(&dir), Ok(()));
@@ -397,6 +463,7 @@ fn a_bad_parameter_is_named_with_its_value_and_bound() {
     let deep = format!("/api/v1/catalog?match[]={}", "(".repeat(3_000));
     let many = format!("/api/v1/windows?{}", "window=1h&".repeat(300));
     let other = format!("/api/v1/windows?match[]=up&cursor={cursor}");
+    let long = format!("/api/v1/windows?search={}", "x".repeat(257));
     for (path, wanted) in [
         ("/api/v1/windows?limit=0", "limit must be 1 to 10000; got \"0\""),
         ("/api/v1/windows?limit=10001", "limit must be 1 to 10000; got \"10001\""),
@@ -434,9 +501,24 @@ fn a_bad_parameter_is_named_with_its_value_and_bound() {
         (&other, "cursor must be the next of an answer to the same question; got "),
         (
             "/api/v1/windows?min_mood=1",
-            "/api/v1/windows takes match[], window, start, end, at, limit, cursor, format, min_<statistic>, \
+            "/api/v1/windows takes match[], search, sort, window, start, end, at, limit, cursor, format, min_<statistic>, \
              max_<statistic>; got \"min_mood\"",
         ),
+        (
+            "/api/v1/windows?window=1h&sort=-mood",
+            "sort must be name, at, count, min, max, avg, std, std_sample, first, last, increase, rate, revision, \
+             or one of them behind a minus; got \"-mood\"",
+        ),
+        ("/api/v1/windows?sort=avg", "sort by a number takes the latest rows of one window: "),
+        (
+            "/api/v1/windows?sort=-name&window=1h&window=3h",
+            "sort by a number takes the latest rows of one window: ",
+        ),
+        (
+            "/api/v1/windows?sort=max&window=1h&start=0",
+            "sort by a number takes the latest rows of one window: ",
+        ),
+        (&long, "search must be at most 256 bytes; got \"xxx"),
         ("/api/v1/names?at=now", "/api/v1/names takes match[], limit, cursor, format; got \"at\""),
         ("/api/v1/status?x=1", "/api/v1/status takes no parameters; got \"x\""),
         ("/api/v1/windows?match[]=up%7B", "match[]: \"up{\" is not a selector: "),

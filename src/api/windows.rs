@@ -1,4 +1,5 @@
-//! `GET /api/v1/windows`: statistics per series and window; without a range the latest of each, with `at=now` what is open.
+//! `GET /api/v1/windows`: statistics per series and window; without a range the latest of each, which can be sorted, with
+//! `at=now` what is open.
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -7,19 +8,29 @@ use axum::response::Response;
 use super::cursor::Cursor;
 use super::params::Params;
 use super::{Api, Problem, list, now};
+use crate::store::sort::Sort;
 use crate::store::{Store, WindowKey, WindowQuery};
 
-/// Answers with a page of windows, by (name, series, window, at).
+/// Answers with a page of windows, by (name, series, window, at) or as it is asked to sort them.
 pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
     let about = api.clone();
     api.ask(move |store| page(&about, store, &uri)).await
 }
 
 fn page(api: &Api, store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
-    let known = ["match[]", "window", "start", "end", "at", "limit", "cursor", "format"];
+    let known = ["match[]", "search", "sort", "window", "start", "end", "at", "limit", "cursor", "format"];
     let params = Params::read(uri, &known, true)?;
     params.format()?;
-    let after = Cursor::of(&params)?.map(|cursor| WindowKey {
+    let cursor = Cursor::of(&params)?;
+    let (windows, range, sort) = (params.windows()?, params.range()?, params.sort()?);
+    let now = params.now()?;
+    if sort.is_some() && (windows.len() != 1 || range.is_some() || now) {
+        let detail =
+            "sort by a number takes the latest rows of one window: give window once, and neither start, end nor at";
+        return Err(Problem::bad_request(detail.to_owned()));
+    }
+    let sort = sort.map(|sort| Sort { after: cursor.clone().map(Cursor::into_place), ..sort });
+    let after = cursor.filter(|_| sort.is_none()).map(|cursor| WindowKey {
         name: cursor.name,
         series: cursor.series,
         window_ms: cursor.a,
@@ -27,20 +38,23 @@ fn page(api: &Api, store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
     });
     let query = WindowQuery {
         select: params.selectors()?,
-        windows: params.windows()?,
-        range: params.range()?,
+        search: params.search()?,
+        windows,
+        range,
         filters: params.filters()?,
         after,
+        sort,
         limit: params.limit()?,
     };
-    if params.now()? {
+    if now {
         return now::page(api, &params, &query);
     }
     let page = store.windows(&query)?;
-    list::answer(&params, &page, |row| Cursor {
-        name: row.series.name.clone(),
-        series: row.series.series,
-        a: row.stats.window_ms,
-        b: row.stats.at_ms,
+    list::answer(&params, &page, |row| {
+        let (name, series) = (row.series.name.clone(), row.series.series);
+        match &query.sort {
+            Some(sort) => Cursor::of_place(sort.value(row.series.is_counter(), &row.stats), name, series),
+            None => Cursor { name, series, a: row.stats.window_ms, b: row.stats.at_ms },
+        }
     })
 }

@@ -24,7 +24,9 @@ mod broken;
 mod catalogue;
 mod corrections;
 mod expire;
+mod matching;
 mod merge;
+mod ranked;
 mod read;
 mod rejects;
 mod schema;
@@ -199,7 +201,10 @@ impl Store for Embedded {
     }
 
     fn windows(&self, query: &WindowQuery) -> Result<Page<WindowRow>, StoreError> {
-        read::page(&self.page_view()?, query)
+        match &query.sort {
+            Some(sort) => ranked::page(&self.page_view()?, query, sort),
+            None => read::page(&self.page_view()?, query),
+        }
     }
 
     fn explain(&self, series: SeriesId, window_ms: i64, at_ms: i64) -> Result<Told, StoreError> {

@@ -13,7 +13,9 @@
 pub mod embedded;
 pub mod export;
 pub mod row;
+pub mod search;
 pub mod selector;
+pub mod sort;
 #[cfg(test)]
 pub mod testing;
 
@@ -26,7 +28,9 @@ use tidewatch_dataflows::sample::{MetricType, SeriesId};
 use tidewatch_dataflows::settings::Window;
 
 use row::{By, Kind, NameRow, RejectRow, SeriesRow, WindowRow};
+use search::Search;
 use selector::Selectors;
+use sort::Sort;
 
 /// Label names and values of a series, `__name__` among them.
 pub type LabelPairs = Vec<(String, String)>;
@@ -179,8 +183,13 @@ impl Stat {
         ("revision", Stat::Revision),
     ];
 
-    /// Its value in a row; none where the row shows none.
-    pub fn of(self, series: &SeriesRow, stats: &WindowStats) -> Option<f64> {
+    /// Whether only counters show it.
+    pub fn is_of_counters(self) -> bool {
+        matches!(self, Stat::Increase | Stat::Rate)
+    }
+
+    /// Its value in a row of a counter, or of another series; none where the row shows none.
+    pub fn of(self, counter: bool, stats: &WindowStats) -> Option<f64> {
         let value = match self {
             Stat::Count => f64::from(stats.count),
             Stat::Min => stats.min,
@@ -190,8 +199,8 @@ impl Stat {
             Stat::StdSample => stats.std_sample()?,
             Stat::First => stats.first,
             Stat::Last => stats.last,
-            Stat::Increase if series.is_counter() => row::increase(stats)?,
-            Stat::Rate if series.is_counter() => stats.rate()?,
+            Stat::Increase if counter => row::increase(stats)?,
+            Stat::Rate if counter => stats.rate()?,
             Stat::Increase | Stat::Rate => return None,
             Stat::Revision => f64::from(stats.revision),
         };
@@ -265,14 +274,18 @@ impl RejectKey {
 pub struct WindowQuery {
     /// Of which series; every one if none is named.
     pub select: Selectors,
+    /// And of those only what this means.
+    pub search: Search,
     /// Of which window lengths in milliseconds; of all if empty.
     pub windows: Vec<i64>,
     /// Between which times; the latest row per (series, window) if absent.
     pub range: Option<Range>,
     /// All of these hold.
     pub filters: Vec<Filter>,
-    /// Only rows after this one.
+    /// Only rows after this one, where they are not sorted.
     pub after: Option<WindowKey>,
+    /// The latest rows of one window in another order.
+    pub sort: Option<Sort>,
     /// Most rows of the page.
     pub limit: usize,
 }
@@ -505,7 +518,7 @@ pub trait Store: Send + Sync {
     /// The store cannot be read.
     fn types(&self) -> Result<Vec<(SeriesId, MetricType)>, StoreError>;
 
-    /// Window rows, by (name, series, window, at).
+    /// Window rows, by (name, series, window, at), or as the query sorts them.
     ///
     /// # Errors
     /// The store cannot be read, or not in time.

@@ -1,5 +1,6 @@
 //! Walking the catalogue in the order (name, series), and the pages of names and series.
 
+use std::cell::LazyCell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -144,7 +145,8 @@ impl<'q, 'v, 's> Walk<'q, 'v, 's> {
     }
 }
 
-fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
+/// A series from the columns series, name, labels, from_hour, to_hour and type.
+pub fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
     let series = SeriesRow {
         series: series_of(row.get(0)?),
         name: row.get(1)?,
@@ -160,7 +162,10 @@ pub fn is_meant(select: &Selectors, series: &SeriesRow) -> bool {
         return true;
     }
     // Labels that cannot be read are as good as none: the row is still found by its name.
-    let labels: HashMap<String, String> = serde_json::from_str(&series.labels).unwrap_or_default();
+    // Selectors of a name alone ask for none of them.
+    let labels = LazyCell::new(|| -> HashMap<String, String> {
+        serde_json::from_str(&series.labels).unwrap_or_default()
+    });
     select.matches(&series.name, |label| labels.get(label).map(String::as_str))
 }
 

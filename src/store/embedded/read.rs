@@ -11,7 +11,8 @@ use rusqlite::{CachedStatement, Row, params};
 use tidewatch_dataflows::outcome::WindowStats;
 use tidewatch_dataflows::sample::SeriesId;
 
-use super::catalogue::{Found, Walk, printed_bytes};
+use super::catalogue::{Found, printed_bytes};
+use super::matching::Series;
 use super::schema::{columns, table};
 use super::view::{Lane, View};
 use super::{key_of, series_of};
@@ -24,13 +25,13 @@ const INSTANTS_REMEMBERED_MAX: usize = 8_192;
 /// A page of window rows.
 pub fn page(view: &View<'_>, query: &WindowQuery) -> Result<Page<WindowRow>, StoreError> {
     let from = query.after.as_ref().map(|key| SeriesKey { name: key.name.clone(), series: key.series });
-    let mut walk = Walk::new(view, &query.select, from.as_ref(), true);
+    let mut series = Series::new(view, &query.select, &query.search, from.as_ref())?;
     let lanes = view.lanes()?.into_iter();
     let asked = lanes.filter(|lane| query.windows.is_empty() || query.windows.contains(&lane.window_ms));
-    let mut probes: Vec<_> = asked.map(|lane| Probe { view, lane, instants: HashMap::new() }).collect();
+    let mut probes: Vec<_> = asked.map(|lane| Probe::new(view, lane)).collect();
     let mut statements = HashMap::new();
     let mut out = Out { query, rows: Vec::new(), bytes: 0 };
-    while let Some(found) = walk.next()? {
+    while let Some(found) = series.next()? {
         for probe in &mut probes {
             let over = match query.range {
                 None => probe.latest(&found, &mut statements, &mut out)?,
@@ -52,7 +53,7 @@ pub fn keys<'k>(
     view: &View<'_>,
     of: impl Iterator<Item = &'k WindowStats>,
 ) -> Result<Vec<Option<WindowStats>>, StoreError> {
-    let probe = |lane: Lane| (lane.window_ms, Probe { view, lane, instants: HashMap::new() });
+    let probe = |lane: Lane| (lane.window_ms, Probe::new(view, lane));
     let mut probes: HashMap<_, _> = view.lanes()?.into_iter().map(probe).collect();
     let mut statements = HashMap::new();
     of.map(|key| match probes.get_mut(&key.window_ms) {
@@ -65,7 +66,7 @@ pub fn keys<'k>(
 /// The row under one key, as readers see it.
 pub fn key(view: &View<'_>, key: (SeriesId, i64, i64)) -> Result<Option<WindowStats>, StoreError> {
     let Some(lane) = view.lanes()?.into_iter().find(|lane| lane.window_ms == key.1) else { return Ok(None) };
-    Probe { view, lane, instants: HashMap::new() }.look_up(key.2, key.0, &mut HashMap::new())
+    Probe::new(view, lane).look_up(key.2, key.0, &mut HashMap::new())
 }
 
 /// The page as it fills.
@@ -81,7 +82,7 @@ impl Out<'_> {
         let inside = self.query.filters.iter().all(|filter| {
             filter
                 .stat
-                .of(&found.series, &stats)
+                .of(found.series.is_counter(), &stats)
                 .is_some_and(|value| (filter.least..=filter.most).contains(&value))
         });
         if !inside {
@@ -111,17 +112,22 @@ fn is_series(key: &WindowKey, found: &Found) -> bool {
     key.series == found.series.series && key.name == found.series.name
 }
 
-type Statements<'v> = HashMap<i64, CachedStatement<'v>>;
+/// Statements by the hour of their table.
+pub type Statements<'v> = HashMap<i64, CachedStatement<'v>>;
 
 /// Look-ups in the tables of one window.
-struct Probe<'v, 's> {
+pub struct Probe<'v, 's> {
     view: &'v View<'s>,
     lane: Lane,
     /// The hours of the tables that may hold an instant, newest first.
     instants: HashMap<i64, Vec<i64>>,
 }
 
-impl<'v> Probe<'v, '_> {
+impl<'v, 's> Probe<'v, 's> {
+    pub fn new(view: &'v View<'s>, lane: Lane) -> Self {
+        Probe { view, lane, instants: HashMap::new() }
+    }
+
     /// Offers the row with the highest `at` of a series.
     fn latest(
         &mut self,
@@ -134,15 +140,26 @@ impl<'v> Probe<'v, '_> {
         if out.query.after.as_ref().is_some_and(shown) {
             return Ok(false);
         }
+        let newest = self.newest(found, i64::MAX, statements)?;
+        Ok(newest.is_some_and(|stats| out.offer(found, stats)))
+    }
+
+    /// The row with the highest `at` of a series that is not after `upto`.
+    pub fn newest(
+        &mut self,
+        found: &Found,
+        upto: i64,
+        statements: &mut Statements<'v>,
+    ) -> Result<Option<WindowStats>, StoreError> {
         let (first, last) = span(found);
-        let mut next = self.before(last);
+        let mut next = self.lane.before(last.min(upto));
         while let Some(at_ms) = next.filter(|at_ms| *at_ms >= first) {
             if let Some(stats) = self.look_up(at_ms, found.series.series, statements)? {
-                return Ok(out.offer(found, stats));
+                return Ok(Some(stats));
             }
-            next = at_ms.checked_sub(1).and_then(|before| self.before(before));
+            next = at_ms.checked_sub(1).and_then(|before| self.lane.before(before));
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Offers the rows of a series with `at` in `first..=last`.
@@ -168,13 +185,6 @@ impl<'v> Probe<'v, '_> {
         Ok(false)
     }
 
-    /// The latest possible `at` that is not after `last`.
-    fn before(&self, last: i64) -> Option<i64> {
-        let parts = self.lane.parts.iter().filter(|part| part.at_min <= last);
-        let floor = last.saturating_sub(last.rem_euclid(self.lane.step_ms));
-        parts.map(|part| part.at_max.min(floor)).max()
-    }
-
     /// The earliest possible `at` that is not before `first`.
     fn after(&self, first: i64) -> Option<i64> {
         let parts = self.lane.parts.iter().filter(|part| part.at_max >= first);
@@ -194,9 +204,7 @@ impl<'v> Probe<'v, '_> {
             self.instants.clear();
         }
         let hours = self.instants.entry(at_ms).or_insert_with(|| {
-            let holds = |at_min, at_max, step_ms| (at_min..=at_max).contains(&at_ms) && at_ms % step_ms == 0;
-            let parts = self.lane.parts.iter().filter(|part| holds(part.at_min, part.at_max, part.step_ms));
-            parts.map(|part| part.hour).collect()
+            self.lane.parts.iter().filter(|part| part.holds(at_ms)).map(|part| part.hour).collect()
         });
         let mut best: Option<WindowStats> = None;
         for hour in hours.iter() {

@@ -10,7 +10,9 @@ use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
 use super::{Embedded, Options, key_of, series_of, unsigned};
 use crate::store::export::{Format, export};
 use crate::store::row::{By, Kind, SeriesRow, WindowRow};
+use crate::store::search::Search;
 use crate::store::selector::Selectors;
+use crate::store::sort::{Sort, SortBy};
 use crate::store::testing::{
     self, HOUR_MS, Model, T0, TempDir, WINDOWS, all_pages, labels_of, name_of, series, stats,
 };
@@ -29,9 +31,20 @@ const SELECTORS: [&[&str]; 7] = [
     &["absent"],
 ];
 
+const SEARCHES: [&str; 7] = ["", "", "", "up", "JOB=job HOST", "host1 bucket", "nowhere"];
+
 pub fn every() -> WindowQuery {
     let select = Selectors::default();
-    WindowQuery { select, windows: Vec::new(), range: None, filters: Vec::new(), after: None, limit: 1_000 }
+    WindowQuery {
+        select,
+        search: Search::default(),
+        windows: Vec::new(),
+        range: None,
+        filters: Vec::new(),
+        after: None,
+        sort: None,
+        limit: 1_000,
+    }
 }
 
 fn window_key(row: &WindowRow) -> WindowKey {
@@ -57,6 +70,21 @@ fn is_meant(select: &Selectors, id: SeriesId) -> bool {
     select.matches(get("__name__").unwrap(), get)
 }
 
+/// In another way than the store does: every word in the name or in a pair, as people read them.
+fn is_found(search: &Search, id: SeriesId) -> bool {
+    let pairs = labels_of(id).unwrap();
+    let texts: Vec<String> = pairs
+        .iter()
+        .map(|(name, value)| if name == "__name__" { value.clone() } else { format!("{name}={value}") })
+        .collect();
+    search.words().iter().all(|word| texts.iter().any(|text| text.to_lowercase().contains(word)))
+}
+
+fn is_counter(row: &WindowStats) -> bool {
+    let (series, name) = (row.series, testing::key_of(row).name);
+    SeriesRow { series, name, labels: String::new(), kind: None }.is_counter()
+}
+
 /// What the model answers to a question about windows.
 fn naive(model: &Model, query: &WindowQuery) -> Vec<WindowStats> {
     let rows = model.last_words();
@@ -66,14 +94,14 @@ fn naive(model: &Model, query: &WindowQuery) -> Vec<WindowStats> {
         Some(range) => (range.start_ms..=range.end_ms).contains(&row.at_ms),
     });
     let inside = |row: &WindowStats| {
-        let (series, name) = (row.series, testing::key_of(row).name);
-        let series = SeriesRow { series, name, labels: String::new(), kind: None };
-        let value = |filter: &Filter| filter.stat.of(&series, row).unwrap_or(f64::NAN);
+        let value = |filter: &Filter| filter.stat.of(is_counter(row), row).unwrap_or(f64::NAN);
         query.filters.iter().all(|filter| value(filter) >= filter.least && value(filter) <= filter.most)
     };
     asked
         .filter(|row| query.windows.is_empty() || query.windows.contains(&row.window_ms))
-        .filter(|row| is_meant(&query.select, row.series) && inside(row))
+        .filter(|row| {
+            is_meant(&query.select, row.series) && is_found(&query.search, row.series) && inside(row)
+        })
         .collect()
 }
 
@@ -91,10 +119,12 @@ fn random_query(random: &mut fastrand::Rng) -> WindowQuery {
     let filters: Vec<_> = (0..random.usize(0..3)).map(|_| filter(random)).collect();
     WindowQuery {
         select: Selectors::parse(texts).unwrap(),
+        search: Search::parse(SEARCHES[random.usize(0..SEARCHES.len())]).unwrap(),
         windows: WINDOWS.iter().map(|w| w.0).filter(|_| random.u8(0..4) == 0).collect(),
         range,
         filters,
         after: None,
+        sort: None,
         limit: random.usize(1..40),
     }
 }
@@ -122,6 +152,83 @@ fn pages_of_windows_equal_the_naive_answer() {
             assert_eq!(read_all(&store, &query), naive(&model, &query), "seed {seed}, {query:?}");
         }
     }
+}
+
+/// A few series are looked up one by one; of many, whole instants are read first. Both ways are gone here.
+#[test]
+fn sorted_pages_equal_the_naive_answer_sorted() {
+    for seed in 200..210 {
+        let dir = TempDir::new();
+        let (store, model, mut random) =
+            if seed < 206 { random_store(&dir, seed) } else { wide_store(&dir, seed) };
+        for _ in 0..if seed < 206 { 40 } else { 12 } {
+            let by = match random.usize(0..Stat::ALL.len() + 2) {
+                0 => SortBy::Name,
+                1 => SortBy::At,
+                place => SortBy::Stat(Stat::ALL[place - 2].1),
+            };
+            let sort = Sort { by, descending: random.bool(), after: None };
+            let window_ms = WINDOWS[random.usize(0..3)].0;
+            let limit = if seed < 206 { random.usize(1..40) } else { random.usize(40..1_000) };
+            let query =
+                WindowQuery { windows: vec![window_ms], range: None, limit, ..random_query(&mut random) };
+            let mut want = naive(&model, &query);
+            want.sort_by(|a, b| naive_order(&sort, a, b));
+            let ask = |after: Option<&WindowRow>| {
+                let value = |row: &WindowRow| sort.value(row.series.is_counter(), &row.stats);
+                let after = after.map(|row| (value(row), row.series.name.clone(), row.series.series));
+                store
+                    .windows(&WindowQuery { sort: Some(Sort { after, ..sort.clone() }), ..query.clone() })
+                    .unwrap()
+            };
+            let got: Vec<_> = all_pages(ask, query.limit).into_iter().map(|row| row.stats).collect();
+            assert_eq!(got, want, "seed {seed}, {sort:?}, {query:?}");
+        }
+    }
+}
+
+/// What is shown comes first; then by value, which nobody but this function turns round; then by name and series.
+fn naive_order(sort: &Sort, a: &WindowStats, b: &WindowStats) -> std::cmp::Ordering {
+    let name = |row: &WindowStats| testing::key_of(row).name;
+    let value = |row: &WindowStats| match sort.by {
+        SortBy::Name => None,
+        SortBy::At => Some(row.at_ms as f64),
+        SortBy::Stat(stat) => stat.of(is_counter(row), row),
+    };
+    let values = match (value(a), value(b)) {
+        (Some(a), Some(b)) if sort.descending => b.partial_cmp(&a).unwrap(),
+        (Some(a), Some(b)) => a.partial_cmp(&b).unwrap(),
+        (a, b) => b.is_some().cmp(&a.is_some()),
+    };
+    let names = if sort.by == SortBy::Name && sort.descending {
+        name(b).cmp(&name(a))
+    } else {
+        name(a).cmp(&name(b))
+    };
+    values.then(names).then(a.series.cmp(&b.series))
+}
+
+/// A store of more series than are looked up singly: most have rows at the newest instants, some fell silent before.
+fn wide_store(dir: &TempDir, seed: u64) -> (Embedded, Model, fastrand::Rng) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let (store, mut model) = (dir.store(), Model::default());
+    let silent = random.u64(0..1_500);
+    for hour in 0..3 {
+        let written_ms = T0 + (8 + hour) * HOUR_MS;
+        model.epoch += 1;
+        let mut windows = Vec::new();
+        for i in 0..1_500_u64 {
+            let newest = if i < silent { random.i64(0..120) } else { 60 * hour + random.i64(0..8) };
+            let (window_ms, hop_ms) = WINDOWS[random.usize(0..3)];
+            let mark = f64::from(random.i32(-50..50)) / 4.0;
+            windows.push(stats(series(i), window_ms, T0 + newest * hop_ms, random.u32(0..3), mark));
+        }
+        windows.sort_by_key(|row| (row.key(), row.rank()));
+        let batch = Batch { epoch: model.epoch, written_ms, windows: &windows, rejects: &[], types: &[] };
+        store.write(&[batch], &labels_of).unwrap();
+        model.windows.extend(windows.into_iter().map(|row| (written_ms, row)));
+    }
+    (store, model, random)
 }
 
 #[test]

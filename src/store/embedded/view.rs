@@ -50,6 +50,22 @@ pub struct Lane {
     pub parts: Vec<Part>,
 }
 
+impl Part {
+    /// Whether the table may hold rows of this instant.
+    pub fn holds(&self, at_ms: i64) -> bool {
+        (self.at_min..=self.at_max).contains(&at_ms) && at_ms % self.step_ms == 0
+    }
+}
+
+impl Lane {
+    /// The latest possible `at` that is not after `last`.
+    pub fn before(&self, last: i64) -> Option<i64> {
+        let parts = self.parts.iter().filter(|part| part.at_min <= last);
+        let floor = last.saturating_sub(last.rem_euclid(self.step_ms));
+        parts.map(|part| part.at_max.min(floor)).max()
+    }
+}
+
 impl<'s> View<'s> {
     pub fn begin(store: &'s Embedded, conn: Connection, limit: Option<Duration>) -> Result<Self, StoreError> {
         let deadline = limit.map(|limit| Instant::now() + limit);

@@ -1,0 +1,193 @@
+//! `GET /` and `/page/...`: the web page, from files that are part of the program.
+//!
+//! The page is plain ES modules without a build step; it asks this API and nothing else, and a strict
+//! Content-Security-Policy holds it to that. Files are answered with an ETag and asked for again each time, so that a
+//! new version of the worker is a new page at the next reload.
+//!
+//! Not here: what the page shows (`page/`), and the answers it shows (the rest of this room).
+
+use std::io::Write;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
+    IF_NONE_MATCH, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::from_fn_with_state;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use super::{error, measure};
+use crate::metrics::Metrics;
+
+/// What the page may load: files and answers of this worker; no style or script inside HTML.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// A file of the page.
+struct Asset {
+    path: &'static str,
+    content_type: &'static str,
+    text: &'static str,
+}
+
+macro_rules! assets {
+    ($($path:literal $content_type:ident $file:literal)*) => {
+        [$(Asset { path: $path, content_type: $content_type, text: include_str!(concat!("page/", $file)) }),*]
+    };
+}
+
+/// Every file, under the path it is served at.
+static ASSETS: [Asset; 16] = assets! {
+    "/" HTML "index.html"
+    "/page/style.css" CSS "style.css"
+    "/page/icon.svg" SVG "icon.svg"
+    "/page/theme.js" SCRIPT "theme.js"
+    "/page/app.js" SCRIPT "app.js"
+    "/page/api.js" SCRIPT "api.js"
+    "/page/dom.js" SCRIPT "dom.js"
+    "/page/format.js" SCRIPT "format.js"
+    "/page/state.js" SCRIPT "state.js"
+    "/page/header.js" SCRIPT "header.js"
+    "/page/chart.js" SCRIPT "chart.js"
+    "/page/views/series.js" SCRIPT "views/series.js"
+    "/page/views/one.js" SCRIPT "views/one.js"
+    "/page/vendor/uplot/uPlot.esm.js" SCRIPT "vendor/uplot/uPlot.esm.js"
+    "/page/vendor/uplot/uPlot.min.css" CSS "vendor/uplot/uPlot.min.css"
+    "/page/vendor/uplot/LICENSE" TEXT "vendor/uplot/LICENSE"
+};
+
+/// A file as it is sent.
+struct Ready {
+    asset: &'static Asset,
+    zipped: Vec<u8>,
+    /// Of the file as it is, and of the file zipped: they are different bytes.
+    tags: [HeaderValue; 2],
+}
+
+impl Ready {
+    fn of(asset: &'static Asset) -> Ready {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        // Writing to memory cannot fail; were it to, the empty answer would never be taken for the file.
+        let zipped =
+            encoder.write_all(asset.text.as_bytes()).and_then(|()| encoder.finish()).unwrap_or_default();
+        let tag = format!("{:08x}-{:x}", crc32fast::hash(asset.text.as_bytes()), asset.text.len());
+        let tags = [format!("\"{tag}\""), format!("\"{tag}-gzip\"")];
+        let tags = tags.map(|tag| HeaderValue::from_str(&tag).expect("hex digits are a header's value"));
+        Ready { asset, zipped, tags }
+    }
+
+    fn answer(&self, asked: &HeaderMap) -> Response {
+        let zipped = !self.zipped.is_empty() && takes_gzip(asked);
+        let tag = &self.tags[usize::from(zipped)];
+        let mut headers = HeaderMap::new();
+        headers.insert(ETAG, tag.clone());
+        headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        if is_known(asked, tag) {
+            return (StatusCode::NOT_MODIFIED, headers).into_response();
+        }
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.asset.content_type));
+        if zipped {
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            return (headers, self.zipped.clone()).into_response();
+        }
+        (headers, self.asset.text).into_response()
+    }
+}
+
+/// The routes of the page; its answers are counted as `/` and `/page`.
+pub fn router(metrics: &Arc<Metrics>) -> Router {
+    let mut router = Router::new();
+    for asset in &ASSETS {
+        let ready = Arc::new(Ready::of(asset));
+        let handler = get(async move |headers: HeaderMap| ready.answer(&headers));
+        let others = async move |method: Method, uri: Uri| error::only("GET, HEAD", &method, &uri);
+        let route = if asset.path == "/" { "/" } else { "/page" };
+        let measured = from_fn_with_state((metrics.clone(), route), measure);
+        router = router.route(asset.path, handler.fallback(others).layer(measured));
+    }
+    router
+}
+
+/// Whether the client takes gzip: named, and not with a weight of zero.
+fn takes_gzip(asked: &HeaderMap) -> bool {
+    let values = asked.get_all(ACCEPT_ENCODING).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|coding| {
+        let (name, weight) = coding.split_once(';').unwrap_or((coding, "q=1"));
+        let weight = weight.trim().strip_prefix("q=").and_then(|q| q.trim().parse::<f32>().ok());
+        name.trim().eq_ignore_ascii_case("gzip") && weight.unwrap_or(0.0) > 0.0
+    })
+}
+
+/// Whether the client holds the file with this tag.
+fn is_known(asked: &HeaderMap, tag: &HeaderValue) -> bool {
+    let values = asked.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|held| {
+        let held = held.trim();
+        held == "*" || held.strip_prefix("W/").unwrap_or(held).as_bytes() == tag.as_bytes()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    fn headers(pairs: &[(axum::http::HeaderName, &'static str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn a_file_is_sent_zipped_to_whoever_takes_that_and_once() {
+        for asset in &ASSETS {
+            let ready = Ready::of(asset);
+            let mut text = String::new();
+            flate2::read::GzDecoder::new(ready.zipped.as_slice()).read_to_string(&mut text).unwrap();
+            assert_eq!(text, asset.text, "{}", asset.path);
+            for (coding, zipped) in [("br, gzip", 1), ("gzip;q=0", 0), ("identity", 0), ("GZIP;q=0.5", 1)] {
+                let answer = ready.answer(&headers(&[(ACCEPT_ENCODING, coding)]));
+                assert_eq!(answer.headers()[ETAG], ready.tags[zipped], "{coding}");
+                assert_eq!(answer.headers().contains_key(CONTENT_ENCODING), zipped == 1, "{coding}");
+                let tag = answer.headers()[ETAG].clone();
+                let mut again = headers(&[(ACCEPT_ENCODING, coding)]);
+                again.insert(IF_NONE_MATCH, tag);
+                assert_eq!(ready.answer(&again).status(), StatusCode::NOT_MODIFIED, "{coding}");
+                again.insert(IF_NONE_MATCH, HeaderValue::from_static("\"other\""));
+                assert_eq!(ready.answer(&again).status(), StatusCode::OK, "{coding}");
+            }
+        }
+    }
+
+    /// What the policy forbids would only be seen in a browser.
+    #[test]
+    fn the_page_has_no_script_or_style_inside_and_names_only_files_that_are_served() {
+        let html = ASSETS[0].text;
+        for forbidden in ["<style", " style=", " onclick", "javascript:", "http://", "https://", "<script>"] {
+            assert!(!html.contains(forbidden), "{forbidden} in index.html");
+        }
+        for attribute in ["src=\"", "href=\""] {
+            for named in html.split(attribute).skip(1).filter_map(|rest| rest.split('"').next()) {
+                let served = ASSETS.iter().any(|asset| asset.path.strip_prefix('/') == Some(named));
+                assert!(served || named.starts_with('#') || named == "./", "{named} is not served");
+            }
+        }
+        for asset in ASSETS.iter().filter(|asset| !asset.path.contains("vendor")) {
+            for forbidden in ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
+                assert!(!asset.text.contains(forbidden), "{forbidden} in {}", asset.path);
+            }
+        }
+    }
+}

@@ -1,0 +1,253 @@
+// The page in a real Chromium, against a worker with data: what tests/browser.rs runs.
+//
+//   node page.mjs <address of the worker> <folder for screenshots>
+//
+// TEST_CHROMIUM is the browser, TEST_PLAYWRIGHT the folder of the package playwright-core. What the page shows is held
+// to what the API answers. Ends with status 1 at the first thing that is not as it must be.
+
+import assert from "node:assert/strict";
+import { mkdirSync } from "node:fs";
+import { join } from "node:path";
+import { pathToFileURL } from "node:url";
+
+const [address, folder] = process.argv.slice(2);
+const origin = new URL(address).origin;
+const { chromium } = await import(pathToFileURL(join(process.env.TEST_PLAYWRIGHT, "index.mjs")).href);
+mkdirSync(folder, { recursive: true });
+
+/** Anything the browser complained of, and any request that left the origin. */
+const complaints = [];
+
+const browser = await chromium.launch({
+  executablePath: process.env.TEST_CHROMIUM,
+  // Containers run as root and with a small /dev/shm.
+  args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"],
+});
+
+async function open(settings = {}) {
+  const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, colorScheme: "light", ...settings });
+  await context.addInitScript(() => {
+    addEventListener("securitypolicyviolation", (event) => {
+      console.error(`policy: ${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`);
+    });
+  });
+  const page = await context.newPage();
+  page.on("console", (message) => {
+    if (["error", "warning"].includes(message.type()) && !unknown(message) && !absent(message)) complaints.push(`${message.type()}: ${message.text()} (${message.location().url})`);
+  });
+  page.on("pageerror", (error) => complaints.push(`thrown: ${error.stack}`));
+  page.on("request", (request) => {
+    if (!request.url().startsWith(`${origin}/`) && !request.url().startsWith("data:")) complaints.push(`left the origin: ${request.url()}`);
+  });
+  return page;
+}
+
+/** A series that nobody knows: the browser complains of every 404, and here it is what is asked for. */
+const NOBODY = "00000000000000ff";
+const unknown = (message) => message.text().includes("404") && message.location().url.includes(`/${NOBODY}`);
+
+/** Whether it is the 404 of a route that this worker does not have: the page then does without. */
+const routes = (await fetch(`${origin}/api/v1/openapi.json`)).ok;
+const absent = (message) => !routes && message.text().includes("404") && /\/windows\/[0-9a-f]{16}(\/corrections)?\?/.test(message.location().url);
+
+const ask = async (path) => (await fetch(`${origin}/api/v1/${path}`)).json();
+const rowsOf = (page) => page.locator("table.series tbody tr:not(.waiting)");
+const idsOf = (page) => page.locator("table.series tbody a[data-series]").evaluateAll((links) => links.map((link) => link.dataset.series));
+
+/** Waits until the table shows these series in this order. */
+async function shows(page, ids, what) {
+  try {
+    await page.waitForFunction((wanted) => {
+      const shown = [...document.querySelectorAll("table.series tbody a[data-series]")].map((link) => link.dataset.series);
+      return !document.querySelector("table.series[aria-busy]") && JSON.stringify(shown) === JSON.stringify(wanted);
+    }, ids, { timeout: 15_000 });
+  } catch {
+    assert.deepEqual(await idsOf(page), ids, what);
+  }
+}
+
+/** Whether the chart has pixels of its own: not all the same. */
+const inked = (page) => page.locator(".plot canvas").evaluate((canvas) => {
+  const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+  const colours = new Set();
+  for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 0) colours.add((data[i] << 16) | (data[i + 1] << 8) | data[i + 2]);
+  return colours.size;
+});
+
+const shot = (page, name) => page.screenshot({ path: join(folder, `${name}.png`), fullPage: !name.includes("first") });
+const done = (what) => console.log(`ok: ${what}`);
+const query = (parameters) => new URLSearchParams(parameters).toString();
+
+const status = await ask("status");
+const window = status.windows[0].length;
+
+async function table() {
+  const page = await open();
+  const began = performance.now();
+  await page.goto(address);
+  const first = await ask(`windows?${query({ window, limit: 100 })}`);
+  await shows(page, first.data.map((row) => row.series), "the first page");
+  console.log(`first view after ${Math.round(performance.now() - began)} ms`);
+  await page.locator("#worker-ready.good").waitFor();
+  assert.equal(await page.locator("#worker-series").textContent(), new Intl.NumberFormat("en").format(status.series));
+  await shot(page, "series-light-1280-first");
+  done("the table shows what the API answers");
+
+  if (first.next) {
+    await page.locator("#more").click();
+    const second = await ask(`windows?${query({ window, limit: 100, cursor: first.next })}`);
+    await shows(page, [...first.data, ...second.data].map((row) => row.series), "two pages");
+    done("more shows the page after the first");
+  }
+  return page;
+}
+
+async function searched(page) {
+  // Two words: the name of one of the series and one of its labels; case does not matter.
+  const some = (await ask(`windows?${query({ window, limit: 60 })}`)).data.at(-1);
+  const [label, value] = Object.entries(some.labels)[0];
+  const search = `${some.name.toUpperCase()} ${label}=${value}`;
+  const found = await ask(`windows?${query({ window, search, limit: 100 })}`);
+  assert.ok(found.data.some((row) => row.series === some.series), "the API finds the series");
+  await page.keyboard.press("/");
+  await page.keyboard.type(search);
+  await shows(page, found.data.map((row) => row.series), "a search");
+  await page.reload();
+  await shows(page, found.data.map((row) => row.series), "a search after a reload");
+  assert.equal(await page.locator("#search").inputValue(), search);
+  await page.locator("#search").fill("nothing-has-this-name");
+  await page.getByText("No series matches").waitFor();
+  await shot(page, "nothing-1280-first");
+  await page.getByRole("button", { name: "Clear the search" }).click();
+  await shows(page, (await ask(`windows?${query({ window, limit: 100 })}`)).data.map((row) => row.series), "the search cleared");
+  done("search, its reload, and nothing found");
+}
+
+async function sorted(page) {
+  const other = status.windows[1]?.length ?? window;
+  await page.getByRole("radio", { name: other, exact: true }).check();
+  for (const [button, sort] of [["Max", "-max"], ["Max", "max"], ["Std", "-std"]]) {
+    await page.locator("thead").getByRole("button", { name: button }).click();
+    const wanted = await ask(`windows?${query({ window: other, sort, limit: 100 })}`);
+    await shows(page, wanted.data.map((row) => row.series), `sorted by ${sort}`);
+    const direction = sort.startsWith("-") ? "descending" : "ascending";
+    assert.equal(await page.locator(`th[aria-sort=${direction}]`).count(), 1, sort);
+  }
+  await page.reload();
+  const wanted = await ask(`windows?${query({ window: other, sort: "-std", limit: 100 })}`);
+  await shows(page, wanted.data.map((row) => row.series), "sorted, after a reload");
+  assert.ok(await page.getByRole("radio", { name: other, exact: true }).isChecked(), "the window after a reload");
+  await shot(page, "sorted-light-1280-first");
+  done("sort and window, kept by a reload");
+}
+
+async function one(page) {
+  const before = page.url();
+  const ids = await idsOf(page);
+  await page.locator("table.series tbody a[data-series]").first().click();
+  await page.locator(".plot:not([aria-busy]) canvas").waitFor();
+  assert.match(page.url(), new RegExp(`series=${ids[0]}`));
+  assert.ok((await inked(page)) > 2, "the chart has pixels");
+  const at = page.url();
+  await page.reload();
+  await page.locator(".plot:not([aria-busy]) canvas").waitFor();
+  assert.equal(page.url(), at, "a reload keeps the address");
+  for (const range of ["24h", "all"]) {
+    await page.getByRole("radio", { name: range, exact: true }).check();
+    await page.locator(".plot:not([aria-busy]) canvas").waitFor();
+    await page.waitForFunction((wanted) => location.search.includes(`range=${wanted}`), range);
+  }
+  await page.locator(".plot").focus();
+  await page.keyboard.press("ArrowLeft");
+  assert.match(await page.locator(".read").textContent(), /avg/, "the keyboard moves the cursor");
+  await page.locator("details.data summary").click();
+  await page.locator("details.data tbody tr").nth(10).waitFor();
+  await page.locator("details.data summary").click();
+  const explained = await page.getByRole("link", { name: "why the newest number" }).getAttribute("href");
+  const told = await (await fetch(new URL(explained, `${origin}/`))).json();
+  assert.equal(told.series, ids[0]);
+  await shot(page, "one-light-1280");
+  await page.goBack();
+  await page.goBack();
+  await page.goBack();
+  await page.waitForFunction((wanted) => location.href === wanted, before);
+  await shows(page, ids, "the table after going back");
+  done("one series: chart, ranges, data, explain, reload, back");
+}
+
+/** What was refused and revised is shown as the API tells it. */
+async function refused(page) {
+  const rejects = (await ask("rejects?by=series,reason&limit=10000")).data.filter((row) => row.series !== null);
+  if (rejects.length === 0) return;
+  await page.goto(`${address}?${query({ view: "one", series: rejects[0].series, range: "all" })}`);
+  await page.locator(".two code", { hasText: rejects[0].reason }).first().waitFor();
+  done("refused samples are listed");
+}
+
+async function looks() {
+  const some = (await ask(`windows?${query({ window, sort: "-std", limit: 1 })}`)).data[0];
+  const views = { series: "", one: `?${query({ view: "one", series: some.series, range: "all" })}` };
+  for (const colorScheme of ["light", "dark"]) {
+    for (const width of [1280, 390]) {
+      const mobile = width < 600 ? { isMobile: true, hasTouch: true, deviceScaleFactor: 2 } : {};
+      const page = await open({ viewport: { width, height: 900 }, colorScheme, ...mobile });
+      for (const [name, search] of Object.entries(views)) {
+        await page.goto(`${address}${search}`);
+        await page.locator(name === "one" ? ".plot:not([aria-busy]) canvas" : "table.series:not([aria-busy]) a").first().waitFor();
+        if (name === "one") assert.ok((await inked(page)) > 2, "the chart has pixels");
+        const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+        assert.ok(over <= 0, `${name} at ${width} px is ${over} px too wide`);
+        const background = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+        const bright = background.match(/\d+/g).slice(0, 3).every((part) => Number(part) > 128);
+        assert.equal(bright, colorScheme === "light", `${colorScheme}: ${background}`);
+        // A rate needs two answers.
+        await page.waitForFunction(() => document.getElementById("worker-rate").textContent !== "–");
+        await shot(page, `${name}-${colorScheme}-${width}${name === "series" ? "-first" : ""}`);
+      }
+      await page.context().close();
+    }
+  }
+  done("both views, light and dark, at 1280 and 390 px");
+}
+
+async function coloured(page) {
+  await page.goto(address);
+  await page.getByRole("button", { name: "Switch to dark colours" }).click();
+  await page.reload();
+  assert.equal(await page.evaluate(() => document.documentElement.dataset.theme), "dark", "the choice is kept");
+  await page.getByRole("button", { name: "Switch to light colours" }).click();
+  done("the choice of colours is kept");
+}
+
+/** A bad answer is told in words, and what labels say is never markup. */
+async function troubled(page) {
+  await page.goto(`${address}?${query({ view: "one", series: NOBODY })}`);
+  await page.getByRole("alert").first().waitFor();
+  assert.match(await page.getByRole("alert").first().textContent(), /there is no series/);
+  const markup = await ask(`windows?${query({ window, search: "<img", limit: 1 })}`);
+  done("a bad question is answered in words");
+  if (markup.data.length === 0) return;
+  await page.goto(`${address}?${query({ search: "<img" })}`);
+  await page.locator(".labels", { hasText: "<img" }).first().waitFor();
+  assert.equal(await page.locator("main img").count(), 0, "a label became markup");
+  await page.locator("table.series tbody a[data-series]").first().click();
+  await page.locator(".chips a", { hasText: "<img" }).waitFor();
+  assert.equal(await page.locator("main img").count(), 0, "a label became markup");
+  done("a label with markup is text");
+}
+
+try {
+  const page = await table();
+  await searched(page);
+  await sorted(page);
+  await one(page);
+  await refused(page);
+  await coloured(page);
+  await troubled(page);
+  await looks();
+  assert.deepEqual(complaints, [], "the browser complained");
+  done("no error in the console, no violation of the policy, no request to elsewhere");
+} finally {
+  if (complaints.length > 0) console.log(complaints.join("\n"));
+  await browser.close();
+}
