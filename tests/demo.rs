@@ -166,6 +166,10 @@ fn killed_in_either_phase_it_goes_on_without_a_hole() {
         });
         worker.start_again();
         live_rows_after(&worker, now_ms());
+        // What was sent twice was not too late for anything.
+        for row in worker.rows("/api/v1/rejects", &[("by", "reason")]) {
+            assert_eq!(row["reason"], "duplicate_timestamp", "{what}: {row}");
+        }
         judge(&what, &mut worker);
     }
 }

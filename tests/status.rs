@@ -37,7 +37,7 @@ fn a_worker_is_told_in_a_dozen_lines() {
     };
     let text = eventually("all is computed", Duration::from_secs(60), || {
         let text = told(&[]);
-        if text.contains("256 of 256") && text.contains("; 768 window rows") { Ok(text) } else { Err(text) }
+        if text.contains("256 of 256") && text.contains("; 1,024 window rows") { Ok(text) } else { Err(text) }
     });
     assert_eq!(text.lines().count(), 12, "{text}");
     for line in [
