@@ -19,7 +19,7 @@ pub struct Common {
     /// Configuration file (YAML); every setting is documented in deploy/tidewatch.example.yml
     #[arg(long, global = true, value_name = "FILE", env = "TIDEWATCH_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Folder for everything durable; one process at a time [default: ./tidewatch-data]
+    /// Folder for everything durable; one process at a time [default: ./tidewatch-data; of demo ./tidewatch-demo]
     #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<String>,
     /// IP address and port of the HTTP server [default: 127.0.0.1:7464]
@@ -89,7 +89,7 @@ pub struct Demo {
     /// Remove what an earlier demo left in the data directory, and begin anew
     #[arg(long)]
     pub fresh: bool,
-    /// Flags for all commands; the data directory is ./tidewatch-demo unless one is given.
+    /// Flags for all commands.
     #[command(flatten)]
     pub common: Common,
 }

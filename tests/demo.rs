@@ -140,7 +140,7 @@ fn a_demo_stores_what_its_samples_give_and_goes_on_live() {
 
 #[test]
 fn killed_in_either_phase_it_goes_on_without_a_hole() {
-    for round in 0..crate::rounds(2) {
+    for round in 0..crate::rounds(1) {
         let mut rng = fastrand::Rng::with_seed(round ^ 0xDE30);
         let what = format!("round {round}");
         let mut worker = Tidewatch::begin(folder(), &DEMO);
@@ -198,7 +198,7 @@ fn a_directory_of_others_is_refused_and_left_alone() {
         refused(&["--fresh"], words);
         let left: Vec<_> =
             std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        assert!(left.iter().all(|name| name == file || name == "lock"), "{left:?}");
+        assert!(left == [file], "{left:?}");
         assert_eq!(std::fs::read_to_string(path.join(file)).unwrap(), "mine");
         std::fs::remove_dir_all(&path).unwrap();
     }

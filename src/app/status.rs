@@ -117,7 +117,11 @@ fn words(url: &Url, status: &Value, rate: Option<f64>, over_ms: i64) -> String {
         ("series", format!("{} of {}", count("/series"), count("/limits/series"))),
         (
             "samples",
-            format!("{rate} a second over {}, {} since the start", duration(over_ms), count("/samples")),
+            format!(
+                "{rate} a second over {}, {} computed since the start",
+                duration(over_ms),
+                count("/samples")
+            ),
         ),
         (
             "lag",

@@ -90,7 +90,7 @@ pub fn demo(mut config: Config, args: &cli::Demo) -> anyhow::Result<ExitCode> {
 fn begin(config: &Config, args: &cli::Demo, fresh: Made) -> anyhow::Result<Made> {
     let dir = &config.data_dir;
     // Before even a lock is left in a directory of others.
-    if !args.fresh {
+    if !args.fresh || !dir.join(made::FILE).exists() {
         Made::read(dir)?;
     }
     let _lock = stack::lock(dir)?;
