@@ -124,3 +124,21 @@ impl Progress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_is_told_in_its_own_measure() {
+        let table = [
+            (Measure::Bytes(None), 7, "7 bytes"),
+            (Measure::Bytes(Some(9)), 7, "7 of 9 bytes"),
+            (Measure::Time(172_800_123), 90_061_000, "1d1h1m of 2d"),
+            (Measure::Time(61_000), 59_999, "59s of 1m"),
+        ];
+        for (measure, done, words) in table {
+            assert_eq!(measure.words(done), words);
+        }
+    }
+}

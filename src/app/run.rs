@@ -212,7 +212,7 @@ fn announce(config: &Config, stack: &Stack, opened: Instant) {
         return;
     }
     tracing::info!(
-        "computing the state again from the journal's {:.1} MiB; stored results are served meanwhile",
+        "reading the state back from snapshots and the journal ({:.1} MiB); stored results are served meanwhile",
         stack.journal.bytes() as f64 / f64::from(1 << 20)
     );
     tokio::spawn(async move {
