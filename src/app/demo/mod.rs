@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail};
+use anyhow::{Context, anyhow, bail, ensure};
 use tidewatch_dataflows::sample::Samples;
 use tidewatch_dataflows::settings::duration;
 
@@ -61,6 +61,12 @@ pub fn demo(mut config: Config, args: &cli::Demo) -> anyhow::Result<ExitCode> {
         format!("binding {}; if a worker runs there, choose another address with --listen", config.listen)
     })?;
     let made = begin(&config, args, fresh)?;
+    let series_max = config.limits.series;
+    ensure!(
+        made.series <= series_max,
+        "--series must be at most limits.series ({series_max}); got {}",
+        made.series
+    );
     judge_rows_per_day(made.series, &config.windows, config.store.rows_per_day_max)
         .map_err(|arithmetic| anyhow!("these windows are too many rows for a demo: {arithmetic}"))?;
     let started = Instant::now();
