@@ -11,6 +11,7 @@ use tidewatch_dataflows::sample::Samples;
 use tidewatch_dataflows::settings::{Settings, Window};
 
 use crate::support::process::{Tidewatch, done, run};
+use crate::support::remote_write::WriteRequest;
 use crate::support::{Folder, eventually, stored};
 
 const CONFIG: &str = "windows: [{length: 20s, hop: 2s}, {length: 5m, hop: 10s}]\nsettle: 1s\n";
@@ -229,7 +230,13 @@ fn another_demo_or_one_that_is_too_old_is_refused_until_it_begins_anew() {
     let words = ["demo", "--series", "20", "--hours", "0.05", "--step", "1s"];
     let mut worker = Tidewatch::begin(folder(), &words);
     worker.process().await_ready("/-/ready");
+    // Whoever likes may send to it.
+    let request = WriteRequest::default().series(&[("__name__", "mine")], &[(now_ms(), 1.0)]);
+    assert_eq!(request.send(&worker.url("/api/v1/write")).unwrap().status, 204);
     assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
+    assert!(
+        stored::samples(&worker.folder().join("data")).series.contains(&series_id(&[("__name__", "mine")]).0)
+    );
     let made = || std::fs::read_to_string(worker.folder().join("data/demo.json")).unwrap();
     let before = made();
     let refused = |arguments: &[&str], words: &str| {
