@@ -19,7 +19,7 @@ pub struct Common {
     /// Configuration file (YAML); every setting is documented in deploy/tidewatch.example.yml
     #[arg(long, global = true, value_name = "FILE", env = "TIDEWATCH_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Folder for everything durable; one process at a time [default: ./tidewatch-data]
+    /// Folder for everything durable; one process at a time [default: ./tidewatch-data; of demo ./tidewatch-demo]
     #[arg(long, global = true, value_name = "DIR")]
     pub data_dir: Option<String>,
     /// IP address and port of the HTTP server [default: 127.0.0.1:7464]
@@ -28,7 +28,7 @@ pub struct Common {
     /// Threads that compute; results do not depend on it [default: 2]
     #[arg(long, global = true, value_name = "N")]
     pub workers: Option<String>,
-    /// Print what replay, verify, check and version say as JSON
+    /// Print what replay, verify, status, check and version say as JSON
     #[arg(long, global = true)]
     pub json: bool,
 }
@@ -48,6 +48,10 @@ pub enum Command {
         #[arg(long, value_name = "SERIES")]
         lift_quarantine: Vec<String>,
     },
+    /// Make two days of samples, compute over them, and go on live: everything `run` does, with something to see
+    Demo(Demo),
+    /// Say in a dozen lines how a running worker is
+    Status(Status),
     /// Compute over files of samples; returns when the store holds the last of them
     Replay(Replay),
     /// Write seeded samples like those of node exporters
@@ -68,6 +72,40 @@ pub enum Command {
         #[command(flatten)]
         common: Common,
     },
+}
+
+/// `demo`
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// How many series, 1 to 10000 [default: 200]
+    #[arg(long, value_name = "N")]
+    pub series: Option<u64>,
+    /// How many hours of history before the live samples, above 0, at most 168 [default: 48]
+    #[arg(long, value_name = "N")]
+    pub hours: Option<f64>,
+    /// Distance of two samples of a series, 1s to 5m [default: 15s]
+    #[arg(long, value_name = "DURATION")]
+    pub step: Option<String>,
+    /// Remove what an earlier demo left in the data directory, and begin anew
+    #[arg(long)]
+    pub fresh: bool,
+    /// Flags for all commands.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// `status`
+#[derive(Debug, Args)]
+pub struct Status {
+    /// The worker, e.g. http://127.0.0.1:7464 [default: the address it is configured to listen on]
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+    /// Between the two readings that give the rate of samples, 100ms to 1m
+    #[arg(long, value_name = "DURATION", default_value = "1s")]
+    pub over: String,
+    /// Flags for all commands.
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// `replay`

@@ -24,7 +24,7 @@ use std::ops::Range;
 use catalogue::{Shape, Slot};
 use numbers::{below, centred, hash, next, round, unit, wave};
 use options::refused;
-pub use options::{LATENESS_MS, Options, OptionsError, Order, SERIES_MAX, span};
+pub use options::{LATENESS_MS, Options, OptionsError, Order, SERIES_MAX, SPAN_MS_MAX, span};
 pub use text::{Format, Output, Written, judge, write};
 
 /// Most samples held back at once to be delivered late; beyond it a sample is delivered in time.
@@ -198,6 +198,13 @@ impl Generator {
             own.chain(fixed).chain([("instance".to_owned(), instance_name(instance, life))]).collect();
         labels.sort_unstable();
         labels
+    }
+
+    /// When the point given last is delivered, in order of time: at its own time, or later if it was held back.
+    ///
+    /// It never goes back, so it tells how far the stream is. What is still held back at the end comes then.
+    pub fn delivered_ms(&self) -> i64 {
+        self.scrape.at_ms.min(self.options.end_ms)
     }
 
     fn place(&self, series: u64) -> (u64, Slot) {

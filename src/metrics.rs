@@ -3,7 +3,9 @@
 //! Names follow Prometheus' base units. They never share a name with our *result* metrics
 //! (`tidewatch_window_*`, ...), so scraping Tidewatch with Tidewatch is an ordinary thing to do.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64};
+use std::sync::{Mutex, PoisonError};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
@@ -138,6 +140,8 @@ macro_rules! metrics {
         /// The metrics of one process; each field's text is the metric's help.
         pub struct Metrics {
             registry: Registry,
+            /// As `limit_hits`, which cannot be read back as a whole.
+            reached: Mutex<BTreeMap<&'static str, u64>>,
             $( $(#[doc = $help])+ pub $field: $type, )+
         }
 
@@ -147,7 +151,7 @@ macro_rules! metrics {
                 let mut registry = Registry::default();
                 $( let $field: $type = $make;
                    registry.register($name, concat!($($help),+).trim().trim_end_matches('.'), $field.clone()); )+
-                Metrics { registry, $($field),+ }
+                Metrics { registry, reached: Mutex::default(), $($field),+ }
             }
         }
     };
@@ -283,6 +287,12 @@ impl Metrics {
     /// Counts that a limit refused or held back something.
     pub fn limit(&self, limit: &'static str) {
         self.limit_hits.get_or_create(&Limit { limit }).inc();
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner).entry(limit).or_default() += 1;
+    }
+
+    /// Every limit that refused or held back something, and how often.
+    pub fn limits_reached(&self) -> BTreeMap<&'static str, u64> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// OpenMetrics text 1.0.0, ending with `# EOF`.

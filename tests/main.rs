@@ -11,6 +11,8 @@
 //!   goes on.
 //! - `browser`: the page in a real Chromium, held to what the API answers. Needs a browser: `./test.sh` installs it.
 //! - `churn`: more names than may be alive at once: slots are freed and filled again, nothing grows with the names.
+//! - `demo`: a demo's rows are those of its generator's samples, live ones follow, also after kills in either phase;
+//!   what it refuses.
 //! - `explain`: a row's panes, revisions and late samples, told by a running worker, and the same after a kill.
 //! - `crashes`: kill -9 under remote write and replay, with snapshots, trimmed logs and other workers each time: nothing
 //!   is lost, and the whole journal run again gives the same outbox.
@@ -38,6 +40,7 @@
 //! - `same_log`: the same journal gives the same bytes for any workers, batches and interleavings.
 //! - `settings_change`: settings that change are carried over as the slow model does; windows that stay never notice.
 //! - `simulated`: the logs and the engine on a disk that loses, tears and refuses; seeded bugs that must be found.
+//! - `status`: what `tidewatch status` says of a worker, and of what is none.
 //! - `stopping`: SIGTERM ends a worker with status 0, whatever is in its way.
 //! - `verify`: `tidewatch verify` is clean beside a real Prometheus with the same samples, and finds what is wrong.
 //!   Needs servers; `TEST_PROMETHEUS_3` may name a second Prometheus.
@@ -54,6 +57,7 @@ mod bad_requests;
 mod browser;
 mod churn;
 mod crashes;
+mod demo;
 mod explain;
 mod files;
 mod fills;
@@ -78,6 +82,7 @@ mod rules;
 mod same_log;
 mod settings_change;
 mod simulated;
+mod status;
 mod stopping;
 mod support;
 mod verify;

@@ -61,8 +61,7 @@ fn listed(
         let labels = || serde_json::Value::Object(set.to_json_map()).to_string();
         query.search.is_every() || query.search.means(set.name(), &labels(), &mut String::new())
     };
-    let wanted =
-        |set: &LabelSet| query.select.matches(set.name(), |label| set.get(label)) && found(set);
+    let wanted = |set: &LabelSet| query.select.matches(set.name(), |label| set.get(label)) && found(set);
     let after = after.map(|(name, series)| (name.as_str(), *series));
     let limit_ms = u64::try_from(DEADLINE.as_millis()).unwrap_or(u64::MAX);
     labels

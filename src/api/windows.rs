@@ -25,8 +25,7 @@ fn page(api: &Api, store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
     let (windows, range, sort) = (params.windows()?, params.range()?, params.sort()?);
     let now = params.now()?;
     if sort.is_some() && (windows.len() != 1 || range.is_some() || now) {
-        let detail =
-            "sort by a number takes the latest rows of one window: give window once, and neither start, end nor at";
+        let detail = "sort by a number takes the latest rows of one window: give window once, and neither start, end nor at";
         return Err(Problem::bad_request(detail.to_owned()));
     }
     let sort = sort.map(|sort| Sort { after: cursor.clone().map(Cursor::into_place), ..sort });

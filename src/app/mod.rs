@@ -6,8 +6,10 @@
 
 mod audit;
 mod commands;
+mod demo;
 mod history;
 mod process;
+mod progress;
 mod raw;
 mod reading;
 mod release;
@@ -15,6 +17,7 @@ mod replay;
 mod run;
 mod sources;
 mod stack;
+mod status;
 mod trim;
 mod watchdog;
 
@@ -32,16 +35,18 @@ use crate::config::{Config, Flags};
 /// # Errors
 /// Whatever ended it, with what was attempted.
 pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
-    let level = if matches!(cli.command, Command::Run { .. }) { "info" } else { "warn" };
+    let level = if matches!(cli.command, Command::Run { .. } | Command::Demo(_)) { "info" } else { "warn" };
     let filter = EnvFilter::try_from_env("TIDEWATCH_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
     #[cfg(feature = "faults")]
     crate::faults::arm();
     match cli.command {
         Command::Run { common, accept_loss, lift_quarantine } => {
-            run::run(load(&common)?, accept_loss, &lift_quarantine)
+            run::run(load(&common)?, accept_loss, &lift_quarantine, None)
         }
         Command::Replay(args) => replay::replay(load(&args.common)?, &args),
+        Command::Demo(args) => demo::demo(load(&args.common)?, &args),
+        Command::Status(args) => status::status(&load(&args.common)?, &args),
         Command::Generate(args) => commands::generate(&args),
         Command::Export(args) => commands::export(&load(&args.common)?, &args),
         Command::Verify(args) => commands::verify(&load(&args.common)?, &args),

@@ -1,6 +1,6 @@
 //! Samples into a journal as a log of their own: which are taken, and where epochs end.
 //!
-//! Shared by `replay` and by histories. Not here: where samples come from, and what is made of them.
+//! Shared by `replay`, histories and `demo`. Not here: where samples come from, and what is made of them.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -55,8 +55,8 @@ impl Cut {
         self.asked.clone()
     }
 
-    /// An epoch is full.
-    fn full(&self, highest_ms: Option<i64>) -> anyhow::Result<()> {
+    /// An epoch is full; the input has come to this time.
+    pub fn full(&self, highest_ms: Option<i64>) -> anyhow::Result<()> {
         let last =
             self.journal.last_epoch_end().map_or((i64::MIN, i64::MIN), |end| (end.stream_ms, end.close_ms));
         let highest_ms = highest_ms.max(self.beyond.highest_ms()).filter(|_| self.live_order);

@@ -1,12 +1,10 @@
 //! `replay`: computes over files; a file is its own log, so epochs end by count and not by the clock.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 use tidewatch_dataflows::sample::Samples;
 
@@ -15,13 +13,11 @@ use crate::config::Config;
 use crate::journal::Mode;
 use crate::source::replay::{Options, Replay, SOURCE, Summary, judge};
 
+use super::progress::{Measure, Progress};
 use super::reading::{Cut, Span, read};
 use super::stack::{OnFatal, Stack};
 use super::watchdog::Watchdog;
 use super::{history, now_ms, time_ms};
-
-const REPORT_EVERY: Duration = Duration::from_secs(2);
-const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Replays the files and returns when the store holds the last epoch.
 pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
@@ -35,12 +31,7 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     judge(&args.files, format)?;
     let options = Options { format, strict: args.strict, allow_future: args.allow_future, clock: now_ms };
     let (from_ms, to_ms) = range(args)?;
-    let on_fatal: OnFatal = Arc::new(|fatal| {
-        tracing::error!("{}", fatal.message);
-        // Threads may wait for one that is gone; what is in the journal is durable and is computed at the next start.
-        #[allow(clippy::disallowed_methods)]
-        std::process::exit(fatal.code.into());
-    });
+    let on_fatal = end_process();
     let stack = Stack::open(&config, Mode::File, args.allow_future, args.accept_loss, &on_fatal);
     if args.into_history {
         return history::command::replay(&config, args, options, stack, (from_ms, to_ms));
@@ -59,7 +50,7 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     let mut cut = Cut::new(stack.journal.clone(), config.settle_ms, args.live_order);
     cut.beyond = replay.beyond();
     wait_for_room(&stack, &cut);
-    let mut progress = Progress::new(replay.bytes_total());
+    let mut progress = Progress::new(Measure::Bytes(replay.bytes_total()));
     let mut span = Span::new(from_ms, to_ms);
     let bytes = replay.bytes_counter();
     let mut next = |batch: &mut Samples| Ok(replay.next_batch(batch, cut.journal.current_epoch())?);
@@ -74,16 +65,7 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
         Err(_) => cut.stop(),
     }?;
     let summary = replay.summary().clone();
-    let full = || stack.engine_progress.held_up();
-    let mut computed_at = None;
-    while stack.sink_progress.epoch.load(Ordering::Acquire) < end && full().is_none() {
-        if stack.outbox.wait_for_epoch(end, PATIENCE) {
-            computed_at.get_or_insert_with(Instant::now);
-        }
-        let computed = stack.engine_progress.samples.load(Ordering::Relaxed);
-        progress.storing(computed, stack.sink_progress.rows.load(Ordering::Relaxed));
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let computed_at = progress.until_stored(&stack, end);
     let stored_at = Instant::now();
     let done = Done {
         seconds_computed: (computed_at.unwrap_or(stored_at) - started).as_secs_f64().max(1e-9),
@@ -95,7 +77,7 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
         released: stack.metrics.series_released.get(),
         outside: span.outside,
     };
-    let full = full();
+    let full = stack.engine_progress.held_up();
     stack.close()?;
     drop(watchdog);
     progress.finish();
@@ -109,6 +91,16 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
         );
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What ends the process ends it at once.
+pub fn end_process() -> OnFatal {
+    Arc::new(|fatal| {
+        tracing::error!("{}", fatal.message);
+        // Threads may wait for one that is gone; what is in the journal is durable and is computed at the next start.
+        #[allow(clippy::disallowed_methods)]
+        std::process::exit(fatal.code.into());
+    })
 }
 
 /// Before a series is refused because there are as many as may be, those go that are freed by what was read so far: what
@@ -147,56 +139,6 @@ fn range(args: &cli::Replay) -> anyhow::Result<(Option<i64>, Option<i64>)> {
         );
     }
     Ok((from, to))
-}
-
-/// A bar on a terminal, a plain line now and then elsewhere.
-pub struct Progress {
-    bar: Option<ProgressBar>,
-    started: Instant,
-    reported: Instant,
-    total: Option<u64>,
-}
-
-impl Progress {
-    pub fn new(total: Option<u64>) -> Progress {
-        let now = Instant::now();
-        let bar = std::io::stderr().is_terminal().then(|| {
-            let bar = total.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
-            let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes} {msg} ETA {eta}")
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
-            bar.with_style(style)
-        });
-        Progress { bar, started: now, reported: now, total }
-    }
-
-    pub fn tick(&mut self, samples: u64, bytes: u64) {
-        let rate = samples as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
-        if let Some(bar) = &self.bar {
-            bar.set_position(bytes);
-            bar.set_message(format!("{:.2} M samples/s", rate / 1e6));
-        } else if self.reported.elapsed() >= REPORT_EVERY {
-            self.reported = Instant::now();
-            let of = self.total.map_or_else(String::new, |total| format!(" of {total}"));
-            eprintln!("{samples} samples, {bytes}{of} bytes, {:.2} M samples/s", rate / 1e6);
-        }
-    }
-
-    /// All is read; what is left to do shows in rows.
-    pub fn storing(&mut self, computed: u64, rows: u64) {
-        let words = format!("all read; {computed} samples computed, {rows} rows stored");
-        if let Some(bar) = &self.bar {
-            bar.set_message(words);
-        } else if self.reported.elapsed() >= REPORT_EVERY {
-            self.reported = Instant::now();
-            eprintln!("{words}");
-        }
-    }
-
-    pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
 }
 
 /// What a replay came to.

@@ -18,15 +18,15 @@ use crate::api::{self, Api, Asked};
 use crate::config::Config;
 use crate::engine::publish_sizes;
 use crate::journal::{Mode, Refused as JournalRefused};
-use crate::metrics::{Metrics, Queue, Sink};
+use crate::metrics::{Log, Metrics, Queue, Sink};
 use crate::source::receive::{self, Receiver};
+use crate::source::remote_write;
 use crate::source::{Durable, Intake, Refused};
-use crate::source::{query, remote_write};
 use crate::store::{LabelPairs, Store, judge_rows_per_day, rows_per_day};
 
 use super::audit::Audit;
 use super::history::jobs::Histories;
-use super::sources::{self, Sources};
+use super::sources::{self, Guest, Sources};
 use super::stack::{Fatal, OnFatal, Stack};
 use super::watchdog::Watchdog;
 use super::{now_ms, process, raw, windows_in_words};
@@ -43,13 +43,23 @@ const QUARANTINED_SHOWN: usize = 20;
 /// When a refused sender should come again.
 const RETRY_SECONDS: u64 = 5;
 
-/// Runs until SIGTERM or SIGINT, drains, and returns 0.
-pub fn run(config: Config, accept_loss: bool, lift: &[String]) -> anyhow::Result<ExitCode> {
+/// Runs until SIGTERM or SIGINT, drains, and returns 0. A guest is one more source.
+pub fn run(
+    config: Config,
+    accept_loss: bool,
+    lift: &[String],
+    guest: Option<Guest>,
+) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(config, accept_loss, lift))
+    runtime.block_on(serve(config, accept_loss, lift, guest))
 }
 
-async fn serve(config: Config, accept_loss: bool, lift: &[String]) -> anyhow::Result<ExitCode> {
+async fn serve(
+    config: Config,
+    accept_loss: bool,
+    lift: &[String],
+    guest: Option<Guest>,
+) -> anyhow::Result<ExitCode> {
     // Before the data directory is touched.
     let clients =
         sources::clients(&config, &Arc::new(Metrics::new())).context("the configuration cannot be used")?;
@@ -68,12 +78,14 @@ async fn serve(config: Config, accept_loss: bool, lift: &[String]) -> anyhow::Re
     )?;
     announce(&config, &stack, opened);
     check_rows_per_day(&config, &stack)?;
+    let mut statuses = sources::statuses(&config);
+    statuses.extend(guest.iter().map(|guest| Arc::clone(&guest.status)));
     let worker = Arc::new(Live {
         stack: Arc::clone(&stack),
         config: config.clone(),
         closing: AtomicBool::new(false),
         opened,
-        sources: sources::statuses(&config),
+        sources: statuses,
     });
     let receiver = Receiver::new(
         Arc::clone(&worker) as Arc<dyn Intake>,
@@ -105,7 +117,8 @@ async fn serve(config: Config, accept_loss: bool, lift: &[String]) -> anyhow::Re
         metrics: Arc::clone(&stack.metrics),
         clock: now_ms,
     };
-    let sources = Sources::start(&config, &worker.sources, &parts)?;
+    let mut sources = Sources::start(&config, &worker.sources, &parts)?;
+    guest.map_or(Ok(()), |guest| sources.host(guest, &parts, address))?;
     drop(parts);
     let audit = Audit::start(config.audit, &stack).context("starting the audit")?;
     let (stop_to, stop_from) = tokio::sync::oneshot::channel::<()>();
@@ -201,7 +214,7 @@ fn announce(config: &Config, stack: &Stack, opened: Instant) {
         return;
     }
     tracing::info!(
-        "computing the state again from the journal's {:.1} MiB; stored results are served meanwhile",
+        "reading the state back from snapshots and the journal ({:.1} MiB); stored results are served meanwhile",
         stack.journal.bytes() as f64 / f64::from(1 << 20)
     );
     tokio::spawn(async move {
@@ -275,9 +288,9 @@ impl Live {
 }
 
 impl sources::Log for Live {
-    fn append(&self, samples: Samples) -> Result<Durable, Refused> {
+    fn append(&self, samples: Samples, source: &'static str) -> Result<Durable, Refused> {
         self.open()?;
-        self.stack.journal.try_append(samples, query::SOURCE).map_err(later)
+        self.stack.journal.try_append(samples, source).map_err(later)
     }
 
     fn control(&self, control: Control) -> Result<Durable, Refused> {
@@ -355,6 +368,7 @@ impl api::Worker for Live {
         let rows = rows_per_day(series, &self.config.windows);
         let waits_for = stack.ready().err();
         let quarantined = progress.quarantined();
+        let log_bytes = |log| stack.metrics.log_bytes.get_or_create(&Log { log }).get();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.opened.elapsed().as_secs(),
@@ -369,6 +383,12 @@ impl api::Worker for Live {
             "quarantined": { "count": quarantined.len(), "series": quarantined.iter().take(QUARANTINED_SHOWN).map(ToString::to_string).collect::<Vec<_>>() },
             "rows": progress.rows.load(Ordering::Relaxed),
             "journal_bytes": stack.journal.bytes(),
+            "disk": { "journal": { "bytes": stack.journal.bytes(), "bytes_max": self.config.journal.bytes_max },
+                      "outbox": { "bytes": log_bytes("outbox"), "bytes_max": self.config.outbox.bytes_max },
+                      "series": { "bytes": log_bytes("series") },
+                      "snapshots": { "bytes": stack.metrics.snapshot_bytes.get() } },
+            "sink_behind_seconds": stack.sink_behind() as f64 / 1e3,
+            "limits_reached": stack.metrics.limits_reached(),
             "rows_per_day": { "estimate": rows, "max": self.config.store.rows_per_day_max,
                               "exceeded": rows > self.config.store.rows_per_day_max },
             "windows": self.config.windows.iter().map(|w| json!({"length": duration(w.length_ms), "hop": duration(w.hop_ms)})).collect::<Vec<_>>(),

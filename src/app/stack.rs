@@ -27,6 +27,8 @@ use super::trim::{self, Trim};
 
 /// Name of the store's file in the data directory.
 pub const STORE_FILE: &str = "store.sqlite";
+/// Name of the file that one process at a time holds.
+pub const LOCK_FILE: &str = "lock";
 /// Name of the folder of a history in the data directory; one that is found at start was left behind.
 pub const HISTORY_DIR: &str = "history";
 /// Segments are this long, but never more than an eighth of what the log may take.
@@ -342,10 +344,13 @@ fn fatal<E: std::fmt::Display + 'static>(
 #[error("the data directory {} is in use by another tidewatch process", .0.display())]
 pub struct InUse(pub PathBuf);
 
-/// Takes the data directory for this process alone.
-fn lock(dir: &Path) -> anyhow::Result<File> {
+/// Takes the data directory for this process alone, as long as the file is held.
+///
+/// # Errors
+/// [`InUse`], or a directory that cannot be made.
+pub fn lock(dir: &Path) -> anyhow::Result<File> {
     Folder::from(dir).make().with_context(|| format!("making the data directory {}", dir.display()))?;
-    let path = dir.join("lock");
+    let path = dir.join(LOCK_FILE);
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("opening {}", path.display()))?;
     match file.try_lock() {

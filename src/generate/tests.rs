@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 
-use super::options::SPAN_MS_MAX;
 use super::*;
 
 const START_MS: i64 = 1_767_225_600_000;
@@ -101,6 +100,24 @@ fn orders_are_what_they_say() {
     assert!(
         by_series.windows(2).all(|pair| (pair[0].series, pair[0].at_ms) < (pair[1].series, pair[1].at_ms))
     );
+}
+
+#[test]
+fn the_time_of_delivery_ascends_and_is_that_of_the_sample_unless_it_was_held_back() {
+    let options = Options { late_ratio: 0.1, duplicate_ratio: 0.05, conflict_ratio: 0.05, ..hours(3) };
+    let mut generator = Generator::new(options.clone()).unwrap();
+    let (mut before, mut later) = (i64::MIN, 0);
+    while let Some(point) = generator.next() {
+        let at_ms = generator.delivered_ms();
+        assert!(before <= at_ms && at_ms <= options.end_ms, "{point:?}: {at_ms} after {before}");
+        match point.delivery {
+            Delivery::InTime => assert_eq!(at_ms, point.at_ms),
+            _ => assert!((0..=options.lateness_ms).contains(&(at_ms - point.at_ms)), "{point:?}: {at_ms}"),
+        }
+        later += u64::from(at_ms > point.at_ms);
+        before = at_ms;
+    }
+    assert!(later > 1_000, "{later}");
 }
 
 #[test]

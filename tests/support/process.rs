@@ -54,8 +54,14 @@ impl Process {
         Process { child, name, port, log }
     }
 
-    /// Waits until this path answers 200.
+    /// [`Process::await_ready`], by value.
     fn ready(mut self, path: &str) -> Process {
+        self.await_ready(path);
+        self
+    }
+
+    /// Waits until this path answers 200.
+    pub fn await_ready(&mut self, path: &str) {
         let url = self.url(path);
         eventually(&format!("{} ready", self.name), PATIENCE, || {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -66,7 +72,6 @@ impl Process {
                 other => Err(format!("{other:?}")),
             }
         });
-        self
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -175,6 +180,8 @@ pub fn done(folder: &Path, arguments: &[&str], input: Option<&[u8]>) -> String {
 pub struct Tidewatch {
     folder: Folder,
     process: Process,
+    /// The command, and its flags of every start.
+    words: Vec<String>,
     /// Of every start, beside that of the test.
     environment: Vec<(String, String)>,
     /// Of the next start.
@@ -193,14 +200,23 @@ impl Tidewatch {
         std::fs::write(folder.path().join("tidewatch.yml"), config).unwrap();
         let environment: Vec<_> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let process = Tidewatch::spawn(&folder, &environment, &[]).ready("/-/ready");
-        Tidewatch { folder, process, environment, flags: Vec::new() }
+        let words = vec!["run".to_owned()];
+        let process = Tidewatch::spawn(&folder, &words, &environment, &[]).ready("/-/ready");
+        Tidewatch { folder, process, words, environment, flags: Vec::new() }
+    }
+
+    /// Starts another command that serves in a folder with a `tidewatch.yml`, on the `data` there; it may not be ready yet.
+    pub fn begin(folder: Folder, words: &[&str]) -> Tidewatch {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let process = Tidewatch::spawn(&folder, &words, &[], &[]);
+        Tidewatch { folder, process, words, environment: Vec::new(), flags: Vec::new() }
     }
 
     /// Starts `tidewatch run` in a folder with a `tidewatch.yml`, on the `data` there.
     pub fn start_in(folder: Folder) -> Tidewatch {
-        let process = Tidewatch::spawn(&folder, &[], &[]).ready("/-/ready");
-        Tidewatch { folder, process, environment: Vec::new(), flags: Vec::new() }
+        let words = vec!["run".to_owned()];
+        let process = Tidewatch::spawn(&folder, &words, &[], &[]).ready("/-/ready");
+        Tidewatch { folder, process, words, environment: Vec::new(), flags: Vec::new() }
     }
 
     /// Variables of the starts from now on, and flags of the next one.
@@ -212,16 +228,22 @@ impl Tidewatch {
     }
 
     fn spawn_again(&mut self) -> Process {
-        Tidewatch::spawn(&self.folder, &self.environment, &std::mem::take(&mut self.flags))
+        let flags = std::mem::take(&mut self.flags);
+        Tidewatch::spawn(&self.folder, &self.words, &self.environment, &flags)
     }
 
-    fn spawn(folder: &Folder, environment: &[(String, String)], flags: &[String]) -> Process {
+    fn spawn(
+        folder: &Folder,
+        words: &[String],
+        environment: &[(String, String)],
+        flags: &[String],
+    ) -> Process {
         let port = free_port();
         let listen = format!("127.0.0.1:{port}");
-        let arguments = ["run", "--config", "tidewatch.yml", "--data-dir", "data", "--listen", &listen];
+        let arguments = ["--config", "tidewatch.yml", "--data-dir", "data", "--listen", &listen];
         let program = Path::new(env!("CARGO_BIN_EXE_tidewatch"));
-        let arguments: Vec<&OsStr> =
-            arguments.into_iter().chain(flags.iter().map(String::as_str)).map(OsStr::new).collect();
+        let all = words.iter().map(String::as_str).chain(arguments).chain(flags.iter().map(String::as_str));
+        let arguments: Vec<&OsStr> = all.map(OsStr::new).collect();
         Process::start_with("tidewatch", program, folder.path(), port, &arguments, environment)
     }
 
@@ -250,6 +272,11 @@ impl Tidewatch {
     /// The folder with `tidewatch.yml` and `data`.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The folder, once the worker has ended.
+    pub fn into_folder(self) -> Folder {
+        self.folder
     }
 
     /// The value of one metric, labels as written; 0 if it is not there.

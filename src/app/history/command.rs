@@ -12,7 +12,7 @@ use crate::cli;
 use crate::config::Config;
 use crate::source::replay::{self, Options, Replay, SOURCE};
 
-use super::super::replay::Progress as Shown;
+use super::super::progress::{Measure, Progress as Shown};
 use super::super::stack::{InUse, Stack};
 use super::{History, Progress, Summary};
 
@@ -48,7 +48,7 @@ fn read_and_write(
     let mut history =
         History::open(config, range, Arc::new(Progress::default()), Arc::clone(&stack.metrics))?;
     let mut replay = Replay::open(&args.files, options, history.labels(), Arc::clone(&stack.metrics))?;
-    let (bytes, mut shown) = (replay.bytes_counter(), Shown::new(replay.bytes_total()));
+    let (bytes, mut shown) = (replay.bytes_counter(), Shown::new(Measure::Bytes(replay.bytes_total())));
     // Labels of a history are forgotten with its folder, so no epoch marks their use.
     let mut next = |batch: &mut Samples| Ok(replay.next_batch(batch, 0)?);
     let mut tick = |samples| shown.tick(samples, bytes.load(Ordering::Relaxed));

@@ -5,7 +5,9 @@
 mod runner;
 mod status;
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -28,20 +30,20 @@ use crate::source::{Durable, Refused};
 use crate::store::selector::Selectors;
 
 use self::runner::{Runner, Start};
-pub use self::status::Status;
+pub use self::status::{State, Status};
 
 /// Folder of the data directory in which each source keeps how far it has read.
-const FOLDER: &str = "sources";
+pub const FOLDER: &str = "sources";
 /// How long is waited where the worker takes nothing.
 const REFUSED: Duration = Duration::from_secs(1);
 
 /// The journal as sources that run by themselves see it.
 pub trait Log: Send + Sync {
-    /// Hands samples over for the next group commit. Never waits.
+    /// Hands samples over for the next group commit; `source` names them in metrics. Never waits.
     ///
     /// # Errors
     /// If they cannot be taken now. None of them was taken then.
-    fn append(&self, samples: Samples) -> Result<Durable, Refused>;
+    fn append(&self, samples: Samples, source: &'static str) -> Result<Durable, Refused>;
 
     /// As [`Log::append`], for what is no sample.
     ///
@@ -85,7 +87,19 @@ pub struct Sources {
     threads: Vec<JoinHandle<()>>,
 }
 
+/// A source that a command brings beside those that are configured.
+pub struct Guest {
+    /// What it is doing.
+    pub status: Arc<Status>,
+    /// What its thread does until it is told to stop.
+    pub run: Run,
+}
+
+/// What the thread of a guest does, given where the worker listens.
+pub type Run = Box<dyn FnOnce(&Parts, &Stop, SocketAddr) + Send>;
+
 /// What sources need of the rest of the worker.
+#[derive(Clone)]
 pub struct Parts {
     /// Where samples go.
     pub log: Arc<dyn Log>,
@@ -139,11 +153,17 @@ pub fn show(statuses: &[Arc<Status>], now_ms: i64) -> Value {
     statuses.iter().map(|status| status.show(now_ms)).collect()
 }
 
-/// Sets the metric of how far sources are behind: that of the one furthest behind.
+/// Sets the metric of how far sources are behind: of each kind that of the one furthest behind.
 pub fn publish(statuses: &[Arc<Status>], now_ms: i64, metrics: &Metrics) {
-    let behind = statuses.iter().filter_map(|status| status.behind_ms(now_ms)).max();
-    if let Some(behind) = behind {
-        metrics.source_lag_seconds.get_or_create(&Source { source: SOURCE }).set(behind as f64 / 1e3);
+    let mut furthest: BTreeMap<&'static str, i64> = BTreeMap::new();
+    for status in statuses {
+        if let Some(behind_ms) = status.behind_ms(now_ms) {
+            let most = furthest.entry(status.source()).or_default();
+            *most = behind_ms.max(*most);
+        }
+    }
+    for (source, behind_ms) in furthest {
+        metrics.source_lag_seconds.get_or_create(&Source { source }).set(behind_ms as f64 / 1e3);
     }
 }
 
@@ -190,6 +210,15 @@ impl Sources {
             sources.spawn(format!("prometheus-{at}"), run)?;
         }
         Ok(sources)
+    }
+
+    /// Starts the thread of a guest.
+    ///
+    /// # Errors
+    /// A thread that cannot be started.
+    pub fn host(&mut self, guest: Guest, parts: &Parts, listening: SocketAddr) -> anyhow::Result<()> {
+        let (parts, stop) = (parts.clone(), Arc::clone(&self.stop));
+        self.spawn(guest.status.source().to_owned(), move || (guest.run)(&parts, &stop, listening))
     }
 
     fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
@@ -273,12 +302,12 @@ fn start_of(identity: &str, fill_id: u64, progress: &Path, config: &Config, part
 }
 
 /// How far a source had read, as it wrote down itself.
-fn read_progress(path: &Path) -> Option<i64> {
+pub fn read_progress(path: &Path) -> Option<i64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
 /// Writes down how far a source has read. Not synced: after a power cut it reads a little twice, which is no harm.
-fn write_progress(path: &PathBuf, at_ms: i64) -> std::io::Result<()> {
+pub fn write_progress(path: &Path, at_ms: i64) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }

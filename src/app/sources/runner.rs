@@ -19,6 +19,7 @@ use tidewatch_dataflows::settings::duration;
 
 use crate::config::PrometheusSource;
 use crate::metrics::Metrics;
+use crate::source::query::SOURCE;
 use crate::source::query::client::{QueryError, Series};
 use crate::source::query::read::{Ask, Reading, Span, Stopped, Watch};
 use crate::source::query::take::{OVERLAP_MS, Taker, Taking};
@@ -307,7 +308,7 @@ impl Runner<'_> {
             if sending.fill != 0 {
                 sending.series.extend(&batch.series);
             }
-            let durable = self.insist(|| self.log.append(batch.clone()))?;
+            let durable = self.insist(|| self.log.append(batch.clone(), SOURCE))?;
             sending.in_flight.push_back(durable);
         }
         Ok(())

@@ -4,9 +4,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 
+use crate::source::query;
+
 /// What a source is doing. Shared by its thread and whoever asks.
 pub struct Status {
-    url: String,
+    /// The word in metrics.
+    source: &'static str,
+    url: Option<String>,
     matching: Vec<String>,
     inner: Mutex<Inner>,
 }
@@ -34,6 +38,8 @@ pub enum State {
     Backfilling,
     /// Reading what is new, again and again.
     Polling,
+    /// Giving what is new as its time comes.
+    Sending,
     /// There is no more to do.
     Done,
     /// The worker ends.
@@ -47,6 +53,7 @@ impl State {
             State::Surveying => "surveying",
             State::Backfilling => "backfilling",
             State::Polling => "polling",
+            State::Sending => "sending",
             State::Done => "done",
             State::Stopped => "stopped",
         }
@@ -54,14 +61,24 @@ impl State {
 }
 
 impl Status {
-    /// A source that does nothing yet.
+    /// A server that is not asked yet.
     pub fn new(url: String, matching: Vec<String>) -> Status {
-        Status { url, matching, inner: Mutex::default() }
+        Status { source: query::SOURCE, url: Some(url), matching, inner: Mutex::default() }
     }
 
-    /// Without the user and password of the URL.
+    /// A source that is no server and gives nothing yet.
+    pub fn within(source: &'static str) -> Status {
+        Status { source, url: None, matching: Vec::new(), inner: Mutex::default() }
+    }
+
+    /// The word in metrics.
+    pub fn source(&self) -> &'static str {
+        self.source
+    }
+
+    /// Without the user and password of the URL; the word in metrics of what is no server.
     pub fn url(&self) -> &str {
-        &self.url
+        self.url.as_deref().unwrap_or(self.source)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -102,7 +119,7 @@ impl Status {
     /// How far it is behind the clock, while it reads.
     pub fn behind_ms(&self, now_ms: i64) -> Option<i64> {
         let inner = self.inner();
-        let reads = matches!(inner.state, State::Backfilling | State::Polling);
+        let reads = matches!(inner.state, State::Backfilling | State::Polling | State::Sending);
         inner.at_ms.filter(|_| reads).map(|at_ms| (now_ms - at_ms).max(0))
     }
 
@@ -115,7 +132,7 @@ impl Status {
         let inner = self.inner();
         let (error_ms, error) = inner.error.clone().unzip();
         json!({
-            "source": "prometheus",
+            "source": self.source,
             "url": self.url,
             "match": self.matching,
             "state": inner.state.as_str(),

@@ -94,7 +94,7 @@ impl World {
 }
 
 impl Log for World {
-    fn append(&self, samples: Samples) -> Result<Durable, Refused> {
+    fn append(&self, samples: Samples, _: &'static str) -> Result<Durable, Refused> {
         let all = samples.series.iter().copied().zip(samples.at_ms.iter().copied()).collect();
         self.take(Event::Samples { fill: samples.fill, samples: all })
     }

@@ -1,5 +1,5 @@
 //! Asks a Prometheus server: blocking, one request at a time, every one counted by its outcome and bounded in time and
-//! bytes.
+//! bytes. [`Client::get`] asks any other server, and is not counted.
 //!
 //! Redirects are not followed: credentials would go to a server nobody named. No proxy is taken from the environment.
 //! Files with secrets are read at each request, those with certificates at each connection, so that what is replaced
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
+use ureq::http::Response;
 use ureq::http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
@@ -141,6 +142,16 @@ impl Client {
         Ok(Version { text })
     }
 
+    /// The status and the body of a GET of a path below the URL, whatever server it is.
+    ///
+    /// # Errors
+    /// No answer: [`QueryError::Transient`], or [`QueryError::Definite`] where another try will not help.
+    pub fn get(&self, path: &str) -> Result<(u16, Vec<u8>), QueryError> {
+        let mut response = self.send(&format!("{}{path}", self.url.base()), None, BRIEF)?;
+        let status = response.status().as_u16();
+        self.body(response.body_mut(), ANSWER_BYTES_MAX).map(|body| (status, body))
+    }
+
     /// One request, counted and timed: a POST of `form`, or a GET.
     fn ask<D: for<'a> Deserialize<'a>>(
         &self,
@@ -174,29 +185,8 @@ impl Client {
         form: Option<&[(&str, &str)]>,
         timeout: Duration,
     ) -> Result<Vec<u8>, QueryError> {
-        let headers = self.headers().map_err(QueryError::Definite)?;
         let url = format!("{}/api/v1/{path}", self.url.base());
-        let sent = match form {
-            Some(form) => {
-                let mut request = self.agent.post(&url);
-                if let Some(all) = request.headers_mut() {
-                    all.extend(headers);
-                }
-                let timed =
-                    request.config().timeout_global(Some(timeout)).timeout_connect(Some(CONNECT)).build();
-                timed.send_form(form.iter().copied())
-            }
-            None => {
-                let mut request = self.agent.get(&url);
-                if let Some(all) = request.headers_mut() {
-                    all.extend(headers);
-                }
-                let timed =
-                    request.config().timeout_global(Some(timeout)).timeout_connect(Some(CONNECT)).build();
-                timed.call()
-            }
-        };
-        let mut response = sent.map_err(failed)?;
+        let mut response = self.send(&url, form, timeout)?;
         let status = response.status().as_u16();
         if status == 200 {
             return self.body(response.body_mut(), ANSWER_BYTES_MAX);
@@ -207,6 +197,37 @@ impl Client {
         // What could be read of a refusal is what is shown of it.
         let _ = response.body_mut().as_reader().take(REFUSAL_BYTES_MAX).read_to_end(&mut said);
         Err(answer::refusal(status, retry_after.as_deref(), &said))
+    }
+
+    /// A POST of `form`, or a GET.
+    fn send(
+        &self,
+        url: &str,
+        form: Option<&[(&str, &str)]>,
+        timeout: Duration,
+    ) -> Result<Response<Body>, QueryError> {
+        let headers = self.headers().map_err(QueryError::Definite)?;
+        let sent = match form {
+            Some(form) => {
+                let mut request = self.agent.post(url);
+                if let Some(all) = request.headers_mut() {
+                    all.extend(headers);
+                }
+                let timed =
+                    request.config().timeout_global(Some(timeout)).timeout_connect(Some(CONNECT)).build();
+                timed.send_form(form.iter().copied())
+            }
+            None => {
+                let mut request = self.agent.get(url);
+                if let Some(all) = request.headers_mut() {
+                    all.extend(headers);
+                }
+                let timed =
+                    request.config().timeout_global(Some(timeout)).timeout_connect(Some(CONNECT)).build();
+                timed.call()
+            }
+        };
+        sent.map_err(failed)
     }
 
     fn body(&self, body: &mut Body, bytes_max: u64) -> Result<Vec<u8>, QueryError> {
