@@ -410,10 +410,10 @@ fn each_wrong_write_has_its_status_and_nothing_of_it_is_applied() {
 /// A path, a parameter, the status, and what the answer says.
 type Question = (&'static str, &'static str, &'static str, u16, &'static str);
 
-const QUESTIONS: [Question; 54] = [
+const QUESTIONS: [Question; 56] = [
     ("/api/v1/nothing", "a", "b", 404, "there is nothing at \"/api/v1/nothing\""),
     ("/nothing", "a", "b", 404, "there is nothing at \"/nothing\""),
-    ("/", "a", "b", 404, "there is nothing at \"/\""),
+    ("/page", "a", "b", 404, "there is nothing at \"/page\""),
     ("/api/v1/windows/", "limit", "1", 404, "there is nothing at \"/api/v1/windows/\""),
     ("/api/v1/windows", "match[]", "{", 400, "match[]: \"{\" is not a selector: "),
     ("/api/v1/windows", "match[]", "{a=~\"(\"}", 400, "is not a selector: "),
@@ -476,6 +476,8 @@ const QUESTIONS: [Question; 54] = [
         400,
         "end must be RFC 3339 or Unix seconds up to 253402300799; got \"2026-02-30T00:00:00Z\"",
     ),
+    ("/api/v1/windows", "sort", "up", 400, "sort must be name, at, count, min, "),
+    ("/api/v1/windows", "sort", "-avg", 400, "sort by a number takes the latest rows of one window"),
     ("/api/v1/windows?start=2", "end", "1", 400, "start must be at most end (\"1\"); got \"2\""),
     (
         "/api/v1/windows",

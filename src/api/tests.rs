@@ -797,7 +797,10 @@ fn what_is_open_is_listed_page_by_page_in_the_order_of_rows() {
     let one = served.get("/api/v1/windows?at=now&window=3h&match%5B%5D=%7Binstance%3D%22host1%22%7D").json();
     assert_eq!(one["data"].as_array().unwrap().len(), 1);
     assert_eq!(served.get("/api/v1/windows?at=now&min_avg=1.5").json()["data"], json!([]));
-    for bad in ["at=1700000000", "at=now&start=0", "at=now&end=0", "at=now&at=now"] {
+    assert_eq!(served.get("/api/v1/windows?at=now&window=3h&search=INSTANCE%3Dhost1").json(), one);
+    for bad in
+        ["at=1700000000", "at=now&window=3h&sort=avg", "at=now&start=0", "at=now&end=0", "at=now&at=now"]
+    {
         assert_eq!(served.get(&format!("/api/v1/windows?{bad}")).status, 400, "{bad}");
     }
     let busy = serve(Arc::new(dir.store()), Err("computing".to_owned()));

@@ -79,7 +79,11 @@ function times(_, ticks) {
 export class Chart {
   constructor(place, told) {
     Object.assign(this, { place, told, plot: null, data: null });
-    this.redraw = () => this.data && this.draw(this.data);
+    this.redraw = () => {
+      this.plot?.destroy();
+      this.plot = null;
+      if (this.data) this.draw(this.data);
+    };
     this.sizes = new ResizeObserver(() => this.fit());
     this.sizes.observe(place);
     addEventListener("themechange", this.redraw);
@@ -88,8 +92,8 @@ export class Chart {
 
   draw(data) {
     this.data = data;
-    this.plot?.destroy();
-    this.plot = new uPlot(options(this.place, this.place.clientWidth, this.told), data, this.place);
+    if (this.plot !== null) this.plot.setData(data);
+    else this.plot = new uPlot(options(this.place, this.place.clientWidth, this.told), data, this.place);
   }
 
   fit() {

@@ -40,7 +40,7 @@ class One {
     this.choices = el("div", { class: "choices" });
     this.trouble = el("div", {});
     this.plot = el("div", { class: "plot", role: "img", tabindex: "0", "aria-label": "Loading", "aria-describedby": "plot-help" });
-    this.read = el("p", { class: "read", "aria-live": "polite" }, " ");
+    this.read = el("p", { class: "read" }, " ");
     this.over = el("p", { class: "over" });
     this.facts = el("dl", { class: "facts" });
     this.table = el("div", {});
@@ -70,6 +70,8 @@ class One {
         el("section", { class: "card" }, el("h2", {}, "Revisions"), this.revisions)),
       this.more);
     this.chart = new Chart(this.plot, (idx) => this.point(idx));
+    // Said for keys only: a mouse passes over hundreds of points.
+    this.plot.addEventListener("keyup", () => say(this.read.textContent));
     const status = this.worker.status ?? (await this.worker.first);
     if (this.gone) return;
     this.windows = status.windows;
@@ -110,14 +112,15 @@ class One {
     if (focused) this.choices.querySelector(`input[name="${focused}"]:checked`)?.focus();
   }
 
-  async load() {
+  /** Asks for everything that is shown; `quiet` looks for newer rows, and does not show that it does. */
+  async load({ quiet = false } = {}) {
     this.asked?.abort();
     clearTimeout(this.timer);
     const asked = new AbortController();
     this.asked = asked;
     const { series, range } = this.now;
     const window = this.window().length;
-    this.plot.setAttribute("aria-busy", "true");
+    if (!quiet) this.plot.setAttribute("aria-busy", "true");
     try {
       const newest = await api.newest(series, window, asked.signal);
       this.newest = newest;
@@ -131,6 +134,7 @@ class One {
         this.side(this.revisions, () => api.corrections(series, window, asked.signal), drawRevisions),
       ]);
       this.drawChart(rows, window);
+      if (!quiet) say(this.plot.getAttribute("aria-label"));
       this.trouble.replaceChildren();
     } catch (error) {
       if (asked.signal.aborted) return;
@@ -144,7 +148,7 @@ class One {
   again() {
     const zoomed = this.chart.plot && this.data && this.chart.plot.scales.x.min > this.data[0][0];
     if (document.hidden || zoomed || this.now.range === "all") this.timer = setTimeout(() => this.again(), AGAIN_MS);
-    else this.load();
+    else this.load({ quiet: true });
   }
 
   async ofRange(newest, window, range, signal) {
@@ -211,15 +215,13 @@ class One {
     this.byTime = new Map(rows.map((row) => [row.at_ms, row]));
     this.plot.classList.toggle("nothing", rows.length === 0);
     this.chart.draw(this.data);
-    const words = summary(rows, window);
-    this.plot.setAttribute("aria-label", words);
+    this.plot.setAttribute("aria-label", summary(rows, window));
     const gaps = this.data[0].length - rows.length;
     const range = rows.length === 0 ? "No rows in this range" :
       `${count(rows.length)} points, ${time(rows[0].at_ms)} to ${time(rows.at(-1).at_ms)} UTC${gaps ? `, ${gaps} ${gaps === 1 ? "gap" : "gaps"}` : ""}`;
     this.over.textContent = cut ? `Only the first ${count(api.CHART_ROWS_MAX)} rows of the range are drawn. ${range}` : range;
     this.point(null);
     this.drawTable();
-    say(words);
   }
 
   /** Says what is at the cursor; without one, the newest. */

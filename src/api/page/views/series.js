@@ -135,17 +135,18 @@ class Series {
   }
 
   /** Asks for the first page, or with a cursor for the one after those that are shown. */
-  async load(cursor = null) {
+  async load(cursor = null, { quiet = false } = {}) {
     this.asked?.abort();
     clearTimeout(this.timers.again);
     const asked = new AbortController();
     this.asked = asked;
-    this.wait();
+    if (!quiet) this.wait();
     const { search, sort } = this.now;
     try {
       const page = await api.latest({ window: this.window(), search, sort, cursor, limit: PAGE_ROWS }, asked.signal);
       this.trouble.replaceChildren();
       this.take(page, cursor !== null);
+      if (!quiet) this.tell(cursor !== null);
     } catch (error) {
       if (asked.signal.aborted) return;
       this.trouble.replaceChildren(failed(error, () => this.load(cursor)));
@@ -156,13 +157,14 @@ class Series {
   }
 
   again() {
-    if (!document.hidden) this.load();
+    // Not while somebody is copying a number.
+    const idle = !document.hidden && getSelection().isCollapsed;
+    if (idle) this.load(null, { quiet: true });
     else this.timers.again = setTimeout(() => this.again(), AGAIN_MS);
   }
 
   take(page, further) {
     this.next = page.next;
-    const first = further ? this.rows.length : 0;
     this.rows = further ? this.rows.concat(page.data) : page.data;
     const focused = document.activeElement?.dataset?.series;
     const drawn = page.data.map((row) => this.row(row));
@@ -171,8 +173,12 @@ class Series {
     if (further) drawn[0]?.querySelector("a").focus();
     else if (focused) this.body.querySelector(`[data-series="${focused}"]`)?.focus({ preventScroll: true });
     this.drawFoot();
-    const more = this.next ? ", and more" : "";
-    say(this.rows.length === 0 ? "No series" : `${further ? `Rows ${first + 1} to` : ""} ${this.rows.length} series${more}`.trim());
+  }
+
+  /** Says what came, to whoever does not see it. */
+  tell(further) {
+    const shown = this.rows.length === 0 ? "No series" : `${this.rows.length} series${further ? " now" : ""}`;
+    say(this.next ? `${shown}, and more` : shown);
   }
 
   row(row) {
@@ -195,6 +201,7 @@ class Series {
   }
 
   drawFoot() {
+    this.table.parentElement.hidden = this.rows.length === 0;
     const parts = [];
     if (this.rows.length === 0) parts.push(this.nothing());
     else {
