@@ -91,12 +91,12 @@ impl Progress {
 
     /// All is read; what is left to do shows in rows.
     fn storing(&mut self, computed: u64, rows: u64) {
-        let words = format!("all read; {computed} samples computed, {rows} rows stored");
         if let Some(bar) = &self.bar {
-            bar.set_message(words);
+            // Beside the bar, in 80 columns.
+            bar.set_message(format!("all read; {rows} rows stored"));
         } else if self.reported.elapsed() >= REPORT_EVERY {
             self.reported = Instant::now();
-            eprintln!("{words}");
+            eprintln!("all read; {computed} samples computed, {rows} rows stored");
         }
     }
 
