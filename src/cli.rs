@@ -100,9 +100,6 @@ pub struct Status {
     /// The worker, e.g. http://127.0.0.1:7464 [default: the address it is configured to listen on]
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
-    /// Between the two readings that give the rate of samples, 100ms to 1m
-    #[arg(long, value_name = "DURATION", default_value = "1s")]
-    pub over: String,
     /// Flags for all commands.
     #[command(flatten)]
     pub common: Common,

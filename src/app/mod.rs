@@ -10,6 +10,7 @@ mod demo;
 mod history;
 mod process;
 mod progress;
+mod rate;
 mod raw;
 mod reading;
 mod release;

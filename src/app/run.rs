@@ -1,8 +1,8 @@
 //! `run`: takes samples over HTTP until it is told to stop.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -26,6 +26,7 @@ use crate::store::{LabelPairs, Store, judge_rows_per_day, rows_per_day};
 
 use super::audit::Audit;
 use super::history::jobs::Histories;
+use super::rate::{self, Rate};
 use super::sources::{self, Guest, Sources};
 use super::stack::{Fatal, OnFatal, Stack};
 use super::watchdog::Watchdog;
@@ -86,7 +87,9 @@ async fn serve(
         closing: AtomicBool::new(false),
         opened,
         sources: statuses,
+        rate: Rate::default(),
     });
+    tokio::spawn(note_rate(Arc::downgrade(&worker)));
     let receiver = Receiver::new(
         Arc::clone(&worker) as Arc<dyn Intake>,
         Arc::clone(&stack.labels),
@@ -243,6 +246,16 @@ fn check_rows_per_day(config: &Config, stack: &Stack) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Notes how many samples are computed, for as long as the worker is there.
+async fn note_rate(worker: Weak<Live>) {
+    let mut every = tokio::time::interval(rate::EVERY);
+    loop {
+        every.tick().await;
+        let Some(worker) = worker.upgrade() else { return };
+        worker.rate.note(Instant::now(), worker.stack.engine_progress.samples.load(Ordering::Relaxed));
+    }
+}
+
 async fn told_to_stop() -> &'static str {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut terminate), Ok(mut interrupt)) =
@@ -259,6 +272,7 @@ async fn told_to_stop() -> &'static str {
 
 /// The running worker as sources and the API see it.
 struct Live {
+    rate: Rate,
     stack: Arc<Stack>,
     config: Config,
     closing: AtomicBool,
@@ -367,6 +381,7 @@ impl api::Worker for Live {
         let series = progress.sizes.series.load(Ordering::Relaxed);
         let rows = rows_per_day(series, &self.config.windows);
         let waits_for = stack.ready().err();
+        let samples = progress.samples.load(Ordering::Relaxed);
         let quarantined = progress.quarantined();
         let log_bytes = |log| stack.metrics.log_bytes.get_or_create(&Log { log }).get();
         json!({
@@ -379,7 +394,8 @@ impl api::Worker for Live {
             "epoch": { "journal": stack.journal.last_epoch_end().map(|end| end.epoch), "outbox": stack.outbox.epoch(),
                        "store": stack.sink_progress.epoch.load(Ordering::Relaxed) },
             "lag_seconds": (stream_ms != i64::MIN).then(|| (now_ms() - stream_ms) as f64 / 1e3),
-            "samples": progress.samples.load(Ordering::Relaxed),
+            "samples": samples,
+            "samples_per_second": self.rate.per_second(Instant::now(), samples),
             "quarantined": { "count": quarantined.len(), "series": quarantined.iter().take(QUARANTINED_SHOWN).map(ToString::to_string).collect::<Vec<_>>() },
             "rows": progress.rows.load(Ordering::Relaxed),
             "journal_bytes": stack.journal.bytes(),

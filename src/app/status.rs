@@ -1,26 +1,24 @@
 //! `status`: how a running worker is, in a dozen lines, as its `/api/v1/status` says.
 //!
-//! Two readings, a second apart or as far as `--over` says, give the rate. Not here: what the figures mean (`run`, which gives them).
+//! Not here: what the figures mean (`run`, which gives them).
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tidewatch_dataflows::settings::duration;
 
+use super::rate::OVER;
 use crate::cli;
+use crate::config::Config;
 use crate::config::http::{HttpConfig, Url};
-use crate::config::{Config, parse_duration};
 use crate::metrics::Metrics;
 use crate::source::query::client::Client;
 
 const PATH: &str = "/api/v1/status";
-/// How far apart the two readings may be, milliseconds.
-const OVER_MS: std::ops::RangeInclusive<i64> = 100..=60_000;
 /// Most characters of what a server said that we repeat.
 const SAID_MAX: usize = 300;
 
@@ -29,21 +27,11 @@ pub fn status(config: &Config, args: &cli::Status) -> anyhow::Result<ExitCode> {
     let url = args.url.clone().unwrap_or_else(|| format!("http://{}", reached(config.listen)));
     let url: Url = url.parse().map_err(|error| anyhow!("--url must be {error}"))?;
     let client = Client::new(&url, &HttpConfig::default(), Arc::new(Metrics::new()))?;
-    let over_ms = parse_duration(&args.over).filter(|over_ms| OVER_MS.contains(over_ms));
-    let over_ms = over_ms
-        .with_context(|| format!("--over must be a duration from 100ms to 1m; got {:?}", args.over))?;
-    let (before, begun) = (read(&client)?, Instant::now());
-    std::thread::sleep(Duration::from_millis(over_ms.unsigned_abs()));
-    let mut now = read(&client)?;
-    let seconds = begun.elapsed().as_secs_f64();
-    // One that was started again meanwhile counts from 0.
-    let taken = number(&now, "/samples").zip(number(&before, "/samples")).map(|(now, before)| now - before);
-    let rate = taken.filter(|taken| *taken >= 0.0).map(|taken| taken / seconds);
+    let now = read(&client)?;
     if args.common.json {
-        now["samples_per_second"] = json!(rate);
         println!("{now}");
     } else {
-        print!("{}", words(&url, &now, rate, over_ms));
+        print!("{}", words(&url, &now));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -100,7 +88,7 @@ fn number(status: &Value, path: &str) -> Option<f64> {
 }
 
 /// The dozen lines. What an older worker does not tell shows as `?`.
-fn words(url: &Url, status: &Value, rate: Option<f64>, over_ms: i64) -> String {
+fn words(url: &Url, status: &Value) -> String {
     let text = |path: &str| status.pointer(path).and_then(Value::as_str).unwrap_or("?").to_owned();
     let count = |path: &str| number(status, path).map_or_else(|| "?".to_owned(), thousands);
     let size = |path: &str| number(status, path).map_or_else(|| "?".to_owned(), bytes);
@@ -110,6 +98,7 @@ fn words(url: &Url, status: &Value, rate: Option<f64>, over_ms: i64) -> String {
         Some(true) => "yes".to_owned(),
         _ => format!("no: {}", text("/waits_for")),
     };
+    let rate = number(status, "/samples_per_second");
     let rate = rate.map_or_else(|| "?".to_owned(), |rate| format!("{rate:.1}"));
     let exceeded = if status["rows_per_day"]["exceeded"] == true { ", exceeded" } else { "" };
     let lines = [
@@ -119,7 +108,7 @@ fn words(url: &Url, status: &Value, rate: Option<f64>, over_ms: i64) -> String {
             "samples",
             format!(
                 "{rate} a second over {}, {} computed since the start",
-                duration(over_ms),
+                duration(OVER.as_millis() as i64),
                 count("/samples")
             ),
         ),
@@ -251,6 +240,8 @@ fn bytes(n: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -274,7 +265,7 @@ mod tests {
             json!({}),
             json!({"sources": 5, "limits_reached": [], "epoch": {"journal": "x"}, "quarantined": 1}),
         ] {
-            let text = words(&url, &status, None, 1_000);
+            let text = words(&url, &status);
             assert_eq!(text.lines().count(), 12, "{text}");
         }
     }

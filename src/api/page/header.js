@@ -7,9 +7,6 @@ import { count, number, span } from "./format.js";
 /** How often the worker is asked while the page is visible. */
 const EVERY_MS = 5_000;
 
-/** When it is asked a second time: a rate needs two answers. */
-const SOON_MS = 1_500;
-
 const SUN = "M12 4V2m0 20v-2m8-8h2M2 12h2m13.7-5.7 1.4-1.4M4.9 19.1l1.4-1.4m0-11.4L4.9 4.9m14.2 14.2-1.4-1.4M16 12a4 4 0 1 1-8 0 4 4 0 0 1 8 0Z";
 const MOON = "M20 14.5A8.5 8.5 0 0 1 9.5 4a8.5 8.5 0 1 0 10.5 10.5Z";
 
@@ -22,39 +19,32 @@ const field = (label, key, title = null) => {
 export function start(each) {
   const worker = document.getElementById("worker");
   worker.append(field("Worker", "ready"), field("Series", "series", "Series that are held"),
-    field("Samples/s", "rate", "Samples taken per second"), field("Lag", "lag", "How far the newest epoch is behind the clock"));
+    field("Samples/s", "rate", "Samples computed per second, over the last 30 s"), field("Lag", "lag", "How far the newest epoch is behind the clock"));
   theme(document.getElementById("theme"));
-  let before = null;
   let timer = 0;
   const turn = async () => {
     clearTimeout(timer);
     if (document.hidden) return;
-    const first = before === null;
     try {
       const status = await api.status();
-      const now = { at: performance.now(), samples: status.samples };
-      show(status, before, now);
-      before = now;
+      show(status);
       each(status);
     } catch (error) {
       put("ready", error.title, "bad");
-      before = null;
     }
     clearTimeout(timer);
-    timer = setTimeout(turn, first ? SOON_MS : EVERY_MS);
+    timer = setTimeout(turn, EVERY_MS);
   };
   document.addEventListener("visibilitychange", turn);
   turn();
 }
 
-function show(status, before, now) {
+function show(status) {
   const ready = status.ready !== false;
   put("ready", ready ? "ready" : "catching up", ready ? "good" : "busy", status.waits_for);
   put("series", count(status.series));
   put("lag", span(status.lag_seconds));
-  const seconds = before === null ? 0 : (now.at - before.at) / 1_000;
-  // Below zero the worker has started anew.
-  if (seconds > 0.5) put("rate", now.samples >= before.samples ? number((now.samples - before.samples) / seconds) : "–");
+  put("rate", number(status.samples_per_second));
 }
 
 function put(key, text, tone = "", title = null) {

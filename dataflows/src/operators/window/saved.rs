@@ -284,21 +284,21 @@ impl Windows {
     }
 
     /// The panes of a window that are built, not sealed, and begin before the last change of settings.
-    fn reshaped(&self, slot: u32, w: usize, built: i64) -> std::ops::RangeInclusive<i64> {
+    fn reshaped(&self, slot: u32, w: usize, built: i64) -> Option<std::ops::RangeInclusive<i64>> {
         let plan = &self.plans[w];
         if built == NEVER || self.reshaped_to == NEVER || self.heads[slot as usize].newest == NEVER {
-            return 1..=0;
+            return None;
         }
         let oldest = plan.oldest(self.heads[slot as usize].newest);
         let from = pane_of(self.horizon(slot), plan.hop_ms).max(oldest);
-        from..=built.min(pane_of(self.reshaped_to, plan.hop_ms))
+        Some(from..=built.min(pane_of(self.reshaped_to, plan.hop_ms)))
     }
 
     fn load_reshaped(&mut self, slot: u32, w: usize, built: i64, take: &mut Take) -> Result<(), BadState> {
         let (range, plan) = (self.reshaped(slot, w, built), self.plans[w]);
         for _ in 0..take.n(80)? {
             let (pane, words) = (take.i64()?, take.words()?);
-            if !range.contains(&pane) || !panes::holds(&words, pane) {
+            if !range.as_ref().is_some_and(|range| range.contains(&pane)) || !panes::holds(&words, pane) {
                 return Err(BadState("a pane that was put together in another shape is not what it says"));
             }
             self.records.of_mut(slot)[plan.ring.0 + pane.rem_euclid(plan.ring.1) as usize] = words;
@@ -360,7 +360,8 @@ impl Windows {
             let record = self.records.of(slot);
             let at = |pane: i64| &record[plan.ring.0 + pane.rem_euclid(plan.ring.1) as usize];
             let built = self.marks[slot as usize * self.plans.len() + w].built.upto();
-            let held = self.reshaped(slot, w, built).filter(|pane| panes::holds(at(*pane), *pane));
+            let held = self.reshaped(slot, w, built).into_iter().flatten();
+            let held = held.filter(|pane| panes::holds(at(*pane), *pane));
             put.n(held.clone().count());
             for pane in held {
                 put.i64(pane);
@@ -430,7 +431,7 @@ impl Windows {
             } else {
                 let sealed = pane_of(horizon, plan.hop_ms) - 1;
                 let as_it_is = self.reshaped(slot, w, built.upto());
-                let kept = if reshaped.contains(&w) { *as_it_is.end() } else { NEVER };
+                let kept = as_it_is.filter(|_| reshaped.contains(&w)).map_or(NEVER, |panes| *panes.end());
                 Some(built.upto().min(sealed.max(kept)))
             };
             if reshaped.contains(&w) {
