@@ -101,8 +101,6 @@ impl Stack {
         metrics.build_info.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
         remove_history(dir)?;
         let labels = open_labels(config, &dir.join("series"), Arc::clone(&metrics))?;
-        let outbox_dir = dir.join("outbox");
-        let outbox = open_outbox(config, &outbox_dir, Arc::clone(&metrics))?;
         let options = embedded::Options {
             retention_ms: config.store.retention_ms,
             // Twice those that are alive at once: as many come as go.
@@ -118,6 +116,10 @@ impl Stack {
         let every = Duration::from_millis(config.snapshots.every_ms.unsigned_abs());
         let snapshots = Snapshots::open(dir.join("snapshots"), every, Arc::clone(&metrics))
             .context("opening the snapshots")?;
+
+        let outbox_dir = dir.join("outbox");
+        let proof = outbox::Proof { snapshot: snapshots.newest_epoch(), stored, accept_loss };
+        let outbox = open_outbox(config, &outbox_dir, proof, Arc::clone(&metrics))?;
 
         let mut journal_config = journal_config(config, mode, allow_future);
         journal_config.accept_loss = accept_loss;
@@ -291,10 +293,15 @@ pub fn open_labels(config: &Config, dir: &Path, metrics: Arc<Metrics>) -> anyhow
     Ok(Arc::new(Labels::open(dir, limits, metrics).context("opening the series log")?))
 }
 
-/// Opens an outbox of the configured size.
-pub fn open_outbox(config: &Config, dir: &Path, metrics: Arc<Metrics>) -> anyhow::Result<Outbox> {
+/// Opens an outbox of the configured size that must hold what `proof` says.
+pub fn open_outbox(
+    config: &Config,
+    dir: &Path,
+    proof: outbox::Proof,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<Outbox> {
     let bytes_max = config.outbox.bytes_max;
-    let outbox_config = outbox::Config { segment_bytes: segment_bytes(bytes_max), bytes_max };
+    let outbox_config = outbox::Config { segment_bytes: segment_bytes(bytes_max), bytes_max, proof };
     Outbox::open(dir, outbox_config, metrics).context("opening the outbox")
 }
 

@@ -48,6 +48,8 @@ impl Index {
             Some(segment) => segment,
             None if oldest == 0 => 0,
             None => {
+                // What was looked for may be there and be damaged: then that is said.
+                self.read_through(oldest)?;
                 let first = self.first_end(oldest, &mut firsts)?;
                 return Err(JournalError::Trimmed { wanted: epoch, first });
             }
@@ -80,6 +82,14 @@ impl Index {
             }
         }
         Ok(newest)
+    }
+
+    /// Reads a segment to its end.
+    fn read_through(&self, segment: u64) -> Result<(), JournalError> {
+        let end = self.durable.end();
+        let mut reader = SegmentReader::open_at(&self.folder, LOG, segment)?;
+        while reader.position().segment == segment && reader.advance(end)? {}
+        Ok(())
     }
 
     /// The first durable epoch end in a segment. One that cannot be read is passed over: then less is trimmed.

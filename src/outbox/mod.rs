@@ -12,6 +12,8 @@ mod record;
 mod tail;
 mod trim;
 
+use std::cell::Cell;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,7 +27,7 @@ use crate::disk::Folder;
 use crate::faults::mutant;
 use crate::metrics::{Gauge, Histogram, Log, Metrics};
 pub use crate::segments::Durable;
-use crate::segments::{self, SegmentReader, Segments, SegmentsError};
+use crate::segments::{self, Ending, SegmentReader, Segments, SegmentsError};
 
 const LOG: &str = "outbox";
 
@@ -43,6 +45,21 @@ pub enum OutboxError {
     /// A record that is not what its kind says.
     #[error("an outbox record cannot be used: {why}")]
     Malformed { why: String },
+    /// What was made from it is ahead of it.
+    #[error("{} is damaged at offset {offset}: {why}; the outbox ends {} there, and the {what} holds epoch {epoch}, so what follows had been synced; --accept-loss goes on above it", path.display(), at(*found))]
+    Behind {
+        /// The last segment.
+        path: PathBuf,
+        offset: u64,
+        why: String,
+        what: &'static str,
+        epoch: u64,
+        found: Option<u64>,
+    },
+}
+
+fn at(found: Option<u64>) -> String {
+    found.map_or_else(|| "without an epoch".to_owned(), |epoch| format!("with epoch {epoch}"))
 }
 
 impl OutboxError {
@@ -59,11 +76,33 @@ pub struct Config {
     pub segment_bytes: u64,
     /// Bytes of all segments beyond which [`Outbox::full`] says so.
     pub bytes_max: u64,
+    /// What proves which epochs it must hold.
+    pub proof: Proof,
+}
+
+/// The newest epochs of what is made only from epochs that are durable here. An outbox that ends before them has not a
+/// torn tail: it is damaged.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Proof {
+    /// That of the newest snapshot.
+    pub snapshot: Option<u64>,
+    /// That of the store.
+    pub stored: Option<u64>,
+    /// Whether the start goes on without the epochs that are lost.
+    pub accept_loss: bool,
+}
+
+impl Proof {
+    /// The newest epoch of all, and whose it is.
+    fn newest(&self) -> Option<(&'static str, u64)> {
+        let all = [("newest snapshot", self.snapshot), ("store", self.stored)];
+        all.into_iter().filter_map(|(what, epoch)| Some((what, epoch?))).max_by_key(|(_, epoch)| *epoch)
+    }
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { segment_bytes: 64 << 20, bytes_max: 10 << 30 }
+        Config { segment_bytes: 64 << 20, bytes_max: 10 << 30, proof: Proof::default() }
     }
 }
 
@@ -85,44 +124,77 @@ impl Outbox {
     /// Opens the outbox in `folder`, making it if needed. An epoch that was not written whole is cut off.
     ///
     /// # Errors
-    /// Files that cannot be read or written, or are damaged before their end.
+    /// Files that cannot be read or written, or are damaged before their end. An outbox that ends before what
+    /// [`Config::proof`] says; nothing is cut off then, unless the loss is accepted.
     pub fn open(
         folder: impl Into<Folder>,
         config: Config,
         metrics: Arc<Metrics>,
     ) -> Result<Outbox, OutboxError> {
         let folder = folder.into();
-        let (mut last_epoch, mut error) = (None, None);
-        let (segments, _) = Segments::open(&folder, LOG, config.segment_bytes, |kind, payload| {
-            match header(kind, payload) {
-                Ok((header, _)) if header.last => {
-                    last_epoch = Some(header.epoch);
-                    true
-                }
-                Ok(_) => false,
-                Err(e) => {
-                    // Not torn: the checksum was right. It stays as it is, and opening fails below.
-                    error.get_or_insert(e);
-                    true
-                }
+        let (last_here, error, last) = (Cell::new(None), Cell::new(None), Cell::new(None));
+        let visit = |kind, payload: &[u8]| match header(kind, payload) {
+            Ok((header, _)) if header.last => {
+                last_here.set(Some(header.epoch));
+                true
             }
-        })?;
-        if let Some(error) = error {
-            return Err(error);
-        }
+            Ok(_) => false,
+            Err(e) => {
+                // Not torn: the checksum was right. It stays as it is, and opening fails below.
+                error.set(error.take().or(Some(e)));
+                true
+            }
+        };
+        let judge = |ending| {
+            if let Some(error) = error.take() {
+                return Err(error);
+            }
+            last.set(match last_here.get() {
+                None => last_epoch_before(&folder)?,
+                here => here,
+            });
+            judge(&config.proof, last.get(), ending)
+        };
+        let (segments, _) = Segments::open_judging(&folder, LOG, config.segment_bytes, None, visit, judge)?;
         let mut whole_in = segments.end().segment;
-        if last_epoch.is_none() {
-            last_epoch = last_epoch_before(&folder)?;
+        if last_here.get().is_none() {
             // As good as the one before, which is the last that may go.
             whole_in = segments::list(&folder)?.into_iter().rev().nth(1).unwrap_or(whole_in);
         }
+        let last_epoch = last.get();
         let log = Log { log: LOG };
         let bytes = metrics.log_bytes.get_or_create(&log).clone();
         let sync_seconds = metrics.log_sync_seconds.get_or_create(&log).clone();
         bytes.set(i64::try_from(segments.bytes()).unwrap_or(i64::MAX));
         let durable = Arc::new(Durable::new(segments.end(), last_epoch));
         let trimmer = Trimmer::new(folder, segments.trimmer(), Arc::clone(&durable), bytes.clone(), whole_in);
-        Ok(Outbox { segments, config, last_epoch, whole_in, durable, trimmer, bytes, sync_seconds })
+        let mut outbox =
+            Outbox { segments, config, last_epoch, whole_in, durable, trimmer, bytes, sync_seconds };
+        outbox.pass_loss()?;
+        Ok(outbox)
+    }
+
+    /// Where the epochs up to what is proven are not there, which was accepted: writes the last of them without rows, so
+    /// that neither the engine nor a sink comes back to them.
+    fn pass_loss(&mut self) -> Result<(), OutboxError> {
+        let Some((what, proven)) = self.config.proof.newest() else { return Ok(()) };
+        if self.last_epoch.is_some_and(|last| last >= proven) {
+            return Ok(());
+        }
+        let ends = at(self.last_epoch);
+        let held = self.config.proof.stored.max(self.last_epoch).filter(|held| *held < proven);
+        if self.config.proof.stored == Some(proven) {
+            tracing::warn!(
+                "the outbox ends {ends}; the store holds all up to epoch {proven}, so nothing is lost: going on above it"
+            );
+        } else {
+            tracing::error!(
+                "the outbox ends {ends} and the {what} holds epoch {proven}: the rows of the epochs after {} up to {proven} are missing, as accepted",
+                held.unwrap_or(0)
+            );
+        }
+        self.append(proven, &Outcomes::default())?;
+        self.sync()
     }
 
     /// The newest epoch held.
@@ -210,21 +282,37 @@ impl Drop for Outbox {
     }
 }
 
+/// Whether an outbox may end with this epoch.
+fn judge(proof: &Proof, found: Option<u64>, ending: Ending) -> Result<(), OutboxError> {
+    match proof.newest() {
+        Some((what, epoch)) if found.is_none_or(|found| found < epoch) && !proof.accept_loss => {
+            let Ending { path, offset, why } = ending;
+            Err(OutboxError::Behind { path, offset, why, what, epoch, found })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The last epoch of the newest segment but one; the last one has none yet.
 fn last_epoch_before(folder: &Folder) -> Result<Option<u64>, OutboxError> {
-    let mut last_epoch = None;
     // A segment is begun only after an epoch, so the one before the last ends with one.
-    if let Some(segment) = segments::list(folder)?.into_iter().rev().nth(1) {
-        let mut reader = SegmentReader::open_at(folder, LOG, segment)?;
-        let end = reader.segment_end()?;
-        while let Some((kind, payload)) = reader.next(end)? {
-            let (header, _) = header(kind, payload)?;
-            if header.last {
-                last_epoch = Some(header.epoch);
-            }
+    match segments::list(folder)?.into_iter().rev().nth(1) {
+        Some(segment) => last_epoch_of(folder, segment),
+        None => Ok(None),
+    }
+}
+
+/// The last whole epoch of a segment that is written no more.
+fn last_epoch_of(folder: &Folder, segment: u64) -> Result<Option<u64>, OutboxError> {
+    let mut reader = SegmentReader::open_at(folder, LOG, segment)?;
+    let (end, mut last) = (reader.segment_end()?, None);
+    while let Some((kind, payload)) = reader.next(end)? {
+        let (header, _) = header(kind, payload)?;
+        if header.last {
+            last = Some(header.epoch);
         }
     }
-    Ok(last_epoch)
+    Ok(last)
 }
 
 #[cfg(test)]

@@ -136,7 +136,7 @@ fn an_epoch_written_in_part_is_gone_after_a_crash() {
 #[test]
 fn a_full_outbox_says_so() {
     let dir = Dir::new();
-    let config = Config { segment_bytes: 1 << 20, bytes_max: 100 };
+    let config = Config { segment_bytes: 1 << 20, bytes_max: 100, ..Config::default() };
     let mut outbox = Outbox::open(dir.path(), config, Arc::new(Metrics::new())).unwrap();
     assert!(!outbox.full());
     for epoch in 1..=3 {
@@ -264,4 +264,62 @@ fn a_full_disk_takes_the_same_epoch_later() {
     drop(outbox);
     let outbox = open(&dir, 1 << 20);
     assert!(outbox.last_epoch() >= Some(39));
+}
+
+#[test]
+fn an_outbox_that_ends_before_what_was_made_from_it_is_damaged() {
+    let (dir, mut rng) = (Dir::new(), fastrand::Rng::with_seed(9));
+    let mut outbox = open(&dir, 1 << 20);
+    let all: Vec<(u64, Outcomes)> = (1..=5).map(|epoch| (10 * epoch, outcomes(&mut rng, 3, 0))).collect();
+    let mut ends = Vec::new();
+    for (epoch, outcomes) in &all {
+        outbox.append(*epoch, outcomes).unwrap();
+        outbox.sync().unwrap();
+        ends.push(outbox.bytes());
+    }
+    drop(outbox);
+    let path = dir.path().join(format!("{:020}.seg", 0));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[ends[1] as usize + 20] ^= 4;
+    std::fs::write(&path, &bytes).unwrap();
+    let with = |proof| {
+        let config = Config { segment_bytes: 1 << 20, proof, ..Config::default() };
+        Outbox::open(dir.path(), config, Arc::new(Metrics::new()))
+    };
+    let none = Proof::default();
+    for (snapshot, stored, what) in [
+        (Some(30), None, "newest snapshot"),
+        (Some(30), Some(21), "newest snapshot"),
+        (None, Some(50), "store"),
+    ] {
+        let error = with(Proof { snapshot, stored, ..none }).err().expect("it is damaged").to_string();
+        let epoch = snapshot.or(stored).unwrap();
+        let says = [
+            format!("{} is damaged at offset {}", path.display(), ends[1]),
+            "ends with epoch 20".to_owned(),
+            format!("the {what} holds epoch {epoch}"),
+        ];
+        assert!(says.iter().all(|says| error.contains(says)), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "nothing is cut off");
+    }
+    // What is accepted holds for the next start, too: nobody comes back to what is lost.
+    let accepted = Proof { snapshot: Some(30), stored: Some(40), accept_loss: true };
+    assert_eq!(with(accepted).unwrap().last_epoch(), Some(40));
+    let mut outbox = with(Proof { accept_loss: false, ..accepted }).unwrap();
+    assert_eq!(outbox.last_epoch(), Some(40));
+    assert!(!outbox.append(30, &all[2].1).unwrap());
+    assert!(outbox.append(60, &all[4].1).unwrap());
+    outbox.sync().unwrap();
+    let mut tail = Tail::open(dir.path(), outbox.durable(), Some(40)).unwrap();
+    assert!(same(&tail.next().unwrap().unwrap(), 60, &all[4].1));
+    let mut tail = Tail::open(dir.path(), outbox.durable(), Some(10)).unwrap();
+    let epochs: Vec<u64> = std::iter::from_fn(|| tail.next().unwrap().map(|batch| batch.epoch)).collect();
+    assert_eq!(epochs, [20, 40, 60]);
+    // One that is gone altogether.
+    drop(outbox);
+    std::fs::remove_file(&path).unwrap();
+    let error = with(Proof { stored: Some(60), ..none }).err().expect("it is gone").to_string();
+    assert!(error.contains("ends without an epoch"), "{error}");
+    let behind = Proof { snapshot: Some(60), stored: Some(20), accept_loss: true };
+    assert_eq!(with(behind).unwrap().last_epoch(), Some(60));
 }

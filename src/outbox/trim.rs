@@ -6,10 +6,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{LOG, OutboxError, record};
+use super::OutboxError;
 use crate::disk::Folder;
 use crate::metrics::Gauge;
-use crate::segments::{self, Durable, SegmentReader, SegmentsError};
+use crate::segments::{self, Durable, SegmentsError};
 
 /// Removes what no sink needs any more, from any thread, while the outbox is written. Cheap to clone.
 #[derive(Clone)]
@@ -76,17 +76,12 @@ impl Trimmer {
         Ok((last <= upto_epoch).then_some(next))
     }
 
-    /// The last epoch of a segment that is written no more; none if another trimmer took it away.
+    /// The last epoch of a segment; none if another trimmer took it away.
     fn last_epoch_of(&self, segment: u64) -> Result<Option<u64>, OutboxError> {
-        let mut reader = match SegmentReader::open_at(&self.folder, LOG, segment) {
-            Err(SegmentsError::Missing { .. }) => return Ok(None),
-            opened => opened?,
-        };
-        let (end, mut last) = (reader.segment_end()?, None);
-        while let Some((kind, payload)) = reader.next(end)? {
-            last = Some(record::header(kind, payload)?.0.epoch);
+        match super::last_epoch_of(&self.folder, segment) {
+            Err(OutboxError::Segments(SegmentsError::Missing { .. })) => Ok(None),
+            read => read,
         }
-        Ok(last)
     }
 
     /// The oldest segment's number: above 0 once anything was trimmed.

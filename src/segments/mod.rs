@@ -27,7 +27,7 @@ use crc32fast::Hasher;
 pub use self::durable::Durable;
 pub use self::reader::{Place, SegmentReader, Skipped};
 pub use self::trimmer::Trimmer;
-pub use self::writer::{Proof, Recovered, Segments};
+pub use self::writer::{Ending, Proof, Recovered, Segments};
 use crate::disk::{DiskFile, Folder};
 use crate::faults::mutant;
 

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::reader::SegmentReader;
 use super::trimmer::Trimmer;
@@ -23,6 +23,17 @@ pub struct Recovered {
     pub truncated_bytes: u64,
     /// Records in the last segment.
     pub records: u64,
+}
+
+/// Where a log would end when it is opened: what follows is about to be cut off.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    /// The last segment.
+    pub path: PathBuf,
+    /// The first bad record, or the end of the last good one.
+    pub offset: u64,
+    /// What is wrong there.
+    pub why: String,
 }
 
 /// Tells a torn tail, which is cut off, from damage, which is not.
@@ -94,12 +105,30 @@ impl Segments {
         proof: Option<Proof>,
         visit: impl FnMut(u8, &[u8]) -> bool,
     ) -> Result<(Segments, Recovered), SegmentsError> {
+        Segments::open_judging(folder, name, segment_bytes, proof, visit, |_| Ok(()))
+    }
+
+    /// [`Segments::open_proving`] of a log of which others know what it must hold: `judge` is asked when all records were
+    /// visited, before anything is cut off.
+    ///
+    /// # Errors
+    /// As there, and what `judge` says.
+    pub fn open_judging<E: From<SegmentsError>>(
+        folder: impl Into<Folder>,
+        name: &'static str,
+        segment_bytes: u64,
+        proof: Option<Proof>,
+        visit: impl FnMut(u8, &[u8]) -> bool,
+        judge: impl FnOnce(Ending) -> Result<(), E>,
+    ) -> Result<(Segments, Recovered), E> {
         let folder = folder.into();
         make_dir(&folder)?;
         let Last { first, file, length, earlier, torn_bytes } = last_segment(&folder, name)?;
         let path = path_of(&folder, first);
-        let Scanned { mut end, records } =
+        let Scanned { mut end, records, bad } =
             scan(&folder, name, Position { segment: first, offset: length }, proof, visit)?;
+        let (offset, why) = bad.unwrap_or_else(|| (end, "what should follow is not there".to_owned()));
+        judge(Ending { path: path.clone(), offset, why })?;
         if mutant(6) {
             end = length;
         }
@@ -424,6 +453,8 @@ fn last_segment(folder: &Folder, name: &str) -> Result<Last, SegmentsError> {
 struct Scanned {
     end: u64,
     records: u64,
+    /// The bad record that ended the reading, and what is wrong with it.
+    bad: Option<(u64, String)>,
 }
 
 /// Reads the last segment, which is as long as `whole`.
@@ -435,13 +466,13 @@ fn scan(
     mut visit: impl FnMut(u8, &[u8]) -> bool,
 ) -> Result<Scanned, SegmentsError> {
     let mut reader = SegmentReader::open_at(folder, name, whole.segment)?;
-    let (mut scanned, mut seen) = (Scanned { end: HEADER_BYTES, records: 0 }, 0);
+    let (mut scanned, mut seen) = (Scanned { end: HEADER_BYTES, records: 0, bad: None }, 0);
     loop {
         match reader.next(whole) {
             Ok(Some((kind, payload))) => {
                 seen += 1;
                 if visit(kind, payload) {
-                    scanned = Scanned { end: reader.position().offset, records: seen };
+                    (scanned.end, scanned.records) = (reader.position().offset, seen);
                 }
             }
             Ok(None) => return Ok(scanned),
@@ -453,6 +484,7 @@ fn scan(
                 match proof.filter(|_| proven) {
                     None => {
                         tracing::warn!(file = %path.display(), offset, why, "torn tail of the {name} log found");
+                        scanned.bad = Some((offset, why));
                         return Ok(scanned);
                     }
                     Some(proof) if proof.accept_loss => {

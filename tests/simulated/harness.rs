@@ -229,12 +229,20 @@ impl World {
         let labels =
             Labels::open(folder.join("series"), Limits::default(), Arc::clone(&metrics)).map_err(text)?;
         let labels = Arc::new(labels);
-        let bytes_max = 1 << 30;
-        let config = outbox::Config { segment_bytes: self.rules.segment_bytes, bytes_max };
+        let snapshots = self.rules.snapshots_every.map(|every| {
+            Snapshots::open(folder.join("snapshots"), every, Arc::clone(&metrics)).map_err(text)
+        });
+        let snapshots = snapshots.transpose()?;
+        let stored = self.sink.lock().unwrap().epoch;
+        let newest = snapshots.as_ref().and_then(Snapshots::newest_epoch);
+        let config = outbox::Config {
+            segment_bytes: self.rules.segment_bytes,
+            bytes_max: 1 << 30,
+            proof: outbox::Proof { snapshot: newest, stored, accept_loss: false },
+        };
         let outbox = Outbox::open(folder.join("outbox"), config, Arc::clone(&metrics)).map_err(text)?;
         let clock = Arc::clone(&self.clock);
-        let stored = self.sink.lock().unwrap().epoch;
-        let made = [("outbox", outbox.last_epoch()), ("sink", stored)];
+        let made = [("outbox", outbox.last_epoch()), ("sink", stored), ("newest snapshot", newest)];
         let config = journal::Config {
             made: made.into_iter().filter_map(|(what, epoch)| Some((what, epoch?))).collect(),
             segment_bytes: self.rules.segment_bytes,
@@ -253,10 +261,6 @@ impl World {
         let durable = outbox.durable();
         let quit = Arc::new(AtomicBool::new(false));
         let (freed_to, freed) = channel();
-        let snapshots = self.rules.snapshots_every.map(|every| {
-            Snapshots::open(folder.join("snapshots"), every, Arc::clone(&metrics)).map_err(text)
-        });
-        let snapshots = snapshots.transpose()?;
         let tail = Tail::open(folder.join("outbox"), Arc::clone(&durable), stored).map_err(text)?;
         let sink = self.start_sink(tail, freed, Arc::clone(&labels), Arc::clone(&quit));
         let fatal: Arc<Mutex<Option<String>>> = Arc::default();
@@ -475,6 +479,9 @@ impl World {
             } else if stored < held.map(|end| end.epoch) {
                 // The outbox had no room until the end, and the next start computes the rest.
                 end = if self.disk.dead() { End::Died } else { End::GaveUp };
+                if let Some(why) = self.sink.lock().unwrap().broken.clone() {
+                    return Err(Broken::Law(why));
+                }
                 if end == End::GaveUp && self.disk.struck() == 0 {
                     return Err(Broken::Law(format!("it ended at epoch {stored:?} of {held:?}")));
                 }
@@ -500,8 +507,8 @@ impl World {
     }
 
     /// Judges after a flipped bit: the rows of before are as they were, and those that came are those of an undisturbed
-    /// run over the journal as it would be without the flip.
-    pub fn judge_damaged(&self, before: &BTreeMap<u64, Vec<u8>>) -> Result<(), String> {
+    /// run over the journal as it would be without the flip; `all` of them, if the process came to its end.
+    pub fn judge_damaged(&self, before: &BTreeMap<u64, Vec<u8>>, all: bool) -> Result<(), String> {
         let mut now = self.rows();
         for (epoch, bytes) in before {
             // Their epochs may be in the part of the journal that had to be cut off.
@@ -510,7 +517,11 @@ impl World {
             }
         }
         let want = undisturbed(&self.feed, &whole_journal(&self.disk, self.flip.as_ref()).0)?;
-        compare("sink", &want, &now, false)
+        compare("sink", &want, &now, false)?;
+        match want.keys().find(|epoch| all && !now.contains_key(epoch) && !before.contains_key(epoch)) {
+            Some(epoch) => Err(format!("the sink lacks epoch {epoch}")),
+            None => Ok(()),
+        }
     }
 
     /// Judges the end: nothing acknowledged is lost, nothing was made up, the rows are those of an undisturbed run.

@@ -31,7 +31,7 @@ use crate::engine::{Engine, HeldUp, Listeners, Logs, Progress as EngineProgress}
 use crate::journal::{Journal, Mode};
 use crate::labels::Labels;
 use crate::metrics::Metrics;
-use crate::outbox::Durable;
+use crate::outbox::{self, Durable};
 
 use super::reading::{Cut, Next, Span, read};
 use super::stack::{self, HISTORY_DIR};
@@ -128,7 +128,8 @@ impl History {
         let settings = config.settings();
         let own = Arc::new(Metrics::new());
         let labels = stack::open_labels(config, &dir.join("series"), Arc::clone(&own))?;
-        let outbox = stack::open_outbox(config, &dir.join("outbox"), Arc::clone(&own))?;
+        let outbox =
+            stack::open_outbox(config, &dir.join("outbox"), outbox::Proof::default(), Arc::clone(&own))?;
         let computed = outbox.durable();
         // It is new, so no clock can be behind it, and it ends after its last sample.
         let journal = open_journal(config, dir, &labels, Arc::clone(&own))?;
