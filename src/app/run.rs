@@ -319,6 +319,10 @@ impl sources::Log for Live {
     fn catching_up(&self) -> bool {
         !self.stack.caught_up()
     }
+
+    fn ended(&self) -> bool {
+        self.closing.load(Ordering::Relaxed) || self.stack.journal.failed().is_some()
+    }
 }
 
 impl Intake for Live {

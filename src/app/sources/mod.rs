@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::Value;
-use tidewatch_dataflows::sample::{Control, Samples};
+use tidewatch_dataflows::sample::{Control, Fill, Samples};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{Config, PrometheusSource, Select};
@@ -29,7 +29,7 @@ use crate::source::query::take::Taker;
 use crate::source::{Durable, Refused};
 use crate::store::selector::Selectors;
 
-use self::runner::{Runner, Start};
+use self::runner::{Runner, Start, answer};
 pub use self::status::{State, Status};
 
 /// Folder of the data directory in which each source keeps how far it has read.
@@ -56,6 +56,9 @@ pub trait Log: Send + Sync {
 
     /// Whether series that ended before the start may still be counted.
     fn catching_up(&self) -> bool;
+
+    /// Whether nothing is taken any more before a restart.
+    fn ended(&self) -> bool;
 }
 
 /// Tells threads to end, and lets them wait for it.
@@ -236,20 +239,7 @@ impl Sources {
             return Ok(());
         }
         let (log, stop) = (Arc::clone(&parts.log), Arc::clone(&self.stop));
-        self.spawn("fills".to_owned(), move || {
-            for fill in orphans {
-                while let Err(refused) = log.control(Control::FillEnd { fill: fill.id }) {
-                    tracing::warn!("the backfill from {} cannot be ended: {refused}", fill.source);
-                    if !stop.pause(REFUSED) {
-                        return;
-                    }
-                }
-                tracing::info!(
-                    "the backfill from {} was not finished and is no longer configured: ended",
-                    fill.source
-                );
-            }
-        })
+        self.spawn("fills".to_owned(), move || end_fills(&*log, &stop, &orphans))
     }
 
     /// Interrupts what is being asked and waits until every thread has ended.
@@ -262,6 +252,24 @@ impl Sources {
             // A panic there was printed by the hook.
             let _ = thread.join();
         }
+    }
+}
+
+/// Ends fills, durably, until told to stop.
+fn end_fills(log: &dyn Log, stop: &Stop, orphans: &[Fill]) {
+    for Fill { id, source, .. } in orphans {
+        let end = || {
+            let durable =
+                log.control(Control::FillEnd { fill: *id }).map_err(|refused| refused.to_string())?;
+            answer(durable.blocking_recv().ok())
+        };
+        while let Err(why) = end() {
+            tracing::warn!("the backfill from {source} cannot be ended: {why}");
+            if log.ended() || !stop.pause(REFUSED) {
+                return;
+            }
+        }
+        tracing::info!("the backfill from {source} was not finished and is no longer configured: ended");
     }
 }
 

@@ -8,7 +8,8 @@
 //! known for long refuse it. A clock that goes back takes polling with it.
 //!
 //! Spans that ended in the present are read again for [`OVERLAP_MS`], because a scrape becomes visible after its time.
-//! A source has at most [`IN_FLIGHT_MAX`] batches in the journal's queue, so that others find room in it.
+//! A source has at most [`IN_FLIGHT_MAX`] batches in the journal's queue, so that others find room in it. It keeps them
+//! until they are durable: a journal whose disk is full for a moment throws away what waits, and gets it again.
 
 use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
@@ -16,14 +17,15 @@ use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::sample::{Control, Fill, Samples};
 use tidewatch_dataflows::settings::duration;
+use tokio::sync::oneshot::error::TryRecvError;
 
 use crate::config::PrometheusSource;
 use crate::metrics::Metrics;
+use crate::source::Durable;
 use crate::source::query::SOURCE;
 use crate::source::query::client::{QueryError, Series};
 use crate::source::query::read::{Ask, Reading, Span, Stopped, Watch};
 use crate::source::query::take::{OVERLAP_MS, Taker, Taking};
-use crate::source::{Durable, Refused};
 
 use super::status::{State, Status};
 use super::{Log, REFUSED, Stop, write_progress};
@@ -87,6 +89,12 @@ struct Position {
     read_ms: Option<i64>,
 }
 
+/// A batch that may not be durable yet: it is kept to be sent again. Sent twice it does no harm.
+struct Sent {
+    batch: Samples,
+    durable: Durable,
+}
+
 /// On the way to the journal.
 #[derive(Default)]
 struct Sending {
@@ -94,7 +102,7 @@ struct Sending {
     fill: u64,
     /// It is written before its first sample.
     begin: Option<Fill>,
-    in_flight: VecDeque<Durable>,
+    in_flight: VecDeque<Sent>,
     samples: u64,
     /// Series with samples in the fill.
     series: HashSet<u64>,
@@ -308,8 +316,7 @@ impl Runner<'_> {
             if sending.fill != 0 {
                 sending.series.extend(&batch.series);
             }
-            let durable = self.insist(|| self.log.append(batch.clone(), SOURCE))?;
-            sending.in_flight.push_back(durable);
+            self.hand_over(&mut sending.in_flight, VecDeque::from([batch]))?;
         }
         Ok(())
     }
@@ -322,48 +329,106 @@ impl Runner<'_> {
         }
     }
 
+    /// Offers until it is durable.
     fn control(&self, control: Control) -> Result<(), Stopped> {
-        let durable = self.insist(|| self.log.control(control.clone()))?;
-        self.wait_for(durable)
-    }
-
-    /// Offers until it is taken.
-    fn insist(&self, offer: impl Fn() -> Result<Durable, Refused>) -> Result<Durable, Stopped> {
         loop {
-            match offer() {
-                Ok(durable) => return Ok(durable),
-                Err(refused) => {
-                    self.metrics.limit("sources.intake");
-                    if self.status.failed((self.clock)(), refused.why.clone()) {
-                        tracing::warn!("{} waits: {}", self.status.url(), refused.why);
-                    }
-                    if !self.stop.pause(REFUSED) {
-                        return Err(Stopped);
-                    }
-                }
+            match self.log.control(control.clone()) {
+                Ok(durable) => match answer(durable.blocking_recv().ok()) {
+                    Ok(()) => return Ok(()),
+                    Err(why) => self.thrown_away(why)?,
+                },
+                Err(refused) => self.wait(refused.why)?,
             }
         }
     }
 
-    /// Waits until at most `most` batches are not durable.
-    fn settle(&self, sending: &mut Sending, most: usize) -> Result<(), Stopped> {
-        while sending.in_flight.len() > most {
-            let Some(durable) = sending.in_flight.pop_front() else { break };
-            self.wait_for(durable)?;
+    /// Offers batches until they are taken, behind those in flight. Where the journal has thrown away some of these
+    /// meanwhile they go first: of a series that has got newer samples they would be too old.
+    fn hand_over(
+        &self,
+        in_flight: &mut VecDeque<Sent>,
+        mut waiting: VecDeque<Samples>,
+    ) -> Result<(), Stopped> {
+        while let Some(batch) = waiting.pop_front() {
+            if let Some((why, lost)) = lost(in_flight) {
+                waiting.push_front(batch);
+                lost.into_iter().rev().for_each(|batch| waiting.push_front(batch));
+                self.thrown_away(why)?;
+                continue;
+            }
+            match self.log.append(batch.clone(), SOURCE) {
+                Ok(durable) => in_flight.push_back(Sent { batch, durable }),
+                Err(refused) => {
+                    waiting.push_front(batch);
+                    self.wait(refused.why)?;
+                }
+            }
         }
         Ok(())
     }
 
-    fn wait_for(&self, durable: Durable) -> Result<(), Stopped> {
-        let why = match durable.blocking_recv() {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(why)) => why,
-            Err(_) => "the journal is closed".to_owned(),
-        };
-        // The journal takes nothing before a restart, and says so itself.
-        self.status.failed((self.clock)(), why);
-        Err(Stopped)
+    /// Waits until at most `most` batches are not durable.
+    fn settle(&self, sending: &mut Sending, most: usize) -> Result<(), Stopped> {
+        let in_flight = &mut sending.in_flight;
+        while in_flight.len() > most {
+            let Some(Sent { batch, durable }) = in_flight.pop_front() else { break };
+            if let Err(why) = answer(durable.blocking_recv().ok()) {
+                self.thrown_away(why)?;
+                let mut lost = not_durable(in_flight);
+                lost.push_front(batch);
+                self.hand_over(in_flight, lost)?;
+            }
+        }
+        Ok(())
     }
+
+    /// What was taken is not durable: the disk had no room for a while, or the journal takes nothing any more.
+    fn thrown_away(&self, why: String) -> Result<(), Stopped> {
+        if self.log.ended() {
+            // It says so itself.
+            self.status.failed((self.clock)(), why);
+            return Err(Stopped);
+        }
+        self.wait(why)
+    }
+
+    /// Nothing is taken now.
+    fn wait(&self, why: String) -> Result<(), Stopped> {
+        self.metrics.limit("sources.intake");
+        if self.status.failed((self.clock)(), why.clone()) {
+            tracing::warn!("{} waits: {why}", self.status.url());
+        }
+        if self.stop.pause(REFUSED) { Ok(()) } else { Err(Stopped) }
+    }
+}
+
+/// What became of something that was taken; nobody answers once the journal is closed.
+pub(super) fn answer(answered: Option<Result<(), String>>) -> Result<(), String> {
+    answered.unwrap_or_else(|| Err("the journal is closed".to_owned()))
+}
+
+/// What the journal has thrown away of what is in flight, and why. Answers come in order, and what is thrown away is all
+/// that waited.
+fn lost(in_flight: &mut VecDeque<Sent>) -> Option<(String, VecDeque<Samples>)> {
+    loop {
+        let answered = match in_flight.front_mut()?.durable.try_recv() {
+            Ok(answered) => Some(answered),
+            Err(TryRecvError::Closed) => None,
+            Err(TryRecvError::Empty) => return None,
+        };
+        let Sent { batch, .. } = in_flight.pop_front()?;
+        if let Err(why) = answer(answered) {
+            let mut lost = not_durable(in_flight);
+            lost.push_front(batch);
+            return Some((why, lost));
+        }
+    }
+}
+
+/// Waits for everything in flight; what did not become durable.
+fn not_durable(in_flight: &mut VecDeque<Sent>) -> VecDeque<Samples> {
+    let all = in_flight.drain(..);
+    all.filter_map(|sent| answer(sent.durable.blocking_recv().ok()).err().map(|_| sent.batch)).collect()
 }
 
 impl Watch for Runner<'_> {

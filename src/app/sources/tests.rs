@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::SeqCst};
 
-use tidewatch_dataflows::sample::Fill;
 use tokio::sync::oneshot;
 
 use super::*;
@@ -26,6 +25,12 @@ struct World {
     events: Mutex<Vec<Event>>,
     /// Offers that are refused first.
     refuse: AtomicUsize,
+    /// Offers that were taken, or thrown away.
+    offers: AtomicUsize,
+    /// Which of them are thrown away.
+    throw: fn(usize) -> bool,
+    /// Whether nothing is taken from the first of these on.
+    ends: bool,
     /// Questions until the runner is told to stop.
     questions: AtomicUsize,
     /// How long after its time a sample is visible.
@@ -43,6 +48,9 @@ impl World {
             now: AtomicI64::new(NOW),
             events: Mutex::default(),
             refuse: AtomicUsize::new(0),
+            offers: AtomicUsize::new(0),
+            throw: |_| false,
+            ends: false,
             questions: AtomicUsize::new(questions),
             visible_ms: 20_000,
             ahead_ms: |_| 0,
@@ -86,8 +94,12 @@ impl World {
             self.refuse.fetch_sub(1, SeqCst);
             return Err(Refused { retry_after_seconds: 5, why: "the journal's queue is full".to_owned() });
         }
-        self.events.lock().unwrap().push(event);
         let (done, durable) = oneshot::channel();
+        if (self.throw)(self.offers.fetch_add(1, SeqCst)) {
+            done.send(Err("cannot write: no room".to_owned())).unwrap();
+            return Ok(durable);
+        }
+        self.events.lock().unwrap().push(event);
         done.send(Ok(())).unwrap();
         Ok(durable)
     }
@@ -109,6 +121,10 @@ impl Log for World {
 
     fn catching_up(&self) -> bool {
         false
+    }
+
+    fn ended(&self) -> bool {
+        self.ends
     }
 }
 
@@ -290,6 +306,29 @@ fn what_is_refused_is_offered_again() {
     let (events, status) = world.run(&config(HOUR, 1_000), start(), &[]);
     nothing_is_missing(&events, 3, NOW - HOUR, world.now.load(SeqCst));
     assert_eq!(status["last_error"], "the journal's queue is full");
+}
+
+#[test]
+fn what_the_journal_throws_away_is_sent_again_in_order() {
+    let world = World { throw: |offer| matches!(offer, 0 | 2 | 4 | 5 | 7), ..World::new(60) };
+    let (events, status) = world.run(&config(HOUR, 1_000), start(), &[]);
+    assert_eq!(events[0], Event::Control(Control::FillBegin(fill(9, NOW - HOUR))));
+    assert!(events.contains(&Event::Control(Control::FillEnd { fill: 9 })));
+    nothing_is_missing(&events, 3, NOW - HOUR, world.now.load(SeqCst));
+    assert_eq!(status["last_error"], "cannot write: no room");
+    assert!(world.offers.load(SeqCst) > 8, "polling went on");
+    // A journal that has failed is not asked again.
+    let world = World { throw: |offer| offer >= 1, ends: true, ..World::new(60) };
+    let (events, status) = world.run(&config(HOUR, 1_000), start(), &[]);
+    assert_eq!((events.len(), &status["state"]), (1, &Value::from("stopped")));
+}
+
+#[test]
+fn a_fill_of_a_source_that_is_gone_is_ended_durably() {
+    let world = World { throw: |offer| offer == 1, ..World::new(0) };
+    end_fills(&world, &world.stop, &[fill(3, NOW), fill(4, NOW)]);
+    let want = [3, 4].map(|fill| Event::Control(Control::FillEnd { fill }));
+    assert_eq!(*world.events.lock().unwrap(), want);
 }
 
 #[test]
