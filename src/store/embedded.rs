@@ -35,6 +35,7 @@ mod tests;
 mod view;
 mod write;
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -86,6 +87,44 @@ pub struct Embedded {
     /// Dropped before the writer: the last connection to close folds the log into the file, and must be able to.
     idle: Mutex<Vec<Connection>>,
     writer: Option<Mutex<Writer>>,
+    /// Dropped after all connections, see [`Files`].
+    files: Option<Files>,
+}
+
+/// SQLite's own files, held open to sync them.
+///
+/// Closing any descriptor of a file gives up all locks that the process has on it, those of SQLite as well; without them
+/// another program would take the store for one that nobody has open, and remove the log under the writer. So these are
+/// closed only after the last connection.
+struct Files {
+    log: File,
+    store: File,
+}
+
+impl Files {
+    /// Opens them after the writer, which has made both, and makes their names durable.
+    fn open(path: &Path) -> Result<Files, StoreError> {
+        let fail = |path: &Path, attempt, error: io::Error| StoreError::Unavailable {
+            path: path.to_owned(),
+            attempt,
+            why: error.to_string(),
+        };
+        let open = |path: &Path| File::open(path).map_err(|error| fail(path, "open for syncing", error));
+        let mut log = path.as_os_str().to_owned();
+        log.push("-wal");
+        let files = Files { log: open(Path::new(&log))?, store: open(path)? };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(|error| fail(folder, "sync the folder of the store", error))?;
+        Ok(files)
+    }
+
+    /// SQLite's log first, then the file: what a checkpoint has moved from one to the other it has synced itself.
+    fn sync(&self) -> io::Result<()> {
+        self.log.sync_all()?;
+        self.store.sync_all()
+    }
 }
 
 impl Embedded {
@@ -98,7 +137,9 @@ impl Embedded {
     pub fn open(path: &Path, options: Options) -> Result<Embedded, StoreError> {
         let writer =
             Writer::new(schema::open_for_writing(path)?, options.corrections_max, options.series_seen);
+        let files = Some(Files::open(path)?);
         Ok(Embedded {
+            files,
             path: path.to_owned(),
             options,
             writer: Some(Mutex::new(writer)),
@@ -112,7 +153,13 @@ impl Embedded {
     /// As for [`Embedded::open`], and if there is no file.
     pub fn open_read_only(path: &Path, options: Options) -> Result<Embedded, StoreError> {
         let conn = schema::open_for_reading(path)?;
-        Ok(Embedded { path: path.to_owned(), options, writer: None, idle: Mutex::new(vec![conn]) })
+        Ok(Embedded {
+            path: path.to_owned(),
+            options,
+            writer: None,
+            idle: Mutex::new(vec![conn]),
+            files: None,
+        })
     }
 
     /// A consistent view of the store as it is now, bounded in time if `deadline` is given.
@@ -154,19 +201,19 @@ impl Store for Embedded {
 
     fn sync(&self) -> Result<Option<u64>, StoreError> {
         let epoch = self.epoch()?;
-        // SQLite's log first, then the file: what a checkpoint has moved from one to the other it has synced itself.
-        for suffix in ["-wal", ""] {
-            let mut file = self.path.clone().into_os_string();
-            file.push(suffix);
-            match std::fs::File::open(&file).and_then(|file| file.sync_all()) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    let (path, why) = (PathBuf::from(file), error.to_string());
-                    return Err(StoreError::Unavailable { path, attempt: "sync what was written", why });
-                }
-                _ => {}
+        let Some(files) = &self.files else {
+            let path = self.path.display();
+            return Err(StoreError::Refused(format!(
+                "cannot sync the store {path}: it was opened for reading only"
+            )));
+        };
+        match files.sync() {
+            Ok(()) => Ok(epoch),
+            Err(error) => {
+                let (path, why) = (self.path.clone(), error.to_string());
+                Err(StoreError::Unavailable { path, attempt: "sync what was written", why })
             }
         }
-        Ok(epoch)
     }
 
     fn write(

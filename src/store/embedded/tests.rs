@@ -930,3 +930,41 @@ fn stored_series_keep_the_order_of_their_ids() {
     assert!(keys.is_sorted());
     assert_eq!(keys.map(series_of), ids);
 }
+
+/// The file that the other program of the test below opens; the tests themselves have no such variable.
+const OTHER: &str = "TIDEWATCH_TEST_OTHER_PROGRAM";
+
+/// Another program: it opens the file for writing, reads and closes it, which folds the log into the file if nobody else
+/// has it open.
+#[test]
+fn another_program() {
+    let Ok(path) = std::env::var(OTHER) else { return };
+    let conn = Connection::open(path).unwrap();
+    let tables: i64 = conn.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).unwrap();
+    assert!(tables > 0);
+    conn.close().unwrap();
+}
+
+#[test]
+fn a_sync_leaves_the_locks_on_which_other_programs_rely() {
+    let dir = TempDir::new();
+    let path = dir.path().join("store.sqlite");
+    let store = Embedded::open(&path, Options::default()).unwrap();
+    let write = |epoch: u64| {
+        let batch = Batch { epoch, written_ms: T0, windows: &[], rejects: &[], types: &[] };
+        store.write(&[batch], &labels_of).unwrap();
+        assert_eq!(store.sync().unwrap(), Some(epoch));
+    };
+    write(1);
+    let done = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["store::embedded::tests::another_program", "--exact"])
+        .env(OTHER, &path)
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{done:?}");
+    assert!(String::from_utf8_lossy(&done.stdout).contains("1 passed"), "{done:?}");
+    assert!(dir.path().join("store.sqlite-wal").exists(), "the log is still in use");
+    write(2);
+    drop(store);
+    assert_eq!(Embedded::open(&path, Options::default()).unwrap().epoch().unwrap(), Some(2));
+}
