@@ -14,6 +14,8 @@ pub(crate) struct Faults {
     room: Mutex<Option<u64>>,
     /// No space for a file either.
     pub(crate) no_create: AtomicBool,
+    /// No file can be cut off.
+    pub(crate) no_cut: AtomicBool,
     /// Syncs of files fail.
     pub(crate) no_sync: AtomicBool,
     /// Syncs of files that succeeded.
@@ -103,6 +105,9 @@ impl DiskFile for FailingFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        if self.faults.no_cut.load(SeqCst) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         self.file.set_len(len)
     }
 

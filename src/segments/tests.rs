@@ -313,6 +313,30 @@ fn a_failed_write_can_be_tried_again_or_undone() {
 }
 
 #[test]
+fn no_segment_is_begun_before_what_was_undone_is_cut_off() {
+    let dir = Dir::new();
+    let faults = Arc::new(Faults::default());
+    let (mut log, _) = Segments::open(faults.folder(dir.path()), LOG, 40, |_, _| true).unwrap();
+    log.append(1, b"kept");
+    log.write().unwrap();
+    log.keep();
+    log.append(2, b"undone");
+    log.write().unwrap();
+    faults.no_cut.store(true, Relaxed);
+    assert!(log.rewind().unwrap_err().passes());
+    // Nothing is buffered, and the segment is full.
+    assert!(log.sync().unwrap_err().passes());
+    assert_eq!(list(dir.path()).unwrap(), [0]);
+    faults.no_cut.store(false, Relaxed);
+    log.sync().unwrap();
+    log.append(3, b"after");
+    log.sync().unwrap();
+    assert_eq!(list(dir.path()).unwrap(), [0, 1, 2]);
+    let kinds: Vec<u8> = read(dir.path(), log.end()).0.into_iter().map(|(kind, _)| kind).collect();
+    assert_eq!(kinds, [1, 3]);
+}
+
+#[test]
 fn what_was_kept_without_a_sync_is_not_undone() {
     let dir = Dir::new();
     let (mut log, _) = Segments::open(dir.path(), LOG, 1 << 20, |_, _| true).unwrap();

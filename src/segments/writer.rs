@@ -198,11 +198,13 @@ impl Segments {
     /// [`Segments::rewind`]. Any other error is for good.
     pub fn write(&mut self) -> Result<(), SegmentsError> {
         self.check_usable()?;
-        if self.buffer.is_empty() {
-            return Ok(());
-        }
+        // Also where nothing is to be written: a sync may begin the next segment, and this one would keep records that
+        // nobody counts.
         if self.overhangs {
             self.cut_overhang()?;
+        }
+        if self.buffer.is_empty() {
+            return Ok(());
         }
         // Written again it covers whatever a failed attempt has left, for the buffer only grows.
         self.file.write_at(&self.buffer, self.written).map_err(|e| self.write_error(e))?;
@@ -288,6 +290,7 @@ impl Segments {
 
     /// Begins the next segment, or puts things back so that this one can go on.
     fn roll(&mut self) -> Result<(), SegmentsError> {
+        debug_assert!(!self.overhangs, "what is written before has cut it");
         let next = self.first + self.records;
         let path = path_of(&self.folder, next);
         let made = self.folder.create(&name_of(next)).map_err(|e| io_error("create", &path, e));
