@@ -133,8 +133,20 @@ pub enum Seen {
         /// Unix milliseconds.
         newest_ms: i64,
     },
-    /// No sample of it was ever applied, or it was forgotten.
+    /// It has a slot, and since it got it no sample was applied: not a number, or too old.
+    Given {
+        /// If it had one before: nothing up to this sample is ever computed again. Unix milliseconds.
+        freed_ms: Option<i64>,
+    },
+    /// It has no slot, and no sample of it was ever applied, or it was forgotten.
     Unknown,
+}
+
+impl Seen {
+    /// Whether it has a slot: then its samples may still come to be rows, of windows or of rejects.
+    pub fn has_slot(&self) -> bool {
+        matches!(self, Seen::Live { .. } | Seen::Given { .. })
+    }
 }
 
 /// All outcomes of one epoch (of one worker, or merged over workers).

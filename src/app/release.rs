@@ -17,7 +17,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tidewatch_dataflows::outcome::Seen;
 use tidewatch_dataflows::sample::SeriesId;
 
 use crate::engine::{AskError, Freed, Progress, Questions};
@@ -203,13 +202,13 @@ fn clean(quit: &Receiver<()>, parts: &Parts, released: &Released) {
     }
 }
 
-/// Releases the series that were not used since before `epoch` and of which the workers hold nothing; how many.
+/// Releases the series that were not used since before `epoch` and have no slot; how many.
 fn release_unused(parts: &Parts, epoch: u64) -> Result<usize, AskError> {
     let unused = parts.labels.unused_since(epoch);
     let mut gone = 0;
     for some in unused.chunks(RELEASED_AT_ONCE) {
         let seen = parts.questions.newest(some)?;
-        let without = some.iter().zip(seen).filter(|(_, seen)| !matches!(seen, Seen::Live { .. }));
+        let without = some.iter().zip(seen).filter(|(_, seen)| !seen.has_slot());
         let without: Vec<_> = without.map(|(series, _)| SeriesId(*series)).collect();
         gone += parts.labels.release(&without, epoch);
     }

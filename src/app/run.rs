@@ -364,8 +364,10 @@ impl api::explain::Workings for Live {
                 Err(NotNow::Unknown | NotNow::Filling) => {
                     let seen = questions.newest(&[series.0]).map_err(|error| error.to_string())?;
                     return Ok(match seen[0] {
-                        Seen::Freed { newest_ms } => Known::Freed { newest_ms },
-                        Seen::Live { .. } | Seen::Unknown => Known::Unknown,
+                        Seen::Freed { newest_ms } | Seen::Given { freed_ms: Some(newest_ms) } => {
+                            Known::Freed { newest_ms }
+                        }
+                        Seen::Live { .. } | Seen::Given { freed_ms: None } | Seen::Unknown => Known::Unknown,
                     });
                 }
             }

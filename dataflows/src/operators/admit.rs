@@ -306,9 +306,9 @@ impl Admit {
         }
         match slot.map(|slot| &self.heads[slot as usize]) {
             Some(head) if head.newest != NEVER => Seen::Live { newest_ms: head.newest },
-            // Nothing was applied since it came back.
-            Some(head) if head.tombstone != NEVER => Seen::Freed { newest_ms: head.tombstone },
-            Some(_) => Seen::Unknown,
+            Some(head) => {
+                Seen::Given { freed_ms: Some(head.tombstone).filter(|tombstone| *tombstone != NEVER) }
+            }
             None => {
                 let tombstone = self.tombstones.newest.get(&series);
                 tombstone.map_or(Seen::Unknown, |newest_ms| Seen::Freed { newest_ms: *newest_ms })

@@ -111,8 +111,8 @@ impl History {
         let lateness_ms = self.config.lateness_ms;
         let limit = |seen| match seen {
             Seen::Live { newest_ms } => newest_ms.saturating_sub(lateness_ms),
-            Seen::Freed { newest_ms } => newest_ms,
-            Seen::Unknown => end.stream_ms,
+            Seen::Freed { newest_ms } | Seen::Given { freed_ms: Some(newest_ms) } => newest_ms,
+            Seen::Given { freed_ms: None } | Seen::Unknown => end.stream_ms,
         };
         Ok(series.into_iter().zip(seen.into_iter().map(limit)).collect())
     }
