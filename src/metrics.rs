@@ -184,6 +184,8 @@ metrics! {
     prometheus_seconds: Histogram = "tidewatch_prometheus_request_duration_seconds", long_seconds();
     /// Seconds that the source furthest behind is behind the clock.
     source_lag_seconds: Family<Source, FloatGauge> = "tidewatch_source_lag_seconds", Family::default();
+    /// Times that a series got a row and nobody knew its labels: it is in the store's catalogue without them.
+    series_unlabelled: Counter = "tidewatch_series_unlabelled", Counter::default();
     /// Times a limit refused or held back something.
     limit_hits: Family<Limit, Counter> = "tidewatch_limit_reached", Family::default();
     /// Epochs cut.

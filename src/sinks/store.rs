@@ -1,5 +1,6 @@
 //! The sink that writes to the store: batches of epochs, each in one transaction with its number.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -22,6 +23,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How often retention is looked at.
 const RETENTION_EVERY_MS: i64 = 60_000;
+/// How often is said that series have no labels.
+const WARN_EVERY_MS: i64 = 60_000;
 const NAME: Sink = Sink { sink: "store" };
 
 /// What stops the sink for good.
@@ -85,7 +88,13 @@ impl StoreSink {
         let tail = Tail::open(outbox, durable, held)?;
         let progress = Arc::new(Progress { epoch: AtomicU64::new(held.unwrap_or(0)), ..Progress::default() });
         let quit = Arc::new(AtomicBool::new(false));
-        let writer = Writer { parts, progress: Arc::clone(&progress), quit: Arc::clone(&quit) };
+        let writer = Writer {
+            parts,
+            progress: Arc::clone(&progress),
+            quit: Arc::clone(&quit),
+            unlabelled: Cell::new(0),
+            said_ms: Cell::new(i64::MIN),
+        };
         let thread = std::thread::Builder::new().name("store".to_owned()).spawn(move || {
             // A panic ends the process too: the outbox would fill and nobody would say why.
             let run = std::panic::AssertUnwindSafe(|| writer.run(tail));
@@ -123,6 +132,10 @@ struct Writer {
     parts: Parts,
     progress: Arc<Progress>,
     quit: Arc<AtomicBool>,
+    /// Series without labels that were not said yet.
+    unlabelled: Cell<u64>,
+    /// When it was said last.
+    said_ms: Cell<i64>,
 }
 
 impl Writer {
@@ -176,6 +189,7 @@ impl Writer {
                     if written.corrections_dropped > 0 {
                         self.parts.metrics.limit("store.corrections");
                     }
+                    self.count_unlabelled(written.series_unlabelled, written_ms);
                     self.progress.rows.fetch_add(written.windows, Ordering::Relaxed);
                     let metrics = &self.parts.metrics;
                     for (kind, n) in
@@ -194,6 +208,19 @@ impl Writer {
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Counts series that are in the catalogue without labels, and says so once a minute: the series log lost them.
+    fn count_unlabelled(&self, series: u64, now_ms: i64) {
+        self.parts.metrics.series_unlabelled.inc_by(series);
+        self.unlabelled.update(|unsaid| unsaid + series);
+        if self.unlabelled.get() > 0 && now_ms.saturating_sub(self.said_ms.get()) >= WARN_EVERY_MS {
+            self.said_ms.set(now_ms);
+            tracing::warn!(
+                "{} series got rows and have no labels in the store: the series log does not know them",
+                self.unlabelled.take()
+            );
         }
     }
 
@@ -224,5 +251,42 @@ impl Writer {
                 tracing::warn!("retention could not drop tables: {error}");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidewatch_dataflows::outcome::Outcomes;
+
+    use super::*;
+    use crate::labels::Limits;
+    use crate::outbox::{Config, Outbox};
+    use crate::store::testing::{T0, TempDir, WINDOWS, series, stats};
+
+    #[test]
+    fn series_without_labels_are_counted() {
+        let dir = TempDir::new();
+        let metrics = Arc::new(Metrics::new());
+        let labels =
+            Labels::open(dir.path().join("series"), Limits::default(), Arc::clone(&metrics)).unwrap();
+        let outbox = dir.path().join("outbox");
+        let mut log = Outbox::open(&outbox, Config::default(), Arc::clone(&metrics)).unwrap();
+        let mut ids: Vec<SeriesId> = (0..3).map(series).collect();
+        ids.sort_unstable();
+        let windows = ids.into_iter().map(|id| stats(id, WINDOWS[0].0, T0, 0, 1.0)).collect();
+        log.append(1, &Outcomes { windows, ..Outcomes::default() }).unwrap();
+        log.sync().unwrap();
+        let parts = Parts {
+            store: Arc::new(dir.store()),
+            labels: Arc::new(labels),
+            metrics: Arc::clone(&metrics),
+            clock: || T0,
+            on_fatal: Arc::new(|error| panic!("{error}")),
+        };
+        let sink = StoreSink::start(&outbox, log.durable(), parts).unwrap();
+        drop(log);
+        sink.join();
+        let text = metrics.text();
+        assert!(text.contains("tidewatch_series_unlabelled_total 3\n"), "{text}");
     }
 }
