@@ -156,8 +156,9 @@ fn send(worker: &Tidewatch, names: std::ops::Range<u64>) -> (u16, f64) {
 
 #[test]
 fn a_running_worker_forgets_what_fell_silent_and_takes_others() {
+    // What was sent first must still be known when the rest is sent, on a slow machine as well.
     let mut worker = Tidewatch::start(
-        "windows: [{length: 2s, hop: 1s}]\nsettle: 1s\nlateness: 1s\ncatch_up: 1s\n\
+        "windows: [{length: 2s, hop: 1s}]\nsettle: 8s\nlateness: 1s\ncatch_up: 8s\n\
          limits: {series: 1000, series_per_name: 1000}\nstore: {rows_per_day_max: 1000000000}\n",
     );
     let reached =
