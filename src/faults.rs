@@ -3,7 +3,6 @@
 //! `TIDEWATCH_FAULT` is a list, separated by commas, of `panic:<series>`, `panic-once:<series>` and `hang:<series>`, the
 //! series as 16 hex digits; `@<ms>` behind one lets it wait for a sample of that time or later. `MUTANT` is the number
 //! of a bug that is put in on purpose, to see that the tests notice; each is one line that asks [`mutant`].
-//! `TIDEWATCH_CRASH_AT` ends the process at a step of the disk (`disk/crash.rs`).
 //!
 //! | mutant | what is wrong |
 //! |---|---|

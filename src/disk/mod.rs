@@ -7,8 +7,6 @@
 //!
 //! Not here: what is in the files, retrying, the store (SQLite brings its own).
 
-#[cfg(feature = "faults")]
-mod crash;
 mod os;
 mod steps;
 
@@ -109,10 +107,6 @@ pub struct Folder {
 impl Folder {
     /// A folder of the operating system.
     pub fn new(path: impl Into<PathBuf>) -> Folder {
-        #[cfg(feature = "faults")]
-        if let Some(crashing) = crash::Crashing::from_env() {
-            return Folder::on(Arc::new(crashing), path);
-        }
         Folder::on(Arc::new(Os), path)
     }
 
@@ -146,14 +140,6 @@ impl Folder {
     /// As there.
     pub fn make(&self) -> io::Result<()> {
         self.disk.make_dir(&self.path)
-    }
-
-    /// Whether there is a file or folder of this name in it.
-    ///
-    /// # Errors
-    /// As [`Disk::list`].
-    pub fn exists(&self, name: &str) -> io::Result<bool> {
-        Ok(self.list()?.iter().any(|held| held == name))
     }
 
     /// See [`Disk::create`].

@@ -1,7 +1,7 @@
 //! The names of steps: what a disk is asked to do, said so that a test or a person can point at it.
 //!
 //! `write journal`, `sync journal`, `cut journal`, `create segment journal`, `sync dir journal`; a file that is no
-//! segment shows its name without numbers: `write snapshots/manifest.tmp`.
+//! segment shows its name without numbers: `write snapshots/manifest.new`.
 
 use std::path::Path;
 
@@ -57,7 +57,7 @@ mod tests {
             (Step::Remove, "data/outbox/00000000000000000007.seg", "remove segment outbox"),
             (Step::Sync, "series/00000000000000000007.seg.cut-61", "sync series/seg.cut"),
             (Step::Rename, "data/snapshots/manifest", "rename snapshots/manifest"),
-            (Step::Write, "data/snapshots/shard-017-1234.part", "write snapshots/shard--.part"),
+            (Step::Write, "data/snapshots/017-a-1234.state.new", "write snapshots/a-.state.new"),
             (Step::SyncDir, "data/journal", "sync dir journal"),
             (Step::MakeDir, "data/journal", "make dir journal"),
         ] {

@@ -81,11 +81,6 @@ impl Reader {
         Ok(())
     }
 
-    /// The settings in force where it is, if it has read or passed over any.
-    pub fn settings(&self) -> Option<&Settings> {
-        self.settings.as_ref()
-    }
-
     /// The next record; `None` when there is none within `timeout`, or none any more ([`Reader::finished`]).
     ///
     /// # Errors

@@ -167,7 +167,7 @@ impl Outbox {
         let sync_seconds = metrics.log_sync_seconds.get_or_create(&log).clone();
         bytes.set(i64::try_from(segments.bytes()).unwrap_or(i64::MAX));
         let durable = Arc::new(Durable::new(segments.end(), last_epoch));
-        let trimmer = Trimmer::new(folder, segments.trimmer(), Arc::clone(&durable), bytes.clone(), whole_in);
+        let trimmer = Trimmer::new(folder, segments.trimmer(), bytes.clone(), whole_in);
         let mut outbox =
             Outbox { segments, config, last_epoch, whole_in, durable, trimmer, bytes, sync_seconds };
         outbox.pass_loss()?;

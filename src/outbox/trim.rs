@@ -9,14 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::OutboxError;
 use crate::disk::Folder;
 use crate::metrics::Gauge;
-use crate::segments::{self, Durable, SegmentsError};
+use crate::segments::{self, SegmentsError};
 
 /// Removes what no sink needs any more, from any thread, while the outbox is written. Cheap to clone.
 #[derive(Clone)]
 pub struct Trimmer {
     folder: Folder,
     segments: segments::Trimmer,
-    durable: Arc<Durable>,
     bytes: Gauge,
     /// The segment with the newest whole epoch that is durable.
     newest: Arc<AtomicU64>,
@@ -25,15 +24,9 @@ pub struct Trimmer {
 }
 
 impl Trimmer {
-    pub(super) fn new(
-        folder: Folder,
-        segments: segments::Trimmer,
-        durable: Arc<Durable>,
-        bytes: Gauge,
-        newest: u64,
-    ) -> Trimmer {
+    pub(super) fn new(folder: Folder, segments: segments::Trimmer, bytes: Gauge, newest: u64) -> Trimmer {
         let (newest, known) = (Arc::new(AtomicU64::new(newest)), Arc::default());
-        Trimmer { folder, segments, durable, bytes, newest, known }
+        Trimmer { folder, segments, bytes, newest, known }
     }
 
     /// Takes note of the segment with the newest whole epoch, now that it is durable.
@@ -82,15 +75,5 @@ impl Trimmer {
             Err(OutboxError::Segments(SegmentsError::Missing { .. })) => Ok(None),
             read => read,
         }
-    }
-
-    /// The oldest segment's number: above 0 once anything was trimmed.
-    pub fn first_segment(&self) -> u64 {
-        self.segments.first_segment()
-    }
-
-    /// The newest epoch that is durable.
-    pub fn epoch(&self) -> Option<u64> {
-        self.durable.epoch()
     }
 }

@@ -411,15 +411,15 @@ fn old_segments_are_removed_and_the_rest_stays_a_log() {
     let trimmer = log.trimmer();
     let mut whole = log.bytes();
     for before in [0, 1, 9, 9, 20, 39] {
-        let freed = log.remove_before(before).unwrap();
+        let freed = log.trimmer().remove_before(before).unwrap();
         whole -= freed;
-        let first = log.first_segment();
+        let first = log.trimmer().first_segment();
         assert!(trimmer.segments().iter().all(|segment| *segment >= before || *segment == log.end().segment));
         let bytes: u64 = paths(dir.path()).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
         assert_eq!((log.bytes(), bytes, list(dir.path()).unwrap()), (whole, whole, trimmer.segments()));
         assert_eq!(read(dir.path(), log.end()).0, all[first as usize..], "before {before}");
     }
-    log.remove_before(u64::MAX).unwrap();
+    log.trimmer().remove_before(u64::MAX).unwrap();
     assert_eq!(trimmer.segments(), [log.end().segment], "the one being written stays");
     log.append(1, b"more");
     log.sync().unwrap();

@@ -373,19 +373,6 @@ impl Segments {
         self.written + self.buffer.len() as u64
     }
 
-    /// The oldest segment.
-    pub fn first_segment(&self) -> u64 {
-        self.earlier.first_segment()
-    }
-
-    /// See [`Trimmer::remove_before`].
-    ///
-    /// # Errors
-    /// As there.
-    pub fn remove_before(&mut self, segment: u64) -> Result<u64, SegmentsError> {
-        self.earlier.remove_before(segment)
-    }
-
     /// For another thread: which segments there are, and the removing of old ones.
     pub fn trimmer(&self) -> Trimmer {
         self.earlier.clone()
