@@ -427,7 +427,7 @@ const QUESTIONS: [Question; 56] = [
         "match",
         "up",
         400,
-        "/api/v1/windows takes match[], window, start, end, limit, cursor, format, min_<statistic>, max_<statistic>; got \"match\"",
+        "/api/v1/windows takes match[], search, sort, window, start, end, at, limit, cursor, format, min_<statistic>, max_<statistic>; got \"match\"",
     ),
     ("/api/v1/windows", "limit", "0", 400, "limit must be 1 to 10000; got \"0\""),
     ("/api/v1/windows", "limit", "10001", 400, "limit must be 1 to 10000; got \"10001\""),

@@ -58,12 +58,11 @@ impl Drop for Script {
     }
 }
 
-#[test]
-fn the_page_shows_what_the_api_answers_in_a_real_browser() {
+/// Runs the script against a worker; what it said.
+fn drive(worker: &Tidewatch, name: &str) -> String {
     let (chromium, node, playwright) = (given("TEST_CHROMIUM"), given("TEST_NODE"), given("TEST_PLAYWRIGHT"));
-    let worker = worker_with_data();
     let kept = std::env::var_os("TEST_SCREENSHOTS").filter(|path| !path.is_empty()).map(PathBuf::from);
-    let pictures = kept.unwrap_or_else(|| worker.folder().join("screenshots"));
+    let pictures = kept.unwrap_or_else(|| worker.folder().join("screenshots")).join(name);
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/page.mjs");
     let log = worker.folder().join("page.log");
     let said = std::fs::File::create(&log).unwrap();
@@ -84,9 +83,27 @@ fn the_page_shows_what_the_api_answers_in_a_real_browser() {
         eventually("the browser is through", PATIENCE, || child.0.try_wait().unwrap().ok_or_else(read));
     println!("{}", read());
     assert!(status.success(), "{status}, see above");
-    assert!(read().contains("ok: a label with markup is text"), "there is such a series");
     for picture in ["series-light-1280-first", "series-dark-390-first", "one-dark-1280", "one-light-390"] {
         let bytes = std::fs::metadata(pictures.join(format!("{picture}.png"))).map_or(0, |meta| meta.len());
         assert!(bytes > 10_000, "{picture} has {bytes} bytes");
     }
+    read()
+}
+
+#[test]
+fn the_page_shows_what_the_api_answers_in_a_real_browser() {
+    let said = drive(&worker_with_data(), "replayed");
+    for step in ["a label with markup is text", "refused samples are listed"] {
+        assert!(said.contains(&format!("ok: {step}")), "the data is such that {step}");
+    }
+}
+
+/// Live: numbers change while they are looked at.
+#[test]
+fn the_page_of_a_demo_shows_two_days_and_goes_on() {
+    let folder = Folder::new("demo-page");
+    std::fs::write(folder.path().join("tidewatch.yml"), "").unwrap();
+    let mut worker = Tidewatch::begin(folder, &["demo"]);
+    worker.process().await_ready("/-/ready");
+    drive(&worker, "demo");
 }
