@@ -43,7 +43,7 @@ impl Merger {
         let mut waiting = None;
         while let Some((end, mut all)) = waiting.take().or_else(|| self.receive(&workers[0])) {
             for worker in &workers[1..] {
-                let Some((_, mut more)) = self.receive(worker) else { return Ok(self.outbox().sync()?) };
+                let Some((_, mut more)) = self.receive(worker) else { return self.show() };
                 all.append(&mut more);
             }
             all.settle();
@@ -74,7 +74,16 @@ impl Merger {
                 depth.set(i64::from(waiting.is_some()));
             }
         }
-        Ok(self.outbox().sync()?)
+        self.show()
+    }
+
+    /// Shows sinks what the outbox holds, unless it cannot be written now: then they see it later, or the next start
+    /// computes it again.
+    fn show(&self) -> Result<(), EngineError> {
+        match self.outbox().sync() {
+            Err(error) if error.passes() => Ok(()),
+            done => Ok(done?),
+        }
     }
 
     /// The outbox, for one call: a panic in it poisons the lock, and then nobody knows what it holds.
@@ -116,7 +125,7 @@ impl Merger {
             if self.hold_up(HeldUp::Full) {
                 self.metrics.limit("outbox.bytes_max");
                 // Sinks see what is synced only, and room comes from them.
-                self.outbox().sync()?;
+                self.show()?;
                 tracing::error!(
                     "the outbox is at its bound outbox.bytes_max; nothing is computed until there is room"
                 );
@@ -158,7 +167,7 @@ impl Merger {
                         self.metrics.log_stalled.get_or_create(&LOG).set(1);
                         tracing::error!("{error}; nothing is computed until the outbox can be written again");
                         // Sinks go on with what there is.
-                        self.outbox().sync()?;
+                        self.show()?;
                     }
                     std::thread::sleep(PATIENCE);
                 }

@@ -422,7 +422,17 @@ mod tests {
 
     #[test]
     fn a_full_disk_holds_the_engine_up_and_no_longer() {
-        let folder = std::env::temp_dir().join(format!("tidewatch-engine-full-{}", std::process::id()));
+        held_up_by_a_full_disk(false);
+    }
+
+    #[test]
+    fn a_full_disk_on_which_nothing_can_be_cut_off_either_is_no_end() {
+        held_up_by_a_full_disk(true);
+    }
+
+    fn held_up_by_a_full_disk(no_cut: bool) {
+        let folder =
+            std::env::temp_dir().join(format!("tidewatch-engine-full-{no_cut}-{}", std::process::id()));
         let metrics = Arc::new(Metrics::new());
         let (config, settings) = (journal::Config::new(Mode::File), Settings::default());
         let open = Box::new(|| Ok(()));
@@ -452,6 +462,7 @@ mod tests {
         let first = epoch(1_700_000_000_000);
         assert!(durable.wait_for_epoch(first, Duration::from_secs(30)));
         faults.room(Some(20));
+        faults.no_cut.store(no_cut, Ordering::SeqCst);
         let second = epoch(1_700_000_300_000);
         let progress = engine.progress();
         let deadline = std::time::Instant::now() + Duration::from_secs(60);
@@ -465,6 +476,7 @@ mod tests {
         assert!(why.starts_with("cannot write to ") && why.contains("No space left"), "{why}");
         assert_eq!(durable.epoch(), Some(first));
         faults.room(None);
+        faults.no_cut.store(false, Ordering::SeqCst);
         assert!(durable.wait_for_epoch(second, Duration::from_secs(30)));
         assert_eq!(progress.held_up(), None);
         let text = metrics.text();
