@@ -41,6 +41,8 @@ pub mod store;
 
 pub mod api;
 
+pub mod problem;
+
 pub mod generate;
 
 pub mod verify;

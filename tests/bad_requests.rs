@@ -17,8 +17,8 @@ const HOUR_MS: i64 = 3_600_000;
 const PROTOBUF: (&str, &str) = ("Content-Type", "application/x-protobuf");
 const SNAPPY: (&str, &str) = ("Content-Encoding", "snappy");
 
-/// What is wrong, the headers, the body, the status it gets, and what the answer begins with.
-type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Vec<u8>, u16, &'a str);
+/// What is wrong, the headers, the body, the status it gets, its problem, and what its detail begins with.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Vec<u8>, u16, &'a str, &'a str);
 
 /// A good request whose only series has this name.
 fn sample(name: &str) -> WriteRequest {
@@ -43,12 +43,20 @@ fn unreadable() -> Vec<Case<'static>> {
     let type_1 = "Content-Type must be application/x-protobuf, with proto=prometheus.WriteRequest, \
                   proto=io.prometheus.write.v2.Request or none; got ";
     vec![
-        ("JSON", &[SNAPPY, ("Content-Type", "application/json")], whole.clone(), 415, type_1),
+        (
+            "JSON",
+            &[SNAPPY, ("Content-Type", "application/json")],
+            whole.clone(),
+            415,
+            "unsupported-media-type",
+            type_1,
+        ),
         (
             "2.0 in JSON",
             &[SNAPPY, ("Content-Type", "application/json;proto=io.prometheus.write.v2.Request")],
             whole.clone(),
             415,
+            "unsupported-media-type",
             type_1,
         ),
         (
@@ -56,6 +64,7 @@ fn unreadable() -> Vec<Case<'static>> {
             &[SNAPPY, ("Content-Type", "application/x-protobuf;proto=io.prometheus.write.v3.Request")],
             whole.clone(),
             415,
+            "unsupported-media-type",
             type_1,
         ),
         (
@@ -63,6 +72,7 @@ fn unreadable() -> Vec<Case<'static>> {
             &[SNAPPY, ("Content-Type", "application/json")],
             b"{}".to_vec(),
             415,
+            "unsupported-media-type",
             type_1,
         ),
         (
@@ -70,6 +80,7 @@ fn unreadable() -> Vec<Case<'static>> {
             &[("Content-Encoding", "gzip"), PROTOBUF],
             whole.clone(),
             415,
+            "unsupported-media-type",
             "Content-Encoding must be snappy; got \"gzip\"",
         ),
         (
@@ -77,15 +88,17 @@ fn unreadable() -> Vec<Case<'static>> {
             &[("Content-Encoding", "zstd"), PROTOBUF],
             whole.clone(),
             415,
+            "unsupported-media-type",
             "Content-Encoding must be snappy; got \"zstd\"",
         ),
-        ("no body", &HEADERS, Vec::new(), 400, "the body is not a snappy block: "),
-        ("not compressed", &HEADERS, message.to_vec(), 400, "the body is not a snappy block: "),
+        ("no body", &HEADERS, Vec::new(), 400, "bad-body", "the body is not a snappy block: "),
+        ("not compressed", &HEADERS, message.to_vec(), 400, "bad-body", "the body is not a snappy block: "),
         (
             "cut within the compressed data",
             &HEADERS,
             whole[..whole.len() / 2].to_vec(),
             400,
+            "bad-body",
             "the body is not a snappy block: ",
         ),
         (
@@ -93,6 +106,7 @@ fn unreadable() -> Vec<Case<'static>> {
             &HEADERS,
             b"\xff\x06\x00\x00sNaPpY".to_vec(),
             400,
+            "bad-body",
             "the body is not a snappy block: ",
         ),
         (
@@ -100,6 +114,7 @@ fn unreadable() -> Vec<Case<'static>> {
             &HEADERS,
             claims(&[0xff, 0xff, 0xff, 0xff, 0x0f]),
             400,
+            "bad-body",
             "a decompressed body cannot exceed limits.body_bytes (65536); it claims 4294967295",
         ),
         (
@@ -107,6 +122,7 @@ fn unreadable() -> Vec<Case<'static>> {
             &HEADERS,
             claims(&[0x81, 0x80, 0x04]),
             400,
+            "bad-body",
             "a decompressed body cannot exceed limits.body_bytes (65536); it claims 65537",
         ),
         (
@@ -114,6 +130,7 @@ fn unreadable() -> Vec<Case<'static>> {
             &HEADERS,
             snappy(&vec![0; 1 << 20]),
             400,
+            "bad-body",
             "a decompressed body cannot exceed limits.body_bytes (65536); it claims 1048576",
         ),
         (
@@ -121,6 +138,7 @@ fn unreadable() -> Vec<Case<'static>> {
             &HEADERS,
             vec![7; (64 << 10) + 1],
             413,
+            "too-large",
             "a body cannot exceed limits.body_bytes (65536); got 65537",
         ),
         (
@@ -128,6 +146,7 @@ fn unreadable() -> Vec<Case<'static>> {
             &HEADERS_2,
             whole.clone(),
             400,
+            "bad-body",
             "byte 0 of the decompressed body: a field of remote write 1.0 in a request declared as 2.0; set the Content-Type's proto",
         ),
         (
@@ -135,6 +154,7 @@ fn unreadable() -> Vec<Case<'static>> {
             &HEADERS,
             snappy(&field(4, b"")),
             400,
+            "bad-body",
             "byte 0 of the decompressed body: a field of remote write 2.0 in a request declared as 1.0; set the Content-Type's proto",
         ),
         (
@@ -142,6 +162,7 @@ fn unreadable() -> Vec<Case<'static>> {
             &HEADERS,
             packed(&message[..message.len() - 3]),
             400,
+            "bad-body",
             "byte 0 of the decompressed body: a field that reaches past the end of its message",
         ),
     ]
@@ -357,27 +378,35 @@ fn refused() -> Vec<WrongSeries> {
 fn each_wrong_write_has_its_status_and_nothing_of_it_is_applied() {
     let mut worker = Tidewatch::start("limits: {body_bytes: 64KiB}\n");
     let url = worker.url("/api/v1/write");
-    for (what, headers, body, status, says) in unreadable() {
+    for (what, headers, body, status, problem, says) in unreadable() {
         let answer = http::post(&url, headers, &body).unwrap();
-        assert_eq!(answer.status, status, "{what}: {answer:?}");
-        assert!(answer.text.starts_with(says), "{what}: {answer:?}");
+        assert_eq!((answer.status, answer.problem().as_str()), (status, problem), "{what}: {answer:?}");
+        assert!(answer.says().starts_with(says), "{what}: {answer:?}");
     }
     for (what, headers, body, says) in undecodable() {
         let answer = http::post(&url, headers, &body).unwrap();
-        assert_eq!(answer.status, 400, "{what}: {answer:?}");
-        let (at, ends) = ("byte ", format!(" of the decompressed body: {says}\n"));
-        assert!(answer.text.starts_with(at) && answer.text.ends_with(&ends), "{what}: {answer:?}");
+        assert_eq!((answer.status, answer.problem().as_str()), (400, "bad-body"), "{what}: {answer:?}");
+        let (at, ends) = ("byte ", format!(" of the decompressed body: {says}"));
+        let told = answer.says();
+        assert!(told.starts_with(at) && told.ends_with(&ends), "{what}: {answer:?}");
     }
-    assert_eq!(http::get(&url, &[]).unwrap().text, "/api/v1/write takes POST only; got GET\n");
+    let answer = http::get(&url, &[]).unwrap();
+    assert_eq!((answer.status, answer.problem().as_str()), (405, "method-not-allowed"), "{answer:?}");
+    assert_eq!(answer.says(), "/api/v1/write takes POST only; got GET");
 
     let good_name = |what: &str| format!("good_{}", what.replace(' ', "_"));
     let names: Vec<String> = refused().iter().map(|(what, ..)| good_name(what)).collect();
     for (what, labels, at_ms, says) in refused() {
         let labels: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let answer = sample(&good_name(what)).series(&labels, &[(at_ms, 1.0)]).send(&url).unwrap();
-        assert_eq!(answer.status, 400, "{what}: {answer:?}");
+        assert_eq!(
+            (answer.status, answer.problem().as_str()),
+            (400, "samples-refused"),
+            "{what}: {answer:?}"
+        );
         let kept = "1 of 2 samples are written, 1 refused for good: 1 ";
-        assert!(answer.text.starts_with(kept) && answer.text.contains(says), "{what}: {answer:?}");
+        let told = answer.says();
+        assert!(told.starts_with(kept) && told.contains(says), "{what}: {answer:?}");
     }
     // Nothing at all, as Prometheus sends metadata, is no mistake.
     assert!((200..300).contains(&WriteRequest::default().send(&url).unwrap().status));
@@ -407,38 +436,40 @@ fn each_wrong_write_has_its_status_and_nothing_of_it_is_applied() {
     assert!(!worker.process().log().contains("panicked"), "{}", worker.process().log_tail());
 }
 
-/// A path, a parameter, the status, and what the answer says.
-type Question = (&'static str, &'static str, &'static str, u16, &'static str);
+/// A path, a parameter, the status, the problem, and what its detail says.
+type Question = (&'static str, &'static str, &'static str, u16, &'static str, &'static str);
 
-const QUESTIONS: [Question; 56] = [
-    ("/api/v1/nothing", "a", "b", 404, "there is nothing at \"/api/v1/nothing\""),
-    ("/nothing", "a", "b", 404, "there is nothing at \"/nothing\""),
-    ("/page", "a", "b", 404, "there is nothing at \"/page\""),
-    ("/api/v1/windows/", "limit", "1", 404, "there is nothing at \"/api/v1/windows/\""),
-    ("/api/v1/windows", "match[]", "{", 400, "match[]: \"{\" is not a selector: "),
-    ("/api/v1/windows", "match[]", "{a=~\"(\"}", 400, "is not a selector: "),
-    ("/api/v1/windows", "match[]", "{}", 400, "match[]: \"{}\" is not a selector: "),
-    ("/api/v1/windows", "match[]", "", 400, "match[]: \"\" is not a selector: "),
-    ("/api/v1/windows", "match[]", "rate(up[5m])", 400, "is not a selector: "),
-    ("/api/v1/windows", "match[]", "up offset 1h", 400, "is not a selector: "),
-    ("/api/v1/windows", "match[]", "up + 1", 400, "is not a selector: "),
+const QUESTIONS: [Question; 67] = [
+    ("/api/v1/nothing", "a", "b", 404, "no-such-path", "there is nothing at \"/api/v1/nothing\""),
+    ("/nothing", "a", "b", 404, "no-such-path", "there is nothing at \"/nothing\""),
+    ("/page", "a", "b", 404, "no-such-path", "there is nothing at \"/page\""),
+    ("/api/v1/windows/", "limit", "1", 404, "no-such-path", "there is nothing at \"/api/v1/windows/\""),
+    ("/api/v1/windows", "match[]", "{", 400, "bad-parameter", "match[]: \"{\" is not a selector: "),
+    ("/api/v1/windows", "match[]", "{a=~\"(\"}", 400, "bad-parameter", "is not a selector: "),
+    ("/api/v1/windows", "match[]", "{}", 400, "bad-parameter", "match[]: \"{}\" is not a selector: "),
+    ("/api/v1/windows", "match[]", "", 400, "bad-parameter", "match[]: \"\" is not a selector: "),
+    ("/api/v1/windows", "match[]", "rate(up[5m])", 400, "bad-parameter", "is not a selector: "),
+    ("/api/v1/windows", "match[]", "up offset 1h", 400, "bad-parameter", "is not a selector: "),
+    ("/api/v1/windows", "match[]", "up + 1", 400, "bad-parameter", "is not a selector: "),
     (
         "/api/v1/windows",
         "match",
         "up",
         400,
+        "bad-parameter",
         "/api/v1/windows takes match[], search, sort, window, start, end, at, limit, cursor, format, min_<statistic>, max_<statistic>; got \"match\"",
     ),
-    ("/api/v1/windows", "limit", "0", 400, "limit must be 1 to 10000; got \"0\""),
-    ("/api/v1/windows", "limit", "10001", 400, "limit must be 1 to 10000; got \"10001\""),
-    ("/api/v1/windows", "limit", "-1", 400, "limit must be 1 to 10000; got \"-1\""),
-    ("/api/v1/windows", "limit", "many", 400, "limit must be 1 to 10000; got \"many\""),
-    ("/api/v1/windows", "limit", "", 400, "limit must be 1 to 10000; got \"\""),
+    ("/api/v1/windows", "limit", "0", 400, "bad-parameter", "limit must be 1 to 10000; got \"0\""),
+    ("/api/v1/windows", "limit", "10001", 400, "bad-parameter", "limit must be 1 to 10000; got \"10001\""),
+    ("/api/v1/windows", "limit", "-1", 400, "bad-parameter", "limit must be 1 to 10000; got \"-1\""),
+    ("/api/v1/windows", "limit", "many", 400, "bad-parameter", "limit must be 1 to 10000; got \"many\""),
+    ("/api/v1/windows", "limit", "", 400, "bad-parameter", "limit must be 1 to 10000; got \"\""),
     (
         "/api/v1/windows",
         "start",
         "yesterday",
         400,
+        "bad-parameter",
         "start must be RFC 3339 or Unix seconds up to 253402300799; got \"yesterday\"",
     ),
     (
@@ -446,6 +477,7 @@ const QUESTIONS: [Question; 56] = [
         "start",
         "NaN",
         400,
+        "bad-parameter",
         "start must be RFC 3339 or Unix seconds up to 253402300799; got \"NaN\"",
     ),
     (
@@ -453,6 +485,7 @@ const QUESTIONS: [Question; 56] = [
         "end",
         "1767225600000",
         400,
+        "bad-parameter",
         "end must be RFC 3339 or Unix seconds up to 253402300799; got \"1767225600000\"",
     ),
     (
@@ -460,6 +493,7 @@ const QUESTIONS: [Question; 56] = [
         "end",
         "2026-01-01T00:00:00",
         400,
+        "bad-parameter",
         "end must be RFC 3339 or Unix seconds up to 253402300799; got \"2026-01-01T00:00:00\"",
     ),
     (
@@ -467,6 +501,7 @@ const QUESTIONS: [Question; 56] = [
         "end",
         "2026-01-01T00:00:00 01:00",
         400,
+        "bad-parameter",
         "(a plus sign is written %2B); got \"2026-01-01T00:00:00 01:00\"",
     ),
     (
@@ -474,16 +509,32 @@ const QUESTIONS: [Question; 56] = [
         "end",
         "2026-02-30T00:00:00Z",
         400,
+        "bad-parameter",
         "end must be RFC 3339 or Unix seconds up to 253402300799; got \"2026-02-30T00:00:00Z\"",
     ),
-    ("/api/v1/windows", "sort", "up", 400, "sort must be name, at, count, min, "),
-    ("/api/v1/windows", "sort", "-avg", 400, "sort by a number takes the latest rows of one window"),
-    ("/api/v1/windows?start=2", "end", "1", 400, "start must be at most end (\"1\"); got \"2\""),
+    ("/api/v1/windows", "sort", "up", 400, "bad-parameter", "sort must be name, at, count, min, "),
+    (
+        "/api/v1/windows",
+        "sort",
+        "-avg",
+        400,
+        "bad-parameter",
+        "sort by a number takes the latest rows of one window",
+    ),
+    (
+        "/api/v1/windows?start=2",
+        "end",
+        "1",
+        400,
+        "bad-parameter",
+        "start must be at most end (\"1\"); got \"2\"",
+    ),
     (
         "/api/v1/windows",
         "window",
         "fortnight",
         400,
+        "bad-parameter",
         "window must be a duration from 1s to 30d, such as 1h30m; got \"fortnight\"",
     ),
     (
@@ -491,6 +542,7 @@ const QUESTIONS: [Question; 56] = [
         "window",
         "3600",
         400,
+        "bad-parameter",
         "window must be a duration from 1s to 30d, such as 1h30m; got \"3600\"",
     ),
     (
@@ -498,6 +550,7 @@ const QUESTIONS: [Question; 56] = [
         "window",
         "31d",
         400,
+        "bad-parameter",
         "window must be a duration from 1s to 30d, such as 1h30m; got \"31d\"",
     ),
     (
@@ -505,16 +558,32 @@ const QUESTIONS: [Question; 56] = [
         "window",
         "-1h",
         400,
+        "bad-parameter",
         "window must be a duration from 1s to 30d, such as 1h30m; got \"-1h\"",
     ),
-    ("/api/v1/windows", "min_avg", "low", 400, "min_avg must be a finite number; got \"low\""),
-    ("/api/v1/windows", "max_rate", "NaN", 400, "max_rate must be a finite number; got \"NaN\""),
-    ("/api/v1/windows", "min_colour", "1", 400, "got \"min_colour\""),
+    (
+        "/api/v1/windows",
+        "min_avg",
+        "low",
+        400,
+        "bad-parameter",
+        "min_avg must be a finite number; got \"low\"",
+    ),
+    (
+        "/api/v1/windows",
+        "max_rate",
+        "NaN",
+        400,
+        "bad-parameter",
+        "max_rate must be a finite number; got \"NaN\"",
+    ),
+    ("/api/v1/windows", "min_colour", "1", 400, "bad-parameter", "got \"min_colour\""),
     (
         "/api/v1/windows",
         "cursor",
         "nonsense",
         400,
+        "bad-parameter",
         "cursor must be the next of an answer to the same question; got \"nonsense\"",
     ),
     (
@@ -522,39 +591,124 @@ const QUESTIONS: [Question; 56] = [
         "cursor",
         "",
         400,
+        "bad-parameter",
         "cursor must be the next of an answer to the same question; got \"\"",
     ),
-    ("/api/v1/windows", "format", "xml", 400, "format must be json or csv; got \"xml\""),
-    ("/api/v1/windows?limit=1", "limit", "1", 400, "limit must be given once; got it twice"),
-    ("/api/v1/catalog", "match[]", "a b", 400, "match[]: \"a b\" is not a selector: "),
+    ("/api/v1/windows", "format", "xml", 400, "bad-parameter", "format must be json or csv; got \"xml\""),
+    ("/api/v1/windows?limit=1", "limit", "1", 400, "bad-parameter", "limit must be given once; got it twice"),
+    ("/api/v1/windows/up", "limit", "1", 404, "unknown-series", "there is no series \"up\""),
+    (
+        "/api/v1/windows/up",
+        "match[]",
+        "up",
+        400,
+        "bad-parameter",
+        "/api/v1/windows/up takes window, start, end, limit, cursor, format, min_<statistic>, max_<statistic>; got \"match[]\"",
+    ),
+    ("/api/v1/windows/up/corrections", "limit", "1", 404, "unknown-series", "there is no series \"up\""),
+    ("/api/v1/windows/up/corrections", "window", "1", 400, "bad-parameter", "window must be a duration"),
+    ("/api/v1/windows/up/corrections", "cursor", "ff", 400, "bad-parameter", "cursor must be"),
+    ("/api/v1/windows/up/other", "limit", "1", 404, "no-such-path", "there is nothing at"),
+    ("/api/v1/history/up", "resample", "1h", 404, "unknown-series", "there is no series \"up\""),
+    (
+        "/api/v1/history/up",
+        "aggregate",
+        "mean",
+        400,
+        "bad-parameter",
+        "aggregate has no place without resample",
+    ),
+    ("/api/v1/problems/none", "", "", 400, "bad-parameter", "takes no parameters"),
+    (
+        "/api/v1/problems",
+        "limit",
+        "1",
+        400,
+        "bad-parameter",
+        "/api/v1/problems takes no parameters; got \"limit\"",
+    ),
+    ("/api/v1/backfill/1", "a", "b", 404, "unknown-backfill", "there is no backfill \"1\""),
+    ("/api/v1/catalog", "match[]", "a b", 400, "bad-parameter", "match[]: \"a b\" is not a selector: "),
     (
         "/api/v1/catalog",
         "window",
         "1h",
         400,
+        "bad-parameter",
         "/api/v1/catalog takes match[], limit, cursor, format; got \"window\"",
     ),
-    ("/api/v1/catalog", "format", "CSV", 400, "format must be json or csv; got \"CSV\""),
-    ("/api/v1/names", "start", "1", 400, "/api/v1/names takes match[], limit, cursor, format; got \"start\""),
-    ("/api/v1/names", "limit", "1e3", 400, "limit must be 1 to 10000; got \"1e3\""),
-    ("/api/v1/rejects", "by", "colour", 400, "by must be a list of series, name and reason; got \"colour\""),
+    ("/api/v1/catalog", "format", "CSV", 400, "bad-parameter", "format must be json or csv; got \"CSV\""),
+    (
+        "/api/v1/names",
+        "start",
+        "1",
+        400,
+        "bad-parameter",
+        "/api/v1/names takes match[], limit, cursor, format; got \"start\"",
+    ),
+    ("/api/v1/names", "limit", "1e3", 400, "bad-parameter", "limit must be 1 to 10000; got \"1e3\""),
+    (
+        "/api/v1/rejects",
+        "by",
+        "colour",
+        400,
+        "bad-parameter",
+        "by must be a list of series, name and reason; got \"colour\"",
+    ),
     (
         "/api/v1/rejects",
         "start",
         "soon",
         400,
+        "bad-parameter",
         "start must be RFC 3339 or Unix seconds up to 253402300799; got \"soon\"",
     ),
-    ("/api/v1/status", "verbose", "1", 400, "/api/v1/status takes no parameters; got \"verbose\""),
-    ("/api/v1/windows/up/explain", "at", "0", 400, "window must be one of 1h, 3h, 12h, once; got \"\""),
-    ("/api/v1/windows/up/explain?at=0", "window", "2h", 400, "window must be one of 1h, 3h, 12h; got \"2h\""),
-    ("/api/v1/windows/up/explain?at=0&window=1h", "window", "3h", 400, "1h, 3h, 12h, once; got \"1h 3h\""),
-    ("/api/v1/windows/up/explain", "window", "1h", 400, "at must be given: the end of the window"),
+    (
+        "/api/v1/status",
+        "verbose",
+        "1",
+        400,
+        "bad-parameter",
+        "/api/v1/status takes no parameters; got \"verbose\"",
+    ),
+    (
+        "/api/v1/windows/up/explain",
+        "at",
+        "0",
+        400,
+        "bad-parameter",
+        "window must be one of 1h, 3h, 12h, once; got \"\"",
+    ),
+    (
+        "/api/v1/windows/up/explain?at=0",
+        "window",
+        "2h",
+        400,
+        "bad-parameter",
+        "window must be one of 1h, 3h, 12h; got \"2h\"",
+    ),
+    (
+        "/api/v1/windows/up/explain?at=0&window=1h",
+        "window",
+        "3h",
+        400,
+        "bad-parameter",
+        "1h, 3h, 12h, once; got \"1h 3h\"",
+    ),
+    (
+        "/api/v1/windows/up/explain",
+        "window",
+        "1h",
+        400,
+        "bad-parameter",
+        "at must be given: the end of the window",
+    ),
     (
         "/api/v1/windows/up/explain?window=3h",
         "at",
         "2026-01-01T00:01:00Z",
         400,
+        "bad-parameter",
         "at must be a multiple of the hop 3m since 1970, such as 2026-01-01T00:00:00Z or 2026-01-01T00:03:00Z; got \"2026-01-01T00:01:00Z\"",
     ),
     (
@@ -562,6 +716,7 @@ const QUESTIONS: [Question; 56] = [
         "at",
         "60.5",
         400,
+        "bad-parameter",
         "such as 1970-01-01T00:01:00Z or 1970-01-01T00:02:00Z",
     ),
     (
@@ -569,6 +724,7 @@ const QUESTIONS: [Question; 56] = [
         "at",
         "now",
         400,
+        "bad-parameter",
         "at must be RFC 3339 or Unix seconds up to 253402300799; got \"now\"",
     ),
     (
@@ -576,40 +732,47 @@ const QUESTIONS: [Question; 56] = [
         "start",
         "0",
         400,
+        "bad-parameter",
         "/api/v1/windows/up/explain takes window, at; got \"start\"",
     ),
-    ("/api/v1/windows/up/explain?window=1h", "at", "0", 404, "there is no series \"up\""),
+    ("/api/v1/windows/up/explain?window=1h", "at", "0", 404, "unknown-series", "there is no series \"up\""),
     (
         "/api/v1/windows/0123456789abcdef/explain?window=1h",
         "at",
         "0",
         404,
+        "unknown-series",
         "there is no series \"0123456789abcdef\"",
     ),
-    ("/api/v1/windows/%ff/explain?window=1h", "at", "0", 400, "UTF-8"),
+    ("/api/v1/windows/%ff/explain?window=1h", "at", "0", 400, "bad-parameter", "UTF-8"),
 ];
 
 #[test]
 fn each_wrong_question_is_a_problem_that_says_what_is_wrong() {
     let worker = Tidewatch::start("");
-    let judge = |asked: &str, answer: http::Answer, status: u16, says: &str| {
+    let judge = |asked: &str, answer: http::Answer, status: u16, problem: &str, says: &str| {
         let asked = format!("{asked}: {answer:?}");
-        assert_eq!(answer.status, status, "{asked}");
-        assert_eq!(answer.content_type, "application/problem+json", "{asked}");
-        let problem = answer.json();
-        assert_eq!(problem["status"], status, "{asked}");
-        for field in ["type", "title", "detail"] {
-            assert!(problem[field].as_str().is_some_and(|text| !text.is_empty()), "{field} of {asked}");
-        }
-        assert!(problem["detail"].as_str().unwrap().contains(says), "{asked}");
+        assert_eq!((answer.status, answer.problem().as_str()), (status, problem), "{asked}");
+        assert!(answer.says().contains(says), "{asked}");
+        // What the type says can be read where it points.
+        let meaning = worker.get(&format!("/api/v1/problems/{problem}"), &[]).json();
+        assert_eq!(
+            (&meaning["type"], &meaning["status"]),
+            (&answer.json()["type"], &status.into()),
+            "{asked}"
+        );
     };
-    for (path, name, value, status, says) in QUESTIONS {
+    for (path, name, value, status, problem, says) in QUESTIONS {
         let answer = http::get(&worker.url(path), &[(name, value)]).unwrap();
-        judge(&format!("{path} {name}={value}"), answer, status, says);
+        judge(&format!("{path} {name}={value}"), answer, status, problem, says);
     }
     for path in [
         "/api/v1/windows",
+        "/api/v1/windows/up",
+        "/api/v1/windows/up/corrections",
         "/api/v1/windows/up/explain",
+        "/api/v1/history/up",
+        "/api/v1/problems",
         "/api/v1/names",
         "/api/v1/catalog",
         "/api/v1/rejects",
@@ -618,7 +781,13 @@ fn each_wrong_question_is_a_problem_that_says_what_is_wrong() {
         "/-/ready",
     ] {
         let answer = http::post(&worker.url(path), &[], b"{}").unwrap();
-        judge(&format!("POST {path}"), answer, 405, &format!("{path:?} does not take \"POST\""));
+        judge(
+            &format!("POST {path}"),
+            answer,
+            405,
+            "method-not-allowed",
+            &format!("{path:?} does not take \"POST\""),
+        );
     }
     assert_eq!(worker.get("/-/healthy", &[]).status, 200);
     assert_eq!(worker.rows("/api/v1/windows", &[]).len(), 0);

@@ -144,7 +144,7 @@ fn a_partly_bad_request_keeps_the_good_and_says_how_much_is_written() {
             "{bad:?}: {answer:?}"
         );
         assert!(
-            answer.text.starts_with("3 of 5 samples are written, 2 refused for good: 2 "),
+            answer.says().starts_with("3 of 5 samples are written, 2 refused for good: 2 "),
             "{}",
             answer.text
         );

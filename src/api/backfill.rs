@@ -4,14 +4,16 @@
 
 use axum::Json;
 use axum::body::{Body, to_bytes};
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::LOCATION;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 use tidewatch_dataflows::sample::AT_MS_MIN;
 
+use super::error::{Kind, shown};
 use super::params::time_ms;
+use super::series::InPath;
 use super::{Api, Problem};
 use crate::store::selector::Selectors;
 
@@ -75,7 +77,8 @@ pub trait Backfills: Send + Sync {
 
 /// Begins a history: 202 with its id, 409 while one is at work.
 pub async fn begin(State(api): State<Api>, body: Body) -> Result<Response, Problem> {
-    let too_large = |_| Problem::too_large(format!("the body must be at most {BODY_BYTES_MAX} bytes"));
+    let too_large =
+        |_| Problem::new(Kind::TooLarge, format!("the body must be at most {BODY_BYTES_MAX} bytes"));
     let bytes = to_bytes(body, BODY_BYTES_MAX).await.map_err(too_large)?;
     let backfills = api.backfills.clone();
     // Parsing regexes and reading files with secrets may block.
@@ -86,7 +89,7 @@ pub async fn begin(State(api): State<Api>, body: Body) -> Result<Response, Probl
     let begun = tokio::task::spawn_blocking(work).await;
     let begun = begun.map_err(|error| Problem::internal(format!("beginning a backfill failed: {error}")))?;
     let begun = begun.inspect_err(|problem| {
-        if problem.is_conflict() {
+        if problem.kind() == Kind::BackfillRunning {
             api.metrics.limit("backfill.running");
         }
     })?;
@@ -99,27 +102,31 @@ pub async fn begin(State(api): State<Api>, body: Body) -> Result<Response, Probl
 }
 
 /// How far a history is.
-pub async fn show(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
+pub async fn show(State(api): State<Api>, InPath(id): InPath) -> Result<Json<Value>, Problem> {
     api.backfills.show(&id).map(Json).ok_or_else(|| unknown(&id))
 }
 
 /// Ends a history that is at work; what it has written stays.
-pub async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
+pub async fn cancel(State(api): State<Api>, InPath(id): InPath) -> Result<Json<Value>, Problem> {
     api.backfills.cancel(&id).map(Json).ok_or_else(|| unknown(&id))
 }
 
 fn unknown(id: &str) -> Problem {
-    let id = super::error::shown(id);
-    Problem::not_found(format!("there is no backfill {id}; the last 16 since the worker's start are known"))
+    let id = shown(id);
+    let detail = format!("there is no backfill {id}; the last 16 since the worker's start are known");
+    Problem::new(Kind::UnknownBackfill, detail)
 }
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         match refusal {
             Refusal::Source(bound, got) => Problem::bad_request(format!("source must be {bound}; got {got}")),
-            Refusal::Running(id) => Problem::conflict(format!(
-                "backfill {id} is running, and there is one at a time; its progress is at /api/v1/backfill/{id}"
-            )),
+            Refusal::Running(id) => Problem::new(
+                Kind::BackfillRunning,
+                format!(
+                    "backfill {id} is running, and there is one at a time; its progress is at /api/v1/backfill/{id}"
+                ),
+            ),
             Refusal::Later(why) => Problem::unavailable(why),
         }
     }
@@ -129,9 +136,10 @@ impl From<Refusal> for Problem {
 fn read(bytes: &[u8], now_ms: i64) -> Result<Order, Problem> {
     const FIELDS: &str = "source, match, start and end";
     let body: Value = serde_json::from_slice(bytes)
-        .map_err(|error| Problem::bad_request(format!("the body must be a JSON object: {error}")))?;
+        .map_err(|error| Problem::new(Kind::BadBody, format!("the body must be a JSON object: {error}")))?;
     let Value::Object(fields) = body else {
-        return Err(Problem::parameter("the body", "a JSON object", &body.to_string()));
+        let detail = format!("the body must be a JSON object; got {}", shown(&body.to_string()));
+        return Err(Problem::new(Kind::BadBody, detail));
     };
     let known = ["source", "match", "start", "end"];
     if let Some(other) = fields.keys().find(|name| !known.contains(&name.as_str())) {

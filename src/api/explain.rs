@@ -4,23 +4,18 @@
 //! settings for what may still happen. What each of them cannot know any more is said in words.
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::Uri;
 use serde_json::{Value, json};
 use tidewatch_dataflows::outcome::look::{Explained, PaneSeen};
 use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::settings::{Settings, Window, duration};
 
-use super::error::shown;
 use super::params::Params;
+use super::series::{InPath, find, row};
 use super::{Api, Problem};
-use crate::store::row::{Rfc3339, SeriesRow, Shape, WindowRow, labels_json, write_json};
-use crate::store::selector::Selectors;
-use crate::store::{CatalogueQuery, Correction, LabelPairs, Store, Told};
-
-/// Most series that are named where several bear the name.
-const NAMED_MAX: usize = 20;
+use crate::store::row::{Rfc3339, SeriesRow, Shape, WindowRow, write_json};
+use crate::store::{Correction, LabelPairs, Store, Told};
 
 /// What the workers know of a series.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,12 +47,7 @@ pub trait Workings: Send + Sync {
 }
 
 /// Explains one key of one series.
-pub async fn show(
-    State(api): State<Api>,
-    uri: Uri,
-    series: Result<Path<String>, PathRejection>,
-) -> Result<Json<Value>, Problem> {
-    let Path(series) = series.map_err(|error| Problem::bad_request(error.to_string()))?;
+pub async fn show(State(api): State<Api>, uri: Uri, InPath(series): InPath) -> Result<Json<Value>, Problem> {
     let worker = api.worker.clone();
     // The workers answer between their steps, so this may wait: on the same thread as the store.
     api.ask(move |store| explain(store, &*worker, &uri, &series)).await.map(Json)
@@ -69,62 +59,8 @@ fn explain(store: &dyn Store, worker: &dyn super::Worker, uri: &Uri, series: &st
     let series = find(store, worker, series)?;
     let told = store.explain(series, window.length_ms, at_ms)?;
     let known = worker.explain(series, window.length_ms, at_ms).map_err(Problem::unavailable)?;
-    let row = match (&told.series, worker.labels(series)) {
-        (Some(row), _) => row.clone(),
-        (None, Some(labels)) => row_of(series, &labels),
-        (None, None) => SeriesRow { series, name: String::new(), labels: "{}".to_owned(), kind: None },
-    };
+    let row = row(told.series.clone(), worker, series);
     Ok(Key { settings: &settings, window, at_ms, told: &told, known: &known }.shown(&row))
-}
-
-fn row_of(series: SeriesId, labels: &[(String, String)]) -> SeriesRow {
-    let name = labels.iter().find(|(name, _)| name == "__name__").map(|(_, value)| value.clone());
-    SeriesRow { series, name: name.unwrap_or_default(), labels: labels_json(labels), kind: None }
-}
-
-/// What is known of a series: its row of the catalogue, or the labels of one that has no row yet.
-pub(super) fn known_as(
-    store: &dyn Store,
-    worker: &dyn super::Worker,
-    series: SeriesId,
-) -> Result<SeriesRow, Problem> {
-    Ok(match (store.explain(series, 0, 0)?.series, worker.labels(series)) {
-        (Some(row), _) => row,
-        (None, Some(labels)) => row_of(series, &labels),
-        (None, None) => SeriesRow { series, name: String::new(), labels: "{}".to_owned(), kind: None },
-    })
-}
-
-/// The series of an id, or the only one of a name.
-pub(super) fn find(store: &dyn Store, worker: &dyn super::Worker, text: &str) -> Result<SeriesId, Problem> {
-    let id = (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok()).flatten().map(SeriesId);
-    if let Some(id) = id {
-        // Any window will do: the question is whether anybody knows the series.
-        let known = worker.labels(id).is_some() || store.explain(id, 0, 0)?.series.is_some();
-        if known {
-            return Ok(id);
-        }
-    }
-    let quoted = Value::from(text).to_string();
-    let select = Selectors::parse(&[format!("{{__name__={quoted}}}")])
-        .map_err(|_| Problem::parameter("{series}", "16 hex digits or a metric name", text))?;
-    let rows = store.catalogue(&CatalogueQuery { select, after: None, limit: NAMED_MAX + 1 })?.rows;
-    match rows.as_slice() {
-        [one] => Ok(one.series),
-        [] => Err(Problem::not_found(format!(
-            "there is no series {}: neither an id of 16 hex digits that is known, nor the name of a series with rows",
-            shown(text)
-        ))),
-        several => {
-            let named = several.iter().take(NAMED_MAX).map(|row| format!("{} {}", row.series, row.labels));
-            let (more, named) = (several.len() > NAMED_MAX, named.collect::<Vec<_>>().join(", "));
-            Err(Problem::conflict(format!(
-                "several series bear the name {}; ask for one by its id: {named}{}",
-                shown(text),
-                if more { ", and more" } else { "" }
-            )))
-        }
-    }
 }
 
 /// One key and everything that is known of it.

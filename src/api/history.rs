@@ -11,15 +11,14 @@
 use std::time::{Duration, Instant};
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::Uri;
 use serde_json::{Value, json};
 use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::settings::duration;
 
-use super::explain::{find, known_as};
 use super::params::Params;
+use super::series::{InPath, find, known_as};
 use super::{Api, Problem};
 use crate::store::row::Rfc3339;
 use crate::store::{PAGE_ROWS_MAX, Range, Store, StoreError};
@@ -133,12 +132,7 @@ impl Aggregate {
 }
 
 /// Answers with the samples of a series in a range.
-pub async fn show(
-    State(api): State<Api>,
-    uri: Uri,
-    series: Result<Path<String>, PathRejection>,
-) -> Result<Json<Value>, Problem> {
-    let Path(series) = series.map_err(|error| Problem::bad_request(error.to_string()))?;
+pub async fn show(State(api): State<Api>, uri: Uri, InPath(series): InPath) -> Result<Json<Value>, Problem> {
     let asked = api.clone();
     api.ask(move |store| history(&asked, store, &uri, &series)).await.map(Json)
 }

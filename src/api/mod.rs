@@ -6,11 +6,14 @@
 //!  /api/v1/names                      metric names that have rows
 //!  /api/v1/catalog                    series that have rows
 //!  /api/v1/windows                    statistics per series and window: stored, or still open (`now`)
+//!  /api/v1/windows/{series}           those of one series
+//!  /api/v1/windows/{series}/corrections  its revisions, the newest first
 //!  /api/v1/windows/{series}/explain   what one row is made of, and why it is what it is
 //!  /api/v1/history/{series}           its samples, from the ring and from Prometheus, resampled if wanted
 //!  /api/v1/rejects                    sums of samples that were not applied
 //!  /api/v1/status                     how far everything is
 //!  /api/v1/backfill                   histories: order, follow, end
+//!  /api/v1/problems                   what the type of an error means
 //! ```
 //!
 //! A list is `{"data":[...],"next":cursor|null}`, or CSV with the cursor in the header `x-next-cursor`. Every error is
@@ -21,6 +24,7 @@
 
 pub mod backfill;
 mod catalog;
+mod corrections;
 mod cursor;
 mod error;
 pub mod explain;
@@ -31,7 +35,9 @@ mod names;
 mod now;
 mod page;
 mod params;
+mod problems;
 mod rejects;
+mod series;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -52,6 +58,7 @@ use crate::labels::Labels;
 use crate::metrics::{Answer, Metrics, Route};
 use crate::store::{Latest, Store};
 use backfill::Backfills;
+use error::Kind;
 pub use error::{Problem, shown};
 
 /// Most questions to the store that are answered at once.
@@ -129,7 +136,11 @@ impl Api {
             question(store.as_ref())
         });
         match answer.await {
-            Ok(answer) => answer,
+            Ok(answer) => answer.inspect_err(|problem| {
+                if problem.kind() == Kind::Deadline {
+                    self.metrics.limit("api.deadline");
+                }
+            }),
             Err(error) => Err(Problem::internal(format!("a question to the store failed: {error}"))),
         }
     }
@@ -151,10 +162,14 @@ pub fn router(api: Api) -> Router {
         ("/api/v1/names", get(names::list)),
         ("/api/v1/catalog", get(catalog::list)),
         ("/api/v1/windows", get(windows::list)),
+        ("/api/v1/windows/{series}", get(windows::of_series)),
+        ("/api/v1/windows/{series}/corrections", get(corrections::show)),
         ("/api/v1/windows/{series}/explain", get(explain::show)),
         ("/api/v1/history/{series}", get(history::show)),
         ("/api/v1/rejects", get(rejects::list)),
         ("/api/v1/status", get(status::show)),
+        ("/api/v1/problems", get(problems::list)),
+        ("/api/v1/problems/{slug}", get(problems::show)),
     ] {
         router = route(router, path, "GET, HEAD", handler);
     }

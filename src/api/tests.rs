@@ -14,12 +14,12 @@ use tidewatch_dataflows::settings::Settings;
 use super::backfill::{Backfills, Named, Order, Refusal};
 use super::explain::{Known, Workings};
 use super::history::{Held, NoOlder, Older, Raw};
-use super::{Api, Asked, QUESTIONS_MAX, Worker, router};
+use super::{Api, Asked, Kind, QUESTIONS_MAX, Worker, router};
 use crate::labels::{Labels, Limits};
 use crate::metrics::Metrics;
 use crate::store::testing::labels_of;
 use crate::store::testing::{HOUR_MS, Model, T0, TempDir, series, stats};
-use crate::store::{Batch, LabelPairs, Latest, NoAnswer, Store};
+use crate::store::{Batch, LabelPairs, Latest, NoAnswer, Store, StoreError};
 
 struct Fake {
     ready: Result<(), String>,
@@ -227,8 +227,9 @@ impl Served {
         assert_eq!(reply.header("content-type"), "application/problem+json", "{path}: {}", reply.body);
         let problem = reply.json();
         assert_eq!(problem["status"], reply.status, "{path}");
-        assert_eq!(problem["type"], "about:blank");
-        assert!(problem["title"].is_string());
+        let kind = Kind::ALL.iter().find(|kind| problem["type"] == kind.uri()).expect("a kind of problem");
+        let about = kind.about();
+        assert_eq!((about.status.as_u16(), &problem["title"]), (reply.status, &json!(about.title)), "{path}");
         (reply.status, problem["detail"].as_str().unwrap().to_owned())
     }
 }
@@ -687,6 +688,110 @@ fn a_store_that_fails_is_500_without_its_path() {
     conn.execute_batch("DROP TABLE catalogue").unwrap();
     let (status, detail) = served.problem("/api/v1/names");
     assert_eq!((status, detail.as_str()), (500, "the worker failed to answer; its log says why"));
+}
+
+#[test]
+fn a_question_beyond_its_time_is_504_and_counted() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    let late = served.runtime.block_on(served.api.ask(|_| {
+        let late: Result<(), StoreError> = Err(StoreError::Deadline { limit_ms: 9 });
+        Ok(late?)
+    }));
+    let late = late.unwrap_err();
+    assert_eq!((late.kind(), late.kind().about().status.as_u16()), (Kind::Deadline, 504));
+    let counted = "tidewatch_limit_reached_total{limit=\"api.deadline\"} 1";
+    assert!(served.get("/metrics").body.contains(counted));
+}
+
+#[test]
+fn what_a_problem_means_is_told_where_its_type_points() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    let all = served.get("/api/v1/problems").json();
+    let all = all["data"].as_array().unwrap();
+    assert_eq!(all.len(), Kind::ALL.len());
+    for told in all {
+        assert_eq!(&served.get(told["type"].as_str().unwrap()).json(), told);
+    }
+    assert_eq!(served.problem("/api/v1/problems/none").0, 404);
+}
+
+#[test]
+fn one_series_is_asked_for_by_id_or_by_a_name_that_it_alone_bears() {
+    let dir = TempDir::new();
+    let store = dir.store();
+    // Two of a name, with the same labels but one; both have rows at the same times.
+    let rows: Vec<_> = [1, 5, 0]
+        .into_iter()
+        .flat_map(|i| (1..=9).map(move |minute| stats(series(i), HOUR_MS, T0 + minute * 60_000, 0, i as f64)))
+        .collect();
+    let batch = Batch { epoch: 1, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
+    store.write(&[batch], &labels_of).unwrap();
+    let served = serve(Arc::new(store), Ok(()));
+    for i in [1, 5, 0] {
+        let path = format!("/api/v1/windows/{}", series(i));
+        let latest = served.list(&path, 10);
+        assert_eq!((latest.len(), &latest[0]["series"]), (1, &json!(series(i).to_string())));
+        assert_eq!(latest[0]["at_ms"], T0 + 9 * 60_000);
+        for limit in [1, 4, 20] {
+            let rows = served.list(&format!("{path}?start=0&window=1h&min_avg=0"), limit);
+            assert_eq!(rows.len(), 9);
+            assert!(rows.iter().all(|row| row["series"] == series(i).to_string()));
+            assert!(rows.is_sorted_by_key(|row| row["at_ms"].as_i64()));
+        }
+    }
+    assert_eq!(served.list("/api/v1/windows/node_load1?start=0", 4).len(), 9);
+    let (status, detail) = served.problem("/api/v1/windows/up");
+    assert!(status == 409 && detail.contains(&series(5).to_string()), "{detail}");
+    // Nobody knows it.
+    assert_eq!(served.problem(&format!("/api/v1/windows/{}", series(9))).0, 404);
+    let csv = served.get(&format!("/api/v1/windows/{}?format=csv&start=0", series(5)));
+    assert_eq!(csv.body.lines().count(), 10);
+}
+
+#[test]
+fn corrections_of_a_series_come_newest_first_page_by_page() {
+    let dir = TempDir::new();
+    let store = dir.store();
+    let row = |window_ms: i64, minute: i64, revision: u32| WindowStats {
+        count: revision + 2,
+        ..stats(series(0), window_ms, T0 + minute * 60_000, revision, 1.0)
+    };
+    let writes = [
+        vec![row(HOUR_MS, 1, 0), row(HOUR_MS, 2, 0), row(3 * HOUR_MS, 3, 0)],
+        vec![row(HOUR_MS, 1, 1), stats(series(1), HOUR_MS, T0 + 60_000, 0, 1.0)],
+        vec![
+            row(3 * HOUR_MS, 3, 1),
+            WindowStats { count: 9, ..stats(series(1), HOUR_MS, T0 + 60_000, 1, 1.0) },
+        ],
+        vec![row(HOUR_MS, 1, 2)],
+    ];
+    for (i, windows) in writes.iter().enumerate() {
+        let (epoch, written_ms) = (i as u64 + 1, T0 + i as i64 * 1_000);
+        store.write(&[Batch { epoch, written_ms, windows, rejects: &[], types: &[] }], &labels_of).unwrap();
+    }
+    let served = serve(Arc::new(store), Ok(()));
+    let path = format!("/api/v1/windows/{}/corrections", series(0));
+    let told = |row: &Value| {
+        (row["window"].clone(), row["at_ms"].as_i64().unwrap(), row["revision"].as_u64().unwrap())
+    };
+    for limit in [1, 2, 3, 9] {
+        let rows = served.list(&path, limit);
+        let (hour, three) = (json!("1h"), json!("3h"));
+        let wanted = [(&hour, 1, 2), (&three, 3, 1), (&three, 3, 0), (&hour, 1, 1), (&hour, 1, 0)]
+            .map(|(window, minute, revision)| (window.clone(), T0 + minute * 60_000, revision));
+        assert_eq!(rows.iter().map(told).collect::<Vec<_>>(), wanted, "pages of {limit}");
+        let newest = json!({
+            "window": "1h", "at": "2023-11-14T00:01:00Z", "at_ms": T0 + 60_000, "revision": 2, "epoch": 4,
+            "written": "2023-11-14T00:00:03Z", "written_ms": T0 + 3_000, "count": 4,
+        });
+        assert_eq!((&rows[0], &rows[2]["epoch"]), (&newest, &Value::Null));
+    }
+    assert_eq!(served.list(&format!("{path}?window=3h"), 1).len(), 2);
+    assert!(served.list(&format!("{path}?window=7m"), 1).is_empty());
+    let unknown = format!("/api/v1/windows/{}/corrections", series(2));
+    assert_eq!(served.problem(&unknown).0, 404);
 }
 
 #[test]

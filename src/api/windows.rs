@@ -1,5 +1,5 @@
-//! `GET /api/v1/windows`: statistics per series and window; without a range the latest of each, which can be sorted, with
-//! `at=now` what is open.
+//! `GET /api/v1/windows` and `/api/v1/windows/{series}`: statistics per series and window; without a range the latest of each,
+//! which can be sorted, with `at=now` what is open.
 
 use axum::extract::State;
 use axum::http::Uri;
@@ -7,7 +7,9 @@ use axum::response::Response;
 
 use super::cursor::Cursor;
 use super::params::Params;
+use super::series::{InPath, find, known_as};
 use super::{Api, Problem, list, now};
+use crate::store::selector::Selectors;
 use crate::store::sort::Sort;
 use crate::store::{Store, WindowKey, WindowQuery};
 
@@ -17,11 +19,33 @@ pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem>
     api.ask(move |store| page(&about, store, &uri)).await
 }
 
+/// Answers with a page of windows of one series, by (window, at).
+pub async fn of_series(
+    State(api): State<Api>,
+    uri: Uri,
+    InPath(series): InPath,
+) -> Result<Response, Problem> {
+    let about = api.clone();
+    api.ask(move |store| page_of(&about, store, &uri, &series)).await
+}
+
+fn page_of(api: &Api, store: &dyn Store, uri: &Uri, series: &str) -> Result<Response, Problem> {
+    let params = Params::read(uri, &["window", "start", "end", "limit", "cursor", "format"], true)?;
+    let worker = &*api.worker;
+    let series = known_as(store, worker, find(store, worker, series)?)?;
+    answer(api, store, &params, Selectors::one(series.series, &series.name))
+}
+
 fn page(api: &Api, store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
     let known = ["match[]", "search", "sort", "window", "start", "end", "at", "limit", "cursor", "format"];
     let params = Params::read(uri, &known, true)?;
+    let select = params.selectors()?;
+    answer(api, store, &params, select)
+}
+
+fn answer(api: &Api, store: &dyn Store, params: &Params, select: Selectors) -> Result<Response, Problem> {
     params.format()?;
-    let cursor = Cursor::of(&params)?;
+    let cursor = Cursor::of(params)?;
     let (windows, range, sort) = (params.windows()?, params.range()?, params.sort()?);
     let now = params.now()?;
     if sort.is_some() && (windows.len() != 1 || range.is_some() || now) {
@@ -36,7 +60,7 @@ fn page(api: &Api, store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
         at_ms: cursor.b,
     });
     let query = WindowQuery {
-        select: params.selectors()?,
+        select,
         search: params.search()?,
         windows,
         range,
@@ -46,10 +70,10 @@ fn page(api: &Api, store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
         limit: params.limit()?,
     };
     if now {
-        return now::page(api, &params, &query);
+        return now::page(api, params, &query);
     }
     let page = store.windows(&query)?;
-    list::answer(&params, &page, |row| {
+    list::answer(params, &page, |row| {
         let (name, series) = (row.series.name.clone(), row.series.series);
         match &query.sort {
             Some(sort) => Cursor::of_place(sort.value(row.series.is_counter(), &row.stats), name, series),

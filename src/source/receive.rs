@@ -30,6 +30,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::labels::Labels;
 use crate::metrics::{Answer, Metrics, Route, Source};
+use crate::problem::{Kind, Problem};
 use crate::source::remote_write::{self, Decoded, SOURCE};
 use crate::source::remote_write2::{self, Decoded2};
 use crate::source::validate::Bounds;
@@ -152,18 +153,18 @@ enum Refusal {
 }
 
 impl Refusal {
-    fn status(&self) -> StatusCode {
+    fn kind(&self) -> Kind {
         match self {
-            Refusal::Method(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Refusal::MediaType(_) | Refusal::Encoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Refusal::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Refusal::Method(_) => Kind::MethodNotAllowed,
+            Refusal::MediaType(_) | Refusal::Encoding(_) => Kind::UnsupportedMediaType,
+            Refusal::TooLarge { .. } => Kind::TooLarge,
             // Not 408: a sender gives up on what is not 5xx, and on a slow line the next try may do.
-            Refusal::Slow | Refusal::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Refusal::Slow | Refusal::Busy(_) => Kind::Unavailable,
+            Refusal::Partial { .. } => Kind::SamplesRefused,
             Refusal::DecompressedTooLarge { .. }
             | Refusal::BrokenOff(_)
             | Refusal::Snappy(_)
-            | Refusal::Undecodable(_)
-            | Refusal::Partial { .. } => StatusCode::BAD_REQUEST,
+            | Refusal::Undecodable(_) => Kind::BadBody,
         }
     }
 
@@ -190,7 +191,7 @@ async fn handle(State(receiver): State<Arc<Receiver>>, request: Request) -> Resp
             response
         }
         Err(refusal) => {
-            let mut response = (refusal.status(), format!("{refusal}\n")).into_response();
+            let mut response = Problem::new(refusal.kind(), refusal.to_string()).into_response();
             if let Some((name, value)) = refusal.header() {
                 let value = value.parse().expect("numbers and POST are header values");
                 response.headers_mut().insert(name, value);
@@ -495,7 +496,15 @@ mod tests {
             let response = handle(State(self.receiver.clone()), request).await;
             let (parts, body) = response.into_parts();
             let text = String::from_utf8(to_bytes(body, 1 << 20).await.unwrap().to_vec()).unwrap();
-            (parts.status.as_u16(), parts.headers, text)
+            if parts.status.is_success() {
+                return (parts.status.as_u16(), parts.headers, text);
+            }
+            // Prometheus logs the first line, and of that the first 1,024 bytes.
+            assert!(!text.contains('\n') && text.starts_with("{\"detail\":"), "{text}");
+            assert_eq!(parts.headers[CONTENT_TYPE], "application/problem+json");
+            let problem: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(problem["status"], parts.status.as_u16());
+            (parts.status.as_u16(), parts.headers, format!("{}\n", problem["detail"].as_str().unwrap()))
         }
 
         async fn post(&self, headers: &[(&str, &str)], body: Vec<u8>) -> (u16, String) {
@@ -792,7 +801,8 @@ mod tests {
     #[test]
     fn a_body_that_does_not_arrive_is_503_so_that_it_is_sent_again() {
         let slow = Refusal::Slow;
-        assert_eq!((slow.status().as_u16(), slow.header()), (503, Some((RETRY_AFTER, "1".to_owned()))));
+        let status = slow.kind().about().status.as_u16();
+        assert_eq!((status, slow.header()), (503, Some((RETRY_AFTER, "1".to_owned()))));
     }
 
     #[tokio::test]

@@ -44,10 +44,10 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
-use super::row::{NameRow, RejectRow, SeriesRow, WindowRow};
+use super::row::{CorrectionRow, NameRow, RejectRow, SeriesRow, WindowRow};
 use super::{
-    Batch, CatalogueQuery, Dropped, ExportQuery, ExportRow, LabelPairs, NamesQuery, Offer, Page, RejectQuery,
-    Status, Store, StoreError, Told, Verdict, WindowQuery, Written,
+    Batch, CatalogueQuery, CorrectionQuery, Dropped, ExportQuery, ExportRow, LabelPairs, NamesQuery, Offer,
+    Page, RejectQuery, Status, Store, StoreError, Told, Verdict, WindowQuery, Written,
 };
 use view::View;
 use write::Writer;
@@ -256,6 +256,10 @@ impl Store for Embedded {
 
     fn explain(&self, series: SeriesId, window_ms: i64, at_ms: i64) -> Result<Told, StoreError> {
         corrections::told(&self.page_view()?, series, window_ms, at_ms)
+    }
+
+    fn corrections(&self, query: &CorrectionQuery) -> Result<Page<CorrectionRow>, StoreError> {
+        corrections::page(&self.page_view()?, query)
     }
 
     fn rejects(&self, query: &RejectQuery) -> Result<Page<RejectRow>, StoreError> {

@@ -27,7 +27,7 @@ use tidewatch_dataflows::outcome::{Reject, WindowStats};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 use tidewatch_dataflows::settings::Window;
 
-use row::{By, Kind, NameRow, RejectRow, SeriesRow, WindowRow};
+use row::{By, CorrectionRow, Kind, NameRow, RejectRow, SeriesRow, WindowRow};
 use search::Search;
 use selector::Selectors;
 use sort::Sort;
@@ -290,6 +290,19 @@ pub struct WindowQuery {
     pub limit: usize,
 }
 
+/// Which revisions of a series are asked for.
+#[derive(Clone, Debug)]
+pub struct CorrectionQuery {
+    /// Whose.
+    pub series: SeriesId,
+    /// Of which window lengths in milliseconds; of all if empty.
+    pub windows: Vec<i64>,
+    /// Only what was kept before the row of this number.
+    pub before: Option<i64>,
+    /// Most rows of the page.
+    pub limit: usize,
+}
+
 /// Which series are asked for.
 #[derive(Clone, Debug)]
 pub struct CatalogueQuery {
@@ -529,6 +542,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The store cannot be read, or not in time.
     fn explain(&self, series: SeriesId, window_ms: i64, at_ms: i64) -> Result<Told, StoreError>;
+
+    /// Revisions of the corrected keys of a series, the newest first.
+    ///
+    /// # Errors
+    /// The store cannot be read, or not in time.
+    fn corrections(&self, query: &CorrectionQuery) -> Result<Page<CorrectionRow>, StoreError>;
 
     /// Sums of rejects, by (name, series, reason).
     ///

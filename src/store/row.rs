@@ -16,6 +16,8 @@ use tidewatch_dataflows::outcome::WindowStats;
 use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
 use tidewatch_dataflows::settings::duration;
 
+use super::Correction;
+
 /// SQL columns of a table of windows: name and declared type. The first three are its primary key.
 pub const WINDOW_SQL: [(&str, &str); 14] = [
     ("window_ms", "INTEGER NOT NULL"),
@@ -109,6 +111,19 @@ pub struct OpenRow {
     pub stats: WindowStats,
     /// The epoch as of which they are so.
     pub epoch: u64,
+}
+
+/// One answer to a key that has been corrected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CorrectionRow {
+    /// Its place in the order in which revisions were kept.
+    pub number: i64,
+    /// Length of the window.
+    pub window_ms: i64,
+    /// End of the window.
+    pub at_ms: i64,
+    /// The answer.
+    pub told: Correction,
 }
 
 /// Samples that were not applied: one row of the store, or a sum over several.
@@ -316,6 +331,25 @@ fn window_cells<'a>(series: &'a SeriesRow, stats: &'a WindowStats, cells: &mut V
         [Cell::Absent; 2]
     });
     cells.push(if stats.partial { Cell::True } else { Cell::Absent });
+}
+
+impl Record for CorrectionRow {
+    const COLUMNS: &'static [&'static str] =
+        &["window", "at", "at_ms", "revision", "epoch", "written", "written_ms", "count"];
+
+    fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
+        let Correction { revision, epoch, written_ms, count } = self.told;
+        cells.extend([
+            Cell::Window(self.window_ms),
+            Cell::Time(self.at_ms),
+            Cell::Int(self.at_ms),
+            Cell::UInt(revision.into()),
+            epoch.map_or(Cell::Null, Cell::UInt),
+            Cell::Time(written_ms),
+            Cell::Int(written_ms),
+            Cell::UInt(count.into()),
+        ]);
+    }
 }
 
 impl Record for RejectRow {

@@ -6,6 +6,7 @@
 use promql_parser::label::{MatchOp, Matcher};
 use promql_parser::parser::{Expr, parse};
 use regex::{Regex, RegexBuilder};
+use tidewatch_dataflows::sample::SeriesId;
 
 /// Most selectors of one question.
 pub const SELECTORS_MAX: usize = 64;
@@ -29,6 +30,8 @@ pub struct SelectorError(String);
 pub struct Selectors {
     /// Each is a conjunction of conditions.
     any: Vec<Vec<Condition>>,
+    /// And of those this one alone.
+    only: Option<SeriesId>,
 }
 
 /// What one label must be.
@@ -73,7 +76,18 @@ impl Selectors {
         for text in texts {
             any.extend(conjunctions(text.as_ref(), &mut regexes)?);
         }
-        Ok(Selectors { any })
+        Ok(Selectors { any, only: None })
+    }
+
+    /// One series, which bears this name.
+    pub fn one(series: SeriesId, name: &str) -> Selectors {
+        let name = Condition { label: "__name__".to_owned(), test: Test::Is(name.to_owned()) };
+        Selectors { any: vec![vec![name]], only: Some(series) }
+    }
+
+    /// The only series that is meant, where one is named by its id. Labels do not tell it: see [`Selectors::matches`].
+    pub fn only(&self) -> Option<SeriesId> {
+        self.only
     }
 
     /// Whether every series is meant.

@@ -23,6 +23,27 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// What the answer says in words: the detail of a problem, else its text.
+    pub fn says(&self) -> String {
+        if self.content_type != "application/problem+json" {
+            return self.text.clone();
+        }
+        self.json()["detail"].as_str().unwrap_or_else(|| panic!("no detail: {self:?}")).to_owned()
+    }
+
+    /// The last part of the type of a problem; its status, too, must be that of the answer.
+    pub fn problem(&self) -> String {
+        assert_eq!(self.content_type, "application/problem+json", "{self:?}");
+        assert!(!self.text.contains('\n') && self.text.starts_with("{\"detail\":"), "{self:?}");
+        let problem = self.json();
+        assert_eq!(problem["status"], self.status, "{self:?}");
+        assert!(problem["title"].as_str().is_some_and(|title| !title.is_empty()), "{self:?}");
+        let slug = problem["type"].as_str().and_then(|kind| kind.strip_prefix("/api/v1/problems/"));
+        slug.unwrap_or_else(|| panic!("no type: {self:?}")).to_owned()
+    }
+}
+
 fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None);
     config.timeout_global(Some(Duration::from_secs(30))).build().new_agent()

@@ -138,6 +138,10 @@ impl<'q, 'v, 's> Walk<'q, 'v, 's> {
             values.push(Value::from(pair));
             sql.push_str(&format!(" AND instr(labels, ?{}) > 0", values.len()));
         }
+        if let Some(only) = self.select.only() {
+            values.push(Value::from(key_of(only)));
+            sql.push_str(&format!(" AND series = ?{}", values.len()));
+        }
         sql.push_str(&format!(" ORDER BY name, series LIMIT {CHUNK}"));
         let mut statement = self.view.conn().prepare_cached(&sql).map_err(fail)?;
         let rows = statement.query_map(params_from_iter(values), found).map_err(fail)?;
@@ -158,6 +162,9 @@ pub fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
 
 /// Whether selectors mean a series.
 pub fn is_meant(select: &Selectors, series: &SeriesRow) -> bool {
+    if select.only().is_some_and(|only| only != series.series) {
+        return false;
+    }
     if select.is_every() {
         return true;
     }

@@ -6,15 +6,16 @@
 
 use std::collections::HashSet;
 
-use rusqlite::{OptionalExtension, Transaction, params};
+use rusqlite::types::Value;
+use rusqlite::{OptionalExtension, Transaction, params, params_from_iter};
 use tidewatch_dataflows::outcome::WindowStats;
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::schema::table;
 use super::view::View;
 use super::{key_of, read, signed, unsigned};
-use crate::store::row::Kind;
-use crate::store::{Batch, Correction, StoreError, Told};
+use crate::store::row::{CorrectionRow, Kind};
+use crate::store::{Batch, Correction, CorrectionQuery, Page, StoreError, Told};
 
 /// Most revisions of one key.
 pub const OF_A_KEY_MAX: u32 = 64;
@@ -147,4 +148,35 @@ pub fn told(view: &View<'_>, series: SeriesId, window_ms: i64, at_ms: i64) -> Re
     });
     let corrections = corrections.map_err(fail)?.collect::<Result<_, _>>().map_err(fail)?;
     Ok(Told { series: view.known_series(series)?, row, corrections, epoch: view.epoch()? })
+}
+
+/// A page of the revisions of a series, the newest first.
+pub fn page(view: &View<'_>, query: &CorrectionQuery) -> Result<Page<CorrectionRow>, StoreError> {
+    let fail = |e| view.fail("read corrections", e);
+    let mut values = vec![
+        Value::from(key_of(query.series)),
+        Value::from(query.before.unwrap_or(i64::MAX)),
+        // One more tells whether more follow.
+        Value::from(signed(query.limit as u64).saturating_add(1)),
+    ];
+    values.extend(query.windows.iter().map(|window_ms| Value::from(*window_ms)));
+    let places: Vec<String> = (0..query.windows.len()).map(|i| format!("?{}", i + 4)).collect();
+    let of_windows = match places.as_slice() {
+        [] => String::new(),
+        places => format!(" AND window_ms IN ({})", places.join(", ")),
+    };
+    let sql = format!(
+        "SELECT number, window_ms, at_ms, revision, epoch, written_ms, count FROM corrections \
+         WHERE series = ?1 AND number < ?2{of_windows} ORDER BY number DESC LIMIT ?3"
+    );
+    let mut statement = view.conn().prepare_cached(&sql).map_err(fail)?;
+    let rows = statement.query_map(params_from_iter(values), |row| {
+        let epoch = row.get::<_, Option<i64>>(4)?.map(|_| unsigned(row, 4)).transpose()?;
+        let told = Correction { revision: row.get(3)?, epoch, written_ms: row.get(5)?, count: row.get(6)? };
+        Ok(CorrectionRow { number: row.get(0)?, window_ms: row.get(1)?, at_ms: row.get(2)?, told })
+    });
+    let mut rows: Vec<_> = rows.map_err(fail)?.collect::<Result<_, _>>().map_err(fail)?;
+    let more = rows.len() > query.limit;
+    rows.truncate(query.limit);
+    Ok(Page { rows, more })
 }

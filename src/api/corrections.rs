@@ -1,0 +1,27 @@
+//! `GET /api/v1/windows/{series}/corrections`: what was answered before late samples changed it, the newest first.
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+
+use super::cursor::Cursor;
+use super::params::Params;
+use super::series::{InPath, find};
+use super::{Api, Problem, list};
+use crate::store::{CorrectionQuery, Store};
+
+/// Answers with a page of revisions of one series.
+pub async fn show(State(api): State<Api>, uri: Uri, InPath(series): InPath) -> Result<Response, Problem> {
+    let worker = api.worker.clone();
+    api.ask(move |store| page(store, &*worker, &uri, &series)).await
+}
+
+fn page(store: &dyn Store, worker: &dyn super::Worker, uri: &Uri, series: &str) -> Result<Response, Problem> {
+    let params = Params::read(uri, &["window", "limit", "cursor", "format"], false)?;
+    params.format()?;
+    let before = Cursor::of(&params)?.map(|cursor| cursor.a);
+    let (windows, limit) = (params.windows()?, params.limit()?);
+    let series = find(store, worker, series)?;
+    let page = store.corrections(&CorrectionQuery { series, windows, before, limit })?;
+    list::answer(&params, &page, |row| Cursor { a: row.number, ..Cursor::default() })
+}

@@ -1,0 +1,35 @@
+//! `GET /api/v1/problems` and `/api/v1/problems/{slug}`: what the `type` of an error means.
+
+use axum::Json;
+use axum::http::Uri;
+use serde_json::{Value, json};
+
+use super::Problem;
+use super::error::{Kind, shown};
+use super::params::Params;
+use super::series::InPath;
+
+/// Every kind of problem.
+pub async fn list(uri: Uri) -> Result<Json<Value>, Problem> {
+    Params::read(&uri, &[], false)?;
+    let kinds: Vec<Value> = Kind::ALL.iter().copied().map(told).collect();
+    Ok(Json(json!({"data": kinds})))
+}
+
+/// One kind of problem.
+pub async fn show(uri: Uri, InPath(slug): InPath) -> Result<Json<Value>, Problem> {
+    Params::read(&uri, &[], false)?;
+    let kind = Kind::ALL.iter().copied().find(|kind| kind.about().slug == slug);
+    let unknown = || Problem::new(Kind::UnknownProblem, format!("there is no problem {}", shown(&slug)));
+    kind.map(|kind| Json(told(kind))).ok_or_else(unknown)
+}
+
+fn told(kind: Kind) -> Value {
+    let about = kind.about();
+    json!({
+        "type": kind.uri(),
+        "title": about.title,
+        "status": about.status.as_u16(),
+        "meaning": about.meaning,
+    })
+}

@@ -1,0 +1,84 @@
+//! `{series}` in a path: a series by its id, or by a name that it alone bears.
+
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+use serde_json::Value;
+use tidewatch_dataflows::sample::SeriesId;
+
+use super::error::{Kind, shown};
+use super::{Problem, Worker};
+use crate::store::row::{SeriesRow, labels_json};
+use crate::store::selector::Selectors;
+use crate::store::{CatalogueQuery, Store};
+
+/// Most series that are named where several bear the name.
+const NAMED_MAX: usize = 20;
+
+/// The only variable part of a path, as text.
+pub struct InPath(pub String);
+
+impl<S: Send + Sync> FromRequestParts<S> for InPath {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<InPath, Problem> {
+        let text = Path::<String>::from_request_parts(parts, state).await;
+        text.map(|Path(text)| InPath(text)).map_err(|error| Problem::bad_request(error.to_string()))
+    }
+}
+
+/// The series of an id, or the only one of a name.
+///
+/// # Errors
+/// 404 if nobody knows it, 409 with the ids if several bear the name.
+pub fn find(store: &dyn Store, worker: &dyn Worker, text: &str) -> Result<SeriesId, Problem> {
+    let id = (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok()).flatten().map(SeriesId);
+    if let Some(id) = id {
+        // Any window will do: the question is whether anybody knows the series.
+        let known = worker.labels(id).is_some() || store.explain(id, 0, 0)?.series.is_some();
+        if known {
+            return Ok(id);
+        }
+    }
+    let quoted = Value::from(text).to_string();
+    let select = Selectors::parse(&[format!("{{__name__={quoted}}}")])
+        .map_err(|_| Problem::parameter("{series}", "16 hex digits or a metric name", text))?;
+    let rows = store.catalogue(&CatalogueQuery { select, after: None, limit: NAMED_MAX + 1 })?.rows;
+    match rows.as_slice() {
+        [one] => Ok(one.series),
+        [] => Err(Problem::new(
+            Kind::UnknownSeries,
+            format!(
+                "there is no series {}: neither an id of 16 hex digits that is known, nor the name of a series with rows",
+                shown(text)
+            ),
+        )),
+        several => {
+            let named = several.iter().take(NAMED_MAX).map(|row| format!("{} {}", row.series, row.labels));
+            let (more, named) = (several.len() > NAMED_MAX, named.collect::<Vec<_>>().join(", "));
+            let detail = format!(
+                "several series bear the name {}; ask for one by its id: {named}{}",
+                shown(text),
+                if more { ", and more" } else { "" }
+            );
+            Err(Problem::new(Kind::AmbiguousSeries, detail))
+        }
+    }
+}
+
+/// What is known of a series: its row of the catalogue, or the labels of one that has no row yet.
+///
+/// # Errors
+/// The store cannot be read.
+pub fn known_as(store: &dyn Store, worker: &dyn Worker, series: SeriesId) -> Result<SeriesRow, Problem> {
+    Ok(row(store.explain(series, 0, 0)?.series, worker, series))
+}
+
+/// The row that the store told, or one of what the worker knows.
+pub fn row(told: Option<SeriesRow>, worker: &dyn Worker, series: SeriesId) -> SeriesRow {
+    told.unwrap_or_else(|| {
+        let labels = worker.labels(series).unwrap_or_default();
+        let name = labels.iter().find(|(name, _)| name == "__name__").map(|(_, value)| value.clone());
+        let (name, labels) = (name.unwrap_or_default(), labels_json(&labels));
+        SeriesRow { series, name, labels, kind: None }
+    })
+}
