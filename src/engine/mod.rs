@@ -517,7 +517,6 @@ mod tests {
                 series.for_each(|id| samples.push(id, at_ms + id as i64, 1.0));
                 if at_ms == later {
                     // They get slots, and nothing of them is applied.
-                    (0..50).for_each(|id| samples.push(id, T, 1.0));
                     (400..450).for_each(|id| samples.push(id, at_ms, f64::NAN));
                 }
                 journal.append_blocking(samples, "test").unwrap();
@@ -528,13 +527,12 @@ mod tests {
             for (id, seen) in ids.iter().zip(questions.newest(&ids).unwrap()) {
                 let want = match id {
                     200..300 => Seen::Live { newest_ms: later + *id as i64 },
-                    0..50 => Seen::Given { freed_ms: Some(T + *id as i64) },
                     400..450 => Seen::Given { freed_ms: None },
                     0..400 => Seen::Freed { newest_ms: T + *id as i64 },
                     _ => Seen::Unknown,
                 };
                 assert_eq!(seen, want, "{workers} workers, series {id}");
-                assert_eq!(seen.has_slot(), matches!(id, 0..50 | 200..300 | 400..450), "series {id}");
+                assert_eq!(seen.has_slot(), matches!(id, 200..300 | 400..450), "series {id}");
             }
             assert_eq!(questions.newest(&[]), Ok(Vec::new()));
             journal.close().unwrap();
