@@ -17,7 +17,7 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 deny_version=0.20.2
 prometheus3=
 # Modules of the test binary that start real servers or a browser: they run after the others, one at a time.
-live=(real_prometheus:: promtool:: verify:: asks_prometheus:: backfill:: browser::)
+live=(real_prometheus:: promtool:: verify:: asks_prometheus:: backfill:: browser:: schemathesis::)
 
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -68,6 +68,7 @@ install_packages() {
     command -v chromium >/dev/null || missing+=(chromium)
     command -v node >/dev/null || missing+=(nodejs)
     command -v npm >/dev/null || missing+=(npm)
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
     [ ${#missing[@]} -gt 0 ] || return 0
     say "installing ${missing[*]}"
     if [ ! -e /usr/sbin/policy-rc.d ]; then
@@ -112,6 +113,17 @@ install_playwright() {
     cp "$lock" "$cache/browser/installed"
 }
 
+# Installs what tries the API out into the cache: the versions that tests/schemathesis/requirements.txt names.
+install_schemathesis() {
+    local wanted=tests/schemathesis/requirements.txt
+    ! cmp -s "$wanted" "$cache/schemathesis/installed" || return 0
+    say "installing schemathesis into $cache/schemathesis"
+    rm -rf "$cache/schemathesis"
+    python3 -m venv "$cache/schemathesis"
+    "$cache/schemathesis/bin/pip" install --quiet --disable-pip-version-check --requirement "$wanted"
+    cp "$wanted" "$cache/schemathesis/installed"
+}
+
 # Builds Prometheus 3 into the cache once, as a Go module's tool: Debian has 2.42 only.
 install_prometheus3() {
     [ ! -x "$cache/tools/prometheus-3.15.0" ] || return 0
@@ -154,6 +166,7 @@ command -v cargo >/dev/null || { echo "test.sh: cargo is missing: install Rust 1
 install_packages
 install_deny
 install_playwright
+install_schemathesis
 
 TEST_PROMETHEUS="$(command -v prometheus)"
 TEST_PROMTOOL="$(command -v promtool)"
@@ -162,7 +175,8 @@ TEST_CHROMIUM="$(command -v chromium)"
 TEST_NODE="$(command -v node)"
 TEST_PLAYWRIGHT="$cache/browser/node_modules/playwright-core"
 TEST_SCREENSHOTS="$cache/screenshots"
-export TEST_PROMETHEUS TEST_PROMTOOL TEST_NODE_EXPORTER TEST_CHROMIUM TEST_NODE TEST_PLAYWRIGHT TEST_SCREENSHOTS
+TEST_SCHEMATHESIS="$cache/schemathesis/bin/st"
+export TEST_SCHEMATHESIS TEST_PROMETHEUS TEST_PROMTOOL TEST_NODE_EXPORTER TEST_CHROMIUM TEST_NODE TEST_PLAYWRIGHT TEST_SCREENSHOTS
 
 if [ -n "$prometheus3" ]; then
     install_prometheus3

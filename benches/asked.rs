@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::rim::Folder;
+use crate::wire::field;
 
 /// Series of one name.
 const PER_NAME: usize = 1_000;
@@ -137,17 +138,6 @@ fn varint_6(at_ms: i64) -> [u8; 6] {
         rest >>= 7;
         byte
     })
-}
-
-fn field(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
-    out.push(tag << 3 | 2);
-    let mut n = bytes.len();
-    while n >= 0x80 {
-        out.push(n as u8 | 0x80);
-        n >>= 7;
-    }
-    out.push(n as u8);
-    out.extend_from_slice(bytes);
 }
 
 impl Bodies {

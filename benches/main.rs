@@ -11,6 +11,7 @@ mod churn;
 mod core;
 mod rim;
 mod snapshots;
+mod wire;
 
 use core::{Figures, Load, median, run};
 

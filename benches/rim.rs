@@ -22,6 +22,7 @@ use timely::dataflow::operators::{Input, Probe};
 use timely::dataflow::{InputHandle, ProbeHandle};
 
 use crate::core::{cpu_seconds, median, series_id, value};
+use crate::wire::{field, varint};
 
 /// A folder that goes with its bench.
 pub struct Folder(pub PathBuf);
@@ -199,16 +200,6 @@ fn with_journal() -> (f64, u64) {
 
 /// A remote write 1.0 body: `series` series of one sample and ten labels.
 fn body(from: usize, series: usize, at_ms: i64) -> Vec<u8> {
-    let field = |tag: u8, bytes: &[u8], out: &mut Vec<u8>| {
-        out.push(tag << 3 | 2);
-        let mut n = bytes.len();
-        while n >= 0x80 {
-            out.push(n as u8 | 0x80);
-            n >>= 7;
-        }
-        out.push(n as u8);
-        out.extend_from_slice(bytes);
-    };
     let mut request = Vec::new();
     for i in from..from + series {
         let instance = format!("10.0.{}.{}:9100", i / 250 % 250, i % 250);
@@ -235,12 +226,7 @@ fn body(from: usize, series: usize, at_ms: i64) -> Vec<u8> {
         let mut sample = vec![1 << 3 | 1];
         sample.extend_from_slice(&(i as f64).to_bits().to_le_bytes());
         sample.push(2 << 3);
-        let mut n = at_ms as u64;
-        while n >= 0x80 {
-            sample.push(n as u8 | 0x80);
-            n >>= 7;
-        }
-        sample.push(n as u8);
+        varint(at_ms as u64, &mut sample);
         field(2, &sample, &mut one);
         field(1, &one, &mut request);
     }

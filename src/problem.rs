@@ -72,10 +72,10 @@ kinds! {
          again changes nothing."
     /// 404.
     NoSuchPath NOT_FOUND "no-such-path" "Nothing is at this path"
-        "The worker has no route of this path. The routes are in /api/v1/openapi.json where it is served, and in the README."
+        "The worker has no route of this path. Its routes are in /api/v1/openapi.json, which /docs shows."
     /// 404.
     UnknownSeries NOT_FOUND "unknown-series" "No series is meant"
-        "The series of the path is neither an id of 16 hex digits that is known, nor the name of a series with rows. \
+        "The series of the path is neither an id of 16 hex digits that is known, nor the name of a series. \
          /api/v1/catalog lists the series with rows."
     /// 404.
     UnknownBackfill NOT_FOUND "unknown-backfill" "No such backfill"

@@ -38,6 +38,8 @@
 //! - `restored`: shards begun again from what was saved of them go on with the same bytes.
 //! - `rules`: every row and revision of the tactics equals the slow model; the same samples give the same bytes.
 //! - `same_log`: the same journal gives the same bytes for any workers, batches and interleavings.
+//! - `schemathesis`: thousands of requests made up from the description of the API; none is answered otherwise.
+//!   Needs its program: `./test.sh` installs it.
 //! - `settings_change`: settings that change are carried over as the slow model does; windows that stay never notice.
 //! - `simulated`: the logs and the engine on a disk that loses, tears and refuses; seeded bugs that must be found.
 //! - `status`: what `tidewatch status` says of a worker, and of what is none.
@@ -80,6 +82,7 @@ mod replayed;
 mod restored;
 mod rules;
 mod same_log;
+mod schemathesis;
 mod settings_change;
 mod simulated;
 mod status;

@@ -70,6 +70,17 @@ fn look(worker: &Tidewatch, rng: &mut fastrand::Rng) -> Vec<Value> {
             let rows = worker.rows("/api/v1/windows", &[("at", "now")]);
             // The shortest window of one that had no sample for ten seconds is empty.
             assert!(rows.len() >= 2 * SERIES * (WINDOWS.len() - 1), "{} rows", rows.len());
+            // One series by itself, page by page, shows the same keys.
+            let series = rows[seen.len() % rows.len()]["series"].as_str().unwrap();
+            let path = format!("/api/v1/windows/{series}");
+            let first = worker.get(&path, &[("at", "now"), ("limit", "1")]).json();
+            let mut one = first["data"].as_array().unwrap().clone();
+            if let Some(next) = first["next"].as_str() {
+                one.extend(worker.rows(&path, &[("at", "now"), ("cursor", next)]));
+            }
+            assert!(one.len() >= WINDOWS.len() - 1, "{one:?}");
+            assert!(one.iter().all(|row| row["series"] == series), "{one:?}");
+            seen.extend(one);
             seen.extend(rows);
         }
         stop.store(true, Relaxed);

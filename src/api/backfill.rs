@@ -6,15 +6,15 @@ use axum::Json;
 use axum::body::{Body, to_bytes};
 use axum::extract::State;
 use axum::http::header::LOCATION;
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value};
 use tidewatch_dataflows::sample::AT_MS_MIN;
 
 use super::error::{Kind, shown};
-use super::params::time_ms;
+use super::params::{Params, time_ms};
 use super::series::InPath;
-use super::{Api, Problem};
+use super::{Api, Problem, operations};
 use crate::store::selector::Selectors;
 
 /// Most bytes of an order.
@@ -76,7 +76,8 @@ pub trait Backfills: Send + Sync {
 }
 
 /// Begins a history: 202 with its id, 409 while one is at work.
-pub async fn begin(State(api): State<Api>, body: Body) -> Result<Response, Problem> {
+pub async fn begin(State(api): State<Api>, uri: Uri, body: Body) -> Result<Response, Problem> {
+    Params::read(&uri, &operations::BEGIN_BACKFILL)?;
     let too_large =
         |_| Problem::new(Kind::TooLarge, format!("the body must be at most {BODY_BYTES_MAX} bytes"));
     let bytes = to_bytes(body, BODY_BYTES_MAX).await.map_err(too_large)?;
@@ -102,12 +103,14 @@ pub async fn begin(State(api): State<Api>, body: Body) -> Result<Response, Probl
 }
 
 /// How far a history is.
-pub async fn show(State(api): State<Api>, InPath(id): InPath) -> Result<Json<Value>, Problem> {
+pub async fn show(State(api): State<Api>, uri: Uri, InPath(id): InPath) -> Result<Json<Value>, Problem> {
+    Params::read(&uri, &operations::BACKFILL_SHOWN)?;
     api.backfills.show(&id).map(Json).ok_or_else(|| unknown(&id))
 }
 
 /// Ends a history that is at work; what it has written stays.
-pub async fn cancel(State(api): State<Api>, InPath(id): InPath) -> Result<Json<Value>, Problem> {
+pub async fn cancel(State(api): State<Api>, uri: Uri, InPath(id): InPath) -> Result<Json<Value>, Problem> {
+    Params::read(&uri, &operations::END_BACKFILL)?;
     api.backfills.cancel(&id).map(Json).ok_or_else(|| unknown(&id))
 }
 

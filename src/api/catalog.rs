@@ -6,7 +6,7 @@ use axum::response::Response;
 
 use super::cursor::Cursor;
 use super::params::Params;
-use super::{Api, Problem, list};
+use super::{Api, Problem, list, operations};
 use crate::store::{CatalogueQuery, SeriesKey, Store};
 
 /// Answers with a page of series, by (name, series).
@@ -15,7 +15,7 @@ pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem>
 }
 
 fn page(store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
-    let params = Params::read(uri, &["match[]", "limit", "cursor", "format"], false)?;
+    let params = Params::read(uri, &operations::CATALOG)?;
     params.format()?;
     let after = Cursor::of(&params)?.map(|cursor| SeriesKey { name: cursor.name, series: cursor.series });
     let query = CatalogueQuery { select: params.selectors()?, after, limit: params.limit()? };

@@ -7,21 +7,21 @@ use axum::response::Response;
 use super::cursor::Cursor;
 use super::params::Params;
 use super::series::{InPath, find};
-use super::{Api, Problem, list};
+use super::{Api, Problem, list, operations};
 use crate::store::{CorrectionQuery, Store};
 
 /// Answers with a page of revisions of one series.
 pub async fn show(State(api): State<Api>, uri: Uri, InPath(series): InPath) -> Result<Response, Problem> {
-    let worker = api.worker.clone();
-    api.ask(move |store| page(store, &*worker, &uri, &series)).await
+    let about = api.clone();
+    api.ask(move |store| page(&about, store, &uri, &series)).await
 }
 
-fn page(store: &dyn Store, worker: &dyn super::Worker, uri: &Uri, series: &str) -> Result<Response, Problem> {
-    let params = Params::read(uri, &["window", "limit", "cursor", "format"], false)?;
+fn page(api: &Api, store: &dyn Store, uri: &Uri, series: &str) -> Result<Response, Problem> {
+    let params = Params::read(uri, &operations::CORRECTIONS)?;
     params.format()?;
     let before = Cursor::of(&params)?.map(|cursor| cursor.a);
     let (windows, limit) = (params.windows()?, params.limit()?);
-    let series = find(store, worker, series)?;
+    let series = find(api, store, series)?;
     let page = store.corrections(&CorrectionQuery { series, windows, before, limit })?;
     list::answer(&params, &page, |row| Cursor { a: row.number, ..Cursor::default() })
 }

@@ -95,8 +95,10 @@ mod tests {
     use super::*;
     use axum::http::Uri;
 
+    use crate::api::operations;
+
     fn params(uri: &'static str) -> Params {
-        Params::read(&Uri::from_static(uri), &["match[]", "cursor", "limit"], false).unwrap()
+        Params::read(&Uri::from_static(uri), &operations::NAMES).unwrap()
     }
 
     #[test]

@@ -4,6 +4,7 @@ use axum::http::header::ALLOW;
 use axum::http::{HeaderValue, Method, Uri};
 use axum::response::{IntoResponse, Response};
 
+use super::DEADLINE;
 pub use crate::problem::{Kind, Problem, shown};
 use crate::store::StoreError;
 
@@ -21,15 +22,23 @@ impl From<StoreError> for Problem {
     }
 }
 
+/// 504.
+pub fn late() -> Problem {
+    let limit_ms = u64::try_from(DEADLINE.as_millis()).unwrap_or(u64::MAX);
+    StoreError::Deadline { limit_ms }.into()
+}
+
 /// 404.
 pub async fn no_such_path(uri: Uri) -> Problem {
     Problem::new(Kind::NoSuchPath, format!("there is nothing at {}", shown(uri.path())))
 }
 
 /// 405 for a route that takes these methods only.
-pub fn only(methods: &'static str, method: &Method, uri: &Uri) -> Response {
+pub fn only(methods: &str, method: &Method, uri: &Uri) -> Response {
     let detail = format!("{} does not take {}", shown(uri.path()), shown(method.as_str()));
     let mut response = Problem::new(Kind::MethodNotAllowed, detail).into_response();
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    if let Ok(methods) = HeaderValue::from_str(methods) {
+        response.headers_mut().insert(ALLOW, methods);
+    }
     response
 }

@@ -13,8 +13,9 @@ use tidewatch_dataflows::settings::{Settings, Window, duration};
 
 use super::params::Params;
 use super::series::{InPath, find, row};
-use super::{Api, Problem};
-use crate::store::row::{Rfc3339, SeriesRow, Shape, WindowRow, write_json};
+use super::{Api, Problem, operations};
+use crate::store::record::{Rfc3339, Shape, write_json};
+use crate::store::row::{SeriesRow, WindowRow};
 use crate::store::{Correction, LabelPairs, Store, Told};
 
 /// What the workers know of a series.
@@ -48,15 +49,16 @@ pub trait Workings: Send + Sync {
 
 /// Explains one key of one series.
 pub async fn show(State(api): State<Api>, uri: Uri, InPath(series): InPath) -> Result<Json<Value>, Problem> {
-    let worker = api.worker.clone();
+    let asked = api.clone();
     // The workers answer between their steps, so this may wait: on the same thread as the store.
-    api.ask(move |store| explain(store, &*worker, &uri, &series)).await.map(Json)
+    api.ask(move |store| explain(&asked, store, &uri, &series)).await.map(Json)
 }
 
-fn explain(store: &dyn Store, worker: &dyn super::Worker, uri: &Uri, series: &str) -> Result<Value, Problem> {
+fn explain(api: &Api, store: &dyn Store, uri: &Uri, series: &str) -> Result<Value, Problem> {
+    let worker = &*api.worker;
     let settings = worker.settings();
-    let (window, at_ms) = Params::read(uri, &["window", "at"], false)?.key(&settings.windows)?;
-    let series = find(store, worker, series)?;
+    let (window, at_ms) = Params::read(uri, &operations::EXPLAIN)?.key(&settings.windows)?;
+    let series = find(api, store, series)?;
     let told = store.explain(series, window.length_ms, at_ms)?;
     let known = worker.explain(series, window.length_ms, at_ms).map_err(Problem::unavailable)?;
     let row = row(told.series.clone(), worker, series);

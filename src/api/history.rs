@@ -8,7 +8,7 @@
 //! row of the window of an hour that ends there. A range is inclusive at both ends; the points are those that end at
 //! multiples of `resample` since 1970 and whose samples touch it. Samples outside the range are not in them.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
@@ -17,14 +17,13 @@ use serde_json::{Value, json};
 use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::settings::duration;
 
+use super::error::late;
 use super::params::Params;
 use super::series::{InPath, find, known_as};
-use super::{Api, Problem};
-use crate::store::row::Rfc3339;
-use crate::store::{PAGE_ROWS_MAX, Range, Store, StoreError};
+use super::{Api, DEADLINE, Problem, operations};
+use crate::store::record::Rfc3339;
+use crate::store::{PAGE_ROWS_MAX, Range, Store};
 
-/// Longest time an answer may take.
-const DEADLINE: Duration = Duration::from_secs(10);
 /// Most samples that are read for one answer.
 pub const SAMPLES_MAX: usize = 1_000_000;
 /// The range if `start` is absent.
@@ -139,10 +138,10 @@ pub async fn show(State(api): State<Api>, uri: Uri, InPath(series): InPath) -> R
 
 fn history(api: &Api, store: &dyn Store, uri: &Uri, series: &str) -> Result<Value, Problem> {
     let deadline = Instant::now() + DEADLINE;
-    let params = Params::read(uri, &["start", "end", "resample", "aggregate"], false)?;
+    let params = Params::read(uri, &operations::HISTORY)?;
     let resample = params.resample()?;
     let given = params.range()?.unwrap_or(Range::ALL);
-    let series = find(store, &*api.worker, series)?;
+    let series = find(api, store, series)?;
     let row = known_as(store, &*api.worker, series)?;
     let held = api.raw.held(series).map_err(Problem::unavailable)?;
     let end_ms = if given.end_ms == i64::MAX { api.backfills.now_ms() } else { given.end_ms };
@@ -254,10 +253,7 @@ impl Found {
 
 fn problem(error: NoOlder) -> Problem {
     match error {
-        NoOlder::Late => {
-            let limit_ms = u64::try_from(DEADLINE.as_millis()).unwrap_or(u64::MAX);
-            StoreError::Deadline { limit_ms }.into()
-        }
+        NoOlder::Late => late(),
         NoOlder::TooMany => Problem::too_much(format!("{error}; ask for a shorter one")),
         NoOlder::NoServer | NoOlder::Failed(..) => Problem::bad_gateway(error.to_string()),
     }

@@ -8,7 +8,7 @@ use super::cursor::Cursor;
 use super::error::Problem;
 use super::params::{Format, Params};
 use crate::store::Page;
-use crate::store::row::{Record, Shape, write_csv, write_csv_header, write_json};
+use crate::store::record::{Record, Shape, write_csv, write_csv_header, write_json};
 
 /// The answer to a question for a list; `key` is the cursor of a row.
 ///

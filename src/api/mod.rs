@@ -1,7 +1,7 @@
 //! The HTTP API: what the store holds and how the worker fares, for people, scripts and Prometheus.
 //!
 //! ```text
-//!  /  /page/...                       the web page
+//!  /  /docs  /page/...                the web page, and what this API is
 //!  /-/healthy /-/ready /metrics       as every Prometheus component
 //!  /api/v1/names                      metric names that have rows
 //!  /api/v1/catalog                    series that have rows
@@ -14,6 +14,7 @@
 //!  /api/v1/status                     how far everything is
 //!  /api/v1/backfill                   histories: order, follow, end
 //!  /api/v1/problems                   what the type of an error means
+//!  /api/v1/openapi.json               all of this for programs; /docs shows it to people
 //! ```
 //!
 //! A list is `{"data":[...],"next":cursor|null}`, or CSV with the cursor in the header `x-next-cursor`. Every error is
@@ -33,6 +34,8 @@ pub mod history;
 mod list;
 mod names;
 mod now;
+mod openapi;
+pub mod operations;
 mod page;
 mod params;
 mod problems;
@@ -44,14 +47,14 @@ mod tests;
 mod windows;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::{Method, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{get, post};
 use tokio::sync::Semaphore;
 
 use crate::labels::Labels;
@@ -60,6 +63,9 @@ use crate::store::{Latest, Store};
 use backfill::Backfills;
 use error::Kind;
 pub use error::{Problem, shown};
+
+/// Longest time an answer may take that is not the store's alone; the store has the same bound of its own.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Most questions to the store that are answered at once.
 pub const QUESTIONS_MAX: usize = 16;
@@ -148,34 +154,32 @@ impl Api {
 
 /// The routes of this API. It has the fallback for unknown paths: merge routers without one into it.
 pub fn router(api: Api) -> Router {
-    let route =
-        |router: Router<Api>, path: &'static str, methods: &'static str, handler: MethodRouter<Api>| {
-            let measured = from_fn_with_state((api.metrics.clone(), path), measure);
-            let others = move |method: Method, uri: Uri| async move { error::only(methods, &method, &uri) };
-            router.route(path, handler.fallback(others).layer(measured))
-        };
     let mut router = Router::new();
-    for (path, handler) in [
-        ("/-/healthy", get(health::healthy)),
-        ("/-/ready", get(health::ready)),
-        ("/metrics", get(health::metrics)),
-        ("/api/v1/names", get(names::list)),
-        ("/api/v1/catalog", get(catalog::list)),
-        ("/api/v1/windows", get(windows::list)),
-        ("/api/v1/windows/{series}", get(windows::of_series)),
-        ("/api/v1/windows/{series}/corrections", get(corrections::show)),
-        ("/api/v1/windows/{series}/explain", get(explain::show)),
-        ("/api/v1/history/{series}", get(history::show)),
-        ("/api/v1/rejects", get(rejects::list)),
-        ("/api/v1/status", get(status::show)),
-        ("/api/v1/problems", get(problems::list)),
-        ("/api/v1/problems/{slug}", get(problems::show)),
+    for (operation, handler) in [
+        (&operations::HEALTHY, get(health::healthy)),
+        (&operations::READY, get(health::ready)),
+        (&operations::METRICS, get(health::metrics)),
+        (&operations::NAMES, get(names::list)),
+        (&operations::CATALOG, get(catalog::list)),
+        (&operations::WINDOWS, get(windows::list)),
+        (&operations::WINDOWS_OF_SERIES, get(windows::of_series)),
+        (&operations::CORRECTIONS, get(corrections::show)),
+        (&operations::EXPLAIN, get(explain::show)),
+        (&operations::HISTORY, get(history::show)),
+        (&operations::REJECTS, get(rejects::list)),
+        (&operations::BEGIN_BACKFILL, post(backfill::begin)),
+        (&operations::BACKFILL_SHOWN, get(backfill::show).delete(backfill::cancel)),
+        (&operations::STATUS, get(status::show)),
+        (&operations::PROBLEMS, get(problems::list)),
+        (&operations::PROBLEM, get(problems::show)),
+        (&operations::OPENAPI, get(openapi::show)),
     ] {
-        router = route(router, path, "GET, HEAD", handler);
+        let path = operation.path;
+        let measured = from_fn_with_state((api.metrics.clone(), path), measure);
+        let others =
+            async move |method: Method, uri: Uri| error::only(&operations::allowed(path), &method, &uri);
+        router = router.route(path, handler.fallback(others).layer(measured));
     }
-    router = route(router, "/api/v1/backfill", "POST", post(backfill::begin));
-    let one = get(backfill::show).delete(backfill::cancel);
-    router = route(router, "/api/v1/backfill/{id}", "GET, HEAD, DELETE", one);
     let page = page::router(&api.metrics);
     let other = from_fn_with_state((api.metrics.clone(), "other"), measure);
     let unknown = get(error::no_such_path).fallback(error::no_such_path).layer(other);

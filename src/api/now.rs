@@ -4,20 +4,20 @@
 //! The list is that of the series known now, so one whose first window is still open is in it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::response::Response;
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::cursor::Cursor;
+use super::error::late;
 use super::params::Params;
-use super::{Api, Problem, list};
+use super::series::of_listed;
+use super::{Api, DEADLINE, Problem, list};
 use crate::labels::{LabelSet, Labels, Listed};
-use crate::store::row::{OpenRow, SeriesRow};
-use crate::store::{Latest, Page, StoreError, WindowKey, WindowQuery};
+use crate::store::row::OpenRow;
+use crate::store::{Latest, Page, WindowKey, WindowQuery};
 
-/// Longest time a page may take.
-const DEADLINE: Duration = Duration::from_secs(10);
 /// Series the workers are asked about at once.
 const ASKED_AT_ONCE: usize = 1_024;
 
@@ -57,16 +57,20 @@ fn listed(
     after: Option<&(String, SeriesId)>,
     deadline: Instant,
 ) -> Result<Vec<Listed>, Problem> {
+    if let Some(only) = query.select.only() {
+        return Ok(labels
+            .listed(only)
+            .filter(|one| after.is_none_or(|after| one.is_after(after)))
+            .into_iter()
+            .collect());
+    }
     let found = |set: &LabelSet| {
         let labels = || serde_json::Value::Object(set.to_json_map()).to_string();
         query.search.is_every() || query.search.means(set.name(), &labels(), &mut String::new())
     };
     let wanted = |set: &LabelSet| query.select.matches(set.name(), |label| set.get(label)) && found(set);
     let after = after.map(|(name, series)| (name.as_str(), *series));
-    let limit_ms = u64::try_from(DEADLINE.as_millis()).unwrap_or(u64::MAX);
-    labels
-        .list(wanted, after, ASKED_AT_ONCE, deadline)
-        .ok_or_else(|| StoreError::Deadline { limit_ms }.into())
+    labels.list(wanted, after, ASKED_AT_ONCE, deadline).ok_or_else(late)
 }
 
 /// Adds the open windows of these series; true if the page is full.
@@ -79,7 +83,7 @@ fn fill(
     let ids: Vec<SeriesId> = series.iter().map(|listed| listed.series).collect();
     let open = latest.open(&ids, &query.windows).map_err(|error| Problem::unavailable(error.to_string()))?;
     for (listed, mut open) in series.iter().zip(open) {
-        let series = Arc::new(row_of(listed));
+        let series = Arc::new(of_listed(listed));
         open.rows.sort_by_key(|stats| stats.window_ms);
         for stats in open.rows {
             let key = (&series.name, series.series, stats.window_ms);
@@ -99,9 +103,4 @@ fn fill(
         }
     }
     Ok(false)
-}
-
-fn row_of(listed: &Listed) -> SeriesRow {
-    let labels = serde_json::Value::Object(listed.labels.to_json_map()).to_string();
-    SeriesRow { series: listed.series, name: listed.labels.name().to_owned(), labels, kind: listed.kind }
 }

@@ -1,13 +1,13 @@
-//! `GET /` and `/page/...`: the web page, from files that are part of the program.
+//! `GET /`, `/docs` and `/page/...`: the web page and the description of the API, from files that are part of the program.
 //!
 //! The page is plain ES modules without a build step; it asks this API and nothing else, and a strict
-//! Content-Security-Policy holds it to that. Files are answered with an ETag and asked for again each time, so that a
+//! Content-Security-Policy holds it to that. The description is Swagger UI, which needs a little more. Files are answered with an ETag and asked for again each time, so that a
 //! new version of the worker is a new page at the next reload.
 //!
 //! Not here: what the page shows (`page/`), and the answers it shows (the rest of this room).
 
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::http::header::{
@@ -25,6 +25,11 @@ use crate::metrics::Metrics;
 /// What the page may load: files and answers of this worker; no style or script inside HTML.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The same for the description: Swagger UI writes styles into its HTML, and has its icons in `data:` addresses.
+const POLICY_OF_DOCS: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+                              img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; \
+                              frame-ancestors 'none'";
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
@@ -46,7 +51,7 @@ macro_rules! assets {
 }
 
 /// Every file, under the path it is served at.
-static ASSETS: [Asset; 16] = assets! {
+static ASSETS: [Asset; 23] = assets! {
     "/" HTML "index.html"
     "/page/style.css" CSS "style.css"
     "/page/icon.svg" SVG "icon.svg"
@@ -63,36 +68,50 @@ static ASSETS: [Asset; 16] = assets! {
     "/page/vendor/uplot/uPlot.esm.js" SCRIPT "vendor/uplot/uPlot.esm.js"
     "/page/vendor/uplot/uPlot.min.css" CSS "vendor/uplot/uPlot.min.css"
     "/page/vendor/uplot/LICENSE" TEXT "vendor/uplot/LICENSE"
+    "/docs" HTML "docs.html"
+    "/page/docs.css" CSS "docs.css"
+    "/page/docs.js" SCRIPT "docs.js"
+    "/page/vendor/swagger-ui/swagger-ui-bundle.js" SCRIPT "vendor/swagger-ui/swagger-ui-bundle.js"
+    "/page/vendor/swagger-ui/swagger-ui.css" CSS "vendor/swagger-ui/swagger-ui.css"
+    "/page/vendor/swagger-ui/LICENSE" TEXT "vendor/swagger-ui/LICENSE"
+    "/page/vendor/swagger-ui/swagger-ui-bundle.js.LICENSE.txt" TEXT "vendor/swagger-ui/swagger-ui-bundle.js.LICENSE.txt"
 };
 
 /// A file as it is sent.
 struct Ready {
     asset: &'static Asset,
-    zipped: Vec<u8>,
+    /// Made when it is first asked for: a start is not to wait for it.
+    zipped: OnceLock<Vec<u8>>,
     /// Of the file as it is, and of the file zipped: they are different bytes.
     tags: [HeaderValue; 2],
 }
 
 impl Ready {
     fn of(asset: &'static Asset) -> Ready {
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-        // Writing to memory cannot fail; were it to, the empty answer would never be taken for the file.
-        let zipped =
-            encoder.write_all(asset.text.as_bytes()).and_then(|()| encoder.finish()).unwrap_or_default();
         let tag = format!("{:08x}-{:x}", crc32fast::hash(asset.text.as_bytes()), asset.text.len());
         let tags = [format!("\"{tag}\""), format!("\"{tag}-gzip\"")];
         let tags = tags.map(|tag| HeaderValue::from_str(&tag).expect("hex digits are a header's value"));
-        Ready { asset, zipped, tags }
+        Ready { asset, zipped: OnceLock::new(), tags }
+    }
+
+    fn zipped(&self) -> &[u8] {
+        self.zipped.get_or_init(|| {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+            // Writing to memory cannot fail; were it to, the empty answer would never be taken for the file.
+            let zipped = encoder.write_all(self.asset.text.as_bytes()).and_then(|()| encoder.finish());
+            zipped.unwrap_or_default()
+        })
     }
 
     fn answer(&self, asked: &HeaderMap) -> Response {
-        let zipped = !self.zipped.is_empty() && takes_gzip(asked);
+        let zipped = takes_gzip(asked) && !self.zipped().is_empty();
         let tag = &self.tags[usize::from(zipped)];
+        let policy = if self.asset.path == "/docs" { POLICY_OF_DOCS } else { POLICY };
         let mut headers = HeaderMap::new();
         headers.insert(ETAG, tag.clone());
         headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(policy));
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         if is_known(asked, tag) {
@@ -101,20 +120,20 @@ impl Ready {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.asset.content_type));
         if zipped {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            return (headers, self.zipped.clone()).into_response();
+            return (headers, self.zipped().to_vec()).into_response();
         }
         (headers, self.asset.text).into_response()
     }
 }
 
-/// The routes of the page; its answers are counted as `/` and `/page`.
+/// The routes of the page; its answers are counted as `/`, `/docs` and `/page`.
 pub fn router(metrics: &Arc<Metrics>) -> Router {
     let mut router = Router::new();
     for asset in &ASSETS {
         let ready = Arc::new(Ready::of(asset));
         let handler = get(async move |headers: HeaderMap| ready.answer(&headers));
         let others = async move |method: Method, uri: Uri| error::only("GET, HEAD", &method, &uri);
-        let route = if asset.path == "/" { "/" } else { "/page" };
+        let route = if asset.path.starts_with("/page/") { "/page" } else { asset.path };
         let measured = from_fn_with_state((metrics.clone(), route), measure);
         router = router.route(asset.path, handler.fallback(others).layer(measured));
     }
@@ -155,7 +174,7 @@ mod tests {
         for asset in &ASSETS {
             let ready = Ready::of(asset);
             let mut text = String::new();
-            flate2::read::GzDecoder::new(ready.zipped.as_slice()).read_to_string(&mut text).unwrap();
+            flate2::read::GzDecoder::new(ready.zipped()).read_to_string(&mut text).unwrap();
             assert_eq!(text, asset.text, "{}", asset.path);
             for (coding, zipped) in [("br, gzip", 1), ("gzip;q=0", 0), ("identity", 0), ("GZIP;q=0.5", 1)] {
                 let answer = ready.answer(&headers(&[(ACCEPT_ENCODING, coding)]));
@@ -174,14 +193,18 @@ mod tests {
     /// What the policy forbids would only be seen in a browser.
     #[test]
     fn the_page_has_no_script_or_style_inside_and_names_only_files_that_are_served() {
-        let html = ASSETS[0].text;
-        for forbidden in ["<style", " style=", " onclick", "javascript:", "http://", "https://", "<script>"] {
-            assert!(!html.contains(forbidden), "{forbidden} in index.html");
-        }
-        for attribute in ["src=\"", "href=\""] {
-            for named in html.split(attribute).skip(1).filter_map(|rest| rest.split('"').next()) {
-                let served = ASSETS.iter().any(|asset| asset.path.strip_prefix('/') == Some(named));
-                assert!(served || named.starts_with('#') || named == "./", "{named} is not served");
+        for Asset { path, text: html, .. } in ASSETS.iter().filter(|asset| asset.content_type == HTML) {
+            for forbidden in
+                ["<style", " style=", " onclick", "javascript:", "http://", "https://", "<script>"]
+            {
+                assert!(!html.contains(forbidden), "{forbidden} in {path}");
+            }
+            for attribute in ["src=\"", "href=\""] {
+                for named in html.split(attribute).skip(1).filter_map(|rest| rest.split('"').next()) {
+                    let served = ASSETS.iter().any(|asset| asset.path.strip_prefix('/') == Some(named));
+                    let other = named.starts_with('#') || ["./", "api/v1/openapi.json"].contains(&named);
+                    assert!(served || other, "{named} in {path} is not served");
+                }
             }
         }
         for asset in ASSETS.iter().filter(|asset| !asset.path.contains("vendor")) {

@@ -7,7 +7,9 @@ use tidewatch_dataflows::settings::{Window, duration};
 
 use super::error::{Problem, shown};
 use super::history::Aggregate;
-use crate::store::row::{By, Rfc3339};
+use super::operations::Operation;
+use crate::store::record::Rfc3339;
+use crate::store::row::By;
 use crate::store::search::{SEARCH_BYTES_MAX, Search};
 use crate::store::selector::Selectors;
 use crate::store::sort::{Sort, SortBy};
@@ -17,16 +19,10 @@ use crate::store::{Filter, PAGE_ROWS_MAX, Range, Stat};
 const PARAMETERS_MAX: usize = 256;
 
 /// Rows of a page if `limit` is absent.
-const LIMIT_DEFAULT: usize = 1_000;
+pub const LIMIT_DEFAULT: usize = 1_000;
 
 /// Longest window, as the settings bound it.
 const WINDOW_MS_MAX: i64 = 30 * 86_400_000;
-
-/// Parameters that may be given more than once.
-const REPEATED: [&str; 3] = ["match[]", "window", "by"];
-
-/// Parameters that change how an answer is shown, not what it is about.
-const SHOWING: [&str; 3] = ["cursor", "limit", "format"];
 
 /// How a list is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,16 +36,17 @@ pub enum Format {
 /// The query parameters of one request.
 #[derive(Debug)]
 pub struct Params {
+    operation: &'static Operation,
     path: String,
     pairs: Vec<(String, String)>,
 }
 
 impl Params {
-    /// Reads the parameters of a request to a resource that knows `known`, and filters on statistics if it says so.
+    /// Reads the parameters of a request for an operation.
     ///
     /// # Errors
-    /// 400 naming the first parameter that is unknown or given twice.
-    pub fn read(uri: &Uri, known: &[&str], filters: bool) -> Result<Params, Problem> {
+    /// 400 naming the first parameter that the operation does not have, or that is given twice.
+    pub fn read(uri: &Uri, operation: &'static Operation) -> Result<Params, Problem> {
         let query = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|error| Problem::bad_request(format!("the query string cannot be read: {error}")))?;
         let pairs = query.0;
@@ -58,19 +55,19 @@ impl Params {
             return Err(Problem::bad_request(detail));
         }
         for (i, (name, _)) in pairs.iter().enumerate() {
-            let filter = filters && filtered(name).is_some();
-            if !filter && !known.contains(&name.as_str()) {
-                let also = if filters { ", min_<statistic>, max_<statistic>" } else { "" };
-                let taken = if known.is_empty() { "no parameters".to_owned() } else { known.join(", ") };
-                let detail = format!("{} takes {taken}{also}; got {}", uri.path(), shown(name));
+            let filter = operation.filters && filtered(name).is_some();
+            let known = operation.query(name);
+            if !filter && known.is_none() {
+                let taken = operation.taken();
+                let detail = format!("{} takes {taken}; got {}", uri.path(), shown(name));
                 return Err(Problem::bad_request(detail));
             }
             let again = pairs[..i].iter().any(|(earlier, _)| earlier == name);
-            if again && !REPEATED.contains(&name.as_str()) {
+            if again && !known.is_some_and(|known| known.repeated) {
                 return Err(Problem::bad_request(format!("{name} must be given once; got it twice")));
             }
         }
-        Ok(Params { path: uri.path().to_owned(), pairs })
+        Ok(Params { operation, path: uri.path().to_owned(), pairs })
     }
 
     fn one(&self, wanted: &str) -> Option<&str> {
@@ -121,8 +118,7 @@ impl Params {
             ("at", _) => SortBy::At,
             (_, Some(by)) => by,
             (_, None) => {
-                let stats = Stat::ALL.map(|(name, _)| name).join(", ");
-                let bound = format!("name, at, {stats}, or one of them behind a minus");
+                let bound = format!("{}, or one of them behind a minus", sorts().join(", "));
                 return Err(Problem::parameter("sort", &bound, text));
             }
         };
@@ -256,7 +252,8 @@ impl Params {
 
     /// What the question is about, as bytes: a cursor belongs to one question.
     pub fn question(&self) -> Vec<u8> {
-        let about = |(name, _): &&(String, String)| !SHOWING.contains(&name.as_str());
+        let about =
+            |(name, _): &&(String, String)| !self.operation.query(name).is_some_and(|param| param.shows);
         let mut pairs: Vec<_> = self.pairs.iter().filter(about).collect();
         pairs.sort();
         let mut bytes = self.path.clone().into_bytes();
@@ -268,6 +265,11 @@ impl Params {
         }
         bytes
     }
+}
+
+/// What a list may be sorted by.
+pub fn sorts() -> Vec<&'static str> {
+    ["name", "at"].into_iter().chain(Stat::ALL.map(|(name, _)| name)).collect()
 }
 
 /// Whether a parameter is a lower bound, and of which statistic.

@@ -4,21 +4,21 @@ use axum::Json;
 use axum::http::Uri;
 use serde_json::{Value, json};
 
-use super::Problem;
 use super::error::{Kind, shown};
 use super::params::Params;
 use super::series::InPath;
+use super::{Problem, operations};
 
 /// Every kind of problem.
 pub async fn list(uri: Uri) -> Result<Json<Value>, Problem> {
-    Params::read(&uri, &[], false)?;
+    Params::read(&uri, &operations::PROBLEMS)?;
     let kinds: Vec<Value> = Kind::ALL.iter().copied().map(told).collect();
     Ok(Json(json!({"data": kinds})))
 }
 
 /// One kind of problem.
 pub async fn show(uri: Uri, InPath(slug): InPath) -> Result<Json<Value>, Problem> {
-    Params::read(&uri, &[], false)?;
+    Params::read(&uri, &operations::PROBLEM)?;
     let kind = Kind::ALL.iter().copied().find(|kind| kind.about().slug == slug);
     let unknown = || Problem::new(Kind::UnknownProblem, format!("there is no problem {}", shown(&slug)));
     kind.map(|kind| Json(told(kind))).ok_or_else(unknown)

@@ -6,7 +6,7 @@ use axum::response::Response;
 
 use super::cursor::Cursor;
 use super::params::Params;
-use super::{Api, Problem, list};
+use super::{Api, Problem, list, operations};
 use crate::store::{Range, RejectKey, RejectQuery, Store};
 
 /// Bits of a cursor that say what the last row did not have.
@@ -19,7 +19,7 @@ pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem>
 }
 
 fn page(store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
-    let params = Params::read(uri, &["match[]", "by", "start", "end", "limit", "cursor", "format"], false)?;
+    let params = Params::read(uri, &operations::REJECTS)?;
     params.format()?;
     let after = Cursor::of(&params)?.map(|cursor| RejectKey {
         nameless: cursor.b & NAMELESS != 0,

@@ -1,12 +1,15 @@
 //! `{series}` in a path: a series by its id, or by a name that it alone bears.
 
+use std::time::Instant;
+
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use serde_json::Value;
 use tidewatch_dataflows::sample::SeriesId;
 
-use super::error::{Kind, shown};
-use super::{Problem, Worker};
+use super::error::{Kind, late, shown};
+use super::{Api, DEADLINE, Problem, Worker};
+use crate::labels::{Labels, Listed};
 use crate::store::row::{SeriesRow, labels_json};
 use crate::store::selector::Selectors;
 use crate::store::{CatalogueQuery, Store};
@@ -26,15 +29,15 @@ impl<S: Send + Sync> FromRequestParts<S> for InPath {
     }
 }
 
-/// The series of an id, or the only one of a name.
+/// The series of an id, or the only one of a name: among those with rows, or where none has, among those that are known.
 ///
 /// # Errors
 /// 404 if nobody knows it, 409 with the ids if several bear the name.
-pub fn find(store: &dyn Store, worker: &dyn Worker, text: &str) -> Result<SeriesId, Problem> {
+pub fn find(api: &Api, store: &dyn Store, text: &str) -> Result<SeriesId, Problem> {
     let id = (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok()).flatten().map(SeriesId);
     if let Some(id) = id {
         // Any window will do: the question is whether anybody knows the series.
-        let known = worker.labels(id).is_some() || store.explain(id, 0, 0)?.series.is_some();
+        let known = api.worker.labels(id).is_some() || store.explain(id, 0, 0)?.series.is_some();
         if known {
             return Ok(id);
         }
@@ -42,13 +45,16 @@ pub fn find(store: &dyn Store, worker: &dyn Worker, text: &str) -> Result<Series
     let quoted = Value::from(text).to_string();
     let select = Selectors::parse(&[format!("{{__name__={quoted}}}")])
         .map_err(|_| Problem::parameter("{series}", "16 hex digits or a metric name", text))?;
-    let rows = store.catalogue(&CatalogueQuery { select, after: None, limit: NAMED_MAX + 1 })?.rows;
+    let mut rows = store.catalogue(&CatalogueQuery { select, after: None, limit: NAMED_MAX + 1 })?.rows;
+    if rows.is_empty() {
+        rows = without_rows(&api.labels, text)?;
+    }
     match rows.as_slice() {
         [one] => Ok(one.series),
         [] => Err(Problem::new(
             Kind::UnknownSeries,
             format!(
-                "there is no series {}: neither an id of 16 hex digits that is known, nor the name of a series with rows",
+                "there is no series {}: neither an id of 16 hex digits that is known, nor the name of a series",
                 shown(text)
             ),
         )),
@@ -63,6 +69,20 @@ pub fn find(store: &dyn Store, worker: &dyn Worker, text: &str) -> Result<Series
             Err(Problem::new(Kind::AmbiguousSeries, detail))
         }
     }
+}
+
+/// Series of a name whose first window has not closed.
+fn without_rows(labels: &Labels, name: &str) -> Result<Vec<SeriesRow>, Problem> {
+    let deadline = Instant::now() + DEADLINE;
+    let found = labels.list(|set| set.name() == name, None, NAMED_MAX + 1, deadline);
+    let found = found.ok_or_else(late)?;
+    Ok(found.iter().map(of_listed).collect())
+}
+
+/// A series as the catalogue will show it.
+pub fn of_listed(listed: &Listed) -> SeriesRow {
+    let labels = Value::Object(listed.labels.to_json_map()).to_string();
+    SeriesRow { series: listed.series, name: listed.labels.name().to_owned(), labels, kind: listed.kind }
 }
 
 /// What is known of a series: its row of the catalogue, or the labels of one that has no row yet.

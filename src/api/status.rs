@@ -6,13 +6,13 @@ use axum::http::Uri;
 use serde_json::{Value, json};
 
 use super::params::Params;
-use super::{Api, Problem};
+use super::{Api, Problem, operations};
 use crate::store::Status;
-use crate::store::row::Rfc3339;
+use crate::store::record::Rfc3339;
 
 /// Answers with the worker's figures and, under `store`, the store's.
 pub async fn show(State(api): State<Api>, uri: Uri) -> Result<Json<Value>, Problem> {
-    Params::read(&uri, &[], false)?;
+    Params::read(&uri, &operations::STATUS)?;
     let store = api.ask(|store| Ok(store.status()?)).await?;
     let mut status = match api.worker.status() {
         Value::Object(status) => status,

@@ -14,6 +14,7 @@ use tidewatch_dataflows::settings::Settings;
 use super::backfill::{Backfills, Named, Order, Refusal};
 use super::explain::{Known, Workings};
 use super::history::{Held, NoOlder, Older, Raw};
+use super::operations::{self, Verb};
 use super::{Api, Asked, Kind, QUESTIONS_MAX, Worker, router};
 use crate::labels::{Labels, Limits};
 use crate::metrics::Metrics;
@@ -622,6 +623,30 @@ fn unknown_paths_and_methods_are_problems_too() {
 }
 
 #[test]
+fn every_operation_of_the_table_is_there_with_its_methods_and_no_other() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    // Remote write is the source room's.
+    for operation in operations::ALL.iter().filter(|one| one.id != operations::WRITE.id) {
+        let path =
+            operation.path.replace("{series}", "up").replace("{id}", "1").replace("{slug}", "internal");
+        let url = format!("{}{path}?window=1h&at=0", served.base);
+        let refused = reply(served.agent.patch(&url).send_empty().unwrap());
+        let allowed = operations::allowed(operation.path);
+        assert_eq!((refused.status, refused.header("allow")), (405, allowed.as_str()), "{path}");
+        let taken = match operation.verb {
+            Verb::Get => served.agent.get(&url).call(),
+            Verb::Post => served.agent.post(&url).send_empty(),
+            Verb::Delete => served.agent.delete(&url).call(),
+        };
+        let taken = reply(taken.unwrap());
+        assert!(![404, 405].contains(&taken.status), "{path}: {} {}", taken.status, taken.body);
+        let described = &served.get("/api/v1/openapi.json").json()["paths"][operation.path];
+        assert_eq!(described.as_object().unwrap().len(), allowed.replace(", HEAD", "").split(", ").count());
+    }
+}
+
+#[test]
 fn health_readiness_and_metrics_are_as_prometheus_has_them() {
     let dir = TempDir::new();
     let served = serve(filled(&dir), Err("the store holds epoch 5 of 9".to_owned()));
@@ -903,6 +928,12 @@ fn what_is_open_is_listed_page_by_page_in_the_order_of_rows() {
     assert_eq!(one["data"].as_array().unwrap().len(), 1);
     assert_eq!(served.get("/api/v1/windows?at=now&min_avg=1.5").json()["data"], json!([]));
     assert_eq!(served.get("/api/v1/windows?at=now&window=3h&search=INSTANCE%3Dhost1").json(), one);
+    // The same of one series, by a name that no stored series bears, page by page.
+    assert_eq!(served.get("/api/v1/windows/up?at=now&window=3h").json(), one);
+    let first = served.get("/api/v1/windows/up?at=now&limit=1").json();
+    let next = first["next"].as_str().unwrap();
+    let rest = served.get(&format!("/api/v1/windows/up?at=now&cursor={next}")).json();
+    assert_eq!((&first["data"][0]["window"], rest), (&json!("1h"), one));
     for bad in
         ["at=1700000000", "at=now&window=3h&sort=avg", "at=now&start=0", "at=now&end=0", "at=now&at=now"]
     {

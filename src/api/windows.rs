@@ -8,7 +8,7 @@ use axum::response::Response;
 use super::cursor::Cursor;
 use super::params::Params;
 use super::series::{InPath, find, known_as};
-use super::{Api, Problem, list, now};
+use super::{Api, Problem, list, now, operations};
 use crate::store::selector::Selectors;
 use crate::store::sort::Sort;
 use crate::store::{Store, WindowKey, WindowQuery};
@@ -30,15 +30,14 @@ pub async fn of_series(
 }
 
 fn page_of(api: &Api, store: &dyn Store, uri: &Uri, series: &str) -> Result<Response, Problem> {
-    let params = Params::read(uri, &["window", "start", "end", "limit", "cursor", "format"], true)?;
+    let params = Params::read(uri, &operations::WINDOWS_OF_SERIES)?;
     let worker = &*api.worker;
-    let series = known_as(store, worker, find(store, worker, series)?)?;
+    let series = known_as(store, worker, find(api, store, series)?)?;
     answer(api, store, &params, Selectors::one(series.series, &series.name))
 }
 
 fn page(api: &Api, store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
-    let known = ["match[]", "search", "sort", "window", "start", "end", "at", "limit", "cursor", "format"];
-    let params = Params::read(uri, &known, true)?;
+    let params = Params::read(uri, &operations::WINDOWS)?;
     let select = params.selectors()?;
     answer(api, store, &params, select)
 }

@@ -17,7 +17,7 @@ use tidewatch_dataflows::settings::duration;
 
 use crate::engine::AskError;
 use crate::metrics::{self, Metrics};
-use crate::store::row::Rfc3339;
+use crate::store::record::Rfc3339;
 
 use super::stack::Stack;
 

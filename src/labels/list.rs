@@ -29,6 +29,11 @@ impl Listed {
     fn key(&self) -> (&str, u64) {
         (self.labels.name(), self.series.0)
     }
+
+    /// Whether its place in the list is after this one.
+    pub fn is_after(&self, (name, series): &(String, SeriesId)) -> bool {
+        self.key() > (name, series.0)
+    }
 }
 
 impl PartialEq for Listed {
@@ -52,6 +57,14 @@ impl Ord for Listed {
 }
 
 impl Labels {
+    /// A series as the list shows it, if it is known.
+    pub fn listed(&self, series: SeriesId) -> Option<Listed> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let entry = entries.by_id.get(&series.0)?;
+        let kind = MetricType::from_code(entry.told.load(Relaxed));
+        Some(Listed { series, labels: Arc::clone(&entry.labels), kind })
+    }
+
     /// The first `limit` series by (name, series) after `after` that `wanted` takes; `None` if it takes beyond `deadline`.
     ///
     /// Every series is looked at, whatever the limit. A series that comes or goes meanwhile may be in the list or not.

@@ -173,19 +173,26 @@ fn another_version_is_an_error_that_says_so() {
     }
 }
 
+/// Snapshots on a disk that can be told to fail.
+fn open_on_faults(folder: &Path) -> (Arc<Faults>, Arc<Metrics>, Snapshots) {
+    let (faults, metrics) = (Arc::new(Faults::default()), Arc::new(Metrics::new()));
+    let every = Duration::from_secs(256);
+    let snapshots = Snapshots::open(faults.folder(folder), every, Arc::clone(&metrics)).unwrap();
+    (faults, metrics, snapshots)
+}
+
+/// Until so many saves are made or have failed.
+fn wait(metrics: &Metrics, n: u64) {
+    while metrics.snapshots.get() + metrics.snapshot_failures.get() < n {
+        std::thread::yield_now();
+    }
+}
+
 #[test]
 fn what_fails_leaves_what_was_and_the_chain_begins_anew() {
     let folder = Temporary::new();
-    let faults = Arc::new(Faults::default());
-    let metrics = Arc::new(Metrics::new());
-    let snapshots =
-        Snapshots::open(faults.folder(&folder.0), Duration::from_secs(256), Arc::clone(&metrics)).unwrap();
-    let wait = |n: u64| {
-        let all = || metrics.snapshots.get() + metrics.snapshot_failures.get();
-        while all() < n {
-            std::thread::yield_now();
-        }
-    };
+    let (faults, metrics, snapshots) = open_on_faults(&folder.0);
+    let wait = |n| wait(&metrics, n);
     snapshots.take(vec![saved(0, 0, true, 1), saved(0, 1, true, 2)]);
     wait(2);
     for (n, fail) in [true, false].into_iter().enumerate() {
@@ -227,15 +234,8 @@ fn logs_may_be_trimmed_behind_the_older_snapshot_of_every_shard() {
 #[test]
 fn a_full_disk_is_not_filled_further_by_what_fails() {
     let folder = Temporary::new();
-    let faults = Arc::new(Faults::default());
-    let metrics = Arc::new(Metrics::new());
-    let snapshots =
-        Snapshots::open(faults.folder(&folder.0), Duration::from_secs(256), Arc::clone(&metrics)).unwrap();
-    let wait = |n: u64| {
-        while metrics.snapshots.get() + metrics.snapshot_failures.get() < n {
-            std::thread::yield_now();
-        }
-    };
+    let (faults, metrics, snapshots) = open_on_faults(&folder.0);
+    let wait = |n| wait(&metrics, n);
     snapshots.take(vec![saved(0, 0, true, 1), saved(0, 1, true, 2)]);
     wait(2);
     let before = folder.files("");

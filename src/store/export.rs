@@ -4,7 +4,8 @@ use std::fmt;
 use std::io::Write;
 use std::str::FromStr;
 
-use super::row::{RejectRow, Shape, WindowRow, write_csv, write_csv_header, write_json};
+use super::record::{Shape, write_csv, write_csv_header, write_json};
+use super::row::{RejectRow, WindowRow};
 use super::{ExportQuery, ExportRow, Store, StoreError};
 use crate::store::row::Kind;
 

@@ -12,6 +12,7 @@
 
 pub mod embedded;
 pub mod export;
+pub mod record;
 pub mod row;
 pub mod search;
 pub mod selector;

@@ -1,22 +1,18 @@
 //! The rows that can be read back, and the only place that names their columns.
 //!
-//! A row lists its [`Cell`]s in the order of [`Record::COLUMNS`]; JSON, CSV and the export are written from that one
-//! list, so they cannot disagree. The names of the embedded store's SQL columns are here too.
+//! A row lists its [`Cell`]s in the order of [`Record::COLUMNS`]; JSON, CSV, the export and the API's description are
+//! written from those lists. The names of the embedded store's SQL columns are here too.
 //!
-//! In JSON a number that is not finite is `null`, and a column that does not apply to a row (`rate` of a gauge) is
-//! left out; in CSV both are empty cells. Times are shown as RFC 3339 (`at`) and as Unix milliseconds (`at_ms`).
-//! `labels` leaves out `__name__`, which has its own column.
+//! `labels` leaves out `__name__`, which has its own column. Not here: how cells are written (`record.rs`).
 
-use std::fmt;
-use std::io::{self, Write};
 use std::str::FromStr;
 use std::sync::Arc;
 
 use tidewatch_dataflows::outcome::WindowStats;
 use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
-use tidewatch_dataflows::settings::duration;
 
 use super::Correction;
+use super::record::{Cell, Column, Columns, Of, Record};
 
 /// SQL columns of a table of windows: name and declared type. The first three are its primary key.
 pub const WINDOW_SQL: [(&str, &str); 14] = [
@@ -197,44 +193,68 @@ impl FromStr for Kind {
     }
 }
 
-/// One cell of a row.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Cell<'a> {
-    /// Text.
-    Text(&'a str),
-    /// Text that is JSON already.
-    Json(&'a str),
-    /// A series id, 16 hex digits.
-    Series(SeriesId),
-    /// A window's length in milliseconds, shown as `1h30m`.
-    Window(i64),
-    /// Unix milliseconds, shown as RFC 3339.
-    Time(i64),
-    /// A whole number.
-    Int(i64),
-    /// A whole number.
-    UInt(u64),
-    /// A number; `null` if it is not finite.
-    Float(f64),
-    /// What is left out where it is not so.
-    True,
-    /// Known to be unknown.
-    Null,
-    /// Does not apply to this row.
-    Absent,
-}
+const SERIES: Column = Column::new("series", Of::Series, "The series: its id, 16 hex digits.");
+const NAME: Column = Column::new("name", Of::Text, "Its metric name.");
+const WHOSE: [Column; 3] =
+    [SERIES, NAME, Column::new("labels", Of::Labels, "Its other labels, sorted by label name.")];
+const TYPE: Column =
+    Column::new("type", Of::Text, "What a source said that it is, counter or gauge; null if none did.")
+        .or_null();
+const KEY: [Column; 3] = [
+    Column::new("window", Of::Window, "The length of the window."),
+    Column::new(
+        "at",
+        Of::Time,
+        "The end of the window, which reaches back from there without its beginning.",
+    ),
+    Column::new("at_ms", Of::Int, "The same in Unix milliseconds."),
+];
 
-/// A row as columns.
-pub trait Record {
-    /// The names of the columns, in order.
-    const COLUMNS: &'static [&'static str];
-
-    /// Appends one cell per column.
-    fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>);
-}
+/// What a window that is closed and one that is open show alike; their cells are `window_cells`.
+const WINDOW: [Column; 17] = {
+    let [series, name, labels] = WHOSE;
+    let [window, at, at_ms] = KEY;
+    [
+        series,
+        name,
+        labels,
+        window,
+        at,
+        at_ms,
+        Column::new("count", Of::UInt, "Samples in it."),
+        Column::new("min", Of::Float, "The smallest value."),
+        Column::new("max", Of::Float, "The largest value."),
+        Column::new("avg", Of::Float, "The mean of the values, each sample counting the same."),
+        Column::new("std", Of::Float, "The population standard deviation (divided by count)."),
+        Column::new(
+            "std_sample",
+            Of::Float,
+            "The sample standard deviation (divided by count - 1); null for one sample.",
+        ),
+        Column::new("first", Of::Float, "The oldest value."),
+        Column::new("last", Of::Float, "The newest value."),
+        Column::new(
+            "increase",
+            Of::Float,
+            "Of a counter: by how much it grew, resets added; null below two samples.",
+        )
+        .or_absent(),
+        Column::new(
+            "rate",
+            Of::Float,
+            "Of a counter: its increase per second between the first and the last sample.",
+        )
+        .or_absent(),
+        Column::new(
+            "partial",
+            Of::True,
+            "Samples that belong in it were withheld from it or may be missing.",
+        ),
+    ]
+};
 
 impl Record for SeriesRow {
-    const COLUMNS: &'static [&'static str] = &["series", "name", "labels", "type"];
+    const COLUMNS: Columns = &[&WHOSE, &[TYPE]];
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
         cells.extend([Cell::Series(self.series), Cell::Text(&self.name), Cell::Json(&self.labels)]);
@@ -243,7 +263,8 @@ impl Record for SeriesRow {
 }
 
 impl Record for NameRow {
-    const COLUMNS: &'static [&'static str] = &["name", "series"];
+    const COLUMNS: Columns =
+        &[&[NAME, Column::new("series", Of::UInt, "Series of the catalogue that bear the name.")]];
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
         cells.extend([Cell::Text(&self.name), Cell::UInt(self.series)]);
@@ -251,25 +272,13 @@ impl Record for NameRow {
 }
 
 impl Record for WindowRow {
-    const COLUMNS: &'static [&'static str] = &[
-        "series",
-        "name",
-        "labels",
-        "window",
-        "at",
-        "at_ms",
-        "count",
-        "min",
-        "max",
-        "avg",
-        "std",
-        "std_sample",
-        "first",
-        "last",
-        "increase",
-        "rate",
-        "partial",
-        "revision",
+    const COLUMNS: Columns = &[
+        &WINDOW,
+        &[Column::new(
+            "revision",
+            Of::UInt,
+            "How often late samples or a history corrected the row; 0 is the first answer.",
+        )],
     ];
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
@@ -279,26 +288,12 @@ impl Record for WindowRow {
 }
 
 impl Record for OpenRow {
-    const COLUMNS: &'static [&'static str] = &[
-        "series",
-        "name",
-        "labels",
-        "window",
-        "at",
-        "at_ms",
-        "count",
-        "min",
-        "max",
-        "avg",
-        "std",
-        "std_sample",
-        "first",
-        "last",
-        "increase",
-        "rate",
-        "partial",
-        "open",
-        "epoch",
+    const COLUMNS: Columns = &[
+        &WINDOW,
+        &[
+            Column::new("open", Of::True, "The window is not closed: the row is so far, and is not stored."),
+            Column::new("epoch", Of::UInt, "The epoch as of which it is so."),
+        ],
     ];
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
@@ -334,8 +329,21 @@ fn window_cells<'a>(series: &'a SeriesRow, stats: &'a WindowStats, cells: &mut V
 }
 
 impl Record for CorrectionRow {
-    const COLUMNS: &'static [&'static str] =
-        &["window", "at", "at_ms", "revision", "epoch", "written", "written_ms", "count"];
+    const COLUMNS: Columns = &[
+        &KEY,
+        &[
+            Column::new("revision", Of::UInt, "Which answer to the key it was; 0 is the first."),
+            Column::new("epoch", Of::UInt, "The epoch that gave it; null where that is no longer known.")
+                .or_null(),
+            Column::new(
+                "written",
+                Of::Time,
+                "When the store took it; where epoch is null it may be the beginning of that hour.",
+            ),
+            Column::new("written_ms", Of::Int, "The same in Unix milliseconds."),
+            Column::new("count", Of::UInt, "Samples it was of."),
+        ],
+    ];
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
         let Correction { revision, epoch, written_ms, count } = self.told;
@@ -353,8 +361,14 @@ impl Record for CorrectionRow {
 }
 
 impl Record for RejectRow {
-    const COLUMNS: &'static [&'static str] =
-        &["series", "name", "reason", "count", "first_at_ms", "last_at_ms"];
+    const COLUMNS: Columns = &[&[
+        SERIES.or_null().or_absent(),
+        NAME.or_null().or_absent(),
+        Column::new("reason", Of::Text, "Why the samples were not applied.").or_absent(),
+        Column::new("count", Of::UInt, "Samples."),
+        Column::new("first_at_ms", Of::Int, "The lowest event time among them, in Unix milliseconds."),
+        Column::new("last_at_ms", Of::Int, "The highest event time among them, in Unix milliseconds."),
+    ]];
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
         let shown =
@@ -375,123 +389,6 @@ pub fn increase(stats: &WindowStats) -> Option<f64> {
     (stats.count > 1).then_some(stats.increase)
 }
 
-/// Whether a column of a row is left out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shape {
-    /// Leaves out `revision`, so that the same samples give the same bytes however they came.
-    pub without_revision: bool,
-}
-
-impl Shape {
-    fn shows(self, column: &str) -> bool {
-        !(self.without_revision && column == "revision")
-    }
-}
-
-/// Writes a row as one JSON object, without a line end.
-///
-/// # Errors
-/// What `out` refuses.
-pub fn write_json<R: Record>(row: &R, shape: Shape, out: &mut dyn Write) -> io::Result<()> {
-    let mut cells = Vec::with_capacity(R::COLUMNS.len());
-    row.cells(&mut cells);
-    let shown =
-        R::COLUMNS.iter().zip(&cells).filter(|(column, cell)| shape.shows(column) && **cell != Cell::Absent);
-    out.write_all(b"{")?;
-    for (i, (column, cell)) in shown.enumerate() {
-        write!(out, "{}\"{column}\":", if i == 0 { "" } else { "," })?;
-        match *cell {
-            Cell::Text(text) => serde_json::to_writer(&mut *out, text)?,
-            Cell::Json(text) => out.write_all(text.as_bytes())?,
-            Cell::Series(series) => write!(out, "\"{series}\"")?,
-            Cell::Window(ms) => write!(out, "\"{}\"", duration(ms))?,
-            Cell::Time(ms) => match Rfc3339::from_ms(ms) {
-                Some(time) => write!(out, "\"{time}\"")?,
-                None => out.write_all(b"null")?,
-            },
-            Cell::Int(value) => write!(out, "{value}")?,
-            Cell::UInt(value) => write!(out, "{value}")?,
-            Cell::Float(value) => serde_json::to_writer(&mut *out, &value)?,
-            Cell::True => out.write_all(b"true")?,
-            Cell::Null | Cell::Absent => out.write_all(b"null")?,
-        }
-    }
-    out.write_all(b"}")
-}
-
-/// Writes the line with the names of the columns.
-///
-/// # Errors
-/// What `out` refuses.
-pub fn write_csv_header<R: Record>(shape: Shape, out: &mut dyn Write) -> io::Result<()> {
-    let shown = R::COLUMNS.iter().filter(|column| shape.shows(column));
-    for (i, column) in shown.enumerate() {
-        write!(out, "{}{column}", if i == 0 { "" } else { "," })?;
-    }
-    out.write_all(b"\n")
-}
-
-/// Writes a row as one line of CSV (RFC 4180, but with `\n`).
-///
-/// A cell of text that a spreadsheet would take for a formula gets a leading apostrophe.
-///
-/// # Errors
-/// What `out` refuses.
-pub fn write_csv<R: Record>(row: &R, shape: Shape, out: &mut dyn Write) -> io::Result<()> {
-    let mut cells = Vec::with_capacity(R::COLUMNS.len());
-    row.cells(&mut cells);
-    let shown = R::COLUMNS.iter().zip(&cells).filter(|(column, _)| shape.shows(column));
-    for (i, (_, cell)) in shown.enumerate() {
-        if i > 0 {
-            out.write_all(b",")?;
-        }
-        match *cell {
-            Cell::Text(text) | Cell::Json(text) => write_csv_text(text, out)?,
-            Cell::Series(series) => write!(out, "{series}")?,
-            Cell::Window(ms) => write_csv_text(&duration(ms), out)?,
-            Cell::Time(ms) => {
-                if let Some(time) = Rfc3339::from_ms(ms) {
-                    write!(out, "{time}")?;
-                }
-            }
-            Cell::Int(value) => write!(out, "{value}")?,
-            Cell::UInt(value) => write!(out, "{value}")?,
-            Cell::Float(value) if value.is_finite() => serde_json::to_writer(&mut *out, &value)?,
-            Cell::True => out.write_all(b"true")?,
-            Cell::Float(_) | Cell::Null | Cell::Absent => {}
-        }
-    }
-    out.write_all(b"\n")
-}
-
-/// One cell of text: formulas defused, quoted where CSV needs it.
-fn write_csv_text(text: &str, out: &mut dyn Write) -> io::Result<()> {
-    let number = text.parse::<f64>().is_ok_and(f64::is_finite);
-    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']) && !number;
-    let apostrophe = if formula { "'" } else { "" };
-    if text.contains(['"', ',', '\n', '\r']) {
-        write!(out, "\"{apostrophe}{}\"", text.replace('"', "\"\""))
-    } else {
-        write!(out, "{apostrophe}{text}")
-    }
-}
-
-/// An instant that prints as RFC 3339 in UTC.
-pub struct Rfc3339(jiff::Timestamp);
-
-impl Rfc3339 {
-    /// The instant of Unix milliseconds; none outside the years -9999 to 9999.
-    pub fn from_ms(ms: i64) -> Option<Rfc3339> {
-        jiff::Timestamp::from_millisecond(ms).ok().map(Rfc3339)
-    }
-}
-
-impl fmt::Display for Rfc3339 {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
-    }
-}
-
 /// The labels of a series, other than its name, as the text of a JSON object sorted by label name.
 pub fn labels_json(pairs: &[(String, String)]) -> String {
     let mut sorted: Vec<_> = pairs.iter().filter(|(name, _)| name != "__name__").collect();
@@ -504,6 +401,7 @@ pub fn labels_json(pairs: &[(String, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::record::{Shape, write_csv, write_csv_header, write_json};
 
     fn window(name: &str, count: u32) -> WindowRow {
         let series = SeriesRow {
@@ -634,6 +532,54 @@ mod tests {
             json(&row, Shape::default()),
             r#"{"reason":"too_old","count":4,"first_at_ms":1,"last_at_ms":2}"#
         );
+    }
+
+    /// As many cells as columns, each of what its column says.
+    fn fits<R: Record>(row: &R) {
+        let mut cells = Vec::new();
+        row.cells(&mut cells);
+        let columns: Vec<&Column> = R::COLUMNS.iter().copied().flatten().collect();
+        assert_eq!(cells.len(), columns.len());
+        for (cell, column) in cells.iter().zip(columns) {
+            let fits = match cell {
+                Cell::Text(_) => column.of == Of::Text,
+                Cell::Json(_) => column.of == Of::Labels,
+                Cell::Series(_) => column.of == Of::Series,
+                Cell::Window(_) => column.of == Of::Window,
+                Cell::Time(_) => column.of == Of::Time,
+                Cell::Int(_) => column.of == Of::Int,
+                Cell::UInt(_) => column.of == Of::UInt,
+                Cell::Float(_) => column.of == Of::Float,
+                Cell::True => column.of == Of::True,
+                Cell::Null => column.nullable,
+                Cell::Absent => column.optional,
+            };
+            assert!(fits, "{cell:?} is no {column:?}");
+        }
+    }
+
+    #[test]
+    fn cells_are_what_their_columns_say() {
+        for name in ["up", "a_total"] {
+            for count in [1, 2] {
+                let mut row = window(name, count);
+                row.stats.partial = count == 1;
+                fits(&row);
+                fits(&*row.series);
+                fits(&OpenRow { series: row.series, stats: row.stats, epoch: 1 });
+            }
+        }
+        fits(&SeriesRow { kind: Some(MetricType::Gauge), ..(*window("up", 1).series).clone() });
+        fits(&NameRow { name: "up".to_owned(), series: 2 });
+        for epoch in [None, Some(1)] {
+            let told = Correction { revision: 1, epoch, written_ms: 5, count: 2 };
+            fits(&CorrectionRow { number: 1, window_ms: 1_000, at_ms: 2_000, told });
+        }
+        let shown = (Some(SeriesId(1)), Some("up".to_owned()), By::ALL);
+        for (series, name, by) in [shown, (None, None, By { series: true, name: true, reason: false })] {
+            let reason = Reason::TooOld;
+            fits(&RejectRow { by, series, name, reason, count: 1, first_at_ms: 0, last_at_ms: 0 });
+        }
     }
 
     #[test]

@@ -33,7 +33,7 @@ async function open(settings = {}) {
   });
   const page = await context.newPage();
   page.on("console", (message) => {
-    if (["error", "warning"].includes(message.type()) && !unknown(message) && !absent(message)) complaints.push(`${message.type()}: ${message.text()} (${message.location().url})`);
+    if (["error", "warning"].includes(message.type()) && !unknown(message)) complaints.push(`${message.type()}: ${message.text()} (${message.location().url})`);
   });
   page.on("pageerror", (error) => complaints.push(`thrown: ${error.stack}`));
   page.on("request", (request) => {
@@ -45,10 +45,6 @@ async function open(settings = {}) {
 /** A series that nobody knows: the browser complains of every 404, and here it is what is asked for. */
 const NOBODY = "00000000000000ff";
 const unknown = (message) => message.text().includes("404") && message.location().url.includes(`/${NOBODY}`);
-
-/** Whether it is the 404 of a route that this worker does not have: the page then does without. */
-const routes = (await fetch(`${origin}/api/v1/openapi.json`)).ok;
-const absent = (message) => !routes && message.text().includes("404") && /\/windows\/[0-9a-f]{16}(\/corrections)?\?/.test(message.location().url);
 
 const ask = async (path) => (await fetch(`${origin}/api/v1/${path}`)).json();
 const rowsOf = (page) => page.locator("table.series tbody tr:not(.waiting)");
@@ -198,6 +194,39 @@ async function refused(page) {
   done("refused samples are listed");
 }
 
+async function revised(page) {
+  const some = (await ask("windows?min_revision=1&start=0&limit=1")).data[0];
+  if (!some) return;
+  const told = (await ask(`windows/${some.series}/corrections?${query({ window: some.window, limit: 20 })}`)).data;
+  assert.ok(told.length > 0, "the API tells of revisions");
+  await page.goto(`${address}?${query({ view: "one", series: some.series, window: some.window, range: "all" })}`);
+  const rows = page.locator("section", { hasText: "Revisions" }).last().locator("tbody tr");
+  await rows.first().waitFor();
+  const ends = await rows.locator("th").evaluateAll((cells) => cells.map((cell) => cell.title));
+  assert.deepEqual(ends, told.map((row) => row.at), "the revisions as the API tells them");
+  await shot(page, "revised-light-1280");
+  done("revisions are listed");
+}
+
+/** The description of the API: every operation is in it, and one can be tried. */
+async function described(page) {
+  const { paths } = await ask("openapi.json");
+  const ids = Object.values(paths).flatMap(Object.values).map((operation) => operation.operationId);
+  await page.goto(address);
+  await page.getByRole("link", { name: "API", exact: true }).click();
+  await page.locator(".opblock").first().waitFor();
+  assert.equal(await page.locator(".opblock").count(), ids.length, "every operation is described");
+  await shot(page, "docs-light-1280");
+  await page.locator("#operations-Results-names .opblock-summary-control").click();
+  const names = page.locator("#operations-Results-names");
+  await names.getByRole("button", { name: "Try it out" }).click();
+  await names.getByRole("button", { name: "Execute" }).click();
+  await names.locator(".live-responses-table .response-col_status", { hasText: "200" }).first().waitFor();
+  assert.match(await names.locator(".request-url").textContent(), new RegExp(`${origin}/api/v1/names`));
+  await shot(page, "docs-tried-light-1280");
+  done("the API is described, and can be tried there");
+}
+
 async function looks() {
   const some = (await ask(`windows?${query({ window, sort: "-std", limit: 1 })}`)).data[0];
   const views = { series: "", one: `?${query({ view: "one", series: some.series, range: "all" })}` };
@@ -256,6 +285,8 @@ try {
   await sorted(page);
   await one(page);
   await refused(page);
+  await revised(page);
+  await described(page);
   await coloured(page);
   await troubled(page);
   await looks();

@@ -3,6 +3,7 @@
 //! Every process is killed by its own id when its handle goes; ports are free ones of the loopback; files live in a
 //! folder of the test that goes with it.
 
+pub mod filled;
 pub mod http;
 pub mod process;
 pub mod remote_write;

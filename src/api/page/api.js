@@ -67,20 +67,9 @@ function selector({ name, labels }) {
   return `{${pairs.map(([label, value]) => `${label}=${JSON.stringify(value)}`).join(",")}}`;
 }
 
-/** A page of rows of one series. */
-async function ofSeries(series, parameters, signal) {
-  try {
-    return await ask(`windows/${series}`, parameters, signal);
-  } catch (error) {
-    if (error.status !== 404) throw error;
-  }
-  const who = await known(series, parameters.window, signal);
-  return ask("windows", { "match[]": selector(who), ...parameters }, signal);
-}
-
 /** The newest row of a window of a series; none if it has none. */
 export async function newest(series, window, signal) {
-  const page = await ofSeries(series, { window, limit: 1 }, signal);
+  const page = await ask(`windows/${series}`, { window, limit: 1 }, signal);
   return page.data[0] ?? null;
 }
 
@@ -89,7 +78,7 @@ export async function rows(series, { window, start, end }, signal) {
   const all = [];
   let cursor = "";
   do {
-    const page = await ofSeries(series, { window, start, end, cursor, limit: 10_000 }, signal);
+    const page = await ask(`windows/${series}`, { window, start, end, cursor, limit: 10_000 }, signal);
     for (const row of page.data) all.push(row);
     cursor = page.next;
   } while (cursor && all.length < CHART_ROWS_MAX);
@@ -108,14 +97,9 @@ export async function rejects(who, signal) {
   return page.data.filter((row) => row.series === who.series);
 }
 
-/** The newest revisions of a window of a series; none if this worker does not tell them. */
+/** The newest revisions of a window of a series. */
 export async function corrections(series, window, signal) {
-  try {
-    return (await ask(`windows/${series}/corrections`, { window, limit: 20 }, signal)).data;
-  } catch (error) {
-    if (error.status === 404) return null;
-    throw error;
-  }
+  return (await ask(`windows/${series}/corrections`, { window, limit: 20 }, signal)).data;
 }
 
 /** How the worker fares. */

@@ -259,13 +259,16 @@ function drawRejects(rows) {
   return el("div", { class: "scroll" }, el("table", { class: "small" }, el("thead", {}, el("tr", {}, head)), el("tbody", {}, body)));
 }
 
+/** When a row was written; of older ones only the hour is known. */
+function written({ epoch, written_ms: ms }) {
+  return epoch === null && ms % 3_600_000 === 0 ? `after ${time(ms).slice(0, -3)}` : time(ms);
+}
+
 function drawRevisions(rows) {
-  if (rows === null) return el("p", { class: "dim" }, "This worker does not list revisions.");
   if (rows.length === 0) return el("p", { class: "dim" }, "None: no late sample changed a row of this window.");
   const body = rows.map((row) => {
-    const written = Date.parse(row.written ?? row.written_at ?? "");
-    return el("tr", {}, el("th", { scope: "row", title: row.at }, time(Date.parse(row.at))), el("td", {}, count(row.revision)),
-      el("td", {}, count(row.count)), el("td", {}, Number.isNaN(written) ? "–" : time(written)));
+    return el("tr", {}, el("th", { scope: "row", title: row.at }, time(row.at_ms)), el("td", {}, count(row.revision)),
+      el("td", {}, count(row.count)), el("td", { title: row.written }, written(row)));
   });
   const head = ["Window end (UTC)", "Revision", "Samples", "Written (UTC)"].map((title) => el("th", { scope: "col" }, title));
   return el("div", { class: "scroll" }, el("table", { class: "small" }, el("thead", {}, el("tr", {}, head)), el("tbody", {}, body)));

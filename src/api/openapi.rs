@@ -1,0 +1,292 @@
+//! `GET /api/v1/openapi.json`: the API as OpenAPI 3.1, made from the table of operations.
+//!
+//! Rows are described by their columns, parameters and problems by the table; the other answers by `openapi/schemas.json`.
+
+use std::sync::LazyLock;
+
+use axum::Json;
+use axum::http::Uri;
+use serde_json::{Map, Value, json};
+
+use super::error::{Kind, Problem};
+use super::operations::{self, ALL, Answer, Body, DURATION, Operation, Param, Place, Rows, Tag, Verb};
+use super::params::Params;
+use crate::store::Stat;
+use crate::store::record::{Column, Of};
+
+const ABOUT: &str = "Statistics of every series over sliding windows, corrected by late samples, and what they are made of.\n\n\
+    A list is `{\"data\": [...], \"next\": cursor or null}`, or CSV with the cursor in the header `x-next-cursor`. Times are \
+    RFC 3339 or Unix seconds; ranges include both ends. Every error is `application/problem+json`, also for paths and methods \
+    that are not described here, and its `type` is explained under `/api/v1/problems`.";
+
+/// Shapes of answers that are no lists, by name.
+const SCHEMAS: &str = include_str!("openapi/schemas.json");
+
+static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
+
+/// Answers with the document.
+pub async fn show(uri: Uri) -> Result<Json<&'static Value>, Problem> {
+    Params::read(&uri, &operations::OPENAPI)?;
+    Ok(Json(&*DOCUMENT))
+}
+
+fn document() -> Value {
+    let mut paths = Map::new();
+    for operation in ALL {
+        let verb = match operation.verb {
+            Verb::Get => "get",
+            Verb::Post => "post",
+            Verb::Delete => "delete",
+        };
+        // There is an entry for each path, and in it one for each method.
+        paths.entry(operation.path).or_insert_with(|| json!({}))[verb] = described(operation);
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tidewatch",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": ABOUT,
+            "license": {"name": "MIT OR Apache-2.0"},
+        },
+        // Of where the document is: whatever name and path a proxy gives the worker.
+        "servers": [{"url": "../.."}],
+        "tags": Tag::ALL.map(|(_, name, about)| json!({"name": name, "description": about})),
+        "paths": paths,
+        "components": {"schemas": schemas()},
+    })
+}
+
+/// The named shapes: those of the file, and the rows of lists.
+fn schemas() -> Map<String, Value> {
+    // A test reads the file too: it is JSON.
+    let mut schemas: Map<String, Value> = serde_json::from_str(SCHEMAS).unwrap_or_default();
+    for operation in ALL {
+        if let Answer::Rows(rows) = operation.answer {
+            schemas.extend(rows.iter().map(|rows| (rows.name.to_owned(), of_row(rows))));
+        }
+    }
+    schemas
+}
+
+fn described(operation: &Operation) -> Value {
+    let filters = Stat::ALL.iter().filter(|_| operation.filters).flat_map(|(stat, _)| of_filter(stat));
+    let params: Vec<Value> = operation.params.iter().map(of_param).chain(filters).collect();
+    let mut described = json!({
+        "operationId": operation.id,
+        "tags": [operation.tag.name()],
+        "summary": operation.summary,
+        "description": operation.about,
+        "parameters": params,
+        "responses": responses(operation),
+    });
+    if let Some(body) = operation.body {
+        let content = match body {
+            Body::Json(name) => json!({"application/json": {"schema": named(name)}}),
+            Body::Bytes(media_type) => {
+                json!({media_type: {"schema": {"type": "string", "format": "binary"}}})
+            }
+        };
+        described["requestBody"] = json!({"required": true, "content": content});
+    }
+    described
+}
+
+fn of_param(param: &Param) -> Value {
+    let place = match param.place {
+        Place::Path => "path",
+        Place::Query => "query",
+        Place::Header => "header",
+    };
+    let mut schema = (param.schema)();
+    if !param.example.is_empty() {
+        schema["examples"] = json!([param.example]);
+    }
+    let schema = match param.repeated && schema["type"] != "array" {
+        true => json!({"type": "array", "items": schema}),
+        false => schema,
+    };
+    json!({
+        "name": param.name,
+        "in": place,
+        "required": param.required,
+        "description": param.about,
+        "schema": schema,
+    })
+}
+
+fn of_filter(stat: &str) -> [Value; 2] {
+    [("min", "least"), ("max", "most")].map(|(bound, word)| {
+        json!({
+            "name": format!("{bound}_{stat}"),
+            "in": "query",
+            "required": false,
+            "description": format!("Only rows whose `{stat}` is at {word} this."),
+            "schema": {"type": "number"},
+        })
+    })
+}
+
+/// What is answered, by status.
+fn responses(operation: &Operation) -> Map<String, Value> {
+    let json_of = |schema: Value| json!({"application/json": {"schema": schema}});
+    let (status, answered) = match operation.answer {
+        Answer::Text => ("200", json!({"content": {"text/plain": {"schema": {"type": "string"}}}})),
+        Answer::Exposition => {
+            let text = json!({"schema": {"type": "string"}});
+            let content = json!({"text/plain": text, "application/openmetrics-text": text});
+            ("200", json!({"content": content}))
+        }
+        Answer::Rows(rows) => ("200", list(rows)),
+        Answer::Json(name) => ("200", json!({"content": json_of(named(name))})),
+        Answer::Begun(name) => {
+            let place = json!({"description": "Where to ask how far it is.", "schema": {"type": "string"}});
+            let id = json!({"id": "$response.body#/id"});
+            let links = [&operations::BACKFILL_SHOWN, &operations::END_BACKFILL];
+            let links = links.map(|to| (to.id.to_owned(), json!({"operationId": to.id, "parameters": id})));
+            let links = Map::from_iter(links);
+            ("202", json!({"headers": {"Location": place}, "content": json_of(named(name)), "links": links}))
+        }
+        Answer::Nothing => ("204", json!({})),
+    };
+    let mut responses = Map::new();
+    let about = json!({"description": if status == "204" { "Done." } else { operation.summary }});
+    responses.insert(status.to_owned(), merged(about, answered));
+    for kinds in operation.problems.chunk_by(|a, b| a.about().status == b.about().status) {
+        responses.insert(kinds[0].about().status.as_str().to_owned(), of_problems(kinds));
+    }
+    let bounds = [
+        ("414", "The address has more than 65,534 bytes."),
+        ("431", "The headers have more bytes than are read."),
+    ];
+    let long =
+        |(status, about)| (String::from(status), json!({"description": format!("{about} Without a body.")}));
+    responses.extend(bounds.map(long));
+    responses
+}
+
+fn list(rows: &[Rows]) -> Value {
+    let row = match rows {
+        [one] => named(one.name),
+        several => json!({"anyOf": several.iter().map(|rows| named(rows.name)).collect::<Vec<_>>()}),
+    };
+    let cursor = json!({"type": ["string", "null"], "description": "Where the next page begins; null on the last one."});
+    let page = json!({
+        "type": "object",
+        "required": ["data", "next"],
+        "properties": {"data": {"type": "array", "items": row}, "next": cursor},
+    });
+    let next = json!({"description": "Of CSV: where the next page begins, if there is one.", "schema": {"type": "string"}});
+    json!({
+        "headers": {"x-next-cursor": next},
+        "content": {"application/json": {"schema": page}, "text/csv": {"schema": {"type": "string"}}},
+    })
+}
+
+/// The problems of one status.
+fn of_problems(kinds: &[Kind]) -> Value {
+    let words = kinds.iter().map(|kind| format!("`{}`: {}.", kind.about().slug, kind.about().title));
+    let uris: Vec<String> = kinds.iter().map(|kind| kind.uri()).collect();
+    let status = kinds[0].about().status.as_u16();
+    let one = json!({"properties": {"type": {"enum": uris}, "status": {"const": status}}});
+    let schema = json!({"allOf": [named("Problem"), one]});
+    let content = json!({"application/problem+json": {"schema": schema}});
+    let mut response = json!({"description": words.collect::<Vec<_>>().join(" "), "content": content});
+    if kinds.contains(&Kind::Unavailable) {
+        let seconds = json!({"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 0}});
+        response["headers"] = json!({"Retry-After": seconds});
+    }
+    response
+}
+
+/// A row by its columns.
+fn of_row(rows: &Rows) -> Value {
+    let columns = || rows.columns.iter().copied().flatten();
+    let properties: Map<_, _> = columns().map(|column| (column.name.to_owned(), of_column(column))).collect();
+    let required: Vec<_> = columns().filter(|column| !column.optional).map(|column| column.name).collect();
+    json!({"type": "object", "required": required, "properties": properties})
+}
+
+fn of_column(column: &Column) -> Value {
+    let (type_name, more) = match column.of {
+        Of::Text => ("string", json!({})),
+        Of::Labels => ("object", json!({"additionalProperties": {"type": "string"}})),
+        Of::Series => ("string", json!({"pattern": "^[0-9a-f]{16}$"})),
+        Of::Window => ("string", json!({"pattern": DURATION})),
+        Of::Time => ("string", json!({"format": "date-time"})),
+        Of::Int => ("integer", json!({})),
+        Of::UInt => ("integer", json!({"minimum": 0})),
+        Of::Float => ("number", json!({})),
+        Of::True => ("boolean", json!({"const": true})),
+    };
+    let types = if column.nullable { json!([type_name, "null"]) } else { json!(type_name) };
+    merged(json!({"type": types, "description": column.about}), more)
+}
+
+fn named(name: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{name}")})
+}
+
+/// An object with the entries of both.
+fn merged(mut one: Value, other: Value) -> Value {
+    if let (Value::Object(one), Value::Object(other)) = (&mut one, other) {
+        one.extend(other);
+    }
+    one
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Every `$ref` in a value.
+    fn refs(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(entries) => {
+                for (key, value) in entries {
+                    match value {
+                        Value::String(text) if key == "$ref" => drop(found.insert(text.clone())),
+                        value => refs(value, found),
+                    }
+                }
+            }
+            Value::Array(values) => values.iter().for_each(|value| refs(value, found)),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn every_shape_is_used_and_every_used_one_is_there() {
+        assert!(serde_json::from_str::<Map<String, Value>>(SCHEMAS).is_ok());
+        let mut used = BTreeSet::new();
+        refs(&DOCUMENT, &mut used);
+        let schemas = DOCUMENT["components"]["schemas"].as_object().unwrap();
+        let there = schemas.keys().map(|name| format!("#/components/schemas/{name}")).collect();
+        assert_eq!(used, there);
+    }
+
+    #[test]
+    fn operations_are_told_apart_and_complete() {
+        let ids: BTreeSet<_> = ALL.iter().map(|one| one.id).collect();
+        let places: BTreeSet<_> = ALL.iter().map(|one| (one.path, one.verb.allowed())).collect();
+        assert_eq!((ids.len(), places.len()), (ALL.len(), ALL.len()));
+        for one in ALL {
+            assert!(one.problems.is_sorted_by_key(|kind| kind.about().status.as_u16()), "{}", one.id);
+            for text in [one.summary, one.about].into_iter().chain(one.params.iter().map(|param| param.about))
+            {
+                assert!(!text.is_empty(), "{} lacks words", one.id);
+            }
+            let in_path: Vec<_> =
+                one.path.split('{').skip(1).filter_map(|part| part.split('}').next()).collect();
+            let params: Vec<_> = one
+                .params
+                .iter()
+                .filter(|param| param.place == Place::Path)
+                .map(|param| param.name)
+                .collect();
+            assert_eq!(in_path, params, "{}", one.id);
+        }
+    }
+}

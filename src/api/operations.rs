@@ -1,0 +1,595 @@
+//! Every operation of the HTTP API, in one table: routes, parameters, answers and problems.
+//!
+//! The router, the reading of parameters ([`super::params`]) and the OpenAPI document ([`super::openapi`]) are made from
+//! it, so that what is not here is neither taken nor answered. `/api/v1/write` is in it for the document; its handler is
+//! the source room's. The web page is not: it is no interface for programs.
+//!
+//! Not here: what an operation does (the file named after it), and the shapes of answers that are no lists
+//! (`openapi/schemas.json`).
+
+use serde_json::{Value, json};
+use tidewatch_dataflows::sample::AT_MS_MAX;
+
+use super::error::Kind;
+use super::history::Aggregate;
+use super::params::{LIMIT_DEFAULT, sorts};
+use crate::store::PAGE_ROWS_MAX;
+use crate::store::record::{Columns, Record};
+use crate::store::row::{CorrectionRow, NameRow, OpenRow, RejectRow, SeriesRow, WindowRow};
+use crate::store::search::SEARCH_BYTES_MAX;
+use crate::store::selector::SELECTOR_BYTES_MAX;
+
+/// How an operation is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// GET, and so HEAD.
+    Get,
+    Post,
+    Delete,
+}
+
+impl Verb {
+    /// As the header `Allow` lists it.
+    pub fn allowed(self) -> &'static str {
+        match self {
+            Verb::Get => "GET, HEAD",
+            Verb::Post => "POST",
+            Verb::Delete => "DELETE",
+        }
+    }
+}
+
+/// What operations are sorted by for readers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tag {
+    Results,
+    Samples,
+    Worker,
+    Description,
+}
+
+impl Tag {
+    /// Every one, with its name and what it holds.
+    pub const ALL: [(Tag, &'static str, &'static str); 4] = [
+        (Tag::Results, "Results", "What was computed."),
+        (Tag::Samples, "Samples", "What comes in, and what came."),
+        (Tag::Worker, "Worker", "How the worker fares."),
+        (Tag::Description, "Description", "What this API is."),
+    ];
+
+    pub fn name(self) -> &'static str {
+        Tag::ALL.iter().find(|(tag, ..)| *tag == self).map_or("", |(_, name, _)| name)
+    }
+}
+
+/// Where a parameter is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Path,
+    Query,
+    Header,
+}
+
+/// A parameter.
+#[derive(Clone, Copy, Debug)]
+pub struct Param {
+    pub name: &'static str,
+    pub place: Place,
+    pub required: bool,
+    /// It may be given more than once.
+    pub repeated: bool,
+    /// It changes how an answer is shown, not what it is about.
+    pub shows: bool,
+    pub about: &'static str,
+    pub example: &'static str,
+    /// Its JSON Schema; of one value, if it may be repeated.
+    pub schema: fn() -> Value,
+}
+
+impl Param {
+    const fn query(
+        name: &'static str,
+        example: &'static str,
+        about: &'static str,
+        schema: fn() -> Value,
+    ) -> Param {
+        let place = Place::Query;
+        Param { name, place, required: false, repeated: false, shows: false, about, example, schema }
+    }
+
+    const fn path(name: &'static str, example: &'static str, about: &'static str) -> Param {
+        let schema = || json!({"type": "string", "minLength": 1});
+        Param { place: Place::Path, required: true, ..Param::query(name, example, about, schema) }
+    }
+
+    const fn header(name: &'static str, required: bool, about: &'static str, schema: fn() -> Value) -> Param {
+        Param { place: Place::Header, required, ..Param::query(name, "", about, schema) }
+    }
+
+    const fn required(self) -> Param {
+        Param { required: true, ..self }
+    }
+
+    const fn repeated(self) -> Param {
+        Param { repeated: true, ..self }
+    }
+
+    const fn shows(self) -> Param {
+        Param { shows: true, ..self }
+    }
+
+    const fn says(self, about: &'static str) -> Param {
+        Param { about, ..self }
+    }
+}
+
+/// What a request brings beside its parameters.
+#[derive(Clone, Copy, Debug)]
+pub enum Body {
+    /// JSON of this schema.
+    Json(&'static str),
+    /// Bytes of this media type.
+    Bytes(&'static str),
+}
+
+/// What is answered when all is well.
+#[derive(Clone, Copy, Debug)]
+pub enum Answer {
+    /// A sentence.
+    Text,
+    /// The metrics of the worker.
+    Exposition,
+    /// A list of any of these rows, as JSON or CSV.
+    Rows(&'static [Rows]),
+    /// JSON of this schema.
+    Json(&'static str),
+    /// 202, a header with the place to ask at, and JSON of this schema.
+    Begun(&'static str),
+    /// 204.
+    Nothing,
+}
+
+/// A kind of row in a list.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows {
+    /// What it is called.
+    pub name: &'static str,
+    /// Its columns.
+    pub columns: Columns,
+}
+
+const fn rows<R: Record>(name: &'static str) -> Rows {
+    Rows { name, columns: R::COLUMNS }
+}
+
+/// One operation.
+#[derive(Clone, Copy, Debug)]
+pub struct Operation {
+    pub id: &'static str,
+    pub verb: Verb,
+    pub path: &'static str,
+    pub tag: Tag,
+    pub summary: &'static str,
+    pub about: &'static str,
+    pub params: &'static [Param],
+    /// Whether it takes `min_<statistic>` and `max_<statistic>`.
+    pub filters: bool,
+    pub body: Option<Body>,
+    pub answer: Answer,
+    /// What else may be answered.
+    pub problems: &'static [Kind],
+}
+
+impl Operation {
+    /// The parameter of this name in the query, filters aside.
+    pub fn query(&self, name: &str) -> Option<&'static Param> {
+        self.params.iter().find(|param| param.place == Place::Query && param.name == name)
+    }
+
+    /// In words: which parameters the query may have.
+    pub fn taken(&self) -> String {
+        let query = self.params.iter().filter(|param| param.place == Place::Query);
+        let filters = ["min_<statistic>", "max_<statistic>"].into_iter().filter(|_| self.filters);
+        let names: Vec<&str> = query.map(|param| param.name).chain(filters).collect();
+        if names.is_empty() { "no parameters".to_owned() } else { names.join(", ") }
+    }
+}
+
+const SERIES: Param = Param::path(
+    "series",
+    "1f0a3c5e7b9d2468",
+    "A series: its id of 16 hex digits, or a metric name that it alone bears (409 lists the ids where several do).",
+);
+const MATCH: Param = Param::query(
+    "match[]",
+    "up{job=\"node\"}",
+    "Series that this selector means, as in Prometheus; any of several. All series if absent.",
+    || json!({"type": "string", "maxLength": SELECTOR_BYTES_MAX}),
+)
+.repeated();
+const SEARCH: Param = Param::query(
+    "search",
+    "node eth0",
+    "Words, each of which must occur in the name or in a `label=value`, whatever its case.",
+    || json!({"type": "string", "maxLength": SEARCH_BYTES_MAX}),
+);
+const SORT: Param = Param::query(
+    "sort",
+    "-max",
+    "By which column; a minus puts the greatest first. Other than by name it takes the latest rows of one window: give \
+     `window` once, and none of `start`, `end` and `at`.",
+    || {
+        let words: Vec<_> =
+            sorts().into_iter().flat_map(|word| [word.to_owned(), format!("-{word}")]).collect();
+        json!({"type": "string", "enum": words, "default": "name"})
+    },
+);
+const WINDOW: Param =
+    Param::query("window", "1h", "Rows of windows of this length, from 1s to 30d; all if absent.", duration)
+        .repeated();
+const START: Param = Param::query(
+    "start",
+    "2026-01-02T03:04:05Z",
+    "The first time, itself included: RFC 3339 or Unix seconds.",
+    time,
+);
+const END: Param = Param::query(
+    "end",
+    "2026-01-02T04:04:05Z",
+    "The last time, itself included: RFC 3339 or Unix seconds.",
+    time,
+);
+const NOW: Param = Param::query(
+    "at",
+    "now",
+    "`now` shows windows that are still open, as far as they are filled.",
+    || json!({"type": "string", "enum": ["now"]}),
+);
+const LIMIT: Param = Param::query(
+    "limit",
+    "100",
+    "Most rows of the page.",
+    || json!({"type": "integer", "minimum": 1, "maximum": PAGE_ROWS_MAX, "default": LIMIT_DEFAULT}),
+)
+.shows();
+const CURSOR: Param = Param::query(
+    "cursor",
+    "",
+    "Where the page before ended: its `next`, or in CSV its header `x-next-cursor`. It stays good while rows are written.",
+    || json!({"type": "string"}),
+)
+.shows();
+const FORMAT: Param = Param::query(
+    "format",
+    "csv",
+    "How rows are written.",
+    || json!({"type": "string", "enum": ["json", "csv"], "default": "json"}),
+)
+.shows();
+const BY: Param = Param::query(
+    "by",
+    "name,reason",
+    "What sums are by, as a list or repeated; everything if absent. What they are not by is left out of the rows.",
+    || json!({"type": "array", "items": {"type": "string", "enum": ["series", "name", "reason"]}, "minItems": 1}),
+)
+.repeated();
+const RESAMPLE: Param = Param::query(
+    "resample",
+    "15m",
+    "One point for the samples in each (at - resample, at], from 1s to 30d; the samples themselves if absent.",
+    duration,
+);
+const AGGREGATE: Param = Param::query(
+    "aggregate",
+    "max",
+    "How the samples of a point become one number.",
+    || json!({"type": "string", "enum": Aggregate::ALL.map(|(name, _)| name), "default": "mean"}),
+);
+const BACKFILL: Param = Param::path("id", "19a2b3c4d5e", "The `id` that its beginning was answered with.");
+
+fn time() -> Value {
+    let most = AT_MS_MAX / 1_000;
+    json!({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number", "minimum": -most, "maximum": most}]})
+}
+
+fn duration() -> Value {
+    json!({"type": "string", "pattern": DURATION, "minLength": 1})
+}
+
+/// A duration as Prometheus writes it.
+pub const DURATION: &str = "^([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$";
+
+/// What a question to the store may be answered with.
+const ASKED: &[Kind] = &[Kind::BadParameter, Kind::Internal, Kind::Unavailable, Kind::Deadline];
+/// And one about the series of its path.
+const ASKED_OF_SERIES: &[Kind] = &[
+    Kind::BadParameter,
+    Kind::UnknownSeries,
+    Kind::AmbiguousSeries,
+    Kind::Internal,
+    Kind::Unavailable,
+    Kind::Deadline,
+];
+
+const BARE: Operation = Operation {
+    id: "",
+    verb: Verb::Get,
+    path: "",
+    tag: Tag::Results,
+    summary: "",
+    about: "",
+    params: &[],
+    filters: false,
+    body: None,
+    answer: Answer::Text,
+    problems: &[],
+};
+
+pub const NAMES: Operation = Operation {
+    id: "names",
+    path: "/api/v1/names",
+    summary: "Metric names",
+    about: "Names of series that have rows, with how many series bear each, by name.",
+    params: &[MATCH, LIMIT, CURSOR, FORMAT],
+    answer: Answer::Rows(&[rows::<NameRow>("Name")]),
+    problems: ASKED,
+    ..BARE
+};
+pub const CATALOG: Operation = Operation {
+    id: "catalog",
+    path: "/api/v1/catalog",
+    summary: "Series",
+    about: "Series that have rows, by (name, series).",
+    params: &[MATCH, LIMIT, CURSOR, FORMAT],
+    answer: Answer::Rows(&[rows::<SeriesRow>("Series")]),
+    problems: ASKED,
+    ..BARE
+};
+pub const WINDOWS: Operation = Operation {
+    id: "windows",
+    path: "/api/v1/windows",
+    summary: "Statistics per series and window",
+    about: "By (name, series, window, at). Without a range the latest row of each series and window; with `at=now` the \
+            windows that are still open.",
+    params: &[MATCH, SEARCH, SORT, WINDOW, START, END, NOW, LIMIT, CURSOR, FORMAT],
+    filters: true,
+    answer: Answer::Rows(&[rows::<WindowRow>("Window"), rows::<OpenRow>("OpenWindow")]),
+    problems: ASKED,
+    ..BARE
+};
+pub const WINDOWS_OF_SERIES: Operation = Operation {
+    id: "windowsOfSeries",
+    path: "/api/v1/windows/{series}",
+    summary: "Statistics of one series",
+    about: "By (window, at). Without a range the latest row of each window; with `at=now` the windows that are still open.",
+    params: &[SERIES, WINDOW, START, END, NOW, LIMIT, CURSOR, FORMAT],
+    answer: WINDOWS.answer,
+    problems: ASKED_OF_SERIES,
+    ..WINDOWS
+};
+pub const CORRECTIONS: Operation = Operation {
+    id: "corrections",
+    path: "/api/v1/windows/{series}/corrections",
+    summary: "Revisions of one series",
+    about: "What was answered before late samples changed it, the newest first. The newest revisions of a store are kept.",
+    params: &[SERIES, WINDOW, LIMIT, CURSOR, FORMAT],
+    answer: Answer::Rows(&[rows::<CorrectionRow>("Correction")]),
+    problems: ASKED_OF_SERIES,
+    ..BARE
+};
+pub const EXPLAIN: Operation = Operation {
+    id: "explain",
+    path: "/api/v1/windows/{series}/explain",
+    summary: "Why a number is what it is",
+    about: "One row with the panes it is made of, its revisions, and in words what may still happen to it.",
+    params: &[
+        SERIES,
+        Param { required: true, repeated: false, ..WINDOW }
+            .says("The length of a window of the configuration."),
+        START_OF_KEY,
+    ],
+    answer: Answer::Json("Explanation"),
+    problems: ASKED_OF_SERIES,
+    ..BARE
+};
+const START_OF_KEY: Param = Param { name: "at", ..START }
+    .required()
+    .says("The end of the window, a multiple of its hop: RFC 3339 or Unix seconds.");
+pub const HISTORY: Operation = Operation {
+    id: "history",
+    path: "/api/v1/history/{series}",
+    tag: Tag::Samples,
+    summary: "Samples of one series",
+    about: "The newest from memory, older ones from the configured Prometheus servers; `parts` says which are from where, \
+            `missing` what nobody could tell. The last hour if `start` is absent.",
+    params: &[SERIES, START, END, RESAMPLE, AGGREGATE],
+    answer: Answer::Json("History"),
+    problems: &[
+        Kind::BadParameter,
+        Kind::UnknownSeries,
+        Kind::AmbiguousSeries,
+        Kind::TooMuch,
+        Kind::Internal,
+        Kind::ServerFailed,
+        Kind::Unavailable,
+        Kind::Deadline,
+    ],
+    ..BARE
+};
+pub const REJECTS: Operation = Operation {
+    id: "rejects",
+    path: "/api/v1/rejects",
+    tag: Tag::Samples,
+    summary: "Samples that were not applied",
+    about: "Sums by series, name and reason, or by fewer of them.",
+    params: &[MATCH, BY, START, END, LIMIT, CURSOR, FORMAT],
+    answer: Answer::Rows(&[rows::<RejectRow>("Reject")]),
+    problems: &[Kind::BadParameter, Kind::TooMuch, Kind::Internal, Kind::Unavailable, Kind::Deadline],
+    ..BARE
+};
+pub const WRITE: Operation = Operation {
+    id: "write",
+    verb: Verb::Post,
+    path: "/api/v1/write",
+    tag: Tag::Samples,
+    summary: "Remote write",
+    about: "Prometheus remote write 1.0 and 2.0. 204 once every sample is durable.",
+    params: &[
+        Param::header(
+            "Content-Encoding",
+            true,
+            "The block format of snappy, without frames.",
+            || json!({"type": "string", "enum": ["snappy"]}),
+        ),
+        Param::header(
+            "X-Prometheus-Remote-Write-Version",
+            false,
+            "What the sender speaks. Which message the body is, Content-Type says: 2.0 with its parameter `proto`.",
+            || json!({"type": "string", "enum": ["0.1.0", "2.0.0"]}),
+        ),
+    ],
+    body: Some(Body::Bytes("application/x-protobuf")),
+    answer: Answer::Nothing,
+    problems: &[
+        Kind::BadBody,
+        Kind::SamplesRefused,
+        Kind::TooLarge,
+        Kind::UnsupportedMediaType,
+        Kind::Internal,
+        Kind::Unavailable,
+    ],
+    ..BARE
+};
+pub const BEGIN_BACKFILL: Operation = Operation {
+    id: "beginBackfill",
+    verb: Verb::Post,
+    path: "/api/v1/backfill",
+    tag: Tag::Samples,
+    summary: "Begin a backfill",
+    about: "Computes a span of the past from a configured Prometheus server, beside what is live; one at a time.",
+    body: Some(Body::Json("BackfillOrder")),
+    answer: Answer::Begun("Backfill"),
+    problems: &[
+        Kind::BadParameter,
+        Kind::BadBody,
+        Kind::BackfillRunning,
+        Kind::TooLarge,
+        Kind::Internal,
+        Kind::Unavailable,
+    ],
+    ..BARE
+};
+pub const BACKFILL_SHOWN: Operation = Operation {
+    id: "backfill",
+    path: "/api/v1/backfill/{id}",
+    tag: Tag::Samples,
+    summary: "How far a backfill is",
+    about: "The last 16 since the worker's start are known.",
+    params: &[BACKFILL],
+    answer: Answer::Json("Backfill"),
+    problems: &[Kind::BadParameter, Kind::UnknownBackfill],
+    ..BARE
+};
+pub const END_BACKFILL: Operation = Operation {
+    id: "endBackfill",
+    verb: Verb::Delete,
+    summary: "End a backfill",
+    about: "What it has written stays.",
+    ..BACKFILL_SHOWN
+};
+pub const STATUS: Operation = Operation {
+    id: "status",
+    path: "/api/v1/status",
+    tag: Tag::Worker,
+    summary: "How far everything is",
+    about: "Epochs, sizes, lags, sources, and limits that were reached.",
+    answer: Answer::Json("Status"),
+    problems: ASKED,
+    ..BARE
+};
+pub const HEALTHY: Operation = Operation {
+    id: "healthy",
+    path: "/-/healthy",
+    tag: Tag::Worker,
+    summary: "Whether the process answers",
+    about: "200 as long as it does.",
+    ..BARE
+};
+pub const READY: Operation = Operation {
+    id: "ready",
+    path: "/-/ready",
+    tag: Tag::Worker,
+    summary: "Whether the store holds everything found at start",
+    about: "503 with what is still to come until it does, and while intake is refused.",
+    problems: &[Kind::Unavailable],
+    ..BARE
+};
+pub const METRICS: Operation = Operation {
+    id: "metrics",
+    path: "/metrics",
+    tag: Tag::Worker,
+    summary: "The worker's own metrics",
+    about: "For Prometheus, as text or as OpenMetrics, whichever the scraper prefers.",
+    answer: Answer::Exposition,
+    ..BARE
+};
+pub const PROBLEMS: Operation = Operation {
+    id: "problems",
+    path: "/api/v1/problems",
+    tag: Tag::Description,
+    summary: "Every kind of problem",
+    about: "What the `type` of an error may be.",
+    answer: Answer::Json("Problems"),
+    problems: &[Kind::BadParameter],
+    ..BARE
+};
+pub const PROBLEM: Operation = Operation {
+    id: "problem",
+    path: "/api/v1/problems/{slug}",
+    tag: Tag::Description,
+    summary: "One kind of problem",
+    about: "What the `type` of an error means, and what to do about it.",
+    params: &[Param::path("slug", "bad-parameter", "The last part of the `type`.")],
+    answer: Answer::Json("ProblemKind"),
+    problems: &[Kind::BadParameter, Kind::UnknownProblem],
+    ..BARE
+};
+pub const OPENAPI: Operation = Operation {
+    id: "openapi",
+    path: "/api/v1/openapi.json",
+    tag: Tag::Description,
+    summary: "This document",
+    about: "OpenAPI 3.1.",
+    answer: Answer::Json("OpenApi"),
+    problems: &[Kind::BadParameter],
+    ..BARE
+};
+
+/// The methods that a path takes, as the header `Allow` lists them.
+pub fn allowed(path: &str) -> String {
+    let verbs: Vec<_> = ALL.iter().filter(|one| one.path == path).map(|one| one.verb.allowed()).collect();
+    verbs.join(", ")
+}
+
+/// Every operation, as readers meet them.
+pub const ALL: [&Operation; 19] = [
+    &NAMES,
+    &CATALOG,
+    &WINDOWS,
+    &WINDOWS_OF_SERIES,
+    &CORRECTIONS,
+    &EXPLAIN,
+    &HISTORY,
+    &REJECTS,
+    &WRITE,
+    &BEGIN_BACKFILL,
+    &BACKFILL_SHOWN,
+    &END_BACKFILL,
+    &STATUS,
+    &HEALTHY,
+    &READY,
+    &METRICS,
+    &PROBLEMS,
+    &PROBLEM,
+    &OPENAPI,
+];
