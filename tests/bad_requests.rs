@@ -439,7 +439,7 @@ fn each_wrong_write_has_its_status_and_nothing_of_it_is_applied() {
 /// A path, a parameter, the status, the problem, and what its detail says.
 type Question = (&'static str, &'static str, &'static str, u16, &'static str, &'static str);
 
-const QUESTIONS: [Question; 67] = [
+const QUESTIONS: [Question; 71] = [
     ("/api/v1/nothing", "a", "b", 404, "no-such-path", "there is nothing at \"/api/v1/nothing\""),
     ("/nothing", "a", "b", 404, "no-such-path", "there is nothing at \"/nothing\""),
     ("/page", "a", "b", 404, "no-such-path", "there is nothing at \"/page\""),
@@ -603,8 +603,20 @@ const QUESTIONS: [Question; 67] = [
         "up",
         400,
         "bad-parameter",
-        "/api/v1/windows/up takes window, start, end, limit, cursor, format, min_<statistic>, max_<statistic>; got \"match[]\"",
+        "/api/v1/windows/up takes window, start, end, at, limit, cursor, format, min_<statistic>, max_<statistic>; got \"match[]\"",
     ),
+    ("/api/v1/windows/up", "at", "noon", 404, "unknown-series", "there is no series \"up\""),
+    (
+        "/api/v1/openapi.json",
+        "format",
+        "yaml",
+        400,
+        "bad-parameter",
+        "/api/v1/openapi.json takes no parameters",
+    ),
+    ("/api/v1/backfill/1", "wait", "1", 400, "bad-parameter", "/api/v1/backfill/1 takes no parameters"),
+    ("/docs/", "a", "b", 404, "no-such-path", "there is nothing at \"/docs/\""),
+    ("/page/docs.html", "a", "b", 404, "no-such-path", "there is nothing at \"/page/docs.html\""),
     ("/api/v1/windows/up/corrections", "limit", "1", 404, "unknown-series", "there is no series \"up\""),
     ("/api/v1/windows/up/corrections", "window", "1", 400, "bad-parameter", "window must be a duration"),
     ("/api/v1/windows/up/corrections", "cursor", "ff", 400, "bad-parameter", "cursor must be"),
@@ -627,7 +639,6 @@ const QUESTIONS: [Question; 67] = [
         "bad-parameter",
         "/api/v1/problems takes no parameters; got \"limit\"",
     ),
-    ("/api/v1/backfill/1", "a", "b", 404, "unknown-backfill", "there is no backfill \"1\""),
     ("/api/v1/catalog", "match[]", "a b", 400, "bad-parameter", "match[]: \"a b\" is not a selector: "),
     (
         "/api/v1/catalog",
@@ -677,7 +688,7 @@ const QUESTIONS: [Question; 67] = [
         "0",
         400,
         "bad-parameter",
-        "window must be one of 1h, 3h, 12h, once; got \"\"",
+        "window must be given: one of 1h, 3h, 12h",
     ),
     (
         "/api/v1/windows/up/explain?at=0",
@@ -693,7 +704,7 @@ const QUESTIONS: [Question; 67] = [
         "3h",
         400,
         "bad-parameter",
-        "1h, 3h, 12h, once; got \"1h 3h\"",
+        "window must be given once; got it twice",
     ),
     (
         "/api/v1/windows/up/explain",
@@ -765,6 +776,12 @@ fn each_wrong_question_is_a_problem_that_says_what_is_wrong() {
     for (path, name, value, status, problem, says) in QUESTIONS {
         let answer = http::get(&worker.url(path), &[(name, value)]).unwrap();
         judge(&format!("{path} {name}={value}"), answer, status, problem, says);
+    }
+    for (path, problem, says) in [
+        ("/api/v1/backfill/1", "unknown-backfill", "there is no backfill \"1\""),
+        ("/api/v1/problems/none", "unknown-problem", "there is no problem \"none\""),
+    ] {
+        judge(path, http::get(&worker.url(path), &[]).unwrap(), 404, problem, says);
     }
     for path in [
         "/api/v1/windows",

@@ -9,7 +9,9 @@ use axum::http::Uri;
 use serde_json::{Map, Value, json};
 
 use super::error::{Kind, Problem};
-use super::operations::{self, ALL, Answer, Body, DURATION, Operation, Param, Place, Rows, Tag, Verb};
+use super::operations::{
+    self, ALL, Answer, Body, DURATION, Operation, Param, Place, Rows, SERIES, Tag, Verb,
+};
 use super::params::Params;
 use crate::store::Stat;
 use crate::store::record::{Column, Of};
@@ -210,9 +212,11 @@ fn of_row(rows: &Rows) -> Value {
 fn of_column(column: &Column) -> Value {
     let (type_name, more) = match column.of {
         Of::Text => ("string", json!({})),
-        Of::Labels => ("object", json!({"additionalProperties": {"type": "string"}})),
-        Of::Series => ("string", json!({"pattern": "^[0-9a-f]{16}$"})),
-        Of::Window => ("string", json!({"pattern": DURATION})),
+        Of::Labels => {
+            ("object", json!({"additionalProperties": {"type": "string"}, "examples": [{"job": "node"}]}))
+        }
+        Of::Series => ("string", json!({"pattern": "^[0-9a-f]{16}$", "examples": [SERIES.example]})),
+        Of::Window => ("string", json!({"pattern": DURATION, "examples": ["1h"]})),
         Of::Time => ("string", json!({"format": "date-time"})),
         Of::Int => ("integer", json!({})),
         Of::UInt => ("integer", json!({"minimum": 0})),

@@ -195,7 +195,7 @@ impl Operation {
     }
 }
 
-const SERIES: Param = Param::path(
+pub const SERIES: Param = Param::path(
     "series",
     "1f0a3c5e7b9d2468",
     "A series: its id of 16 hex digits, or a metric name that it alone bears (409 lists the ids where several do).",

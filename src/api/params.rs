@@ -189,11 +189,10 @@ impl Params {
     /// # Errors
     /// 400 naming the windows, or the keys nearest to `at`.
     pub fn key(&self, windows: &[Window]) -> Result<(Window, i64), Problem> {
-        let asked: Vec<&str> = self.all("window").collect();
         let names: Vec<String> = windows.iter().map(|window| duration(window.length_ms)).collect();
         let bound = format!("one of {}", names.join(", "));
-        let [text] = asked[..] else {
-            return Err(Problem::parameter("window", &format!("{bound}, once"), &asked.join(" ")));
+        let Some(text) = self.one("window") else {
+            return Err(Problem::bad_request(format!("window must be given: {bound}")));
         };
         let ms = duration_ms(text);
         let window = windows.iter().find(|window| Some(window.length_ms) == ms);
