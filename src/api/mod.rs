@@ -142,10 +142,10 @@ impl Api {
             question(store.as_ref())
         });
         match answer.await {
-            Ok(answer) => answer.inspect_err(|problem| {
-                if problem.kind() == Kind::Deadline {
-                    self.metrics.limit("api.deadline");
-                }
+            Ok(answer) => answer.inspect_err(|problem| match problem.kind() {
+                Kind::Deadline => self.metrics.limit("api.deadline"),
+                Kind::TooMuch => self.metrics.limit("api.rows"),
+                _ => {}
             }),
             Err(error) => Err(Problem::internal(format!("a question to the store failed: {error}"))),
         }

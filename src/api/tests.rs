@@ -965,6 +965,10 @@ fn the_history_of_a_series_is_put_together_of_ring_and_server() {
         let reply = of(format!("start={start}&end={end}"));
         assert_eq!(reply.status, status, "{start}: {}", reply.body);
     }
+    let text = served.get("/metrics").body;
+    for limit in ["api.deadline", "api.rows"] {
+        assert!(text.contains(&format!("tidewatch_limit_reached_total{{limit=\"{limit}\"}} 1\n")), "{limit}");
+    }
     let alone = of(format!("start=0.009&end={end}")).json();
     assert_eq!(alone["source"], "ring");
     assert_eq!(alone["missing"]["why"], "no server is configured under sources.prometheus", "{alone}");
