@@ -273,6 +273,7 @@ fn welcome(config: &Config, made: &Made, listening: SocketAddr) {
 The demo runs: {} series, a live sample of each every {}.
 
   page   {url}/
+  api    {url}/docs
   data   {}
   ask    curl -sG {url}/api/v1/windows -d window=1h --data-urlencode 'match[]=node_load1'
          curl -sG {url}/api/v1/windows -d window=12h -d min_rate=200000 -d format=csv
