@@ -70,6 +70,10 @@ kinds! {
     SamplesRefused BAD_REQUEST "samples-refused" "Some samples are refused for good"
         "The samples that are right are durable; the others were refused, counted by reason in the detail. Sending the request \
          again changes nothing."
+    /// 403.
+    CrossSite FORBIDDEN "cross-site" "A page of another site asks for this"
+        "A browser sent this for a page that is not this worker's own (its header Sec-Fetch-Site says so), and the request would \
+         change something. Nothing was changed. Programs do not send that header."
     /// 404.
     NoSuchPath NOT_FOUND "no-such-path" "Nothing is at this path"
         "The worker has no route of this path. Its routes are in /api/v1/openapi.json, which /docs shows."

@@ -97,7 +97,12 @@ fn send(worker: &Tidewatch, text: &str) {
 }
 
 fn order(worker: &Tidewatch, body: &Value) -> http::Answer {
-    http::post(&worker.url("/api/v1/backfill"), &[], body.to_string().as_bytes()).unwrap()
+    http::post(
+        &worker.url("/api/v1/backfill"),
+        &[("content-type", "application/json")],
+        body.to_string().as_bytes(),
+    )
+    .unwrap()
 }
 
 /// Begins a backfill and follows it to its end.

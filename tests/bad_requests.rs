@@ -470,7 +470,7 @@ const QUESTIONS: [Question; 71] = [
         "yesterday",
         400,
         "bad-parameter",
-        "start must be RFC 3339 or Unix seconds up to 253402300799; got \"yesterday\"",
+        "start must be RFC 3339 up to 9999-12-30T22:00:00Z or Unix seconds up to 253402300799; got \"yesterday\"",
     ),
     (
         "/api/v1/windows",
@@ -478,7 +478,7 @@ const QUESTIONS: [Question; 71] = [
         "NaN",
         400,
         "bad-parameter",
-        "start must be RFC 3339 or Unix seconds up to 253402300799; got \"NaN\"",
+        "start must be RFC 3339 up to 9999-12-30T22:00:00Z or Unix seconds up to 253402300799; got \"NaN\"",
     ),
     (
         "/api/v1/windows",
@@ -486,7 +486,7 @@ const QUESTIONS: [Question; 71] = [
         "1767225600000",
         400,
         "bad-parameter",
-        "end must be RFC 3339 or Unix seconds up to 253402300799; got \"1767225600000\"",
+        "end must be RFC 3339 up to 9999-12-30T22:00:00Z or Unix seconds up to 253402300799; got \"1767225600000\"",
     ),
     (
         "/api/v1/windows",
@@ -494,7 +494,7 @@ const QUESTIONS: [Question; 71] = [
         "2026-01-01T00:00:00",
         400,
         "bad-parameter",
-        "end must be RFC 3339 or Unix seconds up to 253402300799; got \"2026-01-01T00:00:00\"",
+        "end must be RFC 3339 up to 9999-12-30T22:00:00Z or Unix seconds up to 253402300799; got \"2026-01-01T00:00:00\"",
     ),
     (
         "/api/v1/windows",
@@ -510,7 +510,7 @@ const QUESTIONS: [Question; 71] = [
         "2026-02-30T00:00:00Z",
         400,
         "bad-parameter",
-        "end must be RFC 3339 or Unix seconds up to 253402300799; got \"2026-02-30T00:00:00Z\"",
+        "end must be RFC 3339 up to 9999-12-30T22:00:00Z or Unix seconds up to 253402300799; got \"2026-02-30T00:00:00Z\"",
     ),
     ("/api/v1/windows", "sort", "up", 400, "bad-parameter", "sort must be name, at, count, min, "),
     (
@@ -519,7 +519,7 @@ const QUESTIONS: [Question; 71] = [
         "-avg",
         400,
         "bad-parameter",
-        "sort by a number takes the latest rows of one window",
+        "any sort but name takes the latest rows of one window",
     ),
     (
         "/api/v1/windows?start=2",
@@ -672,7 +672,7 @@ const QUESTIONS: [Question; 71] = [
         "soon",
         400,
         "bad-parameter",
-        "start must be RFC 3339 or Unix seconds up to 253402300799; got \"soon\"",
+        "start must be RFC 3339 up to 9999-12-30T22:00:00Z or Unix seconds up to 253402300799; got \"soon\"",
     ),
     (
         "/api/v1/status",
@@ -736,7 +736,7 @@ const QUESTIONS: [Question; 71] = [
         "now",
         400,
         "bad-parameter",
-        "at must be RFC 3339 or Unix seconds up to 253402300799; got \"now\"",
+        "at must be RFC 3339 up to 9999-12-30T22:00:00Z or Unix seconds up to 253402300799; got \"now\"",
     ),
     (
         "/api/v1/windows/up/explain?window=1h&at=0",
@@ -782,6 +782,21 @@ fn each_wrong_question_is_a_problem_that_says_what_is_wrong() {
         ("/api/v1/problems/none", "unknown-problem", "there is no problem \"none\""),
     ] {
         judge(path, http::get(&worker.url(path), &[]).unwrap(), 404, problem, says);
+    }
+    // What a browser sends for a page of another site.
+    for (path, site) in
+        [("/api/v1/write", "cross-site"), ("/api/v1/backfill", "same-site"), ("/api/v1/nothing", "x")]
+    {
+        let answer = http::post(&worker.url(path), &[("sec-fetch-site", site)], b"{}").unwrap();
+        judge(
+            &format!("POST {path}, {site}"),
+            answer,
+            403,
+            "cross-site",
+            "Sec-Fetch-Site must be same-origin",
+        );
+        let own = http::post(&worker.url(path), &[("sec-fetch-site", "same-origin")], b"{}").unwrap();
+        assert_ne!(own.status, 403, "{own:?}");
     }
     for path in [
         "/api/v1/windows",

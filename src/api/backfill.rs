@@ -2,12 +2,16 @@
 //!
 //! What is asked for is judged here; what is configured and what is at work only the worker knows ([`Backfills`]).
 
+use std::error::Error as _;
+use std::time::Duration;
+
 use axum::Json;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::State;
-use axum::http::header::LOCATION;
-use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::http::header::{CONTENT_TYPE, LOCATION};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
+use http_body_util::LengthLimitError;
 use serde_json::{Map, Value};
 use tidewatch_dataflows::sample::AT_MS_MIN;
 
@@ -19,6 +23,8 @@ use crate::store::selector::Selectors;
 
 /// Most bytes of an order.
 pub const BODY_BYTES_MAX: usize = 65_536;
+/// How long an order may take to arrive.
+const BODY_TIME_MAX: Duration = Duration::from_secs(30);
 /// Most selectors of an order.
 pub const SELECTORS_MAX: usize = 64;
 /// The longest time between `start` and `end`.
@@ -76,11 +82,14 @@ pub trait Backfills: Send + Sync {
 }
 
 /// Begins a history: 202 with its id, 409 while one is at work.
-pub async fn begin(State(api): State<Api>, uri: Uri, body: Body) -> Result<Response, Problem> {
+pub async fn begin(
+    State(api): State<Api>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
     Params::read(&uri, &operations::BEGIN_BACKFILL)?;
-    let too_large =
-        |_| Problem::new(Kind::TooLarge, format!("the body must be at most {BODY_BYTES_MAX} bytes"));
-    let bytes = to_bytes(body, BODY_BYTES_MAX).await.map_err(too_large)?;
+    let bytes = read_body(&headers, body).await?;
     let backfills = api.backfills.clone();
     // Parsing regexes and reading files with secrets may block.
     let work = move || {
@@ -94,12 +103,33 @@ pub async fn begin(State(api): State<Api>, uri: Uri, body: Body) -> Result<Respo
             api.metrics.limit("backfill.running");
         }
     })?;
-    let place = format!("/api/v1/backfill/{}", begun["id"].as_str().unwrap_or_default());
+    // As seen from this path, so that a proxy may serve it under another.
+    let place = format!("backfill/{}", begun["id"].as_str().unwrap_or_default());
     let mut response = (StatusCode::ACCEPTED, Json(begun)).into_response();
     if let Ok(place) = HeaderValue::from_str(&place) {
         response.headers_mut().insert(LOCATION, place);
     }
     Ok(response)
+}
+
+/// The bytes of an order, which are declared as JSON: what a form in a web page can send is not.
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    let declared = headers.get(CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or("?"));
+    let media_type = declared.split(';').next().unwrap_or("").trim();
+    if !media_type.eq_ignore_ascii_case("application/json") {
+        let detail = format!("Content-Type must be application/json; got {}", shown(declared));
+        return Err(Problem::new(Kind::UnsupportedMediaType, detail));
+    }
+    match tokio::time::timeout(BODY_TIME_MAX, to_bytes(body, BODY_BYTES_MAX)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) if error.source().is_some_and(|source| source.is::<LengthLimitError>()) => {
+            Err(Problem::new(Kind::TooLarge, format!("the body must be at most {BODY_BYTES_MAX} bytes")))
+        }
+        Ok(Err(error)) => Err(Problem::new(Kind::BadBody, format!("the body broke off: {error}"))),
+        Err(_) => {
+            Err(Problem::unavailable(format!("the body did not arrive within {} s", BODY_TIME_MAX.as_secs())))
+        }
+    }
 }
 
 /// How far a history is.

@@ -134,7 +134,7 @@ impl Key<'_> {
         }
     }
 
-    /// Whether a late sample may still change it.
+    /// Whether a sample may still change it.
     fn correctable(&self) -> bool {
         self.held().is_some_and(|held| held.newest_ms.saturating_sub(self.at_ms) <= self.settings.lateness_ms)
     }
@@ -212,6 +212,8 @@ impl Key<'_> {
             Some(_) => {}
         }
         match self.correctable() {
+            // Said above.
+            true if self.at_ms > held.closed_ms => {}
             true => why.push(format!(
                 "a late sample may still change it: it ends at most {lateness} before the newest"
             )),

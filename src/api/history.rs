@@ -168,8 +168,10 @@ fn history(api: &Api, store: &dyn Store, uri: &Uri, series: &str) -> Result<Valu
     };
     if points.len() > PAGE_ROWS_MAX {
         return Err(Problem::too_much(format!(
-            "at most {PAGE_ROWS_MAX} samples are shown; the range has {}: ask for a shorter one, or for resample",
-            points.len()
+            "at most {PAGE_ROWS_MAX} {} are shown; the range has {}: ask for a shorter one{}",
+            if resample.is_some() { "points" } else { "samples" },
+            points.len(),
+            if resample.is_some() { " or a longer resample" } else { ", or for resample" }
         )));
     }
     let time = |ms: i64| Rfc3339::from_ms(ms).map(|time| time.to_string());

@@ -62,13 +62,16 @@ use crate::metrics::{Answer, Metrics, Route};
 use crate::store::{Latest, Store};
 use backfill::Backfills;
 use error::Kind;
-pub use error::{Problem, shown};
+pub use error::{Problem, refuse_cross_site, shown};
 
 /// Longest time an answer may take that is not the store's alone; the store has the same bound of its own.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Most questions to the store that are answered at once.
 pub const QUESTIONS_MAX: usize = 16;
+
+/// Most of those that ask how everything is, which have to be answered when it is not well.
+const BESIDE_MAX: usize = 4;
 
 /// What the API asks the rest of the worker.
 pub trait Worker: explain::Workings {
@@ -96,6 +99,8 @@ pub struct Api {
     raw: Arc<dyn history::Raw>,
     labels: Arc<Labels>,
     questions: Arc<Semaphore>,
+    /// Of [`Api::ask_beside`].
+    beside: Arc<Semaphore>,
 }
 
 /// Whom the API asks.
@@ -121,7 +126,8 @@ impl Api {
     pub fn new(asked: Asked) -> Api {
         let Asked { store, latest, raw, labels, worker, backfills, metrics } = asked;
         let questions = Arc::new(Semaphore::new(QUESTIONS_MAX));
-        Api { store, worker, metrics, backfills, latest, raw, labels, questions }
+        let beside = Arc::new(Semaphore::new(BESIDE_MAX));
+        Api { store, worker, metrics, backfills, latest, raw, labels, questions, beside }
     }
 
     /// Answers a question to the store on a thread that may block: reading parameters, whose regexes may be costly, and
@@ -130,9 +136,26 @@ impl Api {
         &self,
         question: impl FnOnce(&dyn Store) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        let Ok(permit) = self.questions.clone().try_acquire_owned() else {
+        self.ask_within(&self.questions, QUESTIONS_MAX, question).await
+    }
+
+    /// The same for what is asked when all the others have to wait.
+    async fn ask_beside<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&dyn Store) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        self.ask_within(&self.beside, BESIDE_MAX, question).await
+    }
+
+    async fn ask_within<T: Send + 'static>(
+        &self,
+        permits: &Arc<Semaphore>,
+        most: usize,
+        question: impl FnOnce(&dyn Store) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
             self.metrics.limit("api.questions");
-            let detail = format!("at most {QUESTIONS_MAX} questions are answered at once; try again");
+            let detail = format!("at most {most} questions are answered at once; try again");
             return Err(Problem::unavailable(detail));
         };
         let store = self.store.clone();

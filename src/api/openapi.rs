@@ -19,7 +19,9 @@ use crate::store::record::{Column, Of};
 const ABOUT: &str = "Statistics of every series over sliding windows, corrected by late samples, and what they are made of.\n\n\
     A list is `{\"data\": [...], \"next\": cursor or null}`, or CSV with the cursor in the header `x-next-cursor`. Times are \
     RFC 3339 or Unix seconds; ranges include both ends. Every error is `application/problem+json`, also for paths and methods \
-    that are not described here, and its `type` is explained under `/api/v1/problems`.";
+    that are not described here, and its `type`, a path from where this worker is served, says what it means. Only what is no \
+    HTTP has a status without a body: 400 for characters that an address must not have (`curl -G --data-urlencode` writes \
+    quotes as `%22`), 414 and 431 for what is too long.";
 
 /// Shapes of answers that are no lists, by name.
 const SCHEMAS: &str = include_str!("openapi/schemas.json");
@@ -102,12 +104,12 @@ fn of_param(param: &Param) -> Value {
     };
     let mut schema = (param.schema)();
     if !param.example.is_empty() {
-        schema["examples"] = json!([param.example]);
+        let number = (schema["type"] == "integer").then(|| param.example.parse::<u64>().ok()).flatten();
+        schema["examples"] = json!([number.map_or_else(|| Value::from(param.example), Value::from)]);
     }
-    let schema = match param.repeated && schema["type"] != "array" {
-        true => json!({"type": "array", "items": schema}),
-        false => schema,
-    };
+    if param.repeated {
+        schema = json!({"type": "array", "items": schema});
+    }
     json!({
         "name": param.name,
         "in": place,

@@ -1,8 +1,8 @@
 //! Every operation of the HTTP API, in one table: routes, parameters, answers and problems.
 //!
 //! The router, the reading of parameters ([`super::params`]) and the OpenAPI document ([`super::openapi`]) are made from
-//! it, so that what is not here is neither taken nor answered. `/api/v1/write` is in it for the document; its handler is
-//! the source room's. The web page is not: it is no interface for programs.
+//! it, so that what is not here is neither taken nor answered. `/api/v1/write` is in it for the document alone; the source room
+//! takes it. The web page is not: it is no interface for programs.
 //!
 //! Not here: what an operation does (the file named after it), and the shapes of answers that are no lists
 //! (`openapi/schemas.json`).
@@ -216,7 +216,7 @@ const SEARCH: Param = Param::query(
 const SORT: Param = Param::query(
     "sort",
     "-max",
-    "By which column; a minus puts the greatest first. Other than by name it takes the latest rows of one window: give \
+    "By which column; a minus puts the greatest first. All but `name` take the latest rows of one window: give \
      `window` once, and none of `start`, `end` and `at`.",
     || {
         let words: Vec<_> =
@@ -230,13 +230,13 @@ const WINDOW: Param =
 const START: Param = Param::query(
     "start",
     "2026-01-02T03:04:05Z",
-    "The first time, itself included: RFC 3339 or Unix seconds.",
+    "The first time, itself included: RFC 3339 (a plus sign is written `%2B`) or Unix seconds.",
     time,
 );
 const END: Param = Param::query(
     "end",
     "2026-01-02T04:04:05Z",
-    "The last time, itself included: RFC 3339 or Unix seconds.",
+    "The last time, itself included: RFC 3339 (a plus sign is written `%2B`) or Unix seconds.",
     time,
 );
 const NOW: Param = Param::query(
@@ -255,7 +255,8 @@ const LIMIT: Param = Param::query(
 const CURSOR: Param = Param::query(
     "cursor",
     "",
-    "Where the page before ended: its `next`, or in CSV its header `x-next-cursor`. It stays good while rows are written.",
+    "Where the page before ended: its `next`, or in CSV its header `x-next-cursor`. It stays good while rows are written. Give \
+     every other parameter and the path as before; only `limit` and `format` may change.",
     || json!({"type": "string"}),
 )
 .shows();
@@ -268,15 +269,17 @@ const FORMAT: Param = Param::query(
 .shows();
 const BY: Param = Param::query(
     "by",
-    "name,reason",
-    "What sums are by, as a list or repeated; everything if absent. What they are not by is left out of the rows.",
-    || json!({"type": "array", "items": {"type": "string", "enum": ["series", "name", "reason"]}, "minItems": 1}),
+    "reason",
+    "What sums are by, repeated, or as a list with commas; everything if absent. What they are not by is left out of the \
+     rows.",
+    || json!({"type": "string", "enum": ["series", "name", "reason"]}),
 )
 .repeated();
 const RESAMPLE: Param = Param::query(
     "resample",
     "15m",
-    "One point for the samples in each (at - resample, at], from 1s to 30d; the samples themselves if absent.",
+    "One point for the samples of the range in each (at - resample, at], from 1s to 30d; the samples themselves if absent. \
+     The first and the last point may lack samples outside the range, and the last may be after `end`.",
     duration,
 );
 const AGGREGATE: Param = Param::query(
@@ -386,13 +389,13 @@ pub const EXPLAIN: Operation = Operation {
         SERIES,
         Param { required: true, repeated: false, ..WINDOW }
             .says("The length of a window of the configuration."),
-        START_OF_KEY,
+        END_OF_KEY,
     ],
     answer: Answer::Json("Explanation"),
     problems: ASKED_OF_SERIES,
     ..BARE
 };
-const START_OF_KEY: Param = Param { name: "at", ..START }
+const END_OF_KEY: Param = Param { name: "at", ..START }
     .required()
     .says("The end of the window, a multiple of its hop: RFC 3339 or Unix seconds.");
 pub const HISTORY: Operation = Operation {
@@ -401,7 +404,8 @@ pub const HISTORY: Operation = Operation {
     tag: Tag::Samples,
     summary: "Samples of one series",
     about: "The newest from memory, older ones from the configured Prometheus servers; `parts` says which are from where, \
-            `missing` what nobody could tell. The last hour if `start` is absent.",
+            `missing` what nobody could tell. The last hour if `start` is absent. At most 10,000 points are shown and 1,000,000 \
+            samples read; beyond that it is 422.",
     params: &[SERIES, START, END, RESAMPLE, AGGREGATE],
     answer: Answer::Json("History"),
     problems: &[
@@ -433,26 +437,21 @@ pub const WRITE: Operation = Operation {
     path: "/api/v1/write",
     tag: Tag::Samples,
     summary: "Remote write",
-    about: "Prometheus remote write 1.0 and 2.0. 204 once every sample is durable.",
-    params: &[
-        Param::header(
-            "Content-Encoding",
-            true,
-            "The block format of snappy, without frames.",
-            || json!({"type": "string", "enum": ["snappy"]}),
-        ),
-        Param::header(
-            "X-Prometheus-Remote-Write-Version",
-            false,
-            "What the sender speaks. Which message the body is, Content-Type says: 2.0 with its parameter `proto`.",
-            || json!({"type": "string", "enum": ["0.1.0", "2.0.0"]}),
-        ),
-    ],
+    about: "Prometheus remote write: 1.0, or 2.0 where Content-Type has `proto=io.prometheus.write.v2.Request`. 204 once \
+            every sample is durable. What passed of a message of 2.0 is counted in the headers \
+            `X-Prometheus-Remote-Write-{Samples,Histograms,Exemplars}-Written` of the 204 and the 400.",
+    params: &[Param::header(
+        "Content-Encoding",
+        true,
+        "The block format of snappy, without frames.",
+        || json!({"type": "string", "enum": ["snappy"]}),
+    )],
     body: Some(Body::Bytes("application/x-protobuf")),
     answer: Answer::Nothing,
     problems: &[
         Kind::BadBody,
         Kind::SamplesRefused,
+        Kind::CrossSite,
         Kind::TooLarge,
         Kind::UnsupportedMediaType,
         Kind::Internal,
@@ -472,8 +471,10 @@ pub const BEGIN_BACKFILL: Operation = Operation {
     problems: &[
         Kind::BadParameter,
         Kind::BadBody,
+        Kind::CrossSite,
         Kind::BackfillRunning,
         Kind::TooLarge,
+        Kind::UnsupportedMediaType,
         Kind::Internal,
         Kind::Unavailable,
     ],
@@ -495,6 +496,7 @@ pub const END_BACKFILL: Operation = Operation {
     verb: Verb::Delete,
     summary: "End a backfill",
     about: "What it has written stays.",
+    problems: &[Kind::BadParameter, Kind::CrossSite, Kind::UnknownBackfill],
     ..BACKFILL_SHOWN
 };
 pub const STATUS: Operation = Operation {

@@ -292,7 +292,8 @@ pub fn time_ms(name: &str, text: &str) -> Result<i64, Problem> {
         return Ok(time.as_millisecond());
     }
     let plus = if text.contains(' ') { " (a plus sign is written %2B)" } else { "" };
-    let bound = format!("RFC 3339 or Unix seconds up to {seconds_max}{plus}");
+    // No later time is at hand whatever the offset from UTC is.
+    let bound = format!("RFC 3339 up to 9999-12-30T22:00:00Z or Unix seconds up to {seconds_max}{plus}");
     Err(Problem::parameter(name, &bound, text))
 }
 

@@ -13,7 +13,7 @@ use crate::store::record::Rfc3339;
 /// Answers with the worker's figures and, under `store`, the store's.
 pub async fn show(State(api): State<Api>, uri: Uri) -> Result<Json<Value>, Problem> {
     Params::read(&uri, &operations::STATUS)?;
-    let store = api.ask(|store| Ok(store.status()?)).await?;
+    let store = api.ask_beside(|store| Ok(store.status()?)).await?;
     let mut status = match api.worker.status() {
         Value::Object(status) => status,
         other => serde_json::Map::from_iter([("worker".to_owned(), other)]),

@@ -1,6 +1,7 @@
 //! The API over a loopback port, on a store of made-up rows.
 
 use std::collections::BTreeSet;
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
@@ -480,16 +481,19 @@ fn a_bad_parameter_is_named_with_its_value_and_bound() {
         ),
         (
             "/api/v1/windows?start=yesterday",
-            "start must be RFC 3339 or Unix seconds up to 253402300799; got \"yesterday\"",
+            "start must be RFC 3339 up to 9999-12-30T22:00:00Z or Unix seconds up to 253402300799; got \"yesterday\"",
         ),
         (
             "/api/v1/windows?end=1700000000000",
-            "end must be RFC 3339 or Unix seconds up to 253402300799; got \"1700000000000\"",
+            "end must be RFC 3339 up to 9999-12-30T22:00:00Z or Unix seconds up to 253402300799; got \"1700000000000\"",
         ),
-        ("/api/v1/windows?end=NaN", "end must be RFC 3339 or Unix seconds up to 253402300799; got \"NaN\""),
+        (
+            "/api/v1/windows?end=NaN",
+            "end must be RFC 3339 up to 9999-12-30T22:00:00Z or Unix seconds up to 253402300799; got \"NaN\"",
+        ),
         (
             "/api/v1/windows?end=2023-11-14T00:01:00+01:00",
-            "end must be RFC 3339 or Unix seconds up to 253402300799 (a plus sign is written %2B); \
+            "end must be RFC 3339 up to 9999-12-30T22:00:00Z or Unix seconds up to 253402300799 (a plus sign is written %2B); \
              got \"2023-11-14T00:01:00 01:00\"",
         ),
         ("/api/v1/rejects?start=2&end=1", "start must be at most end (\"1\"); got \"2\""),
@@ -511,14 +515,14 @@ fn a_bad_parameter_is_named_with_its_value_and_bound() {
             "sort must be name, at, count, min, max, avg, std, std_sample, first, last, increase, rate, revision, \
              or one of them behind a minus; got \"-mood\"",
         ),
-        ("/api/v1/windows?sort=avg", "sort by a number takes the latest rows of one window: "),
+        ("/api/v1/windows?sort=avg", "any sort but name takes the latest rows of one window: "),
         (
             "/api/v1/windows?sort=-name&window=1h&window=3h",
-            "sort by a number takes the latest rows of one window: ",
+            "any sort but name takes the latest rows of one window: ",
         ),
         (
             "/api/v1/windows?sort=max&window=1h&start=0",
-            "sort by a number takes the latest rows of one window: ",
+            "any sort but name takes the latest rows of one window: ",
         ),
         (&long, "search must be at most 256 bytes; got \"xxx"),
         ("/api/v1/names?at=now", "/api/v1/names takes match[], limit, cursor, format; got \"at\""),
@@ -540,7 +544,24 @@ fn a_backfill_is_ordered_followed_and_ended() {
     let dir = TempDir::new();
     let served = serve(filled(&dir), Ok(()));
     let url = format!("{}/api/v1/backfill", served.base);
-    let post = |body: &str| reply(served.agent.post(&url).send(body).unwrap());
+    let post = |body: &str| {
+        let request = served.agent.post(&url).header("content-type", "Application/JSON; charset=utf-8");
+        reply(request.send(body).unwrap())
+    };
+    for declared in ["text/plain", "application/x-www-form-urlencoded", ""] {
+        let got = reply(served.agent.post(&url).header("content-type", declared).send("{}").unwrap());
+        let says = format!("Content-Type must be application/json; got {declared:?}");
+        assert_eq!((got.status, &got.json()["detail"]), (415, &json!(says)));
+    }
+    let mut half = std::net::TcpStream::connect(served.base.trim_start_matches("http://")).unwrap();
+    half.write_all(
+        b"POST /api/v1/backfill HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{",
+    )
+    .unwrap();
+    half.shutdown(std::net::Shutdown::Write).unwrap();
+    let mut said = String::new();
+    half.read_to_string(&mut said).unwrap();
+    assert!(said.starts_with("HTTP/1.1 400 ") && said.contains("the body broke off: "), "{said}");
     // T0 is 2023-11-14T00:00:00Z, and it is one hour later.
     let day = "\"start\":\"2023-11-13T00:00:00Z\",\"end\":1699920000";
     let cases = [
@@ -587,7 +608,7 @@ fn a_backfill_is_ordered_followed_and_ended() {
         assert!(got.starts_with(detail), "{shown}\n got {got}\nnot {detail}");
     }
     let good = post(&format!("{{{day},\"source\":\"http://a:1\",\"match\":[\"up\"]}}"));
-    assert_eq!((good.status, good.header("location")), (202, "/api/v1/backfill/1"), "{}", good.body);
+    assert_eq!((good.status, good.header("location")), (202, "backfill/1"), "{}", good.body);
     let order = "Order { source: Some(Url(\"http://a:1\")), matching: Some([\"up\"]), start_ms: 1699833600000, end_ms: 1699920000000 }";
     assert_eq!(good.json()["order"], order);
     assert_eq!(served.get("/api/v1/backfill/1").json()["state"], "running");
@@ -934,9 +955,14 @@ fn what_is_open_is_listed_page_by_page_in_the_order_of_rows() {
     let next = first["next"].as_str().unwrap();
     let rest = served.get(&format!("/api/v1/windows/up?at=now&cursor={next}")).json();
     assert_eq!((&first["data"][0]["window"], rest), (&json!("1h"), one));
-    for bad in
-        ["at=1700000000", "at=now&window=3h&sort=avg", "at=now&start=0", "at=now&end=0", "at=now&at=now"]
-    {
+    for bad in [
+        "at=1700000000",
+        "at=now&max_revision=5",
+        "at=now&window=3h&sort=avg",
+        "at=now&start=0",
+        "at=now&end=0",
+        "at=now&at=now",
+    ] {
         assert_eq!(served.get(&format!("/api/v1/windows?{bad}")).status, 400, "{bad}");
     }
     let busy = serve(Arc::new(dir.store()), Err("computing".to_owned()));

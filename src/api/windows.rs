@@ -11,7 +11,7 @@ use super::series::{InPath, find, known_as};
 use super::{Api, Problem, list, now, operations};
 use crate::store::selector::Selectors;
 use crate::store::sort::Sort;
-use crate::store::{Store, WindowKey, WindowQuery};
+use crate::store::{Stat, Store, WindowKey, WindowQuery};
 
 /// Answers with a page of windows, by (name, series, window, at) or as it is asked to sort them.
 pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
@@ -48,7 +48,7 @@ fn answer(api: &Api, store: &dyn Store, params: &Params, select: Selectors) -> R
     let (windows, range, sort) = (params.windows()?, params.range()?, params.sort()?);
     let now = params.now()?;
     if sort.is_some() && (windows.len() != 1 || range.is_some() || now) {
-        let detail = "sort by a number takes the latest rows of one window: give window once, and neither start, end nor at";
+        let detail = "any sort but name takes the latest rows of one window: give window once, and neither start, end nor at";
         return Err(Problem::bad_request(detail.to_owned()));
     }
     let sort = sort.map(|sort| Sort { after: cursor.clone().map(Cursor::into_place), ..sort });
@@ -58,12 +58,17 @@ fn answer(api: &Api, store: &dyn Store, params: &Params, select: Selectors) -> R
         window_ms: cursor.a,
         at_ms: cursor.b,
     });
+    let filters = params.filters()?;
+    if now && filters.iter().any(|filter| filter.stat == Stat::Revision) {
+        let detail = "min_revision and max_revision have no place beside at=now, whose rows have none";
+        return Err(Problem::bad_request(detail.to_owned()));
+    }
     let query = WindowQuery {
         select,
         search: params.search()?,
         windows,
         range,
-        filters: params.filters()?,
+        filters,
         after,
         sort,
         limit: params.limit()?,

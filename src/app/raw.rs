@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use tidewatch_dataflows::outcome::look::NotNow;
-use tidewatch_dataflows::sample::SeriesId;
+use tidewatch_dataflows::sample::{AT_MS_MIN, SeriesId};
 
 use super::stack::Stack;
 use crate::api::history::{Held, NoOlder, Older, Raw, SAMPLES_MAX};
@@ -47,16 +47,24 @@ impl Raw for Samples {
         to_ms: i64,
         deadline: Instant,
     ) -> Result<Older, NoOlder> {
-        let mut none = Err(NoOlder::NoServer);
+        let (mut none, mut failed) = (Err(NoOlder::NoServer), None);
         for client in &self.clients {
-            let samples = ask(client, labels, (after_ms, to_ms), deadline)?;
+            let samples = match ask(client, labels, (after_ms, to_ms), deadline) {
+                Ok(samples) => samples,
+                // Another server may have them; that nobody has them cannot be said then.
+                Err(error @ NoOlder::Failed(..)) => {
+                    failed.get_or_insert(error);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let older = Older { server: client.url().to_string(), samples };
             if !older.samples.is_empty() {
                 return Ok(older);
             }
             none = Ok(older);
         }
-        none
+        failed.map_or(none, Err)
     }
 }
 
@@ -69,11 +77,16 @@ fn ask(
 ) -> Result<Vec<(i64, f64)>, NoOlder> {
     let selector = selector(labels);
     let mut samples: Vec<(i64, f64)> = Vec::new();
-    let mut from_ms = after_ms;
+    // Nothing older is ever taken.
+    let (mut from_ms, mut piece_ms) = (after_ms.max(AT_MS_MIN - 1), PIECE_MS);
     while from_ms < to_ms {
-        let end_ms = to_ms.min(from_ms.saturating_add(PIECE_MS));
+        let end_ms = to_ms.min(from_ms.saturating_add(piece_ms));
         let left = deadline.checked_duration_since(Instant::now()).ok_or(NoOlder::Late)?;
         let answer = client.query(&format!("{selector}[{}ms]", end_ms - from_ms), end_ms, left);
+        if piece_ms > PIECE_MS && matches!(answer, Err(QueryError::TooMuch(_))) {
+            piece_ms = PIECE_MS;
+            continue;
+        }
         let answer = answer.map_err(|error| match error {
             QueryError::TooMuch(_) => NoOlder::TooMany,
             other if Instant::now() >= deadline => {
@@ -82,6 +95,8 @@ fn ask(
             }
             other => NoOlder::Failed(client.url().to_string(), other.to_string()),
         })?;
+        // Years without samples are passed over in few questions.
+        piece_ms = if answer.is_empty() { piece_ms.saturating_mul(2) } else { PIECE_MS };
         for mut series in answer {
             series.labels.sort();
             // A selector takes series with further labels as well.

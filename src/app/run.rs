@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use axum::middleware::from_fn;
 use serde_json::{Value, json};
 use tidewatch_dataflows::outcome::Seen;
 use tidewatch_dataflows::outcome::look::NotNow;
@@ -108,6 +109,7 @@ async fn serve(
         metrics: Arc::clone(&stack.metrics),
     });
     let router = api::router(api).merge(receive::router(Arc::new(receiver)));
+    let router = router.layer(from_fn(api::refuse_cross_site));
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("binding {}", config.listen))?;
@@ -404,7 +406,6 @@ impl api::Worker for Live {
             "samples_per_second": self.rate.per_second(Instant::now(), samples),
             "quarantined": { "count": quarantined.len(), "series": quarantined.iter().take(QUARANTINED_SHOWN).map(ToString::to_string).collect::<Vec<_>>() },
             "rows": progress.rows.load(Ordering::Relaxed),
-            "journal_bytes": stack.journal.bytes(),
             "disk": { "journal": { "bytes": stack.journal.bytes(), "bytes_max": self.config.journal.bytes_max },
                       "outbox": { "bytes": log_bytes("outbox"), "bytes_max": self.config.outbox.bytes_max },
                       "series": { "bytes": log_bytes("series") },

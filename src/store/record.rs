@@ -216,13 +216,17 @@ fn write_csv_text(text: &str, out: &mut dyn Write) -> io::Result<()> {
     }
 }
 
+/// The beginning of the year 0 in Unix milliseconds.
+const YEAR_0_MS: i64 = -62_167_219_200_000;
+
 /// An instant that prints as RFC 3339 in UTC.
 pub struct Rfc3339(jiff::Timestamp);
 
 impl Rfc3339 {
-    /// The instant of Unix milliseconds; none outside the years -9999 to 9999.
+    /// The instant of Unix milliseconds; none outside the years 0 to 9999, which it has no words for.
     pub fn from_ms(ms: i64) -> Option<Rfc3339> {
-        jiff::Timestamp::from_millisecond(ms).ok().map(Rfc3339)
+        let time = jiff::Timestamp::from_millisecond(ms).ok();
+        time.filter(|_| ms >= YEAR_0_MS).map(Rfc3339)
     }
 }
 
