@@ -104,14 +104,6 @@ impl Worker {
         text
     }
 
-    fn rows(&self, path: &str) -> Vec<Value> {
-        let mut answer: Value = serde_json::from_str(&self.get(path)).unwrap();
-        match answer["data"].take() {
-            Value::Array(rows) => rows,
-            other => panic!("{path}: {other}"),
-        }
-    }
-
     /// Sends a request of samples, which has to be taken.
     fn send(&self, body: &[u8]) {
         let request = self
@@ -193,8 +185,14 @@ fn now_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64
 }
 
-/// Calls `each` with 0, 1, 2... at fixed times from `threads` threads until it is over; how long after its time each was done.
-fn open_loop(threads: usize, per_second: f64, over: Duration, each: impl Fn(usize) + Sync) -> Vec<Duration> {
+/// Calls `each` with 0, 1, 2... at fixed times from `threads` threads until it is over; how long after its time each was
+/// done. What it was answered is judged after that.
+fn open_loop(
+    threads: usize,
+    per_second: f64,
+    over: Duration,
+    each: impl Fn(usize) -> Judge + Sync,
+) -> Vec<Duration> {
     let (begin, next) = (Instant::now(), AtomicU64::new(0));
     let turns = || {
         let mut taken = Vec::new();
@@ -205,8 +203,9 @@ fn open_loop(threads: usize, per_second: f64, over: Duration, each: impl Fn(usiz
                 return taken;
             }
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            each(turn as usize);
+            let judge = each(turn as usize);
             taken.push(due.elapsed());
+            judge();
         }
     };
     std::thread::scope(|scope| {
@@ -220,6 +219,15 @@ fn tell(what: &str, mut taken: Vec<Duration>, goal_ms: Option<u64>) {
     let ms = |share: f64| taken[((taken.len() - 1) as f64 * share).round() as usize].as_secs_f64() * 1e3;
     let goal = goal_ms.map_or_else(String::new, |ms| format!("  (goal: p99 under {ms} ms)"));
     println!("{what:<34} {:>5} x  p50 {:>7.1} ms  p99 {:>7.1} ms{goal}", taken.len(), ms(0.5), ms(0.99));
+}
+
+/// The rows of an answer.
+fn rows(text: &str) -> Vec<Value> {
+    let mut answer: Value = serde_json::from_str(text).unwrap();
+    match answer["data"].take() {
+        Value::Array(rows) => rows,
+        other => panic!("no rows: {other}"),
+    }
 }
 
 /// All rows are of series that are meant, each once, and show its one value.
@@ -240,16 +248,21 @@ fn judge(rows: &[Value], series: usize) -> BTreeSet<usize> {
     seen
 }
 
-fn one_name(worker: &Worker, turn: usize) {
-    let names = worker.series / PER_NAME;
+fn one_name(worker: &Worker, turn: usize) -> Judge {
+    let (series, names) = (worker.series, worker.series / PER_NAME);
     let asked = turn * 37 % names;
-    let rows = worker.rows(&format!("/api/v1/windows?window=1h&limit=1000&match[]=asked_{asked:03}"));
-    let seen = judge(&rows, worker.series);
-    assert!(seen.into_iter().eq(asked * PER_NAME..(asked + 1) * PER_NAME), "all series of asked_{asked:03}");
+    let text = worker.get(&format!("/api/v1/windows?window=1h&limit=1000&match[]=asked_{asked:03}"));
+    Box::new(move || {
+        let seen = judge(&rows(&text), series);
+        assert!(
+            seen.into_iter().eq(asked * PER_NAME..(asked + 1) * PER_NAME),
+            "all series of asked_{asked:03}"
+        );
+    })
 }
 
 /// In turn a word that one series has, two of which each is found often, and one that is nowhere.
-fn search(worker: &Worker, turn: usize) {
+fn search(worker: &Worker, turn: usize) -> Judge {
     let i = turn * 7_717 % worker.series;
     let (words, wanted) = match turn % 3 {
         0 => (pod(i).to_uppercase(), BTreeSet::from([i])),
@@ -260,36 +273,43 @@ fn search(worker: &Worker, turn: usize) {
         }
         _ => ("monitoring+nowhere".to_owned(), BTreeSet::new()),
     };
-    let rows = worker.rows(&format!("/api/v1/windows?window=1h&limit=100&search={words}"));
-    assert_eq!(judge(&rows, worker.series), wanted, "{words}");
+    let series = worker.series;
+    let text = worker.get(&format!("/api/v1/windows?window=1h&limit=100&search={words}"));
+    Box::new(move || assert_eq!(judge(&rows(&text), series), wanted, "{words}"))
 }
 
-fn sort(worker: &Worker, turn: usize) {
+fn sort(worker: &Worker, turn: usize) -> Judge {
     let (column, falling) = [("avg", true), ("last", false), ("max", true)][turn % 3];
     let minus = if falling { "-" } else { "" };
-    let rows = worker.rows(&format!("/api/v1/windows?window=1h&limit=100&sort={minus}{column}"));
-    judge(&rows, worker.series);
-    let values: Vec<usize> = rows.iter().map(|row| row[column].as_f64().unwrap() as usize).collect();
-    let last = worker.series - 1;
-    assert!(
-        values.into_iter().eq((0..100).map(|k| if falling { last - k } else { k })),
-        "sorted by {column}"
-    );
+    let (series, last) = (worker.series, worker.series - 1);
+    let text = worker.get(&format!("/api/v1/windows?window=1h&limit=100&sort={minus}{column}"));
+    Box::new(move || {
+        let rows = rows(&text);
+        judge(&rows, series);
+        let values: Vec<usize> = rows.iter().map(|row| row[column].as_f64().unwrap() as usize).collect();
+        assert!(
+            values.into_iter().eq((0..100).map(|k| if falling { last - k } else { k })),
+            "sorted by {column}"
+        );
+    })
 }
 
 /// What a browser asks for before the first rows are shown, one after the other.
-fn first_view(worker: &Worker, _: usize) {
+fn first_view(worker: &Worker, _: usize) -> Judge {
     let html = worker.get("/");
     let files = html.split("=\"page/").skip(1).filter_map(|rest| rest.split('"').next());
     assert!(files.clone().any(|file| file == "app.js"));
     for file in files {
         worker.get(&format!("/page/{file}"));
     }
-    let status: Value = serde_json::from_str(&worker.get("/api/v1/status")).unwrap();
-    assert_eq!(status["series"], worker.series);
-    let rows = worker.rows("/api/v1/windows?window=1h&limit=100");
-    let seen = judge(&rows, worker.series);
-    assert!(seen.len() == 100 && seen.into_iter().all(|i| i < PER_NAME), "the first of the first name");
+    let (series, status) = (worker.series, worker.get("/api/v1/status"));
+    let text = worker.get("/api/v1/windows?window=1h&limit=100");
+    Box::new(move || {
+        let status: Value = serde_json::from_str(&status).unwrap();
+        assert_eq!(status["series"], series);
+        let seen = judge(&rows(&text), series);
+        assert!(seen.len() == 100 && seen.into_iter().all(|i| i < PER_NAME), "the first of the first name");
+    })
 }
 
 /// Fills the store with what the last minutes would have left, and waits until every series has its rows.
@@ -329,8 +349,11 @@ fn fill(worker: &Worker, bodies: &Bodies) {
     );
 }
 
-/// Asks once and judges the answer; told how often it was asked before.
-type Ask = fn(&Worker, usize);
+/// Holds an answer to what it must be.
+type Judge = Box<dyn FnOnce()>;
+
+/// Asks once; told how often it was asked before.
+type Ask = fn(&Worker, usize) -> Judge;
 
 /// What is sent at fixed times.
 #[derive(Clone, Copy)]
@@ -352,8 +375,9 @@ pub fn asked() {
         [("one name", one_name as Ask), ("search", search), ("sort", sort), ("first view", first_view)]
     {
         let begin = Instant::now();
-        ask(worker, 0);
+        let judge = ask(worker, 0);
         println!("{what:<34} {:>7.1} ms alone, the first time", begin.elapsed().as_secs_f64() * 1e3);
+        judge();
     }
     std::thread::scope(|scope| {
         let running = [
@@ -366,7 +390,10 @@ pub fn asked() {
         .map(|(what, load, threads, per_second, goal)| {
             let bodies = &bodies;
             let each = move |turn: usize| match load {
-                Load::Samples => worker.send(&bodies.at(turn % requests, now_ms())),
+                Load::Samples => {
+                    worker.send(&bodies.at(turn % requests, now_ms()));
+                    Box::new(|| {})
+                }
                 Load::Question(ask) => ask(worker, turn),
             };
             (what, scope.spawn(move || open_loop(threads, per_second, over, each)), goal)

@@ -1,21 +1,6 @@
 //! The HTTP API: what the store holds and how the worker fares, for people, scripts and Prometheus.
 //!
-//! ```text
-//!  /  /docs  /page/...                the web page, and what this API is
-//!  /-/healthy /-/ready /metrics       as every Prometheus component
-//!  /api/v1/names                      metric names that have rows
-//!  /api/v1/catalog                    series that have rows
-//!  /api/v1/windows                    statistics per series and window: stored, or still open (`now`)
-//!  /api/v1/windows/{series}           those of one series
-//!  /api/v1/windows/{series}/corrections  its revisions, the newest first
-//!  /api/v1/windows/{series}/explain   what one row is made of, and why it is what it is
-//!  /api/v1/history/{series}           its samples, from the ring and from Prometheus, resampled if wanted
-//!  /api/v1/rejects                    sums of samples that were not applied
-//!  /api/v1/status                     how far everything is
-//!  /api/v1/backfill                   histories: order, follow, end
-//!  /api/v1/problems                   what the type of an error means
-//!  /api/v1/openapi.json               all of this for programs; /docs shows it to people
-//! ```
+//! What can be asked for is the table in [`operations`]; `/` and `/docs` are pages ([`page`]).
 //!
 //! A list is `{"data":[...],"next":cursor|null}`, or CSV with the cursor in the header `x-next-cursor`. Every error is
 //! `application/problem+json`. Questions to the store block, so they run on threads of their own, at most
