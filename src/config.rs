@@ -21,7 +21,7 @@ use tidewatch_dataflows::settings::{Settings, WINDOWS_MAX, Window};
 
 use self::reader::{Given, Reader};
 pub use self::sources::PrometheusSource;
-pub use self::units::{parse_duration, parse_size};
+pub use self::units::parse_size;
 
 /// Largest configuration file read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;

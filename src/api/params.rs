@@ -3,7 +3,7 @@
 use axum::extract::Query;
 use axum::http::Uri;
 use tidewatch_dataflows::sample::AT_MS_MAX;
-use tidewatch_dataflows::settings::{Window, duration};
+use tidewatch_dataflows::settings::{Window, duration, parse_duration};
 
 use super::error::{Problem, shown};
 use super::history::Aggregate;
@@ -169,7 +169,7 @@ impl Params {
                 Some(_) => Err(Problem::bad_request("aggregate has no place without resample".to_owned())),
             };
         };
-        let ms = duration_ms(text).filter(|ms| (1_000..=WINDOW_MS_MAX).contains(ms));
+        let ms = parse_duration(text).filter(|ms| (1_000..=WINDOW_MS_MAX).contains(ms));
         let ms =
             ms.ok_or_else(|| Problem::parameter("resample", "a duration from 1s to 30d, such as 15m", text));
         Ok(Some((ms?, aggregate)))
@@ -178,7 +178,7 @@ impl Params {
     /// `window`: lengths in milliseconds.
     pub fn windows(&self) -> Result<Vec<i64>, Problem> {
         let lengths = self.all("window").map(|text| {
-            let ms = duration_ms(text).filter(|ms| (1_000..=WINDOW_MS_MAX).contains(ms));
+            let ms = parse_duration(text).filter(|ms| (1_000..=WINDOW_MS_MAX).contains(ms));
             ms.ok_or_else(|| Problem::parameter("window", "a duration from 1s to 30d, such as 1h30m", text))
         });
         lengths.collect()
@@ -194,7 +194,7 @@ impl Params {
         let Some(text) = self.one("window") else {
             return Err(Problem::bad_request(format!("window must be given: {bound}")));
         };
-        let ms = duration_ms(text);
+        let ms = parse_duration(text);
         let window = windows.iter().find(|window| Some(window.length_ms) == ms);
         let window = *window.ok_or_else(|| Problem::parameter("window", &bound, text))?;
         let Some(text) = self.one("at") else {
@@ -297,47 +297,9 @@ pub fn time_ms(name: &str, text: &str) -> Result<i64, Problem> {
     Err(Problem::parameter(name, &bound, text))
 }
 
-/// A duration as Prometheus writes it, such as `1h30m`, in milliseconds.
-fn duration_ms(text: &str) -> Option<i64> {
-    const UNITS: [(&str, i64); 7] = [
-        ("y", 365 * 86_400_000),
-        ("w", 7 * 86_400_000),
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1_000),
-        ("ms", 1),
-    ];
-    let (mut rest, mut units, mut total) = (text, UNITS.as_slice(), 0_i64);
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let letters = rest[digits..].bytes().take_while(u8::is_ascii_lowercase).count();
-        let (number, unit) = (&rest[..digits], &rest[digits..digits + letters]);
-        // Units fall, and each comes once.
-        let place = units.iter().position(|(name, _)| *name == unit)?;
-        total = total.checked_add(number.parse::<i64>().ok()?.checked_mul(units[place].1)?)?;
-        units = &units[place + 1..];
-        rest = &rest[digits + letters..];
-    }
-    (!text.is_empty()).then_some(total)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_read_as_they_are_printed() {
-        let mut random = fastrand::Rng::with_seed(4);
-        for _ in 0..1_000 {
-            let ms = random.i64(1..WINDOW_MS_MAX);
-            assert_eq!(duration_ms(&duration(ms)), Some(ms));
-        }
-        assert_eq!(duration_ms("1w"), Some(604_800_000));
-        for bad in ["", "1", "h", "1h1h", "1m1h", "-1h", "1.5h", "1H", "99999999999999y", "1h ", "1é"] {
-            assert_eq!(duration_ms(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn times_are_rfc_3339_or_unix_seconds() {

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::json;
-use tidewatch_dataflows::settings::duration;
+use tidewatch_dataflows::settings::{duration, parse_duration};
 
 use crate::cli;
+use crate::config::Config;
 use crate::config::http::{HttpConfig, Url};
-use crate::config::{Config, parse_duration};
 use crate::generate::{self, Generator};
 use crate::metrics::Metrics;
 use crate::source::query::client::Client;

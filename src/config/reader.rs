@@ -5,8 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value;
+use tidewatch_dataflows::settings::parse_duration;
 
-use super::units::{parse_duration, parse_size, size};
+use super::units::{parse_size, size};
 use super::{ConfigError, Flags};
 
 /// What the name of every environment variable of ours begins with.

@@ -1,31 +1,4 @@
-//! Durations and sizes as a user writes them.
-
-/// Reads a duration as Prometheus writes it: whole numbers with falling units, `1h30m`, `250ms`, `0`.
-pub fn parse_duration(text: &str) -> Option<i64> {
-    const UNITS: [(&str, i64); 7] = [
-        ("y", 365 * 86_400_000),
-        ("w", 7 * 86_400_000),
-        ("d", 86_400_000),
-        ("h", 3_600_000),
-        ("m", 60_000),
-        ("s", 1_000),
-        ("ms", 1),
-    ];
-    if text == "0" {
-        return Some(0);
-    }
-    let (mut rest, mut total, mut units) = (text, 0_i64, &UNITS[..]);
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let letters = rest[digits..].bytes().take_while(u8::is_ascii_lowercase).count();
-        let unit = units.iter().position(|(unit, _)| *unit == &rest[digits..digits + letters])?;
-        let count: i64 = rest[..digits].parse().ok()?;
-        total = total.checked_add(count.checked_mul(units[unit].1)?)?;
-        units = &units[unit + 1..];
-        rest = &rest[digits + letters..];
-    }
-    (!text.is_empty()).then_some(total)
-}
+//! Sizes as a user writes them; durations are `settings::parse_duration`.
 
 const SIZE_UNITS: [(&str, u64); 5] =
     [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
@@ -48,22 +21,7 @@ pub(super) fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use tidewatch_dataflows::settings::duration;
-
     use super::*;
-
-    #[test]
-    fn durations_read_back_as_printed() {
-        for ms in [0, 1, 250, 1_000, 61_001, 5_400_000, 86_400_000, 31 * 86_400_000 + 1] {
-            assert_eq!(parse_duration(&duration(ms)), Some(ms));
-        }
-        assert_eq!(parse_duration("1y1w1d"), Some(373 * 86_400_000));
-        for text in
-            ["", "1", "s", "-1s", "1m1h", "1s1s", "1.5h", "1h ", "1H", "+1s", "99999999999999999999s", "é"]
-        {
-            assert_eq!(parse_duration(text), None, "{text:?}");
-        }
-    }
 
     #[test]
     fn sizes_read_back_as_printed() {

@@ -9,11 +9,10 @@ use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
-use tidewatch_dataflows::settings::duration;
+use tidewatch_dataflows::settings::{duration, parse_duration};
 
 use super::super::stack::{LOCK_FILE, STORE_FILE};
 use crate::cli;
-use crate::config::parse_duration;
 use crate::generate::{LATENESS_MS, Options, SPAN_MS_MAX};
 
 /// Name of the file in the data directory.
