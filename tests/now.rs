@@ -47,6 +47,15 @@ fn send(url: &str, rng: &mut fastrand::Rng, used: &mut BTreeSet<(usize, i64)>) {
     assert_eq!(answer.status, 204, "{answer:?}");
 }
 
+/// Tells the sender to end.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 /// Looks again and again while samples come in; every row that was shown.
 fn look(worker: &Tidewatch, rng: &mut fastrand::Rng) -> Vec<Value> {
     let (stop, url) = (AtomicBool::new(false), worker.url("/api/v1/write"));
@@ -61,10 +70,13 @@ fn look(worker: &Tidewatch, rng: &mut fastrand::Rng) -> Vec<Value> {
                 }
             }
         });
+        // Also where a claim below fails: the sender would never end, and the scope waits for it.
+        let _stop = Stop(&stop);
         // Both names of each series come before long.
-        eventually("everything is open", Duration::from_secs(30), || {
-            let n = worker.rows("/api/v1/windows", &[("at", "now")]).len();
-            (n == 2 * SERIES * WINDOWS.len()).then_some(()).ok_or_else(|| format!("{n} rows"))
+        eventually("all series are open", Duration::from_secs(60), || {
+            let rows = worker.rows("/api/v1/windows", &[("at", "now")]);
+            let series: BTreeSet<_> = rows.iter().map(|row| row["series"].as_str().unwrap()).collect();
+            (series.len() == 2 * SERIES).then_some(()).ok_or_else(|| format!("{} series", series.len()))
         });
         let (begun, mut seen, mut epochs) = (Instant::now(), Vec::new(), BTreeSet::new());
         while epochs.len() < EPOCHS {
@@ -86,7 +98,6 @@ fn look(worker: &Tidewatch, rng: &mut fastrand::Rng) -> Vec<Value> {
             seen.extend(one);
             seen.extend(rows);
         }
-        stop.store(true, Relaxed);
         seen
     })
 }
