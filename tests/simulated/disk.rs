@@ -10,6 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tidewatch::disk::{Disk, DiskFile, Folder, Step};
+use tidewatch::segments::HEADER_BYTES;
 
 /// What a disk writes at once, or not at all.
 const SECTOR: usize = 512;
@@ -616,7 +617,10 @@ impl Disk for Process {
             let content = state.files[file].now.clone();
             let folder = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
             state.watched(|watch, look| watch.removed(look, &folder, &content));
-            state.removed.insert(path.to_owned(), content);
+            // A segment that could not be begun was never part of a log, which goes on in the one before.
+            if content.len() as u64 >= HEADER_BYTES {
+                state.removed.insert(path.to_owned(), content);
+            }
             Ok(())
         })
     }
