@@ -1,6 +1,7 @@
 //! Faults that tests put into a worker; they are compiled in only with the feature `faults`.
 //!
-//! `TIDEWATCH_FAULT` is a list, separated by commas, of `panic:<series>`, `panic-once:<series>` and `hang:<series>`, the
+//! `TIDEWATCH_FAULT` is a list, separated by commas, of `panic:<series>`, `panic-once:<series>`, `hang:<series>` and
+//! `panic-on-settings:<series>` (when its state is carried over to other settings), the
 //! series as 16 hex digits; `@<ms>` behind one lets it wait for a sample of that time or later. `MUTANT` is the number
 //! of a bug that is put in on purpose, to see that the tests notice; each is one line that asks [`mutant`].
 //!
@@ -17,6 +18,7 @@
 //! | 9 | states and manifest are renamed into place before they are synced |
 //! | 10 | an epoch that the outbox holds is appended again |
 //! | 11 | what is found at start is not synced |
+//! | 12 | every step of stream time longer than `settle` is taken for a jump |
 
 /// Whether the bug with this number is in.
 #[cfg(feature = "faults")]
@@ -50,6 +52,7 @@ pub fn arm() {
                 "panic" => Fault::Panic,
                 "panic-once" => Fault::PanicOnce,
                 "hang" => Fault::Hang,
+                "panic-on-settings" => Fault::PanicOnSettings,
                 _ => return None,
             };
             let (series, from_ms) = rest.split_once('@').unwrap_or((rest, "0"));

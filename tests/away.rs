@@ -92,7 +92,7 @@ fn cut(settings: &Settings, arrivals: &[Arrival], lives: &[(i64, i64)], step_ms:
     let (mut epochs, mut last, mut next): (Vec<Epoch>, Option<EpochEnd>, usize) = (Vec::new(), None, 0);
     let mut torn = Samples::default();
     for (from, to) in lives.iter().copied() {
-        let mut cutter = EpochCutter::new(last, settings.settle_ms, settings.catch_up_ms);
+        let mut cutter = EpochCutter::new(last, settings.settle_ms, settings.catch_up_ms, 1_000);
         if !torn.is_empty() {
             epochs.push((cutter.cut_at(from, i64::MIN, i64::MIN, false), std::mem::take(&mut torn)).into());
         }

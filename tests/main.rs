@@ -35,6 +35,7 @@
 //! - `remote_write2`: the same samples by remote write 1.0 and 2.0 give the same rows; what 2.0 answers.
 //! - `remote_write_conformance`: every row of the contract of remote write, and what is stored of it.
 //! - `replayed`: the same samples as files in any order, format and number of commands give the same rows.
+//! - `restarts`: restarts, changed settings, bootstraps, quarantine and late samples together, on random window sets.
 //! - `restored`: shards begun again from what was saved of them go on with the same bytes.
 //! - `rules`: every row and revision of the tactics equals the slow model; the same samples give the same bytes.
 //! - `same_log`: the same journal gives the same bytes for any workers, batches and interleavings.
@@ -79,6 +80,7 @@ mod real_prometheus;
 mod remote_write2;
 mod remote_write_conformance;
 mod replayed;
+mod restarts;
 mod restored;
 mod rules;
 mod same_log;

@@ -43,35 +43,13 @@ impl Tactics {
         (0..if controls.is_empty() { 0 } else { SHARDS }).for_each(|shard| {
             self.shard(shard);
         });
-        let mut parts: BTreeMap<usize, BTreeMap<u64, Samples>> =
-            self.shards.keys().map(|s| (*s, BTreeMap::new())).collect();
-        for samples in fills.iter().chain([live]) {
-            for i in 0..samples.len() {
-                let part = parts.entry(SeriesId(samples.series[i]).shard()).or_default();
-                let part = part.entry(samples.fill).or_insert_with(|| Samples::of_fill(samples.fill));
-                part.push(samples.series[i], samples.at_ms[i], samples.value[i]);
-            }
+        let mut parts = by_shard(fills, live);
+        for shard in self.shards.keys() {
+            parts.entry(*shard).or_default();
         }
         let mut out = Outcomes::default();
         for (shard, part) in parts {
-            let (gate, windows) = self.shard(shard);
-            let mut part = part;
-            let live = part.remove(&0).unwrap_or_default();
-            let fills: Vec<Samples> = part.into_values().collect();
-            let batch = gate
-                .retire(shard, driver::Epoch { end: *end, controls, fills: &fills, live: &live, save: None });
-            out.rejects.extend_from_slice(&batch.rejects);
-            out.freed.extend_from_slice(&batch.freed_series);
-            out.counts.add(&batch.counts);
-            windows.retire(&batch, &mut out);
-            // In slices of three rows, so that stopping and going on is exercised everywhere.
-            let mut done = false;
-            while !done {
-                let mut slice = Outcomes::default();
-                done = windows.close_silent(end.close_ms, 3, &mut slice);
-                out.append(&mut slice);
-            }
-            windows.free(&batch);
+            out.append(&mut retire_shard(self.shard(shard), shard, *end, controls, part));
         }
         self.epochs += 1;
         if self.epochs.is_multiple_of(AUDITED_EVERY) {
@@ -92,6 +70,49 @@ impl Tactics {
     }
 }
 
+/// The samples of one shard in an epoch: by bootstrap, the live ones under 0.
+pub type ShardSamples = BTreeMap<u64, Samples>;
+
+/// Deals the samples of an epoch to their shards.
+pub fn by_shard(fills: &[Samples], live: &Samples) -> BTreeMap<usize, ShardSamples> {
+    let mut parts: BTreeMap<usize, ShardSamples> = BTreeMap::new();
+    for samples in fills.iter().chain([live]) {
+        for i in 0..samples.len() {
+            let part = parts.entry(SeriesId(samples.series[i]).shard()).or_default();
+            let part = part.entry(samples.fill).or_insert_with(|| Samples::of_fill(samples.fill));
+            part.push(samples.series[i], samples.at_ms[i], samples.value[i]);
+        }
+    }
+    parts
+}
+
+/// One epoch of one shard.
+pub fn retire_shard(
+    (gate, windows): &mut (Admit, Windows),
+    shard: usize,
+    end: EpochEnd,
+    controls: &[Arc<Control>],
+    mut part: ShardSamples,
+) -> Outcomes {
+    let mut out = Outcomes::default();
+    let live = part.remove(&0).unwrap_or_default();
+    let fills: Vec<Samples> = part.into_values().collect();
+    let batch = gate.retire(shard, driver::Epoch { end, controls, fills: &fills, live: &live, save: None });
+    out.rejects.extend_from_slice(&batch.rejects);
+    out.freed.extend_from_slice(&batch.freed_series);
+    out.counts.add(&batch.counts);
+    windows.retire(&batch, &mut out);
+    // In slices of three rows, so that stopping and going on is exercised everywhere.
+    let mut done = false;
+    while !done {
+        let mut slice = Outcomes::default();
+        done = windows.close_silent(end.close_ms, 3, &mut slice);
+        out.append(&mut slice);
+    }
+    windows.free(&batch);
+    out
+}
+
 /// What the tactics make of an epoch, after a check that the slow model makes the same of it.
 pub fn same_epoch(
     tactics: &mut Tactics,
@@ -99,7 +120,13 @@ pub fn same_epoch(
     epoch: &Epoch,
     place: &dyn Fn() -> String,
 ) -> Outcomes {
-    let (got, want) = (tactics.epoch(epoch), model.epoch(epoch));
+    let got = tactics.epoch(epoch);
+    same_as_model(&got, &model.epoch(epoch), place);
+    got
+}
+
+/// Holds what came out of an epoch to what the slow model makes of it.
+pub fn same_as_model(got: &Outcomes, want: &Outcomes, place: &dyn Fn() -> String) {
     for (g, w) in got.windows.iter().zip(&want.windows) {
         assert!(same_row(g, w), "{}:\n got {g:?}\nwant {w:?}", place());
     }
@@ -117,7 +144,6 @@ pub fn same_epoch(
         "{}",
         place()
     );
-    got
 }
 
 fn check(

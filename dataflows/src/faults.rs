@@ -17,6 +17,8 @@ pub enum Fault {
     PanicOnce = 2,
     /// It goes on for ever.
     Hang = 3,
+    /// A panic each time its state is carried over to other settings.
+    PanicOnSettings = 4,
 }
 
 struct Armed {
@@ -36,11 +38,21 @@ pub fn arm(n: usize, fault: Fault, series: u64, from_ms: i64) {
     ARMED[n].fault.store(fault as u8, Ordering::Release);
 }
 
+/// The state of this series is carried over to other settings.
+pub fn check_settings(series: u64) {
+    for armed in &ARMED {
+        let here = armed.fault.load(Ordering::Acquire) == Fault::PanicOnSettings as u8;
+        if here && armed.series.load(Ordering::Relaxed) == series {
+            panic!("a fault was put into the settings of series {series:016x}");
+        }
+    }
+}
+
 /// Samples up to `at_ms` of this series are applied.
 pub fn check(series: u64, at_ms: i64) {
     for armed in &ARMED {
         let fault = armed.fault.load(Ordering::Acquire);
-        let hit = fault != 0
+        let hit = ![0, Fault::PanicOnSettings as u8].contains(&fault)
             && armed.series.load(Ordering::Relaxed) == series
             && at_ms >= armed.from_ms.load(Ordering::Relaxed);
         if !hit {

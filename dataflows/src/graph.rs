@@ -205,7 +205,10 @@ impl Shard {
     /// Bytes that no shard wrote.
     pub fn load(shard: usize, held: &Held) -> Result<Shard, BadState> {
         let settings = Arc::new(
-            held.settings.clone().validated().map_err(|_| BadState("its settings are out of bounds"))?,
+            held.settings
+                .clone()
+                .computable()
+                .map_err(|_| BadState("nothing is computed with its settings"))?,
         );
         let mut state = Take(held.state);
         let (gate, windows) = (state.part()?, state.part()?);
@@ -230,10 +233,9 @@ impl Shard {
 fn saved(gate: &GateSaved, saving: Saving, end: EpochEnd, settings: &Settings) -> Saved {
     let save = Save { chain: gate.save.chain % CHAINS, whole: saving.whole, ..gate.save };
     let (state, panes) = saving.bytes();
-    let mut both = Put(Vec::with_capacity(gate.state.len() + state.len() + 8));
+    let mut both = Put(Vec::with_capacity(gate.state.len() + state.len() + 16));
     for part in [&gate.state, &state] {
-        both.n(part.len());
-        both.0.extend_from_slice(part);
+        both.part(part);
     }
     Saved { save, end, settings: settings.clone(), state: both.0, panes }
 }

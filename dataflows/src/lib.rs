@@ -15,6 +15,8 @@
 #[cfg(feature = "faults")]
 pub mod faults;
 
+pub mod mutants;
+
 pub mod sample;
 
 pub mod outcome;

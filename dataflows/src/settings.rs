@@ -54,6 +54,10 @@ const DAY_MS: i64 = 86_400_000;
 pub const PANES_MAX: i64 = 4_096;
 /// Most windows at once.
 pub const WINDOWS_MAX: usize = 16;
+/// Most windows, panes of a ring, and the longest time that are read back of what was written down.
+const WINDOWS_WRITTEN_MAX: usize = 255;
+const PANES_WRITTEN_MAX: i64 = 1 << 20;
+const TIME_WRITTEN_MAX_MS: i64 = 400 * DAY_MS;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -70,6 +74,45 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Checks what the computation relies on, and sorts the windows by length: for settings that were written down when
+    /// they were in force. The bounds of [`Settings::validated`] may have become tighter since.
+    ///
+    /// # Errors
+    /// The first setting that nothing can be computed with.
+    pub fn computable(mut self) -> Result<Settings, SettingsError> {
+        let err = |field: &str, value: i64| {
+            let bound = "what can be computed with".to_owned();
+            Err(SettingsError { field: field.to_owned(), value: value.to_string(), bound })
+        };
+        if !(1..=WINDOWS_WRITTEN_MAX).contains(&self.windows.len()) {
+            return err("windows", self.windows.len() as i64);
+        }
+        for w in &self.windows {
+            let whole = w.hop_ms > 0 && w.hop_ms % SECOND_MS == 0 && w.length_ms % w.hop_ms == 0;
+            if !whole || !(w.hop_ms..=TIME_WRITTEN_MAX_MS).contains(&w.length_ms) {
+                return err("windows.hop", w.hop_ms);
+            }
+        }
+        for (name, value) in
+            [("settle", self.settle_ms), ("lateness", self.lateness_ms), ("catch_up", self.catch_up_ms)]
+        {
+            if !(0..=TIME_WRITTEN_MAX_MS).contains(&value) {
+                return err(name, value);
+            }
+        }
+        self.windows.sort_by_key(|w| w.length_ms);
+        if self.windows.windows(2).any(|pair| pair[0].length_ms == pair[1].length_ms) {
+            return err("windows.length", self.windows.len() as i64);
+        }
+        if self.panes_max() > PANES_WRITTEN_MAX {
+            return err("windows.panes", self.panes_max());
+        }
+        if self.late_samples_max == 0 {
+            return err("limits.late_samples", 0);
+        }
+        Ok(self)
+    }
+
     /// Checks every bound and sorts the windows by length.
     ///
     /// # Errors
@@ -127,8 +170,7 @@ impl Settings {
         if !(256..=100_000_000).contains(&self.series_max) {
             return err("limits.series", self.series_max.to_string(), "256 to 100000000".to_owned());
         }
-        let panes =
-            self.base_panes().max(self.windows.iter().map(|w| self.ring_panes(*w)).max().unwrap_or(0));
+        let panes = self.panes_max();
         if panes > PANES_MAX {
             let bound = format!(
                 "such that no ring of a series holds more than {PANES_MAX} panes (length plus lateness over hop)"
@@ -153,6 +195,11 @@ impl Settings {
     pub fn base_panes(&self) -> i64 {
         let hop = self.windows.iter().map(|w| w.hop_ms).max().unwrap_or(0);
         (self.lateness_ms + hop) / self.base_ms() + 2
+    }
+
+    /// Panes of the largest ring of a series.
+    fn panes_max(&self) -> i64 {
+        self.windows.iter().map(|w| self.ring_panes(*w)).max().unwrap_or(0).max(self.base_panes())
     }
 
     /// Panes of one hop kept per series for window `w`: its length and the span that late samples can touch.
@@ -228,6 +275,40 @@ mod tests {
         {
             assert_eq!(parse_duration(text), None, "{text:?}");
         }
+    }
+
+    /// A later release may have tighter bounds; what an earlier one wrote down under its own is read all the same.
+    #[test]
+    fn what_was_written_down_is_read_under_tighter_bounds() {
+        let wide = Settings {
+            windows: vec![Window { length_ms: 60 * DAY_MS, hop_ms: 3_600_000 }],
+            settle_ms: 500,
+            late_samples_max: 8,
+            series_max: 1,
+            ..Settings::default()
+        };
+        assert!(wide.clone().validated().is_err());
+        assert_eq!(wide.clone().computable(), Ok(wide));
+    }
+
+    #[test]
+    fn nothing_is_computed_with_settings_that_make_no_panes() {
+        let with = |length_ms: i64, hop_ms: i64| Settings {
+            windows: vec![Window { length_ms, hop_ms }],
+            ..Settings::default()
+        };
+        for (length_ms, hop_ms) in
+            [(60_000, 0), (60_000, -1_000), (60_000, 7_000), (1_500, 1_500), (i64::MAX, 1_000), (0, 1_000)]
+        {
+            assert!(with(length_ms, hop_ms).computable().is_err(), "{length_ms} {hop_ms}");
+        }
+        assert!(with(30 * DAY_MS, 1_000).computable().is_err(), "too many panes");
+        assert!(Settings { windows: Vec::new(), ..Settings::default() }.computable().is_err());
+        assert!(Settings { settle_ms: -1, ..Settings::default() }.computable().is_err());
+        assert!(Settings { lateness_ms: i64::MAX, ..Settings::default() }.computable().is_err());
+        let twice = vec![Window { length_ms: 60_000, hop_ms: 1_000 }; 2];
+        assert!(Settings { windows: twice, ..Settings::default() }.computable().is_err());
+        assert_eq!(Settings::default().computable(), Ok(Settings::default()));
     }
 
     #[test]

@@ -150,15 +150,12 @@ pub struct Timers {
 impl Timers {
     /// Marks `slot` to be looked at once close time is at or after `due_ms`.
     pub fn arm(&mut self, slot: u32, due_ms: i64) {
-        self.buckets.entry(due_ms.div_euclid(1_000)).or_default().push(slot);
+        self.buckets.entry(Timers::bucket(due_ms)).or_default().push(slot);
     }
 
-    /// Forgets every mark of `slot`; looks through all of them.
-    pub fn forget(&mut self, slot: u32) {
-        self.buckets.retain(|_, slots| {
-            slots.retain(|marked| *marked != slot);
-            !slots.is_empty()
-        });
+    /// The bucket of a time.
+    pub fn bucket(due_ms: i64) -> i64 {
+        due_ms.div_euclid(1_000)
     }
 
     /// Takes one due bucket and its number, the armed time in whole seconds.
@@ -166,7 +163,7 @@ impl Timers {
     /// A slot may be due no more (its owner judges again) but none is missed.
     pub fn due(&mut self, close_ms: i64) -> Option<(i64, Vec<u32>)> {
         let first = self.buckets.first_entry()?;
-        (*first.key() <= close_ms.div_euclid(1_000)).then(|| first.remove_entry())
+        (*first.key() <= Timers::bucket(close_ms)).then(|| first.remove_entry())
     }
 
     /// Bytes held.
@@ -304,6 +301,8 @@ pub enum FillStep {
 pub struct Carried {
     /// The slot.
     pub slot: u32,
+    /// Its newest sample, be it applied or waiting for the end of a bootstrap; `i64::MIN` if it has none.
+    pub newest_ms: i64,
     /// Everything newer than this is in the raw ring, a border of base panes as they were; `i64::MIN` if everything is.
     pub raw_from_ms: i64,
     /// Range of the raw samples newer than that, if the base pane changes; empty if it does not.

@@ -95,6 +95,12 @@ impl Put {
         self.u64(value as u64);
     }
 
+    /// A part that is read by itself, of any size.
+    pub(crate) fn part(&mut self, part: &[u8]) {
+        self.u64(part.len() as u64);
+        self.0.extend_from_slice(part);
+    }
+
     /// A count of what follows.
     pub(crate) fn n(&mut self, n: usize) {
         self.u32(u32::try_from(n).expect("a shard holds fewer than 2^32 of anything"));
@@ -185,7 +191,7 @@ impl<'a> Take<'a> {
 
     /// A part that is read by itself.
     pub(crate) fn part(&mut self) -> Result<Take<'a>, BadState> {
-        let n = self.n(1)?;
+        let n = usize::try_from(self.u64()?).map_err(|_| SHORT)?;
         self.bytes(n).map(Take)
     }
 

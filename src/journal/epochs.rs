@@ -4,18 +4,29 @@
 
 use tidewatch_dataflows::sample::EpochEnd;
 
+use crate::faults::mutant;
+
+/// A step of so many epochs may be a jump.
+const EPOCHS_PER_JUMP: i64 = 10;
+/// So is one of so many times the step before it.
+const CADENCES_PER_JUMP: i64 = 3;
+
 /// Cuts epochs: knows the last [`EpochEnd`] and whether silence may be judged.
 ///
 /// - number = max(previous + 1, clock in milliseconds)
 /// - stream time = the clock, never going back
-/// - close time = stream time; but after a jump of stream time by more than `settle` (nobody was there) it stands
-///   still until stream time is `catch_up` past the jump. One that begins with `close_ms < stream_ms` begins that
-///   wait anew.
+/// - close time = stream time; but after a jump of stream time (nobody was there) it stands still until stream time is
+///   `catch_up` past the jump. One that begins with `close_ms < stream_ms` begins that wait anew.
+/// - a jump is longer than `settle`, than [`EPOCHS_PER_JUMP`] epochs, and than [`CADENCES_PER_JUMP`] times the last step:
+///   cuts that come late again and again, as on a slow disk, are a slow cadence, and somebody is there.
 #[derive(Clone, Debug)]
 pub struct EpochCutter {
     last: Option<EpochEnd>,
-    settle_ms: i64,
     catch_up_ms: i64,
+    /// No step up to this is a jump.
+    jump_above_ms: i64,
+    /// The last step of stream time.
+    step_ms: i64,
     /// Close time stands still until stream time reaches this.
     hold_until_ms: Option<i64>,
     /// The wait was going on when the last process ended; it begins at the next cut.
@@ -26,9 +37,21 @@ pub struct EpochCutter {
 
 impl EpochCutter {
     /// Goes on after `last`, the newest epoch end in the journal.
-    pub fn new(last: Option<EpochEnd>, settle_ms: i64, catch_up_ms: i64) -> EpochCutter {
+    ///
+    /// `epoch_ms` is how long an epoch lasts when nothing is in the way.
+    pub fn new(last: Option<EpochEnd>, settle_ms: i64, catch_up_ms: i64, epoch_ms: i64) -> EpochCutter {
         let wait_anew = last.is_some_and(|last| last.close_ms < last.stream_ms);
-        EpochCutter { last, settle_ms, catch_up_ms, hold_until_ms: None, wait_anew, epoch_min: 1 }
+        let jump_above_ms =
+            if mutant(12) { settle_ms } else { settle_ms.max(epoch_ms.saturating_mul(EPOCHS_PER_JUMP)) };
+        EpochCutter {
+            last,
+            catch_up_ms,
+            jump_above_ms,
+            step_ms: 0,
+            hold_until_ms: None,
+            wait_anew,
+            epoch_min: 1,
+        }
     }
 
     /// Numbers all epochs from here on at or above `epoch`.
@@ -39,7 +62,10 @@ impl EpochCutter {
     /// Ends the current epoch at the clock's `now_ms`: for live sources.
     pub fn cut(&mut self, now_ms: i64) -> EpochEnd {
         let stream_ms = self.last.map_or(now_ms, |last| last.stream_ms.max(now_ms));
-        let jumped = self.last.is_some_and(|last| stream_ms.saturating_sub(last.stream_ms) > self.settle_ms);
+        let step_ms = self.last.map_or(0, |last| stream_ms.saturating_sub(last.stream_ms));
+        let cadence_ms = if mutant(12) { 0 } else { self.step_ms.saturating_mul(CADENCES_PER_JUMP) };
+        let jumped = step_ms > self.jump_above_ms.max(cadence_ms);
+        self.step_ms = step_ms;
         if jumped || self.wait_anew {
             self.hold_until_ms = Some(stream_ms.saturating_add(self.catch_up_ms));
             self.wait_anew = false;
@@ -95,9 +121,11 @@ mod tests {
 
     /// `live` of closing_model.py, line by line: (stream, close) for each clock reading.
     fn model(start: i64, clock: &[i64], settle: i64, catch_up: i64) -> Vec<(i64, i64)> {
-        let (mut last, mut close, mut hold, mut out) = (start, start, None, Vec::new());
+        let (mut last, mut close, mut hold, mut out, mut step) = (start, start, None, Vec::new(), 0);
         for &now in clock {
-            if now - last > settle {
+            let jumped = now - last > settle && now - last > 10_000 && now - last > 3 * step;
+            step = now - last;
+            if jumped {
                 hold = Some(now + catch_up);
             }
             if hold.is_none() || Some(now) >= hold {
@@ -132,7 +160,7 @@ mod tests {
             let start = rng.i64(0..2_000_000_000_000);
             let clock = clock(&mut rng, start);
             let begin = EpochEnd { epoch: 5, stream_ms: start, close_ms: start, last_of_input: false };
-            let mut cutter = EpochCutter::new(Some(begin), settle, catch_up);
+            let mut cutter = EpochCutter::new(Some(begin), settle, catch_up, 1_000);
             let cuts: Vec<EpochEnd> = clock.iter().map(|now| cutter.cut(*now)).collect();
             let times: Vec<(i64, i64)> = cuts.iter().map(|c| (c.stream_ms, c.close_ms)).collect();
             assert_eq!(times, model(start, &clock, settle, catch_up), "seed {seed}");
@@ -143,11 +171,31 @@ mod tests {
         }
     }
 
+    /// Epochs are cut a second apart and a little more; with an idle timeout of a second each was taken for a jump, and
+    /// silence never closed anything. So it was for any cadence slower than the idle timeout.
+    #[test]
+    fn a_steady_cadence_is_no_jump_however_short_the_idle_timeout() {
+        for (settle, cadence) in
+            [(1_000, 1_003), (1_000, 4_000), (5_000, 9_999), (1_000, 25_000), (30_000, 300_000)]
+        {
+            let start = 1_700_000_000_000;
+            let begin = EpochEnd { epoch: 5, stream_ms: start, close_ms: start, last_of_input: false };
+            let mut cutter = EpochCutter::new(Some(begin), settle, 60_000, 1_000);
+            let cuts: Vec<EpochEnd> = (1..200).map(|n| cutter.cut(start + n * cadence)).collect();
+            // The first slow step may be a jump; once the wait for it is over, close time follows.
+            let waited = |end: &EpochEnd| end.stream_ms >= start + cadence + 60_000;
+            assert!(cuts.iter().filter(|end| waited(end)).all(|end| end.close_ms == end.stream_ms));
+            if cadence < 10_000 {
+                assert!(cuts.iter().all(|end| end.close_ms == end.stream_ms), "{settle} {cadence}");
+            }
+        }
+    }
+
     #[test]
     fn no_clock_makes_time_go_back_or_close_time_overtake() {
         for seed in 0..300 {
             let mut rng = fastrand::Rng::with_seed(seed);
-            let mut cutter = EpochCutter::new(None, 30_000, 300_000);
+            let mut cutter = EpochCutter::new(None, 30_000, 300_000, 1_000);
             for _ in 0..200 {
                 let before = cutter.last();
                 let now = match rng.u8(..8) {
@@ -173,7 +221,7 @@ mod tests {
     #[test]
     fn a_wait_cut_short_by_a_restart_begins_anew() {
         let last = EpochEnd { epoch: 9, stream_ms: 100_000, close_ms: 40_000, last_of_input: false };
-        let mut cutter = EpochCutter::new(Some(last), 30_000, 300_000);
+        let mut cutter = EpochCutter::new(Some(last), 30_000, 300_000, 1_000);
         assert_eq!(cutter.cut(101_000).close_ms, 40_000);
         assert_eq!(cutter.cut(130_000).close_ms, 40_000);
         let times: Vec<i64> = (1..=13).map(|i| cutter.cut(130_000 + i * 25_000).close_ms).collect();
@@ -184,7 +232,7 @@ mod tests {
 
     #[test]
     fn files_leave_the_times_alone_until_their_end() {
-        let mut cutter = EpochCutter::new(None, 30_000, 300_000);
+        let mut cutter = EpochCutter::new(None, 30_000, 300_000, 1_000);
         let end = cutter.cut_at(7, i64::MIN, i64::MIN, false);
         assert_eq!((end.epoch, end.stream_ms, end.close_ms), (7, i64::MIN, i64::MIN));
         let end = cutter.cut_at(7, 5_000, 5_000, true);

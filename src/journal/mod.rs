@@ -267,7 +267,8 @@ impl Journal {
         {
             return Err(JournalError::ClockBehind { clock_ms, stream_ms: last.stream_ms });
         }
-        let mut cutter = EpochCutter::new(found.last_end, settings.settle_ms, settings.catch_up_ms);
+        let mut cutter =
+            EpochCutter::new(found.last_end, settings.settle_ms, settings.catch_up_ms, config.epoch_ms);
         cutter.begin_at(first_epoch(&config, found.last_end.map_or(0, |end| end.epoch))?);
         let bytes = metrics.log_bytes.get_or_create(&Log { log: LOG }).clone();
         let trimmer = segments.trimmer();

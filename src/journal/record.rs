@@ -273,7 +273,7 @@ pub fn decode(kind: u8, payload: &[u8]) -> Result<Record, JournalError> {
         KIND_SETTINGS => {
             let settings: Settings = serde_json::from_slice(payload).map_err(|e| malformed(e.to_string()))?;
             // They are computed under: what no one would accept must not get there.
-            settings.validated().map(Record::Settings).map_err(|e| malformed(e.to_string()))
+            settings.computable().map(Record::Settings).map_err(|e| malformed(e.to_string()))
         }
         KIND_FILL_SAMPLES => decode_fill_samples(payload).map(Record::Samples).map_err(malformed),
         KIND_FILL_BEGIN => serde_json::from_slice(payload)

@@ -22,7 +22,7 @@ use super::SnapshotError;
 use crate::disk::Folder;
 
 /// Version of all three formats.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 const MANIFEST: &[u8; 8] = b"tidemani";
 const STATE: &[u8; 8] = b"tidestat";
 const PANES: &[u8; 8] = b"tidepane";
@@ -30,8 +30,8 @@ const HEADER: usize = 16;
 /// Bytes of the header of a file of panes.
 pub const PANES_HEADER: u64 = (HEADER + 2 + 1 + 8) as u64;
 const BLOCK_HEADER: usize = 8;
-/// Largest file that is read: a shard of 5,000 series takes a fiftieth of it.
-const FILE_BYTES_MAX: u64 = 4 << 30;
+/// Largest file that is read, and so that is written: a shard of 5,000 series takes a fiftieth of it.
+pub const FILE_BYTES_MAX: u64 = 4 << 30;
 
 /// One chain of one shard, as far as it is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -112,6 +112,10 @@ impl Writer {
         self.panes(&mut entry, saved)?;
         let bytes = format::state(entry, &saved.end, &saved.settings, &saved.state);
         entry.state_bytes = bytes.len() as u64;
+        if entry.state_bytes > format::FILE_BYTES_MAX || entry.panes_bytes > format::FILE_BYTES_MAX {
+            let too_large = io::Error::from(io::ErrorKind::FileTooLarge);
+            return Err(self.io("write to", &entry.state_name())(too_large));
+        }
         self.replace(&entry.state_name(), &bytes)?;
         Ok(entry)
     }

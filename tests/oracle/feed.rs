@@ -35,6 +35,77 @@ pub fn settings(rng: &mut fastrand::Rng) -> Settings {
         .expect("these windows are within bounds")
 }
 
+/// Settings of any shape: hops far above lateness and a base pane, small rings, long and short waits.
+pub fn any_settings(rng: &mut fastrand::Rng) -> Settings {
+    loop {
+        let mut settings = Settings::default();
+        settings.windows.clear();
+        for _ in 0..rng.usize(1..5) {
+            let window = any_window(rng);
+            settings.windows.retain(|held| held.length_ms != window.length_ms);
+            settings.windows.push(window);
+        }
+        settings.lateness_ms = [0, 10_000, 60_000, 300_000, 600_000, 1_500_000, 3_600_000][rng.usize(0..7)];
+        settings.settle_ms = [1_000, 5_000, 30_000, 200_000][rng.usize(0..4)];
+        settings.catch_up_ms = settings.settle_ms.max([0, 40_000, 300_000, 1_000_000][rng.usize(0..4)]);
+        settings.late_samples_max = [16, 40, 1_024, 1_024][rng.usize(0..4)];
+        settings.series_max = [256, 512, 4_096][rng.usize(0..3)];
+        if let Ok(settings) = settings.validated() {
+            return settings;
+        }
+    }
+}
+
+/// A window of any hop from seconds to two hours.
+fn any_window(rng: &mut fastrand::Rng) -> Window {
+    const HOPS: [i64; 16] = [7, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 900, 1_200, 1_800, 3_600, 7_200];
+    let hop_ms = 1_000 * HOPS[rng.usize(0..HOPS.len())];
+    Window { length_ms: hop_ms * rng.i64(1..=(43_200_000 / hop_ms).min(40)), hop_ms }
+}
+
+/// A live feed of a few series: outages of senders and of the server, late samples and doubles, at times with bootstraps.
+pub fn mixed(rng: &mut fastrand::Rng, settings: &Settings) -> (Vec<SeriesId>, Vec<Epoch>) {
+    let (mut arrivals, mut history, mut controls) = (Vec::new(), Vec::new(), Vec::<Told>::new());
+    let bootstraps = rng.u8(0..2) == 0;
+    let ids = series(rng, 4);
+    for id in &ids {
+        let truth = truth(rng);
+        let live = if bootstraps { rng.usize(0..truth.len() / 2) } else { 0 };
+        arrivals.extend(self::arrivals(rng, id.0, &truth[live..]));
+        history.push((id.0, truth));
+    }
+    let first = arrivals.iter().map(|a| a.when_ms).min().expect("there are arrivals");
+    for bootstrap in 1..=if bootstraps { rng.u64(1..3) } else { 0 } {
+        let begins_ms = first + rng.i64(0..1_500_000);
+        let publish_from_ms = [begins_ms, i64::MIN][rng.usize(0..2)];
+        let more = fill(rng, bootstrap, begins_ms, &history, publish_from_ms);
+        arrivals.extend(more.0);
+        controls.extend(more.1);
+    }
+    controls.sort_by_key(|(when_ms, _)| *when_ms);
+    let down = (0..rng.usize(0..3)).map(|_| {
+        let away = first + rng.i64(0..8_000_000);
+        (away, away + rng.i64(20_000..9_000_000))
+    });
+    let down: Vec<(i64, i64)> = down.collect();
+    let step_ms = [1_000, 7_000, 17_000, 60_000][rng.usize(0..4)];
+    let after_ms = [100_000, 15_000_000][rng.usize(0..2)];
+    (ids, live_with_fills(settings, arrivals, &controls, step_ms, &down, after_ms))
+}
+
+/// Quarantines some series, and lets some of them in again.
+pub fn quarantine(rng: &mut fastrand::Rng, series: &[SeriesId], epochs: &mut [Epoch]) {
+    for _ in 0..rng.usize(1..4) {
+        let (at, series) = (rng.usize(0..epochs.len()), series[rng.usize(0..series.len())].0);
+        let epoch = epochs[at].end.epoch;
+        epochs[at].controls.push(Arc::new(Control::Quarantine { series, epoch }));
+        if rng.bool() {
+            let later = rng.usize(at..epochs.len());
+            epochs[later].controls.push(Arc::new(Control::Lift { series }));
+        }
+    }
+}
+
 /// The true samples of one series: jittered, with gaps, sometimes a counter, sometimes at a large offset.
 pub fn truth(rng: &mut fastrand::Rng) -> Vec<(i64, f64)> {
     let step = [5_000, 15_000, 60_000][rng.usize(0..3)];
@@ -112,14 +183,15 @@ pub fn live_with_fills(
     let mut told = told.iter().peekable();
     let (Some(first), Some(last)) = (arrivals.first(), arrivals.last()) else { return Vec::new() };
     let (mut now, until) = (first.when_ms, last.when_ms + after_ms);
-    let (mut before, mut close, mut hold) = (now, now, None);
+    let (mut before, mut close, mut hold, mut gap) = (now, now, None, 0);
     let (mut epochs, mut next) = (Vec::new(), 0);
     while now <= until {
         if let Some((_, back)) = down.iter().find(|(away, back)| (*away..*back).contains(&now)) {
             now = *back;
             continue;
         }
-        if now - before > settings.settle_ms {
+        // As the journal cuts epochs: a jump is more than idle timeout, ten epochs, and thrice the gap before.
+        if now - before > settings.settle_ms.max(10_000).max(3 * gap) {
             hold = Some(now + settings.catch_up_ms);
         }
         if hold.is_none_or(|hold| now >= hold) {
@@ -136,6 +208,7 @@ pub fn live_with_fills(
             epoch.controls.push(Arc::new(control.clone()));
         }
         epochs.push(epoch);
+        gap = now - before;
         before = now;
         now += step_ms;
     }
@@ -177,7 +250,17 @@ pub fn fill(
 /// Puts one to four changes of settings into epochs; all settings there are then, the first included.
 pub fn change_settings(rng: &mut fastrand::Rng, first: &Settings, epochs: &mut [Epoch]) -> Vec<Settings> {
     let mut all = vec![first.clone()];
-    let mut places: Vec<usize> = (0..rng.usize(1..5)).map(|_| rng.usize(0..epochs.len())).collect();
+    let of = |wanted: fn(&Control) -> bool| {
+        epochs.iter().position(|epoch| epoch.controls.iter().any(|control| wanted(control)))
+    };
+    let begins = of(|control| matches!(control, Control::FillBegin(_)));
+    let open = begins.zip(of(|control| matches!(control, Control::FillEnd { .. })));
+    let place = |rng: &mut fastrand::Rng| match open {
+        // While a bootstrap is open, as often as not.
+        Some((begins, ends)) if begins < ends && rng.bool() => rng.usize(begins..=ends),
+        _ => rng.usize(0..epochs.len()),
+    };
+    let mut places: Vec<usize> = (0..rng.usize(1..5)).map(|_| place(rng)).collect();
     places.sort_unstable();
     for place in places {
         let changed = change(rng, all.last().expect("there is the first"), first);
@@ -198,8 +281,7 @@ fn change(rng: &mut fastrand::Rng, from: &Settings, first: &Settings) -> Setting
         for _ in 0..rng.usize(1..4) {
             match rng.u8(0..11) {
                 0..=2 => {
-                    let hop_ms = 1_000 * [7, 20, 30, 45, 60, 90, 120, 180, 360, 600][rng.usize(0..10)];
-                    let window = Window { length_ms: hop_ms * rng.i64(1..31), hop_ms };
+                    let window = any_window(rng);
                     to.windows.retain(|held| held.length_ms != window.length_ms);
                     to.windows.push(window);
                 }

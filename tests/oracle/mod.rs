@@ -507,6 +507,9 @@ impl Series {
     /// Other settings: what a worker that keeps panes and a raw ring, and no samples, knows from then on.
     fn change(&mut self, old: &Settings, new: &Settings, close: i64) {
         let (newest, base) = (self.newest.unwrap_or(i64::MIN), old.base_ms());
+        let waiting = self.taking.as_ref().and_then(|(_, waiting)| waiting.as_ref());
+        let waits = waiting.and_then(|waiting| waiting.keys().next_back().copied());
+        let latest = self.newest.max(waits);
         let (mut closed, mut young) = (Vec::new(), Vec::new());
         let raw_from = match self.forgot {
             true => up((newest - old.lateness_ms - base).max(self.lost.unwrap_or(i64::MIN)), base),
@@ -528,10 +531,14 @@ impl Series {
                 published.extend(keys.map(|((_, at), row)| ((w, *at), row.clone())));
                 continue;
             }
-            let mute_to = newest.max(close).div_euclid(window.hop_ms) * window.hop_ms;
+            let mute_to = latest.unwrap_or(i64::MIN).max(close).div_euclid(window.hop_ms) * window.hop_ms;
             let known_from = self.known_from(old, window, newest, raw_from);
             closed.push(self.newest.map(|_| mute_to));
-            young.push(if self.newest.is_some() { Young { known_from, mute_to } } else { GROWN });
+            young.push(match (self.newest, latest) {
+                (Some(_), _) => Young { known_from, mute_to },
+                (None, Some(_)) => Young { mute_to, ..GROWN },
+                (None, None) => GROWN,
+            });
         }
         (self.closed, self.young, self.published) = (closed, young, published);
         if self.newest.is_none() {
@@ -546,6 +553,12 @@ impl Series {
         }
         self.forget(newest - new.lateness_ms - new.base_ms());
         self.shrink(new.late_samples_max as usize);
+        if self.takes() {
+            for (closed, window) in self.closed.iter_mut().zip(&new.windows) {
+                let below = up(newest - new.lateness_ms - new.base_ms(), window.hop_ms) - window.hop_ms;
+                *closed = (*closed).max(Some(below));
+            }
+        }
     }
 
     /// From when on panes of a hop can be made whole of panes that are held.

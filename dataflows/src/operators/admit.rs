@@ -30,6 +30,7 @@ pub use self::rejects::REJECT_ROWS_MAX;
 use self::rejects::Rejects;
 use self::ring::Ring;
 use crate::driver::Epoch;
+use crate::mutants::{Mutant, mutant};
 use crate::outcome::Seen;
 use crate::sample::{EpochEnd, Reason, Samples, SeriesId};
 use crate::settings::Settings;
@@ -62,6 +63,8 @@ struct Head {
     heard: i64,
     /// What is not newer than this was forgotten.
     tombstone: i64,
+    /// When the slot's timer fires; `i64::MAX` if it has none.
+    armed: i64,
     raw: Ring,
 }
 
@@ -92,9 +95,10 @@ impl Admit {
     /// Retires one epoch of this shard.
     pub fn retire(&mut self, shard: usize, Epoch { end, controls, fills, live, .. }: Epoch) -> Admitted {
         let mut out = Admitted::new(end, shard);
+        // Before other settings, which may be what such a series panics at.
+        self.hear_quarantines(shard, controls, &mut out);
         self.hear(controls, &mut out);
         let ended = self.fills.hear(controls);
-        self.hear_quarantines(shard, controls, &mut out);
         let kept;
         let (live, fills) = if self.quarantined.is_empty() {
             (live, fills)
@@ -178,6 +182,7 @@ impl Admit {
                 newest: NEVER,
                 heard: end.stream_ms,
                 tombstone: tombstone.unwrap_or(NEVER),
+                armed: i64::MAX,
                 raw: Ring::default(),
             };
             match self.heads.get_mut(slot as usize) {
@@ -186,7 +191,7 @@ impl Admit {
             }
             let withhold_ms = tombstone.unwrap_or(self.tombstones.floor);
             out.given.push(Given { slot, series: SeriesId(series), withhold_ms });
-            self.timers.arm(slot, NEVER); // its first due time is judged at the end of this epoch
+            self.arm(slot, NEVER); // its first due time is judged at the end of this epoch
             out.counts.slots_given += 1;
         }
     }
@@ -199,7 +204,7 @@ impl Admit {
         let (ring_max, lateness_ms, base_ms) =
             (self.settings.late_samples_max as usize, self.settings.lateness_ms, self.base_ms);
         let late_from = out.late_at_ms.len();
-        let mut applied = 0;
+        let (mut applied, first) = (0, head.newest == NEVER);
         for row in rows {
             if row.is_marker() {
                 out.counts.stale_markers += 1;
@@ -247,19 +252,46 @@ impl Admit {
         if applied > 0 {
             head.heard = end.stream_ms;
             out.counts.applied += applied;
+            let newest = head.newest;
+            if first && !mutant(Mutant::TimerNotArmed) {
+                // Its timer stands where it does for a slot without a sample, which may be later.
+                self.arm(slot, newest.saturating_add(self.settings.keep_ms()));
+            }
+        }
+    }
+
+    /// Looks at a slot once close time is at or after `due_ms`, if it is not to be looked at before.
+    fn arm(&mut self, slot: u32, due_ms: i64) {
+        let armed = &mut self.heads[slot as usize].armed;
+        if due_ms < *armed {
+            *armed = due_ms;
+            self.timers.arm(slot, due_ms);
         }
     }
 
     /// Slots to look at; none before there is a close time.
-    fn due(&mut self, close_ms: i64) -> Option<(i64, Vec<u32>)> {
-        if close_ms == NEVER { None } else { self.timers.due(close_ms) }
+    fn due(&mut self, close_ms: i64) -> Option<Vec<u32>> {
+        if close_ms == NEVER {
+            return None;
+        }
+        let (bucket, mut slots) = self.timers.due(close_ms)?;
+        // A slot that was armed for an earlier time since, or was freed, has no mark here any more.
+        slots.retain(|slot| {
+            let armed = &mut self.heads[*slot as usize].armed;
+            let here = Timers::bucket(*armed) == bucket;
+            if here {
+                *armed = i64::MAX;
+            }
+            here
+        });
+        Some(slots)
     }
 
     fn free_slots(&mut self, end: EpochEnd, out: &mut Admitted) {
         let keep = self.settings.keep_ms();
         out.freed.extend_from_slice(&out.quarantined);
         let mut again = Vec::new();
-        while let Some((_, slots)) = self.due(end.close_ms) {
+        while let Some(slots) = self.due(end.close_ms) {
             for slot in slots {
                 let head = &self.heads[slot as usize];
                 let newest = if head.newest == NEVER { head.heard } else { head.newest };
@@ -279,7 +311,7 @@ impl Admit {
                 }
             }
         }
-        again.into_iter().for_each(|(slot, due)| self.timers.arm(slot, due));
+        again.into_iter().for_each(|(slot, due)| self.arm(slot, due));
         out.freed.sort_unstable();
         for slot in out.freed.iter().copied() {
             let head = &mut self.heads[slot as usize];
@@ -289,6 +321,7 @@ impl Admit {
                 self.tombstones.put(series.0, forgotten);
             }
             head.raw = Ring::default();
+            head.armed = i64::MAX;
             self.fills.forget(slot);
             self.slots.free(slot);
             out.freed_series.push(series);

@@ -31,6 +31,7 @@ use self::panes::{Built, Layout, Plan, Span};
 use self::saved::Kept;
 pub use self::saved::Saving;
 use crate::kernels::moments::Moments;
+use crate::mutants::{Mutant, mutant};
 use crate::outcome::{Outcomes, WindowStats};
 use crate::sample::SeriesId;
 use crate::settings::Settings;
@@ -76,17 +77,18 @@ struct Head {
     /// Base pane that the newest sample is in: its end and its record.
     pane_end: i64,
     pane_at: usize,
-    /// Keys with a revision above 0, or emitted while open, that can still change.
-    revised: Vec<Revised>,
+    /// Keys with a revision above 0, or emitted while open, that can still change: by end and window.
+    revised: BTreeMap<(i64, usize), Revised>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Revised {
-    window: usize,
-    at: i64,
     revision: u32,
     count: u32,
 }
+
+/// Bytes of an entry of a revised key, with its share of the tree.
+const REVISED_BYTES: usize = 40;
 
 /// The windows of one shard.
 pub struct Windows {
@@ -196,7 +198,7 @@ impl Windows {
             while let Some((bucket, slots)) = self.timers.due(close_ms) {
                 for slot in slots {
                     let armed = &mut self.heads[slot as usize].armed;
-                    if armed.div_euclid(1_000) == bucket {
+                    if Timers::bucket(*armed) == bucket {
                         *armed = i64::MAX;
                         self.due.push(slot);
                     }
@@ -223,15 +225,14 @@ impl Windows {
 
     fn forget_slot(&mut self, slot: u32) {
         self.heads[slot as usize].armed = i64::MAX;
-        self.heads[slot as usize].revised = Vec::new();
+        self.heads[slot as usize].revised = BTreeMap::new();
         self.held.remove(&slot);
         self.forget_young(slot);
     }
 
     /// Bytes of state, flat records counted as if every one had been written.
     pub fn bytes(&self) -> usize {
-        let revised: usize =
-            self.heads.iter().map(|head| head.revised.capacity() * size_of::<Revised>()).sum();
+        let revised: usize = self.heads.iter().map(|head| head.revised.len() * REVISED_BYTES).sum();
         let heads = self.heads.capacity() * size_of::<Head>() + self.marks.capacity() * size_of::<Marks>();
         let held: usize = self.held.values().map(Held::bytes).sum();
         let young = self.young.len() * 40 + self.base_from.len() * 32;
@@ -258,7 +259,7 @@ impl Windows {
             armed: i64::MAX,
             pane_end: NEVER,
             pane_at: 0,
-            revised: Vec::new(),
+            revised: BTreeMap::new(),
         };
         if slot < self.heads.len() {
             self.heads[slot] = head;
@@ -332,9 +333,40 @@ impl Windows {
         }
     }
 
+    /// Builds the panes of hops that the newest sample leaves when one at `at` comes, before it does.
+    ///
+    /// This is the invariant of panes: a pane of a hop that ends before the newest sample's is built, or can be built
+    /// of base panes that are held, until the newest sample moves into another base pane. It holds for every way a
+    /// sample comes in, so closing, load, a change of settings and bootstraps may leave panes for later.
+    fn leave_panes(&mut self, slot: u32, at: i64) {
+        let newest_ms = self.heads[slot as usize].newest;
+        if newest_ms == NEVER {
+            return;
+        }
+        for w in 0..self.plans.len() {
+            let plan = self.plans[w];
+            let built = &self.marks[slot as usize * self.plans.len() + w].built;
+            if plan.parts == 1 || built.upto().saturating_add(1).saturating_mul(plan.hop_ms) >= at {
+                continue;
+            }
+            let young = self.young(slot, w);
+            let added = young != Young::GROWN;
+            if mutant(Mutant::PanesLeftBehind) || (added && mutant(Mutant::AddedPanesLeftBehind)) {
+                continue;
+            }
+            let span = Span { floor: young.floor(&plan), newest_ms };
+            let marks = &mut self.marks[slot as usize * self.plans.len() + w];
+            let last_ms = (pane_of(at, plan.hop_ms) - 1) * plan.hop_ms;
+            panes::build(self.records.of_mut(slot), &plan, &mut marks.built, self.base_ring, last_ms, span);
+        }
+    }
+
     /// Folds a sample newer than all before it into its base pane.
     #[inline]
     fn push(&mut self, slot: u32, at: i64, value: f64) {
+        if at > self.heads[slot as usize].pane_end {
+            self.leave_panes(slot, at);
+        }
         let head = &mut self.heads[slot as usize];
         let record = self.records.of_mut(slot);
         if at > head.pane_end {
@@ -398,9 +430,11 @@ impl Windows {
             let to = upto.min(last);
             if to > closed {
                 self.close_keys(slot, w, closed, to, out);
+                // Each of these keys holds the newest sample; of an added window that knows none yet, none is answered.
+                let known = newest > self.young(slot, w).known_from || mutant(Mutant::SilenceCountsAsAnswer);
                 let marks = self.marks(slot, w);
                 marks.closed = to;
-                marks.silent = marks.silent.max(to);
+                marks.silent = marks.silent.max(if known { to } else { NEVER });
             }
             let closed = self.marks(slot, w).closed;
             next_key = next_key.min(closed + plan.hop_ms);
@@ -488,8 +522,11 @@ impl Windows {
             }
             if let Some(moments) = self.answer(slot, w, at) {
                 let from = (at - self.plans[w].length_ms).max(self.young(slot, w).known_from);
-                let added: usize =
-                    added_at.iter().map(|all| all.iter().filter(|t| from < **t && **t <= at).count()).sum();
+                // Both rise, so that this does not grow with how far back late samples are taken.
+                let within = |all: &[i64]| {
+                    all.partition_point(|t| *t <= at) - all.partition_point(|t| *t <= from.min(at))
+                };
+                let added: usize = added_at.iter().map(|all| within(all)).sum();
                 self.emit(slot, w, at, &moments, moments.count as usize > added, at > closed, out);
             }
             if at > closed {
@@ -534,8 +571,7 @@ impl Windows {
         let kept_ms = self.settings.lateness_ms + self.base_ms;
         let partial = at - self.plans[w].length_ms < self.young(slot, w).known_from;
         let head = &mut self.heads[slot as usize];
-        let known = head.revised.iter_mut().find(|r| r.window == w && r.at == at);
-        let revision = match known {
+        let revision = match head.revised.get_mut(&(at, w)) {
             // Samples are only ever added, so the same count is the same answer.
             Some(revised) if revised.count == moments.count => return,
             Some(revised) => {
@@ -546,9 +582,11 @@ impl Windows {
             None => {
                 let revision = u32::from(published);
                 if published || open {
-                    let floor = head.newest - kept_ms;
-                    head.revised.retain(|r| r.at >= floor);
-                    head.revised.push(Revised { window: w, at, revision, count: moments.count });
+                    let from = head.newest - kept_ms;
+                    while head.revised.first_key_value().is_some_and(|((end, _), _)| *end < from) {
+                        head.revised.pop_first();
+                    }
+                    head.revised.insert((at, w), Revised { revision, count: moments.count });
                 }
                 revision
             }

@@ -25,10 +25,14 @@ impl Admit {
         self.tombstones.shrink((new.series_max / 256) as usize);
         // How long a slot is kept has changed: all are looked at once, at the end of this epoch.
         self.timers = Timers::default();
-        for slot in self.slots.given() {
-            self.timers.arm(slot, NEVER);
+        let given: Vec<u32> = self.slots.given().filter(|slot| !out.quarantined.contains(slot)).collect();
+        for slot in given {
+            self.working.on(self.slots.series(slot));
+            self.heads[slot as usize].armed = i64::MAX;
+            self.arm(slot, NEVER);
             let head = &mut self.heads[slot as usize];
-            let mut carried = Carried { slot, raw_from_ms: NEVER, raw: (0, 0) };
+            let newest_ms = head.newest.max(self.fills.newest(slot));
+            let mut carried = Carried { slot, newest_ms, raw_from_ms: NEVER, raw: (0, 0) };
             if head.newest != NEVER {
                 let kept_ms = old.lateness_ms + old_base_ms;
                 if let Some(held_from) = head.raw.held_from(head.newest, kept_ms) {

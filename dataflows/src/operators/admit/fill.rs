@@ -111,6 +111,12 @@ impl Fills {
         self.takings.get(&slot)?.waiting.as_ref()?.first()
     }
 
+    /// The newest sample that waits in this slot; [`NEVER`] if none does.
+    pub(super) fn newest(&self, slot: u32) -> i64 {
+        let waiting = self.takings.get(&slot).and_then(|taking| taking.waiting.as_ref());
+        waiting.map_or(NEVER, Waiting::newest)
+    }
+
     /// The slot is free.
     pub(super) fn forget(&mut self, slot: u32) {
         self.takings.remove(&slot);
@@ -346,6 +352,8 @@ impl Admit {
         let taking = self.fills.takings.get_mut(&slot).and_then(|taking| taking.waiting.take());
         let Some(waiting) = taking else { return };
         out.phases.push(Phase { slot, place: out.slot.len() as u32, step });
+        // While it took the bootstrap nothing freed it; its newest sample may be another one now.
+        self.arm(slot, NEVER);
         if step == FillStep::Drop {
             self.begin_anew(slot);
         }

@@ -23,9 +23,8 @@ impl Admit {
             }
             if let Some(slot) = self.slots.get(*series) {
                 self.fills.forget(slot);
-                self.timers.forget(slot);
-                // A change of settings in this epoch does not touch it either.
-                out.carried.retain(|carried| carried.slot != slot);
+                // It is freed at the end of this epoch, and nothing is to look at it before: no change of settings either.
+                self.heads[slot as usize].armed = i64::MAX;
                 out.quarantined.push(slot);
             }
         }

@@ -1,7 +1,7 @@
 //! The gate of a shard as bytes, and back: slots in their order, heads, raw rings, tombstones, rejects, fills.
 //!
-//! Timers are not kept. When a slot is freed is judged from its head; a timer only says when to look, and after a
-//! restart every slot is looked at once.
+//! Timers are not kept. When a slot is freed is judged from its head; a timer only says when to look, is never later than
+//! the moment it is for, and after a restart every slot is looked at once.
 
 use std::sync::Arc;
 
@@ -57,14 +57,15 @@ impl Admit {
         }
         let mut admit = Admit::new(settings);
         let live = admit.slots.load(&mut take, shard)?;
-        let nothing = || Head { newest: NEVER, heard: NEVER, tombstone: NEVER, raw: Ring::default() };
+        let armed = i64::MAX;
+        let nothing = || Head { newest: NEVER, heard: NEVER, tombstone: NEVER, armed, raw: Ring::default() };
         admit.heads.extend((0..admit.slots.capacity()).map(|_| nothing()));
         for (slot, _) in &live {
             let newest = time(&mut take)?;
             let (heard, tombstone) = (take.i64()?, take.i64()?);
             let raw = Ring::load(&mut take, newest)?;
-            admit.heads[*slot as usize] = Head { newest, heard, tombstone, raw };
-            admit.timers.arm(*slot, NEVER);
+            admit.heads[*slot as usize] = Head { newest, heard, tombstone, armed, raw };
+            admit.arm(*slot, NEVER);
         }
         admit.tombstones.floor = take.i64()?;
         for _ in 0..take.n(16)? {

@@ -11,6 +11,7 @@
 
 use super::panes::{self, Built, Layout, Plan, Record, Span};
 use super::{Admitted, Arc, BTreeMap, Kept, Marks, Moments, NEVER, Settings, Timers, Windows, pane_of};
+use crate::mutants::{Mutant, mutant};
 use crate::shard::{Carried, Flat};
 
 /// What an added window of a series is held to.
@@ -135,7 +136,13 @@ impl Windows {
             }
             let newest = batch.carried.iter().map(|carried| self.heads[carried.slot as usize].newest);
             self.reshaped_to = newest.max().unwrap_or(NEVER).max(self.reshaped_to);
-            batch.carried.iter().for_each(|carried| self.carry(&mut before, carried, batch));
+            for carried in &batch.carried {
+                let series = self.heads[carried.slot as usize].series;
+                self.working.on(series);
+                #[cfg(feature = "faults")]
+                crate::faults::check_settings(series.0);
+                self.carry(&mut before, carried, batch);
+            }
             self.held.values_mut().for_each(|held| held.carry(&before.kept));
             self.reopened.clear();
             self.kept = Kept::anew(self.heads.len());
@@ -143,8 +150,14 @@ impl Windows {
         // Other waits: every timer is set anew.
         self.timers = Timers::default();
         for carried in &batch.carried {
-            self.heads[carried.slot as usize].armed = i64::MAX;
-            self.arm(carried.slot);
+            let slot = carried.slot;
+            let newest = self.heads[slot as usize].newest;
+            if newest != NEVER && self.fills(slot) && !mutant(Mutant::LoweredLatenessNotPassed) {
+                // Rings reach back over the new lateness only: keys before that are passed, as samples to come pass them.
+                self.pass(slot, newest - self.settings.lateness_ms - self.base_ms, newest);
+            }
+            self.heads[slot as usize].armed = i64::MAX;
+            self.arm(slot);
         }
     }
 
@@ -158,6 +171,12 @@ impl Windows {
         }
         if newest != NEVER {
             self.carry_panes(before, carried, batch);
+        } else if carried.newest_ms != NEVER && !mutant(Mutant::AddedNotMuted) {
+            // Before a bootstrap it may have published keys of a window that was there once.
+            for (w, plan) in self.plans.iter().enumerate().filter(|(w, _)| before.kept[*w].is_none()) {
+                let mute_to = mute_to(carried, plan, batch);
+                self.young.insert((slot, w as u32), Young { known_from: NEVER, mute_to });
+            }
         }
         let plans = Arc::clone(&self.plans);
         let (mut next_key, mut open_key, mut sealed) = (i64::MAX, i64::MAX, NEVER);
@@ -171,11 +190,9 @@ impl Windows {
         }
         let head = &mut self.heads[slot as usize];
         (head.next_key, head.open_key, head.sealed) = (next_key, open_key, sealed);
-        head.revised.retain_mut(|revised| {
-            let now = before.kept.iter().position(|was| *was == Some(revised.window));
-            revised.window = now.unwrap_or_default();
-            now.is_some()
-        });
+        let now = |was: usize| before.kept.iter().position(|kept| *kept == Some(was));
+        let revised = std::mem::take(&mut head.revised).into_iter();
+        head.revised = revised.filter_map(|((at, was), revised)| Some(((at, now(was)?), revised))).collect();
     }
 
     fn carry_panes(&mut self, before: &mut Before, carried: &Carried, batch: &Admitted) {
@@ -272,7 +289,8 @@ impl Windows {
     fn keep(&mut self, slot: u32, w: usize, (old, marks): (&Plan, &Marks), source: &Source) {
         let plan = self.plans[w];
         let last = pane_of(self.heads[slot as usize].newest, plan.hop_ms);
-        let built = Built::before(last.max(marks.built.panes + 1));
+        // The pane of the newest sample is built anew, of the new base panes: whether it had been built before is chance.
+        let built = Built::before(last);
         *self.marks(slot, w) = Marks { built, ..*marks };
         if plan.parts > 1 {
             copy(source.record, old.ring, self.records.of_mut(slot), plan.ring, last);
@@ -286,7 +304,7 @@ impl Windows {
         let from = source.rings(hop_ms).map(|(.., from)| from).min().unwrap_or(carried.raw_from_ms);
         let young = Young {
             known_from: if from == NEVER { NEVER } else { pane_of(from, hop_ms) * hop_ms },
-            mute_to: newest.max(batch.end.close_ms).div_euclid(hop_ms) * hop_ms,
+            mute_to: mute_to(carried, plan, batch),
         };
         let last = pane_of(newest, hop_ms);
         *self.marks(slot, w) = Marks { closed: young.mute_to, silent: NEVER, built: Built::before(last) };
@@ -353,6 +371,11 @@ impl Windows {
     pub(super) fn young(&self, slot: u32, w: usize) -> Young {
         Young::of(&self.young, slot, w)
     }
+}
+
+/// The last key of an added window that lay in the past when it was added.
+fn mute_to(carried: &Carried, plan: &Plan, batch: &Admitted) -> i64 {
+    carried.newest_ms.max(batch.end.close_ms).div_euclid(plan.hop_ms) * plan.hop_ms
 }
 
 /// Puts into the base ring what only rings of coarser panes hold, as far back as windows need it that have their panes

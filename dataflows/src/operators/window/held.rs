@@ -144,7 +144,7 @@ impl Windows {
     }
 
     /// Closes the keys before `before` without an answer.
-    fn pass(&mut self, slot: u32, before: i64, newest: i64) {
+    pub(super) fn pass(&mut self, slot: u32, before: i64, newest: i64) {
         let marks = &mut self.marks[slot as usize * self.plans.len()..];
         for (w, (plan, marks)) in self.plans.iter().zip(marks).enumerate() {
             if before > marks.closed + plan.hop_ms {
@@ -182,8 +182,7 @@ impl Windows {
     /// Whether an answer to a key is what was published of it before a fill.
     pub(super) fn unchanged(&self, slot: u32, w: usize, at: i64, count: u32, before: Option<Before>) -> bool {
         // Samples are only ever added, so the same count is the same answer. A key with an entry is judged by it.
-        let known = |revised: &super::Revised| revised.window == w && revised.at == at;
-        before == Some(Before::Count(count)) && !self.heads[slot as usize].revised.iter().any(known)
+        before == Some(Before::Count(count)) && !self.heads[slot as usize].revised.contains_key(&(at, w))
     }
 
     /// Forgets what was published once late samples cannot touch it any more.

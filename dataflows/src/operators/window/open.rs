@@ -9,7 +9,8 @@ impl Windows {
     /// The windows of these lengths (all of them, if none is named) that end at their next key after `stream_ms`, as far
     /// as they are filled: each that holds a sample. A series that takes a fill shows none.
     ///
-    /// A row is partial also if it reaches back to samples that were forgotten.
+    /// A row is partial also if it reaches back to samples that were forgotten, or to panes that left their ring: those
+    /// of a series that is ahead of `stream_ms` by more than lateness.
     pub fn open(&self, slot: u32, series: SeriesId, lengths_ms: &[i64], stream_ms: i64) -> Vec<WindowStats> {
         let Some(head) = self.heads.get(slot as usize) else { return Vec::new() };
         // The gate may be ahead, and have given the slot to another one.
@@ -28,15 +29,22 @@ impl Windows {
             let record = record.get_or_insert_with(|| self.records.of(slot).to_vec());
             let mut built = self.marks[slot as usize * self.plans.len() + w].built;
             let young = self.young(slot, w);
-            let floor = young.floor(plan);
+            // What a ring still holds of older panes depends on when it was loaded.
+            let oldest = plan.oldest(head.newest);
+            let floor = young.floor(plan).max(oldest - 1);
+            let left = oldest > *plan.numbers(at_ms).start();
+            if left {
+                built.forget_partials();
+            }
             let span = Span { floor, newest_ms: head.newest };
             panes::build(record, plan, &mut built, self.base_ring, at_ms, span);
             let moments = panes::combine(record, plan, &mut built, floor, at_ms);
             if moments.is_empty() {
                 continue;
             }
-            let known = head.revised.iter().find(|revised| revised.window == w && revised.at == at_ms);
-            let partial = at_ms - plan.length_ms < young.known_from.max(head.withhold);
+            let known = head.revised.get(&(at_ms, w));
+            let from_ms = at_ms - plan.length_ms;
+            let partial = left || from_ms < young.known_from.max(head.withhold);
             let revision = known.map_or(0, |revised| revised.revision);
             rows.push(stats(series, plan, at_ms, &moments, (revision, partial)));
         }

@@ -155,6 +155,11 @@ impl Built {
         self.panes
     }
 
+    /// Forgets heads and tails, whose panes count no more.
+    pub fn forget_partials(&mut self) {
+        (self.head, self.tail_block) = (NEVER, NEVER);
+    }
+
     /// Forgets what was built on the panes that hold `at_ms` or anything newer.
     pub fn forget(&mut self, plan: &Plan, at_ms: i64) {
         let pane = pane_of(at_ms, plan.hop_ms);
@@ -194,7 +199,13 @@ pub fn build(
         return;
     }
     let last = upto.min(pane_of(newest_ms, plan.hop_ms));
+    let newest_base = pane_of(newest_ms, plan.hop_ms / plan.parts);
     for number in (built.panes + 1).max(floor + 1).max(last - plan.ring.1 + 1)..=last {
+        debug_assert!(
+            (number - 1) * plan.parts + 1 > newest_base - base_ring,
+            "pane {number} of {} ms is built after its base panes left their ring",
+            plan.hop_ms
+        );
         let mut walk = Walk::from(record, (0, base_ring), (number - 1) * plan.parts + 1);
         let all = fold(&mut walk, plan.parts, number);
         if !all.is_empty() {

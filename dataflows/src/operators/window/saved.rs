@@ -14,6 +14,7 @@ use super::change::{Base, Young};
 use super::held::{Held, State};
 use super::panes::{self, Built, Span};
 use super::{Marks, NEVER, Revised, Windows};
+use crate::mutants::{Mutant, mutant};
 use crate::sample::{AT_MS_MAX, SeriesId};
 use crate::settings::Settings;
 use crate::shard::pane_of;
@@ -21,8 +22,8 @@ use crate::state::{BadState, CHAINS, Put, Take};
 
 /// Version of the panes.
 const VERSION: u8 = 1;
-/// Version of the state. Version 1 had no reshaped panes.
-const STATE_VERSION: u8 = 2;
+/// Version of the state.
+const STATE_VERSION: u8 = 3;
 
 /// Bytes of a pane among those of a save.
 const PANE_BYTES: usize = 80;
@@ -141,8 +142,7 @@ impl Windows {
             windows.load_sealed(&slot_of, bytes)?;
         }
         let mut take = Take(state);
-        let version = take.u8()?;
-        if !(1..=STATE_VERSION).contains(&version) {
+        if take.u8()? != STATE_VERSION {
             return Err(BadState("the windows' state is of another version"));
         }
         for chain in 0..CHAINS {
@@ -154,7 +154,7 @@ impl Windows {
         }
         for (slot, series) in live {
             windows.heads[*slot as usize].series = *series;
-            windows.load_series(*slot, version, &mut take)?;
+            windows.load_series(*slot, &mut take)?;
         }
         take.end()?;
         live.iter().for_each(|(slot, _)| windows.arm(*slot));
@@ -274,13 +274,17 @@ impl Windows {
         pane_of(self.horizon(slot), self.base_ms)
     }
 
-    /// The windows of which panes are saved as they are: those with a ring of their own, for as long as panes from before a
-    /// change of settings are not sealed.
+    /// The windows of which panes are saved as they are: those with a ring of their own of which a pane from before a change
+    /// of settings is not sealed.
     fn reshaped_windows(&self, slot: u32) -> impl Iterator<Item = usize> + use<> {
-        let newest = self.heads[slot as usize].newest;
-        let any = newest != NEVER && self.reshaped_to != NEVER && self.reshaped_to > self.horizon(slot);
+        let (newest, horizon, reshaped_to) =
+            (self.heads[slot as usize].newest, self.horizon(slot), self.reshaped_to);
+        let any = newest != NEVER && reshaped_to != NEVER && !mutant(Mutant::ReshapedNotSaved);
         let plans = Arc::clone(&self.plans);
-        (0..plans.len()).filter(move |w| any && plans[*w].parts > 1)
+        (0..plans.len()).filter(move |w| {
+            let hop_ms = plans[*w].hop_ms;
+            any && plans[*w].parts > 1 && pane_of(horizon, hop_ms) <= pane_of(reshaped_to, hop_ms)
+        })
     }
 
     /// The panes of a window that are built, not sealed, and begin before the last change of settings.
@@ -320,9 +324,9 @@ impl Windows {
             put.i64(value);
         }
         put.n(head.revised.len());
-        for revised in &head.revised {
-            put.u8(revised.window as u8);
-            put.i64(revised.at);
+        for ((at, w), revised) in &head.revised {
+            put.u8(*w as u8);
+            put.i64(*at);
             put.u32(revised.revision);
             put.u32(revised.count);
         }
@@ -372,7 +376,7 @@ impl Windows {
         self.held.get(&slot).into_iter().for_each(|held| held.save(put));
     }
 
-    fn load_series(&mut self, slot: u32, version: u8, take: &mut Take) -> Result<(), BadState> {
+    fn load_series(&mut self, slot: u32, take: &mut Take) -> Result<(), BadState> {
         let windows = self.plans.len();
         let head = &mut self.heads[slot as usize];
         head.newest = time(take)?;
@@ -385,7 +389,9 @@ impl Windows {
                 return Err(BadState("a revision is of a window that is not there"));
             }
             let (at, revision, count) = (take.i64()?, take.u32()?, take.u32()?);
-            head.revised.push(Revised { window, at, revision, count });
+            if head.revised.insert((at, window), Revised { revision, count }).is_some() {
+                return Err(BadState("a key has two revisions"));
+            }
         }
         let newest = head.newest;
         for w in 0..windows {
@@ -421,8 +427,7 @@ impl Windows {
             self.base_from.insert(slot, Base { from: key(take)?, sealed_to: key(take)? });
         }
         let horizon = self.horizon(slot);
-        let reshaped: Vec<usize> =
-            if version == 1 { Vec::new() } else { self.reshaped_windows(slot).collect() };
+        let reshaped: Vec<usize> = self.reshaped_windows(slot).collect();
         for w in 0..windows {
             let (plan, built) = (self.plans[w], self.marks[slot as usize * windows + w].built);
             // One without a sample that counts has no horizon, and nothing is built of it.
