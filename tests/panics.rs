@@ -182,6 +182,30 @@ fn a_series_that_always_panics_is_kept_out_until_it_is_let_in_again() {
     assert_eq!((quarantined(&worker)["count"].clone(), restarts(&worker)), (0.into(), 0.0));
 }
 
+/// Without the name of the series nothing could be kept out, and the process would end with 75 for ever.
+#[test]
+fn a_series_at_which_other_settings_panic_is_kept_out() {
+    let mut worker = Tidewatch::start(CONFIG);
+    send(&worker, &["bad", "good"], 0, 100);
+    rows(&worker, "bad", 100);
+    rows(&worker, "good", 100);
+    assert_eq!(worker.process().terminate().code(), Some(0));
+    worker.configure(
+        &CONFIG.replace("{length: 1m, hop: 10s}", "{length: 1m, hop: 10s}, {length: 40s, hop: 20s}"),
+    );
+    worker.next_with(&[("TIDEWATCH_FAULT", &format!("panic-on-settings:{}", id("bad")))], &[]);
+    worker.start_again_alive();
+    eventually("it is kept out", LONG, || match quarantined(&worker) {
+        held if held["count"] == 1 => Ok(()),
+        other => Err(other.to_string()),
+    });
+    let log = worker.process().log();
+    assert!(log.contains(&format!("series {} bad{{job=\"panics\"}} is quarantined", id("bad"))), "{log}");
+    send(&worker, &["good"], 100, 300);
+    rows(&worker, "good", 300);
+    assert_eq!(restarts(&worker), 2.0);
+}
+
 #[test]
 fn after_eight_restarts_the_process_asks_to_be_started_again() {
     let names = ["a", "b", "c", "d", "e"];

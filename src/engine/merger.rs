@@ -43,7 +43,10 @@ impl Merger {
         let mut waiting = None;
         while let Some((end, mut all)) = waiting.take().or_else(|| self.receive(&workers[0])) {
             for worker in &workers[1..] {
-                let Some((_, mut more)) = self.receive(worker) else { return self.show() };
+                let Some((theirs, mut more)) = self.receive(worker) else { return self.show() };
+                if theirs != end {
+                    return Err(EngineError::EpochsDiffer { first: end.epoch, other: theirs.epoch });
+                }
                 all.append(&mut more);
             }
             all.settle();
@@ -197,5 +200,48 @@ impl Merger {
                 metrics.limit("limits.late_samples");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::sync::mpsc::sync_channel;
+
+    use super::*;
+    use crate::outbox;
+
+    fn end(epoch: u64) -> EpochEnd {
+        EpochEnd { epoch, stream_ms: epoch as i64, close_ms: epoch as i64, last_of_input: false }
+    }
+
+    /// Were two epochs merged into one, the outbox would hold a mixture that no rerun gives.
+    #[test]
+    fn epochs_of_workers_that_differ_are_an_error_and_nothing_of_them_is_written() {
+        let folder = std::env::temp_dir().join(format!("tidewatch-merger-{}", std::process::id()));
+        let metrics = Arc::new(Metrics::new());
+        let outbox = outbox::Outbox::open(&folder, outbox::Config::default(), Arc::clone(&metrics)).unwrap();
+        let outbox = Arc::new(Mutex::new(outbox));
+        let never: Arc<AtomicBool> = Arc::default();
+        let merger = Merger {
+            outbox: Arc::clone(&outbox),
+            progress: Arc::new(Progress::new(Vec::new())),
+            metrics,
+            busy: Arc::default(),
+            signals: Arc::new(Signals::new(&never, &never)),
+            freed: Arc::new(Mutex::new(Box::new(drop))),
+            snapshots: None,
+            saved: Vec::new(),
+        };
+        let (to, workers): (Vec<_>, Vec<_>) = (0..2).map(|_| sync_channel(4)).unzip();
+        for (worker, epochs) in to.iter().zip([[1, 2], [1, 3]]) {
+            epochs.iter().for_each(|epoch| worker.send((end(*epoch), Outcomes::default())).unwrap());
+        }
+        drop(to);
+        let error = merger.run(&workers).unwrap_err();
+        assert_eq!(error.to_string(), "a worker handed over epoch 3 while another one handed over epoch 2");
+        assert!(error.restart_helps());
+        assert_eq!(outbox.lock().unwrap().last_epoch(), Some(1));
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

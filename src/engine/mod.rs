@@ -95,6 +95,14 @@ pub enum EngineError {
     /// The workers cannot be started.
     #[error("the timely workers cannot be started: {0}")]
     Timely(String),
+    /// Rows of two epochs would be written as those of one.
+    #[error("a worker handed over epoch {other} while another one handed over epoch {first}")]
+    EpochsDiffer {
+        /// The epoch of the first worker.
+        first: u64,
+        /// That of another one.
+        other: u64,
+    },
 }
 
 impl EngineError {

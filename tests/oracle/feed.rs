@@ -64,17 +64,25 @@ fn any_window(rng: &mut fastrand::Rng) -> Window {
 }
 
 /// A live feed of a few series: outages of senders and of the server, late samples and doubles, at times with bootstraps.
-pub fn mixed(rng: &mut fastrand::Rng, settings: &Settings) -> (Vec<SeriesId>, Vec<Epoch>) {
+///
+/// A dense one is short, and always has a bootstrap.
+pub fn mixed(rng: &mut fastrand::Rng, settings: &Settings, dense: bool) -> (Vec<SeriesId>, Vec<Epoch>) {
     let (mut arrivals, mut history, mut controls) = (Vec::new(), Vec::new(), Vec::<Told>::new());
-    let bootstraps = rng.u8(0..2) == 0;
+    let bootstraps = dense || rng.bool();
     let ids = series(rng, 4);
     for id in &ids {
-        let truth = truth(rng);
+        let mut truth = truth(rng);
+        if dense {
+            truth.truncate(80);
+        }
         let live = if bootstraps { rng.usize(0..truth.len() / 2) } else { 0 };
         arrivals.extend(self::arrivals(rng, id.0, &truth[live..]));
-        history.push((id.0, truth));
+        // Now and then it has no more than what is live.
+        let from = if rng.u8(0..3) == 0 { rng.usize(live..truth.len().min(live + 10)) } else { 0 };
+        history.push((id.0, truth[from..].to_vec()));
     }
     let first = arrivals.iter().map(|a| a.when_ms).min().expect("there are arrivals");
+    let last = arrivals.iter().map(|a| a.when_ms).max().expect("there are arrivals");
     for bootstrap in 1..=if bootstraps { rng.u64(1..3) } else { 0 } {
         let begins_ms = first + rng.i64(0..1_500_000);
         let publish_from_ms = [begins_ms, i64::MIN][rng.usize(0..2)];
@@ -88,8 +96,10 @@ pub fn mixed(rng: &mut fastrand::Rng, settings: &Settings) -> (Vec<SeriesId>, Ve
         (away, away + rng.i64(20_000..9_000_000))
     });
     let down: Vec<(i64, i64)> = down.collect();
-    let step_ms = [1_000, 7_000, 17_000, 60_000][rng.usize(0..4)];
-    let after_ms = [100_000, 15_000_000][rng.usize(0..2)];
+    let after_ms = if dense { 100_000 } else { [100_000, 15_000_000][rng.usize(0..2)] };
+    // Few enough epochs that many feeds can be tried.
+    let epochs_max = if dense { 400 } else { 4_000 };
+    let step_ms = [1_000, 7_000, 17_000, 60_000][rng.usize(0..4)].max((last + after_ms - first) / epochs_max);
     (ids, live_with_fills(settings, arrivals, &controls, step_ms, &down, after_ms))
 }
 

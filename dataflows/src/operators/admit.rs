@@ -8,7 +8,7 @@
 //! Not here: windows, or any judgement about silence other than when a slot may be freed.
 //!
 //! # State
-//! Per series about 120 bytes and the raw ring: 12 bytes a sample over lateness and one base pane
+//! Per series about 128 bytes and the raw ring: 12 bytes a sample over lateness and one base pane
 //! (0.6 KB at 15 s), at most `limits.late_samples`. Per forgotten series a tombstone of 16 bytes. Per series in a
 //! fill the live samples that wait for its end, 16 bytes each.
 
