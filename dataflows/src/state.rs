@@ -116,12 +116,8 @@ impl Put {
         self.0.extend_from_slice(text.as_bytes());
     }
 
-    pub(crate) fn words(&mut self, words: &[u64; 9]) {
-        let mut bytes = [0; 72];
-        for (place, word) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(words) {
-            *place = word.to_le_bytes();
-        }
-        self.0.extend_from_slice(&bytes);
+    pub(crate) fn words<const N: usize>(&mut self, words: &[u64; N]) {
+        self.0.extend_from_slice(words.map(u64::to_le_bytes).as_flattened());
     }
 }
 
@@ -184,8 +180,8 @@ impl<'a> Take<'a> {
         text.map(str::to_owned).map_err(|_| BadState("a text is not UTF-8"))
     }
 
-    pub(crate) fn words(&mut self) -> Result<[u64; 9], BadState> {
-        let bytes = self.bytes(72)?;
+    pub(crate) fn words<const N: usize>(&mut self) -> Result<[u64; N], BadState> {
+        let bytes = self.bytes(8 * N)?;
         Ok(std::array::from_fn(|i| u64::from_le_bytes(bytes.as_chunks::<8>().0[i])))
     }
 

@@ -341,7 +341,7 @@ pub fn snapshots(bytes: &[u8]) {
     let magic = [b"tidemani", b"tidestat", b"tidepane"][usize::from(how % 3)];
     let file = if *how < 128 {
         // With a header that is right, so that what follows it is read.
-        let version = 1_u32.to_le_bytes();
+        let version = format::VERSION.to_le_bytes();
         let crc = crc32(&[version.as_slice(), rest].concat());
         [magic, version.as_slice(), &crc.to_le_bytes(), rest].concat()
     } else {

@@ -21,7 +21,7 @@ use tidewatch_dataflows::state::CHAINS;
 use super::SnapshotError;
 use crate::disk::Folder;
 
-/// Version of all three formats.
+/// Version of all three formats. Panes of version 1 had nine words.
 pub const VERSION: u32 = 2;
 const MANIFEST: &[u8; 8] = b"tidemani";
 const STATE: &[u8; 8] = b"tidestat";

@@ -48,7 +48,12 @@ pub enum SnapshotError {
     #[error("{} is damaged at offset {offset}: {why}", path.display())]
     Damaged { path: PathBuf, offset: u64, why: String },
     /// Written by a program of another age.
-    #[error("{} has version {found} of the snapshot format; this program reads version {}", path.display(), format::VERSION)]
+    #[error(
+        "{} has version {found} of the snapshot format; this program reads version {}. Start the program that wrote \
+         it, or move the folder away: what the journal still holds is computed again, and windows that reach back \
+         further lack the samples before it",
+        path.display(), format::VERSION
+    )]
     Version { path: PathBuf, found: u32 },
     /// A save does not go on from what its chain holds.
     #[error("a save cannot be used: {0}")]

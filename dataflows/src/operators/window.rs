@@ -10,9 +10,9 @@
 //! DESIGN.md §4, Closing and Late; `tests/oracle` holds the rules once more, slowly.
 //!
 //! # State
-//! Per series 120 bytes and 72 bytes a pane: base panes for lateness and the longest hop; per window
+//! Per series 120 bytes and 80 bytes a pane: base panes for lateness and the longest hop; per window
 //! `(length + lateness) / hop + 2` panes (none of its own where the hop is the base pane), `m / 8` partial
-//! tails, one head, 40 bytes of marks. The default windows come to 17 KB, resident as they fill.
+//! tails, one head, 40 bytes of marks. The default windows come to 18 KB, resident as they fill.
 
 mod change;
 mod check;
@@ -30,7 +30,7 @@ use self::held::Held;
 use self::panes::{Built, Layout, Plan, Span};
 use self::saved::Kept;
 pub use self::saved::Saving;
-use crate::kernels::moments::Moments;
+use crate::kernels::moments::{Moments, WORDS};
 use crate::mutants::{Mutant, mutant};
 use crate::outcome::{Outcomes, WindowStats};
 use crate::sample::SeriesId;
@@ -98,7 +98,7 @@ pub struct Windows {
     plans: Arc<[Plan]>,
     heads: Vec<Head>,
     marks: Vec<Marks>,
-    records: Flat<9>,
+    records: Flat<WORDS>,
     timers: Timers,
     /// By slot: what was published before a fill that the series took.
     held: BTreeMap<u32, Held>,
@@ -275,7 +275,7 @@ impl Windows {
 
     /// Forgets all samples of a slot.
     fn clear(&mut self, slot: u32) {
-        self.records.of_mut(slot).fill([0; 9]);
+        self.records.of_mut(slot).fill([0; WORDS]);
         self.marks[slot as usize * self.plans.len()..][..self.plans.len()].fill(Marks::NEW);
         self.kept.begin(slot);
     }

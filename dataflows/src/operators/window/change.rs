@@ -10,7 +10,9 @@
 //! Not here: which late samples are taken after a change (`admit` refuses those whose pane is not wholly in the raw ring).
 
 use super::panes::{self, Built, Layout, Plan, Record, Span};
-use super::{Admitted, Arc, BTreeMap, Kept, Marks, Moments, NEVER, Settings, Timers, Windows, pane_of};
+use super::{
+    Admitted, Arc, BTreeMap, Kept, Marks, Moments, NEVER, Settings, Timers, WORDS, Windows, pane_of,
+};
 use crate::mutants::{Mutant, mutant};
 use crate::shard::{Carried, Flat};
 
@@ -56,7 +58,7 @@ struct Before {
     base_ms: i64,
     base_ring: i64,
     plans: Arc<[Plan]>,
-    records: Flat<9>,
+    records: Flat<WORDS>,
     marks: Vec<Marks>,
     young: BTreeMap<(u32, u32), Young>,
     /// For each window now, which it was.

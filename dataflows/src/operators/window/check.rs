@@ -81,7 +81,7 @@ impl Compared<'_> {
 /// Fields that are equal whatever the shape of the merges.
 const COPIED: [&str; 7] = ["count", "first", "last", "min", "max", "first_at", "last_at"];
 
-fn fields(m: &Moments) -> [(&'static str, f64); 11] {
+fn fields(m: &Moments) -> [(&'static str, f64); 12] {
     [
         ("count", f64::from(m.count)),
         ("first", m.first),
@@ -90,7 +90,8 @@ fn fields(m: &Moments) -> [(&'static str, f64); 11] {
         ("max", m.max),
         ("first_at", f64::from(m.first_at)),
         ("last_at", f64::from(m.last_at)),
-        ("mean", m.mean),
+        ("sum_hi", m.sum_hi),
+        ("sum_lo", m.sum_lo),
         ("m2", m.m2),
         ("increase", m.increase),
         ("tag", f64::from(m.tag)),
@@ -202,6 +203,7 @@ impl Windows {
 
 #[cfg(test)]
 mod tests {
+    use super::super::WORDS;
     use super::*;
     use crate::driver::Epoch;
     use crate::operators::admit::Admit;
@@ -331,13 +333,13 @@ mod tests {
         let record = shard.windows.records.of(raw.slot).to_vec();
         let newest = pane_of(raw.newest_ms, 5_000);
         let place = newest.rem_euclid(shard.windows.base_ring) as usize;
-        for word in 0..9 {
+        for word in 0..WORDS {
             shard.windows.records.of_mut(raw.slot)[place][word] ^= 1;
             let checked = shard.windows.check(&raw);
             assert!(checked.wrong[What::Pane as usize] > 0, "word {word} of the newest base pane");
             shard.windows.records.of_mut(raw.slot)[place][word] ^= 1;
         }
-        // The newest pane of each hop, and the head and the tails of each window, in a high bit of the mean.
+        // The newest pane of each hop, and the head and the tails of each window, in a high bit of the sum.
         let plans = Arc::clone(&shard.windows.plans);
         for (w, plan) in plans.iter().enumerate() {
             let closed = shard.windows.marks(raw.slot, w).closed;

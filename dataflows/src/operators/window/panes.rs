@@ -8,7 +8,7 @@
 //! the window is (the head grows by one pane; of the tail every eighth partial fold is kept).
 //! Heads and tails are caches: a late sample refolds its base pane and forgets what was built on it.
 
-use crate::kernels::moments::Moments;
+use crate::kernels::moments::{Moments, Words};
 use crate::settings::Settings;
 use crate::shard::pane_of;
 
@@ -17,7 +17,7 @@ const NEVER: i64 = i64::MIN;
 const TAIL_STEP: i64 = 8;
 
 /// A slot's flat record: rings of panes, partial tails and heads.
-pub type Record = [[u64; 9]];
+pub type Record = [Words];
 
 /// What lies where in the record of a slot: the base ring first.
 pub struct Layout {
@@ -277,7 +277,7 @@ pub fn combine(record: &mut Record, plan: &Plan, built: &mut Built, floor: i64, 
 
 /// Whether a record is that of `pane`.
 #[inline]
-pub fn holds(words: &[u64; 9], pane: i64) -> bool {
+pub fn holds(words: &Words, pane: i64) -> bool {
     (words[8] >> 32) as u32 == pane as u32 && words[8] as u32 != 0
 }
 

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use super::change::{Base, Young};
 use super::held::{Held, State};
 use super::panes::{self, Built, Span};
-use super::{Marks, NEVER, Revised, Windows};
+use super::{Marks, NEVER, Revised, WORDS, Windows};
 use crate::mutants::{Mutant, mutant};
 use crate::sample::{AT_MS_MAX, SeriesId};
 use crate::settings::Settings;
@@ -21,12 +21,14 @@ use crate::shard::pane_of;
 use crate::state::{BadState, CHAINS, Put, Take};
 
 /// Version of the panes.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Version of the state.
 const STATE_VERSION: u8 = 3;
 
+/// Bytes of a pane's words.
+const WORDS_BYTES: usize = 8 * WORDS;
 /// Bytes of a pane among those of a save.
-const PANE_BYTES: usize = 80;
+const PANE_BYTES: usize = 8 + WORDS_BYTES;
 /// Most bytes reserved for a save before it is made.
 const RESERVED_MAX: usize = 64 << 20;
 
@@ -252,10 +254,10 @@ impl Windows {
             let slot = slot_of.get(&take.u64()?).copied();
             let anew = take.flag()?;
             if let Some(slot) = slot.filter(|_| anew) {
-                self.records.of_mut(slot).fill([0; 9]);
+                self.records.of_mut(slot).fill([0; WORDS]);
             }
             for (first, length, _) in &rings {
-                for _ in 0..take.n(80)? {
+                for _ in 0..take.n(PANE_BYTES)? {
                     let (pane, words) = (take.i64()?, take.words()?);
                     if !panes::holds(&words, pane) {
                         return Err(BadState("a pane is not what it says"));
@@ -300,7 +302,7 @@ impl Windows {
 
     fn load_reshaped(&mut self, slot: u32, w: usize, built: i64, take: &mut Take) -> Result<(), BadState> {
         let (range, plan) = (self.reshaped(slot, w, built), self.plans[w]);
-        for _ in 0..take.n(80)? {
+        for _ in 0..take.n(PANE_BYTES)? {
             let (pane, words) = (take.i64()?, take.words()?);
             if !range.as_ref().is_some_and(|range| range.contains(&pane)) || !panes::holds(&words, pane) {
                 return Err(BadState("a pane that was put together in another shape is not what it says"));
@@ -404,7 +406,7 @@ impl Windows {
         }
         if newest != NEVER {
             let last = pane_of(newest, self.base_ms);
-            for _ in 0..take.n(72)? {
+            for _ in 0..take.n(WORDS_BYTES)? {
                 let words = take.words()?;
                 // The low bits of the number; the pane is one of the last that the ring holds.
                 let behind = (last as u32).wrapping_sub((words[8] >> 32) as u32);
