@@ -3,12 +3,13 @@
 //! series. With names it prints those sections, with `all` everything; figures that are compared are taken in
 //! one run. Every section counts and checks its results.
 //!
-//! `cargo bench`, `cargo bench -- all`, `cargo bench -- core million journal write labels store replay churn snapshots asked`
+//! `cargo bench`, `cargo bench -- all`, `cargo bench -- core late million journal write labels store replay churn snapshots asked`
 #![allow(clippy::unwrap_used)]
 
 mod asked;
 mod churn;
 mod core;
+mod late;
 mod rim;
 mod snapshots;
 mod wire;
@@ -32,8 +33,9 @@ fn main() {
         println!("{:.0} bytes/series", figures.bytes_per_series);
         return;
     }
-    let sections: [(&str, fn()); 10] = [
+    let sections: [(&str, fn()); 11] = [
         ("core", core_section),
+        ("late", late::late),
         ("million", million_section),
         ("journal", rim::journal),
         ("write", rim::remote_write),
