@@ -18,7 +18,7 @@ settle: 5s
 ";
 
 /// How long all of it may take; a browser on a busy machine is slow.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Ends with the test, also where that fails.
 struct Script(Child);

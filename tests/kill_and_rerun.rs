@@ -278,7 +278,7 @@ fn kill_while_sending(worker: &mut Tidewatch, senders: &mut [Sender; 2], rng: &m
             });
         }
         for _ in 0..rng.usize(1..12) {
-            answers.recv_timeout(Duration::from_secs(60)).expect("an answer");
+            answers.recv_timeout(Duration::from_secs(300)).expect("an answer");
         }
         std::thread::sleep(Duration::from_micros(rng.u64(0..20_000)));
         worker.process().kill();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::process::{Ended, Tidewatch, done, run};
+use crate::support::process::{Ended, Tidewatch, done, free_port, run};
 use crate::support::remote_write::WriteRequest;
 use crate::support::{Folder, eventually};
 
@@ -83,8 +83,8 @@ fn asked(answer: &'static str) -> Ended {
 
 #[test]
 fn what_is_no_worker_is_told_in_a_sentence() {
-    let free = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
-    let nobody = run(folder().path(), &["status", "--url", &format!("http://{free}")], None);
+    let nobody = format!("http://127.0.0.1:{}", free_port());
+    let nobody = run(folder().path(), &["status", "--url", &nobody], None);
     let table = [
         (nobody, "no tidewatch answers at http://127.0.0.1:"),
         (run(folder().path(), &["status", "--url", "localhost"], None), "--url must be "),

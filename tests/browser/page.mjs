@@ -31,6 +31,8 @@ async function open(settings = {}) {
       console.error(`policy: ${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}:${event.lineNumber}`);
     });
   });
+  // A busy machine is no failure; what is judged is what is there in the end.
+  context.setDefaultTimeout(120_000);
   const page = await context.newPage();
   page.on("console", (message) => {
     if (["error", "warning"].includes(message.type()) && !unknown(message)) complaints.push(`${message.type()}: ${message.text()} (${message.location().url})`);
@@ -57,7 +59,7 @@ const answered = async (parameters) => (await ask(`windows?${query({ limit: 100,
 async function agrees(page, parameters, what) {
   for (let left = 5; left > 0; left -= 1) {
     try {
-      await shows(page, await answered(parameters), what, left === 1 ? 15_000 : 3_000);
+      await shows(page, await answered(parameters), what, left === 1 ? 60_000 : 10_000);
       return;
     } catch (error) {
       if (left === 1) throw error;
@@ -67,7 +69,7 @@ async function agrees(page, parameters, what) {
 }
 
 /** Waits until the table shows these series in this order. */
-async function shows(page, ids, what, timeout = 15_000) {
+async function shows(page, ids, what, timeout = 60_000) {
   try {
     await page.waitForFunction((wanted) => {
       const shown = [...document.querySelectorAll("table.series tbody a[data-series]")].map((link) => link.dataset.series);

@@ -44,9 +44,12 @@ impl Answer {
     }
 }
 
+/// Longest wait for an answer. It decides nothing: whoever answers too late for its purpose says so itself.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(180);
+
 fn agent() -> ureq::Agent {
     let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None);
-    config.timeout_global(Some(Duration::from_secs(30))).build().new_agent()
+    config.timeout_global(Some(ANSWER_PATIENCE)).build().new_agent()
 }
 
 fn answer(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, String> {

@@ -4,8 +4,10 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::net::TcpListener;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::{Folder, eventually, http, server};
@@ -13,9 +15,20 @@ use super::{Folder, eventually, http, server};
 /// How long a program may take to start or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A port of the loopback that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+/// Ports below those that the system gives to whoever asks for any: between the choice and the use nobody gets one.
+const PORTS: Range<u16> = 20_000..32_000;
+
+/// A port of the loopback that is free and that nobody else of this process was given; other test processes look
+/// elsewhere first.
+pub fn free_port() -> u16 {
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let (first, all) = (std::process::id().wrapping_mul(997), u32::from(PORTS.end - PORTS.start));
+    let free = (0..all).find_map(|_| {
+        let place = first.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % all;
+        let port = PORTS.start + u16::try_from(place).unwrap();
+        TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(port)
+    });
+    free.unwrap_or_else(|| panic!("no port of {PORTS:?} is free"))
 }
 
 /// A program that listens on a port; killed by its id when the handle goes.
@@ -71,6 +84,16 @@ impl Process {
                 Ok(answer) if answer.status == 200 => Ok(()),
                 other => Err(format!("{other:?}")),
             }
+        });
+    }
+
+    /// Waits until the program has printed this.
+    fn await_said(&mut self, words: &str) {
+        eventually(&format!("{} says {words:?}", self.name), PATIENCE, || {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("{} ended with {status}:\n{}", self.name, self.log_tail());
+            }
+            if self.log().contains(words) { Ok(()) } else { Err(self.log_tail()) }
         });
     }
 
@@ -401,7 +424,8 @@ impl Blocks {
         let mut arguments = vec![
             "--config.file=prometheus.yml".to_owned(),
             "--storage.tsdb.path=data".to_owned(),
-            "--log.level=warn".to_owned(),
+            // It says when it is ready.
+            "--log.level=info".to_owned(),
             format!("--web.listen-address=127.0.0.1:{port}"),
         ];
         arguments.extend(more.iter().map(|one| (*one).to_owned()));
@@ -412,13 +436,8 @@ impl Blocks {
     fn spawn(program: &Path, folder: &Folder, port: u16, arguments: &[String]) -> Process {
         let arguments: Vec<&OsStr> = arguments.iter().map(OsStr::new).collect();
         let mut process = Process::start("prometheus", program, folder.path(), port, &arguments);
-        // It may ask for TLS and a password, so only whether it listens is asked here.
-        eventually("prometheus listens", PATIENCE, || {
-            if let Some(status) = process.child.try_wait().unwrap() {
-                panic!("prometheus ended with {status}:\n{}", process.log_tail());
-            }
-            std::net::TcpStream::connect(("127.0.0.1", port)).map(drop).map_err(|error| error.to_string())
-        });
+        // It listens before that and answers 503. It may want TLS and a password, so it is not asked.
+        process.await_said("Server is ready to receive web requests.");
         process
     }
 
