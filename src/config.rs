@@ -130,7 +130,7 @@ pub struct Store {
     pub kind: StoreKind,
     /// How long rows stay, counted from when they were written.
     pub retention_ms: i64,
-    /// Rows a day above which a start is refused.
+    /// Rows a day that the store is meant for; more are told, and nothing is refused.
     pub rows_per_day_max: u64,
 }
 

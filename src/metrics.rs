@@ -234,6 +234,10 @@ metrics! {
     sink_epoch: Family<Sink, IntGauge> = "tidewatch_sink_epoch", Family::default();
     /// Seconds between the newest epoch of the outbox and the newest one a sink holds.
     sink_lag_seconds: Family<Sink, FloatGauge> = "tidewatch_sink_lag_seconds", Family::default();
+    /// Window rows that the series make in a day; the store is meant for tidewatch_store_rows_per_day_max.
+    rows_per_day: IntGauge = "tidewatch_store_rows_per_day", IntGauge::default();
+    /// Window rows a day that the store is meant for: the setting store.rows_per_day_max.
+    rows_per_day_max: IntGauge = "tidewatch_store_rows_per_day_max", IntGauge::default();
     /// Failed writes of a sink that will be tried again.
     sink_errors: Family<Sink, Counter> = "tidewatch_sink_errors", Family::default();
     /// Rows that corrected an earlier row.

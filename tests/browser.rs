@@ -15,6 +15,7 @@ use crate::support::{Folder, eventually, server};
 const CONFIG: &str = "
 windows: [{length: 5m, hop: 1m}, {length: 1h, hop: 1m}, {length: 3h, hop: 3m}]
 settle: 5s
+store: {rows_per_day_max: 1000}
 ";
 
 /// How long all of it may take; a browser on a busy machine is slow.
@@ -70,7 +71,12 @@ fn drive(worker: &Tidewatch, [chromium, node, playwright]: [PathBuf; 3], name: &
 fn the_page_shows_what_the_api_answers_in_a_real_browser() {
     let Some(tools) = tools() else { return };
     let said = drive(&filled("page", CONFIG), tools, "replayed");
-    for step in ["a label with markup is text", "refused samples are listed", "revisions are listed"] {
+    for step in [
+        "a label with markup is text",
+        "refused samples are listed",
+        "revisions are listed",
+        "too many rows a day are told",
+    ] {
         assert!(said.contains(&format!("ok: {step}")), "the data is such that {step}");
     }
 }

@@ -521,3 +521,46 @@ fn what_is_counted_once_happened_once() {
     let cut = stored::epochs(&worker.folder().join("data")).0.len();
     assert!(epochs <= cut, "{epochs} epochs counted, {cut} cut");
 }
+
+/// Rows a day are a warning: a server that ran must run again, whatever its series come to.
+#[test]
+fn a_server_with_more_rows_a_day_than_it_is_meant_for_starts_again_and_says_so() {
+    const SAID: &str = "the store gets more rows than it is meant for: ";
+    let arithmetic = "20 series x 86,400 rows = 1,728,000 rows a day; store.rows_per_day_max is 1,000,000, enough for 11 series";
+    let mut worker = Tidewatch::start(&format!("{WINDOWS}store: {{rows_per_day_max: 1000000}}\n"));
+    let (pushed, _) = request(0..20, 0..5);
+    assert_eq!(send(&worker, &pushed).status, 204);
+    let stored = |worker: &Tidewatch| {
+        eventually("20 series are stored", PATIENCE, || {
+            let status = worker.get("/api/v1/status", &[]).json();
+            let all = status["store"]["series"] == 20 && status["series"] == 20;
+            if all { Ok(status) } else { Err(status.to_string()) }
+        })
+    };
+    assert_eq!(stored(&worker)["rows_per_day"]["exceeded"], true);
+    worker.process().kill();
+    worker.start_again();
+
+    let log = worker.process().log();
+    let warned: Vec<&str> = log.lines().filter(|line| line.contains(SAID)).collect();
+    assert_eq!(warned.len(), 1, "{log}");
+    assert!(warned[0].contains("WARN") && warned[0].contains(arithmetic), "{warned:?}");
+    let rows = stored(&worker)["rows_per_day"].clone();
+    assert_eq!((&rows["series"], &rows["estimate"]), (&20.into(), &1_728_000.into()), "{rows}");
+    assert_eq!((&rows["max"], &rows["exceeded"]), (&1_000_000.into(), &true.into()), "{rows}");
+    assert!(rows["days_that_fit"].as_f64() > Some(0.0), "{rows}");
+    assert_eq!(worker.metric("tidewatch_store_rows_per_day"), 1_728_000.0);
+    assert_eq!(worker.metric("tidewatch_store_rows_per_day_max"), 1_000_000.0);
+    assert_eq!(reached(&worker, "store.rows_per_day_max"), 1.0);
+    let text = done(worker.folder(), &["status", "--url", &worker.url("")], None);
+    assert!(text.contains("rows a day   1,728,000 of 1,000,000, exceeded\n"), "{text}");
+    // It is taken as before.
+    let (pushed, _) = request(0..20, 5..7);
+    assert_eq!(send(&worker, &pushed).status, 204);
+
+    let text = done(worker.folder(), &["check"], None);
+    assert!(text.contains(&format!("stored: {arithmetic}; about ")), "{text}");
+    assert!(text.contains(" free hold ") && text.contains("run starts all the same and warns"), "{text}");
+    let value: Value = serde_json::from_str(&done(worker.folder(), &["check", "--json"], None)).unwrap();
+    assert_eq!((&value["rows_per_day"]["exceeded"], &value["series_that_fit"]), (&true.into(), &11.into()));
+}

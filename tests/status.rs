@@ -66,6 +66,36 @@ fn a_worker_is_told_in_a_dozen_lines() {
     assert!(done(worker.folder(), &["status", "--listen", &listen], None).contains("up "));
 }
 
+#[test]
+fn what_a_start_computes_again_is_no_live_sample() {
+    const SAMPLES: u64 = 200_000;
+    let mut worker = Tidewatch::start("");
+    let samples: Vec<(i64, f64)> = (0..SAMPLES as i64 / 100).map(|n| (START_MS + n * 1_000, 1.0)).collect();
+    let mut request = WriteRequest::default();
+    for n in 0..100 {
+        request = request.series(&[("__name__", "up"), ("n", &n.to_string())], &samples);
+    }
+    assert_eq!(request.send(&worker.url("/api/v1/write")).unwrap().status, 204);
+    let told = |worker: &Tidewatch, what: &str, holds: &dyn Fn(u64, f64) -> bool| {
+        eventually(what, Duration::from_secs(60), || {
+            let status = worker.get("/api/v1/status", &[]).json();
+            let figures = status["samples"].as_u64().zip(status["samples_per_second"].as_f64());
+            match figures {
+                Some((samples, rate)) if holds(samples, rate) => Ok(rate),
+                _ => Err(status.to_string()),
+            }
+        })
+    };
+    told(&worker, "live samples are computed", &|samples, rate| samples >= SAMPLES && rate > 100.0);
+    worker.process().kill();
+    worker.start_again();
+    let rate = told(&worker, "they are computed again", &|samples, _| samples >= SAMPLES);
+    assert_eq!(rate, 0.0, "nothing is live");
+    let one = WriteRequest::default().series(&[("__name__", "up")], &samples[..300]);
+    assert_eq!(one.send(&worker.url("/api/v1/write")).unwrap().status, 204);
+    told(&worker, "what came is", &|_, rate| rate > 0.0 && rate <= 300.0);
+}
+
 /// What `status` says of a server that answers every request like this.
 fn asked(answer: &'static str) -> Ended {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();

@@ -23,6 +23,7 @@ use crate::store::selector::Selectors;
 use crate::store::{ExportQuery, Range, Store};
 use crate::verify;
 
+use super::rows_per_day::RowsPerDay;
 use super::stack::STORE_FILE;
 use super::{now_ms, sources, time_ms, windows_in_words};
 
@@ -154,25 +155,39 @@ pub fn verify(config: &Config, args: &cli::Verify) -> anyhow::Result<ExitCode> {
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The configuration was judged when it was read; says what it comes to.
+/// The configuration was judged when it was read; says what it comes to with the series that are stored.
 pub fn check(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
     sources::clients(config, &Arc::new(Metrics::new())).context("the configuration cannot be used")?;
     let settings = config.settings();
     let windows = windows_in_words(config);
     let base = duration(settings.base_ms());
-    let rows = config.rows_per_day(1);
+    let of_one = config.rows_per_day(1);
+    let rows = RowsPerDay::new(config, stored_series(config)?);
     if as_json {
         println!(
             "{}",
-            json!({"ok": true, "windows": windows, "base_pane": base, "rows_per_series_and_day": rows})
+            json!({"ok": true, "windows": windows, "base_pane": base, "rows_per_series_and_day": of_one,
+                   "rows_per_day": rows.json(), "series_that_fit": rows.series_that_fit()})
         );
     } else {
         println!(
-            "the configuration is good: windows {}; base pane {base}; {rows} rows per series and day",
+            "the configuration is good: windows {}; base pane {base}; {of_one} rows per series and day",
             windows.join(", ")
         );
+        let told = if rows.exceeded() { "; that is exceeded: run starts all the same and warns" } else { "" };
+        println!("stored: {rows}{told}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Series in the catalogue of the store; 0 where there is no store yet.
+fn stored_series(config: &Config) -> anyhow::Result<u64> {
+    let path = config.data_dir.join(STORE_FILE);
+    if !path.exists() {
+        return Ok(0);
+    }
+    let store = Embedded::open_read_only(&path, embedded::Options::default())?;
+    Ok(store.status().context("reading the store")?.series)
 }
 
 /// Prints the version.

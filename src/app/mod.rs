@@ -15,6 +15,7 @@ mod raw;
 mod reading;
 mod release;
 mod replay;
+mod rows_per_day;
 mod run;
 mod sources;
 mod stack;

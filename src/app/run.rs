@@ -1,7 +1,7 @@
 //! `run`: takes samples over HTTP until it is told to stop.
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
@@ -23,11 +23,12 @@ use crate::metrics::{Log, Metrics, Queue, Sink};
 use crate::source::receive::{self, Receiver};
 use crate::source::remote_write;
 use crate::source::{Durable, Intake, Refused};
-use crate::store::{LabelPairs, Store, judge_rows_per_day, rows_per_day};
+use crate::store::{LabelPairs, Store};
 
 use super::audit::Audit;
 use super::history::jobs::Histories;
 use super::rate::{self, Rate};
+use super::rows_per_day::{self, RowsPerDay, Say, Warning};
 use super::sources::{self, Guest, Sources};
 use super::stack::{Fatal, OnFatal, Stack};
 use super::watchdog::Watchdog;
@@ -79,10 +80,12 @@ async fn serve(
         Arc::clone(&on_fatal),
     )?;
     announce(&config, &stack, opened);
-    check_rows_per_day(&config, &stack)?;
     let mut statuses = sources::statuses(&config);
     statuses.extend(guest.iter().map(|guest| Arc::clone(&guest.status)));
+    let catalogue = stack.store.status().context("reading the store")?.series;
     let worker = Arc::new(Live {
+        // The catalogue holds those that fell silent as well, as long as their rows are kept, and the log some of them.
+        series: AtomicU64::new(catalogue.min(stack.labels.len() as u64).min(config.limits.series)),
         stack: Arc::clone(&stack),
         config: config.clone(),
         closing: AtomicBool::new(false),
@@ -90,7 +93,12 @@ async fn serve(
         sources: statuses,
         rate: Rate::default(),
     });
+    let mut warning = Warning::default();
+    if worker.tell_rows_per_day(&mut warning).is_none() && catalogue > 0 {
+        tracing::info!("the store gets {}", worker.rows_per_day());
+    }
     tokio::spawn(note_rate(Arc::downgrade(&worker)));
+    tokio::spawn(watch_rows_per_day(Arc::downgrade(&worker), warning));
     let receiver = Receiver::new(
         Arc::clone(&worker) as Arc<dyn Intake>,
         Arc::clone(&stack.labels),
@@ -230,31 +238,22 @@ fn announce(config: &Config, stack: &Stack, opened: Instant) {
     });
 }
 
-/// Prints what the catalogue will come to, and refuses what the store is not meant for.
-fn check_rows_per_day(config: &Config, stack: &Stack) -> anyhow::Result<()> {
-    // The catalogue holds those that fell silent as well, as long as their rows are kept, and the log some of them.
-    let alive_max = (stack.labels.len() as u64).min(config.limits.series);
-    let series = stack.store.status().context("reading the store")?.series.min(alive_max);
-    let judged = judge_rows_per_day(series, &config.windows, config.store.rows_per_day_max);
-    let rows = judged.map_err(|arithmetic| anyhow::anyhow!(arithmetic)).context(
-        "the store would get more rows than it is meant for; raise store.rows_per_day_max, or choose longer hops or fewer series",
-    )?;
-    if series > 0 {
-        tracing::info!(
-            "{series} series make {rows} window rows a day, kept for {}",
-            duration(config.store.retention_ms)
-        );
-    }
-    Ok(())
-}
-
 /// Notes how many samples are computed, for as long as the worker is there.
 async fn note_rate(worker: Weak<Live>) {
     let mut every = tokio::time::interval(rate::EVERY);
     loop {
         every.tick().await;
         let Some(worker) = worker.upgrade() else { return };
-        worker.rate.note(Instant::now(), worker.stack.engine_progress.samples.load(Ordering::Relaxed));
+        worker.rate.note(Instant::now(), worker.stack.engine_progress.live_samples());
+    }
+}
+
+/// Looks now and then whether there are more rows a day than the store is meant for, for as long as the worker is there.
+async fn watch_rows_per_day(worker: Weak<Live>, mut warning: Warning) {
+    loop {
+        tokio::time::sleep(rows_per_day::LOOK_EVERY).await;
+        let Some(worker) = worker.upgrade() else { return };
+        worker.tell_rows_per_day(&mut warning);
     }
 }
 
@@ -275,6 +274,8 @@ async fn told_to_stop() -> &'static str {
 /// The running worker as sources and the API see it.
 struct Live {
     rate: Rate,
+    /// Series that make rows: what was found at start, until the workers have read all of it back.
+    series: AtomicU64,
     stack: Arc<Stack>,
     config: Config,
     closing: AtomicBool,
@@ -291,6 +292,35 @@ fn later(error: JournalRefused) -> Refused {
 }
 
 impl Live {
+    /// The rows that the series make in a day. While the state is read back the workers hold less than there is.
+    fn rows_per_day(&self) -> RowsPerDay {
+        let progress = &self.stack.engine_progress;
+        let held = progress.sizes.series.load(Ordering::Relaxed);
+        let series = if progress.rebuilding() || !self.stack.caught_up() {
+            self.series.load(Ordering::Relaxed).max(held)
+        } else {
+            self.series.store(held, Ordering::Relaxed);
+            held
+        };
+        RowsPerDay::new(&self.config, series)
+    }
+
+    /// Says in the log what is due of [`Live::rows_per_day`].
+    fn tell_rows_per_day(&self, warning: &mut Warning) -> Option<Say> {
+        let rows = self.rows_per_day();
+        let say = warning.look(rows.exceeded(), Instant::now())?;
+        match say {
+            Say::Exceeded => {
+                self.stack.metrics.limit("store.rows_per_day_max");
+                tracing::warn!(
+                    "the store gets more rows than it is meant for: {rows}; choose longer hops or fewer series, or raise store.rows_per_day_max"
+                );
+            }
+            Say::Over => tracing::info!("the store gets no more rows than it is meant for: {rows}"),
+        }
+        Some(say)
+    }
+
     /// Whether anything is taken at all now.
     fn open(&self) -> Result<(), Refused> {
         if self.closing.load(Ordering::Relaxed) {
@@ -387,9 +417,7 @@ impl api::Worker for Live {
         let (stack, progress) = (&self.stack, &self.stack.engine_progress);
         let stream_ms = progress.stream_ms.load(Ordering::Relaxed);
         let series = progress.sizes.series.load(Ordering::Relaxed);
-        let rows = rows_per_day(series, &self.config.windows);
         let waits_for = stack.ready().err();
-        let samples = progress.samples.load(Ordering::Relaxed);
         let quarantined = progress.quarantined();
         let log_bytes = |log| stack.metrics.log_bytes.get_or_create(&Log { log }).get();
         json!({
@@ -402,8 +430,8 @@ impl api::Worker for Live {
             "epoch": { "journal": stack.journal.last_epoch_end().map(|end| end.epoch), "outbox": stack.outbox.epoch(),
                        "store": stack.sink_progress.epoch.load(Ordering::Relaxed) },
             "lag_seconds": (stream_ms != i64::MIN).then(|| (now_ms() - stream_ms) as f64 / 1e3),
-            "samples": samples,
-            "samples_per_second": self.rate.per_second(Instant::now(), samples),
+            "samples": progress.samples.load(Ordering::Relaxed),
+            "samples_per_second": self.rate.per_second(Instant::now(), progress.live_samples()),
             "quarantined": { "count": quarantined.len(), "series": quarantined.iter().take(QUARANTINED_SHOWN).map(ToString::to_string).collect::<Vec<_>>() },
             "rows": progress.rows.load(Ordering::Relaxed),
             "disk": { "journal": { "bytes": stack.journal.bytes(), "bytes_max": self.config.journal.bytes_max },
@@ -412,8 +440,7 @@ impl api::Worker for Live {
                       "snapshots": { "bytes": stack.metrics.snapshot_bytes.get() } },
             "sink_behind_seconds": stack.sink_behind() as f64 / 1e3,
             "limits_reached": stack.metrics.limits_reached(),
-            "rows_per_day": { "estimate": rows, "max": self.config.store.rows_per_day_max,
-                              "exceeded": rows > self.config.store.rows_per_day_max },
+            "rows_per_day": self.rows_per_day().json(),
             "windows": self.config.windows.iter().map(|w| json!({"length": duration(w.length_ms), "hop": duration(w.hop_ms)})).collect::<Vec<_>>(),
             "limits": { "series": self.config.limits.series, "series_per_name": self.config.limits.series_per_name,
                         "labels": self.config.limits.labels, "label_bytes": self.config.limits.label_bytes,
@@ -433,6 +460,8 @@ impl api::Worker for Live {
         if stream_ms != i64::MIN {
             metrics.lag_seconds.set((now_ms() - stream_ms) as f64 / 1e3);
         }
+        metrics.rows_per_day.set(i64::try_from(self.rows_per_day().estimate()).unwrap_or(i64::MAX));
+        metrics.rows_per_day_max.set(i64::try_from(self.config.store.rows_per_day_max).unwrap_or(i64::MAX));
         sources::publish(&self.sources, now_ms(), metrics);
         let behind = stack.sink_behind();
         metrics.queue_depth.get_or_create(&Queue { queue: "store_epochs" }).set(behind as i64);

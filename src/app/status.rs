@@ -107,7 +107,7 @@ fn words(url: &Url, status: &Value) -> String {
         (
             "samples",
             format!(
-                "{rate} a second over {}, {} computed since the start",
+                "{rate} live a second over {}, {} computed since the start",
                 duration(OVER.as_millis() as i64),
                 count("/samples")
             ),
@@ -212,7 +212,7 @@ fn quarantined(status: &Value) -> String {
 }
 
 /// A whole number in groups of three digits.
-fn thousands(n: f64) -> String {
+pub fn thousands(n: f64) -> String {
     let digits = format!("{n:.0}");
     let mut grouped = String::new();
     for (at, digit) in digits.char_indices() {
@@ -225,7 +225,7 @@ fn thousands(n: f64) -> String {
 }
 
 /// Bytes to four digits or so, in binary units.
-fn bytes(n: f64) -> String {
+pub fn bytes(n: f64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let (mut n, mut unit) = (n, 0);
     while n >= 1_024.0 && unit + 1 < UNITS.len() {

@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use self::os::Os;
+pub use self::os::{Os, free_bytes};
 pub use self::steps::Step;
 
 /// A disk with folders and files.

@@ -11,6 +11,15 @@ use super::{Disk, DiskFile};
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Os;
 
+/// Bytes that the file system of a folder has free for this process.
+///
+/// # Errors
+/// A folder that is not there, or a file system that does not say.
+pub fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let all = rustix::fs::statvfs(dir)?;
+    Ok(all.f_bavail.saturating_mul(all.f_frsize))
+}
+
 impl Disk for Os {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let mut names = Vec::new();

@@ -90,7 +90,7 @@ pub(super) fn feed(
 ) -> Result<(), JournalError> {
     let Start { mut reader, after, snapshots } = start;
     let mut quarantines = Quarantines::after(after, progress);
-    let (mut turn, mut all_there) = (0, true);
+    let (mut turn, mut all_there, mut of_epoch) = (0, true, 0);
     let mut types = types.lock().unwrap_or_else(PoisonError::into_inner);
     types.waiting.clear();
     let put = |to: usize, message: Message| {
@@ -102,6 +102,7 @@ pub(super) fn feed(
         match reader.next(PATIENCE)? {
             Some(Record::Samples(samples)) => {
                 progress.samples.fetch_add(samples.len() as u64, Ordering::Relaxed);
+                of_epoch += samples.len() as u64;
                 all_there = parts(samples).all(|part| {
                     turn = (turn + 1) % feeds.len();
                     put(turn, Message::Batch(part))
@@ -109,6 +110,7 @@ pub(super) fn feed(
             }
             Some(Record::EpochEnd(end)) => {
                 types.end(end.epoch);
+                progress.count_live(end.epoch, std::mem::take(&mut of_epoch));
                 for control in quarantines.end(end.epoch, progress) {
                     tell(Mark::Control(Arc::new(control)));
                 }

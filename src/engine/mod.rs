@@ -115,8 +115,12 @@ impl EngineError {
 /// Where the engine is; read by the API.
 #[derive(Debug)]
 pub struct Progress {
-    /// Samples handed to the workers since the process started.
+    /// Samples handed to the workers since the process started, those that it read back included.
     pub samples: AtomicU64,
+    /// Of these, those of epochs that ended after the start, each counted once.
+    live: AtomicU64,
+    /// The newest epoch that is counted there, or that the journal held at start.
+    live_upto: AtomicU64,
     /// The newest epoch computed since the process started, and durable in the outbox; 0 for none.
     pub epoch: AtomicU64,
     /// Its stream time; `i64::MIN` for none.
@@ -168,9 +172,11 @@ pub struct Restarted {
 }
 
 impl Progress {
-    fn new(quarantined: Vec<Quarantined>) -> Progress {
+    fn new(quarantined: Vec<Quarantined>, found: u64) -> Progress {
         Progress {
             samples: AtomicU64::new(0),
+            live: AtomicU64::new(0),
+            live_upto: AtomicU64::new(found),
             epoch: AtomicU64::new(0),
             stream_ms: AtomicI64::new(i64::MIN),
             rows: AtomicU64::new(0),
@@ -182,6 +188,19 @@ impl Progress {
             steps: AtomicU64::new(0),
             quarantined: Mutex::new(quarantined),
             restarted: Mutex::new(None),
+        }
+    }
+
+    /// Samples handed to the workers that no start and no generation before had to compute.
+    pub fn live_samples(&self) -> u64 {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// Counts the samples of an epoch that was handed to the workers. The feeder calls it, one at a time.
+    fn count_live(&self, epoch: u64, samples: u64) {
+        if epoch > self.live_upto.load(Ordering::Relaxed) {
+            self.live_upto.store(epoch, Ordering::Relaxed);
+            self.live.fetch_add(samples, Ordering::Relaxed);
         }
     }
 
@@ -290,7 +309,8 @@ impl Engine {
         listeners: Listeners,
         on_fatal: OnFatal,
     ) -> Result<Engine, EngineError> {
-        let progress = Arc::new(Progress::new(journal.quarantined().to_vec()));
+        let found = journal.last_epoch_end().map_or(0, |end| end.epoch);
+        let progress = Arc::new(Progress::new(journal.quarantined().to_vec(), found));
         let questions = Questions::new(Arc::clone(&progress));
         let (quit, closing) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let shared = Shared {

@@ -26,7 +26,6 @@ use std::path::PathBuf;
 use tidewatch_dataflows::outcome::look::Open;
 use tidewatch_dataflows::outcome::{Reject, WindowStats};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
-use tidewatch_dataflows::settings::Window;
 
 use row::{By, CorrectionRow, Kind, NameRow, RejectRow, SeriesRow, WindowRow};
 use search::Search;
@@ -591,46 +590,4 @@ pub trait Latest: Send + Sync {
     /// # Errors
     /// The workers are busy, computing their state again, or gone.
     fn open(&self, series: &[SeriesId], lengths_ms: &[i64]) -> Result<Vec<Open>, NoAnswer>;
-}
-
-/// Window rows a day that `series` series will make.
-pub fn rows_per_day(series: u64, windows: &[Window]) -> u64 {
-    let per_series =
-        windows.iter().map(|w| 86_400_000 / w.hop_ms.max(1).unsigned_abs()).fold(0, u64::saturating_add);
-    series.saturating_mul(per_series)
-}
-
-/// Judges [`rows_per_day`] by `store.rows_per_day_max`.
-///
-/// # Errors
-/// The arithmetic, if there will be more.
-pub fn judge_rows_per_day(series: u64, windows: &[Window], rows_per_day_max: u64) -> Result<u64, String> {
-    let rows = rows_per_day(series, windows);
-    if rows <= rows_per_day_max {
-        return Ok(rows);
-    }
-    let terms: Vec<_> = windows.iter().map(|w| (86_400_000 / w.hop_ms.max(1)).to_string()).collect();
-    Err(format!(
-        "store.rows_per_day_max cannot exceed {rows_per_day_max}; got {series} series x ({}) rows a day = {rows}",
-        terms.join(" + ")
-    ))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use tidewatch_dataflows::settings::Settings;
-
-    #[test]
-    fn rows_a_day_are_judged_with_their_arithmetic() {
-        let windows = Settings::default().windows;
-        assert_eq!(rows_per_day(10_000, &windows), 20_400_000_u64);
-        assert_eq!(judge_rows_per_day(10_000, &windows, 50_000_000), Ok(20_400_000));
-        assert_eq!(
-            judge_rows_per_day(30_000, &windows, 50_000_000).unwrap_err(),
-            "store.rows_per_day_max cannot exceed 50000000; \
-             got 30000 series x (1440 + 480 + 120) rows a day = 61200000"
-        );
-        assert_eq!(rows_per_day(u64::MAX, &windows), u64::MAX);
-    }
 }

@@ -104,6 +104,12 @@ async function table() {
   console.log(`first view after ${Math.round(performance.now() - began)} ms`);
   await page.locator("#worker-ready.good").waitFor();
   assert.equal(await page.locator("#worker-series").textContent(), new Intl.NumberFormat("en").format(status.series));
+  const { exceeded, estimate } = status.rows_per_day;
+  assert.equal(await page.locator("#warning").isVisible(), exceeded, "the warning");
+  if (exceeded) {
+    assert.match(await page.locator("#warning").textContent(), new RegExp(`${new Intl.NumberFormat("en").format(estimate)} rows a day`));
+    done("too many rows a day are told");
+  }
   await shot(page, "series-light-1280-first");
   done("the table shows what the API answers");
 
@@ -151,6 +157,46 @@ async function sorted(page) {
   assert.ok(await page.getByRole("radio", { name: other, exact: true }).isChecked(), "the window after a reload");
   await shot(page, "sorted-light-1280-first");
   done("sort and window, kept by a reload");
+}
+
+/** A whole row opens its series, by mouse and by keyboard; text can be marked in it, and its link is one. */
+async function opened(page) {
+  const before = page.url();
+  const ids = await idsOf(page);
+  const opens = async (id, how) => {
+    await page.waitForFunction((wanted) => location.search.includes(`series=${wanted}`), id).catch(() => assert.fail(`${how} opens ${id}: ${page.url()}`));
+    await page.goBack();
+    await page.waitForFunction((wanted) => location.href === wanted, before);
+    await page.locator("table.series:not([aria-busy]) a[data-series]").first().waitFor();
+  };
+  for (const cell of ["td.max", "td.at", "th.name"]) {
+    const row = rowsOf(page).filter({ has: page.locator(`[data-series="${ids[2]}"]`) });
+    // Of the name's cell the corner, where there is neither its link nor a label.
+    const { width, height } = await row.locator(cell).boundingBox();
+    await row.locator(cell).click({ position: { x: width - 3, y: height - 3 } });
+    await opens(ids[2], `a click on ${cell}`);
+  }
+  const links = page.locator("table.series tbody a[data-series]");
+  await links.first().focus();
+  await page.keyboard.press("ArrowDown");
+  const second = await page.evaluate(() => document.activeElement.dataset.series);
+  assert.equal(second, (await idsOf(page))[1], "an arrow goes to the next row");
+  await page.keyboard.press("Enter");
+  await opens(second, "Enter");
+  const [tab] = await Promise.all([page.context().waitForEvent("page"), links.first().click({ button: "middle" })]);
+  await tab.waitForURL(/series=/);
+  await tab.close();
+  assert.equal(page.url(), before, "a middle click opens another tab");
+  // A number is marked from one end of its cell to the other.
+  const box = await rowsOf(page).first().locator("td.avg").boundingBox();
+  await page.mouse.move(box.x + 1, box.y + 12);
+  await page.mouse.down();
+  await page.mouse.move(box.x + box.width - 1, box.y + 14, { steps: 4 });
+  await page.mouse.up();
+  assert.equal(page.url(), before, "marking a number opens nothing");
+  assert.notEqual(await page.evaluate(() => String(getSelection())), "", "a number can be marked");
+  await page.mouse.click(4, 4);
+  done("a row opens its series");
 }
 
 async function one(page) {
@@ -285,6 +331,7 @@ try {
   const page = await table();
   await searched(page);
   await sorted(page);
+  await opened(page);
   await one(page);
   await refused(page);
   await revised(page);

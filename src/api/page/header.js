@@ -19,7 +19,7 @@ const field = (label, key, title = null) => {
 export function start(each) {
   const worker = document.getElementById("worker");
   worker.append(field("Worker", "ready"), field("Series", "series", "Series that are held"),
-    field("Samples/s", "rate", "Samples computed per second, over the last 30 s"), field("Lag", "lag", "How far the newest epoch is behind the clock"));
+    field("Samples/s", "rate", "Live samples computed per second, over the last 30 s"), field("Lag", "lag", "How far the newest epoch is behind the clock"));
   theme(document.getElementById("theme"));
   let timer = 0;
   const turn = async () => {
@@ -45,6 +45,16 @@ function show(status) {
   put("series", count(status.series));
   put("lag", span(status.lag_seconds));
   put("rate", number(status.samples_per_second));
+  warn(status.rows_per_day);
+}
+
+/** Says when the store gets more rows than it is meant for; nothing is refused then, so nobody else would. */
+function warn({ exceeded, estimate, max, series, days_that_fit: days }) {
+  const notice = document.getElementById("warning");
+  const fit = days === null ? "" : ` The disk has room for ${number(days)} days of them.`;
+  const text = `${count(series)} series make ${count(estimate)} rows a day, more than store.rows_per_day_max (${count(max)}).${fit}`;
+  if (exceeded && notice.textContent !== text) notice.textContent = text;
+  notice.hidden = !exceeded;
 }
 
 function put(key, text, tone = "", title = null) {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow, bail, ensure};
+use anyhow::{Context, bail, ensure};
 use tidewatch_dataflows::sample::Samples;
 use tidewatch_dataflows::settings::duration;
 
@@ -35,7 +35,6 @@ use crate::cli;
 use crate::config::Config;
 use crate::journal::Mode;
 use crate::source::Durable;
-use crate::store::judge_rows_per_day;
 
 /// The name of the source in metrics.
 const SOURCE: &str = "demo";
@@ -67,8 +66,6 @@ pub fn demo(mut config: Config, args: &cli::Demo) -> anyhow::Result<ExitCode> {
         "--series must be at most limits.series ({series_max}); got {}",
         made.series
     );
-    judge_rows_per_day(made.series, &config.windows, config.store.rows_per_day_max)
-        .map_err(|arithmetic| anyhow!("these windows are too many rows for a demo: {arithmetic}"))?;
     let started = Instant::now();
     let progress = config.data_dir.join(sources::FOLDER).join(SOURCE);
     let sent_to_ms = read_progress(&progress);

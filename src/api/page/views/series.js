@@ -47,7 +47,7 @@ class Series {
     this.order = el("select", { id: "order", onchange: () => state.go({ sort: this.order.value }) });
     this.windows = el("div", { class: "windows" });
     this.head = el("tr", { role: "row" });
-    this.body = el("tbody", { role: "rowgroup" });
+    this.body = el("tbody", { role: "rowgroup", onkeydown: (event) => this.step(event) });
     this.table = el("table", { class: "series", role: "table", "aria-label": "Newest window of each series" },
       el("thead", { role: "rowgroup" }, this.head), this.body);
     this.foot = el("div", { class: "foot" });
@@ -181,9 +181,20 @@ class Series {
     say(this.next ? `${shown}, and more` : shown);
   }
 
+  /** Arrows go from the link of a row to that of the next. */
+  step(event) {
+    const way = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key];
+    const link = way && event.target.closest("tr")?.[way]?.querySelector("a[data-series]");
+    if (!link) return;
+    event.preventDefault();
+    link.focus();
+  }
+
   row(row) {
+    // The whole row opens its series; its link stays one for other tabs, and text that is being marked stays marked.
     const open = (event) => {
-      if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+      const link = event.target.closest("a");
+      if (event.metaKey || event.ctrlKey || event.shiftKey || (!link && !getSelection().isCollapsed)) return;
       event.preventDefault();
       state.go({ view: "one", series: row.series, window: this.now.window });
     };
@@ -192,9 +203,9 @@ class Series {
     const cell = (key, text, title) => el("td", { class: key, role: "cell", "data-label": key, title }, text);
     const numbers = ["min", "max", "avg", "std", "last"].map((key) => cell(key, number(row[key]), row[key]));
     const notes = [row.partial && "partial", row.revision > 0 && `corrected ${row.revision}×`].filter(Boolean);
-    return el("tr", { role: "row", class: row.partial ? "partial" : null },
+    return el("tr", { role: "row", class: row.partial ? "partial" : null, onclick: open },
       el("th", { scope: "row", role: "rowheader", class: "name" },
-        el("a", { href: to, "data-series": row.series, onclick: open }, row.name || row.series),
+        el("a", { href: to, "data-series": row.series }, row.name || row.series),
         notes.map((note) => el("span", { class: "note" }, note)),
         el("div", { class: "labels" }, labels)),
       numbers, cell("count", count(row.count)), cell("at", time(row.at_ms), moment(row.at_ms)));

@@ -1,0 +1,209 @@
+//! Window rows that the series make in a day, beside what the store is meant for (`store.rows_per_day_max`).
+//!
+//! More than that is told, in the log, the metrics, `/status` and on the page, and nothing is refused: a server that ran
+//! must run again.
+
+use std::fmt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tidewatch_dataflows::settings::duration;
+
+use super::status::{bytes, thousands};
+use crate::config::Config;
+use crate::disk;
+
+/// Bytes of the store that a window row takes, indices included; measured, see README.md.
+const ROW_BYTES: u64 = 110;
+/// How often the log says it again while it holds.
+pub const AGAIN: Duration = Duration::from_secs(3_600);
+/// How often it is looked whether it holds.
+pub const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// The arithmetic for a number of series.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowsPerDay {
+    /// Series that make rows.
+    series: u64,
+    /// Rows of one series in a day.
+    of_one: u64,
+    /// `store.rows_per_day_max`.
+    max: u64,
+    /// `store.retention`.
+    retention_ms: i64,
+    /// Bytes that the file system of the store has free; none where it does not say.
+    free_bytes: Option<u64>,
+}
+
+impl RowsPerDay {
+    /// With the settings at hand and the disk as it is now.
+    pub fn new(config: &Config, series: u64) -> RowsPerDay {
+        RowsPerDay {
+            series,
+            of_one: config.rows_per_day(1),
+            max: config.store.rows_per_day_max,
+            retention_ms: config.store.retention_ms,
+            free_bytes: free_bytes(&config.data_dir),
+        }
+    }
+
+    /// Rows of all series in a day.
+    pub fn estimate(&self) -> u64 {
+        self.series.saturating_mul(self.of_one)
+    }
+
+    /// Whether that is more than the store is meant for.
+    pub fn exceeded(&self) -> bool {
+        self.estimate() > self.max
+    }
+
+    /// Series whose rows the store is meant for.
+    pub fn series_that_fit(&self) -> u64 {
+        self.max / self.of_one.max(1)
+    }
+
+    /// Days until the disk is full, at so many rows; none without rows, or where the disk does not say what is free.
+    pub fn days_that_fit(&self) -> Option<f64> {
+        let a_day = self.estimate().saturating_mul(ROW_BYTES);
+        self.free_bytes.filter(|_| a_day > 0).map(|free| free as f64 / a_day as f64)
+    }
+
+    /// As `/status` shows it.
+    pub fn json(&self) -> Value {
+        json!({
+            "series": self.series,
+            "estimate": self.estimate(),
+            "max": self.max,
+            "exceeded": self.exceeded(),
+            "days_that_fit": self.days_that_fit(),
+        })
+    }
+}
+
+/// The arithmetic, on one line.
+impl fmt::Display for RowsPerDay {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = |n: u64| thousands(n as f64);
+        let (series, of_one, estimate, max) =
+            (words(self.series), words(self.of_one), words(self.estimate()), words(self.max));
+        write!(
+            f,
+            "{series} series x {of_one} rows = {estimate} rows a day; store.rows_per_day_max is {max}"
+        )?;
+        write!(f, ", enough for {} series", words(self.series_that_fit()))?;
+        let (Some(days), Some(free)) = (self.days_that_fit(), self.free_bytes) else { return Ok(()) };
+        let (a_day, free) = (self.estimate().saturating_mul(ROW_BYTES), bytes(free as f64));
+        let kept = duration(self.retention_ms);
+        write!(
+            f,
+            "; about {} a day are kept for {kept}, {free} free hold {days:.1} days",
+            bytes(a_day as f64)
+        )
+    }
+}
+
+/// What is free where the data directory is or will be made.
+fn free_bytes(data_dir: &Path) -> Option<u64> {
+    let there = data_dir.ancestors().map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
+    disk::free_bytes(there.into_iter().find(|dir| dir.is_dir())?).ok()
+}
+
+/// What the log should say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Say {
+    /// There are too many rows, for the first time or again.
+    Exceeded,
+    /// There are no longer too many.
+    Over,
+}
+
+/// When the log said so, and whether it holds since.
+#[derive(Debug, Default)]
+pub struct Warning {
+    said: Option<Instant>,
+    holds: bool,
+}
+
+impl Warning {
+    /// Takes note of how it is `now`; what the log should say, if anything.
+    pub fn look(&mut self, exceeded: bool, now: Instant) -> Option<Say> {
+        if !exceeded {
+            return std::mem::take(&mut self.holds).then_some(Say::Over);
+        }
+        // A number that goes up and down around the bound is no reason to say it more often.
+        let due = self.said.is_none_or(|said| now.duration_since(said) >= AGAIN);
+        due.then(|| {
+            *self = Warning { said: Some(now), holds: true };
+            Say::Exceeded
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(series: u64, free_bytes: Option<u64>) -> RowsPerDay {
+        RowsPerDay { free_bytes, ..RowsPerDay::new(&Config::default(), series) }
+    }
+
+    #[test]
+    fn the_arithmetic_is_told() {
+        let table = [
+            (
+                rows(24_509, None),
+                false,
+                "24,509 series x 2,040 rows = 49,998,360 rows a day; store.rows_per_day_max is 50,000,000, enough for 24,509 series",
+            ),
+            (
+                rows(24_510, Some(0)),
+                true,
+                "24,510 series x 2,040 rows = 50,000,400 rows a day; store.rows_per_day_max is 50,000,000, enough for 24,509 series; about 5.1 GiB a day are kept for 30d, 0 B free hold 0.0 days",
+            ),
+            (
+                rows(100_000, Some(100 << 30)),
+                true,
+                "100,000 series x 2,040 rows = 204,000,000 rows a day; store.rows_per_day_max is 50,000,000, enough for 24,509 series; about 20.9 GiB a day are kept for 30d, 100 GiB free hold 4.8 days",
+            ),
+        ];
+        for (rows, exceeded, words) in table {
+            assert_eq!((rows.exceeded(), rows.to_string().as_str()), (exceeded, words));
+        }
+        assert_eq!(rows(0, Some(1)).days_that_fit(), None);
+        assert_eq!(rows(u64::MAX, Some(1)).estimate(), u64::MAX);
+        assert_eq!(rows(100_000, None).json()["days_that_fit"], Value::Null);
+    }
+
+    #[test]
+    fn the_log_says_it_at_once_and_every_hour_while_it_holds() {
+        let (mut warning, begun) = (Warning::default(), Instant::now());
+        let after = |minutes: u64| begun + Duration::from_secs(60 * minutes);
+        let table = [
+            (0, false, None),
+            (1, true, Some(Say::Exceeded)),
+            (2, true, None),
+            (60, true, None),
+            (61, true, Some(Say::Exceeded)),
+            (120, true, None),
+            (121, true, Some(Say::Exceeded)),
+            (122, false, Some(Say::Over)),
+            (123, false, None),
+            (124, true, None),
+            (125, false, None),
+            (181, true, Some(Say::Exceeded)),
+            (182, false, Some(Say::Over)),
+        ];
+        for (minute, exceeded, say) in table {
+            assert_eq!(warning.look(exceeded, after(minute)), say, "minute {minute}");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_yet_is_on_the_disk_of_those_above_it() {
+        let folder = std::env::temp_dir();
+        for dir in [folder.join("tidewatch-not-there/data"), folder, Path::new("not-there").to_owned()] {
+            assert!(free_bytes(&dir) > Some(0), "{}", dir.display());
+        }
+    }
+}
