@@ -447,3 +447,142 @@ fn exit_codes_tell_done_from_failed_from_misused() {
     let samples = samples_of(std::str::from_utf8(&good).unwrap());
     stored::check("after all", &settings(), &rows(&export(folder.path())), &samples);
 }
+
+/// Makes the bytes of a file damaged, or what is behind them odd.
+type Damage = fn(&[u8]) -> Vec<u8>;
+
+/// What a damaged file held before the damage is computed and stored as a file of its own, and so are the others.
+#[test]
+fn a_damaged_file_is_stored_up_to_its_damage_and_the_others_whole() {
+    let half: Damage = |bytes| bytes[..bytes.len() / 2].to_vec();
+    let sum: Damage = |bytes| {
+        let mut bytes = bytes.to_vec();
+        let at = bytes.len() - 8;
+        bytes[at] ^= 1;
+        bytes
+    };
+    let padded: Damage = |bytes| [bytes, &[0; 512]].concat();
+    let tail: Damage = |bytes| [bytes, b"tail"].concat();
+    let source = folder();
+    generate(source.path(), 7, 30, &[], "all.prom");
+    let text = std::fs::read_to_string(source.path().join("all.prom")).unwrap();
+    let other: String = text.lines().map(|line| format!("other_{line}\n")).collect();
+    let zstd = |text: &str| {
+        ruzstd::encoding::compress_to_vec(text.as_bytes(), ruzstd::encoding::CompressionLevel::Fastest)
+    };
+    let cases: [(&str, Damage, i32, &str); 7] = [
+        ("cut.prom.gz", half, 1, "reading cut.prom.gz: it is cut off: it ends within a gzip member; the "),
+        ("cut.prom.zst", half, 1, "reading cut.prom.zst: it is damaged, or no Zstandard: "),
+        ("sum.prom.gz", sum, 1, "a matching checksum; the "),
+        ("padded.prom.gz", padded, 0, ""),
+        ("padded.prom.zst", padded, 0, ""),
+        ("tail.prom.gz", tail, 0, "warning: tail.prom.gz: 4 bytes behind its last compressed part"),
+        ("tail.prom.zst", tail, 0, "warning: tail.prom.zst: 4 bytes behind its last compressed part"),
+    ];
+    for (file, damage, code, says) in cases {
+        let packed = if file.ends_with("gz") { gz(text.as_bytes()) } else { zstd(&text) };
+        let (damaged, want) = (folder(), folder());
+        std::fs::write(damaged.path().join(file), damage(&packed)).unwrap();
+        std::fs::write(damaged.path().join("other.prom"), &other).unwrap();
+        let ended = run(damaged.path(), &["replay", file, "other.prom"], None);
+        assert_eq!(ended.code, Some(code), "{file}: {ended:?}");
+        assert!(ended.err.contains(says), "{file}: {ended:?}");
+        assert!(says.is_empty() == ended.err.is_empty(), "{file}: {ended:?}");
+        let held = stored::samples(&damaged.path().join("data")).len();
+        let read = held - text.lines().count();
+        assert!(read > text.lines().count() / 4, "{file}: {read} of {} lines", text.lines().count());
+        assert!(read == text.lines().count() || says.contains("cut"), "{file}: {read} lines");
+        let part: String = text.split_inclusive('\n').take(read).collect();
+        std::fs::write(want.path().join("part.prom"), part).unwrap();
+        std::fs::write(want.path().join("other.prom"), &other).unwrap();
+        done(want.path(), &["replay", "part.prom", "other.prom"], None);
+        same(file, &export(damaged.path()), &export(want.path()));
+        // The whole file mends it.
+        if file == "cut.prom.gz" {
+            let (again, whole) = (["replay", "all.prom"], ["replay", "all.prom", "other.prom"]);
+            for (folder, arguments) in [(&damaged, &again[..]), (&source, &whole)] {
+                std::fs::write(folder.path().join("all.prom"), &text).unwrap();
+                std::fs::write(folder.path().join("other.prom"), &other).unwrap();
+                done(folder.path(), arguments, None);
+            }
+            let samples = samples_of(&format!("{text}{other}"));
+            let mended = settled(&export(damaged.path()), &samples);
+            same("mended", &mended, &settled(&export(source.path()), &samples));
+        }
+    }
+}
+
+/// A history out of a damaged file is written as far as it was read.
+#[test]
+fn a_history_is_written_up_to_the_damage_of_its_file() {
+    let source = folder();
+    generate(source.path(), 8, 20, &[], "all.prom");
+    let text = std::fs::read_to_string(source.path().join("all.prom")).unwrap();
+    // The same series a day later: what is old is history to them.
+    let live: String = text
+        .lines()
+        .map(|line| {
+            let (rest, at_ms) = line.rsplit_once(' ').unwrap();
+            format!("{rest} {}\n", at_ms.parse::<i64>().unwrap() + 86_400_000)
+        })
+        .collect();
+    let packed = gz(text.as_bytes());
+    let (damaged, want) = (folder(), folder());
+    for folder in [&damaged, &want] {
+        std::fs::write(folder.path().join("live.prom"), &live).unwrap();
+        done(folder.path(), &["replay", "live.prom"], None);
+    }
+    std::fs::write(damaged.path().join("cut.prom.gz"), &packed[..packed.len() / 2]).unwrap();
+    let before = export(damaged.path());
+    let ended = run(damaged.path(), &["replay", "--into-history", "--json", "cut.prom.gz"], None);
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(ended.err.contains("reading cut.prom.gz: it is cut off: "), "{ended:?}");
+    let summary: Value = serde_json::from_str(ended.out.trim()).unwrap();
+    let read = summary["samples"].as_u64().unwrap() as usize;
+    assert!(read > text.lines().count() / 4, "{summary}");
+    let part: String = text.split_inclusive('\n').take(read).collect();
+    std::fs::write(want.path().join("part.prom"), part).unwrap();
+    done(want.path(), &["replay", "--into-history", "part.prom"], None);
+    let got = export(damaged.path());
+    same("history", &got, &export(want.path()));
+    assert!(got.len() > before.len(), "rows of the history are written");
+}
+
+/// Standard input is told by its first bytes as a file is, also where a pipe gives them one by one.
+#[test]
+fn standard_input_is_known_by_its_first_bytes() {
+    let source = folder();
+    generate(source.path(), 9, 3, &[], "all.prom");
+    let text = std::fs::read(source.path().join("all.prom")).unwrap();
+    done(source.path(), &["replay", "all.prom"], None);
+    let want = export(source.path());
+    let wide = |unit: fn(u16) -> [u8; 2], mark: &[u8]| {
+        let units = std::str::from_utf8(&text).unwrap().encode_utf16().flat_map(unit);
+        mark.iter().copied().chain(units).collect::<Vec<u8>>()
+    };
+    let frame = ruzstd::encoding::compress_to_vec(&text[..], ruzstd::encoding::CompressionLevel::Fastest);
+    let skipped = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0][..], b"pzst", &frame].concat();
+    let little = wide(u16::to_le_bytes, &[0xff, 0xfe]);
+    for (what, bytes) in [
+        ("gzip", gz(&text)),
+        ("a frame to skip", skipped),
+        ("UTF-16", little.clone()),
+        ("UTF-16, the other order", wide(u16::to_be_bytes, &[0xfe, 0xff])),
+        ("UTF-16 in gzip", gz(&little)),
+        ("UTF-8 with a mark", [b"\xef\xbb\xbf", &text[..]].concat()),
+    ] {
+        let folder = folder();
+        let mut child = command(folder.path(), &["replay", "-"]);
+        let mut child = child.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        for byte in &bytes[..8] {
+            stdin.write_all(&[*byte]).unwrap();
+            stdin.flush().unwrap();
+            std::thread::yield_now();
+        }
+        stdin.write_all(&bytes[8..]).unwrap();
+        drop(stdin);
+        assert!(child.wait().unwrap().success(), "{what}");
+        same(what, &export(folder.path()), &want);
+    }
+}

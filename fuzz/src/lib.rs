@@ -18,7 +18,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tidewatch::labels::{Labels, Limits, NAME};
 use tidewatch::metrics::Metrics;
 use tidewatch::source::csv::{Bad, Table};
-use tidewatch::source::exposition::{self, Dialect};
+use tidewatch::source::dump;
+use tidewatch::source::exposition::{self, Dialect, Value};
 use tidewatch::source::openmetrics;
 use tidewatch::source::query::answer::{self, QueryData, Series};
 use tidewatch::source::remote_write::{self, Decoded, Undecodable};
@@ -255,7 +256,10 @@ fn line_holds(line: &[u8], dialect: Dialect) {
         let read = read.as_ref().expect("the series and two numbers are UTF-8");
         let read = read.as_ref().expect("a known series and two numbers make a line");
         let (got, want) = ((glanced.key, glanced.at_ms), (read.key, read.at_ms));
-        assert_eq!((got, glanced.value.to_bits()), (want, read.value.to_bits()), "{}", line.escape_ascii());
+        assert_eq!(got, want, "{}", line.escape_ascii());
+        let number =
+            |value| matches!(value, Value::Float(float) if float.to_bits() == glanced.value.to_bits());
+        assert!(number(read.value), "{}", line.escape_ascii());
     }
     let read = match read {
         Some(Ok(read)) => read,
@@ -263,10 +267,36 @@ fn line_holds(line: &[u8], dialect: Dialect) {
         None => return,
     };
     assert!(!read.pairs.is_empty() || read.key.starts_with(b"{"), "{read:?}");
-    let text = write_line(&read, dialect);
+    let value = match read.value {
+        Value::Float(value) => value.to_string(),
+        Value::Histogram(histogram) => match histogram.judge() {
+            Ok(kept) => write_histogram(kept),
+            Err(why) => return assert!(!why.is_empty() && why.len() <= SENTENCE_BYTES_MAX, "{why}"),
+        },
+    };
+    let text = write_line(&read, &value, dialect);
     let again = exposition::read(&text, dialect).unwrap_or_else(|why| panic!("{why}: {text:?} of {read:?}"));
     assert_eq!((&again.pairs, again.at_ms), (&read.pairs, read.at_ms), "{text:?}");
-    assert!(same(again.value, read.value), "{text:?}");
+    let both = match (read.value, again.value) {
+        (Value::Float(a), Value::Float(b)) => same(a, b),
+        (Value::Histogram(a), Value::Histogram(b)) => equal(&a, &b),
+        _ => false,
+    };
+    assert!(both, "{text:?} of {read:?}");
+}
+
+/// Whether the same is kept of two histograms.
+fn equal(a: &dump::Histogram, b: &dump::Histogram) -> bool {
+    let kept = |histogram: &dump::Histogram| histogram.judge().expect("it was judged");
+    kept(a).into_iter().zip(kept(b)).all(|(a, b)| same(a, b))
+}
+
+/// A histogram of which this is kept.
+fn write_histogram([count, sum]: [f64; 2]) -> String {
+    match count.is_nan() {
+        true => "{count:0, sum:NaN}".to_owned(),
+        false => format!("{{count:{count}, sum:{sum}, [-Inf,+Inf]:{count}}}"),
+    }
 }
 
 /// Whether these bytes are those by which a series is known once it was read.
@@ -275,13 +305,18 @@ fn is_series(key: &str, dialect: Dialect) -> bool {
     exposition::read(&line, dialect).is_ok_and(|read| read.key == key.as_bytes())
 }
 
-fn write_line(read: &exposition::Line<'_>, dialect: Dialect) -> String {
+fn write_line(read: &exposition::Line<'_>, value: &str, dialect: Dialect) -> String {
     let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let dumped = matches!(read.value, Value::Histogram(_));
     let mut text = "{".to_owned();
     for (name, value) in &read.pairs {
-        let _ = write!(text, "\"{}\"=\"{}\",", quoted(name), quoted(value));
+        // Only so is the line one of a dump.
+        let _ = match dumped && name == NAME {
+            true => write!(text, "{name}=\"{}\",", quoted(value)),
+            false => write!(text, "\"{}\"=\"{}\",", quoted(name), quoted(value)),
+        };
     }
-    let _ = write!(text, "}} {} ", read.value);
+    let _ = write!(text, "}} {value} ");
     let _ = match dialect {
         Dialect::Prometheus => write!(text, "{}", read.at_ms),
         Dialect::OpenMetrics => write!(text, "{}", seconds(read.at_ms)),
@@ -352,7 +387,8 @@ pub fn file(format: Format, text: &[u8]) {
         let name = path.to_str().expect("the folder has a plain name").to_owned();
         let read = |strict| read_file(rig, &name, format, strict);
         let (samples, summary, error) = read(false);
-        assert_eq!(summary.received, samples.len() as u64 + summary.refusals.total());
+        let lines = samples.len() as u64 - summary.histograms;
+        assert_eq!(summary.received, lines + summary.refusals.total());
         assert_eq!(summary.first.len() as u64, summary.refusals.total().min(20));
         assert!(summary.lines <= text.iter().filter(|byte| **byte == b'\n').count() as u64 + 1);
         assert!(summary.refusals.iter().all(|refusal| refusal.count > 0), "{summary:?}");

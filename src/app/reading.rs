@@ -9,13 +9,51 @@ use tidewatch_dataflows::sample::Samples;
 
 use crate::journal::Journal;
 use crate::source::Durable;
-use crate::source::replay::Beyond;
+use crate::source::replay::{Beyond, Replay, ReplayError, Summary};
 
 /// Samples of one epoch of a file.
 const EPOCH_SAMPLES: usize = 65_536;
 
 /// Replaces the batch by the next samples; `false` at the end of the input. What came before an error is in the batch.
 pub type Next<'a> = dyn FnMut(&mut Samples) -> anyhow::Result<bool> + 'a;
+
+/// What [`Next`] is for files: an input that fails ends there and is noted, and the others are read all the same.
+///
+/// # Errors
+/// The line that ends strict reading.
+pub fn next_of(
+    replay: &mut Replay,
+    failed: &mut Vec<ReplayError>,
+    batch: &mut Samples,
+    epoch: u64,
+) -> anyhow::Result<bool> {
+    match replay.next_batch(batch, epoch) {
+        Err(error) if !error.is_strict() => {
+            failed.push(error);
+            Ok(true)
+        }
+        more => Ok(more?),
+    }
+}
+
+/// What reading came to, where some inputs failed: all but the last failure are told here.
+///
+/// # Errors
+/// What ended reading, else the last failure.
+pub fn all_read<T>(done: anyhow::Result<T>, mut failed: Vec<ReplayError>) -> anyhow::Result<T> {
+    let last = if done.is_ok() { failed.pop() } else { None };
+    failed.iter().for_each(|error| eprintln!("tidewatch: {error}"));
+    match last {
+        Some(error) => Err(error.into()),
+        None => done,
+    }
+}
+
+/// Prints what was odd in files, and the first lines that were refused, on standard error.
+pub fn show(summary: &Summary) {
+    summary.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+    summary.first.iter().for_each(|bad| eprintln!("{bad}"));
+}
 
 /// Ends epochs as DESIGN.md §4 Files says.
 pub struct Cut {

@@ -14,7 +14,7 @@ use crate::journal::Mode;
 use crate::source::replay::{Options, Replay, SOURCE, Summary, judge};
 
 use super::progress::{Measure, Progress};
-use super::reading::{Cut, Span, read};
+use super::reading::{Cut, Span, all_read, next_of, read, show};
 use super::stack::{OnFatal, Stack};
 use super::watchdog::Watchdog;
 use super::{history, now_ms, time_ms};
@@ -53,13 +53,16 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     let mut progress = Progress::new(Measure::Bytes(replay.bytes_total()));
     let mut span = Span::new(from_ms, to_ms);
     let bytes = replay.bytes_counter();
-    let mut next = |batch: &mut Samples| Ok(replay.next_batch(batch, cut.journal.current_epoch())?);
+    let mut failed = Vec::new();
+    let mut next =
+        |batch: &mut Samples| next_of(&mut replay, &mut failed, batch, cut.journal.current_epoch());
     let mut tick = |samples| {
         progress.tick(samples, bytes.load(Ordering::Relaxed));
         Ok(())
     };
     let read = read(&mut next, &cut, &mut span, SOURCE, &mut tick);
-    // What was read before an error is in the log already; but the input has not ended, so nothing is judged by its end.
+    // An input that failed has ended there. What strict reading took is in the log already; but the input has not ended,
+    // so nothing is judged by its end.
     let end = match &read {
         Ok(()) => cut.last(span.highest_ms),
         Err(_) => cut.stop(),
@@ -82,7 +85,7 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     drop(watchdog);
     progress.finish();
     report(&summary, args.common.json, &done);
-    read?;
+    all_read(read, failed)?;
     // Nobody makes room in the outbox, so waiting for it would be for ever.
     if let Some(why) = full {
         anyhow::bail!(
@@ -161,7 +164,7 @@ struct Done {
 }
 
 fn report(summary: &Summary, as_json: bool, done: &Done) {
-    let taken = summary.received - summary.refusals.total() - done.outside;
+    let taken = summary.received + summary.histograms - summary.refusals.total() - done.outside;
     let computed_rate = done.computed as f64 / done.seconds_computed;
     let stored_rate = taken as f64 / done.seconds_stored;
     let row_rate = done.rows as f64 / done.seconds_stored;
@@ -174,7 +177,7 @@ fn report(summary: &Summary, as_json: bool, done: &Done) {
         let first: Vec<String> = summary.first.iter().map(ToString::to_string).collect();
         let value = json!({"lines": summary.lines, "received": summary.received, "samples": taken, "refused": refused,
             "outside_range": done.outside,
-            "created_skipped": summary.created, "first_refused": first, "series": done.series,
+            "created_skipped": summary.created, "histograms": summary.histograms, "warnings": summary.warnings, "first_refused": first, "series": done.series,
             "slots_given": done.slots.0, "slots_freed": done.slots.1, "series_released": done.released, "computed": done.computed, "rows_stored": done.rows,
             "seconds_computed": done.seconds_computed, "seconds": done.seconds_stored,
             "computed_samples_per_second": computed_rate, "samples_per_second": stored_rate,
@@ -182,15 +185,16 @@ fn report(summary: &Summary, as_json: bool, done: &Done) {
         println!("{value}");
         return;
     }
-    for bad in &summary.first {
-        eprintln!("{bad}");
-    }
+    show(summary);
     println!("{taken} samples of {} series in {:.1} s", done.series, done.seconds_stored);
     println!("computed {} samples: {computed_rate:.0} samples/s", done.computed);
     println!(
         "stored {} rows: {stored_rate:.0} samples/s from file to stored rows, {row_rate:.0} rows/s",
         done.rows
     );
+    if summary.histograms > 0 {
+        println!("{} native histograms kept as their count and sum", summary.histograms);
+    }
     if summary.created > 0 {
         println!("{} samples of when a metric was created left out", summary.created);
     }

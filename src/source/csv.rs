@@ -6,11 +6,16 @@
 //! up,a:9100,,1714521615.5,1              an empty label cell: the label is absent
 //! ```
 //!
+//! Cells are separated by `,`, or by `;` or tabs if the header is a header only so. A first line `sep=;` says which, as
+//! spreadsheets write it. Where `;` separates, numbers may have a comma before their decimals: such files are written where
+//! that is the custom.
+//!
 //! Columns: `name` (or `__name__`); `timestamp` (RFC 3339 or Unix seconds) or `timestamp_ms`; `value`; every other
 //! column is a label. The key of a row is its labels in the order of the columns, each `name 0xFF value 0xFF` after a
 //! leading zero byte: rows of files with different headers never share a key by accident, and no key of another format
 //! begins with a zero byte.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::str;
 
@@ -19,6 +24,8 @@ use crate::source::exposition::number;
 
 /// Most columns of a file.
 const COLUMNS_MAX: usize = 1_024;
+/// What may separate cells, the first choice first, and its name.
+const SEPARATORS: [(u8, &str); 3] = [(b',', ","), (b';', ";"), (b'\t', "tab")];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Column {
@@ -63,12 +70,38 @@ pub struct Row {
 }
 
 impl Table {
-    /// Reads the header row.
+    /// Reads the header row, which tells what separates its columns.
     ///
     /// # Errors
     /// What is missing, empty or there twice.
     pub fn new(header: &[u8]) -> Result<Table, String> {
-        let mut cells = Cells::default();
+        let by_comma = match Table::separated(header, b',') {
+            Ok(table) => return Ok(table),
+            Err(why) => why,
+        };
+        let others = &SEPARATORS[1..];
+        if let Some(table) = others.iter().find_map(|(other, _)| Table::separated(header, *other).ok()) {
+            return Ok(table);
+        }
+        if header.contains(&b',') || header.trim_ascii().is_empty() {
+            return Err(by_comma);
+        }
+        // The complaint is about the columns as they were meant.
+        match others.iter().find(|(other, _)| header.contains(other)) {
+            Some((other, name)) => {
+                let why = Table::separated(header, *other).err().unwrap_or_default();
+                Err(format!("columns separated by {name}: {why}"))
+            }
+            None => Err(format!("{by_comma}; columns must be separated by , or ; or tab")),
+        }
+    }
+
+    /// Reads the header row, whose columns are separated by `separator`.
+    ///
+    /// # Errors
+    /// What is missing, empty or there twice.
+    pub fn separated(header: &[u8], separator: u8) -> Result<Table, String> {
+        let mut cells = Cells::new(separator);
         match cells.split(header) {
             Ok(()) => {}
             Err(Bad::Open) => return Err("a quoted cell of the header is not closed".to_owned()),
@@ -121,6 +154,7 @@ impl Table {
     pub fn read(&mut self, row: &[u8]) -> Result<Row, Bad> {
         let malformed = |why: String| Err(Bad::Malformed(why));
         self.cells.split(row)?;
+        let decimal_comma = self.cells.separator == b';';
         let (got, wanted) = (self.cells.ranges.len(), self.columns.len());
         if got != wanted {
             return malformed(format!("a row has {wanted} cells as the header; got {got}"));
@@ -137,11 +171,12 @@ impl Table {
                     self.key.extend_from_slice(cell);
                     self.key.push(0xff);
                 }
-                Column::Value => match text(cell).and_then(number) {
+                Column::Value => match text(cell).and_then(|text| number(&with_point(text, decimal_comma))) {
                     Some(value) => row.value = value,
                     None => {
+                        let point = if cell.contains(&b',') { " with a decimal point" } else { "" };
                         return malformed(format!(
-                            "value must be a number, NaN, +Inf or -Inf; got {}",
+                            "value must be a number{point}, NaN, +Inf or -Inf; got {}",
                             shown(cell)
                         ));
                     }
@@ -155,7 +190,7 @@ impl Table {
                         ));
                     }
                 },
-                Column::Time => match text(cell).and_then(time) {
+                Column::Time => match text(cell).and_then(|text| time(&with_point(text, decimal_comma))) {
                     Some(at_ms) => row.at_ms = at_ms,
                     None => {
                         let wanted = "RFC 3339 with an offset, or Unix seconds";
@@ -192,6 +227,23 @@ impl Table {
     }
 }
 
+/// What separates the columns, if a line says so as spreadsheets do: `sep=;`.
+pub fn separator_of(line: &[u8]) -> Option<Result<u8, String>> {
+    let (begin, said) = line.split_at_checked(4)?;
+    let sep = begin.eq_ignore_ascii_case(b"sep=");
+    let known = SEPARATORS.iter().find(|(separator, _)| said == [*separator]);
+    let wrong = || Err(format!("sep= must be followed by , or ; or a tab; got {}", shown(said)));
+    sep.then(|| known.map_or_else(wrong, |(separator, _)| Ok(*separator)))
+}
+
+/// A number whose decimals may follow a comma, with a point in its place. Where there are both, none is for decimals.
+fn with_point(text: &str, decimal_comma: bool) -> Cow<'_, str> {
+    match decimal_comma && text.contains(',') && !text.contains('.') {
+        true => Cow::Owned(text.replacen(',', ".", 1)),
+        false => Cow::Borrowed(text),
+    }
+}
+
 fn text(cell: &[u8]) -> Option<&str> {
     str::from_utf8(cell.trim_ascii()).ok()
 }
@@ -216,13 +268,18 @@ fn shown(bytes: &[u8]) -> String {
 }
 
 /// The cells of one row, without their quotes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Cells {
+    separator: u8,
     bytes: Vec<u8>,
     ranges: Vec<Range<usize>>,
 }
 
 impl Cells {
+    fn new(separator: u8) -> Cells {
+        Cells { separator, bytes: Vec::new(), ranges: Vec::new() }
+    }
+
     fn get(&self, at: usize) -> &[u8] {
         &self.bytes[self.ranges[at].clone()]
     }
@@ -234,7 +291,7 @@ impl Cells {
         let (mut begin, mut quotes) = (0, false);
         for (at, byte) in row.iter().enumerate() {
             quotes |= *byte == b'"';
-            if *byte == b',' {
+            if *byte == self.separator {
                 self.ranges.push(begin..at);
                 begin = at + 1;
             }
@@ -256,14 +313,14 @@ impl Cells {
             if row.get(at) == Some(&b'"') {
                 at = self.quoted(row, at + 1)?;
             } else {
-                let length = row[at..].iter().position(|b| *b == b',').unwrap_or(row.len() - at);
+                let length = row[at..].iter().position(|b| *b == self.separator).unwrap_or(row.len() - at);
                 self.bytes.extend_from_slice(&row[at..at + length]);
                 at += length;
             }
             self.ranges.push(begin..self.bytes.len());
             match row.get(at) {
                 None => return Ok(()),
-                Some(b',') => at += 1,
+                Some(byte) if *byte == self.separator => at += 1,
                 Some(_) => {
                     return Err(Bad::Malformed(format!(
                         "cell {} goes on after its closing quote",
@@ -346,6 +403,50 @@ mod tests {
     }
 
     #[test]
+    fn the_header_tells_what_separates_cells() {
+        for (header, row) in [
+            ("name;job;timestamp;value", "up;a,b;1714521600,5;-1,5"),
+            ("name;job;timestamp;value", "up;\"a,b\";1714521600.5;-1.5"),
+            ("name\tjob\ttimestamp\tvalue", "up\ta,b\t1714521600.5\t-1.5"),
+            ("name,job,timestamp,value", "up,\"a,b\",1714521600.5,-1.5"),
+        ] {
+            let mut t = table(header);
+            assert_eq!(t.read(row.as_bytes()), Ok(Row { at_ms: 1_714_521_600_500, value: -1.5 }), "{row}");
+            assert_eq!(t.pairs().unwrap(), [("__name__", "up"), ("job", "a,b")], "{row}");
+        }
+        // Commas are the first choice.
+        let mut t = table("name,a;b,timestamp_ms,value");
+        assert_eq!(t.read(b"up,x;y,5,1").map(|row| row.value), Ok(1.0));
+        assert_eq!(t.pairs().unwrap(), [("__name__", "up"), ("a;b", "x;y")]);
+        for (said, want) in [("sep=,", b','), ("sep=;", b';'), ("SEP=\t", b'\t')] {
+            assert_eq!(separator_of(said.as_bytes()), Some(Ok(want)), "{said}");
+        }
+        for said in ["sep=", "sep=|", "sep=;;"] {
+            let why = format!("sep= must be followed by , or ; or a tab; got {:?}", &said[4..]);
+            assert_eq!(separator_of(said.as_bytes()), Some(Err(why)));
+        }
+        assert_eq!((separator_of(b"name,sep=;"), separator_of(b"sep")), (None, None));
+    }
+
+    #[test]
+    fn a_comma_before_decimals_is_one_only_where_semicolons_separate() {
+        let refused = |point: &str, got: &str| {
+            Err(Bad::Malformed(format!("value must be a number{point}, NaN, +Inf or -Inf; got {got:?}")))
+        };
+        let point = " with a decimal point";
+        for (header, row, want) in [
+            ("name;timestamp_ms;value", "up;5;1,5e3", Ok(1_500.0)),
+            ("name;timestamp_ms;value", "up;5;1.234,5", refused(point, "1.234,5")),
+            ("name;timestamp_ms;value", "up;5;1,234,5", refused(point, "1,234,5")),
+            ("name;timestamp_ms;value", "up;5;one", refused("", "one")),
+            ("name,timestamp_ms,value", "up,5,\"1,5\"", refused(point, "1,5")),
+            ("name\ttimestamp_ms\tvalue", "up\t5\t1,234", refused(point, "1,234")),
+        ] {
+            assert_eq!(table(header).read(row.as_bytes()).map(|row| row.value), want, "{row}");
+        }
+    }
+
+    #[test]
     fn bad_rows_are_refused_with_cell_and_value() {
         let times = "timestamp must be RFC 3339 with an offset, or Unix seconds; got ";
         let rows: [(&[u8], String); 14] = [
@@ -391,6 +492,7 @@ mod tests {
     #[test]
     fn bad_headers_are_refused() {
         let one = "the header needs one of the columns timestamp and timestamp_ms; got ";
+        let separators = "; columns must be separated by , or ; or tab";
         let headers = [
             ("", "column 1 of the header has no name".to_owned()),
             ("name,,value", "column 2 of the header has no name".to_owned()),
@@ -400,11 +502,17 @@ mod tests {
             ("name,timestamp", "the header needs a column value; got \"name,timestamp\"".to_owned()),
             ("name,__name__,timestamp,value", "the header has the column \"__name__\" twice".to_owned()),
             ("name,a,a,timestamp,value", "the header has the column \"a\" twice".to_owned()),
-            ("\"name", "a quoted cell of the header is not closed".to_owned()),
+            ("\"name,", "a quoted cell of the header is not closed".to_owned()),
             (
                 "up{a=\"b\"} 1 1714521600000",
-                "the header needs a column name; got \"up{a=\\\"b\\\"} 1 1714521600000\"".to_owned(),
+                format!("the header needs a column name; got \"up{{a=\\\"b\\\"}} 1 1714521600000\"{separators}"),
             ),
+            ("name|value", format!("the header needs a column name; got \"name|value\"{separators}")),
+            (
+                "name;job;value",
+                "columns separated by ;: the header needs one of the columns timestamp and timestamp_ms; got \"name;job;value\"".to_owned(),
+            ),
+            ("name\tvalue\tname", "columns separated by tab: the header has the column \"name\" twice".to_owned()),
         ];
         for (header, message) in headers {
             assert_eq!(Table::new(header.as_bytes()).unwrap_err(), message, "{header}");
@@ -438,12 +546,15 @@ mod tests {
         let mut random = fastrand::Rng::with_seed(seed);
         let mut taken = 0;
         for round in 0..50_000 {
-            let row: Vec<u8> = (0..random.usize(1..12)).map(|_| *random.choice(b"a,\" ").unwrap()).collect();
-            let mut cells = Cells::default();
+            let separator = random.choice(SEPARATORS).unwrap().0;
+            let bytes = [b'a', separator, b'"', b' '];
+            let row: Vec<u8> = (0..random.usize(1..12)).map(|_| random.choice(bytes).unwrap()).collect();
+            let mut cells = Cells::new(separator);
             if cells.split(&row).is_err() {
                 continue;
             }
-            let mut reader = ::csv::ReaderBuilder::new().has_headers(false).from_reader(&row[..]);
+            let mut reader = ::csv::ReaderBuilder::new();
+            let mut reader = reader.has_headers(false).delimiter(separator).from_reader(&row[..]);
             let record = reader.byte_records().next().unwrap().unwrap();
             let ours: Vec<&[u8]> = (0..cells.ranges.len()).map(|at| cells.get(at)).collect();
             assert_eq!(

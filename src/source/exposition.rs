@@ -6,6 +6,9 @@
 //! {__name__="up", job="x"} 1 1395066363000              as `promtool tsdb dump` prints
 //! ```
 //!
+//! Three escapes are known: `\\`, `\"` and `\n`; any other backslash stands for itself, as in Prometheus. A line of a
+//! dump is quoted as Go does it, and may hold a native histogram (`dump`).
+//!
 //! A line is first glanced at from its end: the last two words are value and timestamp, what precedes them names the
 //! series. If exactly those bytes were read as a series before, the line is done. Only otherwise it is read from the
 //! left, which finds labels or a definite complaint. The glance cannot be fooled: bytes that were once a whole series
@@ -17,6 +20,7 @@
 
 use std::borrow::Cow;
 
+use super::dump::{self, Histogram};
 use super::openmetrics;
 
 /// What follows the value on a line.
@@ -67,6 +71,15 @@ pub struct Glance<'a> {
     pub value: f64,
 }
 
+/// What a line says of its series.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Value {
+    /// One number.
+    Float(f64),
+    /// A native histogram, only in a dump.
+    Histogram(Histogram),
+}
+
 /// One line, read in full.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line<'a> {
@@ -75,7 +88,7 @@ pub struct Line<'a> {
     /// Event time, Unix milliseconds.
     pub at_ms: i64,
     /// Value.
-    pub value: f64,
+    pub value: Value,
     /// Labels in the order of the line, `__name__` included; not yet judged.
     pub pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
 }
@@ -146,14 +159,14 @@ pub fn number(text: &str) -> Option<f64> {
 /// # Errors
 /// What is wrong, with its column (counted in bytes from 1).
 pub fn read(line: &str, dialect: Dialect) -> Result<Line<'_>, String> {
-    let mut reader = Reader { text: line.trim_ascii_end(), at: 0, pairs: Vec::new() };
+    let mut reader = Reader { text: line.trim_ascii_end(), at: 0, raw: Vec::new(), name_in_labels: false };
     reader.blanks();
     let begin = reader.at;
     let name = reader.word(|b, first| {
         b.is_ascii_alphabetic() || matches!(b, b'_' | b':') || (!first && b.is_ascii_digit())
     });
     if !name.is_empty() {
-        reader.pairs.push((Cow::Borrowed("__name__"), Cow::Borrowed(name)));
+        reader.raw.push((Raw::NAME, Raw { text: name, at: begin }));
     }
     let mut end = reader.at;
     reader.blanks();
@@ -163,9 +176,19 @@ pub fn read(line: &str, dialect: Dialect) -> Result<Line<'_>, String> {
     } else if name.is_empty() {
         return Err(reader.complaint("expected a metric name or {"));
     }
-    let value = reader.number("a value")?;
-    let value_is = number(value)
-        .ok_or_else(|| format!("the value must be a number, NaN, +Inf or -Inf; got {}", shown(value)))?;
+    let dumped = name.is_empty() && reader.name_in_labels;
+    let pairs = reader.pairs(dumped)?;
+    reader.blanks();
+    let value = match reader.at_byte(b'{') && dumped {
+        true => Value::Histogram(reader.histogram()?),
+        false => {
+            let word = reader.number("a value")?;
+            let value = number(word).ok_or_else(|| {
+                format!("the value must be a number, NaN, +Inf or -Inf; got {}", shown(word))
+            })?;
+            Value::Float(value)
+        }
+    };
     reader.blanks();
     if dialect == Dialect::OpenMetrics && reader.at_byte(b'#') {
         return Err(reader.complaint(&format!("expected {}", dialect.expected())));
@@ -177,8 +200,7 @@ pub fn read(line: &str, dialect: Dialect) -> Result<Line<'_>, String> {
     if reader.at < reader.text.len() && !exemplar {
         return Err(reader.complaint("expected the end of the line"));
     }
-    let key = &line.as_bytes()[begin..end];
-    Ok(Line { key, at_ms, value: value_is, pairs: reader.pairs })
+    Ok(Line { key: &line.as_bytes()[begin..end], at_ms, value, pairs })
 }
 
 /// A word as a message shows it: a line may be one long word.
@@ -190,10 +212,48 @@ fn shown(word: &str) -> String {
     }
 }
 
+/// The inside of a string before its escapes are read, and where it begins on the line.
+#[derive(Clone, Copy)]
+struct Raw<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl Raw<'_> {
+    const NAME: Raw<'static> = Raw { text: "__name__", at: 0 };
+
+    fn is_name(&self) -> bool {
+        self.text == Raw::NAME.text
+    }
+}
+
+/// Reads the three escapes of the format.
+fn unescape(raw: &str) -> Cow<'_, str> {
+    if !raw.contains('\\') {
+        return Cow::Borrowed(raw);
+    }
+    let (mut text, mut rest) = (String::with_capacity(raw.len()), raw);
+    while let Some((before, after)) = rest.split_once('\\') {
+        let (read, length) = match after.as_bytes().first() {
+            Some(b'\\') => ('\\', 1),
+            Some(b'"') => ('"', 1),
+            Some(b'n') => ('\n', 1),
+            _ => ('\\', 0),
+        };
+        text.push_str(before);
+        text.push(read);
+        rest = &after[length..];
+    }
+    text.push_str(rest);
+    Cow::Owned(text)
+}
+
 struct Reader<'a> {
     text: &'a str,
     at: usize,
-    pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    raw: Vec<(Raw<'a>, Raw<'a>)>,
+    /// Whether `__name__`, not in quotes, is among the labels.
+    name_in_labels: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -217,15 +277,16 @@ impl<'a> Reader<'a> {
 
     /// Reads `name="value"`, `"name"="value"` or a quoted metric name.
     fn pair(&mut self) -> Result<(), String> {
+        let begin = self.at;
         let quoted = self.next_is(b'"');
         let name = if quoted {
             self.quoted()?
         } else {
-            Cow::Borrowed(
-                self.word(|b, first| b.is_ascii_alphabetic() || b == b'_' || (!first && b.is_ascii_digit())),
-            )
+            let text =
+                self.word(|b, first| b.is_ascii_alphabetic() || b == b'_' || (!first && b.is_ascii_digit()));
+            Raw { text, at: begin }
         };
-        if name.is_empty() && !quoted {
+        if name.text.is_empty() && !quoted {
             return Err(self.complaint("expected a label name"));
         }
         self.blanks();
@@ -233,10 +294,10 @@ impl<'a> Reader<'a> {
             if !quoted {
                 return Err(self.complaint("expected = after a label name"));
             }
-            if self.pairs.iter().any(|(name, _)| name == "__name__") {
+            if self.raw.iter().any(|(name, _)| name.is_name()) {
                 return Err(self.complaint("a second metric name before this"));
             }
-            self.pairs.push((Cow::Borrowed("__name__"), name));
+            self.raw.push((Raw::NAME, name));
             return Ok(());
         }
         self.blanks();
@@ -244,70 +305,46 @@ impl<'a> Reader<'a> {
             return Err(self.complaint("expected a label value in quotes"));
         }
         let value = self.quoted()?;
-        self.pairs.push((name, value));
+        self.name_in_labels |= !quoted && name.is_name();
+        self.raw.push((name, value));
         Ok(())
     }
 
-    /// Reads up to the closing quote; the opening one is taken.
-    fn quoted(&mut self) -> Result<Cow<'a, str>, String> {
+    /// Reads up to the closing quote; the opening one is taken. What a backslash stands before closes nothing.
+    fn quoted(&mut self) -> Result<Raw<'a>, String> {
         let begin = self.at;
-        let mut unescaped: Option<String> = None;
-        let mut copied = begin;
         loop {
-            let Some(step) = self.text[self.at..].find(['"', '\\']) else {
-                self.at = begin - 1;
-                return Err(self.complaint("a quote that is not closed"));
-            };
-            self.at += step;
-            let run = &self.text[copied..self.at];
-            if self.next_is(b'"') {
-                return Ok(match unescaped {
-                    None => Cow::Borrowed(run),
-                    Some(text) => Cow::Owned(text + run),
-                });
+            let Some(step) = self.text[self.at..].find(['"', '\\']) else { break };
+            let at = self.at + step;
+            if self.text.as_bytes()[at] == b'"' {
+                self.at = at + 1;
+                return Ok(Raw { text: &self.text[begin..at], at: begin });
             }
-            let all = unescaped.get_or_insert_default();
-            all.push_str(run);
-            all.push(self.escape()?);
-            copied = self.at;
+            let Some(escaped) = self.text[at + 1..].chars().next() else { break };
+            self.at = at + 1 + escaped.len_utf8();
         }
+        self.at = begin - 1;
+        Err(self.complaint("a quote that is not closed"))
     }
 
-    /// Reads an escape: the three of the format, and those that Go's quoting adds in `promtool tsdb dump`.
-    fn escape(&mut self) -> Result<char, String> {
-        let begin = self.at;
-        let mut rest = self.text[begin + 1..].chars();
-        let code = rest.next();
-        let digits = match code {
-            Some('x') => 2,
-            Some('u') => 4,
-            Some('U') => 8,
-            _ => 0,
+    /// The labels with their escapes read: those of Go in a dump, else the three of the format.
+    fn pairs(&self, dumped: bool) -> Result<Vec<(Cow<'a, str>, Cow<'a, str>)>, String> {
+        let text = |raw: &Raw<'a>| match dumped {
+            true => dump::unquote(raw.text)
+                .map_err(|at| self.complaint_at(raw.at + at, "an escape that Go does not write")),
+            false => Ok(unescape(raw.text)),
         };
-        let hex = rest.as_str().get(..digits).filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()));
-        let read = match code {
-            Some(c @ ('\\' | '"')) => Some(c),
-            Some('n') => Some('\n'),
-            Some('t') => Some('\t'),
-            Some('r') => Some('\r'),
-            Some('a') => Some('\u{7}'),
-            Some('b') => Some('\u{8}'),
-            Some('f') => Some('\u{c}'),
-            Some('v') => Some('\u{b}'),
-            // \x names a byte: only below 80 is it a character by itself.
-            Some('x' | 'u' | 'U') => hex
-                .and_then(|hex| u32::from_str_radix(hex, 16).ok())
-                .filter(|code| digits > 2 || *code < 0x80)
-                .and_then(char::from_u32),
-            _ => None,
+        self.raw.iter().map(|(name, value)| Ok((text(name)?, text(value)?))).collect()
+    }
+
+    /// Reads a native histogram, whose opening brace is next.
+    fn histogram(&mut self) -> Result<Histogram, String> {
+        let Some(length) = self.text[self.at..].find('}') else {
+            return Err(self.complaint("a histogram that is not closed"));
         };
-        match read {
-            Some(c) => {
-                self.at += 2 + digits;
-                Ok(c)
-            }
-            None => Err(self.complaint("an unknown escape")),
-        }
+        let text = &self.text[self.at..=self.at + length];
+        self.at += text.len();
+        dump::histogram(text)
     }
 
     /// The next word, which should be `what`.
@@ -343,10 +380,14 @@ impl<'a> Reader<'a> {
     }
 
     fn complaint(&self, what: &str) -> String {
+        self.complaint_at(self.at, what)
+    }
+
+    fn complaint_at(&self, at: usize, what: &str) -> String {
         const SHOWN_MAX: usize = 20;
-        let shown: String = self.text[self.at..].chars().take(SHOWN_MAX).collect();
+        let shown: String = self.text[at..].chars().take(SHOWN_MAX).collect();
         let got = if shown.is_empty() { "the end of the line".to_owned() } else { format!("{shown:?}") };
-        format!("column {}: {what}; got {got}", self.at + 1)
+        format!("column {}: {what}; got {got}", at + 1)
     }
 }
 
@@ -358,6 +399,11 @@ mod tests {
         super::read(line, Dialect::Prometheus)
     }
 
+    fn number_of(line: &Line) -> f64 {
+        let Value::Float(value) = line.value else { panic!("a number: {line:?}") };
+        value
+    }
+
     type Pairs = &'static [(&'static str, &'static str)];
 
     fn pairs<'a>(line: &'a Line) -> Vec<(&'a str, &'a str)> {
@@ -366,7 +412,7 @@ mod tests {
 
     #[test]
     fn lines_are_read_with_names_labels_and_escapes() {
-        let table: [(&str, Pairs, f64); 13] = [
+        let table: [(&str, Pairs, f64); 17] = [
             ("up 1 5", &[("__name__", "up")], 1.0),
             ("  up\t1.5e3   5  \r", &[("__name__", "up")], 1_500.0),
             ("up{} 1 5", &[("__name__", "up")], 1.0),
@@ -377,16 +423,38 @@ mod tests {
             (r#"{"my.metric", "a.b"="c"} 1 5"#, &[("__name__", "my.metric"), ("a.b", "c")], 1.0),
             (r#"{"a"="c", "ä ö"} 1 5"#, &[("a", "c"), ("__name__", "ä ö")], 1.0),
             (r#"{__name__="up", job="x"} 1 5"#, &[("__name__", "up"), ("job", "x")], 1.0),
-            (r#"up{x="\t\x41\u00e9\U0001F600é"} 1 5"#, &[("__name__", "up"), ("x", "\tAé😀é")], 1.0),
+            // Any backslash that begins no escape is one.
+            (
+                r#"up{x="C:\Windows\temp\x41\u00é"} 1 5"#,
+                &[("__name__", "up"), ("x", r"C:\Windows\temp\x41\u00é")],
+                1.0,
+            ),
+            (r#"{"a\t\"b", "c\d"="\\n\\\é"} 1 5"#, &[("__name__", "a\\t\"b"), ("c\\d", r"\n\\é")], 1.0),
+            // Only `promtool tsdb dump` quotes as Go does.
+            (
+                r#"{A="\t\x41\u00e9", __name__="up", x="\U0001F600é\\"} 1 5"#,
+                &[("A", "\tAé"), ("__name__", "up"), ("x", "😀é\\")],
+                1.0,
+            ),
+            (r#"{__name__="up", "a.b"="\a"} 1 5"#, &[("__name__", "up"), ("a.b", "\u{7}")], 1.0),
+            (r#"{"__name__"="up", x="\t"} 1 5"#, &[("__name__", "up"), ("x", "\\t")], 1.0),
             ("up +Inf 5", &[("__name__", "up")], f64::INFINITY),
             ("up -Inf 5", &[("__name__", "up")], f64::NEG_INFINITY),
         ];
         for (text, labels, value) in table {
             let line = read(text).unwrap_or_else(|error| panic!("{text}: {error}"));
-            assert_eq!((pairs(&line), line.value, line.at_ms), (labels.to_vec(), value, 5), "{text}");
+            assert_eq!((pairs(&line), number_of(&line), line.at_ms), (labels.to_vec(), value, 5), "{text}");
         }
-        assert!(read("up NaN 5").unwrap().value.is_nan());
+        assert!(number_of(&read("up NaN 5").unwrap()).is_nan());
         assert_eq!(read("up 1 -5").unwrap().at_ms, -5);
+    }
+
+    #[test]
+    fn histograms_of_a_dump_are_read() {
+        let line = read("{__name__=\"rpc\", a=\"b\"} {count:3, sum:1.5, (0,1]:3} 5").unwrap();
+        assert_eq!((line.key, line.at_ms), (&b"{__name__=\"rpc\", a=\"b\"}"[..], 5));
+        let Value::Histogram(histogram) = line.value else { panic!("{line:?}") };
+        assert_eq!(histogram.judge(), Ok([3.0, 1.5]));
     }
 
     #[test]
@@ -434,10 +502,22 @@ mod tests {
             ("up{a=\"b\" c=\"d\"} 1 5", "column 10: expected , or } after a label; got \"c=\\\"d\\\"} 1 5\""),
             ("up{a=\"b\",,} 1 5", "column 10: expected a label name; got \",} 1 5\""),
             ("up{,} 1 5", "column 4: expected a label name; got \",} 1 5\""),
-            ("up{a=\"\\q\"} 1 5", "column 7: an unknown escape; got \"\\\\q\\\"} 1 5\""),
-            ("up{a=\"\\xff\"} 1 5", "column 7: an unknown escape; got \"\\\\xff\\\"} 1 5\""),
-            ("up{a=\"\\ud800\"} 1 5", "column 7: an unknown escape; got \"\\\\ud800\\\"} 1 5\""),
-            ("up{a=\"\\u00é\"} 1 5", "column 7: an unknown escape; got \"\\\\u00é\\\"} 1 5\""),
+            (
+                "{__name__=\"u\",b=\"c\\q\"} 1 5",
+                "column 19: an escape that Go does not write; got \"\\\\q\\\"} 1 5\"",
+            ),
+            (
+                "{b=\"\\xff\",__name__=\"u\"} 1 5",
+                "column 5: an escape that Go does not write; got \"\\\\xff\\\",__name__=\\\"u\\\"} \"",
+            ),
+            ("up{a=\"\\\"} 1 5", "column 6: a quote that is not closed; got \"\\\"\\\\\\\"} 1 5\""),
+            ("up{a=\"\\", "column 6: a quote that is not closed; got \"\\\"\\\\\""),
+            ("{__name__=\"u\"} {count:1 5", "column 16: a histogram that is not closed; got \"{count:1 5\""),
+            ("up {count:1, sum:1} 5", "the value must be a number, NaN, +Inf or -Inf; got \"{count:1,\""),
+            (
+                "{\"up\"} {count:1, sum:1} 5",
+                "the value must be a number, NaN, +Inf or -Inf; got \"{count:1,\"",
+            ),
             ("up{\"down\"} 1 5", "column 10: a second metric name before this; got \"} 1 5\""),
             ("up{a-b=\"c\"} 1 5", "column 5: expected = after a label name; got \"-b=\\\"c\\\"} 1 5\""),
         ];
@@ -478,7 +558,7 @@ mod tests {
             if known.iter().any(|key| key.as_bytes() == glance.key) {
                 let full = full.unwrap_or_else(|error| panic!("seed {seed}, round {round}: {text}: {error}"));
                 assert_eq!((full.key, full.at_ms), (glance.key, glance.at_ms), "{text}");
-                assert_eq!(full.value.to_bits(), glance.value.to_bits(), "{text}");
+                assert_eq!(number_of(&full).to_bits(), glance.value.to_bits(), "{text}");
                 hits += 1;
             }
         }

@@ -12,6 +12,7 @@
 //!
 //! Not here: metadata, and the walk over a request (`remote_write`, `remote_write2`).
 
+use std::fmt::Display;
 use std::ops::Range;
 
 use tidewatch_dataflows::sample::{MetricType, STALE_NAN_BITS, Samples};
@@ -271,7 +272,7 @@ impl Histogram {
         // What was observed as NaN is in no bucket and makes the sum NaN.
         let fits =
             if self.sum.is_nan() { buckets <= i128::from(count) } else { buckets == i128::from(count) };
-        if fits { Ok(count as f64) } else { Err(self.not_the_count(&buckets, &count)) }
+        if fits { Ok(count as f64) } else { Err(not_the_count(&buckets, &count, self.sum)) }
     }
 
     fn judge_floats(&self, count: f64) -> Result<f64, String> {
@@ -295,20 +296,27 @@ impl Histogram {
             }
         }
         let buckets = zero + self.negative.floats.sum + self.positive.floats.sum;
-        let slack = FLOAT_TOLERANCE * count;
-        let fits = buckets == count
-            || buckets <= count + slack && (self.sum.is_nan() || (buckets - count).abs() <= slack);
-        if fits { Ok(count) } else { Err(self.not_the_count(&buckets, &count)) }
+        if fits(buckets, count, self.sum) {
+            Ok(count)
+        } else {
+            Err(not_the_count(&buckets, &count, self.sum))
+        }
     }
 
     fn sides(&self) -> [(&Side, &'static str); 2] {
         [(&self.negative, "negative"), (&self.positive, "positive")]
     }
+}
 
-    fn not_the_count(&self, buckets: &dyn std::fmt::Display, count: &dyn std::fmt::Display) -> String {
-        let relation = if self.sum.is_nan() { "at least" } else { "equal to" };
-        format!("histogram.count must be {relation} the sum of its buckets ({buckets}); got {count}")
-    }
+/// Whether buckets of floats add up to their count, but for what was rounded. What was observed as NaN is in no bucket.
+pub(super) fn fits(buckets: f64, count: f64, sum: f64) -> bool {
+    let slack = FLOAT_TOLERANCE * count;
+    buckets == count || buckets <= count + slack && (sum.is_nan() || (buckets - count).abs() <= slack)
+}
+
+pub(super) fn not_the_count(buckets: &dyn Display, count: &dyn Display, sum: f64) -> String {
+    let relation = if sum.is_nan() { "at least" } else { "equal to" };
+    format!("histogram.count must be {relation} the sum of its buckets ({buckets}); got {count}")
 }
 
 impl Side {

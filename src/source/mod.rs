@@ -1,10 +1,11 @@
 //! Where samples come from: bytes → samples. Transports (`receive`, `replay`) are kept apart from formats
-//! (`remote_write`, `remote_write2` with `histogram`, `exposition`, `openmetrics`, `csv`); what passes the gate `validate` leaves as batches of
+//! (`remote_write`, `remote_write2` with `histogram`, `exposition` with `dump`, `openmetrics`, `csv`); what passes the gate `validate` leaves as batches of
 //! `(series, at_ms, value)`, labels resolved.
 //!
 //! Not here: the journal. Whoever composes the worker hands in an [`Intake`].
 
 pub mod csv;
+pub mod dump;
 pub mod exposition;
 mod histogram;
 pub mod openmetrics;

@@ -1,12 +1,18 @@
 //! The transport of files: `replay FILE...`, `-` for standard input, plain, gzip or Zstandard → batches of samples.
 //!
 //! Reading is streamed: memory does not grow with the input. A line that holds no sample we can take is counted by
-//! reason and the first [`BAD_LINES_SHOWN`] are kept with their numbers; `strict` stops at the first. A line whose
-//! series is known costs no allocation.
+//! reason and the first [`BAD_LINES_SHOWN`] are kept with their numbers; `strict` stops at the first. A line with a
+//! number whose series is known costs no allocation.
+//!
+//! An input that is damaged, or of which nothing can be taken, is an error of its own: what came before it is taken,
+//! and the next call goes on with the next input.
 //!
 //! Not here: epochs. The caller cuts them, because a file is its own log.
 
+mod gzip;
 mod input;
+mod open;
+mod utf16;
 mod zstd;
 
 use std::collections::VecDeque;
@@ -28,6 +34,8 @@ pub const SOURCE: &str = "replay";
 pub const MALFORMED: &str = "malformed";
 /// Most samples of a batch.
 pub const BATCH_SAMPLES_MAX: usize = 4_096;
+/// Most samples of a line: a native histogram has two.
+const LINE_SAMPLES_MAX: usize = 2;
 /// Most bytes of a line, and of the lines of one CSV row.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
 /// Most lines of one CSV row.
@@ -76,7 +84,7 @@ pub struct Options {
     pub clock: fn() -> i64,
 }
 
-/// Why reading cannot go on. All definite.
+/// Why an input cannot be read, or not to its end; only [`ReplayError::is_strict`] ends reading. All definite.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// The format cannot be guessed.
@@ -91,18 +99,22 @@ pub enum ReplayError {
     #[error("there is no input; name files, or - for standard input")]
     NoInput,
     /// An input cannot be opened or read.
-    #[error("reading {input}: {error}")]
+    #[error("reading {input}: {error}{}", taken(*.lines))]
     Read {
         /// The input as named.
         input: String,
         /// What the system said.
         error: io::Error,
+        /// How many lines were read before.
+        lines: u64,
     },
     /// The header row of a CSV file cannot be used.
-    #[error("{input} line 1: {message}")]
+    #[error("{input} line {line}: {message}")]
     Header {
         /// The input as named.
         input: String,
+        /// Counted from 1.
+        line: u64,
         /// What is wrong.
         message: String,
     },
@@ -116,9 +128,33 @@ pub enum ReplayError {
         /// How many lines it has.
         lines: u64,
     },
+    /// Every line that should hold a sample was refused.
+    #[error("nothing of {} can be taken: {refused} of {refused} lines are refused; {first}", first.input)]
+    NothingTaken {
+        /// How many lines should hold a sample.
+        refused: u64,
+        /// The first of them.
+        first: BadLine,
+    },
     /// The first refused line, in strict reading.
     #[error("{0}")]
     Strict(BadLine),
+}
+
+impl ReplayError {
+    /// Whether reading ends here, and not only one input.
+    pub fn is_strict(&self) -> bool {
+        matches!(self, ReplayError::Strict(_))
+    }
+}
+
+/// What became of the lines before an error.
+fn taken(lines: u64) -> String {
+    match lines {
+        0 => String::new(),
+        1 => "; the line before is taken".to_owned(),
+        n => format!("; the {n} lines before are taken"),
+    }
 }
 
 /// A line that was not taken.
@@ -135,7 +171,8 @@ pub struct BadLine {
     pub message: String,
 }
 
-/// What was read so far. `received` is always the samples given out plus `refusals.total()`.
+/// What was read so far. `received` is always the samples given out, those of a histogram as one, plus
+/// `refusals.total()`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Lines, comments and headers included.
@@ -148,6 +185,18 @@ pub struct Summary {
     pub first: Vec<BadLine>,
     /// OpenMetrics' samples that tell when a metric was created: read and left out, in none of the counts above.
     pub created: u64,
+    /// Native histograms taken: two samples each.
+    pub histograms: u64,
+    /// What was odd and is no error, a sentence each; at most one of an input.
+    pub warnings: Vec<String>,
+}
+
+/// What one input came to so far.
+#[derive(Default)]
+struct OfInput {
+    taken: u64,
+    refused: u64,
+    first: Option<BadLine>,
 }
 
 /// Samples whose only fault was that there were as many series as may be: an input that is ordered by time goes on in
@@ -185,6 +234,7 @@ impl Beyond {
 pub struct Replay {
     waiting: Inputs,
     reading: Option<Input>,
+    of_input: OfInput,
     options: Options,
     labels: Arc<Labels>,
     metrics: Arc<Metrics>,
@@ -210,6 +260,7 @@ impl Replay {
         Ok(Replay {
             waiting,
             reading: None,
+            of_input: OfInput::default(),
             options,
             labels,
             metrics,
@@ -226,13 +277,16 @@ impl Replay {
     /// what has arrived is given out without waiting for more.
     ///
     /// # Errors
-    /// If reading cannot go on; `batch` then holds what came before.
+    /// If the input at hand cannot be read on; `batch` then holds what came before, and the next call goes on with the
+    /// next input.
     pub fn next_batch(&mut self, batch: &mut Samples, epoch: u64) -> Result<bool, ReplayError> {
         batch.clear();
-        let mut refusals = Refusals::default();
+        let (mut refusals, before) = (Refusals::default(), self.summary.histograms);
         let more = self.fill(batch, epoch, &mut refusals);
-        let received = batch.len() as u64 + refusals.total();
-        self.metrics.received.get_or_create(&Source { source: SOURCE }).inc_by(received);
+        let (source, histograms) = (Source { source: SOURCE }, self.summary.histograms - before);
+        let received = batch.len() as u64 - histograms + refusals.total();
+        self.metrics.received.get_or_create(&source).inc_by(received);
+        self.metrics.reduced.get_or_create(&source).inc_by(histograms);
         refusals.record(SOURCE, &self.metrics);
         self.summary.received += received;
         self.summary.refusals.append(refusals);
@@ -247,39 +301,82 @@ impl Replay {
     ) -> Result<bool, ReplayError> {
         let bounds = Bounds::at((self.options.clock)(), self.options.allow_future);
         for _ in 0..LINES_PER_CALL {
-            if batch.len() == BATCH_SAMPLES_MAX {
+            if batch.len() + LINE_SAMPLES_MAX > BATCH_SAMPLES_MAX {
                 break;
             }
             let Some(input) = &mut self.reading else {
                 let Some((name, format)) = self.waiting.pop_front() else { return Ok(!batch.is_empty()) };
                 self.reading = Some(Input::open(name, format, self.bytes.clone())?);
+                self.of_input = OfInput::default();
                 continue;
             };
             let lines = input.line_number;
-            let step = input.step(&self.labels, bounds, epoch)?;
+            let step = input.step(&self.labels, bounds, epoch);
             self.summary.lines += input.line_number - lines;
             match step {
-                Step::Sample { series, at_ms, value } => batch.push(series, at_ms, value),
-                Step::Created => self.summary.created += 1,
-                Step::Nothing => {}
-                Step::Refused { line, why: (reason, message), at_ms } => {
+                Ok(Step::Sample { series, at_ms, value }) => {
+                    batch.push(series, at_ms, value);
+                    self.of_input.taken += 1;
+                }
+                Ok(Step::Histogram { series, at_ms, values }) => {
+                    series
+                        .into_iter()
+                        .zip(values)
+                        .for_each(|(series, value)| batch.push(series, at_ms, value));
+                    self.of_input.taken += 1;
+                    self.summary.histograms += 1;
+                }
+                Ok(Step::Created) => self.summary.created += 1,
+                Ok(Step::Nothing) => {}
+                Ok(Step::Refused { line, why: (reason, message), at_ms }) => {
                     at_ms.into_iter().for_each(|at_ms| self.beyond.add(at_ms));
                     let bad = BadLine { input: input.name.clone(), line, reason, message };
                     refusals.add(reason, 1, || bad.to_string());
-                    if self.options.strict {
-                        return Err(ReplayError::Strict(bad));
-                    }
-                    if self.summary.first.len() < BAD_LINES_SHOWN {
-                        self.summary.first.push(bad);
-                    }
+                    self.refuse(bad)?;
                 }
-                Step::End => self.reading = None,
+                Ok(Step::End) => self.end()?,
+                Err(error) => {
+                    self.reading = None;
+                    return Err(error);
+                }
             }
             if self.reading.as_ref().is_some_and(Input::would_wait) {
                 break;
             }
         }
         Ok(true)
+    }
+
+    /// Notes a line that was not taken; an error in strict reading.
+    fn refuse(&mut self, bad: BadLine) -> Result<(), ReplayError> {
+        if self.options.strict {
+            return Err(ReplayError::Strict(bad));
+        }
+        self.of_input.refused += 1;
+        if self.of_input.first.is_none() {
+            self.of_input.first = Some(bad.clone());
+        }
+        if self.summary.first.len() < BAD_LINES_SHOWN {
+            self.summary.first.push(bad);
+        }
+        Ok(())
+    }
+
+    /// The input at hand has ended well; an error if nothing of it could be taken.
+    fn end(&mut self) -> Result<(), ReplayError> {
+        let (input, done) = (self.reading.take(), std::mem::take(&mut self.of_input));
+        let ignored = input.as_ref().map_or(0, Input::ignored);
+        let name = input.map(|input| input.name).unwrap_or_default();
+        if ignored > 0 {
+            let end = "its last compressed part belong to none and are left out";
+            self.summary.warnings.push(format!("{name}: {ignored} bytes behind {end}"));
+        }
+        match done {
+            OfInput { taken: 0, refused, first: Some(first) } => {
+                Err(ReplayError::NothingTaken { refused, first })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Bytes read so far, before decompression; goes on counting while inputs are read.
@@ -319,7 +416,8 @@ pub fn judge(inputs: &[String], format: Option<Format>) -> Result<(Inputs, Optio
     for input in inputs {
         let format = format.or_else(|| guess(input));
         let format = format.ok_or_else(|| ReplayError::UnknownFormat { input: input.clone() })?;
-        let size = size(input).map_err(|error| ReplayError::Read { input: input.clone(), error })?;
+        let size =
+            size(input).map_err(|error| ReplayError::Read { input: input.clone(), error, lines: 0 })?;
         bytes_total = bytes_total.zip(size).map(|(all, one)| all + one);
         judged.push_back((input.clone(), format));
     }

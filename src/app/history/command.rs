@@ -10,9 +10,10 @@ use tidewatch_dataflows::sample::Samples;
 
 use crate::cli;
 use crate::config::Config;
-use crate::source::replay::{self, Options, Replay, SOURCE};
+use crate::source::replay::{self, Options, Replay, ReplayError, SOURCE};
 
 use super::super::progress::{Measure, Progress as Shown};
+use super::super::reading::{all_read, next_of, show};
 use super::super::stack::{InUse, Stack};
 use super::{History, Progress, Summary};
 
@@ -31,10 +32,13 @@ pub fn replay(
         ),
         None => error,
     })?;
-    let done = read_and_write(config, args, options, &stack, range);
+    let mut failed = Vec::new();
+    let done = read_and_write(config, args, options, &stack, range, &mut failed);
     stack.close()?;
-    let (read, summary) = done?;
-    report(&read, &summary, args.common.json);
+    if let Ok((read, summary)) = &done {
+        report(read, summary, args.common.json);
+    }
+    all_read(done, failed)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -44,13 +48,14 @@ fn read_and_write(
     options: Options,
     stack: &Stack,
     range: (Option<i64>, Option<i64>),
+    failed: &mut Vec<ReplayError>,
 ) -> anyhow::Result<(replay::Summary, Summary)> {
     let mut history =
         History::open(config, range, Arc::new(Progress::default()), Arc::clone(&stack.metrics))?;
     let mut replay = Replay::open(&args.files, options, history.labels(), Arc::clone(&stack.metrics))?;
     let (bytes, mut shown) = (replay.bytes_counter(), Shown::new(Measure::Bytes(replay.bytes_total())));
     // Labels of a history are forgotten with its folder, so no epoch marks their use.
-    let mut next = |batch: &mut Samples| Ok(replay.next_batch(batch, 0)?);
+    let mut next = |batch: &mut Samples| next_of(&mut replay, failed, batch, 0);
     let mut tick = |samples| shown.tick(samples, bytes.load(Ordering::Relaxed));
     let read = history.read(&mut next, SOURCE, &mut tick);
     shown.finish();
@@ -70,10 +75,12 @@ fn report(read: &replay::Summary, summary: &Summary, as_json: bool) {
         value["received"] = json!(read.received);
         value["refused"] = by_reason.into();
         value["first_refused"] = json!(first);
+        value["histograms"] = json!(read.histograms);
+        value["warnings"] = json!(read.warnings);
         println!("{value}");
         return;
     }
-    read.first.iter().for_each(|bad| eprintln!("{bad}"));
+    show(read);
     println!("{}", summary.text());
     if refused.total() > 0 {
         println!("{} lines refused: {}", refused.total(), refused.sentence());

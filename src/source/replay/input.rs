@@ -1,25 +1,19 @@
-//! One input while it is read: opened, decompressed, cut into lines or rows, each judged.
+//! One input while it is read: cut into lines or rows, each judged.
 //!
-//! Not here: what becomes of a sample or a refusal, which is the same for all inputs.
+//! Not here: how it is opened and decompressed (`open`), and what becomes of a sample or a refusal, which is the same
+//! for all inputs.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
-use flate2::bufread::MultiGzDecoder;
-
-use super::zstd::Zstd;
+use super::open::{Ignored, Opened, open};
 use super::{Format, LINE_BYTES_MAX, MALFORMED, ROW_LINES_MAX, ReplayError};
 use crate::labels::{Labels, NAME};
-use crate::source::csv::{Bad, Table};
-use crate::source::exposition::{self, Dialect};
-use crate::source::openmetrics;
-use crate::source::validate::{self, Bounds, Refusing};
-
-const BUFFER_BYTES: usize = 1 << 18;
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+use crate::source::csv::{self, Bad, Table};
+use crate::source::exposition::{self, Dialect, Value};
+use crate::source::validate::{self, BAD_HISTOGRAM, Bounds, Refusing};
+use crate::source::{histogram, openmetrics};
 
 /// Refusals for the number of series alone: the same sample would do at another time.
 const SERIES_LIMITS: [&str; 2] = ["series_limit", "series_per_name_limit"];
@@ -30,6 +24,12 @@ pub enum Step {
         series: u64,
         at_ms: i64,
         value: f64,
+    },
+    /// Of a native histogram, count and sum.
+    Histogram {
+        series: [u64; 2],
+        at_ms: i64,
+        values: [f64; 2],
     },
     /// A sample that tells when a metric was created.
     Created,
@@ -46,8 +46,14 @@ pub enum Step {
 enum Rows {
     Text,
     OpenMetrics(openmetrics::File),
-    /// The table begins with the header.
-    Csv(Option<Box<Table>>),
+    Csv(Header),
+}
+
+/// How far the header of CSV is read.
+enum Header {
+    /// It is next; what separates its columns if a line before it says so.
+    Next(Option<u8>),
+    Read(Box<Table>),
 }
 
 /// One input while it is read.
@@ -59,38 +65,7 @@ pub struct Input {
     bytes: BufReader<Box<dyn Read + Send>>,
     rows: Rows,
     line: Vec<u8>,
-}
-
-/// Counts what goes through.
-struct Counted<R> {
-    inner: R,
-    bytes: Arc<AtomicU64>,
-}
-
-impl<R: Read> Read for Counted<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = self.inner.read(buffer)?;
-        self.bytes.fetch_add(n as u64, Ordering::Relaxed);
-        Ok(n)
-    }
-}
-
-/// The decompressed bytes of an input; `counter` counts them as they stand in it.
-fn open(name: &str, counter: Arc<AtomicU64>) -> io::Result<Box<dyn Read + Send>> {
-    let inner: Box<dyn Read + Send> = match name {
-        "-" => Box::new(io::stdin()),
-        _ => Box::new(File::open(name)?),
-    };
-    let mut plain = BufReader::with_capacity(BUFFER_BYTES, Counted { inner, bytes: counter });
-    let lower = name.to_ascii_lowercase();
-    let begin = plain.fill_buf()?;
-    if lower.ends_with(".gz") || begin.starts_with(&GZIP_MAGIC) {
-        Ok(Box::new(MultiGzDecoder::new(plain)))
-    } else if lower.ends_with(".zst") || begin.starts_with(&ZSTD_MAGIC) {
-        Ok(Box::new(Zstd::new(plain)))
-    } else {
-        Ok(Box::new(plain))
-    }
+    ignored: Ignored,
 }
 
 /// What reading one line gave.
@@ -104,17 +79,21 @@ enum Got {
 impl Input {
     /// Opens the input of this name; `counter` counts its bytes as they stand in it.
     pub fn open(name: String, format: Format, counter: Arc<AtomicU64>) -> Result<Input, ReplayError> {
-        let inner = match open(&name, counter) {
-            Ok(inner) => inner,
-            Err(error) => return Err(ReplayError::Read { input: name, error }),
+        let Opened { text, ignored } = match open(&name, counter) {
+            Ok(opened) => opened,
+            Err(error) => return Err(ReplayError::Read { input: name, error, lines: 0 }),
         };
-        let bytes = BufReader::with_capacity(BUFFER_BYTES, inner);
         let rows = match format {
             Format::Prometheus => Rows::Text,
             Format::OpenMetrics => Rows::OpenMetrics(openmetrics::File::default()),
-            Format::Csv => Rows::Csv(None),
+            Format::Csv => Rows::Csv(Header::Next(None)),
         };
-        Ok(Input { name, bytes, rows, line: Vec::new(), line_number: 0 })
+        Ok(Input { name, bytes: text, rows, line: Vec::new(), line_number: 0, ignored })
+    }
+
+    /// Bytes that were left out behind the last part of what is compressed.
+    pub fn ignored(&self) -> u64 {
+        self.ignored.bytes()
     }
 
     /// Whether reading on may wait for someone who writes into a pipe.
@@ -139,13 +118,15 @@ impl Input {
             Rows::Text if exposition::is_empty(&self.line) => Ok(Step::Nothing),
             Rows::Text => text_line(&self.line, labels, bounds, epoch, Dialect::Prometheus),
             Rows::OpenMetrics(file) => openmetrics_line(file, &self.line, labels, bounds, epoch),
-            Rows::Csv(None) => {
-                let table = Table::new(without_line_end(&self.line))
-                    .map_err(|message| ReplayError::Header { input: self.name.clone(), message })?;
-                self.rows = Rows::Csv(Some(Box::new(table)));
+            Rows::Csv(Header::Next(separator)) => {
+                let header = read_header(without_line_end(&self.line), *separator, line);
+                let input = &self.name;
+                let header =
+                    header.map_err(|message| ReplayError::Header { input: input.clone(), line, message })?;
+                self.rows = Rows::Csv(header);
                 Ok(Step::Nothing)
             }
-            Rows::Csv(Some(_)) => self.csv_row(labels, bounds, epoch)?,
+            Rows::Csv(Header::Read(_)) => self.csv_row(labels, bounds, epoch)?,
         };
         match done {
             // A row of several lines bears the number of its first.
@@ -168,7 +149,7 @@ impl Input {
     /// Reads the row that begins with the line at hand, and further lines while a quoted cell is open.
     fn csv_row(&mut self, labels: &Labels, bounds: Bounds, epoch: u64) -> Result<Taken, ReplayError> {
         for _ in 0..ROW_LINES_MAX {
-            let Rows::Csv(Some(table)) = &mut self.rows else { break };
+            let Rows::Csv(Header::Read(table)) = &mut self.rows else { break };
             match csv_row(table, without_line_end(&self.line), labels, bounds, epoch) {
                 Ok(taken) => return Ok(taken),
                 Err(Open) if self.next_line()? == Got::Line => {}
@@ -184,7 +165,8 @@ impl Input {
     /// Appends a line, with its end, to what is held.
     fn next_line(&mut self) -> Result<Got, ReplayError> {
         let held = self.line.len();
-        let wrap = |error| ReplayError::Read { input: self.name.clone(), error };
+        let lines = self.line_number;
+        let wrap = |error| ReplayError::Read { input: self.name.clone(), error, lines };
         let room = (LINE_BYTES_MAX + 1).saturating_sub(held) as u64;
         let n = (&mut self.bytes).take(room).read_until(b'\n', &mut self.line).map_err(wrap)?;
         if n == 0 && room > 0 {
@@ -213,6 +195,15 @@ struct Open;
 fn without_line_end(line: &[u8]) -> &[u8] {
     let line = line.strip_suffix(b"\n").unwrap_or(line);
     line.strip_suffix(b"\r").unwrap_or(line)
+}
+
+/// Reads the header of CSV, or in the first line what separates its columns.
+fn read_header(line: &[u8], separator: Option<u8>, number: u64) -> Result<Header, String> {
+    match (separator, csv::separator_of(line)) {
+        (None, Some(said)) if number == 1 => Ok(Header::Next(Some(said?))),
+        (Some(separator), _) => Ok(Header::Read(Box::new(Table::separated(line, separator)?))),
+        (None, _) => Ok(Header::Read(Box::new(Table::new(line)?))),
+    }
 }
 
 /// Reads a line of Prometheus text or OpenMetrics that should hold a sample.
@@ -263,12 +254,26 @@ fn take(line: &exposition::Line<'_>, labels: &Labels, bounds: Bounds, epoch: u64
         return Err(out_of_bounds(line.at_ms, bounds, dialect == Dialect::OpenMetrics));
     }
     let mut pairs = line.pairs.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect();
-    let interned = validate::intern(labels, &mut pairs, line.key, epoch);
-    or_beyond(interned, line.at_ms, |series| Step::Sample { series, at_ms: line.at_ms, value: line.value })
+    let at_ms = line.at_ms;
+    match line.value {
+        Value::Float(value) => {
+            let interned = validate::intern(labels, &mut pairs, line.key, epoch);
+            or_beyond(interned, at_ms, |series| Step::Sample { series, at_ms, value })
+        }
+        Value::Histogram(read) => {
+            let values = read.judge().map_err(|why| (BAD_HISTOGRAM, why))?;
+            let mut key = Vec::new();
+            let interned = match histogram::find(labels, line.key, &mut key, epoch) {
+                Some(known) => Ok(known),
+                None => histogram::intern(labels, &pairs, line.key, &mut key, epoch),
+            };
+            or_beyond(interned, at_ms, |series| Step::Histogram { series, at_ms, values })
+        }
+    }
 }
 
 /// The sample of a series that was interned, or that it is one too many.
-fn or_beyond(interned: Result<u64, Refusing>, at_ms: i64, sample: impl FnOnce(u64) -> Step) -> Taken {
+fn or_beyond<S>(interned: Result<S, Refusing>, at_ms: i64, sample: impl FnOnce(S) -> Step) -> Taken {
     match interned {
         Ok(series) => Ok(sample(series)),
         Err(why) if SERIES_LIMITS.contains(&why.0) => Ok(Step::Refused { line: 0, why, at_ms: Some(at_ms) }),

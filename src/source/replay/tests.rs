@@ -36,25 +36,42 @@ impl Rig {
         Replay::open(inputs, options, self.labels.clone(), self.metrics.clone())
     }
 
-    /// All samples of the inputs, and the replay at its end.
-    fn all(&self, inputs: &[String], options: Options) -> Result<(Samples, Replay), ReplayError> {
-        let mut replay = self.open(inputs, options)?;
-        let (mut all, mut batch) = (Samples::default(), Samples::default());
-        while replay.next_batch(&mut batch, 1)? {
+    /// All samples of the inputs, the replay at its end, and the inputs that failed.
+    fn read(&self, inputs: &[String], options: Options) -> (Samples, Replay, Vec<ReplayError>) {
+        let mut replay = self.open(inputs, options).unwrap();
+        let (mut all, mut batch, mut failed) = (Samples::default(), Samples::default(), Vec::new());
+        loop {
+            let more = replay.next_batch(&mut batch, 1);
             assert!(batch.len() <= BATCH_SAMPLES_MAX);
             all.append(&mut batch);
+            match more {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => failed.push(error),
+            }
         }
         let summary = replay.summary();
-        assert_eq!(summary.received, all.len() as u64 + summary.refusals.total());
-        Ok((all, replay))
+        let lines = all.len() as u64 - summary.histograms;
+        assert_eq!(summary.received, lines + summary.refusals.total());
+        (all, replay, failed)
+    }
+
+    /// As [`Rig::read`], for inputs of which one fails at most.
+    fn all(&self, inputs: &[String], options: Options) -> Result<(Samples, Replay), ReplayError> {
+        let (all, replay, mut failed) = self.read(inputs, options);
+        assert!(failed.len() <= 1, "{failed:?}");
+        failed.pop().map_or(Ok((all, replay)), Err)
     }
 
     /// The one refusal of a file with this content.
     fn refusal(&self, name: &str, content: &[u8]) -> (u64, &'static str, String) {
         let input = self.file(name, content);
-        let (_, replay) = self.all(&[input], OPTIONS).unwrap();
+        let (all, replay, failed) = self.read(std::slice::from_ref(&input), OPTIONS);
         assert_eq!(replay.summary().refusals.total(), 1, "{:?}", replay.summary());
         let bad = replay.summary().first[0].clone();
+        let nothing = format!("nothing of {input} can be taken: 1 of 1 lines are refused; {bad}");
+        let want = if all.is_empty() { vec![nothing] } else { vec![] };
+        assert_eq!(failed.iter().map(ToString::to_string).collect::<Vec<_>>(), want);
         (bad.line, bad.reason, bad.message)
     }
 }
@@ -67,6 +84,31 @@ fn gzip(content: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::fast());
     encoder.write_all(content).unwrap();
     encoder.finish().unwrap()
+}
+
+/// A frame of Zstandard that is to be skipped.
+fn skippable(begin: u8) -> Vec<u8> {
+    [&[begin, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"abc"].concat()
+}
+
+fn utf16(text: &str, unit: fn(u16) -> [u8; 2]) -> Vec<u8> {
+    text.encode_utf16().flat_map(unit).collect()
+}
+
+/// The text of CSV whose only quoted cells are of `a,N"`, with another separator and a line before.
+fn separated(csv: &str, separator: char, begin: &str) -> String {
+    let parts: Vec<String> = csv
+        .split("\"a,")
+        .enumerate()
+        .map(|(n, part)| match n {
+            0 => part.replace(',', &separator.to_string()),
+            _ => {
+                let (label, rest) = part.split_once("\"\"\"").unwrap();
+                format!("{label}\"\"\"{}", rest.replace(',', &separator.to_string()))
+            }
+        })
+        .collect();
+    format!("{begin}{}", parts.join("\"a,"))
 }
 
 /// The same samples in every format give the same batches, cold and warm.
@@ -121,6 +163,23 @@ fn formats_and_compression_do_not_matter() {
         rig.file("open.om", open.trim_end().as_bytes()),
         rig.file("a.om.gz", &two_members(&open)),
         rig.file("a.openmetrics.zst", &two_frames(&open)),
+        rig.file("semicolons.csv", separated(&csv, ';', "").as_bytes()),
+        rig.file("tabs.csv", separated(&csv, '\t', "").as_bytes()),
+        rig.file("said.csv", separated(&csv, ';', "sep=;\r\n").as_bytes()),
+        rig.file("said_comma.csv", format!("\u{feff}SEP=,\n{csv}").as_bytes()),
+        rig.file("bom.prom", format!("\u{feff}{text}").as_bytes()),
+        rig.file("bom.om", format!("\u{feff}{open}").as_bytes()),
+        rig.file("little.prom", &utf16(&format!("\u{feff}{text}"), u16::to_le_bytes)),
+        rig.file("big.om", &utf16(&format!("\u{feff}{open}"), u16::to_be_bytes)),
+        rig.file("unmarked.csv", &utf16(&csv, u16::to_le_bytes)),
+        rig.file("excel.csv", &utf16(&separated(&csv, '\t', "\u{feff}"), u16::to_le_bytes)),
+        rig.file("little.csv.gz", &gzip(&utf16(&format!("\u{feff}{csv}"), u16::to_le_bytes))),
+        rig.file("big.prom.zst", &zstd(&utf16(&format!("\u{feff}{text}"), u16::to_be_bytes))),
+        rig.file("padded.prom.gz", &[gzip(text.as_bytes()), vec![0; 70_000]].concat()),
+        rig.file("padded.prom.zst", &[zstd(text.as_bytes()), vec![0; 513]].concat()),
+        rig.file("skippable.prom", &[skippable(0x50), zstd(text.as_bytes())].concat()),
+        rig.file("skippable.csv", &[skippable(0x5f), two_frames(&csv), skippable(0x55)].concat()),
+        rig.file("gzip_in.prom.zst", &gzip(text.as_bytes())),
     ];
     for input in &inputs {
         let (got, replay) = rig.all(std::slice::from_ref(input), OPTIONS).unwrap();
@@ -337,6 +396,12 @@ fn damaged_files_end_with_an_error_that_names_them() {
             rig.all(std::slice::from_ref(&input), OPTIONS).err().expect("it is damaged").to_string();
         assert!(message.starts_with(&format!("reading {input}: ")), "{message}");
     }
+    for (name, bytes) in [("a.prom.xz", &b"\xfd7zXZ\0\0\x04"[..]), ("wide.prom", b"\xff\xfe\0\0u\0\0\0")] {
+        let input = rig.file(name, bytes);
+        let with_format = Options { format: Some(Format::Prometheus), ..OPTIONS };
+        let message = rig.all(&[input], with_format).err().expect("it is not read").to_string();
+        assert!(message.contains("xz, which is not read") || message.contains("UTF-32, which"), "{message}");
+    }
     let header = rig.file("a.csv", b"name,value\n");
     let message =
         rig.all(std::slice::from_ref(&header), OPTIONS).err().expect("there is no time").to_string();
@@ -398,8 +463,126 @@ fn any_bytes_are_read_without_a_panic() {
             let options = Options { format: Some(format), ..OPTIONS };
             match rig.all(std::slice::from_ref(&input), options) {
                 Ok(_) => {}
-                Err(error) => assert!(matches!(error, ReplayError::CutOff { .. }), "seed {seed}: {error}"),
+                Err(ReplayError::CutOff { .. } | ReplayError::NothingTaken { .. }) => {}
+                Err(error) => panic!("seed {seed}: {error}"),
             }
         }
+    }
+}
+
+#[test]
+fn histograms_of_a_dump_are_kept_as_count_and_sum() {
+    let rig = rig();
+    let lines = [
+        ("rpc", "{count:12, sum:18.4, [-0.001,0.001]:2, (0.5,1]:4, (1,2]:6}"),
+        ("rpc", "{count:13, sum:19, [-0.001,0.001]:3, (0.5,1]:4, (1,2]:6}"),
+        ("bad", "{count:12, sum:18.4, (1,2]:6}"),
+        ("odd", "{count:12}"),
+        ("rpc", "{count:0, sum:NaN}"),
+        ("rpc", "5"),
+    ];
+    let text = lines.map(|(name, value)| format!("{{__name__=\"{name}\", job=\"a\\tb\"}} {value} {NOW}\n"));
+    let input = rig.file("dump.txt", text.concat().as_bytes());
+    for _ in 0..2 {
+        let (got, replay) = rig.all(std::slice::from_ref(&input), OPTIONS).unwrap();
+        let id = |name: &str| series_id(&[("__name__", name), ("job", "a\tb")]).0;
+        let (count, sum) = (id("rpc_count"), id("rpc_sum"));
+        assert_eq!(got.series, [count, sum, count, sum, count, sum, id("rpc")]);
+        assert_eq!((&got.value[..4], got.value[6]), (&[12.0, 18.4, 13.0, 19.0][..], 5.0));
+        let stale = tidewatch_dataflows::sample::STALE_NAN_BITS;
+        assert!(got.value[4..6].iter().all(|value| value.to_bits() == stale));
+        let summary = replay.summary();
+        assert_eq!((summary.received, summary.histograms), (6, 3));
+        let reasons: Vec<_> =
+            summary.refusals.iter().map(|refusal| (refusal.reason, refusal.count)).collect();
+        assert_eq!(reasons, [("bad_histogram", 1), (MALFORMED, 1)]);
+    }
+    assert_eq!(rig.labels.len(), 3);
+    let line = "tidewatch_native_histograms_reduced_total{source=\"replay\"} 6\n";
+    assert!(rig.metrics.text().contains(line));
+    // As remote write names them.
+    let many = (0..BATCH_SAMPLES_MAX)
+        .map(|n| format!("{{__name__=\"rpc\"}} {{count:{n}, sum:1, (0,1]:{n}}} {NOW}\n"));
+    let input = rig.file("many.txt", many.collect::<String>().as_bytes());
+    assert_eq!(rig.all(&[input], OPTIONS).unwrap().0.len(), 2 * BATCH_SAMPLES_MAX);
+}
+
+/// What a damaged input held before the damage is taken, the error names it, and the other inputs are read.
+#[test]
+fn damage_loses_nothing_before_it_and_no_other_input() {
+    let rig = rig();
+    let text: String = (0..50_000).map(|n| format!("up{{n=\"{}\"}} {n} {}\n", n % 7, NOW - n)).collect();
+    let lines = |input: &str| {
+        let (got, _, failed) = rig.read(
+            &[
+                rig.file("first.prom", b"up 1 1714521600000\n"),
+                input.to_owned(),
+                rig.file("last.csv", b"name,timestamp,value\nup,1714521600,1\n"),
+            ],
+            OPTIONS,
+        );
+        (got, failed.iter().map(ToString::to_string).collect::<Vec<_>>())
+    };
+    let (gz, zst) = (gzip(text.as_bytes()), zstd(text.as_bytes()));
+    let mut sum = gz.clone();
+    let at = sum.len() - 8;
+    sum[at] ^= 1;
+    let half = text.len() / 2;
+    let wide = utf16(&text, u16::to_le_bytes);
+    for (name, bytes, least, why) in [
+        ("cut.prom.gz", gz[..gz.len() / 2].to_vec(), 10_000, "it is cut off: it ends within a gzip member"),
+        ("sum.prom.gz", sum, 50_000, "corrupt gzip stream does not have a matching checksum"),
+        ("cut.prom.zst", zst[..zst.len() / 2].to_vec(), 10_000, "it is damaged, or no Zstandard: "),
+        (
+            "next.prom.zst",
+            [zstd(&text.as_bytes()[..half]), zst[..9].to_vec()].concat(),
+            24_000,
+            "it is damaged",
+        ),
+        ("wide.prom", wide[..wide.len() - 1].to_vec(), 49_999, "it is UTF-16 and ends within a character"),
+    ] {
+        let input = rig.file(name, &bytes);
+        let (got, failed) = lines(&input);
+        let taken = got.len() - 2;
+        assert!(taken >= least, "{name}: {taken} lines");
+        assert!(got.value[1..=taken].iter().enumerate().all(|(n, value)| *value == n as f64), "{name}");
+        let [message] = &failed[..] else { panic!("{name}: {failed:?}") };
+        assert!(message.starts_with(&format!("reading {input}: ")) && message.contains(why), "{message}");
+        assert!(message.ends_with(&format!("; the {taken} lines before are taken")), "{message}");
+    }
+    // Bytes behind the last part are a warning.
+    for (name, bytes) in [("tail.prom.gz", gz), ("tail.prom.zst", zst)] {
+        let input = rig.file(name, &[&bytes[..], b"\0\0tail"].concat());
+        let (got, replay) = rig.all(std::slice::from_ref(&input), OPTIONS).unwrap();
+        let end = "4 bytes behind its last compressed part belong to none and are left out";
+        assert_eq!((got.len(), &replay.summary().warnings), (50_000, &vec![format!("{input}: {end}")]));
+        assert_eq!(Some(replay.bytes_counter().load(Ordering::Relaxed)), replay.bytes_total());
+    }
+}
+
+#[test]
+fn an_input_of_which_nothing_can_be_taken_is_an_error() {
+    let rig = rig();
+    let good = rig.file("good.prom", b"up 1 1714521600000\n");
+    for (name, content) in [
+        ("page.prom", "<html>\n<body>502</body>\n"),
+        ("answer.prom", "{\"status\":\"success\",\"data\":{}}\n\n}\n"),
+        ("scrape.txt", "# TYPE up gauge\nup 1\ngo_threads 8\n"),
+        ("seconds.om", "up 1 1714521600000\nup 2 1714521600000\n# EOF\n"),
+        ("none.csv", "name,timestamp,value\nup,soon,1\nup,late,1\n"),
+    ] {
+        let bad = rig.file(name, content.as_bytes());
+        let (got, replay, failed) = rig.read(&[good.clone(), bad.clone(), good.clone()], OPTIONS);
+        assert_eq!((got.len(), failed.len()), (2, 1), "{name}: {failed:?}");
+        let want = format!("nothing of {bad} can be taken: 2 of 2 lines are refused; {bad} line ");
+        assert!(failed[0].to_string().starts_with(&want), "{failed:?}");
+        assert_eq!(replay.summary().refusals.total(), 2);
+    }
+    // Where there was nothing to take, nothing was refused.
+    for (name, content) in
+        [("a.prom", "# HELP up x\n"), ("a.om", "# EOF\n"), ("a.csv", "name,timestamp,value\n")]
+    {
+        let empty = rig.file(name, content.as_bytes());
+        assert_eq!(rig.all(&[empty], OPTIONS).unwrap().0.len(), 0);
     }
 }

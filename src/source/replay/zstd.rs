@@ -1,4 +1,5 @@
-//! Zstandard, frame after frame: a file may be several put together, with frames between that are to be skipped.
+//! Zstandard, frame after frame: a file may be several put together, with frames between that are to be skipped. What
+//! stands behind the last one is zeros, or is counted and left out, as with gzip.
 //!
 //! A frame may ask for [`WINDOW_BYTES_MAX`] of memory, as much as `zstd -d` gives it; one that asks for more is refused
 //! before anything is reserved. What a frame says about itself (length, checksum) is checked at its end.
@@ -7,6 +8,17 @@ use std::io::{self, BufRead, Read};
 
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+
+use super::open::{Ignored, head, skip_zeros};
+
+const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// What ends the frame at hand for the decoder: an empty last block, and room for a checksum.
+const END: [u8; 7] = [1, 0, 0, 0, 0, 0, 0];
+
+/// Whether a frame begins so, be it one that is to be skipped.
+pub fn begins_frame(begin: &[u8]) -> bool {
+    begin.starts_with(&MAGIC) || matches!(begin, [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..])
+}
 
 /// Most memory that a frame may ask for: what `zstd` takes without being told otherwise.
 pub const WINDOW_BYTES_MAX: u64 = 128 << 20;
@@ -18,26 +30,34 @@ pub struct Zstd<R> {
     /// Bytes given out of the frame at hand; none between frames.
     given: Option<u64>,
     frames: u64,
+    /// What went wrong in the frame at hand, until all that came before is given out.
+    damage: Option<io::Error>,
+    ignored: Ignored,
 }
 
 impl<R: BufRead> Zstd<R> {
-    /// Reads nothing yet.
-    pub fn new(source: R) -> Zstd<R> {
+    /// Reads nothing yet; bytes behind the last frame are counted in `ignored`.
+    pub fn new(source: R, ignored: Ignored) -> Zstd<R> {
         let mut decoder = FrameDecoder::new();
         decoder.set_max_window_size(WINDOW_BYTES_MAX);
-        Zstd { source, decoder, given: None, frames: 0 }
+        Zstd { source, decoder, given: None, frames: 0, damage: None, ignored }
     }
 
     /// Begins the next frame; false at the end of the input.
     fn begin(&mut self) -> io::Result<bool> {
-        if self.source.fill_buf()?.is_empty() {
-            if self.frames == 0 {
-                return Err(damaged("there is no frame"));
-            }
+        if self.frames > 0 {
+            skip_zeros(&mut self.source)?;
+        }
+        let begin = head(&mut self.source, MAGIC.len())?;
+        if self.frames == 0 && begin.is_empty() {
+            return Err(damaged("there is no frame"));
+        }
+        if self.frames > 0 && !begins_frame(&begin) {
+            self.ignored.rest(&begin, &mut self.source)?;
             return Ok(false);
         }
         self.frames += 1;
-        match self.decoder.init(&mut self.source) {
+        match self.decoder.init(begin.as_slice().chain(&mut self.source)) {
             Ok(()) => self.given = Some(0),
             Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
                 length, ..
@@ -50,6 +70,15 @@ impl<R: BufRead> Zstd<R> {
             Err(error) => return Err(refused(&error)),
         }
         Ok(true)
+    }
+
+    /// Notes damage; what the decoder keeps to look back at can then be given out.
+    fn damage(&mut self, error: io::Error) {
+        self.damage = Some(error);
+        if self.decoder.decode_blocks(&END[..], BlockDecodingStrategy::UptoBlocks(1)).is_err() {
+            // Then nothing more can be given out.
+            self.given = None;
+        }
     }
 
     /// Holds what was given out against what the frame says of itself.
@@ -69,8 +98,14 @@ impl<R: BufRead> Zstd<R> {
 
 impl<R: BufRead> Read for Zstd<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
         loop {
             let Some(given) = self.given else {
+                if let Some(error) = self.damage.take() {
+                    return Err(error);
+                }
                 match self.begin()? {
                     true => continue,
                     false => return Ok(0),
@@ -81,12 +116,18 @@ impl<R: BufRead> Read for Zstd<R> {
                 self.given = Some(given + n as u64);
                 return Ok(n);
             }
+            if self.damage.is_some() {
+                self.given = None;
+                continue;
+            }
             if self.decoder.is_finished() {
                 self.end(given)?;
                 continue;
             }
             let one = BlockDecodingStrategy::UptoBlocks(1);
-            self.decoder.decode_blocks(&mut self.source, one).map_err(|error| refused(&error))?;
+            if let Err(error) = self.decoder.decode_blocks(&mut self.source, one) {
+                self.damage(refused(&error));
+            }
         }
     }
 }
@@ -121,8 +162,44 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<Vec<u8>, String> {
         let mut out = Vec::new();
-        Zstd::new(bytes).read_to_end(&mut out).map_err(|error| error.to_string())?;
+        Zstd::new(bytes, Ignored::default()).read_to_end(&mut out).map_err(|error| error.to_string())?;
         Ok(out)
+    }
+
+    #[test]
+    fn zeros_and_foreign_bytes_behind_the_last_frame_are_left_out() {
+        let (one, zeros) = (packed(b"one"), vec![0; 513]);
+        let cases: [(Vec<u8>, &[u8], u64); 5] = [
+            ([&one[..], &zeros].concat(), b"one", 0),
+            ([&one[..], &zeros, &one].concat(), b"oneone", 0),
+            ([&one[..], b"tail"].concat(), b"one", 4),
+            ([&one[..], &zeros, b"x", &zeros].concat(), b"one", 514),
+            ([&one[..], &MAGIC[..3]].concat(), b"one", 3),
+        ];
+        for (bytes, want, ignored) in cases {
+            let (mut out, counted) = (Vec::new(), Ignored::default());
+            // A pipe may give byte by byte.
+            let source = io::BufReader::with_capacity(1, &bytes[..]);
+            Zstd::new(source, counted.clone()).read_to_end(&mut out).unwrap();
+            assert_eq!((&out[..], counted.bytes()), (want, ignored));
+        }
+    }
+
+    #[test]
+    fn everything_before_damage_is_given_out() {
+        let text: Vec<u8> = (0..300_000_u32).flat_map(|n| (n % 977).to_le_bytes()).collect();
+        let whole = packed(&text);
+        let mut wrong = whole.clone();
+        let middle = whole.len() / 2;
+        wrong[middle..middle + 200].fill(0xff);
+        // Its checksum is cut off, and nothing else.
+        let sum = whole[..whole.len() - 1].to_vec();
+        for (bytes, least) in [(whole[..middle].to_vec(), 3), (wrong, 3), (sum, 1)] {
+            let mut out = Vec::new();
+            let done = Zstd::new(&bytes[..], Ignored::default()).read_to_end(&mut out);
+            let same = out.iter().zip(&text).take_while(|(a, b)| a == b).count();
+            assert!(done.is_err() && same >= text.len() / least, "{same} of {} bytes: {done:?}", text.len());
+        }
     }
 
     /// A frame by hand: blocks of 128 KiB of `x`, each as one byte, without length and checksum.
@@ -182,8 +259,6 @@ mod tests {
                 "{error}"
             );
         }
-        let tail = [&whole[..], b"tail"].concat();
-        assert!(read(&tail).is_err(), "something that is no frame follows");
     }
 
     #[test]

@@ -1,0 +1,142 @@
+//! Opens an input: what it is compressed by and how its characters are encoded is told by its first bytes.
+//!
+//! Not here: lines, and what they say.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::gzip::{self, Gzip};
+use super::utf16::{self, Utf16};
+use super::zstd::{self, Zstd};
+
+const BUFFER_BYTES: usize = 1 << 18;
+/// Bytes that tell what an input is.
+const HEAD_BYTES: usize = 6;
+/// What begins so is compressed by something that is not read.
+const NOT_READ: [(&[u8], &str); 5] = [
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x04\x22\x4d\x18", "lz4"),
+    (b"\xff\x06\0\0sN", "snappy"),
+    (b"PK\x03\x04", "zip"),
+    (b"BZh91A", "bzip2"),
+];
+
+/// Counts bytes behind the last part of a compressed input that belong to none.
+#[derive(Clone, Debug, Default)]
+pub struct Ignored(Arc<AtomicU64>);
+
+impl Ignored {
+    /// How many there were so far.
+    pub fn bytes(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Counts these, and all that follows.
+    pub fn rest(&self, begin: &[u8], source: &mut impl Read) -> io::Result<()> {
+        let rest = io::copy(source, &mut io::sink())?;
+        self.0.fetch_add(begin.len() as u64 + rest, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// An opened input.
+pub struct Opened {
+    /// Its text, as UTF-8.
+    pub text: BufReader<Box<dyn Read + Send>>,
+    /// What was left out behind its last compressed part.
+    pub ignored: Ignored,
+}
+
+/// Counts what goes through.
+struct Counted<R> {
+    inner: R,
+    bytes: Arc<AtomicU64>,
+}
+
+impl<R: Read> Read for Counted<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.bytes.fetch_add(n as u64, Ordering::Relaxed);
+        Ok(n)
+    }
+}
+
+/// Opens the input of this name; `counter` counts its bytes as they stand in it.
+pub fn open(name: &str, counter: Arc<AtomicU64>) -> io::Result<Opened> {
+    let inner: Box<dyn Read + Send> = match name {
+        "-" => Box::new(io::stdin()),
+        _ => Box::new(File::open(name)?),
+    };
+    let mut source = BufReader::with_capacity(BUFFER_BYTES, Counted { inner, bytes: counter });
+    let begin = head(&mut source, HEAD_BYTES)?;
+    let ignored = Ignored::default();
+    let decompressed = decompress(name, begin, source, &ignored)?;
+    Ok(Opened { text: BufReader::with_capacity(BUFFER_BYTES, decode(decompressed)?), ignored })
+}
+
+/// The decompressed bytes of a source whose first bytes are taken: they tell, and only then the name.
+fn decompress(
+    name: &str,
+    begin: Vec<u8>,
+    source: impl BufRead + Send + 'static,
+    ignored: &Ignored,
+) -> io::Result<Box<dyn Read + Send>> {
+    let lower = name.to_ascii_lowercase();
+    let (gzip, zstd) = (begin.starts_with(&gzip::MAGIC), zstd::begins_frame(&begin));
+    let not_read = NOT_READ.iter().find(|(magic, _)| begin.starts_with(magic));
+    let whole = Cursor::new(begin).chain(source);
+    if gzip {
+        Ok(Box::new(Gzip::new(whole, ignored.clone())))
+    } else if zstd {
+        Ok(Box::new(Zstd::new(whole, ignored.clone())))
+    } else if let Some((_, compression)) = not_read {
+        let why = format!(
+            "it is compressed by {compression}, which is not read; gzip (.gz) and Zstandard (.zst) are"
+        );
+        Err(io::Error::new(io::ErrorKind::InvalidData, why))
+    } else if lower.ends_with(".gz") {
+        Ok(Box::new(Gzip::new(whole, ignored.clone())))
+    } else if lower.ends_with(".zst") {
+        Ok(Box::new(Zstd::new(whole, ignored.clone())))
+    } else {
+        Ok(Box::new(whole))
+    }
+}
+
+/// The text as UTF-8.
+fn decode(mut text: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
+    let begin = head(&mut text, 4)?;
+    if begin == [0xff, 0xfe, 0, 0] || begin == [0, 0, 0xfe, 0xff] {
+        let why = "it is UTF-32, which is not read; UTF-8 and UTF-16 are";
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    let order = utf16::order(&begin);
+    let whole = Cursor::new(begin).chain(text);
+    Ok(match order {
+        Some(order) => Box::new(Utf16::new(whole, order)),
+        None => Box::new(whole),
+    })
+}
+
+/// Takes the first bytes of a source, fewer only if it ends; a pipe may give them one by one.
+pub fn head(source: &mut impl Read, bytes: usize) -> io::Result<Vec<u8>> {
+    let mut begin = Vec::new();
+    source.take(bytes as u64).read_to_end(&mut begin)?;
+    Ok(begin)
+}
+
+/// Passes over zeros.
+pub fn skip_zeros(source: &mut impl BufRead) -> io::Result<()> {
+    loop {
+        let bytes = source.fill_buf()?;
+        let zeros = bytes.iter().take_while(|byte| **byte == 0).count();
+        let all = zeros == bytes.len();
+        let ended = bytes.is_empty();
+        source.consume(zeros);
+        if ended || !all {
+            return Ok(());
+        }
+    }
+}
