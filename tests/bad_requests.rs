@@ -176,8 +176,6 @@ fn undecodable() -> Vec<Undecodable<'static>> {
     let bad = sample("bad_metric");
     let message = bad.message();
     let with = |last: &[u8]| snappy(&[message, last].concat());
-    let label = |name: &[u8], value: &[u8]| field(1, &[field(1, name), field(2, value)].concat());
-    let beside = [label(b"__name__", b"bad_metric"), label(b"a", b"\xff")].concat();
     let two = |fields: &[u8]| snappy(&[&field(4, b"")[..], &field(4, b"bad_metric"), fields].concat());
     vec![
         (
@@ -209,12 +207,6 @@ fn undecodable() -> Vec<Undecodable<'static>> {
             "a text was expected; its wire type is another",
         ),
         (
-            "a label that is not UTF-8",
-            &HEADERS,
-            with(&field(1, &[&beside[..], &field(2, b"")].concat())),
-            "a label that is not UTF-8",
-        ),
-        (
             "an integer for a value",
             &HEADERS,
             with(&field(1, &field(2, &[0x08, 1]))),
@@ -244,7 +236,6 @@ fn undecodable() -> Vec<Undecodable<'static>> {
             snappy(&field(4, b"bad_metric")),
             "symbols[0] must be the empty text",
         ),
-        ("a symbol that is not UTF-8", &HEADERS_2, two(&field(4, b"\xff")), "a symbol that is not UTF-8"),
         (
             "a label's symbol that is not there",
             &HEADERS_2,

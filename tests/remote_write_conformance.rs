@@ -71,6 +71,11 @@ impl Case {
         self
     }
 
+    fn keeps(mut self, written: [u64; 3]) -> Case {
+        self.written = written.map(Some);
+        self
+    }
+
     fn unread(mut self, status: u16, says: &'static str) -> Case {
         self.written = [None; 3];
         self.refused(status, says)
@@ -134,6 +139,14 @@ fn series<'a>(labels: &'a [(&'a str, &'a str)], samples: &'a [(i64, f64)]) -> Se
 
 fn request(all: &[Series2]) -> WriteRequest2 {
     all.iter().fold(WriteRequest2::default(), |request, one| request.series(one))
+}
+
+/// The message with one text as an exporter has it that does not know UTF-8.
+fn latin_1(message: &[u8]) -> Vec<u8> {
+    let mut message = message.to_vec();
+    let at = message.windows(4).position(|bytes| bytes == b"B?ro").unwrap();
+    message[at + 1] = 0xfc;
+    message
 }
 
 /// An exemplar without labels.
@@ -227,6 +240,8 @@ fn labels(now: i64) -> Vec<Case> {
         labels
     };
     let one = |labels: &[(&str, &str)]| WriteRequest::default().series(labels, &sample);
+    let latin = || series(&[("__name__", "l_latin"), ("display", "B?ro")], &sample);
+    let beside_latin = one(latin().labels).series(&[("__name__", "l_beside_latin")], &sample);
     vec![
         bad("no name", &[("job", "x")], "1 of 2 samples are written, 1 refused for good: 1 missing_name"),
         bad("an empty name", &[("__name__", ""), ("job", "x")], "missing_name"),
@@ -234,12 +249,20 @@ fn labels(now: i64) -> Vec<Case> {
         bad("a label without a name", &[("__name__", "x"), ("", "x")], "empty_label_name"),
         bad("a label twice", &[("__name__", "x"), ("a", "1"), ("a", "2")], "duplicate_label"),
         bad("a result of ours", &[("__name__", "tidewatch_window_avg")], "own_result"),
+        Case::new("a label that is not UTF-8", &HEADERS_2, &latin_1(&request(&[latin(), good()]).message()))
+            .keeps([1, 0, 0])
+            .refused(400, "1 of 2 samples are written, 1 refused for good: 1 not_utf8 (first: label names")
+            .stores(&[("__name__", "l_good")], now, 2.5),
+        // The reference receiver keeps the others as well, and answers 2xx.
+        Case::new("a label that is not UTF-8 in 1.0", &HEADERS, &latin_1(beside_latin.message()))
+            .refused(400, "must be UTF-8; got display=\"B\\xfcro\" for \"l_latin\"")
+            .stores(&[("__name__", "l_beside_latin")], now, 2.5),
         Case::new(
-            "a label that is not UTF-8",
+            "a symbol that is not UTF-8 and labels nothing",
             &HEADERS_2,
-            &[&b"\x22\x00\x22\x01\xff"[..], &[0x2a, 0]].concat(),
+            b"\x22\x00\x22\x01\xff\x2a\x00",
         )
-        .unread(400, "a symbol that is not UTF-8"),
+        .keeps([0; 3]),
         // The reference receiver skips bad series of 1.0 with 2xx; the sender's log should tell.
         Case::one("1.0 without a name", &one(&[("job", "x")])).refused(400, "1 missing_name"),
         Case::two("any text is a label", &request(&[series(&utf8, &sample)]), [1, 0, 0])

@@ -148,17 +148,12 @@ impl<'a> Field<'a> {
         }
     }
 
-    pub(super) fn text(&self) -> Result<&'a str, Undecodable> {
-        let bytes = match self.wire {
-            BYTES => &self.body.bytes[self.body.at..],
-            _ => {
-                return Err(Undecodable {
-                    at: self.at,
-                    what: "a text was expected; its wire type is another",
-                });
-            }
-        };
-        str::from_utf8(bytes).map_err(|_| Undecodable { at: self.at, what: "a label that is not UTF-8" })
+    /// The bytes of a text. Whoever reads them judges whether they are UTF-8: that is no matter of the whole message.
+    pub(super) fn text(&self) -> Result<&'a [u8], Undecodable> {
+        match self.wire {
+            BYTES => Ok(&self.body.bytes[self.body.at..]),
+            _ => Err(Undecodable { at: self.at, what: "a text was expected; its wire type is another" }),
+        }
     }
 
     /// The value of a field with a length, as it stands.

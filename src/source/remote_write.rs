@@ -342,14 +342,22 @@ fn intern_derived(
     }
 }
 
-/// The encoded labels of one series as texts, or why they are too many.
+/// The encoded labels of one series as texts, or why they are too many, or none.
 fn gather<'a>(encoded: &'a [u8], labels: &Labels) -> Result<Vec<(&'a str, &'a str)>, validate::Refusing> {
     // Two bytes make a label, so a body may hold millions: few enough to judge are gathered, the rest counted.
     let (mut pairs, mut count, max) = (Vec::new(), 0, labels.limits().labels);
+    let (mut metric, mut bad) = (&b""[..], None);
     read_labels(encoded, 0, &mut |name, value| {
         count += 1;
-        if count <= LABELS_GATHERED * max {
-            pairs.push((name, value));
+        if count > LABELS_GATHERED * max {
+            return;
+        }
+        if name == NAME.as_bytes() {
+            metric = value;
+        }
+        match (str::from_utf8(name), str::from_utf8(value)) {
+            (Ok(name), Ok(value)) => pairs.push((name, value)),
+            _ => bad = bad.or(Some((name, value))),
         }
     })
     .expect("the first walk has read these labels already");
@@ -358,20 +366,23 @@ fn gather<'a>(encoded: &'a [u8], labels: &Labels) -> Result<Vec<(&'a str, &'a st
         let refused = labels.too_many(name, count);
         return Err((refused.reason(), refused.to_string()));
     }
-    Ok(pairs)
+    match bad {
+        Some((name, value)) => Err(validate::not_utf8(metric, name, value)),
+        None => Ok(pairs),
+    }
 }
 
-/// Reads encoded labels that begin at offset `base` of the body, and gives each pair to `visit`.
+/// Reads encoded labels that begin at offset `base` of the body, and gives the bytes of each pair to `visit`.
 fn read_labels<'a>(
     encoded: &'a [u8],
     base: usize,
-    visit: &mut dyn FnMut(&'a str, &'a str),
+    visit: &mut dyn FnMut(&'a [u8], &'a [u8]),
 ) -> Result<(), Undecodable> {
     let rebase = |error: Undecodable| Undecodable { at: error.at + base, ..error };
     let mut fields = Cursor::new(encoded);
     while let Some(field) = fields.field().map_err(rebase)? {
         let mut parts = field.message().map_err(rebase)?;
-        let (mut name, mut value) = ("", "");
+        let (mut name, mut value) = (&b""[..], &b""[..]);
         while let Some(part) = parts.field().map_err(rebase)? {
             match part.number {
                 1 => name = part.text().map_err(rebase)?,
@@ -426,8 +437,8 @@ pub(crate) mod wire {
     }
 
     /// A `Label` field of a series.
-    pub fn label(name: &str, value: &str) -> Vec<u8> {
-        bytes(1, &[bytes(1, name.as_bytes()), bytes(2, value.as_bytes())].concat())
+    pub fn label(name: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Vec<u8> {
+        bytes(1, &[bytes(1, name.as_ref()), bytes(2, value.as_ref())].concat())
     }
 
     /// A `Sample` field of a series.
@@ -674,19 +685,9 @@ mod tests {
             ),
             (in_series(&wire::bytes(2, &[0x09, 1])), 4 + name.len(), reaches),
             (
-                in_series(&wire::bytes(1, &wire::bytes(1, b"\xff"))),
-                4 + name.len(),
-                "a label that is not UTF-8",
-            ),
-            (
                 in_series(&wire::bytes(1, &[0x08, 1])),
                 4 + name.len(),
                 "a text was expected; its wire type is another",
-            ),
-            (
-                in_series(&wire::bytes(1, &wire::bytes(2, b"\xc3\x28"))),
-                4 + name.len(),
-                "a label that is not UTF-8",
             ),
         ];
         for (bad, at, what) in table {
@@ -775,6 +776,71 @@ mod tests {
     }
 
     #[test]
+    fn bytes_that_are_no_text_cost_their_own_series_only() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let name = wire::label("__name__", "svc");
+        let bad = [
+            [&name[..], &wire::label("display", b"B\xfcro")].concat(),
+            [&name[..], &wire::label(b"\xc3\x28", "x")].concat(),
+            [&name[..], &wire::label(b"\xff", "")].concat(),
+            wire::label("__name__", b"\xff"),
+        ];
+        let samples = [wire::sample(NOW, 1.0), wire::sample(NOW + 1, 2.0)].concat();
+        let histogram = wire::bytes(4, &Histogram::ten(NOW, 1.0).0);
+        let good = |name| wire::series(&[("__name__", name)], &[(NOW, 1.0)]);
+        let mut body = good("g1");
+        for labels in &bad {
+            body.extend(wire::bytes(1, &[&labels[..], &samples, &histogram].concat()));
+            // Nothing is lost of a series without samples.
+            body.extend(wire::bytes(1, labels));
+        }
+        body.extend(good("g2"));
+        for round in ["cold", "warm"] {
+            let (out, decoded) = take(&body, &labels).unwrap();
+            assert_eq!(out.series, ["g1", "g2"].map(|name| series_id(&[("__name__", name)]).0), "{round}");
+            assert_eq!((decoded.received, decoded.histograms), (14, 0), "{round}");
+            assert_eq!((decoded.refusals.count("not_utf8"), decoded.refusals.total()), (12, 12), "{round}");
+            assert_eq!(
+                decoded.refusals.sentence(),
+                "12 not_utf8 (first: label names and values must be UTF-8; got display=\"B\\xfcro\" for \"svc\")"
+            );
+        }
+        assert_eq!(labels.len(), 2);
+        // The sentence is short however long the bytes are.
+        let long = vec![0xff; 1 << 20];
+        let series = [wire::label("__name__", &long), wire::label(&long, &long), samples].concat();
+        let (_, decoded) = take(&wire::bytes(1, &series), &labels).unwrap();
+        assert!(decoded.refusals.sentence().len() < 2_000, "{}", decoded.refusals.sentence());
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_cost_nothing_where_nothing_reads_them() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let metadata =
+            [&[0x08, 1][..], &wire::bytes(2, b"up"), &wire::bytes(4, b"\xff"), &wire::bytes(5, b"\xff")];
+        // Of a label given twice the last counts.
+        let twice = [wire::bytes(1, b"\xff"), wire::bytes(1, b"job"), wire::bytes(2, b"x")].concat();
+        let exemplar = wire::bytes(3, &wire::label("trace_id", b"\xff"));
+        let series = [
+            &wire::label("__name__", "up")[..],
+            &wire::bytes(1, &twice),
+            &wire::sample(NOW, 1.0),
+            &exemplar,
+            &wire::bytes(9, b"\xff"),
+        ];
+        let body = [wire::bytes(1, &series.concat()), wire::bytes(3, &metadata.concat())].concat();
+        let up = series_id(&[("__name__", "up"), ("job", "x")]).0;
+        for types in [vec![(up, MetricType::Counter)], vec![]] {
+            let (out, decoded) = take(&body, &labels).unwrap();
+            let want = Decoded { received: 1, ignored: 1, types, ..Decoded::default() };
+            assert_eq!((out.series, decoded), (vec![up], want));
+            labels.told(&[(up, MetricType::Counter)]);
+        }
+    }
+
+    #[test]
     fn series_beyond_the_limit_are_refused_and_known_ones_go_on() {
         let folder = Folder::new();
         let labels = labels(&folder, Limits { series: 2, ..Limits::default() });
@@ -830,7 +896,7 @@ mod tests {
         let folder = Folder::new();
         let labels = labels(&folder, Limits::default());
         let mut series = wire::label("__name__", "up");
-        (0..2_000).for_each(|i| series.extend(wire::label(&format!("l{i}"), "")));
+        (0..2_000).for_each(|i| series.extend(wire::label(format!("l{i}"), "")));
         series.extend(wire::sample(NOW, 1.0));
         let (out, decoded) = take(&wire::bytes(1, &series), &labels).unwrap();
         assert_eq!((out.len(), decoded.refusals.count("too_many_labels")), (0, 1));

@@ -89,12 +89,14 @@ pub fn decode(
 struct Symbols<'a> {
     body: &'a [u8],
     at: Vec<u32>,
+    /// Whether all of them are UTF-8. If not, each series is judged by those it uses.
+    utf8: bool,
 }
 
 impl<'a> Symbols<'a> {
     /// Gathers and checks the symbols of a request, wherever they stand in it.
     fn read(body: &'a [u8]) -> Result<Symbols<'a>, Undecodable> {
-        let mut at = Vec::new();
+        let (mut at, mut utf8) = (Vec::new(), true);
         let mut fields = Cursor::new(body);
         while let Some(field) = fields.field()? {
             match field.number {
@@ -103,9 +105,7 @@ impl<'a> Symbols<'a> {
                     if at.is_empty() && !symbol.is_empty() {
                         return Err(Undecodable { at: field.at, what: "symbols[0] must be the empty text" });
                     }
-                    if str::from_utf8(symbol).is_err() {
-                        return Err(Undecodable { at: field.at, what: "a symbol that is not UTF-8" });
-                    }
+                    utf8 &= str::from_utf8(symbol).is_ok();
                     let what = "a body longer than 4 GiB";
                     at.push(u32::try_from(field.at).map_err(|_| Undecodable { at: field.at, what })?);
                 }
@@ -117,7 +117,7 @@ impl<'a> Symbols<'a> {
                 _ => {}
             }
         }
-        Ok(Symbols { body, at })
+        Ok(Symbols { body, at, utf8 })
     }
 
     /// Whether there is a symbol of this number.
@@ -136,6 +136,14 @@ impl<'a> Symbols<'a> {
         let field = Cursor::within(self.body, at).field();
         field.ok().flatten().and_then(|field| field.bytes().ok()).expect("the symbols were read before")
     }
+}
+
+/// Why labels have no look-up key.
+enum KeyError {
+    /// So many bytes are more than are looked at.
+    TooLong(usize),
+    /// A name or a value is not UTF-8.
+    NotUtf8,
 }
 
 /// The labels of one series as texts. The buffers are used again for the next one.
@@ -161,11 +169,15 @@ impl<'a> Texts<'a> {
     /// Makes `key` of references: the mark, then the pairs, sorted, each `name 0xFF value 0xFF`.
     ///
     /// # Errors
-    /// The bytes of all names and values, if they are more than `max`; nothing was copied or compared then.
-    fn spell(&mut self, refs: &[u32], max: usize) -> Result<(), usize> {
+    /// [`KeyError`]; nothing was copied or compared then.
+    fn spell(&mut self, refs: &[u32], max: usize) -> Result<(), KeyError> {
         let bytes = self.gather(refs);
         if bytes > max {
-            return Err(bytes);
+            return Err(KeyError::TooLong(bytes));
+        }
+        // Bytes that are not UTF-8 may hold the separator, and so spell the key of another series.
+        if !self.symbols.utf8 && self.not_utf8().is_some() {
+            return Err(KeyError::NotUtf8);
         }
         if !self.pairs.is_sorted_by_key(|(name, _)| *name) {
             self.pairs.sort_unstable();
@@ -181,6 +193,13 @@ impl<'a> Texts<'a> {
         Ok(())
     }
 
+    /// The first of the pairs that is not UTF-8.
+    #[cold]
+    fn not_utf8(&self) -> Option<(&'a [u8], &'a [u8])> {
+        let is_text = |bytes: &[u8]| str::from_utf8(bytes).is_ok();
+        self.pairs.iter().copied().find(|(name, value)| !is_text(name) || !is_text(value))
+    }
+
     /// The metric name among the pairs; empty if there is none.
     #[inline]
     fn named(&self) -> &'a [u8] {
@@ -188,9 +207,9 @@ impl<'a> Texts<'a> {
         named.map_or(b"", |(_, name)| name)
     }
 
-    /// The pairs as text.
+    /// The pairs as text, once they are spelled.
     fn pairs(&self) -> Vec<(&'a str, &'a str)> {
-        let text = |bytes| str::from_utf8(bytes).expect("the symbols were checked before");
+        let text = |bytes| str::from_utf8(bytes).expect("spelling has checked them");
         self.pairs.iter().map(|(name, value)| (text(name), text(value))).collect()
     }
 
@@ -498,9 +517,16 @@ impl<'a> Walk<'a, '_> {
             let refused = labels.too_many(&texts.name(), miss.labels);
             return Err((refused.reason(), refused.to_string()));
         }
-        if let Err(bytes) = texts.spell(refs, bytes_max) {
-            let refused = labels.too_long(&texts.name(), bytes);
-            return Err((refused.reason(), refused.to_string()));
+        match texts.spell(refs, bytes_max) {
+            Ok(()) => {}
+            Err(KeyError::TooLong(bytes)) => {
+                let refused = labels.too_long(&texts.name(), bytes);
+                return Err((refused.reason(), refused.to_string()));
+            }
+            Err(KeyError::NotUtf8) => {
+                let (name, value) = texts.not_utf8().unwrap_or_default();
+                return Err(validate::not_utf8(texts.named(), name, value));
+            }
         }
         let key = &texts.key;
         if miss.samples.is_empty() {
@@ -564,8 +590,8 @@ pub(crate) mod wire {
 
     /// A request being built: its symbols and its series.
     pub struct Request {
-        /// The texts, in the order of their numbers.
-        pub symbols: Vec<String>,
+        /// The texts, in the order of their numbers; bytes, as a bad sender has them.
+        pub symbols: Vec<Vec<u8>>,
         /// The encoded series.
         pub series: Vec<u8>,
     }
@@ -573,20 +599,21 @@ pub(crate) mod wire {
     impl Request {
         /// A request without series.
         pub fn new() -> Request {
-            Request { symbols: vec![String::new()], series: Vec::new() }
+            Request { symbols: vec![Vec::new()], series: Vec::new() }
         }
 
         /// The number of a text.
-        pub fn symbol(&mut self, text: &str) -> u64 {
+        pub fn symbol(&mut self, text: impl AsRef<[u8]>) -> u64 {
+            let text = text.as_ref();
             let known = self.symbols.iter().position(|known| known == text);
             known.unwrap_or_else(|| {
-                self.symbols.push(text.to_owned());
+                self.symbols.push(text.to_vec());
                 self.symbols.len() - 1
             }) as u64
         }
 
         /// The `labels_refs` field of these labels.
-        pub fn refs(&mut self, labels: &[(&str, &str)]) -> Vec<u8> {
+        pub fn refs<T: AsRef<[u8]>>(&mut self, labels: &[(T, T)]) -> Vec<u8> {
             let mut packed = Vec::new();
             for (name, value) in labels {
                 varint(self.symbol(name), &mut packed);
@@ -610,7 +637,7 @@ pub(crate) mod wire {
 
         /// The message.
         pub fn body(&self) -> Vec<u8> {
-            let symbols = self.symbols.iter().flat_map(|text| bytes(4, text.as_bytes()));
+            let symbols = self.symbols.iter().flat_map(|text| bytes(4, text));
             symbols.chain(self.series.iter().copied()).collect()
         }
     }
@@ -714,7 +741,7 @@ mod tests {
         for round in 0..200 {
             let (mut request, mut shuffled) = (Request::new(), sorted);
             for n in 0..random.usize(..200) {
-                request.symbol(&format!("other {n}"));
+                request.symbol(format!("other {n}"));
             }
             random.shuffle(&mut shuffled);
             let body = request.series(&shuffled, &[(NOW, 1.0)], &[]).body();
@@ -830,7 +857,6 @@ mod tests {
         let odd = "an odd number of label references; they are pairs of name and value";
         let not_empty = "symbols[0] must be the empty text";
         let table: Vec<(Vec<u8>, usize, &str)> = vec![
-            (wire::bytes(4, b"\xff"), 0, "a symbol that is not UTF-8"),
             (vec![0x20, 1], 0, "a message was expected; its wire type is another"),
             (vec![0x28, 1], 0, "a message was expected; its wire type is another"),
             (vec![0x0b], 0, "a group, which remote write does not have"),
@@ -867,7 +893,7 @@ mod tests {
             assert_eq!(labels.len(), 0);
         }
         let mut named = Request::new();
-        named.symbols[0] = "__name__".to_owned();
+        named.symbols[0] = b"__name__".to_vec();
         let body = named.series(&[("__name__", "x")], &[(NOW, 1.0)], &[]).body();
         assert_eq!(take(&body, &labels).unwrap_err(), Undecodable { at: 0, what: not_empty });
         let without = wire::bytes(5, &wire::bytes(1, &[0, 0]));
@@ -926,6 +952,61 @@ mod tests {
     }
 
     #[test]
+    fn a_symbol_that_is_no_text_costs_the_series_it_labels_only() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let (samples, histogram) = (wire::sample(NOW, 1.0), wire::bytes(3, &Histogram::ten(NOW, 1.0).0));
+        let samples = [&samples[..], &wire::sample(NOW + 1, 2.0)].concat();
+        let bad: [&[(&[u8], &[u8])]; 5] = [
+            &[(b"__name__", b"svc"), (b"display", b"B\xfcro")],
+            &[(b"__name__", b"svc"), (b"d\xfc", b"x")],
+            &[(b"__name__", b"\xff")],
+            &[(b"__name__", b"svc"), (b"\xff", b"")],
+            // The key of g1{a="1"}, were it written without being looked at.
+            &[(b"__name__\xffg1\xffa", b"1")],
+        ];
+        let good = |request: Request, name| {
+            request.series(&[("__name__", name), ("a", "1")], &[(NOW, 1.0)], &[&exemplar()])
+        };
+        let mut request = good(Request::new(), "g1");
+        for pairs in bad {
+            let refs = request.refs(pairs);
+            request = request.fields(&[&refs, &samples, &histogram, &exemplar()]);
+            // Of a series without samples, and of one with none but a type, nothing is lost.
+            request = request.fields(&[&refs]).fields(&[&refs, &wire::bytes(5, &[0x08, 1])]);
+        }
+        let body = good(request, "g2").body();
+        for round in ["cold", "warm"] {
+            let (out, Decoded2 { decoded, exemplars }) = take(&body, &labels).unwrap();
+            let ids = ["g1", "g2"].map(|name| series_id(&[("__name__", name), ("a", "1")]).0);
+            assert_eq!((out.series, exemplars), (ids.to_vec(), 2), "{round}");
+            assert_eq!((decoded.received, decoded.histograms), (17, 0), "{round}");
+            assert_eq!((decoded.refusals.count("not_utf8"), decoded.refusals.total()), (15, 15), "{round}");
+            assert_eq!(
+                decoded.refusals.sentence(),
+                "15 not_utf8 (first: label names and values must be UTF-8; got display=\"B\\xfcro\" for \"svc\")"
+            );
+        }
+        assert_eq!(labels.len(), 2);
+    }
+
+    #[test]
+    fn a_symbol_that_is_no_text_costs_nothing_where_nothing_reads_it() {
+        let folder = Folder::new();
+        let labels = labels(&folder, Limits::default());
+        let mut request = Request::new();
+        let bad = request.symbol(b"\xff") as u8;
+        let exemplar = wire::bytes(4, &wire::bytes(1, &[bad, bad]));
+        let metadata = wire::bytes(5, &[0x08, 1, 0x18, bad, 0x20, bad]);
+        let body = request.series(&[("__name__", "up")], &[(NOW, 1.0)], &[&exemplar, &metadata]).body();
+        for round in ["cold", "warm"] {
+            let (out, Decoded2 { decoded, exemplars }) = take(&body, &labels).unwrap();
+            assert_eq!((out.len(), exemplars, decoded.types.len()), (1, 1, 1), "{round}");
+            assert!(decoded.refusals.is_empty(), "{round}: {:?}", decoded.refusals);
+        }
+    }
+
+    #[test]
     fn samples_of_an_hour_ago_are_taken() {
         let folder = Folder::new();
         let body = Request::new()
@@ -980,7 +1061,7 @@ mod tests {
         let labels = labels(&folder, Limits::default());
         let mut request = Request::new();
         let name = request.refs(&[("__name__", "up")]);
-        let long = request.symbol(&"x".repeat(1 << 20)) as u8;
+        let long = request.symbol("x".repeat(1 << 20)) as u8;
         let sample = wire::sample(NOW, 1.0);
         let many = wire::bytes(1, &vec![long; 4_000_000]);
         let (out, decoded) = take(&request.fields(&[&name, &many, &sample]).body(), &labels).unwrap();
@@ -991,7 +1072,7 @@ mod tests {
         // A gigabyte of labels in each of a thousand series: copying or comparing it would take minutes.
         let mut request = Request::new();
         let name = request.refs(&[("__name__", "up")]);
-        let long = request.symbol(&"x".repeat(1 << 20)) as u8;
+        let long = request.symbol("x".repeat(1 << 20)) as u8;
         let many = wire::bytes(1, &[long; 2_000]);
         let request = (0..1_000).fold(request, |request, _| request.fields(&[&name, &many, &sample]));
         let (out, decoded) = take(&request.body(), &labels).unwrap();

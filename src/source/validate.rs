@@ -21,6 +21,8 @@ pub const BEFORE_2000: &str = "before_2000";
 pub const TOO_FAR_AHEAD: &str = "too_far_ahead";
 /// A result of ours coming back.
 pub const OWN_RESULT: &str = "own_result";
+/// A label whose name or value is not UTF-8.
+pub const NOT_UTF8: &str = "not_utf8";
 /// A native histogram as a query answers it, without the numbers to judge it by.
 pub const NATIVE_HISTOGRAM: &str = "native_histogram";
 /// A native histogram that does not add up.
@@ -28,6 +30,9 @@ pub const BAD_HISTOGRAM: &str = "bad_histogram";
 
 /// Most characters of a name of our own that an answer repeats.
 const OWN_RESULT_SHOWN: usize = 200;
+
+/// Most bytes of a text that is not UTF-8 that an answer repeats.
+const NOT_UTF8_SHOWN: usize = 120;
 
 /// What the names of our result metrics begin with. Closed: metrics about ourselves never share these.
 pub const OWN_RESULTS: [&str; 4] =
@@ -63,6 +68,17 @@ pub fn intern(
         Ok(series) => Ok(series.0),
         Err(refused) => Err((refused.reason(), refused.to_string())),
     }
+}
+
+/// Refuses a series, whose metric has this name, for a label that is not UTF-8.
+///
+/// Such bytes cost their own series only: a request holds those of many exporters.
+#[cold]
+pub fn not_utf8(metric: &[u8], name: &[u8], value: &[u8]) -> Refusing {
+    let shown = |bytes: &[u8]| bytes[..bytes.len().min(NOT_UTF8_SHOWN)].escape_ascii().to_string();
+    let (metric, name, value) = (shown(metric), shown(name), shown(value));
+    let sentence = format!("label names and values must be UTF-8; got {name}=\"{value}\" for \"{metric}\"");
+    (NOT_UTF8, sentence)
 }
 
 /// The event times that are taken, both ends included.
