@@ -211,44 +211,83 @@ fn bodies_beyond_their_limit_are_refused_before_they_take_room() {
     is_well(&mut worker);
 }
 
+/// The head of a push whose body has this length, or comes in chunks.
+fn head(declared: Option<usize>) -> String {
+    let length = declared.map_or("Transfer-Encoding: chunked".to_owned(), |n| format!("Content-Length: {n}"));
+    let headers = HEADERS.map(|(name, value)| format!("{name}: {value}\r\n")).concat();
+    format!("POST /api/v1/write HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{length}\r\n{headers}\r\n")
+}
+
 #[test]
-fn bodies_that_wait_for_their_bytes_leave_others_a_503_and_no_more() {
-    // Eight times limits.body_bytes of memory, and 256 requests, whichever is full first.
-    for (body_bytes, declared, open, limit) in
-        [("4KiB", 4_096, 8, "write.body_room"), ("1MiB", 1_024, 256, "write.requests")]
-    {
-        let mut worker = Tidewatch::start(&format!("{WINDOWS}limits: {{body_bytes: {body_bytes}}}\n"));
-        let (write, samples) = request(0..2, 0..50);
-        let headers = HEADERS.map(|(name, value)| format!("{name}: {value}\r\n")).concat();
-        let head =
-            format!("POST /api/v1/write HTTP/1.1\r\nHost: x\r\nContent-Length: {declared}\r\n{headers}\r\n");
-        // Each of these holds its share until its bytes come, which is never. One that finds our own request in its
-        // place is refused and holds nothing, so there comes another with each question.
-        let mut slow: Vec<TcpStream> = Vec::new();
-        let mut open_one = || {
-            let mut stream = TcpStream::connect(worker.address()).unwrap();
-            stream.write_all(head.as_bytes()).unwrap();
-            slow.push(stream);
-        };
-        (0..open).for_each(|_| open_one());
-        let answer = eventually("no room is left", PATIENCE, || {
-            open_one();
-            match send(&worker, &write) {
-                answer if answer.status == 503 => Ok(answer),
-                answer => Err(format!("{answer:?}")),
-            }
-        });
-        assert!(answer.retry_after.is_some_and(|seconds| seconds.parse::<u64>().is_ok()));
-        assert!(reached(&worker, limit) >= 1.0, "{limit}");
-        is_well(&mut worker);
-        drop(slow);
-        eventually("there is room again", PATIENCE, || match send(&worker, &write) {
-            answer if answer.status == 204 => Ok(()),
-            answer => Err(format!("{answer:?}")),
-        });
-        settles("taken in the end", &worker, &samples);
-        is_well(&mut worker);
+fn bodies_that_wait_for_their_bytes_hold_up_nobody() {
+    let mut worker = Tidewatch::start(&format!("{WINDOWS}limits: {{body_bytes: 1MiB}}\n"));
+    let open = |bytes: &[u8]| {
+        let mut stream = TcpStream::connect(worker.address()).unwrap();
+        stream.write_all(bytes).unwrap();
+        stream
+    };
+    // More than 256 of them, each with as much declared as there may be, and of it two bytes.
+    let never: Vec<TcpStream> =
+        (0..200).map(|_| open(format!("{}ab", head(Some(1 << 20))).as_bytes())).collect();
+    // And more than 8 x limits.body_bytes, of unknown length; these are good.
+    let (mut expected, mut slow) = (Samples::default(), Vec::new());
+    for n in 0..100 {
+        let (write, mut samples) = request(n..n + 1, 0..20);
+        let (first, last) = (snappy(write.message()), b"\r\n0\r\n\r\n");
+        let (first, second) = first.split_at(5);
+        let begun = [format!("{}5\r\n", head(None)).as_bytes(), first, b"\r\n"].concat();
+        let rest = [format!("{:x}\r\n", second.len()).as_bytes(), second, last].concat();
+        slow.push((open(&begun), rest));
+        expected.append(&mut samples);
     }
+    for n in 100..120 {
+        let (write, mut samples) = request(n..n + 1, 0..20);
+        let answer = send(&worker, &write);
+        assert_eq!(answer.status, 204, "{n}: {answer:?}");
+        expected.append(&mut samples);
+    }
+    for (mut stream, rest) in slow {
+        stream.write_all(&rest).unwrap();
+        let answer = std::io::read_to_string(stream).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
+    }
+    assert_eq!((reached(&worker, "write.body_room"), reached(&worker, "write.requests")), (0.0, 0.0));
+    drop(never);
+    settles("taken from all", &worker, &expected);
+    is_well(&mut worker);
+}
+
+#[test]
+fn bodies_that_fill_their_room_leave_others_a_503_and_no_more() {
+    let mut worker = Tidewatch::start(&format!("{WINDOWS}limits: {{body_bytes: 4KiB}}\n"));
+    let (write, samples) = request(0..2, 0..50);
+    // Each of these holds what it has sent until its last byte comes, which is never. One that finds our own request in
+    // its place is refused and holds nothing, so there comes another with each question.
+    let begun = [head(Some(4_096)).as_bytes(), &[0; 4_095]].concat();
+    let mut slow: Vec<TcpStream> = Vec::new();
+    let mut open_one = || {
+        let mut stream = TcpStream::connect(worker.address()).unwrap();
+        stream.write_all(&begun).unwrap();
+        slow.push(stream);
+    };
+    (0..8).for_each(|_| open_one());
+    let answer = eventually("no room is left", PATIENCE, || {
+        open_one();
+        match send(&worker, &write) {
+            answer if answer.status == 503 => Ok(answer),
+            answer => Err(format!("{answer:?}")),
+        }
+    });
+    assert!(answer.retry_after.is_some_and(|seconds| seconds.parse::<u64>().is_ok()));
+    assert!(reached(&worker, "write.body_room") >= 1.0);
+    is_well(&mut worker);
+    drop(slow);
+    eventually("there is room again", PATIENCE, || match send(&worker, &write) {
+        answer if answer.status == 204 => Ok(()),
+        answer => Err(format!("{answer:?}")),
+    });
+    settles("taken in the end", &worker, &samples);
+    is_well(&mut worker);
 }
 
 /// Sends one series after the other until the worker has no room; what was taken, and the request that was not.

@@ -1,0 +1,237 @@
+//! The body of a request as it arrives: memory is taken, and counted, as bytes come. What a sender declares, or does not,
+//! takes none.
+//!
+//! Not here: which answer becomes of what did not arrive (`receive`), and what is in a body.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The unit in which room is counted.
+const UNIT_BYTES: usize = 1_024;
+
+/// Memory for all bodies in work, compressed and decompressed.
+pub(super) struct Room {
+    units: Arc<Semaphore>,
+}
+
+impl Room {
+    /// Room for so many bodies of this size.
+    pub(super) fn new(bodies: usize, body_bytes: usize) -> Room {
+        let units = bodies.saturating_mul(body_bytes.div_ceil(UNIT_BYTES)).min(Semaphore::MAX_PERMITS);
+        Room { units: Arc::new(Semaphore::new(units)) }
+    }
+
+    /// Room for `bytes`, until what is returned is dropped; `None` if there is not so much.
+    pub(super) fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        self.take_units(bytes.div_ceil(UNIT_BYTES))
+    }
+
+    fn take_units(&self, units: usize) -> Option<OwnedSemaphorePermit> {
+        self.units.clone().try_acquire_many_owned(u32::try_from(units).ok()?).ok()
+    }
+
+    /// How many bytes there is room for.
+    #[cfg(test)]
+    pub(super) fn free(&self) -> usize {
+        self.units.available_permits() * UNIT_BYTES
+    }
+}
+
+/// A whole body, and its room.
+pub(super) struct WholeBody {
+    pub(super) bytes: Vec<u8>,
+    room: OwnedSemaphorePermit,
+}
+
+/// Why there is no body.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum BodyError {
+    /// It declares so many bytes, or has more than the most.
+    TooLarge { declared: Option<usize> },
+    /// There is no room for more of it.
+    NoRoom,
+    /// It did not arrive in time.
+    Slow,
+    /// The connection broke.
+    BrokenOff(String),
+}
+
+/// Reads a body to its end, of at most `max` bytes, within `patience`.
+pub(super) async fn read(
+    body: Body,
+    declared: Option<usize>,
+    max: usize,
+    patience: Duration,
+    room: &Room,
+) -> Result<WholeBody, BodyError> {
+    if declared.is_some_and(|length| length > max) {
+        return Err(BodyError::TooLarge { declared });
+    }
+    // One that is waited for is counted before its first byte.
+    let held = room.take_units(1).ok_or(BodyError::NoRoom)?;
+    let mut arrived = WholeBody { bytes: Vec::new(), room: held };
+    match tokio::time::timeout(patience, arrived.fill(body, declared, max, room)).await {
+        Ok(filled) => filled.map(|()| arrived),
+        Err(_) => Err(BodyError::Slow),
+    }
+}
+
+impl WholeBody {
+    async fn fill(
+        &mut self,
+        mut body: Body,
+        declared: Option<usize>,
+        max: usize,
+        room: &Room,
+    ) -> Result<(), BodyError> {
+        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            let frame = frame.map_err(|error| BodyError::BrokenOff(error.to_string()))?;
+            // Trailers are not part of the body.
+            let Ok(data) = frame.into_data() else { continue };
+            let length = self.bytes.len() + data.len();
+            if length > max {
+                return Err(BodyError::TooLarge { declared: None });
+            }
+            self.grow(length, declared.unwrap_or(max), room)?;
+            self.bytes.extend_from_slice(&data);
+        }
+        Ok(())
+    }
+
+    /// Makes space for `length` bytes: twice what there was, so that bytes are moved seldom, but none beyond `end`, where
+    /// the body ends.
+    fn grow(&mut self, length: usize, end: usize, room: &Room) -> Result<(), BodyError> {
+        let space = self.bytes.capacity();
+        if length <= space {
+            return Ok(());
+        }
+        let wanted = length.max(end.min(2 * space));
+        let more = wanted.div_ceil(UNIT_BYTES).saturating_sub(self.room.num_permits());
+        self.room.merge(room.take_units(more).ok_or(BodyError::NoRoom)?);
+        self.bytes.reserve_exact(wanted - self.bytes.len());
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::task::{Context, Poll};
+
+    use axum::body::Bytes;
+    use http_body::Frame;
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// A body whose pieces come when a test sends them.
+    struct Pieces(UnboundedReceiver<std::io::Result<Bytes>>);
+
+    impl HttpBody for Pieces {
+        type Data = Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<std::io::Result<Frame<Bytes>>>> {
+            self.0.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+        }
+    }
+
+    /// A body, and where its pieces are sent; it ends when that is dropped.
+    pub(in super::super) fn pieces() -> (UnboundedSender<std::io::Result<Bytes>>, Body) {
+        let (to, from) = unbounded_channel();
+        (to, Body::new(Pieces(from)))
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_waited_for_takes_no_room_that_it_does_not_fill() {
+        const MAX: usize = 64 << 10;
+        let room = Arc::new(Room::new(8, MAX));
+        let all = room.free();
+        for declared in [None, Some(MAX)] {
+            let waiting: Vec<_> = (0..256)
+                .map(|_| {
+                    let (to, body) = pieces();
+                    to.send(Ok(Bytes::from_static(b"ab"))).unwrap();
+                    let room = room.clone();
+                    let arrived =
+                        tokio::spawn(async move { read(body, declared, MAX, PATIENCE, &room).await });
+                    (to, arrived)
+                })
+                .collect();
+            // Each is read once; some turns later none of them has taken more.
+            for _ in 0..1_000 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(room.free(), all - 256 * UNIT_BYTES);
+            let honest = Body::from(vec![7; MAX]);
+            let arrived = read(honest, declared, MAX, PATIENCE, &room).await.unwrap_or_else(|_| panic!());
+            assert_eq!((arrived.bytes, room.free()), (vec![7; MAX], all - 256 * UNIT_BYTES - MAX));
+            drop(arrived.room);
+            for (to, arrived) in waiting {
+                drop(to);
+                assert_eq!(arrived.await.unwrap().unwrap_or_else(|_| panic!()).bytes, b"ab");
+            }
+            assert_eq!(room.free(), all);
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_come_as_they_were_sent_and_all_their_memory_is_counted() {
+        let mut random = fastrand::Rng::with_seed(1);
+        for round in 0..200 {
+            let max = random.usize(1..100_000);
+            let length = random.usize(0..=max);
+            let bytes: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
+            let (to, body) = pieces();
+            let mut rest = Bytes::from(bytes.clone());
+            while !rest.is_empty() {
+                let piece = rest.split_to(random.usize(0..=rest.len().min(20_000)));
+                to.send(Ok(piece)).unwrap();
+            }
+            drop(to);
+            let room = Room::new(8, 100_000);
+            let all = room.free();
+            let declared = random.bool().then_some(bytes.len());
+            let arrived = read(body, declared, max, PATIENCE, &room).await;
+            let arrived = arrived.unwrap_or_else(|error| panic!("seed 1, round {round}: {error:?}"));
+            assert_eq!(arrived.bytes, bytes, "seed 1, round {round}");
+            let (taken, space) = (all - room.free(), arrived.bytes.capacity());
+            assert!(space <= taken && taken < space + 2 * UNIT_BYTES, "round {round}: {taken} of {space}");
+            assert!(space <= declared.unwrap_or(max).min(2 * bytes.len()), "round {round}: {space}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_arrive_says_why_and_gives_its_room_back() {
+        const MAX: usize = 4_096;
+        let table = [
+            (Some(MAX + 1), vec![], BodyError::TooLarge { declared: Some(MAX + 1) }),
+            (None, vec![Ok(4_096), Ok(1)], BodyError::TooLarge { declared: None }),
+            (None, vec![Ok(1), Err("gone")], BodyError::BrokenOff("gone".to_owned())),
+            (None, vec![Ok(1)], BodyError::Slow),
+            (Some(MAX), vec![Ok(2_048), Ok(2_048)], BodyError::NoRoom),
+        ];
+        for (declared, sent, want) in table {
+            let room = Room::new(1, MAX);
+            let held = (want == BodyError::NoRoom).then(|| room.take(1_024).unwrap());
+            let free = room.free();
+            let (to, body) = pieces();
+            for piece in sent {
+                let piece = piece.map(|length| Bytes::from(vec![0; length])).map_err(std::io::Error::other);
+                to.send(piece).unwrap();
+            }
+            let got = read(body, declared, MAX, Duration::from_millis(1), &room).await;
+            assert_eq!(got.map(|arrived| arrived.bytes), Err(want));
+            assert_eq!(room.free(), free);
+            drop(held);
+        }
+    }
+}
