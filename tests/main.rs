@@ -45,6 +45,7 @@
 //! - `simulated`: the logs and the engine on a disk that loses, tears and refuses; seeded bugs that must be found.
 //! - `status`: what `tidewatch status` says of a worker, and of what is none.
 //! - `stopping`: SIGTERM ends a worker with status 0, whatever is in its way.
+//! - `unread_bodies`: an answer that is given before its request's body was read reaches the sender.
 //! - `verify`: `tidewatch verify` is clean beside a real Prometheus with the same samples, and finds what is wrong.
 //!   Needs servers; `TEST_PROMETHEUS_3` may name a second Prometheus.
 //! - `support`: the servers, the worker and the clients that the other modules use.
@@ -90,6 +91,7 @@ mod simulated;
 mod status;
 mod stopping;
 mod support;
+mod unread_bodies;
 mod verify;
 
 /// How many seeds a randomised test tries; `TEST_ROUNDS` multiplies.

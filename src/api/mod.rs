@@ -29,6 +29,7 @@ mod series;
 mod status;
 #[cfg(test)]
 mod tests;
+mod unread;
 mod windows;
 
 use std::sync::Arc;
@@ -48,6 +49,7 @@ use crate::store::{Latest, Store};
 use backfill::Backfills;
 use error::Kind;
 pub use error::{Problem, refuse_cross_site, shown};
+pub use unread::drain_unread;
 
 /// Longest time an answer may take that is not the store's alone; the store has the same bound of its own.
 const DEADLINE: Duration = Duration::from_secs(10);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use serde_json::{Value, json};
 use tidewatch_dataflows::outcome::Seen;
 use tidewatch_dataflows::outcome::look::NotNow;
@@ -118,6 +118,7 @@ async fn serve(
     });
     let router = api::router(api).merge(receive::router(Arc::new(receiver)));
     let router = router.layer(from_fn(api::refuse_cross_site));
+    let router = router.layer(from_fn_with_state(Arc::clone(&stack.metrics), api::drain_unread));
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await
         .with_context(|| format!("binding {}", config.listen))?;
