@@ -3,7 +3,8 @@
 //! A flag wins over the environment, the environment over the file, the file over the default. Whoever it comes
 //! from, a setting is read by the same code and refused in the same words: path, bound, value, origin. The variable
 //! of a setting is `TIDEWATCH_` and its path in capitals, joined by `__`: `limits.series` is
-//! `TIDEWATCH_LIMITS__SERIES`, `windows[0].hop` is `TIDEWATCH_WINDOWS__0__HOP`.
+//! `TIDEWATCH_LIMITS__SERIES`, `windows[0].hop` is `TIDEWATCH_WINDOWS__0__HOP`. A file is ours alone, so an unknown key in
+//! it is refused; the environment is not, so an unknown variable is only told.
 //!
 //! Not here: the bounds of numbers that change results. The nouns judge those (`Settings::validated`).
 
@@ -12,6 +13,7 @@ mod reader;
 mod sources;
 mod units;
 
+use std::ffi::OsString;
 use std::io::Read;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -242,15 +244,15 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Reads and judges every setting. Touches nothing but `file`.
+    /// Reads and judges every setting; with a sentence on each variable that is none. Touches nothing but `file`.
     ///
     /// # Errors
-    /// The first setting that is unknown, of the wrong type or outside its bounds, whoever gave it.
+    /// The first key of the file that is unknown, or setting of the wrong type or outside its bounds, whoever gave it.
     pub fn load(
         file: Option<&Path>,
-        env: impl Iterator<Item = (String, String)>,
+        env: impl Iterator<Item = (OsString, OsString)>,
         flags: Flags,
-    ) -> Result<Config, ConfigError> {
+    ) -> Result<(Config, Vec<String>), ConfigError> {
         let text = match file {
             Some(path) => read(path).map_err(|error| ConfigError::Read { file: path.to_owned(), error })?,
             None => String::new(),
@@ -263,13 +265,13 @@ impl Config {
     fn from_parts(
         text: &str,
         origin: String,
-        env: impl Iterator<Item = (String, String)>,
+        env: impl Iterator<Item = (OsString, OsString)>,
         flags: Flags,
-    ) -> Result<Config, ConfigError> {
+    ) -> Result<(Config, Vec<String>), ConfigError> {
         Reader::new(text, origin, env, flags).and_then(|mut reader| {
             let config = reader.config()?;
             reader.refuse_unknown()?;
-            Ok(config)
+            Ok((config, reader.unknown_variables()))
         })
     }
 
@@ -431,8 +433,19 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
     fn load(text: &str, env: &[(&str, &str)], flags: Flags) -> Result<Config, ConfigError> {
-        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let (config, ignored) = load_telling(text, env, flags)?;
+        assert_eq!(ignored, Vec::<String>::new());
+        Ok(config)
+    }
+
+    fn load_telling(
+        text: &str,
+        env: &[(&str, &str)],
+        flags: Flags,
+    ) -> Result<(Config, Vec<String>), ConfigError> {
+        let env = env.iter().map(|(name, value)| ((*name).into(), (*value).into()));
         Config::from_parts(text, "file t.yml".to_owned(), env, flags)
     }
 
@@ -676,26 +689,6 @@ mod tests {
             ),
             ("TIDEWATCH_SETTLE", "2h", "settle must be 1s to 1h; got 2h (environment TIDEWATCH_SETTLE)"),
             (
-                "TIDEWATCH_LIMIT__SERIES",
-                "9",
-                "there is no setting limit.series (environment TIDEWATCH_LIMIT__SERIES); at the top there are audit, catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
-            ),
-            (
-                "TIDEWATCH_LIMITS",
-                "{}",
-                "there is no setting limits (environment TIDEWATCH_LIMITS); at the top there are audit, catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
-            ),
-            (
-                "TIDEWATCH_PORT__X",
-                "1",
-                "there is no setting port.x (environment TIDEWATCH_PORT__X); at the top there are audit, catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
-            ),
-            (
-                "TIDEWATCH_WINDOWS__3__HOP",
-                "1m",
-                "there is no setting windows.3.hop (environment TIDEWATCH_WINDOWS__3__HOP); at the top there are audit, catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
-            ),
-            (
                 "TIDEWATCH_WINDOWS",
                 "[{length: 1h, hop: 1m, x: 1}]",
                 "there is no setting windows[0].x (environment TIDEWATCH_WINDOWS); at windows[0] there are hop, length",
@@ -721,6 +714,60 @@ mod tests {
         let flags = Flags { workers: Some("257".to_owned()), ..Flags::default() };
         let message = load("workers: 1", &[], flags).unwrap_err().to_string();
         assert_eq!(message, "workers must be a whole number from 1 to 256; got \"257\" (flag --workers)");
+    }
+
+    #[test]
+    fn variables_that_are_no_settings_are_told_with_the_nearest_and_refuse_nothing() {
+        let table = [
+            ("TIDEWATCH_LIMIT__SERIES", "TIDEWATCH_LIMITS__SERIES"),
+            ("TIDEWATCH_LIMITS_SERIES", "TIDEWATCH_LIMITS__SERIES"),
+            ("TIDEWATCH_WORKER", "TIDEWATCH_WORKERS"),
+            ("TIDEWATCH_LISTENS", "TIDEWATCH_LISTEN"),
+            ("TIDEWATCH_WINDOWS__3__HOP", "TIDEWATCH_WINDOWS__2__HOP"),
+            ("TIDEWATCH_JOURNAL_BYTES_MAX", "TIDEWATCH_JOURNAL__BYTES_MAX"),
+        ];
+        for (name, nearest) in table {
+            let told = format!("no setting has the variable {name}, it is ignored; the nearest is {nearest}");
+            let got = load_telling("", &[(name, "9")], Flags::default()).unwrap();
+            assert_eq!(got, (Config::default(), vec![told]));
+        }
+        // What Kubernetes sets for the other services of a release that is named tidewatch, and a script's own.
+        let others = [
+            ("TIDEWATCH_GRAFANA_SERVICE_HOST", "10.96.1.7"),
+            ("TIDEWATCH_LIMITS", "{}"),
+            ("TIDEWATCH_PORT__X", "1"),
+            ("TIDEWATCH_PROMETHEUS_SERVER_PORT", "tcp://10.96.1.8:80"),
+            ("TIDEWATCH_PROMETHEUS_SERVER_PORT_80_TCP_ADDR", "10.96.1.8"),
+            ("TIDEWATCH_URL\nWARN", "secret"),
+        ];
+        let (config, told) = load_telling("workers: 3", &others, Flags::default()).unwrap();
+        assert_eq!((config.workers, told.len()), (3, others.len()));
+        for ((name, value), told) in others.iter().zip(&told) {
+            assert!(told.contains(&name.escape_debug().to_string()) && !told.contains('\n'), "{told}");
+            assert!(!told.contains(value), "{told}");
+        }
+        // However many there are, and however long.
+        let many: Vec<String> =
+            (0..500).map(|n| format!("TIDEWATCH_X{n:03}{}", "X".repeat(10_000))).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|name| (name.as_str(), "")).collect();
+        let (_, told) = load_telling("", &many, Flags::default()).unwrap();
+        assert_eq!(told.len(), 17);
+        assert_eq!(told[16], "484 more variables that begin with TIDEWATCH_ are ignored");
+        assert!(told.iter().all(|told| told.len() < 300), "{told:?}");
+    }
+
+    #[test]
+    fn a_variable_that_is_no_text_is_refused_where_it_is_a_setting() {
+        use std::os::unix::ffi::OsStringExt;
+        let load = |name: &[u8]| {
+            let variable = (OsString::from_vec(name.to_vec()), OsString::from_vec(b"B\xfcro".to_vec()));
+            let loaded = Config::from_parts("", String::new(), std::iter::once(variable), Flags::default());
+            loaded.map(|(_, told)| told.len()).map_err(|error| error.to_string())
+        };
+        let told = "data_dir must be UTF-8; got bytes that are not (environment TIDEWATCH_DATA_DIR)";
+        assert_eq!(load(b"TIDEWATCH_DATA_DIR"), Err(told.to_owned()));
+        assert_eq!([load(b"TIDEWATCH_X"), load(b"TIDEWATCH_B\xfcro")], [Ok(1), Ok(1)]);
+        assert_eq!([load(b"B\xfcro"), load(b"HOME")], [Ok(0), Ok(0)]);
     }
 
     #[test]

@@ -12,11 +12,21 @@ const EXAMPLE: &str = include_str!("../deploy/tidewatch.example.yml");
 
 /// Runs the program in an empty folder, without our variables.
 fn tidewatch(folder: &Folder, arguments: &[&str]) -> (Option<i32>, String, String) {
+    tidewatch_with(folder, arguments, &[])
+}
+
+/// [`tidewatch`] with these variables.
+fn tidewatch_with(
+    folder: &Folder,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> (Option<i32>, String, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidewatch"));
     let ours = std::env::vars_os().map(|(name, _)| name);
     ours.filter(|name| name.to_string_lossy().starts_with("TIDEWATCH_")).for_each(|name| {
         command.env_remove(name);
     });
+    command.envs(environment.iter().copied());
     let Output { status, stdout, stderr } =
         command.args(arguments).current_dir(folder.path()).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
@@ -49,6 +59,36 @@ fn what_is_mistyped_is_named_and_leaves_nothing_behind() {
         assert!(err.contains(words), "{arguments:?}: {err}");
     }
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "something was left behind");
+}
+
+#[test]
+fn variables_of_others_are_told_and_refuse_no_start() {
+    let folder = Folder::new("variables");
+    // What Kubernetes sets in every pod for the other services of a Helm release that is named tidewatch.
+    let others = [
+        ("TIDEWATCH_GRAFANA_SERVICE_HOST", "10.96.1.7"),
+        ("TIDEWATCH_GRAFANA_SERVICE_PORT_HTTP", "80"),
+        ("TIDEWATCH_PROMETHEUS_SERVER_PORT", "tcp://10.96.1.8:80"),
+        ("TIDEWATCH_PROMETHEUS_SERVER_PORT_80_TCP_ADDR", "10.96.1.8"),
+        ("TIDEWATCH_LIMIT__SERIES", "9"),
+    ];
+    let (code, out, err) = tidewatch_with(&folder, &["check"], &others);
+    assert_eq!(code, Some(0), "{err}");
+    assert!(out.starts_with("the configuration is good"), "{out}");
+    let warned: Vec<&str> = err.lines().filter(|line| line.contains(" WARN ")).collect();
+    assert_eq!(warned.len(), others.len(), "{err}");
+    for (name, value) in others {
+        assert!(warned.iter().any(|line| line.contains(&format!("{name},"))), "{name}: {err}");
+        assert!(value.len() < 3 || !err.contains(value), "{name}: {err}");
+    }
+    assert!(
+        err.contains("TIDEWATCH_LIMIT__SERIES, it is ignored; the nearest is TIDEWATCH_LIMITS__SERIES"),
+        "{err}"
+    );
+    // A setting stays one: its value is judged.
+    let (code, _, err) = tidewatch_with(&folder, &["check"], &[("TIDEWATCH_LIMITS__SERIES", "9")]);
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("limits.series must be a whole number from 256 to 100000000; got \"9\""), "{err}");
 }
 
 #[test]

@@ -64,14 +64,14 @@ fn load(common: &Common) -> anyhow::Result<Config> {
         listen: common.listen.clone(),
         workers: common.workers.clone(),
     };
-    let env = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        // Of `faults`, and no setting.
-        .filter(|(name, _)| !cfg!(feature = "faults") || name != "TIDEWATCH_FAULT");
-    Config::load(common.config.as_deref(), env, flags)
+    // Of `faults`, and no setting.
+    let env = std::env::vars_os().filter(|(name, _)| !cfg!(feature = "faults") || name != "TIDEWATCH_FAULT");
+    let (config, ignored) = Config::load(common.config.as_deref(), env, flags)
         .map_err(anyhow::Error::from)
-        .and_then(|config| sources::judge(&config).map(|()| config))
-        .context("the configuration cannot be used")
+        .and_then(|(config, ignored)| sources::judge(&config).map(|()| (config, ignored)))
+        .context("the configuration cannot be used")?;
+    ignored.iter().for_each(|sentence| tracing::warn!("{sentence}"));
+    Ok(config)
 }
 
 /// The windows as people say them: `1h every 1m`.

@@ -3,6 +3,7 @@
 //! Not here: which settings there are (`config`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 
 use serde_json::Value;
 use tidewatch_dataflows::settings::parse_duration;
@@ -16,8 +17,10 @@ const ENV_PREFIX: &str = "TIDEWATCH_";
 const ENV_RESERVED: [&str; 2] = ["TIDEWATCH_LOG", "TIDEWATCH_CONFIG"];
 /// Kubernetes gives every pod such variables for a service that is named `tidewatch`.
 const ENV_KUBERNETES: [&str; 3] = ["TIDEWATCH_SERVICE_HOST", "TIDEWATCH_SERVICE_PORT", "TIDEWATCH_PORT"];
-/// Characters of a refused value that are shown.
+/// Characters of a refused value, or of an unknown variable's name, that are shown.
 const SHOWN_MAX: usize = 80;
+/// Most unknown variables that are named.
+const UNKNOWN_NAMED_MAX: usize = 16;
 
 /// One value as it was given: typed by YAML, or the bare text of a variable or flag.
 #[derive(Clone)]
@@ -95,6 +98,8 @@ pub(super) struct Reader {
     tree: Value,
     file: String,
     env: BTreeMap<String, String>,
+    /// Variables whose values are not UTF-8.
+    unreadable: BTreeSet<String>,
     flags: BTreeMap<&'static str, String>,
     /// Paths of all settings that were looked for, which are all there are.
     pub(super) known: BTreeSet<String>,
@@ -104,7 +109,7 @@ impl Reader {
     pub(super) fn new(
         text: &str,
         file: String,
-        env: impl Iterator<Item = (String, String)>,
+        variables: impl Iterator<Item = (OsString, OsString)>,
         flags: Flags,
     ) -> Result<Reader, ConfigError> {
         let mut tree = parse_yaml(text, &file)?;
@@ -119,10 +124,20 @@ impl Reader {
                 origin: file,
             });
         }
-        let env = env.filter(|(name, _)| name.starts_with(ENV_PREFIX) && !is_foreign(name)).collect();
+        let (mut env, mut unreadable) = (BTreeMap::new(), BTreeSet::new());
+        for (name, value) in variables {
+            let name = name.to_string_lossy().into_owned();
+            if !name.starts_with(ENV_PREFIX) || is_foreign(&name) {
+                continue;
+            }
+            match value.into_string() {
+                Ok(value) => drop(env.insert(name, value)),
+                Err(_) => drop(unreadable.insert(name)),
+            }
+        }
         let flags = [("data_dir", flags.data_dir), ("listen", flags.listen), ("workers", flags.workers)];
         let flags = flags.into_iter().filter_map(|(path, text)| Some((path, text?))).collect();
-        Ok(Reader { tree, file, env, flags, known: BTreeSet::new() })
+        Ok(Reader { tree, file, env, unreadable, flags, known: BTreeSet::new() })
     }
 
     /// The value at `path` if anyone gave one, judged by `parse`.
@@ -231,18 +246,42 @@ impl Reader {
         }
     }
 
-    /// Refuses every key and variable that nothing looked for.
+    /// Refuses every key of the file that nothing looked for, and variables of settings that are no text.
     pub(super) fn refuse_unknown(&self) -> Result<(), ConfigError> {
         self.walk(&self.tree, "")?;
-        let variables: BTreeSet<String> = self.known.iter().map(|path| env_name(path)).collect();
-        match self.env.keys().find(|name| !variables.contains(*name)) {
+        match self.known.iter().find(|path| self.unreadable.contains(&env_name(path))) {
             None => Ok(()),
-            Some(name) => {
-                let path = name[ENV_PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
-                let hint = self.hint(path.rsplit_once('.').map_or("", |(section, _)| section));
-                Err(ConfigError::Unknown { path, origin: format!("environment {name}"), hint })
-            }
+            Some(path) => Err(ConfigError::Bad {
+                path: path.clone(),
+                bound: "UTF-8".to_owned(),
+                value: "bytes that are not".to_owned(),
+                origin: format!("environment {}", env_name(path)),
+            }),
         }
+    }
+
+    /// A sentence on each variable that nothing looked for, with the setting whose variable is nearest; of many the rest
+    /// in one. None is refused: Kubernetes makes some for every service, and scripts have their own.
+    pub(super) fn unknown_variables(&self) -> Vec<String> {
+        let known: BTreeSet<String> = self.known.iter().map(|path| env_name(path)).collect();
+        let given: BTreeSet<&String> = self.env.keys().chain(&self.unreadable).collect();
+        let unknown: Vec<&String> = given.into_iter().filter(|name| !known.contains(*name)).collect();
+        let named = unknown.iter().take(UNKNOWN_NAMED_MAX).map(|name| {
+            let shown: String = name.chars().take(SHOWN_MAX).collect();
+            let nearness = |known: &&String| strsim::normalized_damerau_levenshtein(&shown, known);
+            let nearest = known.iter().max_by(|a, b| nearness(a).total_cmp(&nearness(b)));
+            let nearest = nearest.map_or("", String::as_str);
+            format!(
+                "no setting has the variable {}, it is ignored; the nearest is {nearest}",
+                shown.escape_debug()
+            )
+        });
+        let mut sentences: Vec<String> = named.collect();
+        if unknown.len() > UNKNOWN_NAMED_MAX {
+            let more = unknown.len() - UNKNOWN_NAMED_MAX;
+            sentences.push(format!("{more} more variables that begin with {ENV_PREFIX} are ignored"));
+        }
+        sentences
     }
 
     /// Compares the keys below `path` with the known ones.

@@ -302,8 +302,9 @@ mod tests {
     }
 
     fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, String> {
-        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let env = env.iter().map(|(name, value)| ((*name).into(), (*value).into()));
         Config::from_parts(text, "file t.yml".to_owned(), env, Flags::default())
+            .map(|(config, _)| config)
             .map_err(|error| error.to_string())
     }
 
