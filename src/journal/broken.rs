@@ -293,6 +293,9 @@ fn damage_is_an_error_that_says_what_is_lost_or_is_gone_round_and_counted() {
             let nothing = Box::new(|| Ok(()));
             let journal =
                 Journal::open(dir.path(), accepts, Settings::default(), nothing, metrics.clone()).unwrap();
+            let mut strict = journal.strict_reader_after(0).unwrap();
+            let met = std::iter::from_fn(|| strict.next_ready().transpose()).find_map(Result::err);
+            assert!(matches!(met, Some(JournalError::Damaged { .. })), "byte {at}: {met:?}");
             let left = records(&journal);
             let mut of_all = all.iter();
             assert!(left.iter().all(|record| of_all.any(|one| one == record)), "byte {at}: in order");

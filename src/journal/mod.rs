@@ -52,7 +52,7 @@ pub use self::record::{
 };
 use self::writer::Writer;
 use crate::disk::Folder;
-use crate::metrics::{Gauge, Log, Metrics};
+use crate::metrics::{Counter, Gauge, Log, Metrics};
 use crate::segments::{Durable, SegmentReader, Segments, SegmentsError};
 
 const LOG: &str = "journal";
@@ -378,6 +378,19 @@ impl Journal {
         if let Some(epoch) = epoch {
             reader.pass(epoch)?;
         }
+        Ok(reader)
+    }
+
+    /// As [`Journal::reader_after`], but what is lost is an error also where that was accepted: for who reads on beside the
+    /// engine, and must know what is missing. A reader that the trimming overtakes gets an error as well.
+    ///
+    /// # Errors
+    /// As [`Journal::reader_after`].
+    pub fn strict_reader_after(&self, epoch: u64) -> Result<Reader, JournalError> {
+        let Handle { folder, index, .. } = &*self.handle;
+        let losses = Losses::new(false, Counter::default());
+        let mut reader = Reader::at(folder.clone(), index.reader(Some(epoch))?, self.durable(), losses);
+        reader.pass(epoch)?;
         Ok(reader)
     }
 

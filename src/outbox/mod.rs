@@ -21,7 +21,7 @@ use tidewatch_dataflows::outcome::Outcomes;
 
 pub use self::record::{Batch, KIND_BATCH, decode, encode};
 use self::record::{Rows, encode_part, header};
-pub use self::tail::Tail;
+pub use self::tail::{Picked, Tail};
 pub use self::trim::Trimmer;
 use crate::disk::Folder;
 use crate::faults::mutant;

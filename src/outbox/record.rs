@@ -208,16 +208,7 @@ pub(super) fn decode_part(kind: u8, payload: &[u8], batch: &mut Batch) -> Result
     batch.epoch = header.epoch;
     batch.windows.reserve(header.windows);
     for row in windows.chunks_exact(header.window_bytes) {
-        let (row, partial) = row.split_first_chunk::<FULL_WINDOW_BYTES>().expect("the length was checked");
-        let partial = match partial {
-            [] | [0] => false,
-            [1] => true,
-            other => {
-                let why = format!("the flag for a partial window is {}; it must be 0 or 1", other[0]);
-                return Err(OutboxError::Malformed { why });
-            }
-        };
-        batch.windows.push(WindowStats { partial, ..get_window(row) });
+        batch.windows.push(decode_window(row)?);
     }
     batch.rejects.reserve(header.rejects);
     for row in rejects.as_chunks::<REJECT_BYTES>().0 {
@@ -231,6 +222,36 @@ pub(super) fn decode_part(kind: u8, payload: &[u8], batch: &mut Batch) -> Result
         batch.types.push((SeriesId(u64::from_le_bytes(array(row))), kind));
     }
     Ok(header.last)
+}
+
+/// Appends those windows of a record whose series is wanted; the epoch, and whether it ends with the record.
+pub(super) fn decode_windows(
+    kind: u8,
+    payload: &[u8],
+    mut wanted: impl FnMut(SeriesId) -> bool,
+    found: &mut Vec<WindowStats>,
+) -> Result<(u64, bool), OutboxError> {
+    let (header, rows) = header(kind, payload)?;
+    for row in rows[..header.windows * header.window_bytes].chunks_exact(header.window_bytes) {
+        if wanted(SeriesId(u64::from_le_bytes(array(row)))) {
+            found.push(decode_window(row)?);
+        }
+    }
+    Ok((header.epoch, header.last))
+}
+
+/// A window of any version.
+fn decode_window(row: &[u8]) -> Result<WindowStats, OutboxError> {
+    let (row, partial) = row.split_first_chunk::<FULL_WINDOW_BYTES>().expect("the length was checked");
+    let partial = match partial {
+        [] | [0] => false,
+        [1] => true,
+        other => {
+            let why = format!("the flag for a partial window is {}; it must be 0 or 1", other[0]);
+            return Err(OutboxError::Malformed { why });
+        }
+    };
+    Ok(WindowStats { partial, ..get_window(row) })
 }
 
 fn get_window(row: &[u8; FULL_WINDOW_BYTES]) -> WindowStats {

@@ -3,10 +3,24 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::record::{Batch, decode_part, header};
+use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::sample::SeriesId;
+
+use super::record::{Batch, decode_part, decode_windows, header};
 use super::{LOG, OutboxError};
 use crate::disk::Folder;
 use crate::segments::{self, Durable, SegmentReader, SegmentsError};
+
+/// How far a reader came with one record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Picked {
+    /// There is none yet.
+    Nothing,
+    /// The epoch goes on.
+    Part,
+    /// This epoch ends with it.
+    End(u64),
+}
 
 /// Reads an outbox in order, after a given epoch. Sees nothing that is not durable.
 pub struct Tail {
@@ -75,6 +89,35 @@ impl Tail {
             }
         }
         Ok(None)
+    }
+
+    /// Reads one record on, and puts those of its windows into `found` whose series is wanted. For who wants few of them
+    /// and no whole batch in memory; such a reader takes nothing but this.
+    ///
+    /// # Errors
+    /// As [`Tail::next`].
+    pub fn pick(
+        &mut self,
+        wanted: impl FnMut(SeriesId) -> bool,
+        found: &mut Vec<WindowStats>,
+    ) -> Result<Picked, OutboxError> {
+        if self.reader.is_none() {
+            self.reader = SegmentReader::open(&self.folder, LOG)?;
+        }
+        let Some(reader) = &mut self.reader else { return Ok(Picked::Nothing) };
+        let end = self.durable.end();
+        let Some((kind, payload)) = reader.next(end)? else { return Ok(Picked::Nothing) };
+        if self
+            .from_epoch
+            .is_some_and(|from| matches!(header(kind, payload), Ok((header, _)) if header.epoch <= from))
+        {
+            return Ok(Picked::Part);
+        }
+        let (epoch, last) = decode_windows(kind, payload, wanted, found)?;
+        if last {
+            self.from_epoch = Some(epoch);
+        }
+        Ok(if last { Picked::End(epoch) } else { Picked::Part })
     }
 
     /// The next batch; `None` when there is none within `timeout`, or none any more ([`Tail::finished`]).

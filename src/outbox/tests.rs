@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidewatch_dataflows::outcome::Outcomes;
+use tidewatch_dataflows::sample::SeriesId;
 
 use super::record::RECORD_ROWS_MAX;
 use super::record::tests::{bits, outcomes};
@@ -58,7 +59,30 @@ fn batches_come_out_in_order_over_segments_and_restarts() {
         }
         assert_eq!(tail.next().unwrap(), None);
         assert!(!tail.finished());
+        pick(&dir, &outbox, from, &all);
     }
+}
+
+/// Reads the windows of a third of all series.
+fn pick(dir: &Dir, outbox: &Outbox, from: Option<u64>, all: &[(u64, Outcomes)]) {
+    let wanted = |series: SeriesId| series.0.is_multiple_of(3);
+    let (mut tail, mut found) = (Tail::open(dir.path(), outbox.durable(), from).unwrap(), Vec::new());
+    for (epoch, outcomes) in all.iter().filter(|(epoch, _)| from.is_none_or(|from| *epoch > from)) {
+        let ended = loop {
+            match tail.pick(wanted, &mut found).unwrap() {
+                Picked::Part => {}
+                Picked::End(epoch) => break epoch,
+                Picked::Nothing => panic!("epoch {epoch} after {from:?}"),
+            }
+        };
+        let want = outcomes.windows.iter().filter(|row| wanted(row.series)).map(bits);
+        assert_eq!(ended, *epoch, "after {from:?}");
+        assert!(std::mem::take(&mut found).iter().map(bits).eq(want), "epoch {epoch} after {from:?}");
+    }
+    while let picked @ (Picked::Part | Picked::End(_)) = tail.pick(wanted, &mut found).unwrap() {
+        assert_eq!(picked, Picked::Part, "after {from:?}");
+    }
+    assert_eq!(found.len(), 0);
 }
 
 #[test]
