@@ -1,9 +1,10 @@
 //! Faults that tests put into a worker; they are compiled in only with the feature `faults`.
 //!
 //! `TIDEWATCH_FAULT` is a list, separated by commas, of `panic:<series>`, `panic-once:<series>`, `hang:<series>` and
-//! `panic-on-settings:<series>` (when its state is carried over to other settings), the
-//! series as 16 hex digits; `@<ms>` behind one lets it wait for a sample of that time or later. `MUTANT` is the number
-//! of a bug that is put in on purpose, to see that the tests notice; each is one line that asks [`mutant`].
+//! `panic-on-settings:<series>` (when its state is carried over to other settings), the series as 16 hex digits; `@<ms>`
+//! behind one lets it wait for a sample of that time or later. With `lose:<series>@<ms>` a start loses the base pane of
+//! that time. `MUTANT` is the number of a bug that is put in on purpose, to see that the tests notice; each is one line
+//! that asks [`mutant`].
 //!
 //! | mutant | what is wrong |
 //! |---|---|
@@ -53,6 +54,7 @@ pub fn arm() {
                 "panic-once" => Fault::PanicOnce,
                 "hang" => Fault::Hang,
                 "panic-on-settings" => Fault::PanicOnSettings,
+                "lose" => Fault::Lose,
                 _ => return None,
             };
             let (series, from_ms) = rest.split_once('@').unwrap_or((rest, "0"));

@@ -104,8 +104,15 @@ pub struct Restart {
 /// What was checked.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct Checked {
-    /// `pane`, `window`.
+    /// `pane`, `window`: within the state of the workers. `row`: of the outbox, against samples of the journal.
     pub what: &'static str,
+}
+
+/// Why something was not checked.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct Skipped {
+    /// The reason's word.
+    pub reason: &'static str,
 }
 
 /// How a request of ours ended.
@@ -252,12 +259,22 @@ metrics! {
     operator_longest_seconds: Family<Operator, FloatGauge> = "tidewatch_operator_longest_run_seconds", Family::default();
     /// Series whose state was computed again and compared.
     audit_series: Counter = "tidewatch_audit_series", Counter::default();
-    /// Panes and windows that were computed again.
+    /// Panes, windows and rows that were computed again.
     audit_checks: Family<Checked, Counter> = "tidewatch_audit_checks", Family::default();
     /// Numbers that are not what computing them again gives.
     audit_mismatches: Family<Checked, Counter> = "tidewatch_audit_mismatches", Family::default();
     /// The largest relative difference of sums since the start: rounding, if nothing is wrong.
     audit_difference: FloatGauge = "tidewatch_audit_relative_difference_max", FloatGauge::default();
+    /// Rows of followed series that were not computed again, and series followed no longer, by reason.
+    audit_skipped: Family<Skipped, Counter> = "tidewatch_audit_skipped", Family::default();
+    /// Series whose samples are taken from the journal, so that their rows are computed again.
+    audit_followed: IntGauge = "tidewatch_audit_followed_series", IntGauge::default();
+    /// Samples of followed series that are kept.
+    audit_samples: IntGauge = "tidewatch_audit_samples", IntGauge::default();
+    /// Epoch up to which what is followed is in the file audit; a restart goes on from there.
+    audit_epoch: IntGauge = "tidewatch_audit_epoch", IntGauge::default();
+    /// Seconds that were spent on following series.
+    audit_seconds: FloatCounter = "tidewatch_audit_busy_seconds", FloatCounter::default();
     /// Series that are quarantined.
     quarantined: IntGauge = "tidewatch_quarantined_series", IntGauge::default();
     /// Times the watchdog ended the process because nothing was computed.

@@ -1,6 +1,9 @@
-//! The audit of a running worker: on samples that come in, late, twice and in any order, it checks and finds nothing.
+//! The audit of a running worker: on samples that come in, late, twice and in any order, over restarts, it checks and
+//! finds nothing; samples that a start loses it finds.
 
 use std::time::Duration;
+
+use tidewatch_dataflows::sample::STALE_NAN_BITS;
 
 use crate::support::eventually;
 use crate::support::process::Tidewatch;
@@ -11,6 +14,7 @@ windows: [{length: 10s, hop: 5s}, {length: 1m, hop: 10s}, {length: 30m, hop: 1m}
 settle: 5s
 lateness: 2m
 audit: 1000
+snapshots: {every: 1s}
 ";
 
 /// Times long past: windows close by the samples alone, so every key checked is one that a sample closed.
@@ -33,11 +37,44 @@ fn send(worker: &Tidewatch, rng: &mut fastrand::Rng, held: &mut Vec<(usize, i64)
         now.extend(now.first().copied());
         let offset = if *name == "far_from_zero" { 4e10 } else { 0.0 };
         let value = |second: i64| offset + (second * second % 37) as f64 / 7.0;
-        let samples: Vec<_> = now.iter().map(|s| (START_MS + s * 1_000, value(*s))).collect();
+        let mut samples: Vec<_> = now.iter().map(|s| (START_MS + s * 1_000, value(*s))).collect();
+        // With another value, or as what is no sample.
+        let other = [1.0, -1.0, f64::NAN, f64::from_bits(STALE_NAN_BITS)][rng.usize(..4)];
+        samples.extend(samples.last().map(|(at_ms, value)| (at_ms - rng.i64(0..3) * 1_000, value + other)));
         request = request.series(&[("__name__", name)], &samples);
     }
     let answer = request.send(&worker.url("/api/v1/write")).unwrap();
     assert!((200..300).contains(&answer.status), "{answer:?}");
+}
+
+/// Waits until so many series are followed.
+fn followed(worker: &Tidewatch, series: usize) {
+    eventually("series are followed", Duration::from_secs(60), || {
+        let followed = worker.metric("tidewatch_audit_followed_series");
+        if followed >= series as f64 { Ok(()) } else { Err(format!("{followed} of {series}")) }
+    });
+}
+
+/// Waits until the snapshots hold what was computed so far, and the file of the audit as well.
+fn kept(worker: &Tidewatch) {
+    let epoch = worker.get("/api/v1/status", &[]).json()["epoch"]["journal"].as_f64().unwrap();
+    for metric in ["tidewatch_snapshot_epoch", "tidewatch_audit_epoch"] {
+        eventually(metric, Duration::from_secs(60), || {
+            let held = worker.metric(metric);
+            if held >= epoch { Ok(()) } else { Err(format!("{held} of {epoch}")) }
+        });
+    }
+}
+
+fn mismatches(worker: &Tidewatch, what: &str) -> f64 {
+    worker.metric(&format!("tidewatch_audit_mismatches_total{{what=\"{what}\"}}"))
+}
+
+fn rows_checked(worker: &Tidewatch, at_least: f64) {
+    eventually("rows were computed again", Duration::from_secs(60), || {
+        let rows = worker.metric("tidewatch_audit_checks_total{what=\"row\"}");
+        if rows >= at_least { Ok(()) } else { Err(format!("{rows} of {at_least}")) }
+    });
 }
 
 #[test]
@@ -55,6 +92,7 @@ fn it_checks_what_comes_in_and_finds_nothing() {
             eventually("an epoch ends", Duration::from_secs(30), || {
                 (epochs() > before).then_some(()).ok_or_else(String::new)
             });
+            followed(&worker, NAMES.len());
         }
         send(&worker, &mut rng, &mut held, second);
     }
@@ -64,21 +102,35 @@ fn it_checks_what_comes_in_and_finds_nothing() {
                 .map(|what| worker.metric(&format!("tidewatch_audit_checks_total{{what=\"{what}\"}}")));
             if checked[0] > 2_000.0 && checked[1] > 500.0 { Ok(()) } else { Err(format!("{checked:?}")) }
         });
-        for what in ["pane", "window"] {
-            let name = format!("tidewatch_audit_mismatches_total{{what=\"{what}\"}}");
-            assert_eq!(worker.metric(&name), 0.0, "{what}");
+        for what in ["pane", "window", "row"] {
+            assert_eq!(mismatches(worker, what), 0.0, "{what}");
         }
         assert!(worker.metric("tidewatch_audit_relative_difference_max") < 1e-12);
     };
+    // 320 seconds of five series: 64 rows of 10s each, and as many corrections as late samples make.
+    rows_checked(&worker, 300.0);
     wait(&worker);
     assert!(worker.metric("tidewatch_samples_late_total") > 10.0, "nothing was late");
     // The state that a start computes again is the same.
-    worker.process().kill();
-    worker.start_again();
-    for second in 400..450 {
-        send(&worker, &mut rng, &mut held, second);
+    for (round, kill) in [true, false, true].into_iter().enumerate() {
+        kept(&worker);
+        if kill {
+            worker.process().kill();
+        } else {
+            assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
+        }
+        worker.start_again();
+        followed(&worker, NAMES.len());
+        for second in 400 + 100 * round as i64..500 + 100 * round as i64 {
+            send(&worker, &mut rng, &mut held, second);
+        }
+        rows_checked(&worker, 90.0);
+        wait(&worker);
     }
-    wait(&worker);
+    for reason in ["journal", "fill", "quarantine", "silent", "settings", "samples"] {
+        let name = format!("tidewatch_audit_skipped_total{{reason=\"{reason}\"}}");
+        assert_eq!(worker.metric(&name), 0.0, "{reason}");
+    }
     let log = worker.process().log();
     assert!(!log.contains("audit:") && !log.contains("panicked"), "{log}");
     assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
@@ -91,4 +143,77 @@ fn none_is_audited_if_none_is_to_be() {
     send(&worker, &mut rng, &mut Vec::new(), 0);
     assert_eq!(worker.metric("tidewatch_audit_mismatches_total{what=\"pane\"}"), 0.0);
     assert_eq!(worker.metric("tidewatch_audit_series_total"), 0.0);
+}
+
+/// One base pane of a window of 5m goes at a start. Panes and windows agree with one another, so nothing of the state tells.
+#[cfg(feature = "faults")]
+fn restart(lose: bool) -> Tidewatch {
+    let config =
+        "windows: [{length: 5m, hop: 10s}]\nsettle: 5s\nlateness: 30s\naudit: 1000\nsnapshots: {every: 1s}\n";
+    let mut worker = Tidewatch::start(config);
+    let labels = [("__name__", "lost"), ("job", "audit")];
+    let send = |worker: &Tidewatch, from: i64, to: i64| {
+        let samples: Vec<_> = (from..to).map(|i| (START_MS + i * 1_000, (i * i % 37) as f64)).collect();
+        let answer =
+            WriteRequest::default().series(&labels, &samples).send(&worker.url("/api/v1/write")).unwrap();
+        assert!((200..300).contains(&answer.status), "{answer:?}");
+    };
+    send(&worker, 0, 1);
+    followed(&worker, 1);
+    send(&worker, 1, 200);
+    kept(&worker);
+    worker.process().kill();
+    let series = tidewatch::labels::series_id(&labels);
+    let fault = format!("lose:{series}@{}", START_MS + 100_000);
+    let faults = [("TIDEWATCH_FAULT", fault.as_str())];
+    worker.next_with(&faults[..usize::from(lose)], &[]);
+    worker.start_again();
+    send(&worker, 200, 401);
+    // Those from 300 s to 400 s reach back to the first sample, and no further.
+    rows_checked(&worker, 10.0);
+    worker
+}
+
+#[cfg(feature = "faults")]
+#[test]
+fn samples_that_a_start_loses_are_found_in_the_rows_that_lack_them() {
+    let mut worker = restart(true);
+    eventually("panes and windows are checked after it", Duration::from_secs(60), || {
+        let checked = worker.metric("tidewatch_audit_checks_total{what=\"window\"}");
+        if checked > 10.0 { Ok(()) } else { Err(format!("{checked}")) }
+    });
+    assert!(mismatches(&worker, "row") >= 10.0);
+    assert_eq!(
+        ["pane", "window"].map(|what| mismatches(&worker, what)),
+        [0.0, 0.0],
+        "the state tells by itself"
+    );
+    let series = tidewatch::labels::series_id(&[("__name__", "lost"), ("job", "audit")]);
+    let words = format!("audit: series {series}");
+    let line = eventually("it is told", Duration::from_secs(10), || {
+        let log = worker.process().log();
+        let line = log.lines().find(|line| line.contains("ERROR") && line.contains(&words));
+        line.map(str::to_owned).ok_or(log)
+    });
+    assert!(line.contains("lost{job=\"audit\"}"), "{line}");
+    assert!(
+        line.contains("the count of the window of 5m up to 2026-01-01T00:05:00Z is 2.9e2 in the outbox"),
+        "{line}"
+    );
+    assert!(
+        line.contains("and 3e2 by the journal, which has 300 samples after 2026-01-01T00:00:00.999Z"),
+        "{line}"
+    );
+}
+
+#[cfg(feature = "faults")]
+#[test]
+fn the_same_restart_without_the_loss_is_not_told() {
+    let mut worker = restart(false);
+    assert_eq!(
+        ["pane", "window", "row"].map(|what| mismatches(&worker, what)),
+        [0.0; 3],
+        "{}",
+        worker.process().log()
+    );
 }

@@ -19,6 +19,8 @@ pub enum Fault {
     Hang = 3,
     /// A panic each time its state is carried over to other settings.
     PanicOnSettings = 4,
+    /// No panic: a start loses the base pane of that time, and says nothing.
+    Lose = 5,
 }
 
 struct Armed {
@@ -52,7 +54,7 @@ pub fn check_settings(series: u64) {
 pub fn check(series: u64, at_ms: i64) {
     for armed in &ARMED {
         let fault = armed.fault.load(Ordering::Acquire);
-        let hit = ![0, Fault::PanicOnSettings as u8].contains(&fault)
+        let hit = [Fault::Panic, Fault::PanicOnce, Fault::Hang].iter().any(|known| *known as u8 == fault)
             && armed.series.load(Ordering::Relaxed) == series
             && at_ms >= armed.from_ms.load(Ordering::Relaxed);
         if !hit {
@@ -68,4 +70,13 @@ pub fn check(series: u64, at_ms: i64) {
         }
         panic!("a fault was put into series {series:016x}");
     }
+}
+
+/// The time whose base pane a start is to lose of this series.
+pub fn lost(series: u64) -> Option<i64> {
+    let lost = |armed: &&Armed| {
+        armed.fault.load(Ordering::Acquire) == Fault::Lose as u8
+            && armed.series.load(Ordering::Relaxed) == series
+    };
+    ARMED.iter().find(lost).map(|armed| armed.from_ms.load(Ordering::Relaxed))
 }

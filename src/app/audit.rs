@@ -1,10 +1,16 @@
 //! The audit: a few random series a second are computed again in the running worker, from their raw samples and panes.
+//! A few others are followed through the journal, and their rows computed again from its samples alone (`follow`).
 //!
-//! What a check is, and how exactly numbers have to agree, is in `dataflows` (`operators/window/check.rs`). Here is who is
-//! checked and when, and who is told. A check changes nothing and never stops the worker: whoever finds a mismatch has to
-//! judge it.
+//! What a check of the state is, and how exactly numbers have to agree, is in `dataflows` (`operators/window/check.rs`).
+//! Here is who is checked and when, and who is told. A check changes nothing and never stops the worker: whoever finds a
+//! mismatch has to judge it.
 //!
-//! Not here: series that nobody sends any more, and windows that are older than the newest closed one.
+//! Not here: series that nobody sends any more; of the state, windows that are older than the newest closed one.
+
+mod follow;
+mod followed;
+mod judge;
+mod kept;
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -15,12 +21,17 @@ use tidewatch_dataflows::outcome::look::{Checked, Mismatch, NotNow, What};
 use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::settings::duration;
 
+use crate::config::Config;
 use crate::engine::AskError;
 use crate::metrics::{self, Metrics};
 use crate::store::record::Rfc3339;
 
+use self::follow::Follower;
+use self::followed::Skip;
 use super::stack::Stack;
 
+/// The word in metrics for rows that are computed again from the journal.
+const ROW: &str = "row";
 /// A second's series are dealt out to so many moments, so that no worker is held for long.
 const MOMENTS_A_SECOND: u32 = 10;
 /// Series that could not be looked at because their shard was between two epochs, and are tried again.
@@ -30,37 +41,46 @@ const TOLD_EVERY: Duration = Duration::from_secs(60);
 
 /// The running audit.
 pub struct Audit {
-    stop: Sender<()>,
-    thread: JoinHandle<()>,
+    stop: [Sender<()>; 2],
+    threads: [JoinHandle<()>; 2],
 }
 
 impl Audit {
-    /// Starts it, unless no series are to be checked.
+    /// Starts it, unless no series are to be checked. `accept_loss`: records of the journal may be missing.
     ///
     /// # Errors
-    /// The thread cannot be started.
-    pub fn start(series_a_second: u32, stack: &Arc<Stack>) -> std::io::Result<Option<Audit>> {
+    /// A thread cannot be started.
+    pub fn start(config: &Config, accept_loss: bool, stack: &Arc<Stack>) -> std::io::Result<Option<Audit>> {
         // So that the metrics are there, and 0, from the start.
-        for what in What::ALL.map(|what| metrics::Checked { what: what.as_str() }) {
+        for what in What::ALL.map(What::as_str).into_iter().chain([ROW]) {
+            let what = metrics::Checked { what };
             stack.metrics.audit_mismatches.get_or_create(&what).inc_by(0);
             stack.metrics.audit_checks.get_or_create(&what).inc_by(0);
         }
+        for reason in Skip::ALL.map(|skip| metrics::Skipped { reason: skip.as_str() }) {
+            stack.metrics.audit_skipped.get_or_create(&reason).inc_by(0);
+        }
+        let series_a_second = config.audit;
         if series_a_second == 0 {
             return Ok(None);
         }
-        let (stop, stopped) = channel();
         let run =
             Run { stack: Arc::clone(stack), random: fastrand::Rng::new(), again: Vec::new(), told: None };
-        let thread = std::thread::Builder::new().name("audit".to_owned());
-        let thread = thread.spawn(move || run.until(&stopped, series_a_second))?;
-        Ok(Some(Audit { stop, thread }))
+        let follower = Follower::new(config, accept_loss, stack);
+        let ((stop, stopped), (stop_following, followed)) = (channel(), channel());
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        let following = thread("audit-journal").spawn(move || follower.until(&followed))?;
+        let asking = thread("audit").spawn(move || run.until(&stopped, series_a_second))?;
+        Ok(Some(Audit { stop: [stop, stop_following], threads: [asking, following] }))
     }
 
-    /// Ends it; at most one question is waited for.
+    /// Ends it; at most one question and one round are waited for.
     pub fn stop(self) {
         drop(self.stop);
-        // A panic there was printed; it takes nothing with it.
-        let _ = self.thread.join();
+        for thread in self.threads {
+            // A panic there was printed; it takes nothing with it.
+            let _ = thread.join();
+        }
     }
 }
 
@@ -133,17 +153,20 @@ impl Run {
 
 /// A mismatch as a human reads it.
 fn in_words(m: &Mismatch) -> String {
-    let time = |ms: i64| Rfc3339::from_ms(ms).map_or_else(|| ms.to_string(), |time| time.to_string());
     let length = m.window_ms.map_or_else(String::new, |ms| format!(" of {}", duration(ms)));
     format!(
         "the {} of the {}{length} after {} up to {} is held as {:e}, and is {:e} when computed again",
         m.field,
         m.what.as_str(),
-        time(m.start_ms),
-        time(m.end_ms),
+        time_in_words(m.start_ms),
+        time_in_words(m.end_ms),
         m.kept,
         m.again
     )
+}
+
+fn time_in_words(ms: i64) -> String {
+    Rfc3339::from_ms(ms).map_or_else(|| ms.to_string(), |time| time.to_string())
 }
 
 #[cfg(test)]

@@ -134,7 +134,7 @@ async fn serve(
     let mut sources = Sources::start(&config, &worker.sources, &parts)?;
     guest.map_or(Ok(()), |guest| sources.host(guest, &parts, address))?;
     drop(parts);
-    let audit = Audit::start(config.audit, &stack).context("starting the audit")?;
+    let audit = Audit::start(&config, accept_loss, &stack).context("starting the audit")?;
     let (stop_to, stop_from) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(async move {
         axum::serve(listener, router)

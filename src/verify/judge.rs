@@ -85,7 +85,12 @@ pub fn distance(ours: &WindowStats, theirs: &Answer) -> Distance {
 
 /// Whether nothing is beyond its tolerance.
 pub fn within(distance: &Distance) -> bool {
-    distance.iter().zip(TOLERANCES).all(|(apart, most)| *apart <= most)
+    beyond(distance) == [false; STATISTICS.len()]
+}
+
+/// Which of the statistics are beyond their tolerance.
+pub fn beyond(distance: &Distance) -> [bool; STATISTICS.len()] {
+    std::array::from_fn(|i| distance[i] > TOLERANCES[i])
 }
 
 /// Judges a row by raw samples; `theirs` is what the functions answered. The distance is that from the samples.

@@ -160,7 +160,19 @@ impl Windows {
         }
         take.end()?;
         live.iter().for_each(|(slot, _)| windows.arm(*slot));
+        #[cfg(feature = "faults")]
+        windows.lose(live);
         Ok(windows)
+    }
+
+    /// Loses the panes that tests ask for.
+    #[cfg(feature = "faults")]
+    fn lose(&mut self, live: &[(u32, SeriesId)]) {
+        for (slot, series) in live {
+            let Some(at_ms) = crate::faults::lost(series.0) else { continue };
+            let place = pane_of(at_ms, self.base_ms).rem_euclid(self.base_ring);
+            self.records.of_mut(*slot)[place as usize] = [0; 9];
+        }
     }
 
     /// The settings in force.
