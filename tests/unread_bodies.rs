@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use crate::support::eventually;
 use crate::support::process::Tidewatch;
 use crate::support::remote_write::{WriteRequest, snappy};
 
@@ -136,16 +137,18 @@ fn a_refusal_reaches_a_sender_that_writes_first_and_the_connection_goes_on() {
 #[test]
 fn a_503_in_the_middle_of_a_body_reaches_its_sender() {
     let worker = Tidewatch::start(CONFIG);
-    // These hold all the room there is, 8 x limits.body_bytes, as long as their last byte does not come.
-    let holding: Vec<Sender> = (0..8)
-        .map(|_| {
-            let mut sender = Sender::to(&worker);
-            sender.head("POST /api/v1/write", &length(65_536, false));
-            sender.body(65_535, false).unwrap();
-            sender
-        })
-        .collect();
-    let refused = crate::support::eventually("no room is left", PATIENCE, || {
+    // Eight of these hold all the room there is as long as their last byte does not come. One that finds a request of ours
+    // in its place is refused and holds nothing, so there comes another with each.
+    let mut holding = Vec::new();
+    let mut hold = || {
+        let mut sender = Sender::to(&worker);
+        sender.head("POST /api/v1/write", &length(65_536, false));
+        sender.body(65_535, false).unwrap();
+        holding.push(sender);
+    };
+    (0..8).for_each(|_| hold());
+    let refused = eventually("no room is left", PATIENCE, || {
+        hold();
         let mut sender = Sender::to(&worker);
         sender.head("POST /api/v1/write", &length(60_000, false));
         sender.body(60_000, false).unwrap();
@@ -157,7 +160,7 @@ fn a_503_in_the_middle_of_a_body_reaches_its_sender() {
     let (mut sender, answer) = refused;
     assert!(!answer.closes() && answer.head.contains("\r\nretry-after: 1\r\n"), "{answer:?}");
     drop(holding);
-    crate::support::eventually("there is room again", PATIENCE, || match sender.push() {
+    eventually("there is room again", PATIENCE, || match sender.push() {
         answer if answer.status == 204 => Ok(()),
         other => Err(format!("{other:?}")),
     });
