@@ -171,7 +171,7 @@ impl Windows {
         for (slot, series) in live {
             let Some(at_ms) = crate::faults::lost(series.0) else { continue };
             let place = pane_of(at_ms, self.base_ms).rem_euclid(self.base_ring);
-            self.records.of_mut(*slot)[place as usize] = [0; 9];
+            self.records.of_mut(*slot)[place as usize] = [0; WORDS];
         }
     }
 
