@@ -99,6 +99,10 @@ impl Watch for Counts {
         self.failed.fetch_add(1, Relaxed);
     }
 
+    fn partial(&self, why: &str, _: Span, _: Duration) -> bool {
+        panic!("Prometheus keeps everything itself: {why}")
+    }
+
     fn left_out(&self, error: &QueryError, _: &str, _: Span) {
         println!("{error}");
         self.left_out.fetch_add(1, Relaxed);

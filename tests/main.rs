@@ -27,6 +27,7 @@
 //! - `metric_types`: what sources say of types decides what rows show; it is journalled once and survives a kill.
 //! - `now`: windows that are open equal a direct computation while samples come in; samples of the ring are shown.
 //! - `oracle`: the slow model of the rules, and random feeds.
+//! - `odd_servers`: servers like Prometheus with a quirk each: what they give is computed, what they refuse is told.
 //! - `panics`: a computation that panics or hangs ends no process that can go on; a series that panics again and
 //!   again is kept out. Needs the feature `faults`.
 //! - `promtool`: what passes through the tools of Prometheus and back gives the same rows. Needs promtool.
@@ -73,8 +74,9 @@ mod kill_and_rerun;
 mod limits;
 mod metric_types;
 mod now;
-mod oracle;
 #[cfg(feature = "faults")]
+mod odd_servers;
+mod oracle;
 mod panics;
 mod promtool;
 mod real_prometheus;

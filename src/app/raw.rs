@@ -7,7 +7,7 @@ use tidewatch_dataflows::sample::{AT_MS_MIN, SeriesId};
 
 use super::stack::Stack;
 use crate::api::history::{Held, NoOlder, Older, Raw, SAMPLES_MAX};
-use crate::source::query::client::{Client, QueryError};
+use crate::source::query::client::{Answer, Client, QueryError};
 use std::sync::Arc;
 
 /// A server is asked for so much at once: a day of one series is small to it.
@@ -83,6 +83,8 @@ fn ask(
         let end_ms = to_ms.min(from_ms.saturating_add(piece_ms));
         let left = deadline.checked_duration_since(Instant::now()).ok_or(NoOlder::Late)?;
         let answer = client.query(&format!("{selector}[{}ms]", end_ms - from_ms), end_ms, left);
+        // A part of the samples would look like all of them.
+        let answer = answer.and_then(Answer::whole);
         if piece_ms > PIECE_MS && matches!(answer, Err(QueryError::TooMuch(_))) {
             piece_ms = PIECE_MS;
             continue;

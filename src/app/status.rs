@@ -182,7 +182,17 @@ fn sources(status: &Value) -> String {
             (Some(true), Some(error)) => format!(", failing: {error}"),
             _ => String::new(),
         };
-        format!("{name} {state}{behind}{failing}")
+        let partial = match source["partial"]["why"].as_str() {
+            Some(why) if source["partial"]["answers_taken"].as_u64() > Some(0) => {
+                format!(", answers are partial: {why}")
+            }
+            _ => String::new(),
+        };
+        let not_read = match source["not_read_total"].as_u64() {
+            Some(parts) if parts > 0 => format!(", {parts} parts not read (see /api/v1/status)"),
+            _ => String::new(),
+        };
+        format!("{name} {state}{behind}{failing}{partial}{not_read}")
     };
     match status["sources"].as_array() {
         Some(sources) if !sources.is_empty() => sources.iter().map(one).collect::<Vec<_>>().join("; "),

@@ -44,7 +44,9 @@ impl<'c> Server<'c> {
     pub fn new(client: &'c Client) -> Result<Server<'c>, QueryError> {
         let version = again(|| client.version())?;
         // Evaluated at each full second: at two of them if the range is open at the left, at three if it is closed.
-        let tried = again(|| client.query("count_over_time(vector(1)[2s:1s])", 1_000_000_000_000, PATIENCE))?;
+        let tried = again(|| {
+            client.query("count_over_time(vector(1)[2s:1s])", 1_000_000_000_000, PATIENCE)?.whole()
+        })?;
         let seconds = tried.first().and_then(|series| series.samples.first()).map(|(_, count)| *count);
         let convention = match seconds {
             Some(2.0) => RangeConvention::LeftOpen,
@@ -74,7 +76,8 @@ impl<'c> Server<'c> {
         let mut listed = parts.len() > 1;
         while let Some(part) = parts.pop() {
             let selector = selector(name, part, listed);
-            match again(|| self.client.query(&self.question(&selector, window_ms), at_ms, PATIENCE)) {
+            let question = self.question(&selector, window_ms);
+            match again(|| self.client.query(&question, at_ms, PATIENCE)?.whole()) {
                 Ok(answered) => collect(answered, &mut found),
                 Err(QueryError::TooMuch(_)) if part.len() > 1 => {
                     let (one, other) = part.split_at(part.len() / 2);
@@ -108,7 +111,7 @@ impl<'c> Server<'c> {
     pub fn raw(&self, name: &str, labels: &Labels, window_ms: i64, at_ms: i64) -> Result<Raw, QueryError> {
         let selector = selector(name, &[labels], false);
         let asked = format!("{selector}[{}ms]", window_ms + BEFORE_MS);
-        let answered = again(|| self.client.query(&asked, at_ms, PATIENCE))?;
+        let answered = again(|| self.client.query(&asked, at_ms, PATIENCE)?.whole())?;
         // The selector also finds series that have these labels and more.
         let own = answered.into_iter().find(|series| plain(series).1 == *labels);
         let own = own.unwrap_or_default();

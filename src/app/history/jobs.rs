@@ -361,12 +361,23 @@ impl Watch for Watcher<'_> {
         }
     }
 
+    /// Rows of history are written once: not of samples of which some are missing.
+    fn partial(&self, why: &str, span: Span, again_in: Duration) -> bool {
+        let (after, to) = (time(span.after_ms), time(span.to_ms));
+        let why = format!("the answer for {after} to {to} is partial: {why}");
+        self.failed(&QueryError::Transient(why), again_in);
+        false
+    }
+
     fn left_out(&self, error: &QueryError, selector: &str, span: Span) {
         let (after, to) = (time(span.after_ms), time(span.to_ms));
-        self.give_up(format!(
-            "{selector} between {after} and {to} is too much for the server or for us even minute by minute: {error}; \
-             match fewer series"
-        ));
+        self.give_up(match error {
+            QueryError::TooMuch(_) => format!(
+                "{selector} between {after} and {to} is too much for the server or for us even minute by minute: \
+                 {error}; match fewer series"
+            ),
+            _ => format!("{selector} between {after} and {to} is refused: {error}"),
+        });
     }
 
     fn pause(&self, time: Duration) -> bool {

@@ -7,6 +7,11 @@
 //! window reaches. A new backfill of a worker that was away is followed from the journal's end, too: series that are
 //! known for long refuse it. A clock that goes back takes polling with it.
 //!
+//! A server may say that its answers are partial. They are asked for again for [`PARTIAL_PATIENCE_MS`]; then what there
+//! is is taken, while what `/status` and the file say is read stays before the first of them. Once polls are whole
+//! again, reading goes back to there: at once, then, where old answers stay partial, after one hour, two, four and so on,
+//! as far back as after a restart. So series that were missing come whole, and a server that is never whole is used.
+//!
 //! Spans that ended in the present are read again for [`OVERLAP_MS`], because a scrape becomes visible after its time.
 //! A source has at most [`IN_FLIGHT_MAX`] batches in the journal's queue, so that others find room in it. It keeps them
 //! until they are durable: a journal whose disk is full for a moment throws away what waits, and gets it again.
@@ -41,6 +46,16 @@ const CAUGHT_UP_MS: i64 = 15_000;
 
 /// How often a backfill reads up to the present before polling takes over.
 const PRESENTS_MAX: u32 = 3;
+
+/// How long partial answers are asked for again before they are taken as they are.
+const PARTIAL_PATIENCE_MS: i64 = 300_000;
+/// When what was partial is read again for the second time; each pause is twice the one before.
+const REVISIT_MS: i64 = 3_600_000;
+/// Longest of these pauses.
+const REVISIT_MS_MAX: i64 = 86_400_000;
+
+/// What is listed as not read where no selector is to blame.
+const PARTIAL: &str = "of partial answers";
 
 /// Where a source begins.
 #[derive(Clone, Debug)]
@@ -87,6 +102,25 @@ struct Position {
     at_ms: i64,
     /// When that was, by the clock.
     read_ms: Option<i64>,
+    /// What was taken of partial answers.
+    gap: Option<Gap>,
+    /// How far back is read what was missed.
+    reach_ms: i64,
+}
+
+/// A span that was read from partial answers.
+#[derive(Clone, Copy, Debug)]
+struct Gap {
+    /// Up to here everything was read.
+    from_ms: i64,
+    /// The end of the last partial answer.
+    to_ms: i64,
+    /// How long after it was read it is read again.
+    pause_ms: i64,
+    /// Not before that.
+    again_ms: i64,
+    /// It is being read again.
+    revisited: bool,
 }
 
 /// A batch that may not be durable yet: it is kept to be sent again. Sent twice it does no harm.
@@ -111,7 +145,9 @@ struct Sending {
 impl Runner<'_> {
     /// Works until there is no more to do or it is told to stop.
     pub fn run(&self, start: Start, taker: Taker, readings: Vec<Reading>) {
-        let done = self.work(start, Position { readings, taker, at_ms: 0, read_ms: None });
+        let reach_ms = if self.config.backfill_ms > 0 { self.config.backfill_ms } else { start.reach_ms };
+        let position = Position { readings, taker, at_ms: 0, read_ms: None, gap: None, reach_ms };
+        let done = self.work(start, position);
         self.status.enter(if done.is_ok() { State::Done } else { State::Stopped });
     }
 
@@ -136,10 +172,8 @@ impl Runner<'_> {
                 }
             }
             None => {
-                let reach_ms =
-                    if self.config.backfill_ms > 0 { self.config.backfill_ms } else { start.reach_ms };
                 let from_ms = start.read_to_ms.unwrap_or(now_ms) - OVERLAP_MS;
-                position.at_ms = from_ms.clamp(now_ms - reach_ms.max(OVERLAP_MS), now_ms);
+                position.at_ms = from_ms.clamp(now_ms - position.reach_ms.max(OVERLAP_MS), now_ms);
                 if self.config.poll_ms > 0 {
                     self.survey(&mut position, now_ms)?;
                 }
@@ -224,11 +258,17 @@ impl Runner<'_> {
             if until_ms < position.at_ms {
                 self.clock_went_back(position, until_ms);
             }
+            let mut whole = true;
             while position.at_ms < until_ms {
-                self.advance(position, &mut sending, until_ms)?;
+                whole = self.advance(position, &mut sending, until_ms)?;
             }
             self.settle(&mut sending, 0)?;
+            self.read_again(position);
+            self.give_up_old(position);
             self.written(position);
+            if whole && self.revisit(position) {
+                continue;
+            }
             let passed = (self.clock)() - until_ms;
             let wait = (self.config.poll_ms - passed).clamp(0, self.config.poll_ms);
             if !self.stop.pause(Duration::from_millis(wait.unsigned_abs())) {
@@ -252,37 +292,110 @@ impl Runner<'_> {
     fn clock_went_back(&self, position: &mut Position, now_ms: i64) {
         let newest_ms = position.taker.begin_again().unwrap_or(now_ms);
         let behind = duration(((position.at_ms - now_ms) / 1_000).max(1) * 1_000);
+        position.gap = position.gap.filter(|gap| gap.from_ms < now_ms);
         tracing::warn!("{}: the clock is {behind} behind what was read; reading again", self.status.url());
         position.at_ms = newest_ms.min(now_ms);
         position.read_ms = Some(position.at_ms);
     }
 
-    /// Reads the next chunk, which ends at `until_ms` or before.
-    fn advance(&self, position: &mut Position, sending: &mut Sending, until_ms: i64) -> Result<(), Stopped> {
-        let Position { readings, taker, at_ms, read_ms } = position;
+    /// What was partial was read again up to the present, and whole.
+    fn read_again(&self, position: &mut Position) {
+        if position.gap.take_if(|gap| gap.revisited).is_some() {
+            self.whole_again(position.at_ms);
+        }
+    }
+
+    /// Nothing is partial up to here.
+    fn whole_again(&self, at_ms: i64) {
+        if let Some(partial) = self.status.whole() {
+            self.status.read_to(at_ms);
+            let lasted = duration((((self.clock)() - partial.since_ms) / 1_000).max(1) * 1_000);
+            tracing::info!("{}: answers are whole again after {lasted}", self.status.url());
+        }
+    }
+
+    /// What is older than is read back is no longer waited for.
+    fn give_up_old(&self, position: &mut Position) {
+        let oldest_ms = (self.clock)() - position.reach_ms.max(OVERLAP_MS);
+        let Some(gap) = position.gap.as_mut().filter(|gap| gap.from_ms < oldest_ms) else { return };
+        let lost = Span { after_ms: gap.from_ms, to_ms: gap.to_ms.min(oldest_ms) };
+        self.misses(PARTIAL, lost, "answers were partial for longer than is read back");
+        gap.from_ms = oldest_ms;
+        let is_over = gap.to_ms <= oldest_ms;
+        self.status.read_to(gap.from_ms);
+        if is_over {
+            position.gap = None;
+            self.whole_again(position.at_ms);
+        }
+    }
+
+    /// Goes back to where answers began to be partial, if it is time; whether it does.
+    fn revisit(&self, position: &mut Position) -> bool {
+        let now_ms = (self.clock)();
+        let Some(gap) = position.gap.as_mut().filter(|gap| gap.again_ms <= now_ms) else { return false };
+        gap.revisited = true;
+        position.taker.begin_again();
+        position.at_ms = gap.from_ms;
+        position.read_ms = None;
+        let back = duration(((now_ms - position.at_ms) / 1_000).max(1) * 1_000);
+        tracing::info!("{}: answers are whole; reading {back} of partial ones again", self.status.url());
+        true
+    }
+
+    /// Reads the next chunk, which ends at `until_ms` or before; whether its answers were whole.
+    fn advance(
+        &self,
+        position: &mut Position,
+        sending: &mut Sending,
+        until_ms: i64,
+    ) -> Result<bool, Stopped> {
+        let Position { readings, taker, at_ms, read_ms, gap, .. } = position;
         let chunk = Span { after_ms: *at_ms, to_ms: until_ms }.chunk(self.config.chunk_ms);
         // What was the present when it was read may have got samples since.
         let overlap_ms = read_ms.map_or(0, |read_ms| (OVERLAP_MS - (read_ms - *at_ms)).clamp(0, OVERLAP_MS));
         let after_ms = *at_ms - overlap_ms;
         *read_ms = Some((self.clock)());
+        let taken = || self.status.is_partial().map_or(0, |partial| partial.taken);
+        let before = taken();
         for reading in readings.iter_mut() {
             let span = Span { after_ms, ..chunk };
             reading.read(self.ask, self, span, &mut |answer| self.send(taker, sending, answer))?;
         }
         taker.end_span(chunk.to_ms);
+        let whole = taken() == before;
+        if !whole {
+            *gap = Some(widened(*gap, *at_ms, chunk.to_ms, (self.clock)()));
+        }
         *at_ms = chunk.to_ms;
-        self.status.read_to(*at_ms);
+        self.status.read_to(gap.map_or(*at_ms, |gap| gap.from_ms.min(*at_ms)));
+        if gap.is_none() {
+            self.whole_again(*at_ms);
+        }
         self.status.left_out(taker.chooser().left_out());
-        Ok(())
+        Ok(whole)
     }
 
     /// Everything read is durable.
     fn written(&self, position: &Position) {
-        if let Err(error) = write_progress(&self.progress, position.at_ms) {
+        let read_to_ms = position.gap.map_or(position.at_ms, |gap| gap.from_ms);
+        if let Err(error) = write_progress(&self.progress, read_to_ms) {
             let why = format!("writing {}: {error}", self.progress.display());
             if self.status.failed((self.clock)(), why.clone()) {
                 tracing::warn!("{why}; after a restart the journal's end tells where to go on");
             }
+        }
+    }
+
+    /// Says that a part will not be read.
+    fn misses(&self, selector: &str, span: Span, why: &str) {
+        self.metrics.limit("prometheus.piece");
+        let now_ms = (self.clock)();
+        if self.status.misses(now_ms, selector, span, why) {
+            let Span { after_ms, to_ms } = span;
+            tracing::error!(
+                "{}: {selector} from {after_ms} to {to_ms} ms is left out: {why}; /status lists what is not read",
+                self.status.url()
+            );
         }
     }
 
@@ -402,6 +515,19 @@ impl Runner<'_> {
     }
 }
 
+/// The gap with another partial chunk, which begins where everything was read.
+fn widened(gap: Option<Gap>, at_ms: i64, to_ms: i64, now_ms: i64) -> Gap {
+    match gap {
+        // It is partial again: later there may be more, and what was whole before is not in it.
+        Some(gap) if gap.revisited => {
+            let pause_ms = (gap.pause_ms * 2).clamp(REVISIT_MS, REVISIT_MS_MAX);
+            Gap { from_ms: at_ms, to_ms, pause_ms, again_ms: now_ms + pause_ms, revisited: false }
+        }
+        Some(gap) => Gap { to_ms: gap.to_ms.max(to_ms), ..gap },
+        None => Gap { from_ms: at_ms, to_ms, pause_ms: 0, again_ms: now_ms, revisited: false },
+    }
+}
+
 /// What became of something that was taken; nobody answers once the journal is closed.
 pub(super) fn answer(answered: Option<Result<(), String>>) -> Result<(), String> {
     answered.unwrap_or_else(|| Err("the journal is closed".to_owned()))
@@ -447,14 +573,32 @@ impl Watch for Runner<'_> {
         }
     }
 
+    fn partial(&self, why: &str, span: Span, again_in: Duration) -> bool {
+        self.metrics.limit("prometheus.partial");
+        let now_ms = (self.clock)();
+        let since_ms = self.status.is_partial().map_or(now_ms, |partial| partial.since_ms);
+        let taken = now_ms - since_ms >= PARTIAL_PATIENCE_MS;
+        let say = self.status.partial(now_ms, span.after_ms, why, taken);
+        let url = self.status.url();
+        match taken {
+            true if say => tracing::warn!("{url}: answers are still partial and taken as they are: {why}"),
+            false if say => tracing::warn!("{url}: the answer is partial: {why}; asked again"),
+            _ => {}
+        }
+        if !taken {
+            let seconds = again_in.as_secs_f64();
+            self.status.failed(now_ms, format!("the answer is partial: {why}; asked again in {seconds} s"));
+        }
+        taken
+    }
+
     fn left_out(&self, error: &QueryError, selector: &str, span: Span) {
-        self.metrics.limit("prometheus.piece");
-        let Span { after_ms, to_ms } = span;
-        let why = format!(
-            "{selector} from {after_ms} to {to_ms} ms is left out, because it is too much even so: {error}"
-        );
-        tracing::error!("{why}");
-        self.status.failed((self.clock)(), why);
+        let why = match error {
+            QueryError::TooMuch(_) => format!("it is too much even so: {error}"),
+            _ => error.to_string(),
+        };
+        self.misses(selector, span, &why);
+        self.status.failed((self.clock)(), format!("{selector} is left out: {why}"));
     }
 
     fn pause(&self, time: Duration) -> bool {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::SeqCst};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::source::query::client::{QueryError, Series};
+use crate::source::query::client::{Answer, QueryError, Series};
 use crate::source::query::take::OVERLAP_MS;
 
 const NOW: i64 = 1_700_000_000_000;
@@ -39,6 +39,8 @@ struct World {
     ahead_ms: fn(usize) -> i64,
     /// How long a look at the clock takes.
     look_ms: i64,
+    /// At these times answers lack a series and say so.
+    partial: std::ops::Range<i64>,
     stop: Stop,
 }
 
@@ -55,6 +57,7 @@ impl World {
             visible_ms: 20_000,
             ahead_ms: |_| 0,
             look_ms: 0,
+            partial: 0..0,
             stop: Stop::default(),
         }
     }
@@ -129,7 +132,7 @@ impl Log for World {
 }
 
 impl Ask for World {
-    fn query(&self, promql: &str, at_ms: i64, _: Duration) -> Result<Vec<Series>, QueryError> {
+    fn query(&self, promql: &str, at_ms: i64, _: Duration) -> Result<Answer, QueryError> {
         let now = self.now.fetch_add(1_000, SeqCst);
         if self.questions.fetch_sub(1, SeqCst) == 1 {
             self.stop.tell();
@@ -142,11 +145,18 @@ impl Ask for World {
             let samples = visible.map(|at| (at, value(at))).collect();
             Series { labels: vec![("__name__".to_owned(), name.to_owned())], samples, histograms: 0 }
         };
-        Ok(vec![
-            series("a", 0, |at| at as f64),
-            series("b", 7_000, |at| at as f64),
-            series("same", 0, |_| 1.0),
-        ])
+        let mut all = vec![series("a", 0, |at| at as f64), series("same", 0, |_| 1.0)];
+        let partial = self.partial.contains(&now).then(|| "a store is away".to_owned());
+        match partial {
+            // So that not every test waits for long.
+            Some(_) => drop(self.now.fetch_add(150_000, SeqCst)),
+            None => all.push(series("b", 7_000, |at| at as f64)),
+        }
+        Ok(Answer { series: all, partial })
+    }
+
+    fn alive(&self, _: i64) -> Result<(), QueryError> {
+        Ok(())
     }
 
     fn names(&self, _: &str, _: i64, _: i64) -> Result<Vec<String>, QueryError> {
@@ -287,6 +297,45 @@ fn what_was_missed_comes_live_to_series_that_cannot_take_the_backfill() {
     let (mut events, _) = world.run(&config(6 * HOUR, 1_000), start, &[]);
     events.retain(|event| matches!(event, Event::Samples { fill: 0, .. }));
     nothing_is_missing(&once(events), 3, NOW - HOUR - OVERLAP_MS + 1, world.now.load(SeqCst));
+}
+
+#[test]
+fn what_was_partial_is_read_again_and_the_rest_goes_on_meanwhile() {
+    let partial = NOW + 100_000..NOW + 3_000_000;
+    let world = World { partial: partial.clone(), ..World::new(400) };
+    let (events, status) = world.run(&config(HOUR, 1_000), start(), &[]);
+    nothing_is_missing(&once(events), 3, NOW - HOUR, world.now.load(SeqCst));
+    assert_eq!((&status["partial"], &status["failing"]), (&Value::Null, &Value::Bool(false)), "{status}");
+    assert!(status["written"].as_i64().unwrap() > partial.end, "{status}");
+    assert!(status["last_error"].as_str().unwrap().contains("partial: a store is away"), "{status}");
+    assert_eq!(status["not_read_total"], 0, "{status}");
+}
+
+#[test]
+fn a_backfill_of_partial_answers_ends_and_is_read_again_as_far_as_windows_reach() {
+    let world = World { partial: NOW..NOW + 1_800_000, ..World::new(400) };
+    let (events, status) = world.run(&config(HOUR, 1_000), start(), &[]);
+    assert!(events.contains(&Event::Control(Control::FillEnd { fill: 9 })));
+    let all = times(&once(events));
+    let first = all.values().map(|times| times[0]).max().unwrap();
+    assert!(all.len() == 3 && first < NOW - HOUR / 3, "{first}: the last hour of the third came later");
+    assert_eq!(status["partial"], Value::Null, "{status}");
+    assert_eq!(status["not_read"][0]["match"], "of partial answers", "the rest is told: {status}");
+}
+
+#[test]
+fn a_server_that_stays_partial_is_read_and_what_is_read_stays_before_it() {
+    let world = World { partial: NOW + 100_000..i64::MAX, ..World::new(120) };
+    let (events, status) = world.run(&config(6 * HOUR, 1_000), start(), &[]);
+    let now_ms = world.now.load(SeqCst);
+    let newest = times(&once(events)).into_values().map(|times| times[times.len() - 1]).collect::<Vec<_>>();
+    assert_eq!(newest.iter().filter(|at| **at > now_ms - 1_000_000).count(), 2, "those that come are taken");
+    for read_to in [&status["written"], &status["read_to_ms"], &status["partial"]["from_ms"]] {
+        assert!((NOW..NOW + 110_000).contains(&read_to.as_i64().unwrap()), "{status}");
+    }
+    assert!(status["behind_seconds"].is_null(), "it is stopped");
+    assert!(status["partial"]["answers_taken"].as_u64().unwrap() > 10, "{status}");
+    assert_eq!(status["partial"]["why"], "a store is away");
 }
 
 #[test]

@@ -1,5 +1,8 @@
 //! What Prometheus answers: the envelope, series of a vector or matrix, and what to make of a refusal.
 //!
+//! Servers like Prometheus are written in Go, whose empty lists, maps and texts may be `null` in JSON. So a `null` is
+//! taken for what is not there, wherever it stands: an empty list, no label, no sample.
+//!
 //! Not here: asking (`client`).
 
 use std::borrow::Cow;
@@ -77,54 +80,120 @@ impl fmt::Display for Version {
     }
 }
 
+/// What a query found.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Answer {
+    /// The series of a vector or a matrix.
+    pub series: Vec<Series>,
+    /// Why the server says that some may be missing, if it does.
+    pub partial: Option<String>,
+}
+
+impl Answer {
+    /// The series, where none may be missing.
+    ///
+    /// # Errors
+    /// [`QueryError::Transient`]: the rest may be there a moment later.
+    pub fn whole(self) -> Result<Vec<Series>, QueryError> {
+        match self.partial {
+            None => Ok(self.series),
+            Some(why) => Err(QueryError::Transient(format!("the answer is partial: {why}"))),
+        }
+    }
+}
+
 /// Around every answer of the API.
 #[derive(Deserialize)]
 #[serde(bound(deserialize = "'de: 'a, D: Deserialize<'de>"))]
 struct Envelope<'a, D> {
     #[serde(borrow, default)]
-    status: Cow<'a, str>,
-    data: Option<D>,
+    status: Option<Cow<'a, str>>,
+    /// Nothing where there is no `data`, as opposed to `null`.
+    #[serde(default = "Option::default", deserialize_with = "given")]
+    data: Option<Option<D>>,
     #[serde(borrow, default, rename = "errorType")]
-    error_type: Cow<'a, str>,
+    error_type: Option<Cow<'a, str>>,
     #[serde(borrow, default)]
-    error: Cow<'a, str>,
+    error: Option<Cow<'a, str>>,
     #[serde(default)]
-    warnings: Option<Vec<String>>,
+    warnings: Option<Vec<Option<String>>>,
+    /// As VictoriaMetrics says that a part of its cluster did not answer.
+    #[serde(default, rename = "isPartial")]
+    is_partial: Option<bool>,
+}
+
+fn given<'de, D: Deserialize<'de>, F: Deserializer<'de>>(from: F) -> Result<Option<Option<D>>, F::Error> {
+    Option::deserialize(from).map(Some)
 }
 
 /// `data` of a query.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub struct QueryData {
+    result: Option<Vec<Option<Series>>>,
+}
+
+impl QueryData {
     /// The series of a vector or a matrix.
-    pub result: Vec<Series>,
+    pub fn series(self) -> Vec<Series> {
+        self.result.into_iter().flatten().flatten().collect()
+    }
+}
+
+/// `data` of a list of texts.
+#[derive(Default, Deserialize)]
+pub struct Texts(Vec<Option<String>>);
+
+impl Texts {
+    /// Those that are given.
+    pub fn given(self) -> Vec<String> {
+        self.0.into_iter().flatten().collect()
+    }
 }
 
 /// `data` of `status/buildinfo`.
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub struct BuildInfo {
     /// E.g. `2.42.0`.
     #[serde(default)]
     pub version: Option<String>,
 }
 
-/// The data of a 200 and what the server warns of.
+/// The data of a 200, and why the server says that some may be missing.
 ///
 /// # Errors
 /// A body that is not what Prometheus' API answers.
-pub fn data<'a, D: Deserialize<'a>>(body: &'a [u8]) -> Result<(D, Vec<String>), String> {
+pub fn data<'a, D: Default + Deserialize<'a>>(body: &'a [u8]) -> Result<(D, Option<String>), String> {
     // Both the error and the status may repeat texts of the answer, however long.
     let envelope: Envelope<'a, D> = serde_json::from_slice(body)
         .map_err(|error| format!("the answer is not Prometheus': {}", shown(&error.to_string())))?;
+    let status = envelope.status.unwrap_or_default();
     match envelope.data {
-        Some(data) if envelope.status == "success" => Ok((data, envelope.warnings.unwrap_or_default())),
-        _ => Err(format!("the answer is not Prometheus': status {:?}", shown(&envelope.status))),
+        Some(data) if status == "success" => {
+            let partial = partial(envelope.is_partial == Some(true), envelope.warnings.unwrap_or_default());
+            Ok((data.unwrap_or_default(), partial))
+        }
+        _ => Err(format!("the answer is not Prometheus': status {:?}", shown(&status))),
+    }
+}
+
+/// Why samples may be missing: what `isPartial` and `warnings` say, except for Prometheus' remarks on an expression.
+fn partial(is_partial: bool, warnings: Vec<Option<String>>) -> Option<String> {
+    let about_storage = |warning: &String| !warning.trim().is_empty() && !warning.starts_with("PromQL ");
+    let mut warnings = warnings.into_iter().flatten().filter(about_storage);
+    match (warnings.next(), warnings.count()) {
+        (Some(first), 0) => Some(shown(&first)),
+        (Some(first), more) => Some(format!("{} (and {more} more warnings)", shown(&first))),
+        (None, _) => is_partial.then(|| "isPartial is true".to_owned()),
     }
 }
 
 /// What to make of any other status than 200.
 pub fn refusal(status: u16, retry_after: Option<&str>, body: &[u8]) -> QueryError {
     let (error_type, error) = match serde_json::from_slice::<Envelope<'_, IgnoredAny>>(body) {
-        Ok(envelope) => (envelope.error_type.into_owned(), envelope.error.into_owned()),
+        Ok(envelope) => (
+            envelope.error_type.unwrap_or_default().into_owned(),
+            envelope.error.unwrap_or_default().into_owned(),
+        ),
         Err(_) => (String::new(), String::from_utf8_lossy(body).into_owned()),
     };
     let later = retry_after.map_or_else(String::new, |after| format!(" (Retry-After: {after})"));
@@ -171,23 +240,24 @@ fn shown(text: &str) -> String {
 /// A series as it is written.
 #[derive(Deserialize)]
 struct Written {
-    metric: Metric,
+    metric: Option<Metric>,
     value: Option<Point>,
     #[serde(default)]
-    values: Vec<Point>,
+    values: Option<Vec<Option<Point>>>,
     histogram: Option<IgnoredAny>,
     #[serde(default)]
-    histograms: Vec<IgnoredAny>,
+    histograms: Option<Vec<Option<IgnoredAny>>>,
 }
 
 impl<'de> Deserialize<'de> for Series {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Series, D::Error> {
         let written = Written::deserialize(from)?;
-        let mut samples: Vec<(i64, f64)> =
-            written.values.into_iter().map(|point| (point.0, point.1)).collect();
-        samples.extend(written.value.map(|point| (point.0, point.1)));
-        let histograms = written.histograms.len() + usize::from(written.histogram.is_some());
-        Ok(Series { labels: written.metric.0, samples, histograms })
+        let values = written.values.into_iter().flatten().flatten().chain(written.value);
+        let samples = values.filter_map(|point| Some((point.0, point.1?))).collect();
+        let histograms = written.histograms.into_iter().flatten().flatten().count()
+            + usize::from(written.histogram.is_some());
+        let labels = written.metric.map_or_else(Vec::new, |metric| metric.0);
+        Ok(Series { labels, samples, histograms })
     }
 }
 
@@ -205,8 +275,8 @@ impl<'de> Deserialize<'de> for Metric {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut pairs = Vec::new();
-                while let Some(pair) = map.next_entry()? {
-                    pairs.push(pair);
+                while let Some((name, value)) = map.next_entry::<String, Option<String>>()? {
+                    pairs.extend(value.map(|value| (name, value)));
                 }
                 Ok(pairs)
             }
@@ -215,8 +285,8 @@ impl<'de> Deserialize<'de> for Metric {
     }
 }
 
-/// `[1435781430.781,"1"]`
-struct Point(i64, f64);
+/// `[1435781430.781,"1"]`; without a value where that is `null`.
+struct Point(i64, Option<f64>);
 
 impl<'de> Deserialize<'de> for Point {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Point, D::Error> {
@@ -230,12 +300,12 @@ impl<'de> Deserialize<'de> for Point {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<Point, A::Error> {
                 let seconds: Option<f64> = pair.next_element()?;
-                let value: Option<Number> = pair.next_element()?;
+                let value: Option<Option<Number>> = pair.next_element()?;
                 let (Some(seconds), Some(value)) = (seconds, value) else {
                     return Err(A::Error::custom("a sample is a time and a value"));
                 };
                 // Far beyond any time we take, so that the gate refuses it by its own words.
-                Ok(Point((seconds * 1_000.0).round() as i64, value.0))
+                Ok(Point((seconds * 1_000.0).round() as i64, value.map(|value| value.0)))
             }
         }
         from.deserialize_seq(Pair)
@@ -267,7 +337,70 @@ mod tests {
     use super::*;
 
     fn series(body: &str) -> Result<Vec<Series>, String> {
-        data::<QueryData>(body.as_bytes()).map(|(data, _)| data.result)
+        data::<QueryData>(body.as_bytes()).map(|(data, _)| data.series())
+    }
+
+    #[test]
+    fn null_is_what_is_not_there() {
+        for (data, count) in [
+            (r#"{"resultType":"matrix","result":null}"#, 0),
+            (r#"{"resultType":null,"result":[]}"#, 0),
+            ("null", 0),
+            (r#"{"result":[null]}"#, 0),
+            (r#"{"result":[{"metric":null,"values":null,"histograms":null}]}"#, 1),
+            (r#"{"result":[{"metric":{"a":"b","c":null},"value":null,"histogram":null}]}"#, 1),
+            (r#"{"result":[{"metric":{},"values":[null,[1,null]],"histograms":[null]}]}"#, 1),
+        ] {
+            let rest = r#""warnings":null,"error":null,"errorType":null,"isPartial":null,"infos":null"#;
+            let body = format!(r#"{{"status":"success","data":{data},{rest}}}"#);
+            let (found, partial) = data_of(&body);
+            assert_eq!((found.len(), partial), (count, None), "{data}");
+            for series in found {
+                let held = (series.labels.len() < 2, series.samples.len(), series.histograms);
+                assert_eq!(held, (true, 0, 0), "{data}");
+            }
+        }
+        let names = |data: &str| {
+            let body = format!(r#"{{"status":"success","data":{data}}}"#);
+            self::data::<Texts>(body.as_bytes()).map(|(data, _)| data.given())
+        };
+        assert_eq!(names("null"), Ok(vec![]));
+        assert_eq!(names(r#"["a",null]"#), Ok(vec!["a".to_owned()]));
+        let version = |data: &str| self::data::<BuildInfo>(data.as_bytes()).map(|(info, _)| info.version);
+        assert_eq!(version(r#"{"status":"success","data":null}"#), Ok(None));
+        assert_eq!(version(r#"{"status":"success","data":{"version":null}}"#), Ok(None));
+        for body in [r#"{"status":null,"data":null}"#, r#"{"status":"success"}"#, "null"] {
+            assert!(series(body).is_err(), "{body}");
+        }
+        let said = refusal(400, None, br#"{"status":"error","errorType":null,"error":null}"#);
+        assert_eq!(said.to_string(), "400");
+    }
+
+    fn data_of(body: &str) -> (Vec<Series>, Option<String>) {
+        let (data, partial) =
+            data::<QueryData>(body.as_bytes()).unwrap_or_else(|why| panic!("{why}: {body}"));
+        (data.series(), partial)
+    }
+
+    #[test]
+    fn an_answer_says_that_it_is_partial() {
+        for (rest, partial) in [
+            ("", None),
+            (r#","isPartial":false,"warnings":[]"#, None),
+            (r#","isPartial":true"#, Some("isPartial is true")),
+            (r#","isPartial":true,"warnings":[null,""]"#, Some("isPartial is true")),
+            (r#","warnings":["store a is away"]"#, Some("store a is away")),
+            (r#","warnings":["a","b","c"],"isPartial":true"#, Some("a (and 2 more warnings)")),
+            (r#","warnings":["PromQL warning: encountered a mix"],"infos":["PromQL info: x"]"#, None),
+            (r#","infos":["x"]"#, None),
+        ] {
+            let (_, said) = data_of(&format!(r#"{{"status":"success","data":{{"result":[]}}{rest}}}"#));
+            assert_eq!(said.as_deref(), partial, "{rest}");
+        }
+        let long = format!(r#"{{"status":"success","data":null,"warnings":["{}"]}}"#, "x".repeat(100_000));
+        assert!(data_of(&long).1.unwrap().len() < 400);
+        let answer = Answer { series: vec![], partial: Some("x".to_owned()) };
+        assert_eq!(answer.whole().unwrap_err().outcome(), "transient");
     }
 
     #[test]
@@ -276,7 +409,7 @@ mod tests {
             r#"{"status":"success","data":{"resultType":"matrix","result":[
             {"metric":{"__name__":"a","l":"ä\n"},"values":[[1435781430.781,"1"],[1435781445.001,"NaN"],[1.5e9,"-Inf"]],
              "histograms":[[1,{"count":"1"}]]},
-            {"metric":{},"value":[0.001,"1e-7"]}]},"warnings":["w"]}"#,
+            {"metric":{},"value":[0.001,"1e-7"]}]}}"#,
         )
         .unwrap();
         assert_eq!(

@@ -10,7 +10,7 @@
 use std::fmt;
 use std::io::{self, Read};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
@@ -22,8 +22,8 @@ use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
 use ureq::{Agent, Body, Proxy, ProxyProtocol, Timeout};
 
-use super::answer::{self, BuildInfo, QueryData};
-pub use super::answer::{QueryError, RangeConvention, Series, Version};
+use super::answer::{self, BuildInfo, QueryData, Texts};
+pub use super::answer::{Answer, QueryError, RangeConvention, Series, Version};
 use super::tls::{Tls, TlsError};
 use crate::config::http::{Credential, HeaderValue as Given, HttpConfig, Url};
 use crate::metrics::{Metrics, Outcome};
@@ -49,8 +49,6 @@ pub struct Client {
     url: Url,
     http: HttpConfig,
     metrics: Arc<Metrics>,
-    /// What the server warned of last, so that it is logged once.
-    warned: Mutex<Vec<String>>,
 }
 
 impl fmt::Debug for Client {
@@ -84,8 +82,7 @@ impl Client {
             Some(tls) => Agent::with_parts(config, plain.chain(tls), DefaultResolver::default()),
             None => Agent::with_parts(config, plain, DefaultResolver::default()),
         };
-        let client =
-            Client { agent, url: url.clone(), http: http.clone(), metrics, warned: Mutex::default() };
+        let client = Client { agent, url: url.clone(), http: http.clone(), metrics };
         client.headers().map_err(definite)?;
         Ok(client)
     }
@@ -101,14 +98,25 @@ impl Client {
     }
 
     /// An instant query at `at_ms`, which has to answer a vector or (for a range selector) a matrix. `timeout` is how
-    /// long the server may compute; the answer has five seconds more.
+    /// long the server may compute; the answer has five seconds more. Whoever asks judges what is only partial.
     ///
     /// # Errors
     /// Split by what to do; see [`QueryError`].
-    pub fn query(&self, promql: &str, at_ms: i64, timeout: Duration) -> Result<Vec<Series>, QueryError> {
+    pub fn query(&self, promql: &str, at_ms: i64, timeout: Duration) -> Result<Answer, QueryError> {
         let (at, limit) = (seconds(at_ms), format!("{}ms", timeout.as_millis().max(1)));
         let form = [("query", promql), ("time", &at), ("timeout", &limit)];
-        self.ask::<QueryData>("query", Some(&form), timeout).map(|data| data.result)
+        let (data, partial) = self.ask::<QueryData>("query", Some(&form), timeout)?;
+        Ok(Answer { series: data.series(), partial })
+    }
+
+    /// Asks a question that every server of this API can answer, whatever it holds.
+    ///
+    /// # Errors
+    /// Why it, or who we are to it, is not as it should be.
+    pub fn alive(&self, at_ms: i64) -> Result<(), QueryError> {
+        let (at, limit) = (seconds(at_ms), format!("{}ms", BRIEF.as_millis()));
+        let form = [("query", "vector(1)"), ("time", &at), ("timeout", &limit)];
+        self.ask::<QueryData>("query", Some(&form), BRIEF).map(drop)
     }
 
     /// The metric names with samples in `[from_ms, to_ms]` among the series of `selector`.
@@ -125,7 +133,9 @@ impl Client {
         };
         let query: Vec<String> =
             form.iter().map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect();
-        self.ask(&format!("label/__name__/values?{}", query.join("&")), None, BRIEF)
+        let path = format!("label/__name__/values?{}", query.join("&"));
+        // Where names may be missing, so may samples: what is asked next says so.
+        self.ask::<Texts>(&path, None, BRIEF).map(|(names, _)| names.given())
     }
 
     /// What server it is; unknown where it does not say.
@@ -134,7 +144,7 @@ impl Client {
     /// Split by what to do; see [`QueryError`].
     pub fn version(&self) -> Result<Version, QueryError> {
         let text = match self.ask::<BuildInfo>("status/buildinfo", None, BRIEF) {
-            Ok(info) => info.version,
+            Ok((info, _)) => info.version,
             // Servers that only speak the query API.
             Err(QueryError::Definite(why)) if why.contains(": 404") => None,
             Err(error) => return Err(error),
@@ -152,13 +162,13 @@ impl Client {
         self.body(response.body_mut(), ANSWER_BYTES_MAX).map(|body| (status, body))
     }
 
-    /// One request, counted and timed: a POST of `form`, or a GET.
-    fn ask<D: for<'a> Deserialize<'a>>(
+    /// One request, counted and timed: a POST of `form`, or a GET. With the data comes why it may be partial.
+    fn ask<D: Default + for<'a> Deserialize<'a>>(
         &self,
         path: &str,
         form: Option<&[(&str, &str)]>,
         timeout: Duration,
-    ) -> Result<D, QueryError> {
+    ) -> Result<(D, Option<String>), QueryError> {
         let begin = Instant::now();
         let done = self
             .exchange(path, form, timeout + SERVER_FIRST)
@@ -168,10 +178,7 @@ impl Client {
         self.metrics.prometheus_seconds.observe(begin.elapsed().as_secs_f64());
         let place = || format!("asking {}/api/v1/{}", self.url, path.split('?').next().unwrap_or(path));
         match done {
-            Ok((data, warnings)) => {
-                self.warn(warnings);
-                Ok(data)
-            }
+            Ok(answered) => Ok(answered),
             Err(QueryError::Transient(why)) => Err(QueryError::Transient(format!("{}: {why}", place()))),
             Err(QueryError::TooMuch(why)) => Err(QueryError::TooMuch(format!("{}: {why}", place()))),
             Err(QueryError::Definite(why)) => Err(QueryError::Definite(format!("{}: {why}", place()))),
@@ -287,17 +294,6 @@ impl Client {
             .map_err(|_| "authorization holds what cannot be sent in a header".to_owned())?;
         value.set_sensitive(true);
         Ok(Some(value))
-    }
-
-    /// Logs what the server warns of, such as an answer with a part missing, when it is something new.
-    fn warn(&self, warnings: Vec<String>) {
-        let mut warned = self.warned.lock().unwrap_or_else(PoisonError::into_inner);
-        if *warned != warnings {
-            if let Some(first) = warnings.first() {
-                tracing::warn!("{} warns: {first}", self.url);
-            }
-            *warned = warnings;
-        }
     }
 }
 

@@ -2,17 +2,26 @@
 //!
 //! A piece is an instant query of a range selector, `selector[length]` at its end, of which the samples in
 //! `(after, to]` are kept. A server before Prometheus 3 gives the sample at `after` as well, a later one does not:
-//! either way every sample comes in exactly one piece. What is too much for the server, or for [`Client`]'s bound on an
-//! answer, is halved down to [`PIECE_MS_MIN`], then asked name by name; what is too much even then is left out, counted
-//! and said. Everything else that fails is asked again, for ever: transient failures after at most
-//! [`BACKOFF_MAX`], what a human has to mend every [`MENDING`].
+//! either way every sample comes in exactly one piece.
+//!
+//! | what comes | what becomes of the piece |
+//! |---|---|
+//! | too much for the server, or for [`Client`]'s bound on an answer | halved down to [`PIECE_MS_MIN`], then asked name by name; left out if too much even so |
+//! | a transient failure | asked again, for ever, after at most [`BACKOFF_MAX`] |
+//! | an answer that may be partial | asked again in the same way, until [`Watch::partial`] takes what there is |
+//! | a definite error, and the server answers nothing | asked again every [`MENDING`]: a human has to mend the server |
+//! | a definite error, though the server answers | narrowed to the names and minutes that it is about; those are left out |
+//!
+//! What is left out is counted and said. A name that was refused in a short span, as polling asks for, is not asked for
+//! in the spans of the next [`REFUSED_MS`].
 //!
 //! Memory: one answer at a time, so `client::ANSWER_BYTES_MAX` and what it parses to.
 //! Not here: which spans, and where samples go.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use super::client::{Client, QueryError, Series};
+use super::client::{Answer, Client, QueryError, Series};
 
 /// Shortest piece a span is halved to.
 pub const PIECE_MS_MIN: i64 = 60_000;
@@ -26,6 +35,16 @@ pub const MENDING: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Pieces in a row that were answered before twice as much is asked for again.
 const CALM: u32 = 16;
+/// Most definite errors in a span before pieces are left out as they are, without being narrowed.
+const NARROWINGS_MAX: u32 = 128;
+/// Most names that a piece is split into.
+const NAMES_MAX: usize = 1_000;
+/// For how long, in time of samples, what was refused is not asked for again.
+const REFUSED_MS: i64 = 3_600_000;
+/// Most names of a selector that are remembered as refused.
+const REFUSED_MAX: usize = 32;
+/// Longest span after which is remembered what was refused: other history is another question.
+const SHORT_MS: i64 = 300_000;
 
 /// The questions that reading asks.
 pub trait Ask {
@@ -33,7 +52,13 @@ pub trait Ask {
     ///
     /// # Errors
     /// Split by what to do.
-    fn query(&self, promql: &str, at_ms: i64, timeout: Duration) -> Result<Vec<Series>, QueryError>;
+    fn query(&self, promql: &str, at_ms: i64, timeout: Duration) -> Result<Answer, QueryError>;
+
+    /// See [`Client::alive`].
+    ///
+    /// # Errors
+    /// The server does not even answer that.
+    fn alive(&self, at_ms: i64) -> Result<(), QueryError>;
 
     /// See [`Client::names`].
     ///
@@ -43,8 +68,12 @@ pub trait Ask {
 }
 
 impl Ask for Client {
-    fn query(&self, promql: &str, at_ms: i64, timeout: Duration) -> Result<Vec<Series>, QueryError> {
+    fn query(&self, promql: &str, at_ms: i64, timeout: Duration) -> Result<Answer, QueryError> {
         Client::query(self, promql, at_ms, timeout)
+    }
+
+    fn alive(&self, at_ms: i64) -> Result<(), QueryError> {
+        Client::alive(self, at_ms)
     }
 
     fn names(&self, selector: &str, from_ms: i64, to_ms: i64) -> Result<Vec<String>, QueryError> {
@@ -58,6 +87,8 @@ pub trait Watch {
     fn answered(&self);
     /// There was no answer; the question is asked again after `again_in`.
     fn failed(&self, error: &QueryError, again_in: Duration);
+    /// An answer may be partial, as `why` says: `true` takes what it has, else it is asked for again after `again_in`.
+    fn partial(&self, why: &str, span: Span, again_in: Duration) -> bool;
     /// This will not be read.
     fn left_out(&self, error: &QueryError, selector: &str, span: Span);
     /// Waits; `false` if reading is to end.
@@ -103,20 +134,35 @@ pub struct Reading {
     /// Longest piece; halved by each refusal, doubled after some calm.
     piece_ms: i64,
     calm: u32,
+    /// What the server refused, so that it is not asked for in every poll.
+    refused: Vec<Refused>,
+}
+
+/// A name of a selector, or the selector itself, that is not asked for in spans up to a time.
+#[derive(Clone, Debug)]
+struct Refused {
+    /// `None` for the selector itself.
+    name: Option<String>,
+    selector: String,
+    until_ms: i64,
+    error: QueryError,
 }
 
 /// A part of a span that is still to be asked for.
+#[derive(Clone)]
 struct Piece {
     selector: String,
     span: Span,
-    /// Narrowed to one metric name.
-    named: bool,
+    /// The metric name that it was narrowed to.
+    name: Option<String>,
+    /// Whether it can be narrowed to names.
+    nameable: bool,
 }
 
 impl Reading {
     /// A selector to read.
     pub fn new(selector: &str) -> Reading {
-        Reading { selector: selector.trim().to_owned(), piece_ms: i64::MAX, calm: 0 }
+        Reading { selector: selector.trim().to_owned(), piece_ms: i64::MAX, calm: 0, refused: Vec::new() }
     }
 
     /// Gives every sample of the span to `take`, those of one series in ascending order.
@@ -130,7 +176,8 @@ impl Reading {
         span: Span,
         take: &mut dyn FnMut(Vec<Series>) -> Result<(), Stopped>,
     ) -> Result<(), Stopped> {
-        let mut pieces = vec![Piece { selector: self.selector.clone(), span, named: false }];
+        let Some(first) = self.first(watch, span) else { return Ok(()) };
+        let (mut pieces, mut refusals) = (vec![first], Refusals::default());
         let mut backoff = BACKOFF_MIN;
         while let Some(piece) = pieces.pop() {
             if piece.span.length_ms() <= 0 {
@@ -141,9 +188,16 @@ impl Reading {
                 continue;
             }
             match ask_for(ask, &piece) {
-                Ok(series) => {
+                Ok(Answer { series, partial }) => {
+                    if let Some(why) = partial
+                        && !watch.partial(&why, piece.span, backoff)
+                    {
+                        wait(&mut pieces, piece, &mut backoff, watch)?;
+                        continue;
+                    }
                     watch.answered();
                     backoff = BACKOFF_MIN;
+                    refusals.answered(&piece);
                     self.calmer(&piece);
                     take(series)?;
                 }
@@ -154,15 +208,63 @@ impl Reading {
                 }
                 Err(error @ QueryError::TooMuch(_)) => match name_by_name(ask, &piece) {
                     Ok(Some(named)) => pieces.extend(named),
-                    Ok(None) | Err(QueryError::TooMuch(_)) => {
+                    Ok(None) | Err(QueryError::TooMuch(_) | QueryError::Definite(_)) => {
                         watch.left_out(&error, &piece.selector, piece.span)
                     }
                     Err(other) => again(&mut pieces, piece, &other, &mut backoff, watch)?,
                 },
+                Err(error @ QueryError::Definite(_)) => match ask.alive(piece.span.to_ms) {
+                    Ok(()) => {
+                        refusals.narrow(ask, watch, piece, error, &mut pieces);
+                        if !watch.pause(Duration::ZERO) {
+                            return Err(Stopped);
+                        }
+                    }
+                    Err(QueryError::Transient(_)) => {
+                        again(
+                            &mut pieces,
+                            piece,
+                            &QueryError::Transient(error.to_string()),
+                            &mut backoff,
+                            watch,
+                        )?;
+                    }
+                    Err(_) => again(&mut pieces, piece, &error, &mut backoff, watch)?,
+                },
                 Err(other) => again(&mut pieces, piece, &other, &mut backoff, watch)?,
             }
         }
+        self.remember(refusals, span);
         Ok(())
+    }
+
+    /// The whole span, without the names that were refused in the last one; nothing if all of it was.
+    fn first(&mut self, watch: &dyn Watch, span: Span) -> Option<Piece> {
+        self.refused.retain(|refused| span.length_ms() <= SHORT_MS && span.to_ms < refused.until_ms);
+        let mut selector = self.selector.clone();
+        for refused in &self.refused {
+            watch.left_out(&refused.error, &refused.selector, span);
+            selector = without_name(&selector, refused.name.as_deref()?)?;
+        }
+        let nameable = with_name(&self.selector, "").is_some();
+        Some(Piece { selector, span, name: None, nameable })
+    }
+
+    /// Keeps in mind what was refused, if it was refused in all of a short span.
+    fn remember(&mut self, refusals: Refusals, span: Span) {
+        if span.length_ms() > SHORT_MS {
+            return;
+        }
+        for (name, selector, error) in refusals.left_out {
+            let held = self.refused.iter().any(|refused| refused.name == name);
+            let some = match &name {
+                Some(name) => refusals.names.contains(name),
+                None => !refusals.names.is_empty(),
+            };
+            if !held && !some && !refusals.unnamed && self.refused.len() < REFUSED_MAX {
+                self.refused.push(Refused { name, selector, until_ms: span.to_ms + REFUSED_MS, error });
+            }
+        }
     }
 
     /// Takes note of an answer.
@@ -177,47 +279,111 @@ impl Reading {
     }
 }
 
+/// The definite errors in one span of a server that answers other questions.
+#[derive(Default)]
+struct Refusals {
+    narrowings: u32,
+    /// Whether a piece of all names was answered.
+    unnamed: bool,
+    /// Names with an answer.
+    names: HashSet<String>,
+    /// What is left out: name and selector.
+    left_out: Vec<(Option<String>, String, QueryError)>,
+}
+
+impl Refusals {
+    fn answered(&mut self, piece: &Piece) {
+        match &piece.name {
+            Some(name) => drop(self.names.insert(name.clone())),
+            None => self.unnamed = true,
+        }
+    }
+
+    /// Puts the parts of a refused piece in its place, or leaves it out.
+    fn narrow(
+        &mut self,
+        ask: &dyn Ask,
+        watch: &dyn Watch,
+        piece: Piece,
+        error: QueryError,
+        pieces: &mut Vec<Piece>,
+    ) {
+        self.narrowings += 1;
+        if self.narrowings <= NARROWINGS_MAX {
+            let long = piece.span.length_ms() > PIECE_MS_MIN;
+            let minute = Span { after_ms: piece.span.to_ms - PIECE_MS_MIN, ..piece.span };
+            // Where its last minute is refused as well it is not about the time: first by names then.
+            let by_time =
+                long && (!piece.nameable || ask_for(ask, &Piece { span: minute, ..piece.clone() }).is_ok());
+            if by_time {
+                return halve(pieces, piece);
+            }
+            match name_by_name(ask, &piece) {
+                Ok(Some(named)) if (1..=NAMES_MAX).contains(&named.len()) => return pieces.extend(named),
+                _ if long => return halve(pieces, piece),
+                _ => {}
+            }
+        }
+        watch.left_out(&error, &piece.selector, piece.span);
+        let known = self.left_out.iter().any(|(name, ..)| *name == piece.name);
+        if !known && self.left_out.len() < REFUSED_MAX {
+            self.left_out.push((piece.name, piece.selector, error));
+        }
+    }
+}
+
 fn halve(pieces: &mut Vec<Piece>, piece: Piece) {
     let [early, late] = piece.span.halves();
-    pieces.push(Piece { selector: piece.selector.clone(), span: late, named: piece.named });
+    pieces.push(Piece { span: late, ..piece.clone() });
     pieces.push(Piece { span: early, ..piece });
 }
 
 /// The samples of a piece that no other piece has.
-fn ask_for(ask: &dyn Ask, piece: &Piece) -> Result<Vec<Series>, QueryError> {
+fn ask_for(ask: &dyn Ask, piece: &Piece) -> Result<Answer, QueryError> {
     let Span { after_ms, to_ms } = piece.span;
-    let mut all = ask.query(&format!("{}[{}ms]", piece.selector, piece.span.length_ms()), to_ms, TIMEOUT)?;
-    for series in &mut all {
+    let mut answer =
+        ask.query(&format!("{}[{}ms]", piece.selector, piece.span.length_ms()), to_ms, TIMEOUT)?;
+    for series in &mut answer.series {
         series.samples.retain(|(at_ms, _)| after_ms < *at_ms && *at_ms <= to_ms);
         // As the API has it already; our order rests on it, so it is not left to trust.
         if !series.samples.is_sorted_by_key(|(at_ms, _)| *at_ms) {
             series.samples.sort_by_key(|(at_ms, _)| *at_ms);
         }
     }
-    Ok(all)
+    Ok(answer)
 }
 
 /// The piece split by metric name, unless it cannot be.
 fn name_by_name(ask: &dyn Ask, piece: &Piece) -> Result<Option<Vec<Piece>>, QueryError> {
-    if piece.named || with_name(&piece.selector, "").is_none() {
+    if !piece.nameable {
         return Ok(None);
     }
     let names = ask.names(&piece.selector, piece.span.after_ms, piece.span.to_ms)?;
-    let named = names.iter().filter_map(|name| {
-        Some(Piece { selector: with_name(&piece.selector, name)?, span: piece.span, named: true })
+    let named = names.into_iter().filter_map(|name| {
+        let selector = with_name(&piece.selector, &name)?;
+        Some(Piece { selector, span: piece.span, name: Some(name), nameable: false })
     });
     Ok(Some(named.collect()))
 }
 
 /// The selector narrowed to one name, if it does not begin with a name.
 fn with_name(selector: &str, name: &str) -> Option<String> {
+    narrowed(selector, "=", name)
+}
+
+/// The selector without one name, if it does not begin with a name.
+fn without_name(selector: &str, name: &str) -> Option<String> {
+    narrowed(selector, "!=", name)
+}
+
+fn narrowed(selector: &str, operator: &str, name: &str) -> Option<String> {
     let inner = selector.trim().strip_prefix('{')?.strip_suffix('}')?.trim_end();
     let gap = if inner.is_empty() || inner.ends_with(',') { "" } else { "," };
     let name = name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    Some(format!("{{{inner}{gap}__name__=\"{name}\"}}"))
+    Some(format!("{{{inner}{gap}__name__{operator}\"{name}\"}}"))
 }
 
-/// Waits before the piece is asked for again.
+/// Waits after an error before the piece is asked for again.
 fn again(
     pieces: &mut Vec<Piece>,
     piece: Piece,
@@ -225,210 +391,28 @@ fn again(
     backoff: &mut Duration,
     watch: &dyn Watch,
 ) -> Result<(), Stopped> {
-    let wait = match error {
+    let mut pause = match error {
         QueryError::Definite(_) => MENDING,
         QueryError::Transient(_) | QueryError::TooMuch(_) => *backoff,
     };
+    watch.failed(error, pause);
+    let result = wait(pieces, piece, &mut pause, watch);
     *backoff = (*backoff * 2).min(BACKOFF_MAX);
-    watch.failed(error, wait);
+    result
+}
+
+/// Waits before the piece is asked for again, longer the next time.
+fn wait(
+    pieces: &mut Vec<Piece>,
+    piece: Piece,
+    backoff: &mut Duration,
+    watch: &dyn Watch,
+) -> Result<(), Stopped> {
+    let pause = *backoff;
+    *backoff = (*backoff * 2).min(BACKOFF_MAX);
     pieces.push(piece);
-    if watch.pause(wait) { Ok(()) } else { Err(Stopped) }
+    if watch.pause(pause) { Ok(()) } else { Err(Stopped) }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::cell::RefCell;
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    /// A server over samples in memory; `most` is how many samples one answer may load.
-    struct Server {
-        series: BTreeMap<&'static str, Vec<i64>>,
-        closed: bool,
-        most: usize,
-        /// Errors that come first.
-        errors: RefCell<Vec<QueryError>>,
-        asked: RefCell<Vec<String>>,
-    }
-
-    impl Server {
-        fn new(closed: bool, most: usize) -> Server {
-            let every = |step: usize| (0..=7_200_000).step_by(step).collect();
-            let series = BTreeMap::from([("a", every(15_000)), ("b", every(60_000)), ("c", vec![3_600_000])]);
-            Server { series, closed, most, errors: RefCell::default(), asked: RefCell::default() }
-        }
-    }
-
-    impl Ask for Server {
-        fn query(&self, promql: &str, at_ms: i64, _: Duration) -> Result<Vec<Series>, QueryError> {
-            self.asked.borrow_mut().push(format!("{promql}@{at_ms}"));
-            if let Some(error) = self.errors.borrow_mut().pop() {
-                return Err(error);
-            }
-            let (selector, range) = promql.strip_suffix("ms]").unwrap().split_once('[').unwrap();
-            let after = at_ms - range.parse::<i64>().unwrap();
-            let wanted =
-                |name: &str| !selector.contains("__name__=\"") || selector.contains(&format!("=\"{name}\""));
-            let inside = |at: i64| (after < at || (self.closed && after == at)) && at <= at_ms;
-            let all: Vec<Series> = (self.series.iter())
-                .filter(|(name, _)| wanted(name))
-                .map(|(name, times)| Series {
-                    labels: vec![("__name__".to_owned(), (*name).to_owned())],
-                    samples: times.iter().filter(|at| inside(**at)).map(|at| (*at, *at as f64)).collect(),
-                    histograms: 0,
-                })
-                .collect();
-            match all.iter().map(|series| series.samples.len()).sum::<usize>() > self.most {
-                true => Err(QueryError::TooMuch("too many samples".to_owned())),
-                false => Ok(all),
-            }
-        }
-
-        fn names(&self, _: &str, _: i64, _: i64) -> Result<Vec<String>, QueryError> {
-            Ok(self.series.keys().map(|name| (*name).to_owned()).collect())
-        }
-    }
-
-    #[derive(Default)]
-    struct Told {
-        waits: RefCell<Vec<Duration>>,
-        left_out: RefCell<Vec<(String, Span)>>,
-        stop_after: Option<usize>,
-    }
-
-    impl Watch for Told {
-        fn answered(&self) {}
-
-        fn failed(&self, _: &QueryError, again_in: Duration) {
-            self.waits.borrow_mut().push(again_in);
-        }
-
-        fn left_out(&self, _: &QueryError, selector: &str, span: Span) {
-            self.left_out.borrow_mut().push((selector.to_owned(), span));
-        }
-
-        fn pause(&self, _: Duration) -> bool {
-            self.stop_after.is_none_or(|after| self.waits.borrow().len() < after)
-        }
-    }
-
-    /// Reads `(-1, 2h]` in chunks and gives every sample by series in the order it came.
-    fn read(server: &Server, told: &Told, chunk_ms: i64) -> BTreeMap<String, Vec<i64>> {
-        let mut reading = Reading::new(" {job=\"x\"} ");
-        let mut got: BTreeMap<String, Vec<i64>> = BTreeMap::new();
-        let mut left = Span { after_ms: -1, to_ms: 7_200_000 };
-        while left.after_ms < left.to_ms {
-            let chunk = left.chunk(chunk_ms);
-            let done = reading.read(server, told, chunk, &mut |all| {
-                for series in all {
-                    let times = series.samples.iter().map(|(at, _)| *at);
-                    got.entry(series.labels[0].1.clone()).or_default().extend(times);
-                }
-                Ok(())
-            });
-            done.unwrap();
-            left.after_ms = chunk.to_ms;
-        }
-        got
-    }
-
-    #[test]
-    fn every_sample_comes_once_and_in_order_however_ranges_are_bounded_and_split() {
-        for closed in [true, false] {
-            for most in [usize::MAX, 400, 130, 31, 7, 5] {
-                for chunk_ms in [60_000, 900_000, 3_600_000, 86_400_000, 1_234_567] {
-                    let (server, told) = (Server::new(closed, most), Told::default());
-                    let got = read(&server, &told, chunk_ms);
-                    for (name, times) in &server.series {
-                        assert_eq!(&got[*name], times, "{name} closed {closed} most {most} chunk {chunk_ms}");
-                    }
-                    assert!(told.left_out.borrow().is_empty() && told.waits.borrow().is_empty());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_too_much_by_itself_is_left_out_and_named() {
-        let (server, told) = (Server::new(false, 3), Told::default());
-        let got = read(&server, &told, 3_600_000);
-        assert_eq!(got["b"], server.series["b"], "one sample a minute is not too much");
-        let left_out = told.left_out.borrow();
-        assert!(
-            left_out.iter().all(|(selector, _)| selector == "{job=\"x\",__name__=\"a\"}"),
-            "{left_out:?}"
-        );
-        let lost = |at: &i64| left_out.iter().any(|(_, span)| span.after_ms < *at && *at <= span.to_ms);
-        assert!(!left_out.is_empty());
-        for at in &server.series["a"] {
-            assert_eq!(got["a"].contains(at), !lost(at), "{at}");
-        }
-    }
-
-    #[test]
-    fn a_refused_length_is_not_asked_for_again_and_grows_back() {
-        let (server, told) = (Server::new(true, 200), Told::default());
-        read(&server, &told, 3_600_000);
-        assert_eq!(
-            server.asked.borrow()[..3],
-            ["{job=\"x\"}[1ms]@0", "{job=\"x\"}[3600000ms]@3600000", "{job=\"x\"}[1800000ms]@1800000"]
-                .map(str::to_owned)
-        );
-        assert_eq!(server.asked.borrow().len(), 1 + 1 + 4, "the second hour is asked in halves at once");
-        let mut reading = Reading { piece_ms: 60_000, ..Reading::new("up") };
-        let span = Span { after_ms: 0, to_ms: 7_200_000 };
-        reading.read(&Server::new(true, 9_999), &told, span, &mut |_| Ok(())).unwrap();
-        assert!(reading.piece_ms >= 240_000, "{}", reading.piece_ms);
-    }
-
-    #[test]
-    fn failures_are_waited_out_with_bounds() {
-        let (server, told) = (Server::new(true, usize::MAX), Told::default());
-        let transient = || QueryError::Transient("x".to_owned());
-        let mut errors = vec![QueryError::Definite("x".to_owned())];
-        errors.resize_with(9, transient);
-        *server.errors.borrow_mut() = errors;
-        let got = read(&server, &told, 86_400_000);
-        assert_eq!(got["a"], server.series["a"]);
-        let waits: Vec<u128> = told.waits.borrow().iter().map(Duration::as_millis).collect();
-        assert_eq!(waits, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 60_000]);
-    }
-
-    #[test]
-    fn reading_ends_when_told() {
-        let server = Server::new(true, usize::MAX);
-        let span = Span { after_ms: 0, to_ms: 1 };
-        *server.errors.borrow_mut() = vec![QueryError::Transient(String::new()); 9];
-        let told = Told { stop_after: Some(3), ..Told::default() };
-        assert_eq!(Reading::new("up").read(&server, &told, span, &mut |_| Ok(())), Err(Stopped));
-        assert_eq!(told.waits.borrow().len(), 3);
-        server.errors.borrow_mut().clear();
-        assert_eq!(
-            Reading::new("up").read(&server, &Told::default(), span, &mut |_| Err(Stopped)),
-            Err(Stopped)
-        );
-    }
-
-    #[test]
-    fn a_selector_is_narrowed_to_a_name_where_it_has_none() {
-        for (selector, narrowed) in [
-            ("{a=\"b\"}", Some("{a=\"b\",__name__=\"n\\\"\\\\\"}")),
-            ("{ a=\"}\" , }", Some("{ a=\"}\" ,__name__=\"n\\\"\\\\\"}")),
-            ("{}", Some("{__name__=\"n\\\"\\\\\"}")),
-            ("up", None),
-            ("up{a=\"b\"}", None),
-        ] {
-            assert_eq!(with_name(selector, "n\"\\").as_deref(), narrowed, "{selector}");
-        }
-    }
-
-    #[test]
-    fn chunks_end_at_multiples() {
-        let chunk = |after_ms, to_ms| Span { after_ms, to_ms }.chunk(10).to_ms;
-        assert_eq!(
-            [chunk(-1, 100), chunk(0, 100), chunk(9, 100), chunk(10, 100), chunk(10, 13), chunk(-11, 5)],
-            [0, 10, 10, 20, 13, -10]
-        );
-    }
-}
+mod tests;

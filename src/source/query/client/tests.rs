@@ -57,7 +57,7 @@ fn client(url: &Url, http: &HttpConfig) -> (Client, Arc<Metrics>) {
     (Client::new(url, http, Arc::clone(&metrics)).unwrap(), metrics)
 }
 
-fn ask(client: &Client) -> Result<Vec<Series>, QueryError> {
+fn ask(client: &Client) -> Result<Answer, QueryError> {
     client.query("up{a=\"b&c\"}[1h]", 1_435_781_430_081, Duration::from_secs(2))
 }
 
@@ -65,7 +65,7 @@ fn ask(client: &Client) -> Result<Vec<Series>, QueryError> {
 fn a_question_is_a_form_with_time_and_timeout() {
     let (url, asked) = server(vec![answer("200 OK", EMPTY)]);
     let (client, metrics) = client(&url, &HttpConfig::default());
-    assert_eq!(ask(&client), Ok(vec![]));
+    assert_eq!(ask(&client), Ok(Answer::default()));
     let request = asked.recv().unwrap();
     assert!(request.starts_with("POST /prefix/api/v1/query HTTP/1.1\r\n"), "{request}");
     assert!(

@@ -1,0 +1,305 @@
+//! Reading from a server over samples in memory, with every kind of failure.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// A server over samples in memory; `most` is how many samples one answer may load.
+struct Server {
+    series: BTreeMap<&'static str, Vec<i64>>,
+    closed: bool,
+    most: usize,
+    /// Errors that come first.
+    errors: RefCell<Vec<QueryError>>,
+    /// As many questions whether it is alive get no good answer.
+    dead: Cell<usize>,
+    /// As many answers are partial.
+    partial: Cell<usize>,
+    /// What is refused: a name at these times.
+    broken: Option<(&'static str, Span)>,
+    asked: RefCell<Vec<String>>,
+}
+
+impl Server {
+    fn new(closed: bool, most: usize) -> Server {
+        let every = |step: usize| (0..=7_200_000).step_by(step).collect();
+        let series = BTreeMap::from([("a", every(15_000)), ("b", every(60_000)), ("c", vec![3_600_000])]);
+        Server {
+            series,
+            closed,
+            most,
+            errors: RefCell::default(),
+            dead: Cell::new(0),
+            partial: Cell::new(0),
+            broken: None,
+            asked: RefCell::default(),
+        }
+    }
+}
+
+impl Ask for Server {
+    fn query(&self, promql: &str, at_ms: i64, _: Duration) -> Result<Answer, QueryError> {
+        self.asked.borrow_mut().push(format!("{promql}@{at_ms}"));
+        if let Some(error) = self.errors.borrow_mut().pop() {
+            return Err(error);
+        }
+        let (selector, range) = promql.strip_suffix("ms]").unwrap().split_once('[').unwrap();
+        let after = at_ms - range.parse::<i64>().unwrap();
+        let wanted = |name: &str| {
+            let only = selector.contains("__name__=\"");
+            (!only || selector.contains(&format!("__name__=\"{name}\"")))
+                && !selector.contains(&format!("__name__!=\"{name}\""))
+        };
+        if self.broken.is_some_and(|(name, span)| wanted(name) && after < span.to_ms && span.after_ms < at_ms)
+        {
+            return Err(QueryError::Definite("broken chunk".to_owned()));
+        }
+        let inside = |at: i64| (after < at || (self.closed && after == at)) && at <= at_ms;
+        let all: Vec<Series> = (self.series.iter())
+            .filter(|(name, _)| wanted(name))
+            .map(|(name, times)| Series {
+                labels: vec![("__name__".to_owned(), (*name).to_owned())],
+                samples: times.iter().filter(|at| inside(**at)).map(|at| (*at, *at as f64)).collect(),
+                histograms: 0,
+            })
+            .collect();
+        match all.iter().map(|series| series.samples.len()).sum::<usize>() > self.most {
+            true => Err(QueryError::TooMuch("too many samples".to_owned())),
+            false => {
+                let left = self.partial.get();
+                self.partial.set(left.saturating_sub(1));
+                Ok(Answer { series: all, partial: (left > 0).then(|| "a store is away".to_owned()) })
+            }
+        }
+    }
+
+    fn alive(&self, _: i64) -> Result<(), QueryError> {
+        match self.dead.replace(self.dead.get().saturating_sub(1)) {
+            0 => Ok(()),
+            _ => Err(QueryError::Definite("401".to_owned())),
+        }
+    }
+
+    fn names(&self, _: &str, _: i64, _: i64) -> Result<Vec<String>, QueryError> {
+        Ok(self.series.keys().map(|name| (*name).to_owned()).collect())
+    }
+}
+
+#[derive(Default)]
+struct Told {
+    waits: RefCell<Vec<Duration>>,
+    left_out: RefCell<Vec<(String, Span)>>,
+    /// Partial answers, and how many of them are asked for again.
+    partial: Cell<usize>,
+    patience: usize,
+    stop_after: Option<usize>,
+}
+
+impl Watch for Told {
+    fn answered(&self) {}
+
+    fn failed(&self, _: &QueryError, again_in: Duration) {
+        self.waits.borrow_mut().push(again_in);
+    }
+
+    fn partial(&self, _: &str, _: Span, again_in: Duration) -> bool {
+        self.partial.set(self.partial.get() + 1);
+        if self.partial.get() <= self.patience {
+            self.waits.borrow_mut().push(again_in);
+        }
+        self.partial.get() > self.patience
+    }
+
+    fn left_out(&self, _: &QueryError, selector: &str, span: Span) {
+        self.left_out.borrow_mut().push((selector.to_owned(), span));
+    }
+
+    fn pause(&self, _: Duration) -> bool {
+        self.stop_after.is_none_or(|after| self.waits.borrow().len() < after)
+    }
+}
+
+/// Reads `(-1, 2h]` in chunks and gives every sample by series in the order it came.
+fn read(server: &Server, told: &Told, chunk_ms: i64) -> BTreeMap<String, Vec<i64>> {
+    let mut reading = Reading::new(" {job=\"x\"} ");
+    let mut got: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+    let mut left = Span { after_ms: -1, to_ms: 7_200_000 };
+    while left.after_ms < left.to_ms {
+        let chunk = left.chunk(chunk_ms);
+        let done = reading.read(server, told, chunk, &mut |all| {
+            for series in all {
+                let times = series.samples.iter().map(|(at, _)| *at);
+                got.entry(series.labels[0].1.clone()).or_default().extend(times);
+            }
+            Ok(())
+        });
+        done.unwrap();
+        left.after_ms = chunk.to_ms;
+    }
+    got
+}
+
+#[test]
+fn every_sample_comes_once_and_in_order_however_ranges_are_bounded_and_split() {
+    for closed in [true, false] {
+        for most in [usize::MAX, 400, 130, 31, 7, 5] {
+            for chunk_ms in [60_000, 900_000, 3_600_000, 86_400_000, 1_234_567] {
+                let (server, told) = (Server::new(closed, most), Told::default());
+                let got = read(&server, &told, chunk_ms);
+                for (name, times) in &server.series {
+                    assert_eq!(&got[*name], times, "{name} closed {closed} most {most} chunk {chunk_ms}");
+                }
+                assert!(told.left_out.borrow().is_empty() && told.waits.borrow().is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_too_much_by_itself_is_left_out_and_named() {
+    let (server, told) = (Server::new(false, 3), Told::default());
+    let got = read(&server, &told, 3_600_000);
+    assert_eq!(got["b"], server.series["b"], "one sample a minute is not too much");
+    let left_out = told.left_out.borrow();
+    assert!(left_out.iter().all(|(selector, _)| selector == "{job=\"x\",__name__=\"a\"}"), "{left_out:?}");
+    let lost = |at: &i64| left_out.iter().any(|(_, span)| span.after_ms < *at && *at <= span.to_ms);
+    assert!(!left_out.is_empty());
+    for at in &server.series["a"] {
+        assert_eq!(got["a"].contains(at), !lost(at), "{at}");
+    }
+}
+
+#[test]
+fn a_refused_length_is_not_asked_for_again_and_grows_back() {
+    let (server, told) = (Server::new(true, 200), Told::default());
+    read(&server, &told, 3_600_000);
+    assert_eq!(
+        server.asked.borrow()[..3],
+        ["{job=\"x\"}[1ms]@0", "{job=\"x\"}[3600000ms]@3600000", "{job=\"x\"}[1800000ms]@1800000"]
+            .map(str::to_owned)
+    );
+    assert_eq!(server.asked.borrow().len(), 1 + 1 + 4, "the second hour is asked in halves at once");
+    let mut reading = Reading { piece_ms: 60_000, ..Reading::new("up") };
+    let span = Span { after_ms: 0, to_ms: 7_200_000 };
+    reading.read(&Server::new(true, 9_999), &told, span, &mut |_| Ok(())).unwrap();
+    assert!(reading.piece_ms >= 240_000, "{}", reading.piece_ms);
+}
+
+#[test]
+fn failures_are_waited_out_with_bounds() {
+    let (server, told) = (Server::new(true, usize::MAX), Told::default());
+    let transient = || QueryError::Transient("x".to_owned());
+    let mut errors = vec![QueryError::Definite("x".to_owned())];
+    errors.resize_with(9, transient);
+    server.dead.set(1);
+    *server.errors.borrow_mut() = errors;
+    let got = read(&server, &told, 86_400_000);
+    assert_eq!(got["a"], server.series["a"]);
+    let waits: Vec<u128> = told.waits.borrow().iter().map(Duration::as_millis).collect();
+    assert_eq!(waits, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 60_000]);
+}
+
+#[test]
+fn what_a_server_that_answers_refuses_is_left_out_and_the_rest_goes_on() {
+    let minute = Span { after_ms: 3_599_990, to_ms: 3_600_010 };
+    let always = Span { after_ms: -1, to_ms: 7_200_000 };
+    for (name, span, chunk_ms) in [
+        ("a", minute, 3_600_000),
+        ("b", always, 3_600_000),
+        ("a", always, 900_000),
+        ("c", minute, 86_400_000),
+    ] {
+        let server = Server { broken: Some((name, span)), ..Server::new(true, 9_999) };
+        let told = Told::default();
+        let got = read(&server, &told, chunk_ms);
+        let left_out = told.left_out.borrow();
+        assert!(!left_out.is_empty() && told.waits.borrow().is_empty(), "it is not asked again");
+        for (other, times) in &server.series {
+            let lost = |at: &i64| {
+                *other == name && left_out.iter().any(|(_, span)| span.after_ms < *at && *at <= span.to_ms)
+            };
+            let wanted: Vec<i64> = times.iter().copied().filter(|at| !lost(at)).collect();
+            assert_eq!(got.get(*other).cloned().unwrap_or_default(), wanted, "{other}, {name} {span:?}");
+        }
+        let named = format!("{{job=\"x\",__name__=\"{name}\"}}");
+        assert!(left_out.iter().all(|(selector, _)| *selector == named), "{left_out:?}");
+        if span == minute {
+            let far =
+                |span: &Span| span.to_ms < minute.after_ms - 60_000 || span.after_ms > minute.to_ms + 60_000;
+            assert!(!left_out.iter().any(|(_, span)| far(span)), "{left_out:?}");
+        }
+        assert!(server.asked.borrow().len() < 1_500, "{}", server.asked.borrow().len());
+    }
+}
+
+#[test]
+fn what_was_refused_in_a_poll_is_not_asked_for_in_the_next_ones() {
+    let always = Span { after_ms: -1, to_ms: i64::MAX };
+    for (selector, name) in [("{job=\"x\"}", "b"), ("up", "a")] {
+        let mut server = Server { broken: Some((name, always)), ..Server::new(true, 9_999) };
+        let (told, mut reading) = (Told::default(), Reading::new(selector));
+        let mut poll = |server: &Server, to_ms: i64| {
+            let begin = server.asked.borrow().len();
+            let span = Span { after_ms: to_ms - 75_000, to_ms };
+            reading.read(server, &told, span, &mut |_| Ok(())).unwrap();
+            server.asked.borrow().len() - begin
+        };
+        assert!(poll(&server, 100_000) > 1);
+        for n in 1..200 {
+            assert!(poll(&server, 100_000 + n * 15_000) <= 1, "{selector}");
+        }
+        assert!(told.left_out.borrow().len() >= 200, "and each time it is said");
+        // An hour later it is asked for again, and it is well.
+        server.broken = None;
+        let left_out = told.left_out.borrow().len();
+        assert_eq!(poll(&server, 100_000 + REFUSED_MS), 1);
+        assert_eq!(told.left_out.borrow().len(), left_out);
+    }
+}
+
+#[test]
+fn what_may_be_partial_is_asked_again_until_it_is_taken() {
+    for (partial, patience, waits, seen) in [(3, 9, 3, 3), (9, 4, 4, 6), (0, 0, 0, 0), (2, 0, 0, 2)] {
+        let (server, told) = (Server::new(true, 9_999), Told { patience, ..Told::default() });
+        server.partial.set(partial);
+        let got = read(&server, &told, 86_400_000);
+        assert_eq!(got["a"], server.series["a"], "each once");
+        assert_eq!((told.waits.borrow().len(), told.partial.get()), (waits, seen));
+        assert!(told.waits.borrow().is_sorted(), "{:?}", told.waits);
+    }
+}
+
+#[test]
+fn reading_ends_when_told() {
+    let server = Server::new(true, usize::MAX);
+    let span = Span { after_ms: 0, to_ms: 1 };
+    *server.errors.borrow_mut() = vec![QueryError::Transient(String::new()); 9];
+    let told = Told { stop_after: Some(3), ..Told::default() };
+    assert_eq!(Reading::new("up").read(&server, &told, span, &mut |_| Ok(())), Err(Stopped));
+    assert_eq!(told.waits.borrow().len(), 3);
+    server.errors.borrow_mut().clear();
+    assert_eq!(Reading::new("up").read(&server, &Told::default(), span, &mut |_| Err(Stopped)), Err(Stopped));
+}
+
+#[test]
+fn a_selector_is_narrowed_to_a_name_where_it_has_none() {
+    for (selector, narrowed) in [
+        ("{a=\"b\"}", Some("{a=\"b\",__name__=\"n\\\"\\\\\"}")),
+        ("{ a=\"}\" , }", Some("{ a=\"}\" ,__name__=\"n\\\"\\\\\"}")),
+        ("{}", Some("{__name__=\"n\\\"\\\\\"}")),
+        ("up", None),
+        ("up{a=\"b\"}", None),
+    ] {
+        assert_eq!(with_name(selector, "n\"\\").as_deref(), narrowed, "{selector}");
+    }
+}
+
+#[test]
+fn chunks_end_at_multiples() {
+    let chunk = |after_ms, to_ms| Span { after_ms, to_ms }.chunk(10).to_ms;
+    assert_eq!(
+        [chunk(-1, 100), chunk(0, 100), chunk(9, 100), chunk(10, 100), chunk(10, 13), chunk(-11, 5)],
+        [0, 10, 10, 20, 13, -10]
+    );
+}
