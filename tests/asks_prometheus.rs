@@ -351,3 +351,45 @@ fn the_worker_backfills_from_a_real_prometheus_and_polls_on() {
     let again = worker.metric("tidewatch_samples_accepted_total{source=\"prometheus\"}");
     assert!(again < accepted / 10.0, "a finished backfill is not done again: {again}");
 }
+
+/// The table says what Go says; a real Prometheus is of the same mind. Before version 3 its dot left line ends out, which
+/// the flag `s` mends.
+#[test]
+fn regexes_mean_to_prometheus_what_the_table_says() {
+    let mut lines =
+        include_str!("../src/store/selector/re2/table.tsv").lines().filter(|l| !l.starts_with('#'));
+    let values: Vec<String> = serde_json::from_str(lines.next().unwrap()).unwrap();
+    let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    let at_ms = now_ms() / 60_000 * 60_000 - HOUR_MS;
+    let file = values.iter().enumerate().map(|(n, value)| {
+        (format!("r{{n=\"{n}\",v=\"{}\"}}", quoted(value)), BTreeMap::from([(at_ms, 1.0)]))
+    });
+    for variable in ["TEST_PROMETHEUS", "TEST_PROMETHEUS_3"] {
+        let second = std::env::var_os(variable).is_some_and(|path| !path.is_empty());
+        if variable == "TEST_PROMETHEUS_3" && !second {
+            continue;
+        }
+        let Some(server) = blocks(variable, &file.clone().collect(), 50_000) else { return };
+        let url = server.url("").replace("http://", "https://").parse().unwrap();
+        let metrics = Arc::new(Metrics::new());
+        let client = Client::new(&url, &http_config(server.folder(), "secret"), metrics).unwrap();
+        for line in lines.clone() {
+            let (pattern, wanted) = line.split_once('\t').unwrap();
+            let selector = format!("r{{v=~\"(?s){}\"}}", quoted(pattern));
+            let said = match client.query(&selector, at_ms, Duration::from_secs(10)) {
+                Ok(answer) => {
+                    let number = |series: &tidewatch::source::query::client::Series| {
+                        let n = series.labels.iter().find(|(name, _)| name == "n");
+                        n.unwrap().1.parse::<usize>().unwrap()
+                    };
+                    let mut found: Vec<usize> = answer.whole().unwrap().iter().map(number).collect();
+                    found.sort_unstable();
+                    found.iter().map(usize::to_string).collect::<Vec<_>>().join(" ")
+                }
+                Err(QueryError::Definite(_)) => "refused".to_owned(),
+                Err(other) => panic!("{pattern}: {other}"),
+            };
+            assert_eq!(said, wanted, "{pattern:?} of {variable}");
+        }
+    }
+}

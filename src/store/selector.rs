@@ -1,11 +1,13 @@
 //! Which series are meant: Prometheus selectors such as `up{job=~"node.*"}`, parsed and judged.
 //!
-//! As in Prometheus a regex is anchored at both ends, a label that is absent equals the empty string, and several
-//! `match[]` mean any of them. Only selectors are taken: no functions, ranges, offsets or arithmetic.
+//! As in Prometheus a regex is RE2's (`re2`) and anchored at both ends, a label that is absent equals the empty string,
+//! and several `match[]` mean any of them. Only selectors are taken: no functions, ranges, offsets or arithmetic.
+
+mod re2;
 
 use promql_parser::label::{MatchOp, Matcher};
 use promql_parser::parser::{Expr, parse};
-use regex::{Regex, RegexBuilder};
+use regex::Regex;
 use tidewatch_dataflows::sample::SeriesId;
 
 /// Most selectors of one question.
@@ -13,9 +15,6 @@ pub const SELECTORS_MAX: usize = 64;
 
 /// Most bytes of one selector.
 pub const SELECTOR_BYTES_MAX: usize = 8_192;
-
-/// Most bytes a compiled regex may take.
-const REGEX_BYTES_MAX: usize = 1 << 20;
 
 /// Most regexes of one question.
 pub const REGEXES_MAX: usize = 32;
@@ -139,12 +138,13 @@ fn conjunctions(text: &str, regexes: &mut usize) -> Result<Vec<Vec<Condition>>, 
     if text.len() > SELECTOR_BYTES_MAX {
         return Err(refuse(&format!("it has {} bytes; at most {SELECTOR_BYTES_MAX} are taken", text.len())));
     }
-    *regexes += plain(text).map_err(|why| refuse(&why))?;
-    // Before the parser compiles each: that may take it tens of milliseconds and megabytes.
+    let (marked, count) = mark(text).map_err(|why| refuse(&why))?;
+    *regexes += count;
+    // Before any is compiled: that may take tens of milliseconds and megabytes.
     if *regexes > REGEXES_MAX {
         return Err(refuse(&format!("at most {REGEXES_MAX} regexes are taken in one question")));
     }
-    let selector = match parse(text).map_err(|why| refuse(why.trim()))? {
+    let selector = match parse(&marked).map_err(|why| refuse(why.trim()))? {
         Expr::VectorSelector(selector) => selector,
         _ => return Err(refuse("only series selectors are taken, such as up{job=\"node\"}")),
     };
@@ -172,21 +172,66 @@ fn conjunctions(text: &str, regexes: &mut usize) -> Result<Vec<Vec<Condition>>, 
     Ok(parsed)
 }
 
-/// Refuses what only a larger expression has, before the parser builds a tree as deep as the text is long; counts the
+/// What a marked value begins with: its operator had a `~`, or none.
+const REGEX: char = '~';
+const TEXT: char = '=';
+
+/// The selector without regexes, which the parser would compile in another syntax than theirs: `=~"x"` becomes `="~x"`,
+/// and `="x"` becomes `="=x"`, as does a name that stands alone, `{"x"}`. Texts in backticks get quotes. Counts the
 /// regexes.
-fn plain(text: &str) -> Result<usize, String> {
-    let mut quote = None;
-    let mut escaped = false;
-    let mut regexes = 0;
+///
+/// Refuses what only a larger expression has, before the parser builds a tree as deep as the text is long.
+fn mark(text: &str) -> Result<(String, usize), String> {
+    let mut marked = String::with_capacity(text.len() + 16);
+    let (mut quote, mut escaped, mut regexes) = (None, false, 0);
+    // The operator before, without blanks: its value comes next.
+    let mut operator = String::new();
+    // Where a text begins that may be a name alone: what follows tells.
+    let mut alone: Option<usize> = None;
     for c in text.chars() {
+        if quote.is_none()
+            && !c.is_whitespace()
+            && let Some(at) = alone.take()
+            && !matches!(c, '=' | '!' | '~')
+        {
+            marked.insert(at, TEXT);
+        }
         match quote {
-            Some(_) if escaped => escaped = false,
-            Some('"' | '\'') if c == '\\' => escaped = true,
-            Some(open) if c == open => quote = None,
-            Some(_) => {}
-            None if matches!(c, '"' | '\'' | '`') => quote = Some(c),
-            // Only `=~` and `!~` have it.
-            None if c == '~' => regexes += 1,
+            // The parser reads escapes there, too, and Prometheus does not: as a text with the same meaning.
+            Some('`') => match c {
+                '`' => {
+                    quote = None;
+                    marked.push('"');
+                }
+                '\\' | '"' => marked.extend(['\\', c]),
+                '\n' => marked.push_str("\\n"),
+                _ => marked.push(c),
+            },
+            Some(open) => {
+                if escaped {
+                    escaped = false;
+                } else if c == '\\' {
+                    escaped = true;
+                } else if c == open {
+                    quote = None;
+                }
+                marked.push(c);
+            }
+            None if matches!(c, '"' | '\'' | '`') => {
+                quote = Some(c);
+                let mark = match std::mem::take(&mut operator).as_str() {
+                    "=" | "!=" => Some(TEXT),
+                    "=~" | "!~" => Some(REGEX),
+                    _ => None,
+                };
+                if mark == Some(REGEX) {
+                    regexes += 1;
+                    unmark_operator(&mut marked);
+                }
+                marked.push(if c == '`' { '"' } else { c });
+                alone = mark.is_none().then_some(marked.len());
+                marked.extend(mark);
+            }
             None if matches!(
                 c,
                 '(' | ')' | '[' | ']' | '+' | '-' | '*' | '/' | '%' | '^' | '@' | '#' | '<' | '>'
@@ -194,33 +239,48 @@ fn plain(text: &str) -> Result<usize, String> {
             {
                 return Err(format!("{c:?} has no place in a series selector such as up{{job=\"node\"}}"));
             }
-            None => {}
+            None => {
+                match c {
+                    '=' | '!' | '~' => operator.push(c),
+                    // A blank within an operator ends it: the parser refuses that.
+                    _ if !c.is_whitespace() => operator.clear(),
+                    _ => {}
+                }
+                marked.push(c);
+            }
         }
     }
-    Ok(regexes)
+    Ok((marked, regexes))
 }
 
-/// A matcher with its regex compiled as Prometheus reads it: anchored, a dot matching line ends too.
+/// Makes the operator at the end of a text, `=~` or `!~` and blanks, one of equality.
+fn unmark_operator(marked: &mut String) {
+    let end = marked.trim_end().len();
+    let blanks = marked.split_off(end);
+    if marked.ends_with("=~") {
+        marked.pop();
+    } else if marked.ends_with("!~") {
+        marked.pop();
+        marked.push('=');
+    }
+    marked.push_str(&blanks);
+}
+
+/// A matcher with its regex compiled as Prometheus reads it.
 fn condition(matcher: Matcher) -> Result<Condition, String> {
-    let regex = |parsed: &Regex| {
-        // What the parser compiled is the pattern in its own anchors, with Go's lone braces escaped.
-        let inner = parsed.as_str().strip_prefix("^(?:").and_then(|rest| rest.strip_suffix(")$"));
-        let pattern = inner.unwrap_or(&matcher.value);
-        let build = |pattern: &str| RegexBuilder::new(pattern).size_limit(REGEX_BYTES_MAX).build();
-        let alone = build(pattern).and_then(|_| build(&format!("^(?s:{pattern})$")));
-        alone.map_err(|why| format!("the regex {:?}: {}", matcher.value, last_line(&why.to_string())))
-    };
-    let test = match &matcher.op {
-        MatchOp::Equal => Test::Is(matcher.value.clone()),
-        MatchOp::NotEqual => Test::IsNot(matcher.value.clone()),
-        MatchOp::Re(parsed) => Test::Fits(regex(parsed)?),
-        MatchOp::NotRe(parsed) => Test::FitsNot(regex(parsed)?),
+    let mut value = matcher.value.chars();
+    let mark = value.next();
+    let value = value.as_str();
+    let regex = || re2::compile(value).map_err(|why| format!("the regex {value:?} is not one of RE2: {why}"));
+    let test = match (&matcher.op, mark) {
+        (MatchOp::Equal, Some(TEXT)) => Test::Is(value.to_owned()),
+        (MatchOp::NotEqual, Some(TEXT)) => Test::IsNot(value.to_owned()),
+        (MatchOp::Equal, Some(REGEX)) => Test::Fits(regex()?),
+        (MatchOp::NotEqual, Some(REGEX)) => Test::FitsNot(regex()?),
+        // As the parser does not have it where all values are marked.
+        (op, _) => return Err(format!("the operator {op} is not taken here")),
     };
     Ok(Condition { label: matcher.name, test })
-}
-
-fn last_line(text: &str) -> &str {
-    text.lines().last().unwrap_or(text).trim()
 }
 
 #[cfg(test)]
@@ -273,6 +333,11 @@ mod tests {
         check(&["{\"with.dot\"}"], &[3]);
         check(&["{\"label with space\"='x'}"], &[3]);
         check(&["{job=~\"no{de\" or job=\"node\"}"], &[0, 2]);
+        check(&["{job=~'n\\\\w+' , job !~ `\\Qprom\\E.*`}"], &[0, 2]);
+        check(&["{__name__=~`u[p]`,instance=~`a[:]\\d\"?`}", "{`with.dot`}"], &[0, 3]);
+        check(&["{ \"with.dot\" , 'label with space' =~ \"[x&&y]\"}"], &[3]);
+        check(&["{\"up\",job=\"node\"}", "{\"=up\"}", "{\"~up\"}"], &[0]);
+        check(&["{job=\"~node\"}", "{job=\"=node\"}", "{__name__=\"up\",job=~\"=node\"}"], &[]);
     }
 
     #[test]
@@ -313,6 +378,16 @@ mod tests {
             "up{job=~\"(\"}",
             "{job=~\"a)|(b\"}",
             "{job=\"a\" or job=~\".*\"}",
+            "up{job= ~\"x\"}",
+            "up{job!=~\"x\"}",
+            "up{job=~=\"x\"}",
+            "up{job==\"x\"}",
+            "up{job=~\"\\\\C\"}",
+            "up{job=~\"\\C\"}",
+            "up{job=~\"a**\"}",
+            "{\"up\" \"down\"}",
+            "up{job=`x}",
+            "{\"up\"",
             "# up",
             &deep,
             &long,
