@@ -9,13 +9,18 @@
 //! window of which we know only the newest samples is *not full yet* and no difference, unless the store itself shows
 //! that we knew the series earlier.
 //!
+//! Beside a running worker samples come while it compares: a row that differs may have been read before the newest late
+//! sample, which the server had already. So rows that differ are read again a little later, and judged by what the server
+//! said before and says now; only what differs even so counts. Where nothing is written meanwhile once is enough.
+//!
 //! Not here: the client of Prometheus (`source::query`) and the store's rows.
 
 mod ask;
 mod judge;
 mod report;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use tidewatch_dataflows::sample::SeriesId;
 
@@ -25,12 +30,18 @@ use crate::store::search::Search;
 use crate::store::selector::Selectors;
 use crate::store::{Range, Store, StoreError, WindowKey, WindowQuery};
 use ask::{Labels, Server};
-use judge::Verdict;
 pub use judge::{STATISTICS, beyond, distance};
+use judge::{Distance, Raw, Verdict};
 pub use report::{Difference, Report, SHOWN_MAX};
 
 /// Most rows of one page of the store.
 const PAGE_ROWS: usize = 2_000;
+/// Most rows that differ and are read again at a time.
+const DOUBTS_MAX: usize = 500;
+/// Most looks at the server's samples of a row that are kept.
+const LOOKS_MAX: usize = 4;
+/// Pauses before rows that differ are read again. Apart from each other, so that they do not meet a sender's rhythm.
+const DOUBT_PAUSES_MS: [u64; 8] = [1_500, 2_500, 3_700, 1_900, 4_300, 3_100, 5_900, 6_700];
 
 /// What is compared.
 #[derive(Clone, Debug)]
@@ -72,7 +83,7 @@ pub fn run(
 ) -> Result<Report, VerifyError> {
     let server = Server::new(client)?;
     let report = Report::new(client.url().to_string(), server.version.clone(), server.convention);
-    let mut check = Check { store, server, report };
+    let mut check = Check { store, server, report, doubts: Vec::new(), doubting: true };
     let (mut of_name, mut after): (Vec<Asked>, Option<WindowKey>) = (Vec::new(), None);
     loop {
         let query = WindowQuery {
@@ -99,6 +110,7 @@ pub fn run(
         }
     }
     check.name(of_name, progress)?;
+    check.ask_again(progress)?;
     Ok(check.report)
 }
 
@@ -119,6 +131,19 @@ struct Check<'a> {
     store: &'a dyn Store,
     server: Server<'a>,
     report: Report,
+    doubts: Vec<Doubt>,
+    /// Whether rows that differ may have been read too early; not once so many of them differed for good.
+    doubting: bool,
+}
+
+/// A row that differs, and may only be older than what the server said.
+struct Doubt {
+    asked: Asked,
+    /// The newest looks at the server's samples, in order.
+    looks: VecDeque<Raw>,
+    shortest_ms: i64,
+    verdict: Verdict,
+    apart: Distance,
 }
 
 impl Check<'_> {
@@ -141,17 +166,21 @@ impl Check<'_> {
                 true => Default::default(),
                 false => self.server.functions(&name, &series, window_ms, at_ms)?,
             };
-            for asked in &rows {
-                self.row(asked, found.get(&asked.labels), shortest_ms)?;
+            for asked in rows {
+                let theirs = found.get(&asked.labels);
+                self.row(asked, theirs, shortest_ms)?;
             }
             progress(&self.report);
+            if self.doubts.len() >= DOUBTS_MAX {
+                self.ask_again(progress)?;
+            }
         }
         Ok(())
     }
 
     fn row(
         &mut self,
-        asked: &Asked,
+        asked: Asked,
         theirs: Option<&judge::Answer>,
         shortest_ms: i64,
     ) -> Result<(), VerifyError> {
@@ -168,14 +197,15 @@ impl Check<'_> {
             return Ok(());
         }
         let raw = self.server.raw(&row.series.name, &asked.labels, stats.window_ms, stats.at_ms)?;
-        let (mut verdict, apart) = judge::by_samples(stats, theirs, &raw);
-        if stats.partial && matches!(verdict, Verdict::NotFull { .. }) {
-            verdict = Verdict::Partial;
-        }
-        if let Verdict::NotFull { since_ms } = verdict
-            && self.knew(row, shortest_ms, since_ms)?
+        let (mut verdict, apart) = self.judge(row, theirs, &raw, shortest_ms)?;
+        if verdict == Verdict::Absent
+            && self.server.derived(&row.series.name, &asked.labels, stats.window_ms, stats.at_ms)?
         {
-            verdict = Verdict::Different(vec![("count", f64::from(stats.count), raw.finite.len() as f64)]);
+            verdict = Verdict::Derived;
+        }
+        if matches!(verdict, Verdict::Different(_)) && self.doubting && self.doubts.len() < DOUBTS_MAX {
+            self.doubts.push(Doubt { asked, looks: VecDeque::from([raw]), shortest_ms, verdict, apart });
+            return Ok(());
         }
         self.report.add(row, &verdict, &apart);
         if verdict == Verdict::Rounding
@@ -184,6 +214,102 @@ impl Check<'_> {
             self.report.rounded(&judge::distance(stats, theirs));
         }
         Ok(())
+    }
+
+    /// The verdict on a row by the server's samples.
+    fn judge(
+        &self,
+        row: &WindowRow,
+        theirs: Option<&judge::Answer>,
+        raw: &Raw,
+        shortest_ms: i64,
+    ) -> Result<(Verdict, Distance), VerifyError> {
+        let (mut verdict, apart) = judge::by_samples(&row.stats, theirs, raw);
+        if row.stats.partial && matches!(verdict, Verdict::NotFull { .. }) {
+            verdict = Verdict::Partial;
+        }
+        if let Verdict::NotFull { since_ms } = verdict
+            && self.knew(row, shortest_ms, since_ms)?
+        {
+            let counts = (f64::from(row.stats.count), raw.finite.len() as f64);
+            verdict = Verdict::Different(vec![("count", counts.0, counts.1)]);
+        }
+        Ok((verdict, apart))
+    }
+
+    /// Reads rows that differ again, and the server's samples; what differs at the end does.
+    fn ask_again(&mut self, progress: &mut dyn FnMut(&Report)) -> Result<(), VerifyError> {
+        let (mut epoch, all) = (self.store.epoch()?, self.doubts.len());
+        for pause_ms in DOUBT_PAUSES_MS {
+            if self.doubts.is_empty() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(pause_ms));
+            for mut doubt in std::mem::take(&mut self.doubts) {
+                match self.look_again(&mut doubt)? {
+                    Verdict::Different(_) => self.doubts.push(doubt),
+                    verdict => self.report.add(&doubt.asked.row, &verdict, &doubt.apart),
+                }
+            }
+            progress(&self.report);
+            let newest = self.store.epoch()?;
+            if newest == epoch {
+                break;
+            }
+            epoch = newest;
+        }
+        self.doubting = all < DOUBTS_MAX || self.doubts.len() < all;
+        for doubt in std::mem::take(&mut self.doubts) {
+            self.report.add(&doubt.asked.row, &doubt.verdict, &doubt.apart);
+        }
+        Ok(())
+    }
+
+    /// The verdict on a row as it is now, by what the server said before and says now.
+    fn look_again(&self, doubt: &mut Doubt) -> Result<Verdict, VerifyError> {
+        let stats = doubt.asked.row.stats;
+        if let Some(row) = self.again(&doubt.asked.row)? {
+            doubt.asked.row = row;
+        }
+        let same = |verdict: &Verdict| {
+            matches!(verdict, Verdict::Samples | Verdict::Rounding | Verdict::NotFinite | Verdict::Infinite)
+        };
+        // We are a few seconds behind: what the server said a moment ago, or had between two looks, is what we have now.
+        for look in &doubt.looks {
+            let (before, apart) = self.judge(&doubt.asked.row, None, look, doubt.shortest_ms)?;
+            if same(&before) {
+                doubt.apart = apart;
+                return Ok(Verdict::Settled);
+            }
+        }
+        let name = &doubt.asked.row.series.name;
+        let look = self.server.raw(name, &doubt.asked.labels, stats.window_ms, stats.at_ms)?;
+        let (now, apart) = self.judge(&doubt.asked.row, None, &look, doubt.shortest_ms)?;
+        doubt.looks.push_back(look);
+        let row = &doubt.asked.row.stats;
+        let pairs = doubt.looks.iter().zip(doubt.looks.iter().skip(1));
+        let between = pairs.into_iter().find_map(|(earlier, later)| judge::between(row, earlier, later));
+        if doubt.looks.len() > LOOKS_MAX {
+            doubt.looks.pop_front();
+        }
+        (doubt.verdict, doubt.apart) = (now.clone(), between.unwrap_or(apart));
+        Ok(if same(&now) || between.is_some() { Verdict::Settled } else { now })
+    }
+
+    /// A row as the store has it now.
+    fn again(&self, row: &WindowRow) -> Result<Option<WindowRow>, VerifyError> {
+        let stats = &row.stats;
+        let query = WindowQuery {
+            select: Selectors::one(row.series.series, &row.series.name),
+            search: Search::default(),
+            windows: vec![stats.window_ms],
+            range: Some(Range { start_ms: stats.at_ms, end_ms: stats.at_ms }),
+            filters: Vec::new(),
+            after: None,
+            sort: None,
+            limit: 1,
+        };
+        Ok(self.store.windows(&query)?.rows.pop())
     }
 
     /// Whether the store holds a row that shows samples of this window before `since_ms`: one of the shortest window

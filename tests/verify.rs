@@ -4,11 +4,13 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
 use crate::support::process::{NodeExporter, Prometheus, Tidewatch, done, run};
+use crate::support::remote_write::{Histogram, WriteRequest};
 use crate::support::{Folder, eventually, server};
 
 const CONFIG: &str = "windows: [{length: 10m, hop: 1m}, {length: 1h, hop: 2m}, {length: 3h, hop: 3m}]\n";
@@ -352,4 +354,107 @@ fn what_a_killed_backfill_filled_is_clean() {
             assert_eq!(count(&report, other), 0, "{other}: {report:#}");
         }
     }
+}
+
+/// How many series get late samples.
+const LATE: i64 = 24;
+
+/// Sends to a Prometheus what comes live and late: each of `LATE` series a sample a second, and every four seconds one
+/// that is 20 to 80 s old; one with infinities, one native histogram. Until told to stop.
+fn send_late(prometheus: &Prometheus, stop: &AtomicBool) {
+    let url = format!("{}/api/v1/write", prometheus.url());
+    let send = |request: WriteRequest| {
+        let answer = request.send(&url).unwrap();
+        assert!(answer.status < 300, "{answer:?}");
+    };
+    let numbers: Vec<String> = (0..LATE).map(|n| n.to_string()).collect();
+    for round in 0_i64.. {
+        if stop.load(Relaxed) {
+            return;
+        }
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+        let (mut live, mut late) = (WriteRequest::default(), WriteRequest::default());
+        for (n, text) in (0..LATE).zip(&numbers) {
+            let labels = [("__name__", "late"), ("n", text)];
+            live = live.series(&labels, &[(now_ms, ((round * 7 + n) % 13) as f64)]);
+            if (round + n) % 4 == 0 {
+                let back_ms = 20_000 + (round * 977 + n * 331) % 60_000;
+                late = late.series(&labels, &[(now_ms - back_ms, ((round * 5 + n) % 17) as f64)]);
+            }
+        }
+        let value = if round % 5 == 3 { f64::INFINITY } else { round as f64 };
+        live = live.series(&[("__name__", "infinite")], &[(now_ms, value)]);
+        let histogram = Histogram {
+            count: 3 * (round as u64 + 1),
+            sum: round as f64,
+            at_ms: now_ms,
+            zero: 3 * (round as u64 + 1),
+            ..Histogram::default()
+        };
+        live = live.series_with(&[("__name__", "rpc_seconds")], &[], &[histogram]);
+        send(live);
+        send(late);
+        std::thread::sleep(Duration::from_secs(1));
+    }
+}
+
+/// A row is read, then the server is asked: what came late in between is no difference.
+#[test]
+fn late_samples_that_arrive_while_it_compares_are_no_difference() {
+    let rounds: usize = std::env::var("TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
+    for program in programs() {
+        let worker =
+            Tidewatch::start("windows: [{length: 1m, hop: 5s}, {length: 5m, hop: 10s}]\nsettle: 5s\n");
+        let config = |own: &str| {
+            format!(
+                "global: {{scrape_interval: 2s, scrape_timeout: 1s}}\n\
+                storage: {{tsdb: {{out_of_order_time_window: 10m}}}}\n\
+                remote_write: [{{url: '{}', send_native_histograms: true, queue_config: {{batch_send_deadline: 1s}}}}]\n\
+                scrape_configs: [{{job_name: prometheus, static_configs: [{{targets: ['{own}']}}]}}]\n",
+                worker.url("/api/v1/write"),
+            )
+        };
+        let flags = ["--web.enable-remote-write-receiver", "--enable-feature=native-histograms"];
+        let prometheus = Prometheus::start_with(Folder::new("prometheus"), &program, &flags, config);
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| send_late(&prometheus, &stop));
+            let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                compared_while_late_samples_come(&worker, &prometheus, rounds);
+            }));
+            stop.store(true, Relaxed);
+            if let Err(panic) = checked {
+                std::panic::resume_unwind(panic);
+            }
+        });
+    }
+}
+
+fn compared_while_late_samples_come(worker: &Tidewatch, prometheus: &Prometheus, rounds: usize) {
+    eventually("rows that late samples correct", Duration::from_secs(120), || {
+        let corrected =
+            worker.rows("/api/v1/windows", &[("match[]", "late"), ("window", "5m"), ("min_count", "80")]);
+        let corrected = corrected.iter().filter(|row| row["revision"].as_i64() > Some(0)).count();
+        if corrected >= LATE as usize {
+            Ok(())
+        } else {
+            Err(format!("{corrected}; {}", prometheus.log_tail()))
+        }
+    });
+    let mut settled = 0;
+    for round in 0..rounds {
+        let (code, report) = verify(worker.folder(), &prometheus.url(), &[]);
+        let rest =
+            ["different", "not_in_prometheus", "partly_in_prometheus"].map(|what| count(&report, what));
+        assert_eq!((code, rest), (Some(0), [0; 3]), "round {round}: {report:#}");
+        let of = |what: &str| count(&report, what);
+        println!("round {round}: {} compared, {} equal when asked again", of("compared"), of("equal_later"));
+        settled += of("equal_later");
+        assert!(of("compared") > 500 && of("infinite") >= 1, "{report:#}");
+        assert_eq!(of("derived_from_histograms"), 4, "_count and _sum in two windows: {report:#}");
+    }
+    assert!(settled > 0, "no late sample came between the questions");
+    let words =
+        run(worker.folder(), &["verify", "--match", "infinite", "--prometheus", &prometheus.url()], None);
+    assert!(words.out.contains("+Inf and -Inf are left out"), "{words:?}");
 }

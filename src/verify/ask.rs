@@ -117,6 +117,24 @@ impl<'c> Server<'c> {
         let own = own.unwrap_or_default();
         Ok(Raw::new(&own.samples, own.histograms, at_ms - window_ms, at_ms))
     }
+
+    /// Whether a series is one that we derive from a native histogram that the server has: its `_count` or `_sum`.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub fn derived(
+        &self,
+        name: &str,
+        labels: &Labels,
+        window_ms: i64,
+        at_ms: i64,
+    ) -> Result<bool, QueryError> {
+        let Some(of) = name.strip_suffix("_count").or_else(|| name.strip_suffix("_sum")) else {
+            return Ok(false);
+        };
+        let raw = self.raw(of, labels, window_ms, at_ms)?;
+        Ok(raw.histograms > 0)
+    }
 }
 
 /// Asks again what may be answered a moment later.

@@ -21,6 +21,9 @@ pub const STD: f64 = 1e-9;
 /// What a deviation is at least taken for, as a part of the largest magnitude, when two roundings are compared.
 pub const STD_FLOOR: f64 = 1e-7;
 
+/// Most samples that came between two looks at the server and are told apart.
+const CAME_MAX: usize = 10;
+
 /// The statistics that are compared.
 pub const STATISTICS: [&str; 5] = ["count", "min", "max", "avg", "std"];
 const TOLERANCES: [f64; 5] = [0.0, 0.0, 0.0, AVG, STD];
@@ -38,6 +41,10 @@ pub struct Raw {
     pub finite: Vec<(i64, f64)>,
     /// How many inside the window are not: NaN, infinities, native histograms.
     pub others: usize,
+    /// How many of these are infinities.
+    pub infinite: usize,
+    /// Native histograms, in the window or the hour before.
+    pub histograms: usize,
     /// Whether there are samples before the window.
     pub older: bool,
 }
@@ -48,7 +55,8 @@ impl Raw {
         let inside = || samples.iter().filter(|(t, _)| from_ms < *t && *t <= at_ms);
         let finite: Vec<_> = inside().filter(|(_, value)| value.is_finite()).copied().collect();
         let others = inside().count() - finite.len() + histograms;
-        Raw { finite, others, older: samples.iter().any(|(t, _)| *t <= from_ms) }
+        let infinite = inside().filter(|(_, value)| value.is_infinite()).count();
+        Raw { finite, others, infinite, histograms, older: samples.iter().any(|(t, _)| *t <= from_ms) }
     }
 }
 
@@ -57,8 +65,12 @@ impl Raw {
 pub enum Verdict {
     /// Prometheus' functions say the same.
     Equal,
-    /// The same samples without those that are not finite, which Prometheus counts.
+    /// The same samples without NaN and native histograms, which Prometheus counts.
     NotFinite,
+    /// The same samples without those of an infinite value, which Prometheus counts and we do not.
+    Infinite,
+    /// What it said at first was otherwise; samples came between the two questions.
+    Settled,
     /// Its samples say the same as we; the functions round.
     Rounding,
     /// Its samples say the same as we, though the functions did not.
@@ -74,6 +86,8 @@ pub enum Verdict {
     PartlyAbsent,
     /// It has no sample.
     Absent,
+    /// It has no sample, because we derived the series from a native histogram, which it keeps whole.
+    Derived,
     /// We say something else: the statistic, ours, its.
     Different(Vec<(&'static str, f64, f64)>),
 }
@@ -114,6 +128,8 @@ pub fn by_samples(ours: &WindowStats, theirs: Option<&Answer>, raw: &Raw) -> (Ve
     }
     let verdict = if newest.len() < all.len() {
         Verdict::NotFull { since_ms: newest[0].0 }
+    } else if raw.infinite > 0 {
+        Verdict::Infinite
     } else if raw.others > 0 {
         Verdict::NotFinite
     } else if theirs.is_some_and(|theirs| theirs[..3] == truth.answer[..3]) {
@@ -122,6 +138,25 @@ pub fn by_samples(ours: &WindowStats, theirs: Option<&Answer>, raw: &Raw) -> (Ve
         Verdict::Samples
     };
     (verdict, apart)
+}
+
+/// Whether a row was made between two looks at the server: of the earlier samples and some of those that came until the
+/// later look. The distance is that from them. Where many came it is not tried.
+pub fn between(ours: &WindowStats, earlier: &Raw, later: &Raw) -> Option<Distance> {
+    let known = |at_ms: &i64| earlier.finite.binary_search_by_key(at_ms, |(t, _)| *t).is_ok();
+    let came: Vec<(i64, f64)> = later.finite.iter().filter(|(t, _)| !known(t)).copied().collect();
+    let some = (ours.count as usize).checked_sub(earlier.finite.len())?;
+    if came.len() > CAME_MAX || some > came.len() || earlier.finite.len() + came.len() != later.finite.len() {
+        return None;
+    }
+    (0_u32..1 << came.len()).filter(|chosen| chosen.count_ones() as usize == some).find_map(|chosen| {
+        let chosen = came.iter().enumerate().filter(|(n, _)| chosen >> n & 1 == 1).map(|(_, sample)| *sample);
+        let mut samples: Vec<_> = earlier.finite.iter().copied().chain(chosen).collect();
+        samples.sort_unstable_by_key(|(at_ms, _)| *at_ms);
+        let truth = samples.first().map(|_| Truth::of(&samples))?;
+        let apart = apart(ours, &truth.answer, 0.0);
+        (within(&apart) && truth.is_of(ours)).then_some(apart)
+    })
 }
 
 fn different(ours: &WindowStats, truth: &Truth) -> (Verdict, Distance) {
@@ -293,12 +328,28 @@ mod tests {
         let with_nan = {
             let mut more = all.clone();
             more.insert(2, (all[1].0 + 500, f64::NAN));
-            more.insert(0, (all[0].0 - 1, f64::NEG_INFINITY));
+            more.insert(0, (all[0].0 - 1, f64::NAN));
             more
         };
         let rounded = [4.0, 1.0, 8.0, 4.5, 2.5 * (1.0 + 1e-6)];
         let not_full = Verdict::NotFull { since_ms: all[1].0 };
-        let cases: [(&str, WindowStats, Option<Answer>, Raw, Verdict); 9] = [
+        let mut with_infinity = all.clone();
+        with_infinity.push((AT_MS, f64::INFINITY));
+        let cases: [(&str, WindowStats, Option<Answer>, Raw, Verdict); 11] = [
+            (
+                "an infinity is left out, also where it is the newest",
+                good,
+                Some([5.0, 1.0, f64::INFINITY, f64::INFINITY, f64::NAN]),
+                raw(&with_infinity),
+                Verdict::Infinite,
+            ),
+            (
+                "and where we began later",
+                row(&all[1..]),
+                Some([5.0, 1.0, f64::INFINITY, f64::INFINITY, f64::NAN]),
+                raw(&with_infinity),
+                Verdict::NotFull { since_ms: all[1].0 },
+            ),
             (
                 "NaN is left out",
                 good,
@@ -354,6 +405,31 @@ mod tests {
             let Verdict::Different(what) = verdict else { panic!("{want:?}: {verdict:?}") };
             assert_eq!(what.iter().map(|(name, ..)| *name).collect::<Vec<_>>(), want);
         }
+    }
+
+    #[test]
+    fn a_row_may_be_of_a_moment_between_two_looks() {
+        let all = samples(&[5.0, 1.0, 4.0, 8.0, 3.0, 7.0]);
+        let of = |which: &[usize]| which.iter().map(|n| all[*n]).collect::<Vec<_>>();
+        let (earlier, later) = (raw(&of(&[0, 3, 5])), raw(&all));
+        for which in [&[0, 3, 5][..], &[0, 1, 3, 5], &[0, 2, 3, 4, 5], &[0, 1, 2, 3, 4, 5]] {
+            assert!(between(&row(&of(which)), &earlier, &later).is_some(), "{which:?}");
+        }
+        let good = row(&of(&[0, 2, 3, 5]));
+        for wrong in [
+            row(&of(&[0, 3])),
+            row(&of(&[1, 2, 3, 5])),
+            WindowStats { max: 9.0, ..good },
+            WindowStats { avg: good.avg + 1e-9, ..good },
+            WindowStats { last: 6.0, ..good },
+            WindowStats { count: 7, ..good },
+        ] {
+            assert_eq!(between(&wrong, &earlier, &later), None, "{wrong:?}");
+        }
+        // A sample that went away is no matter of late ones.
+        assert_eq!(between(&good, &raw(&of(&[0, 3, 5])), &raw(&of(&[0, 2, 3]))), None);
+        let many = raw(&samples(&[1.0; 30]));
+        assert_eq!(between(&row(&samples(&[1.0; 20])), &raw(&[]), &many), None);
     }
 
     #[test]

@@ -54,6 +54,12 @@ pub struct Report {
     pub equal: u64,
     /// Rows that are as its samples say without those that are not finite.
     pub not_finite: u64,
+    /// Those of them that lack infinities.
+    pub infinite: u64,
+    /// Rows that are as it says once both were asked again.
+    pub settled: u64,
+    /// Rows of series that only we derive, from native histograms.
+    pub derived: u64,
     /// Rows that are as its samples say where its functions round.
     pub rounding: u64,
     /// Rows that are as its samples say though its functions did not.
@@ -84,6 +90,9 @@ impl Report {
             series: 0,
             equal: 0,
             not_finite: 0,
+            infinite: 0,
+            settled: 0,
+            derived: 0,
             rounding: 0,
             samples: 0,
             not_full: 0,
@@ -98,7 +107,8 @@ impl Report {
     /// Rows that could be compared.
     pub fn compared(&self) -> u64 {
         let as_known = self.not_full + self.partial;
-        self.equal + self.not_finite + self.rounding + self.samples + as_known + self.different
+        let as_samples = self.not_finite + self.rounding + self.samples;
+        self.equal + self.settled + as_samples + as_known + self.different
     }
 
     /// Whether something was compared and nothing differs.
@@ -111,6 +121,12 @@ impl Report {
         let count = match verdict {
             Verdict::Equal => &mut self.equal,
             Verdict::NotFinite => &mut self.not_finite,
+            Verdict::Infinite => {
+                self.infinite += 1;
+                &mut self.not_finite
+            }
+            Verdict::Settled => &mut self.settled,
+            Verdict::Derived => &mut self.derived,
             Verdict::Rounding => &mut self.rounding,
             Verdict::Samples => &mut self.samples,
             Verdict::NotFull { .. } => &mut self.not_full,
@@ -120,7 +136,7 @@ impl Report {
             Verdict::Different(_) => &mut self.different,
         };
         *count += 1;
-        if matches!(verdict, Verdict::Absent | Verdict::PartlyAbsent) {
+        if matches!(verdict, Verdict::Absent | Verdict::Derived | Verdict::PartlyAbsent) {
             return;
         }
         let of_window = self.windows.entry(row.stats.window_ms).or_default();
@@ -175,6 +191,7 @@ impl Report {
         let differences: Vec<Value> = self.differences.iter().map(different).collect();
         json!({"prometheus": self.url, "version": self.version, "ranges": self.ranges(), "clean": self.is_clean(),
             "series": self.series, "compared": self.compared(), "equal": self.equal, "not_finite": self.not_finite,
+            "infinite": self.infinite, "equal_later": self.settled, "derived_from_histograms": self.derived,
             "rounding": self.rounding, "by_samples": self.samples, "not_full": self.not_full, "partial": self.partial,
             "not_in_prometheus": self.absent, "partly_in_prometheus": self.partly_absent,
             "different": self.different, "windows": windows, "rounding_worst": distance(&self.rounded),
@@ -222,12 +239,15 @@ impl fmt::Display for Report {
         writeln!(f, "{} windows of {} series compared, {} equal", self.compared(), self.series, self.equal)?;
         let rounded = self.rounded.iter().copied().fold(0.0, f64::max);
         for (count, what) in [
-            (self.not_finite, "equal once samples are left out that are not finite".to_owned()),
+            (self.settled, "equal once asked again: samples came between the questions".to_owned()),
+            (self.not_finite - self.infinite, "equal once NaN and native histograms are left out".to_owned()),
+            (self.infinite, "equal once samples of +Inf and -Inf are left out: Prometheus has them in count, min and max, Tidewatch has not".to_owned()),
             (self.rounding, format!("equal to the samples of Prometheus, whose functions round (by {rounded:.1e} at most)")),
             (self.samples, "equal to the samples of Prometheus, whose functions said something else".to_owned()),
             (self.not_full, "not full yet: they hold the newest samples, the older were never sent here".to_owned()),
             (self.partial, "partial, as they say: the window was added later than the older samples came".to_owned()),
             (self.absent, "not in Prometheus: of another source, or older than its retention (does it write with external_labels? see --without-label)".to_owned()),
+            (self.derived, "of _count and _sum that Tidewatch derives from native histograms: Prometheus keeps those whole".to_owned()),
             (self.partly_absent, "only partly in Prometheus: its samples begin within the window".to_owned()),
             (self.different, "differ".to_owned()),
         ] {
@@ -298,14 +318,22 @@ mod tests {
         report.rounded(&[0.0, 0.0, 0.0, 0.0, 3e-7]);
         report.add(&row(60_000), &Verdict::NotFull { since_ms: 5 }, &[0.0; 5]);
         report.add(&row(60_000), &Verdict::Partial, &[0.0; 5]);
+        report.add(&row(60_000), &Verdict::Derived, &[0.0; 5]);
+        report.add(&row(60_000), &Verdict::NotFinite, &[0.0; 5]);
+        report.add(&row(60_000), &Verdict::Infinite, &[0.0; 5]);
+        report.add(&row(60_000), &Verdict::Settled, &[0.0; 5]);
         assert!(report.is_clean());
         let text = report.to_string();
         for line in [
             "Prometheus 2.42.0 at http://h:9090, its ranges are closed",
             "window           rows    count      min      max      avg      std",
             "1h                  2        0        0        0  2.0e-16  2.0e-12",
-            "1m                  2        0        0        0        0        0",
-            "4 windows of 1 series compared, 1 equal",
+            "1m                  5        0        0        0        0        0",
+            "7 windows of 1 series compared, 1 equal",
+            "1 equal once asked again: samples came between the questions",
+            "1 equal once NaN and native histograms are left out",
+            "1 equal once samples of +Inf and -Inf are left out: Prometheus has them in count, min and max, Tidewatch has not",
+            "1 of _count and _sum that Tidewatch derives from native histograms: Prometheus keeps those whole",
             "1 partial, as they say: the window was added later than the older samples came",
             "1 equal to the samples of Prometheus, whose functions round (by 3.0e-7 at most)",
         ] {
@@ -326,7 +354,7 @@ mod tests {
         assert_eq!(json["differences"].as_array().unwrap().len(), 25);
         assert_eq!(
             (&json["clean"], &json["compared"], &json["not_full"]),
-            (&json!(false), &json!(29), &json!(1))
+            (&json!(false), &json!(32), &json!(1))
         );
         assert_eq!(
             json["differences"][0]["differs"][0],

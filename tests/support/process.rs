@@ -360,6 +360,16 @@ impl Prometheus {
     /// Starts this program in a folder, on the `data` there, with the configuration that `config` gives for its own
     /// address.
     pub fn start_in(folder: Folder, program: &Path, config: impl FnOnce(&str) -> String) -> Prometheus {
+        Prometheus::start_with(folder, program, &[], config)
+    }
+
+    /// [`Prometheus::start_in`] with these flags more.
+    pub fn start_with(
+        folder: Folder,
+        program: &Path,
+        flags: &[&str],
+        config: impl FnOnce(&str) -> String,
+    ) -> Prometheus {
         let port = free_port();
         let address = format!("127.0.0.1:{port}");
         std::fs::write(folder.path().join("prometheus.yml"), config(&address)).unwrap();
@@ -371,8 +381,8 @@ impl Prometheus {
             "--storage.tsdb.retention.time=100y",
             "--log.level=warn",
             &listen,
-        ]
-        .map(OsStr::new);
+        ];
+        let arguments: Vec<&OsStr> = arguments.iter().chain(flags).map(OsStr::new).collect();
         let process =
             Process::start("prometheus", program, folder.path(), port, &arguments).ready("/-/ready");
         Prometheus { process, _folder: folder }
