@@ -24,6 +24,7 @@
 //! - `history`: old samples beside the live engine: the rows of all samples together, or a range that is named.
 //! - `kill_and_rerun`: kill -9, SIGTERM and start again: nothing acknowledged is lost, no row changes.
 //! - `limits`: each limit reached has its status and its metric, and the worker goes on.
+//! - `memory`: what a burst leaves behind beside the state of its series is bounded.
 //! - `metric_types`: what sources say of types decides what rows show; it is journalled once and survives a kill.
 //! - `now`: windows that are open equal a direct computation while samples come in; samples of the ring are shown.
 //! - `oracle`: the slow model of the rules, and random feeds.
@@ -72,6 +73,7 @@ mod golden;
 mod history;
 mod kill_and_rerun;
 mod limits;
+mod memory;
 mod metric_types;
 mod now;
 #[cfg(feature = "faults")]

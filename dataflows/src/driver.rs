@@ -30,6 +30,8 @@ use crate::outcome::Outcomes;
 use crate::sample::{Control, EpochEnd, Mark, SHARDS, Samples};
 use crate::state::Save;
 
+/// Samples for which the memory of a shard stays from epoch to epoch; what a larger epoch took is given back.
+const SHARD_SAMPLES_KEPT: usize = 512;
 /// Samples one activation retires before it lets other operators run.
 const SLICE_SAMPLES: usize = 65_536;
 /// Rows one activation emits before it lets other operators run.
@@ -185,7 +187,7 @@ pub fn by_shard<'scope, O: 'static>(
                                 }
                                 session.give(Rc::new(retire(shard, whole)));
                             }
-                            epoch.shards[shard].clear();
+                            epoch.shards[shard].clear_to(SHARD_SAMPLES_KEPT);
                             epoch.next += 1;
                         }
                         if epoch.next < SHARDS {
@@ -194,7 +196,7 @@ pub fn by_shard<'scope, O: 'static>(
                         }
                     }
                     let mut done = first.remove();
-                    done.shards.iter_mut().for_each(Samples::clear);
+                    done.shards.iter_mut().for_each(|samples| samples.clear_to(SHARD_SAMPLES_KEPT));
                     if spare.len() < 4 {
                         spare.push(done.shards);
                     }

@@ -117,6 +117,16 @@ impl Samples {
         self.value.clear();
     }
 
+    /// Empties the batch, keeping the memory of at most so many samples.
+    pub fn clear_to(&mut self, kept: usize) {
+        self.clear();
+        if self.series.capacity() > kept {
+            self.series.shrink_to(kept);
+            self.at_ms.shrink_to(kept);
+            self.value.shrink_to(kept);
+        }
+    }
+
     /// A copy of the samples in `range`, of the same fill.
     pub fn part(&self, range: std::ops::Range<usize>) -> Samples {
         Samples {

@@ -172,46 +172,42 @@ impl Timers {
     }
 }
 
-/// Flat records of `stride` words per slot, in blocks of 64 slots that start as zeroed memory.
+/// Flat records of `stride` words per slot, those of each slot in a piece of memory that starts as zeroes.
 ///
-/// Blocks never move, so growing copies nothing and untouched pages cost nothing.
+/// A piece for several slots would be half empty in each of the 256 shards. Pieces never move, so growing copies nothing.
 pub struct Flat<const WORDS: usize> {
     stride: usize,
-    blocks: Vec<Vec<[u64; WORDS]>>,
+    slots: Vec<Box<[[u64; WORDS]]>>,
 }
-
-const BLOCK: usize = 64;
 
 impl<const WORDS: usize> Flat<WORDS> {
     /// No slots yet; `stride` records for each to come.
     pub fn new(stride: usize) -> Self {
-        Flat { stride, blocks: Vec::new() }
+        Flat { stride, slots: Vec::new() }
     }
 
     /// Makes room for `slot`.
     pub fn reserve(&mut self, slot: u32) {
-        while self.blocks.len() * BLOCK <= slot as usize {
-            self.blocks.push(vec![[0; WORDS]; BLOCK * self.stride]);
+        while self.slots.len() <= slot as usize {
+            self.slots.push(vec![[0; WORDS]; self.stride].into_boxed_slice());
         }
     }
 
     /// The records of `slot`.
     #[inline]
     pub fn of(&self, slot: u32) -> &[[u64; WORDS]] {
-        let at = slot as usize % BLOCK * self.stride;
-        &self.blocks[slot as usize / BLOCK][at..at + self.stride]
+        &self.slots[slot as usize]
     }
 
     /// The records of `slot`, to change.
     #[inline]
     pub fn of_mut(&mut self, slot: u32) -> &mut [[u64; WORDS]] {
-        let at = slot as usize % BLOCK * self.stride;
-        &mut self.blocks[slot as usize / BLOCK][at..at + self.stride]
+        &mut self.slots[slot as usize]
     }
 
     /// Bytes of the records of `slots` slots; less is resident until every record was written once.
     pub fn bytes(&self, slots: usize) -> usize {
-        slots * self.stride * WORDS * 8
+        slots * (self.stride * WORDS * 8 + size_of::<Box<[[u64; WORDS]]>>())
     }
 }
 

@@ -37,6 +37,7 @@ use crate::config::{Config, Flags};
 /// # Errors
 /// Whatever ended it, with what was attempted.
 pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
+    process::refuse_huge_pages();
     let level = if matches!(cli.command, Command::Run { .. } | Command::Demo(_)) { "info" } else { "warn" };
     let filter = EnvFilter::try_from_env("TIDEWATCH_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();

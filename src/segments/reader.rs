@@ -10,6 +10,8 @@ use crate::disk::{DiskFile, Folder};
 
 /// How much a reader reads at once.
 const BLOCK_BYTES: usize = 1 << 20;
+/// Larger blocks are given back once the record that needed them was read.
+const KEPT_BYTES_MAX: usize = 4 << 20;
 /// Highest kind of a record of any log.
 const KIND_MAX: u8 = 32;
 /// How much is looked through at once for a whole record behind a bad one; the longest one fits several times.
@@ -277,6 +279,10 @@ impl SegmentReader {
         if held < n as u64 {
             let block_bytes = left.min(n.max(BLOCK_BYTES) as u64) as usize;
             self.block.clear();
+            // One large record should not hold its memory for ever.
+            if self.block.capacity() > KEPT_BYTES_MAX && block_bytes <= BLOCK_BYTES {
+                self.block.shrink_to(BLOCK_BYTES);
+            }
             self.block.resize(block_bytes, 0);
             self.block_offset = self.offset;
             if let Err(e) = self.file.read_at(&mut self.block, self.offset) {

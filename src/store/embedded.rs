@@ -54,6 +54,8 @@ use write::Writer;
 
 /// Most connections kept open between questions.
 const IDLE_READERS_MAX: usize = 8;
+/// Most of these that keep what they have read.
+const WARM_READERS_MAX: usize = 2;
 
 /// How the embedded store behaves.
 #[derive(Clone, Copy, Debug)]
@@ -178,7 +180,11 @@ impl Embedded {
 
     fn give_back(&self, conn: Connection) {
         let mut idle = lock(&self.idle);
-        if idle.len() < IDLE_READERS_MAX {
+        if idle.len() >= IDLE_READERS_MAX {
+            return;
+        }
+        // Many at once are a burst, and each holds a cache. One that fails to give it up is not kept.
+        if idle.len() < WARM_READERS_MAX || conn.execute_batch("PRAGMA shrink_memory").is_ok() {
             idle.push(conn);
         }
     }

@@ -51,7 +51,7 @@ function show(status) {
 /** Says when the store gets more rows than it is meant for; nothing is refused then, so nobody else would. */
 function warn({ exceeded, estimate, max, series, days_that_fit: days }) {
   const notice = document.getElementById("warning");
-  const fit = days === null ? "" : ` The disk has room for ${number(days)} days of them.`;
+  const fit = days === null ? "" : ` The disk has room for ${days < 10 ? days.toFixed(1) : count(days)} days of them.`;
   const text = `${count(series)} series make ${count(estimate)} rows a day, more than store.rows_per_day_max (${count(max)}).${fit}`;
   if (exceeded && notice.textContent !== text) notice.textContent = text;
   notice.hidden = !exceeded;

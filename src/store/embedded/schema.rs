@@ -131,7 +131,7 @@ pub fn open_for_writing(path: &Path) -> Result<Connection, StoreError> {
     conn.pragma_update(None, "synchronous", "NORMAL").map_err(fail)?;
     conn.pragma_update(None, "wal_autocheckpoint", 4_000).map_err(fail)?;
     conn.pragma_update(None, "journal_size_limit", 64 << 20).map_err(fail)?;
-    conn.pragma_update(None, "cache_size", -(32 << 10)).map_err(fail)?;
+    conn.pragma_update(None, "cache_size", -(8 << 10)).map_err(fail)?;
     conn.set_prepared_statement_cache_capacity(32);
     Ok(conn)
 }

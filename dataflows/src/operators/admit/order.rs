@@ -3,6 +3,8 @@
 use crate::sample::{STALE_NAN_BITS, Samples};
 use crate::shard::Slots;
 
+/// Samples of an epoch for which the buffers of a shard stay; what a larger epoch took is given back.
+const ROWS_KEPT: usize = 512;
 /// In place of the slot of a series that has none yet.
 const NO_SLOT: u32 = u32::MAX;
 /// Key of a staleness marker: after every sample of its instant. A NaN may have these bits, so it only sorts.
@@ -44,8 +46,18 @@ impl Order {
     /// Finds the slot of every sample; returns whether some series has none.
     pub(super) fn look_up(&mut self, batch: &Samples, slots: &Slots) -> bool {
         self.slots.clear();
+        self.give_back(batch.len());
         self.slots.extend(batch.series.iter().map(|id| slots.get(*id).unwrap_or(NO_SLOT)));
         self.slots.contains(&NO_SLOT)
+    }
+
+    /// Gives memory back that only a burst needed, when fewer samples come.
+    fn give_back(&mut self, n: usize) {
+        if n < ROWS_KEPT && self.rows.capacity() > ROWS_KEPT {
+            self.rows.clear();
+            self.rows.shrink_to(ROWS_KEPT);
+            self.slots.shrink_to(ROWS_KEPT);
+        }
     }
 
     pub(super) fn sort(&mut self, batch: &Samples, capacity: usize) {
