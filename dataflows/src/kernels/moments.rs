@@ -79,7 +79,7 @@ impl Moments {
     }
 
     /// Adds one sample that is newer than all before it.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, at_ms: i64, value: f64) {
         let at = at_ms as u32;
         if self.count == 0 {
@@ -113,7 +113,7 @@ impl Moments {
     }
 
     /// The moments of `self` followed by `next`. The tag is that of the older non-empty side.
-    #[inline]
+    #[inline(always)] // as a call, its arguments would be stored and read again at another width
     pub fn then(&self, next: &Moments) -> Moments {
         if self.count == 0 {
             return *next;
@@ -153,7 +153,7 @@ impl Moments {
     /// The sum; infinite beyond `f64::MAX`, 0 without samples.
     #[inline]
     pub fn sum(&self) -> f64 {
-        (self.sum_hi + self.sum_lo) / Scale::of(self.min, self.max).sum
+        unscaled(self.sum_hi + self.sum_lo, Scale::of(self.min, self.max).sum)
     }
 
     /// Arithmetic mean, never outside of `min` to `max`; 0 without samples.
@@ -163,10 +163,11 @@ impl Moments {
             return 0.0;
         }
         let n = f64::from(self.count);
-        let quotient = self.sum_hi / n;
+        let part = 1.0 / n;
+        let quotient = self.sum_hi * part;
         let (hi, lo) = product(quotient, n);
-        let rest = (((self.sum_hi - hi) - lo) + self.sum_lo) / n;
-        most(self.min, least(self.max, (quotient + rest) / Scale::of(self.min, self.max).sum))
+        let rest = (((self.sum_hi - hi) - lo) + self.sum_lo) * part;
+        most(self.min, least(self.max, unscaled(quotient + rest, Scale::of(self.min, self.max).sum)))
     }
 
     /// Population standard deviation (ddof 0); 0 without samples, and where all are equal.
@@ -175,9 +176,9 @@ impl Moments {
         if self.min == self.max {
             return 0.0;
         }
-        let std = (self.m2 / f64::from(self.count)).sqrt() / Scale::of(self.min, self.max).square;
+        let std = (self.m2 / f64::from(self.count)).sqrt();
         // Of `f64::MAX` and its opposite it is just that.
-        least(f64::MAX, std)
+        least(f64::MAX, unscaled(std, Scale::of(self.min, self.max).square))
     }
 
     /// Milliseconds from the first to the last sample; exact up to 49 days.
@@ -315,6 +316,13 @@ impl Scale {
         };
         Scale { sum: if large { power_of_two(-200) } else { 1.0 }, square }
     }
+}
+
+/// In the unit of the samples again.
+#[inline(always)]
+fn unscaled(value: f64, scale: f64) -> f64 {
+    // A division takes longer than the branch that nearly always avoids it.
+    if scale == 1.0 { value } else { value / scale }
 }
 
 /// Whether a run with these bounds is of scale 1, but for what [`steady`] has to say.
