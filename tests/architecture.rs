@@ -79,8 +79,12 @@ const PURE: &[Room] = &[
 ];
 
 /// Rooms of the worker that may use what is not a noun of the pure crate.
-const PURE_FROM_WORKER: &[(&str, &[&str])] =
-    &[("engine", &["graph", "driver", "shard"]), ("faults", &["faults"])];
+const PURE_FROM_WORKER: &[(&str, &[&str])] = &[
+    ("engine", &["graph", "driver", "shard"]),
+    ("faults", &["faults"]),
+    ("api", &["kernels"]),
+    ("verify", &["kernels"]),
+];
 
 /// An outside crate (or a part of std) and the only rooms that may name it.
 struct Outside {

@@ -14,6 +14,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
 use serde_json::{Value, json};
+use tidewatch_dataflows::kernels::moments::Moments;
 use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::settings::duration;
 
@@ -116,18 +117,22 @@ impl Aggregate {
         let values = || samples.iter().map(|(_, value)| *value);
         let n = samples.len() as f64;
         match self {
-            // Around the first, so that little is lost where values are large and close.
-            Aggregate::Mean => {
-                let first = samples[0].1;
-                first + values().map(|value| value - first).sum::<f64>() / n
-            }
+            // As of a window: right where values are large and close, cancel, or come to more than a number can be.
+            Aggregate::Mean => moments(samples).avg(),
             Aggregate::Min => values().fold(f64::INFINITY, f64::min),
             Aggregate::Max => values().fold(f64::NEG_INFINITY, f64::max),
-            Aggregate::Sum => values().sum(),
+            Aggregate::Sum => moments(samples).sum(),
             Aggregate::Count => n,
             Aggregate::Last => samples[samples.len() - 1].1,
         }
     }
+}
+
+/// The moments of samples, which are finite.
+fn moments(samples: &[(i64, f64)]) -> Moments {
+    let mut all = Moments::EMPTY;
+    samples.iter().for_each(|(at_ms, value)| all.push(*at_ms, *value));
+    all
 }
 
 /// Answers with the samples of a series in a range.
@@ -284,5 +289,8 @@ mod tests {
         assert_eq!(of(Aggregate::Last), [(10, 2.0), (20, 7.0), (40, 3.0)]);
         assert_eq!(resampled(&[(-5, 1.0), (0, 3.0)], 10, Aggregate::Mean), [(0, 2.0)]);
         assert!(resampled(&[], 10, Aggregate::Mean).is_empty());
+        let extremes = [(1, 1e308), (2, 1e308), (3, -1e308), (11, 1e16), (12, 1.0), (13, -1e16), (14, 1.0)];
+        assert_eq!(resampled(&extremes, 10, Aggregate::Mean), [(10, 1e308 / 3.0), (20, 0.5)]);
+        assert_eq!(resampled(&extremes, 10, Aggregate::Sum), [(10, 1e308), (20, 2.0)]);
     }
 }
