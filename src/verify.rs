@@ -30,8 +30,8 @@ use crate::store::search::Search;
 use crate::store::selector::Selectors;
 use crate::store::{Range, Store, StoreError, WindowKey, WindowQuery};
 use ask::{Labels, Server};
-pub use judge::{STATISTICS, beyond, distance};
 use judge::{Distance, Raw, Verdict};
+pub use judge::{STATISTICS, beyond, distance};
 pub use report::{Difference, Report, SHOWN_MAX};
 
 /// Most rows of one page of the store.

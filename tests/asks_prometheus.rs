@@ -373,6 +373,9 @@ fn regexes_mean_to_prometheus_what_the_table_says() {
         let url = server.url("").replace("http://", "https://").parse().unwrap();
         let metrics = Arc::new(Metrics::new());
         let client = Client::new(&url, &http_config(server.folder(), "secret"), metrics).unwrap();
+        eventually("it answers", Duration::from_secs(60), || {
+            client.alive(at_ms).map_err(|error| error.to_string())
+        });
         for line in lines.clone() {
             let (pattern, wanted) = line.split_once('\t').unwrap();
             let selector = format!("r{{v=~\"(?s){}\"}}", quoted(pattern));

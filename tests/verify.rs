@@ -401,7 +401,7 @@ fn send_late(prometheus: &Prometheus, stop: &AtomicBool) {
 /// A row is read, then the server is asked: what came late in between is no difference.
 #[test]
 fn late_samples_that_arrive_while_it_compares_are_no_difference() {
-    let rounds: usize = std::env::var("TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
+    let rounds: usize = std::env::var("TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2).min(50);
     for program in programs() {
         let worker =
             Tidewatch::start("windows: [{length: 1m, hop: 5s}, {length: 5m, hop: 10s}]\nsettle: 5s\n");
@@ -442,7 +442,11 @@ fn compared_while_late_samples_come(worker: &Tidewatch, prometheus: &Prometheus,
         }
     });
     let mut settled = 0;
-    for round in 0..rounds {
+    // In one run of five or so no late sample comes between the questions.
+    for round in 0..rounds + 20 {
+        if round >= rounds && settled > 0 {
+            break;
+        }
         let (code, report) = verify(worker.folder(), &prometheus.url(), &[]);
         let rest =
             ["different", "not_in_prometheus", "partly_in_prometheus"].map(|what| count(&report, what));

@@ -225,7 +225,7 @@ mod tests {
         let never: Arc<AtomicBool> = Arc::default();
         let merger = Merger {
             outbox: Arc::clone(&outbox),
-            progress: Arc::new(Progress::new(Vec::new())),
+            progress: Arc::new(Progress::new(Vec::new(), 0)),
             metrics,
             busy: Arc::default(),
             signals: Arc::new(Signals::new(&never, &never)),

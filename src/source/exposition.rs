@@ -80,6 +80,9 @@ pub enum Value {
     Histogram(Histogram),
 }
 
+/// Name and value of a label.
+pub type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
+
 /// One line, read in full.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line<'a> {
@@ -90,7 +93,7 @@ pub struct Line<'a> {
     /// Value.
     pub value: Value,
     /// Labels in the order of the line, `__name__` included; not yet judged.
-    pub pairs: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    pub pairs: Vec<Pair<'a>>,
 }
 
 /// Whether a line holds no sample: blank, or a comment.
@@ -313,8 +316,7 @@ impl<'a> Reader<'a> {
     /// Reads up to the closing quote; the opening one is taken. What a backslash stands before closes nothing.
     fn quoted(&mut self) -> Result<Raw<'a>, String> {
         let begin = self.at;
-        loop {
-            let Some(step) = self.text[self.at..].find(['"', '\\']) else { break };
+        while let Some(step) = self.text[self.at..].find(['"', '\\']) {
             let at = self.at + step;
             if self.text.as_bytes()[at] == b'"' {
                 self.at = at + 1;
@@ -328,7 +330,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The labels with their escapes read: those of Go in a dump, else the three of the format.
-    fn pairs(&self, dumped: bool) -> Result<Vec<(Cow<'a, str>, Cow<'a, str>)>, String> {
+    fn pairs(&self, dumped: bool) -> Result<Vec<Pair<'a>>, String> {
         let text = |raw: &Raw<'a>| match dumped {
             true => dump::unquote(raw.text)
                 .map_err(|at| self.complaint_at(raw.at + at, "an escape that Go does not write")),
@@ -513,7 +515,7 @@ mod tests {
             ("up{a=\"\\\"} 1 5", "column 6: a quote that is not closed; got \"\\\"\\\\\\\"} 1 5\""),
             ("up{a=\"\\", "column 6: a quote that is not closed; got \"\\\"\\\\\""),
             ("{__name__=\"u\"} {count:1 5", "column 16: a histogram that is not closed; got \"{count:1 5\""),
-            ("up {count:1, sum:1} 5", "the value must be a number, NaN, +Inf or -Inf; got \"{count:1,\""),
+            ("up {count:1, sum:1} 5", "column 10: expected = after a label name; got \":1, sum:1} 5\""),
             (
                 "{\"up\"} {count:1, sum:1} 5",
                 "the value must be a number, NaN, +Inf or -Inf; got \"{count:1,\"",

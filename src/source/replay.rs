@@ -32,10 +32,8 @@ use input::{Input, Step};
 pub const SOURCE: &str = "replay";
 /// The reason of a line that cannot be read.
 pub const MALFORMED: &str = "malformed";
-/// Most samples of a batch.
+/// Samples at which a batch is full; where its last line holds a native histogram it has one more.
 pub const BATCH_SAMPLES_MAX: usize = 4_096;
-/// Most samples of a line: a native histogram has two.
-const LINE_SAMPLES_MAX: usize = 2;
 /// Most bytes of a line, and of the lines of one CSV row.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
 /// Most lines of one CSV row.
@@ -99,7 +97,7 @@ pub enum ReplayError {
     #[error("there is no input; name files, or - for standard input")]
     NoInput,
     /// An input cannot be opened or read.
-    #[error("reading {input}: {error}{}", taken(*.lines))]
+    #[error("reading {input}: {error}{}", before(*.lines))]
     Read {
         /// The input as named.
         input: String,
@@ -148,12 +146,12 @@ impl ReplayError {
     }
 }
 
-/// What became of the lines before an error.
-fn taken(lines: u64) -> String {
+/// How many lines were read before an error.
+fn before(lines: u64) -> String {
     match lines {
         0 => String::new(),
-        1 => "; the line before is taken".to_owned(),
-        n => format!("; the {n} lines before are taken"),
+        1 => "; 1 line before it was read".to_owned(),
+        n => format!("; {n} lines before it were read"),
     }
 }
 
@@ -271,7 +269,7 @@ impl Replay {
         })
     }
 
-    /// Replaces `batch` by the next samples, up to [`BATCH_SAMPLES_MAX`]; `epoch` marks the last use of their series.
+    /// Replaces `batch` by the next samples, about [`BATCH_SAMPLES_MAX`]; `epoch` marks the last use of their series.
     ///
     /// `false` at the end of all inputs, with an empty batch. A batch may be empty before that. From standard input,
     /// what has arrived is given out without waiting for more.
@@ -301,7 +299,7 @@ impl Replay {
     ) -> Result<bool, ReplayError> {
         let bounds = Bounds::at((self.options.clock)(), self.options.allow_future);
         for _ in 0..LINES_PER_CALL {
-            if batch.len() + LINE_SAMPLES_MAX > BATCH_SAMPLES_MAX {
+            if batch.len() >= BATCH_SAMPLES_MAX {
                 break;
             }
             let Some(input) = &mut self.reading else {

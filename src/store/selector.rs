@@ -172,13 +172,15 @@ fn conjunctions(text: &str, regexes: &mut usize) -> Result<Vec<Vec<Condition>>, 
     Ok(parsed)
 }
 
-/// What a marked value begins with: its operator had a `~`, or none.
-const REGEX: char = '~';
-const TEXT: char = '=';
+/// What a marked value begins with: its operator.
+const IS: char = '=';
+const IS_NOT: char = '!';
+const FITS: char = '~';
+const FITS_NOT: char = '-';
 
-/// The selector without regexes, which the parser would compile in another syntax than theirs: `=~"x"` becomes `="~x"`,
-/// and `="x"` becomes `="=x"`, as does a name that stands alone, `{"x"}`. Texts in backticks get quotes. Counts the
-/// regexes.
+/// The selector with equality alone, because the parser would compile regexes in another syntax than theirs, and judge
+/// by them what fits the empty string: `=~"x"` becomes `="~x"`, `!="x"` becomes `="!x"` and `="x"` becomes `="=x"`, as
+/// does a name that stands alone, `{"x"}`. Texts in backticks get quotes. Counts the regexes.
 ///
 /// Refuses what only a larger expression has, before the parser builds a tree as deep as the text is long.
 fn mark(text: &str) -> Result<(String, usize), String> {
@@ -194,7 +196,7 @@ fn mark(text: &str) -> Result<(String, usize), String> {
             && let Some(at) = alone.take()
             && !matches!(c, '=' | '!' | '~')
         {
-            marked.insert(at, TEXT);
+            marked.insert(at, IS);
         }
         match quote {
             // The parser reads escapes there, too, and Prometheus does not: as a text with the same meaning.
@@ -220,13 +222,15 @@ fn mark(text: &str) -> Result<(String, usize), String> {
             None if matches!(c, '"' | '\'' | '`') => {
                 quote = Some(c);
                 let mark = match std::mem::take(&mut operator).as_str() {
-                    "=" | "!=" => Some(TEXT),
-                    "=~" | "!~" => Some(REGEX),
+                    "=" => Some(IS),
+                    "!=" => Some(IS_NOT),
+                    "=~" => Some(FITS),
+                    "!~" => Some(FITS_NOT),
                     _ => None,
                 };
-                if mark == Some(REGEX) {
-                    regexes += 1;
-                    unmark_operator(&mut marked);
+                regexes += usize::from(matches!(mark, Some(FITS | FITS_NOT)));
+                if mark.is_some_and(|mark| mark != IS) {
+                    make_equality(&mut marked);
                 }
                 marked.push(if c == '`' { '"' } else { c });
                 alone = mark.is_none().then_some(marked.len());
@@ -242,7 +246,7 @@ fn mark(text: &str) -> Result<(String, usize), String> {
             None => {
                 match c {
                     '=' | '!' | '~' => operator.push(c),
-                    // A blank within an operator ends it: the parser refuses that.
+                    // A blank within an operator is left for the parser to refuse.
                     _ if !c.is_whitespace() => operator.clear(),
                     _ => {}
                 }
@@ -253,14 +257,13 @@ fn mark(text: &str) -> Result<(String, usize), String> {
     Ok((marked, regexes))
 }
 
-/// Makes the operator at the end of a text, `=~` or `!~` and blanks, one of equality.
-fn unmark_operator(marked: &mut String) {
+/// Makes the operator at the end of a text, of two characters and before blanks, one of equality.
+fn make_equality(marked: &mut String) {
     let end = marked.trim_end().len();
     let blanks = marked.split_off(end);
-    if marked.ends_with("=~") {
-        marked.pop();
-    } else if marked.ends_with("!~") {
-        marked.pop();
+    // A blank within it is left for the parser to refuse.
+    if ["!=", "=~", "!~"].iter().any(|operator| marked.ends_with(operator)) {
+        marked.truncate(end - 2);
         marked.push('=');
     }
     marked.push_str(&blanks);
@@ -273,10 +276,10 @@ fn condition(matcher: Matcher) -> Result<Condition, String> {
     let value = value.as_str();
     let regex = || re2::compile(value).map_err(|why| format!("the regex {value:?} is not one of RE2: {why}"));
     let test = match (&matcher.op, mark) {
-        (MatchOp::Equal, Some(TEXT)) => Test::Is(value.to_owned()),
-        (MatchOp::NotEqual, Some(TEXT)) => Test::IsNot(value.to_owned()),
-        (MatchOp::Equal, Some(REGEX)) => Test::Fits(regex()?),
-        (MatchOp::NotEqual, Some(REGEX)) => Test::FitsNot(regex()?),
+        (MatchOp::Equal, Some(IS)) => Test::Is(value.to_owned()),
+        (MatchOp::Equal, Some(IS_NOT)) => Test::IsNot(value.to_owned()),
+        (MatchOp::Equal, Some(FITS)) => Test::Fits(regex()?),
+        (MatchOp::Equal, Some(FITS_NOT)) => Test::FitsNot(regex()?),
         // As the parser does not have it where all values are marked.
         (op, _) => return Err(format!("the operator {op} is not taken here")),
     };
@@ -334,6 +337,9 @@ mod tests {
         check(&["{\"label with space\"='x'}"], &[3]);
         check(&["{job=~\"no{de\" or job=\"node\"}"], &[0, 2]);
         check(&["{job=~'n\\\\w+' , job !~ `\\Qprom\\E.*`}"], &[0, 2]);
+        check(&["{__name__!=\"\"}"], &[0, 1, 2, 3, 4]);
+        check(&["{instance!=\"\"}", "{note !~ \"\"}"], &[0, 2]);
+        check(&["{job!=\"\",job!=\"node\"}", "{job!~\"|node\"}"], &[1]);
         check(&["{__name__=~`u[p]`,instance=~`a[:]\\d\"?`}", "{`with.dot`}"], &[0, 3]);
         check(&["{ \"with.dot\" , 'label with space' =~ \"[x&&y]\"}"], &[3]);
         check(&["{\"up\",job=\"node\"}", "{\"=up\"}", "{\"~up\"}"], &[0]);
@@ -379,6 +385,9 @@ mod tests {
             "{job=~\"a)|(b\"}",
             "{job=\"a\" or job=~\".*\"}",
             "up{job= ~\"x\"}",
+            "up{job! =\"x\"}",
+            "{job!=\"x\"}",
+            "{job!~\"x\"}",
             "up{job!=~\"x\"}",
             "up{job=~=\"x\"}",
             "up{job==\"x\"}",

@@ -280,6 +280,7 @@ impl Model {
             self.minute = self.minute.max(minute);
         }
         out.windows.sort_by_key(WindowStats::key);
+        out.freed.sort_unstable();
         out
     }
 

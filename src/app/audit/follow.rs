@@ -24,12 +24,14 @@ use anyhow::Context;
 use tidewatch_dataflows::outcome::WindowStats;
 use tidewatch_dataflows::sample::{Control, EpochEnd, SeriesId};
 use tidewatch_dataflows::settings::{Settings, duration};
+use tidewatch_dataflows::shard::RawHeld;
 
 use super::followed::{Followed, Rules, Skip};
 use super::judge::{Difference, differences};
 use super::kept::{self, Kept};
 use super::{TOLD_EVERY, time_in_words};
 use crate::config::Config;
+use crate::engine::AskError;
 use crate::journal::{Reader, Record};
 use crate::metrics;
 use crate::outbox::{Picked, Tail};
@@ -48,7 +50,7 @@ const ROWS_MAX: usize = 1 << 16;
 /// A pause between two rounds.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long a round may take for each series a second that is audited, and at most.
-const ROUND_PER_SERIES: Duration = Duration::from_millis(1);
+const ROUND_PER_SERIES: Duration = Duration::from_micros(1_500);
 const ROUND_MAX: Duration = Duration::from_millis(500);
 /// How often series are chosen, and how many at a time at most.
 const CHOOSE_EVERY: Duration = Duration::from_secs(1);
@@ -136,7 +138,7 @@ impl Follower {
     fn go_on(&mut self) {
         let kept = match kept::read(&self.file) {
             Ok(None) => return,
-            Ok(Some(kept)) if self.stack.outbox.epoch().is_some_and(|held| kept.epoch <= held) => kept,
+            Ok(Some(kept)) if kept.epoch <= self.stack.outbox.epoch().unwrap_or(0) => kept,
             Ok(Some(kept)) => {
                 let epoch = kept.epoch;
                 return tracing::warn!(
@@ -311,9 +313,11 @@ impl Follower {
         let room = self.wanted.saturating_sub(self.followed.len()).min(CHOSEN_MAX);
         if room > 0 && self.last.is_some() && self.stack.caught_up() {
             let numbers: Vec<u64> = (0..room).map(|_| self.random.u64(..)).collect();
-            // Busy, or beginning anew: the next time is soon.
+            // Busy, or beginning anew: the next time is soon, and nobody who stops it waits for more than two answers.
             for series in self.stack.questions.pick(&numbers).unwrap_or_default() {
-                self.join(series, stream_ms);
+                if self.join(series, stream_ms).is_err() {
+                    break;
+                }
             }
         }
         self.list();
@@ -321,20 +325,21 @@ impl Follower {
         self.stack.metrics.audit_samples.set(samples as i64);
     }
 
-    fn join(&mut self, series: SeriesId, stream_ms: i64) {
+    fn join(&mut self, series: SeriesId, stream_ms: i64) -> Result<(), AskError> {
         if self.followed.iter().any(|followed| followed.series == series) {
-            return;
+            return Ok(());
         }
-        let Ok(Ok(raw)) = self.stack.questions.raw(series) else { return };
+        let raw = self.stack.questions.raw(series)?;
         // Only after the answer: what it knows is in the journal by now.
         let last = self.stack.journal.last_epoch_end();
-        let (false, Some(last)) = (raw.filling, last) else { return };
+        let (Ok(RawHeld { newest_ms, filling: false, .. }), Some(last)) = (raw, last) else { return Ok(()) };
         // The longest window first: each is judged as long again as it takes to fill it.
         let windows = &self.settings.windows;
         let window = windows[windows.len() - 1 - self.turn % windows.len()];
         self.turn += 1;
         let until_ms = stream_ms.saturating_add(2 * window.length_ms + self.settings.lateness_ms);
-        self.followed.push(Followed::join(series, raw.newest_ms, last.epoch, until_ms));
+        self.followed.push(Followed::join(series, newest_ms, last.epoch, until_ms));
+        Ok(())
     }
 
     /// The logs cannot be read on where it is.

@@ -364,7 +364,8 @@ impl Runner<'_> {
         taker.end_span(chunk.to_ms);
         let whole = taken() == before;
         if !whole {
-            *gap = Some(widened(*gap, *at_ms, chunk.to_ms, (self.clock)()));
+            // With the overlap: what becomes visible there was in none of the whole answers.
+            *gap = Some(widened(*gap, after_ms, chunk.to_ms, (self.clock)()));
         }
         *at_ms = chunk.to_ms;
         self.status.read_to(gap.map_or(*at_ms, |gap| gap.from_ms.min(*at_ms)));
@@ -516,15 +517,15 @@ impl Runner<'_> {
 }
 
 /// The gap with another partial chunk, which begins where everything was read.
-fn widened(gap: Option<Gap>, at_ms: i64, to_ms: i64, now_ms: i64) -> Gap {
+fn widened(gap: Option<Gap>, from_ms: i64, to_ms: i64, now_ms: i64) -> Gap {
     match gap {
         // It is partial again: later there may be more, and what was whole before is not in it.
         Some(gap) if gap.revisited => {
             let pause_ms = (gap.pause_ms * 2).clamp(REVISIT_MS, REVISIT_MS_MAX);
-            Gap { from_ms: at_ms, to_ms, pause_ms, again_ms: now_ms + pause_ms, revisited: false }
+            Gap { from_ms, to_ms, pause_ms, again_ms: now_ms + pause_ms, revisited: false }
         }
         Some(gap) => Gap { to_ms: gap.to_ms.max(to_ms), ..gap },
-        None => Gap { from_ms: at_ms, to_ms, pause_ms: 0, again_ms: now_ms, revisited: false },
+        None => Gap { from_ms, to_ms, pause_ms: 0, again_ms: now_ms, revisited: false },
     }
 }
 

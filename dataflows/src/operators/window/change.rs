@@ -76,6 +76,8 @@ struct Source<'a> {
     rings: Vec<((usize, i64), i64, i64)>,
     /// Whether late samples find all base panes of a pane of `hop` that they may fall into.
     settled: i64,
+    /// The newest sample.
+    newest: i64,
 }
 
 impl Source<'_> {
@@ -94,6 +96,13 @@ impl Source<'_> {
         let coarser = self.coarser(hop_ms).then(|| self.rings.iter().copied());
         let base = self.divides(hop_ms).then_some((self.base_ring, self.base_ms, self.base_from));
         coarser.into_iter().flatten().filter(move |(_, hop, _)| hop_ms % hop == 0).chain(base)
+    }
+
+    /// The pane of this number, if its ring holds it and still reaches back to it: what lies there of older panes depends
+    /// on when the ring was loaded.
+    fn held(&self, ring: (usize, i64), pane_ms: i64, number: i64) -> Option<Moments> {
+        let reached = number > pane_of(self.newest, pane_ms) - ring.1;
+        if reached { held(self.record, ring, number) } else { None }
     }
 
     /// The pane of `hop_ms` with this number, if all of it was held.
@@ -235,6 +244,7 @@ impl Windows {
             base_from: if whole { NEVER } else { base_from },
             rings,
             settled: newest - before.settings.lateness_ms,
+            newest,
         };
         self.carry_base(&source, carried, batch);
         let raw_from = if self.base_ms == before.base_ms { NEVER } else { carried.raw_from_ms };
@@ -274,7 +284,7 @@ impl Windows {
             let made = older(source, record, ring, last - ring.1 + 1..=upto, base_ms);
             let upto = pane_of(carried.raw_from_ms.min(newest), source.base_ms);
             for number in upto - source.base_ring.1 + 1..=upto {
-                let Some(pane) = held(source.record, source.base_ring, number) else { continue };
+                let Some(pane) = source.held(source.base_ring, source.base_ms, number) else { continue };
                 let to = pane_of((number * source.base_ms).min(newest), base_ms);
                 if !made.contains(&to) {
                     add(record, ring, last, to, |all| *all = all.then(&pane));
@@ -392,7 +402,7 @@ fn older(
     let mut made = Vec::new();
     for number in numbers.take_while(|number| (number - 1) * base_ms < source.base_from) {
         let kept = source.rings.iter().filter(|(_, hop_ms, _)| *hop_ms == base_ms);
-        let kept = kept.filter_map(|(ring, ..)| held(source.record, *ring, number)).next();
+        let kept = kept.filter_map(|(ring, ..)| source.held(*ring, base_ms, number)).next();
         if let Some(pane) = kept.or_else(|| source.pane(base_ms, number)).filter(|pane| !pane.is_empty()) {
             record[place(ring, number)] = pane.to_words();
             made.push(number);
