@@ -76,9 +76,9 @@ mod limits;
 mod memory;
 mod metric_types;
 mod now;
-#[cfg(feature = "faults")]
 mod odd_servers;
 mod oracle;
+#[cfg(feature = "faults")]
 mod panics;
 mod promtool;
 mod real_prometheus;
