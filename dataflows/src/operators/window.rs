@@ -530,7 +530,9 @@ impl Windows {
                 self.emit(slot, w, at, &moments, moments.count as usize > added, at > closed, out);
             }
             if at > closed {
-                self.forget(slot, closed + 1); // samples may still come into what was built for this answer
+                // Samples may still come into what was built for this answer.
+                let plan = self.plans[w];
+                self.marks(slot, w).built.forget(&plan, closed + 1);
             }
             false
         });
