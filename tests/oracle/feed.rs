@@ -81,6 +81,14 @@ pub fn mixed(rng: &mut fastrand::Rng, settings: &Settings, dense: bool) -> (Vec<
         let from = if rng.u8(0..3) == 0 { rng.usize(live..truth.len().min(live + 10)) } else { 0 };
         history.push((id.0, truth[from..].to_vec()));
     }
+    let mut ids = ids;
+    if rng.u8(0..3) == 0 {
+        let brief = series(rng, 1)[0];
+        let begins_ms = arrivals.iter().map(|a| a.when_ms).min().expect("there are arrivals");
+        let begins_ms = begins_ms + rng.i64(0..4_000_000);
+        arrivals.extend(self::brief(rng, brief, begins_ms));
+        ids.push(brief);
+    }
     let first = arrivals.iter().map(|a| a.when_ms).min().expect("there are arrivals");
     let last = arrivals.iter().map(|a| a.when_ms).max().expect("there are arrivals");
     for bootstrap in 1..=if bootstraps { rng.u64(1..3) } else { 0 } {
@@ -101,6 +109,20 @@ pub fn mixed(rng: &mut fastrand::Rng, settings: &Settings, dense: bool) -> (Vec<
     let epochs_max = if dense { 400 } else { 4_000 };
     let step_ms = [1_000, 7_000, 17_000, 60_000][rng.usize(0..4)].max((last + after_ms - first) / epochs_max);
     (ids, live_with_fills(settings, arrivals, &controls, step_ms, &down, after_ms))
+}
+
+/// A series that shows itself by no number, and brings a few old samples then; perhaps it comes back much later.
+fn brief(rng: &mut fastrand::Rng, series: SeriesId, begins_ms: i64) -> Vec<Arrival> {
+    let arrival = |when_ms, at_ms, value| Arrival { when_ms, series: series.0, at_ms, value, fill: 0 };
+    let mut all = vec![arrival(begins_ms, begins_ms, f64::NAN)];
+    for n in 1..=rng.i64(1..4) {
+        all.push(arrival(begins_ms + n * 20_000, begins_ms - rng.i64(1..3_000_000), rng.f64()));
+    }
+    if rng.bool() {
+        let back_ms = begins_ms + rng.i64(100_000..12_000_000);
+        all.push(arrival(back_ms, back_ms, rng.f64()));
+    }
+    all
 }
 
 /// Quarantines some series, and lets some of them in again.
