@@ -19,7 +19,8 @@
 //! | 9 | states and manifest are renamed into place before they are synced |
 //! | 10 | an epoch that the outbox holds is appended again |
 //! | 11 | what is found at start is not synced |
-//! | 12 | every step of stream time longer than `settle` is taken for a jump |
+//! | 12 | a step of stream time longer than `settle` may be a jump, however short |
+//! | 13 | a slow cadence is taken for jumps |
 
 /// Whether the bug with this number is in.
 #[cfg(feature = "faults")]

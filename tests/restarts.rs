@@ -262,10 +262,9 @@ fn silence_is_judged_at_any_cadence() {
         let mut cutter = EpochCutter::new(Some(last), settle_ms, 60_000, 1_000);
         let ends: Vec<EpochEnd> = (1..100).map(|n| cutter.cut(n * step_ms)).collect();
         let stands = ends.iter().filter(|end| end.close_ms < end.stream_ms).count();
-        assert!(
-            stands as i64 <= 60_000 / step_ms + 1,
-            "{settle_ms} ms of silence, {step_ms} ms apart: {stands}"
-        );
+        // Steps of up to ten epochs are no jumps; of slower ones the first two are.
+        let stands_max = if step_ms <= 10_000 { 0 } else { 60_000 / step_ms + 2 };
+        assert!(stands as i64 <= stands_max, "{settle_ms} ms of silence, {step_ms} ms apart: {stands}");
     }
 }
 
@@ -277,14 +276,15 @@ mod mutants {
     use super::{Tally, failures};
 
     /// A bug of the computation, and the feeds that are tried until one finds it.
-    const MUTANTS: [(Mutant, std::ops::Range<u64>); 7] = [
+    const MUTANTS: [(Mutant, std::ops::Range<u64>); 8] = [
         (Mutant::PanesLeftBehind, 0..4_000),
         (Mutant::AddedPanesLeftBehind, 0..4_000),
         (Mutant::AddedNotMuted, 0..4_000),
         (Mutant::LoweredLatenessNotPassed, 0..4_000),
-        (Mutant::TimerNotArmed, 0..4_000),
+        (Mutant::TimerNotArmed, 900..2_000),
         (Mutant::SilenceCountsAsAnswer, 0..4_000),
         (Mutant::ReshapedNotSaved, 0..4_000),
+        (Mutant::OtherPanesForgotten, 1_300..2_500),
     ];
 
     #[test]
@@ -305,11 +305,13 @@ mod mutants {
         if std::env::var("MUTANT").is_ok() {
             return;
         }
-        let run = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["restarts::silence_is_judged_at_any_cadence"])
-            .env("MUTANT", "12")
-            .output()
-            .unwrap();
-        assert!(!run.status.success(), "{}", String::from_utf8_lossy(&run.stdout));
+        for mutant in ["12", "13"] {
+            let run = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["restarts::silence_is_judged_at_any_cadence"])
+                .env("MUTANT", mutant)
+                .output()
+                .unwrap();
+            assert!(!run.status.success(), "mutant {mutant}: {}", String::from_utf8_lossy(&run.stdout));
+        }
     }
 }

@@ -332,3 +332,67 @@ fn only_the_bits_of_the_staleness_marker_are_one() {
     assert_eq!(out.counts.stale_markers, 1);
     assert_eq!(out.counts.rejected[Reason::NotFinite as usize], 1);
 }
+
+/// Feeds one series to tactics and model, epoch by epoch: (stream time in ms, samples); the rows by (window, at).
+fn scenario(settings: &Settings, epochs: &[(i64, &[i64])]) -> BTreeMap<(i64, i64), (u32, bool)> {
+    let (mut tactics, mut model) = (Tactics::new(settings), Model::new(settings));
+    let mut rows = BTreeMap::new();
+    for (n, (stream_ms, times)) in epochs.iter().enumerate() {
+        let mut samples = Samples::default();
+        times.iter().for_each(|at| samples.push(7, *at, (at % 97) as f64));
+        let (epoch, close_ms) = (n as u64 + 1, *stream_ms);
+        let end = EpochEnd { epoch, stream_ms: *stream_ms, close_ms, last_of_input: false };
+        let place = || format!("epoch {n} at {stream_ms}");
+        for row in same_epoch(&mut tactics, &mut model, &(end, samples).into(), &place).windows {
+            rows.insert((row.window_ms, row.at_ms - feed::START_MS), (row.count, row.partial));
+        }
+    }
+    rows
+}
+
+/// Silence closes a key; then one epoch brings a late sample into it and one that reopens it. The panes of the other window,
+/// whose hop begins before the corrected one's, are still those of all their samples.
+#[test]
+fn a_correction_of_an_open_key_leaves_the_panes_of_other_windows_alone() {
+    let window = |length: i64, hop: i64| Window { length_ms: length * 1_000, hop_ms: hop * 1_000 };
+    let settings = Settings {
+        windows: vec![window(2_400, 1_200), window(2_700, 900)],
+        lateness_ms: 60_000,
+        settle_ms: 30_000,
+        catch_up_ms: 30_000,
+        ..Settings::default()
+    };
+    let settings = settings.validated().unwrap();
+    let at = |seconds: i64| feed::START_MS + seconds * 1_000;
+    let regular: Vec<i64> = (1..=350).map(|i| i * 10).filter(|seconds| *seconds != 3_460).map(at).collect();
+    let mut epochs: Vec<(i64, &[i64])> = regular.iter().map(|at| (*at, std::slice::from_ref(at))).collect();
+    epochs.extend((351..=370).map(|i| (at(i * 10), &[][..])));
+    let both = [at(3_460), at(3_590)];
+    let next = [at(3_610)];
+    epochs.extend([(at(3_705), &both[..]), (at(3_720), &next[..])]);
+    let rows = scenario(&settings, &epochs);
+    // 2700 s up to 3600 s: a sample each 10 s from 910 to 3500, and 3590.
+    assert_eq!(rows[&(2_700_000, 3_600_000)], (261, false));
+}
+
+/// The window that a series ahead of the clock shows as open may lack panes that left their ring: then it says so.
+#[test]
+fn an_open_window_says_partial_where_panes_left_their_ring() {
+    let windows = vec![Window { length_ms: 60_000, hop_ms: 10_000 }];
+    let settings = Settings { windows, lateness_ms: 0, ..Settings::default() }.validated().unwrap();
+    let shown = |ahead_ms: i64| {
+        let mut tactics = Tactics::new(&settings);
+        let stream_ms = feed::START_MS + 600_000;
+        let mut samples = Samples::default();
+        (0..600_000 + ahead_ms).step_by(1_000).for_each(|at| samples.push(7, feed::START_MS + at, 1.0));
+        let end = EpochEnd { epoch: 1, stream_ms, close_ms: stream_ms, last_of_input: false };
+        tactics.epoch(&(end, samples).into());
+        let (gate, windows) = tactics.shard(SeriesId(7).shard());
+        let rows = windows.open(gate.slot(7).unwrap(), SeriesId(7), &[], stream_ms);
+        rows.iter().map(|row| (row.count, row.partial)).collect::<Vec<_>>()
+    };
+    assert_eq!(shown(0), [(49, false)]);
+    // Its ring reaches eight panes back from its newest sample: of this window's six the newest five are there.
+    assert_eq!(shown(40_000), [(50, true)]);
+    assert_eq!(shown(300_000), []);
+}

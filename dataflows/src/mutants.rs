@@ -21,6 +21,8 @@ pub enum Mutant {
     SilenceCountsAsAnswer,
     /// Panes from before a change of settings are put together anew by a restart.
     ReshapedNotSaved,
+    /// A correction of an open key forgets the panes of all windows.
+    OtherPanesForgotten,
 }
 
 #[cfg(feature = "faults")]

@@ -17,16 +17,16 @@ const CADENCES_PER_JUMP: i64 = 3;
 /// - stream time = the clock, never going back
 /// - close time = stream time; but after a jump of stream time (nobody was there) it stands still until stream time is
 ///   `catch_up` past the jump. One that begins with `close_ms < stream_ms` begins that wait anew.
-/// - a jump is longer than `settle`, than [`EPOCHS_PER_JUMP`] epochs, and than [`CADENCES_PER_JUMP`] times the last step:
-///   cuts that come late again and again, as on a slow disk, are a slow cadence, and somebody is there.
+/// - a jump is longer than `settle`, than [`EPOCHS_PER_JUMP`] epochs, and than [`CADENCES_PER_JUMP`] times the shorter of
+///   the last two steps: cuts that come late again and again, as on a slow disk, are a slow cadence, and somebody is there.
 #[derive(Clone, Debug)]
 pub struct EpochCutter {
     last: Option<EpochEnd>,
     catch_up_ms: i64,
     /// No step up to this is a jump.
     jump_above_ms: i64,
-    /// The last step of stream time.
-    step_ms: i64,
+    /// The last two steps of stream time.
+    steps_ms: [i64; 2],
     /// Close time stands still until stream time reaches this.
     hold_until_ms: Option<i64>,
     /// The wait was going on when the last process ended; it begins at the next cut.
@@ -47,7 +47,7 @@ impl EpochCutter {
             last,
             catch_up_ms,
             jump_above_ms,
-            step_ms: 0,
+            steps_ms: [0; 2],
             hold_until_ms: None,
             wait_anew,
             epoch_min: 1,
@@ -63,9 +63,10 @@ impl EpochCutter {
     pub fn cut(&mut self, now_ms: i64) -> EpochEnd {
         let stream_ms = self.last.map_or(now_ms, |last| last.stream_ms.max(now_ms));
         let step_ms = self.last.map_or(0, |last| stream_ms.saturating_sub(last.stream_ms));
-        let cadence_ms = if mutant(12) { 0 } else { self.step_ms.saturating_mul(CADENCES_PER_JUMP) };
+        let [before, last] = self.steps_ms;
+        let cadence_ms = if mutant(13) { 0 } else { before.min(last).saturating_mul(CADENCES_PER_JUMP) };
         let jumped = step_ms > self.jump_above_ms.max(cadence_ms);
-        self.step_ms = step_ms;
+        self.steps_ms = [last, step_ms];
         if jumped || self.wait_anew {
             self.hold_until_ms = Some(stream_ms.saturating_add(self.catch_up_ms));
             self.wait_anew = false;
@@ -121,10 +122,11 @@ mod tests {
 
     /// `live` of closing_model.py, line by line: (stream, close) for each clock reading.
     fn model(start: i64, clock: &[i64], settle: i64, catch_up: i64) -> Vec<(i64, i64)> {
-        let (mut last, mut close, mut hold, mut out, mut step) = (start, start, None, Vec::new(), 0);
+        let (mut last, mut close, mut hold, mut out, mut steps) = (start, start, None, Vec::new(), [0, 0]);
         for &now in clock {
-            let jumped = now - last > settle && now - last > 10_000 && now - last > 3 * step;
-            step = now - last;
+            let cadence = steps[0].min(steps[1]);
+            let jumped = now - last > settle && now - last > 10_000 && now - last > 3 * cadence;
+            steps = [steps[1], now - last];
             if jumped {
                 hold = Some(now + catch_up);
             }
@@ -182,8 +184,8 @@ mod tests {
             let begin = EpochEnd { epoch: 5, stream_ms: start, close_ms: start, last_of_input: false };
             let mut cutter = EpochCutter::new(Some(begin), settle, 60_000, 1_000);
             let cuts: Vec<EpochEnd> = (1..200).map(|n| cutter.cut(start + n * cadence)).collect();
-            // The first slow step may be a jump; once the wait for it is over, close time follows.
-            let waited = |end: &EpochEnd| end.stream_ms >= start + cadence + 60_000;
+            // The first two slow steps may be jumps; once the wait for it is over, close time follows.
+            let waited = |end: &EpochEnd| end.stream_ms >= start + 2 * cadence + 60_000;
             assert!(cuts.iter().filter(|end| waited(end)).all(|end| end.close_ms == end.stream_ms));
             if cadence < 10_000 {
                 assert!(cuts.iter().all(|end| end.close_ms == end.stream_ms), "{settle} {cadence}");

@@ -59,7 +59,10 @@ pub fn any_settings(rng: &mut fastrand::Rng) -> Settings {
 /// A window of any hop from seconds to two hours.
 fn any_window(rng: &mut fastrand::Rng) -> Window {
     const HOPS: [i64; 16] = [7, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600, 900, 1_200, 1_800, 3_600, 7_200];
-    let hop_ms = 1_000 * HOPS[rng.usize(0..HOPS.len())];
+    // None of these divides another.
+    const APART: [i64; 10] = [200, 300, 400, 450, 500, 700, 900, 1_000, 1_200, 2_100];
+    let hops: &[i64] = if rng.u8(0..3) == 0 { &APART } else { &HOPS };
+    let hop_ms = 1_000 * hops[rng.usize(0..hops.len())];
     Window { length_ms: hop_ms * rng.i64(1..=(43_200_000 / hop_ms).min(40)), hop_ms }
 }
 
@@ -215,15 +218,15 @@ pub fn live_with_fills(
     let mut told = told.iter().peekable();
     let (Some(first), Some(last)) = (arrivals.first(), arrivals.last()) else { return Vec::new() };
     let (mut now, until) = (first.when_ms, last.when_ms + after_ms);
-    let (mut before, mut close, mut hold, mut gap) = (now, now, None, 0);
+    let (mut before, mut close, mut hold, mut gaps) = (now, now, None, [0, 0]);
     let (mut epochs, mut next) = (Vec::new(), 0);
     while now <= until {
         if let Some((_, back)) = down.iter().find(|(away, back)| (*away..*back).contains(&now)) {
             now = *back;
             continue;
         }
-        // As the journal cuts epochs: a jump is more than idle timeout, ten epochs, and thrice the gap before.
-        if now - before > settings.settle_ms.max(10_000).max(3 * gap) {
+        // As the journal cuts epochs: a jump is more than idle timeout, ten epochs, and thrice the shorter of two gaps before.
+        if now - before > settings.settle_ms.max(10_000).max(3 * gaps[0].min(gaps[1])) {
             hold = Some(now + settings.catch_up_ms);
         }
         if hold.is_none_or(|hold| now >= hold) {
@@ -240,7 +243,7 @@ pub fn live_with_fills(
             epoch.controls.push(Arc::new(control.clone()));
         }
         epochs.push(epoch);
-        gap = now - before;
+        gaps = [gaps[1], now - before];
         before = now;
         now += step_ms;
     }

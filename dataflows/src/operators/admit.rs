@@ -118,6 +118,7 @@ impl Admit {
             out.value.reserve_exact(live.len());
         } else {
             order.rows.clear();
+            order.give_back(0);
         }
         if fills.is_empty() && self.fills.is_idle() {
             let mut from = 0;

@@ -533,6 +533,9 @@ impl Windows {
                 // Samples may still come into what was built for this answer.
                 let plan = self.plans[w];
                 self.marks(slot, w).built.forget(&plan, closed + 1);
+                if mutant(Mutant::OtherPanesForgotten) {
+                    self.forget(slot, closed + 1);
+                }
             }
             false
         });

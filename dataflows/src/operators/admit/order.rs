@@ -52,7 +52,7 @@ impl Order {
     }
 
     /// Gives memory back that only a burst needed, when fewer samples come.
-    fn give_back(&mut self, n: usize) {
+    pub(super) fn give_back(&mut self, n: usize) {
         if n < ROWS_KEPT && self.rows.capacity() > ROWS_KEPT {
             self.rows.clear();
             self.rows.shrink_to(ROWS_KEPT);
