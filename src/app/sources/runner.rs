@@ -16,6 +16,8 @@
 //! A source has at most [`IN_FLIGHT_MAX`] batches in the journal's queue, so that others find room in it. It keeps them
 //! until they are durable: a journal whose disk is full for a moment throws away what waits, and gets it again.
 
+mod gap;
+
 use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -32,6 +34,7 @@ use crate::source::query::client::{QueryError, Series};
 use crate::source::query::read::{Ask, Reading, Span, Stopped, Watch};
 use crate::source::query::take::{OVERLAP_MS, Taker, Taking};
 
+use self::gap::{Gap, widened};
 use super::status::{State, Status};
 use super::{Log, REFUSED, Stop, write_progress};
 
@@ -49,14 +52,6 @@ const PRESENTS_MAX: u32 = 3;
 
 /// How long partial answers are asked for again before they are taken as they are.
 const PARTIAL_PATIENCE_MS: i64 = 300_000;
-/// When what was partial is read again for the second time; each pause is twice the one before.
-const REVISIT_MS: i64 = 3_600_000;
-/// Longest of these pauses.
-const REVISIT_MS_MAX: i64 = 86_400_000;
-
-/// What is listed as not read where no selector is to blame.
-const PARTIAL: &str = "of partial answers";
-
 /// Where a source begins.
 #[derive(Clone, Debug)]
 pub struct Start {
@@ -106,21 +101,6 @@ struct Position {
     gap: Option<Gap>,
     /// How far back is read what was missed.
     reach_ms: i64,
-}
-
-/// A span that was read from partial answers.
-#[derive(Clone, Copy, Debug)]
-struct Gap {
-    /// Up to here everything was read.
-    from_ms: i64,
-    /// The end of the last partial answer.
-    to_ms: i64,
-    /// How long after it was read it is read again.
-    pause_ms: i64,
-    /// Not before that.
-    again_ms: i64,
-    /// It is being read again.
-    revisited: bool,
 }
 
 /// A batch that may not be durable yet: it is kept to be sent again. Sent twice it does no harm.
@@ -298,50 +278,6 @@ impl Runner<'_> {
         position.read_ms = Some(position.at_ms);
     }
 
-    /// What was partial was read again up to the present, and whole.
-    fn read_again(&self, position: &mut Position) {
-        if position.gap.take_if(|gap| gap.revisited).is_some() {
-            self.whole_again(position.at_ms);
-        }
-    }
-
-    /// Nothing is partial up to here.
-    fn whole_again(&self, at_ms: i64) {
-        if let Some(partial) = self.status.whole() {
-            self.status.read_to(at_ms);
-            let lasted = duration((((self.clock)() - partial.since_ms) / 1_000).max(1) * 1_000);
-            tracing::info!("{}: answers are whole again after {lasted}", self.status.url());
-        }
-    }
-
-    /// What is older than is read back is no longer waited for.
-    fn give_up_old(&self, position: &mut Position) {
-        let oldest_ms = (self.clock)() - position.reach_ms.max(OVERLAP_MS);
-        let Some(gap) = position.gap.as_mut().filter(|gap| gap.from_ms < oldest_ms) else { return };
-        let lost = Span { after_ms: gap.from_ms, to_ms: gap.to_ms.min(oldest_ms) };
-        self.misses(PARTIAL, lost, "answers were partial for longer than is read back");
-        gap.from_ms = oldest_ms;
-        let is_over = gap.to_ms <= oldest_ms;
-        self.status.read_to(gap.from_ms);
-        if is_over {
-            position.gap = None;
-            self.whole_again(position.at_ms);
-        }
-    }
-
-    /// Goes back to where answers began to be partial, if it is time; whether it does.
-    fn revisit(&self, position: &mut Position) -> bool {
-        let now_ms = (self.clock)();
-        let Some(gap) = position.gap.as_mut().filter(|gap| gap.again_ms <= now_ms) else { return false };
-        gap.revisited = true;
-        position.taker.begin_again();
-        position.at_ms = gap.from_ms;
-        position.read_ms = None;
-        let back = duration(((now_ms - position.at_ms) / 1_000).max(1) * 1_000);
-        tracing::info!("{}: answers are whole; reading {back} of partial ones again", self.status.url());
-        true
-    }
-
     /// Reads the next chunk, which ends at `until_ms` or before; whether its answers were whole.
     fn advance(
         &self,
@@ -391,10 +327,11 @@ impl Runner<'_> {
     fn misses(&self, selector: &str, span: Span, why: &str) {
         self.metrics.limit("prometheus.piece");
         let now_ms = (self.clock)();
-        if self.status.misses(now_ms, selector, span, why) {
+        if let Some(parts) = self.status.misses(now_ms, selector, span, why) {
             let Span { after_ms, to_ms } = span;
             tracing::error!(
-                "{}: {selector} from {after_ms} to {to_ms} ms is left out: {why}; /status lists what is not read",
+                "{}: {selector} from {after_ms} to {to_ms} ms is left out: {why}; {parts} parts since this was \
+                 last said, which is once an hour; /status lists what is not read",
                 self.status.url()
             );
         }
@@ -516,19 +453,6 @@ impl Runner<'_> {
     }
 }
 
-/// The gap with another partial chunk, which begins where everything was read.
-fn widened(gap: Option<Gap>, from_ms: i64, to_ms: i64, now_ms: i64) -> Gap {
-    match gap {
-        // It is partial again: later there may be more, and what was whole before is not in it.
-        Some(gap) if gap.revisited => {
-            let pause_ms = (gap.pause_ms * 2).clamp(REVISIT_MS, REVISIT_MS_MAX);
-            Gap { from_ms, to_ms, pause_ms, again_ms: now_ms + pause_ms, revisited: false }
-        }
-        Some(gap) => Gap { to_ms: gap.to_ms.max(to_ms), ..gap },
-        None => Gap { from_ms, to_ms, pause_ms: 0, again_ms: now_ms, revisited: false },
-    }
-}
-
 /// What became of something that was taken; nobody answers once the journal is closed.
 pub(super) fn answer(answered: Option<Result<(), String>>) -> Result<(), String> {
     answered.unwrap_or_else(|| Err("the journal is closed".to_owned()))
@@ -588,7 +512,7 @@ impl Watch for Runner<'_> {
         }
         if !taken {
             let seconds = again_in.as_secs_f64();
-            self.status.failed(now_ms, format!("the answer is partial: {why}; asked again in {seconds} s"));
+            self.status.remark(now_ms, format!("the answer is partial: {why}; asked again in {seconds} s"));
         }
         taken
     }
@@ -599,7 +523,7 @@ impl Watch for Runner<'_> {
             _ => error.to_string(),
         };
         self.misses(selector, span, &why);
-        self.status.failed((self.clock)(), format!("{selector} is left out: {why}"));
+        self.status.remark((self.clock)(), format!("{selector} is left out: {why}"));
     }
 
     fn pause(&self, time: Duration) -> bool {

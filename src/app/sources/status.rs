@@ -11,6 +11,8 @@ use crate::source::query::read::Span;
 const LEFT_OUT_MAX: usize = 32;
 /// How often is logged what goes on.
 const REPEAT_MS: i64 = 3_600_000;
+/// For how long the same failure is not logged again, though it was over meanwhile.
+const FLAPPING_MS: i64 = 300_000;
 
 /// What a source is doing. Shared by its thread and whoever asks.
 pub struct Status {
@@ -29,12 +31,20 @@ struct Inner {
     error: Option<(i64, String)>,
     /// The error is newer than the last success.
     failing: bool,
+    /// The last failure that was logged, and when.
+    logged: Option<(i64, String)>,
+    /// It is one that has not been over since.
+    logged_failing: bool,
     left_out: (usize, usize),
     partial: Option<Partial>,
-    /// Parts that are not read, each of another selector; the oldest goes first.
+    /// When partial answers were logged last: also those that were over meanwhile.
+    partial_logged_ms: Option<i64>,
+    /// Parts that are not read, each of another selector. One that was not left out for an hour makes room.
     missing: Vec<Missing>,
     /// Parts that were left out so far.
     missed: u64,
+    /// When that was logged last, and how many there were then.
+    missed_logged: Option<(i64, u64)>,
 }
 
 /// Answers that say that they may be partial.
@@ -48,7 +58,6 @@ pub struct Partial {
     pub why: String,
     /// How many were taken as they are.
     pub taken: u64,
-    logged_ms: i64,
 }
 
 /// A part of a selector that the server does not give.
@@ -57,7 +66,7 @@ struct Missing {
     span: Span,
     parts: u64,
     why: String,
-    logged_ms: i64,
+    last_ms: i64,
 }
 
 /// What a source is at.
@@ -134,34 +143,48 @@ impl Status {
         self.inner().left_out = series;
     }
 
-    /// Something went well; whether it had not before.
+    /// Something went well; whether to say so, as it was said that it did not.
     pub fn succeeded(&self, now_ms: i64) -> bool {
         let mut inner = self.inner();
         inner.success_ms = Some(now_ms);
-        std::mem::take(&mut inner.failing)
+        std::mem::take(&mut inner.failing) && std::mem::take(&mut inner.logged_failing)
     }
 
-    /// Something did not; whether it went well, or failed otherwise, before.
+    /// Something did not; whether to say so: it failed otherwise before, or has not for a while.
     pub fn failed(&self, now_ms: i64, error: String) -> bool {
         let mut inner = self.inner();
-        let same = inner.failing && inner.error.as_ref().is_some_and(|(_, before)| *before == error);
-        inner.failing = true;
+        let inner = &mut *inner;
+        let was_failing = std::mem::replace(&mut inner.failing, true);
+        let same = inner.logged.as_ref().is_some_and(|(logged_ms, before)| {
+            *before == error
+                && ((was_failing && inner.logged_failing) || (0..FLAPPING_MS).contains(&(now_ms - logged_ms)))
+        });
+        if !same {
+            inner.logged = Some((now_ms, error.clone()));
+            inner.logged_failing = true;
+        }
         inner.error = Some((now_ms, error));
         !same
+    }
+
+    /// Something is not as it should be, though the server answers.
+    pub fn remark(&self, now_ms: i64, error: String) {
+        self.inner().error = Some((now_ms, error));
     }
 
     /// An answer may be partial; `taken` if it is taken as it is. Whether it is time to say so.
     pub fn partial(&self, now_ms: i64, from_ms: i64, why: &str, taken: bool) -> bool {
         let mut inner = self.inner();
-        let first =
-            Partial { since_ms: now_ms, from_ms, why: String::new(), taken: 0, logged_ms: i64::MIN / 2 };
+        let inner = &mut *inner;
+        let first = Partial { since_ms: now_ms, from_ms, why: String::new(), taken: 0 };
         let partial = inner.partial.get_or_insert(first);
         let begins = taken && partial.taken == 0;
         partial.taken += u64::from(taken);
         why.clone_into(&mut partial.why);
-        let say = begins || now_ms - partial.logged_ms >= REPEAT_MS;
+        inner.failing |= !taken;
+        let say = begins || inner.partial_logged_ms.is_none_or(|logged_ms| now_ms - logged_ms >= REPEAT_MS);
         if say {
-            partial.logged_ms = now_ms;
+            inner.partial_logged_ms = Some(now_ms);
         }
         say
     }
@@ -176,28 +199,37 @@ impl Status {
         self.inner().partial.take()
     }
 
-    /// A part will not be read. Whether it is time to say so.
-    pub fn misses(&self, now_ms: i64, selector: &str, span: Span, why: &str) -> bool {
+    /// A part will not be read. How many there were since this was said last, if it is time to say it.
+    pub fn misses(&self, now_ms: i64, selector: &str, span: Span, why: &str) -> Option<u64> {
         let mut inner = self.inner();
+        let inner = &mut *inner;
         inner.missed += 1;
-        let held = inner.missing.iter_mut().find(|missing| missing.selector == selector);
-        let Some(missing) = held else {
-            if inner.missing.len() == LEFT_OUT_MAX {
-                inner.missing.remove(0);
+        match inner.missing.iter_mut().find(|missing| missing.selector == selector) {
+            Some(missing) => {
+                missing.parts += 1;
+                missing.span.after_ms = missing.span.after_ms.min(span.after_ms);
+                missing.span.to_ms = missing.span.to_ms.max(span.to_ms);
+                why.clone_into(&mut missing.why);
+                missing.last_ms = now_ms;
             }
-            let (selector, why) = (selector.to_owned(), why.to_owned());
-            inner.missing.push(Missing { selector, span, parts: 1, why, logged_ms: now_ms });
-            return true;
-        };
-        missing.parts += 1;
-        missing.span.after_ms = missing.span.after_ms.min(span.after_ms);
-        missing.span.to_ms = missing.span.to_ms.max(span.to_ms);
-        why.clone_into(&mut missing.why);
-        let say = now_ms - missing.logged_ms >= REPEAT_MS;
-        if say {
-            missing.logged_ms = now_ms;
+            None => {
+                if inner.missing.len() == LEFT_OUT_MAX
+                    && let Some(old) = inner.missing.iter().position(|old| now_ms - old.last_ms >= REPEAT_MS)
+                {
+                    inner.missing.remove(old);
+                }
+                if inner.missing.len() < LEFT_OUT_MAX {
+                    let (selector, why) = (selector.to_owned(), why.to_owned());
+                    inner.missing.push(Missing { selector, span, parts: 1, why, last_ms: now_ms });
+                }
+            }
         }
-        say
+        let (logged_ms, before) = inner.missed_logged.unwrap_or((i64::MIN / 2, 0));
+        let say = now_ms - logged_ms >= REPEAT_MS;
+        say.then(|| {
+            inner.missed_logged = Some((now_ms, inner.missed));
+            inner.missed - before
+        })
     }
 
     /// How far it is behind the clock, while it reads.
@@ -253,5 +285,61 @@ impl Status {
             "not_read": inner.missing.iter().map(missing).collect::<Vec<Value>>(),
             "not_read_total": inner.missed,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPAN: Span = Span { after_ms: 0, to_ms: 60_000 };
+
+    fn status() -> Status {
+        Status::new("http://h:1".to_owned(), Vec::new())
+    }
+
+    #[test]
+    fn many_selectors_that_are_not_read_are_one_error_an_hour() {
+        let status = status();
+        let mut said = Vec::new();
+        for poll in 0..300 {
+            for name in 0..100 {
+                let now_ms = poll * 15_000;
+                said.extend(status.misses(now_ms, &format!("{{__name__=\"{name}\"}}"), SPAN, "broken"));
+            }
+        }
+        assert_eq!(said, [1, 24_000], "every part is counted");
+        let shown = status.show(0);
+        assert_eq!(shown["not_read"].as_array().map(Vec::len), Some(LEFT_OUT_MAX));
+        assert_eq!((&shown["not_read"][0]["parts"], &shown["not_read_total"]), (&json!(300), &json!(30_000)));
+        // What is new finds room where another is over.
+        status.misses(300 * 15_000 + REPEAT_MS, "new", SPAN, "broken");
+        let listed = status.show(0)["not_read"].as_array().cloned().unwrap_or_default();
+        assert!(listed.iter().any(|missing| missing["match"] == "new") && listed.len() == LEFT_OUT_MAX);
+    }
+
+    #[test]
+    fn a_server_that_flaps_is_told_once_and_not_at_each_poll() {
+        let (status, mut lines) = (status(), 0);
+        for poll in 0..200 {
+            let now_ms = poll * 15_000;
+            lines += usize::from(status.partial(now_ms, 0, "a store is away", false));
+            assert_eq!(status.show(now_ms)["failing"], true);
+            lines += usize::from(status.succeeded(now_ms + 500));
+            assert_eq!(status.whole().map(|partial| partial.taken), Some(0));
+        }
+        assert_eq!(lines, 1);
+        for poll in 0..200 {
+            let now_ms = poll * 15_000;
+            lines += usize::from(status.failed(now_ms, "503".to_owned()));
+            lines += usize::from(status.succeeded(now_ms + 500));
+        }
+        assert_eq!(lines, 1 + 2 * 10, "both, each five minutes");
+        // What lasts is said once, however long.
+        let later = 400 * 15_000;
+        let said: Vec<bool> = (0..100).map(|n| status.failed(later + n * 60_000, "503".to_owned())).collect();
+        assert_eq!(said.iter().filter(|said| **said).count(), 1);
+        assert!(status.failed(later, "504".to_owned()), "and another at once");
+        assert!(status.succeeded(later));
     }
 }
