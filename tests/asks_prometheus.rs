@@ -108,6 +108,8 @@ impl Watch for Counts {
         self.left_out.fetch_add(1, Relaxed);
     }
 
+    fn full(&self) {}
+
     fn pause(&self, _: Duration) -> bool {
         std::thread::sleep(Duration::from_millis(200));
         true

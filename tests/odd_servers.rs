@@ -56,7 +56,10 @@ fn answer(mut stream: TcpStream, first_ms: i64, quirk: Quirk) {
     let said = if path.contains("/buildinfo") {
         Ok(json!({"status": "success", "data": {"version": "2.53.0"}}))
     } else if path.contains("/label/") {
-        Ok(json!({"status": "success", "data": ["good", "bad"]}))
+        quirk("names", 0, vec![]).map(|mut all| {
+            all["data"] = json!(["good", "bad"]);
+            all
+        })
     } else if value("query") == "vector(1)" {
         quirk("vector(1)", 0, vec![]).map(|_| json!({"status": "success", "data": {"result": []}}))
     } else {
@@ -65,8 +68,9 @@ fn answer(mut stream: TcpStream, first_ms: i64, quirk: Quirk) {
         let after_ms = (to_ms - range.parse::<i64>().unwrap()).max(first_ms);
         let times = || (first_ms..=to_ms.min(now_ms())).step_by(STEP_MS as usize).filter(|at| *at > after_ms);
         let named = |name: &str| {
-            (!selector.contains("__name__=\"") || selector.contains(&format!("__name__=\"{name}\"")))
-                && !selector.contains(&format!("__name__!=\"{name}\""))
+            let Some((_, matcher)) = selector.split_once("__name__") else { return true };
+            let (operator, value) = matcher.split_once('"').unwrap();
+            value.trim_end_matches("\"}").split('|').any(|one| one == name) != operator.starts_with('!')
         };
         let series = |name: &str| {
             let values: Vec<Value> = times().map(|at| json!([at as f64 / 1e3, "1"])).collect();
@@ -203,4 +207,37 @@ fn an_answer_that_is_partial_is_told_and_asked_again() {
     let mut worker = worker;
     let log = worker.process().log();
     assert_eq!(log.matches("the answer is partial").count(), 2, "once each: {log}");
+}
+
+#[test]
+fn names_that_cannot_be_listed_for_a_while_cost_no_sample() {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    static LISTED: AtomicUsize = AtomicUsize::new(0);
+    let address = serve(|selector, _, found| match selector {
+        "names" => match LISTED.fetch_add(1, SeqCst) {
+            0 => Err((503, "busy")),
+            1 => Ok(json!({"status": "success", "warnings": ["a store is away"]})),
+            _ => Ok(matrix(found)),
+        },
+        _ if found.iter().any(|series| series["metric"]["__name__"] == "bad") => Err((422, "corrupt block")),
+        _ => Ok(matrix(found)),
+    });
+    let mut worker = asks(&[address]);
+    let status = source(&worker, 0, |source| source["state"] == "polling");
+    counted(&worker, "good");
+    let left_out = status["not_read"].as_array().unwrap();
+    assert!(!left_out.is_empty(), "{status}");
+    for part in left_out {
+        assert_eq!(part["match"], "{job=\"x\",__name__=\"bad\"}", "{status}");
+    }
+    // Some polls later: the bad name is known, and the log says so once.
+    let polls = || worker.metric("tidewatch_limit_reached_total{limit=\"prometheus.piece\"}");
+    let before = polls();
+    eventually("it polls on", Duration::from_secs(60), || {
+        if polls() >= before + 3.0 { Ok(()) } else { Err(polls().to_string()) }
+    });
+    assert!(LISTED.load(SeqCst) < 12, "{LISTED:?}");
+    let log = worker.process().log();
+    assert_eq!(log.matches("is left out").count(), 1, "{log}");
+    assert!(log.matches("answers again").count() <= 2, "{log}");
 }

@@ -380,6 +380,9 @@ impl Watch for Watcher<'_> {
         });
     }
 
+    /// It ends with the first name that is left out.
+    fn full(&self) {}
+
     fn pause(&self, time: Duration) -> bool {
         let until = Instant::now() + time;
         while !self.0.stopped() {

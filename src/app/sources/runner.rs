@@ -526,6 +526,10 @@ impl Watch for Runner<'_> {
         self.status.remark((self.clock)(), format!("{selector} is left out: {why}"));
     }
 
+    fn full(&self) {
+        self.metrics.limit("prometheus.refused_names");
+    }
+
     fn pause(&self, time: Duration) -> bool {
         self.stop.pause(time)
     }

@@ -119,10 +119,10 @@ impl Client {
         self.ask::<QueryData>("query", Some(&form), BRIEF).map(drop)
     }
 
-    /// The metric names with samples in `[from_ms, to_ms]` among the series of `selector`.
+    /// The metric names with samples in `[from_ms, to_ms]` among the series of `selector`, all of them.
     ///
     /// # Errors
-    /// Split by what to do; see [`QueryError`].
+    /// Split by what to do; see [`QueryError`]. An answer that may be partial is none.
     pub fn names(&self, selector: &str, from_ms: i64, to_ms: i64) -> Result<Vec<String>, QueryError> {
         let form: Vec<(String, String)> =
             [("match[]", selector.to_owned()), ("start", seconds(from_ms)), ("end", seconds(to_ms))]
@@ -134,8 +134,14 @@ impl Client {
         let query: Vec<String> =
             form.iter().map(|(key, value)| format!("{}={}", encode(key), encode(value))).collect();
         let path = format!("label/__name__/values?{}", query.join("&"));
-        // Where names may be missing, so may samples: what is asked next says so.
-        self.ask::<Texts>(&path, None, BRIEF).map(|(names, _)| names.given())
+        match self.ask::<Texts>(&path, None, BRIEF)? {
+            (names, None) => Ok(names.given()),
+            // The samples of a name that is missing would be.
+            (_, Some(why)) => Err(QueryError::Transient(format!(
+                "asking {} for names: the answer is partial: {why}",
+                self.url
+            ))),
+        }
     }
 
     /// What server it is; unknown where it does not say.

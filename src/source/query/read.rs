@@ -6,21 +6,25 @@
 //!
 //! | what comes | what becomes of the piece |
 //! |---|---|
-//! | too much for the server, or for [`Client`]'s bound on an answer | halved down to [`PIECE_MS_MIN`], then asked name by name; left out if too much even so |
+//! | too much for the server, or for [`Client`]'s bound on an answer | halved down to [`PIECE_MS_MIN`], then its names are; left out if one name is too much even so |
 //! | a transient failure | asked again, for ever, after at most [`BACKOFF_MAX`] |
 //! | an answer that may be partial | asked again in the same way, until [`Watch::partial`] takes what there is |
 //! | a definite error, and the server answers nothing | asked again every [`MENDING`]: a human has to mend the server |
 //! | a definite error, though the server answers | narrowed to the names and minutes that it is about; those are left out |
 //!
-//! What is left out is counted and said. A name that was refused in a short span, as polling asks for, is not asked for
-//! in the spans of the next [`REFUSED_MS`].
+//! Lists of names are halved, so that one bad name of n costs about 2 log2(n) questions. Names that cannot be listed are
+//! asked for again: only what is known to be refused for good is left out, counted and said. Names that were refused in
+//! all of a span are no longer asked for together with the others: in history by themselves, in polls an hour later.
 //!
 //! Memory: one answer at a time, so `client::ANSWER_BYTES_MAX` and what it parses to.
 //! Not here: which spans, and where samples go.
 
-use std::collections::HashSet;
+mod names;
+mod refused;
+
 use std::time::Duration;
 
+use self::refused::{Learned, Refused};
 use super::client::{Answer, Client, QueryError, Series};
 
 /// Shortest piece a span is halved to.
@@ -35,16 +39,13 @@ pub const MENDING: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Pieces in a row that were answered before twice as much is asked for again.
 const CALM: u32 = 16;
-/// Most definite errors in a span before pieces are left out as they are, without being narrowed.
-const NARROWINGS_MAX: u32 = 128;
-/// Most names that a piece is split into.
-const NAMES_MAX: usize = 1_000;
-/// For how long, in time of samples, what was refused is not asked for again.
-const REFUSED_MS: i64 = 3_600_000;
-/// Most names of a selector that are remembered as refused.
-const REFUSED_MAX: usize = 32;
-/// Longest span after which is remembered what was refused: other history is another question.
-const SHORT_MS: i64 = 300_000;
+/// After so many definite errors in a span comes a pause.
+const REFUSALS_IN_A_ROW: u32 = 32;
+/// That pause.
+const REFUSALS_PAUSE: Duration = Duration::from_secs(1);
+/// How often in a span the time of a refused name is halved. After that, and where the name is known as refused, all of
+/// it is left out if its first, middle and last minute are refused.
+const HALVINGS_MAX: u32 = 128;
 
 /// The questions that reading asks.
 pub trait Ask {
@@ -91,6 +92,8 @@ pub trait Watch {
     fn partial(&self, why: &str, span: Span, again_in: Duration) -> bool;
     /// This will not be read.
     fn left_out(&self, error: &QueryError, selector: &str, span: Span);
+    /// No more names are remembered as refused: they are searched for in every span.
+    fn full(&self);
     /// Waits; `false` if reading is to end.
     fn pause(&self, time: Duration) -> bool;
 }
@@ -120,6 +123,13 @@ impl Span {
         [Span { to_ms: middle, ..self }, Span { after_ms: middle, ..self }]
     }
 
+    /// Its last, its first and its middle minute.
+    fn minutes(self) -> [Span; 3] {
+        let (first, middle) =
+            (self.after_ms + PIECE_MS_MIN, self.after_ms + (self.length_ms() + PIECE_MS_MIN) / 2);
+        [self.to_ms, first, middle].map(|to_ms| Span { after_ms: to_ms - PIECE_MS_MIN, to_ms })
+    }
+
     /// The beginning of the span up to the next multiple of `chunk_ms`.
     pub fn chunk(self, chunk_ms: i64) -> Span {
         let end = (self.after_ms.div_euclid(chunk_ms) + 1) * chunk_ms;
@@ -134,35 +144,37 @@ pub struct Reading {
     /// Longest piece; halved by each refusal, doubled after some calm.
     piece_ms: i64,
     calm: u32,
-    /// What the server refused, so that it is not asked for in every poll.
-    refused: Vec<Refused>,
-}
-
-/// A name of a selector, or the selector itself, that is not asked for in spans up to a time.
-#[derive(Clone, Debug)]
-struct Refused {
-    /// `None` for the selector itself.
-    name: Option<String>,
-    selector: String,
-    until_ms: i64,
-    error: QueryError,
+    /// What the server refuses, so that it costs little in every chunk and poll.
+    refused: Refused,
 }
 
 /// A part of a span that is still to be asked for.
 #[derive(Clone)]
 struct Piece {
-    selector: String,
     span: Span,
-    /// The metric name that it was narrowed to.
-    name: Option<String>,
-    /// Whether it can be narrowed to names.
-    nameable: bool,
+    part: Part,
+}
+
+impl Piece {
+    fn is_long(&self) -> bool {
+        self.span.length_ms() > PIECE_MS_MIN
+    }
+}
+
+/// Which series of the selector.
+#[derive(Clone)]
+enum Part {
+    /// All but those of names that are known as refused.
+    All,
+    /// Those of these names, at least one.
+    Names(Vec<String>),
 }
 
 impl Reading {
     /// A selector to read.
     pub fn new(selector: &str) -> Reading {
-        Reading { selector: selector.trim().to_owned(), piece_ms: i64::MAX, calm: 0, refused: Vec::new() }
+        let selector = selector.trim().to_owned();
+        Reading { selector, piece_ms: i64::MAX, calm: 0, refused: Refused::default() }
     }
 
     /// Gives every sample of the span to `take`, those of one series in ascending order.
@@ -176,242 +188,286 @@ impl Reading {
         span: Span,
         take: &mut dyn FnMut(Vec<Series>) -> Result<(), Stopped>,
     ) -> Result<(), Stopped> {
-        let Some(first) = self.first(watch, span) else { return Ok(()) };
-        let (mut pieces, mut refusals) = (vec![first], Refusals::default());
-        let mut backoff = BACKOFF_MIN;
-        while let Some(piece) = pieces.pop() {
+        if let Some(error) = self.refused.selector(span) {
+            watch.left_out(error, &self.selector, span);
+            return Ok(());
+        }
+        let mut work = Work::begin(ask, watch, &self.selector, &self.refused, span);
+        while let Some(piece) = work.pieces.pop() {
             if piece.span.length_ms() <= 0 {
                 continue;
             }
             if piece.span.length_ms() > self.piece_ms.max(PIECE_MS_MIN) {
-                halve(&mut pieces, piece);
+                work.halve(piece);
                 continue;
             }
-            match ask_for(ask, &piece) {
+            if matches!(piece.part, Part::All) && work.others.is_none() {
+                work.by_names(piece, None)?;
+                continue;
+            }
+            match work.ask_for(&piece) {
                 Ok(Answer { series, partial }) => {
                     if let Some(why) = partial
-                        && !watch.partial(&why, piece.span, backoff)
+                        && !watch.partial(&why, piece.span, work.backoff)
                     {
-                        wait(&mut pieces, piece, &mut backoff, watch)?;
+                        let pause = work.backoff;
+                        work.wait(piece, pause)?;
                         continue;
                     }
                     watch.answered();
-                    backoff = BACKOFF_MIN;
-                    refusals.answered(&piece);
-                    self.calmer(&piece);
+                    calmer(&mut self.piece_ms, &mut self.calm, &piece);
+                    work.answered(piece);
                     take(series)?;
                 }
-                Err(QueryError::TooMuch(_)) if piece.span.length_ms() > PIECE_MS_MIN => {
+                Err(QueryError::TooMuch(_)) if piece.is_long() => {
                     self.piece_ms = (piece.span.length_ms() / 2).max(PIECE_MS_MIN);
                     self.calm = 0;
-                    halve(&mut pieces, piece);
+                    work.halve(piece);
                 }
-                Err(error @ QueryError::TooMuch(_)) => match name_by_name(ask, &piece) {
-                    Ok(Some(named)) => pieces.extend(named),
-                    Ok(None) | Err(QueryError::TooMuch(_) | QueryError::Definite(_)) => {
-                        watch.left_out(&error, &piece.selector, piece.span)
-                    }
-                    Err(other) => again(&mut pieces, piece, &other, &mut backoff, watch)?,
-                },
-                Err(error @ QueryError::Definite(_)) => match ask.alive(piece.span.to_ms) {
-                    Ok(()) => {
-                        refusals.narrow(ask, watch, piece, error, &mut pieces);
-                        if !watch.pause(Duration::ZERO) {
-                            return Err(Stopped);
-                        }
-                    }
-                    Err(QueryError::Transient(_)) => {
-                        again(
-                            &mut pieces,
-                            piece,
-                            &QueryError::Transient(error.to_string()),
-                            &mut backoff,
-                            watch,
-                        )?;
-                    }
-                    Err(_) => again(&mut pieces, piece, &error, &mut backoff, watch)?,
-                },
-                Err(other) => again(&mut pieces, piece, &other, &mut backoff, watch)?,
+                Err(error @ QueryError::TooMuch(_)) => work.split(piece, error)?,
+                Err(error @ QueryError::Definite(_)) => work.refused(piece, error)?,
+                Err(error @ QueryError::Transient(_)) => work.again(piece, &error)?,
             }
         }
-        self.remember(refusals, span);
+        let learned = work.learned;
+        if !self.refused.learn(learned, span) {
+            watch.full();
+        }
         Ok(())
     }
+}
 
-    /// The whole span, without the names that were refused in the last one; nothing if all of it was.
-    fn first(&mut self, watch: &dyn Watch, span: Span) -> Option<Piece> {
-        self.refused.retain(|refused| span.length_ms() <= SHORT_MS && span.to_ms < refused.until_ms);
-        let mut selector = self.selector.clone();
-        for refused in &self.refused {
-            watch.left_out(&refused.error, &refused.selector, span);
-            selector = without_name(&selector, refused.name.as_deref()?)?;
+/// Takes note of an answer: after some calm twice as much is asked for.
+fn calmer(piece_ms: &mut i64, calm: &mut u32, piece: &Piece) {
+    if *piece_ms == i64::MAX || piece.span.length_ms() * 2 < *piece_ms {
+        return;
+    }
+    *calm += 1;
+    if *calm == CALM {
+        (*piece_ms, *calm) = (piece_ms.saturating_mul(2), 0);
+    }
+}
+
+/// A span that is being read.
+struct Work<'a> {
+    ask: &'a dyn Ask,
+    watch: &'a dyn Watch,
+    selector: &'a str,
+    known: &'a Refused,
+    /// The selector without the names that are known as refused; nothing if that is too long to be asked for.
+    others: Option<String>,
+    /// What is still to be asked for, the last first.
+    pieces: Vec<Piece>,
+    backoff: Duration,
+    /// Definite errors so far.
+    refusals: u32,
+    /// How often the time of a name was halved because of one.
+    halvings: u32,
+    learned: Learned,
+}
+
+impl<'a> Work<'a> {
+    /// The whole span; of names that are known as refused only what is asked for again.
+    fn begin(
+        ask: &'a dyn Ask,
+        watch: &'a dyn Watch,
+        selector: &'a str,
+        known: &'a Refused,
+        span: Span,
+    ) -> Work<'a> {
+        let (again, left_out) = known.split(span);
+        for (name, error) in left_out {
+            let selector = names::with(selector, std::slice::from_ref(name));
+            watch.left_out(error, selector.as_deref().unwrap_or(name), span);
         }
-        let nameable = with_name(&self.selector, "").is_some();
-        Some(Piece { selector, span, name: None, nameable })
+        let others = names::without(selector, &known.names());
+        let others = others.filter(|others| others.len() <= names::SELECTOR_BYTES_MAX.max(selector.len()));
+        let mut pieces = vec![Piece { span, part: Part::All }];
+        for part in names::parts(selector, again) {
+            pieces.push(Piece { span, part: Part::Names(part) });
+        }
+        Work {
+            ask,
+            watch,
+            selector,
+            known,
+            others,
+            pieces,
+            backoff: BACKOFF_MIN,
+            refusals: 0,
+            halvings: 0,
+            learned: Learned::default(),
+        }
     }
 
-    /// Keeps in mind what was refused, if it was refused in all of a short span.
-    fn remember(&mut self, refusals: Refusals, span: Span) {
-        if span.length_ms() > SHORT_MS {
-            return;
-        }
-        for (name, selector, error) in refusals.left_out {
-            let held = self.refused.iter().any(|refused| refused.name == name);
-            let some = match &name {
-                Some(name) => refusals.names.contains(name),
-                None => !refusals.names.is_empty(),
-            };
-            if !held && !some && !refusals.unnamed && self.refused.len() < REFUSED_MAX {
-                self.refused.push(Refused { name, selector, until_ms: span.to_ms + REFUSED_MS, error });
+    /// The selector of a part.
+    fn text(&self, part: &Part) -> String {
+        let text = match part {
+            Part::All => self.others.clone(),
+            Part::Names(names) => names::with(self.selector, names),
+        };
+        text.unwrap_or_else(|| self.selector.to_owned())
+    }
+
+    /// The samples of a piece that no other piece has.
+    fn ask_for(&self, piece: &Piece) -> Result<Answer, QueryError> {
+        let Span { after_ms, to_ms } = piece.span;
+        let promql = format!("{}[{}ms]", self.text(&piece.part), piece.span.length_ms());
+        let mut answer = self.ask.query(&promql, to_ms, TIMEOUT)?;
+        for series in &mut answer.series {
+            series.samples.retain(|(at_ms, _)| after_ms < *at_ms && *at_ms <= to_ms);
+            // As the API has it already; our order rests on it, so it is not left to trust.
+            if !series.samples.is_sorted_by_key(|(at_ms, _)| *at_ms) {
+                series.samples.sort_by_key(|(at_ms, _)| *at_ms);
             }
         }
+        Ok(answer)
     }
 
-    /// Takes note of an answer.
-    fn calmer(&mut self, piece: &Piece) {
-        if self.piece_ms == i64::MAX || piece.span.length_ms() * 2 < self.piece_ms {
-            return;
-        }
-        self.calm += 1;
-        if self.calm == CALM {
-            (self.piece_ms, self.calm) = (self.piece_ms.saturating_mul(2), 0);
+    fn answered(&mut self, piece: Piece) {
+        self.backoff = BACKOFF_MIN;
+        match piece.part {
+            Part::All => self.learned.all_answered = true,
+            Part::Names(names) => self.learned.answered.extend(names),
         }
     }
-}
 
-/// The definite errors in one span of a server that answers other questions.
-#[derive(Default)]
-struct Refusals {
-    narrowings: u32,
-    /// Whether a piece of all names was answered.
-    unnamed: bool,
-    /// Names with an answer.
-    names: HashSet<String>,
-    /// What is left out: name and selector.
-    left_out: Vec<(Option<String>, String, QueryError)>,
-}
+    /// Puts both halves of the span in place of a piece.
+    fn halve(&mut self, piece: Piece) {
+        let [early, late] = piece.span.halves();
+        self.pieces.push(Piece { span: late, part: piece.part.clone() });
+        self.pieces.push(Piece { span: early, part: piece.part });
+    }
 
-impl Refusals {
-    fn answered(&mut self, piece: &Piece) {
-        match &piece.name {
-            Some(name) => drop(self.names.insert(name.clone())),
-            None => self.unnamed = true,
+    /// Puts both halves of some names in their place.
+    fn halve_names(&mut self, span: Span, mut names: Vec<String>) {
+        let late = names.split_off(names.len() / 2);
+        self.pieces.push(Piece { span, part: Part::Names(late) });
+        self.pieces.push(Piece { span, part: Part::Names(names) });
+    }
+
+    /// A definite error: a human has to mend the server, unless it answers other questions.
+    fn refused(&mut self, piece: Piece, error: QueryError) -> Result<(), Stopped> {
+        match self.ask.alive(piece.span.to_ms) {
+            Ok(()) => {
+                self.refusals += 1;
+                let rest = self.refusals.is_multiple_of(REFUSALS_IN_A_ROW);
+                let pause = if rest { REFUSALS_PAUSE } else { Duration::ZERO };
+                if !self.watch.pause(pause) {
+                    return Err(Stopped);
+                }
+                self.narrow(piece, error)
+            }
+            Err(QueryError::Transient(_)) => self.again(piece, &QueryError::Transient(error.to_string())),
+            Err(_) => self.again(piece, &error),
         }
     }
 
     /// Puts the parts of a refused piece in its place, or leaves it out.
-    fn narrow(
-        &mut self,
-        ask: &dyn Ask,
-        watch: &dyn Watch,
-        piece: Piece,
-        error: QueryError,
-        pieces: &mut Vec<Piece>,
-    ) {
-        self.narrowings += 1;
-        if self.narrowings <= NARROWINGS_MAX {
-            let long = piece.span.length_ms() > PIECE_MS_MIN;
-            let minute = Span { after_ms: piece.span.to_ms - PIECE_MS_MIN, ..piece.span };
-            // Where its last minute is refused as well it is not about the time: first by names then.
-            let by_time =
-                long && (!piece.nameable || ask_for(ask, &Piece { span: minute, ..piece.clone() }).is_ok());
-            if by_time {
-                return halve(pieces, piece);
+    fn narrow(&mut self, piece: Piece, error: QueryError) -> Result<(), Stopped> {
+        let is_known = match &piece.part {
+            Part::Names(names) if names.len() > 1 => return self.split(piece, error),
+            Part::Names(names) => names.iter().all(|name| self.known.contains(name)),
+            Part::All => false,
+        };
+        if !piece.is_long() {
+            return self.split(piece, error);
+        }
+        let has_names = matches!(piece.part, Part::All) && names::is_nameable(self.selector);
+        if !has_names && !is_known && self.halvings < HALVINGS_MAX {
+            self.halvings += 1;
+            self.halve(piece);
+            return Ok(());
+        }
+        // Where none of its minutes is answered it is not about the time.
+        for span in piece.span.minutes() {
+            match self.ask_for(&Piece { span, part: piece.part.clone() }) {
+                Ok(_) => {
+                    self.halve(piece);
+                    return Ok(());
+                }
+                Err(transient @ QueryError::Transient(_)) => return self.again(piece, &transient),
+                Err(QueryError::TooMuch(_) | QueryError::Definite(_)) => {}
             }
-            match name_by_name(ask, &piece) {
-                Ok(Some(named)) if (1..=NAMES_MAX).contains(&named.len()) => return pieces.extend(named),
-                _ if long => return halve(pieces, piece),
-                _ => {}
+        }
+        self.split(piece, error)
+    }
+
+    /// Puts fewer names each in place of a piece, or leaves out what has one.
+    fn split(&mut self, piece: Piece, error: QueryError) -> Result<(), Stopped> {
+        match piece.part {
+            Part::All if names::is_nameable(self.selector) => self.by_names(piece, Some(error)),
+            Part::Names(names) if names.len() > 1 => {
+                self.halve_names(piece.span, names);
+                Ok(())
+            }
+            _ => {
+                self.leave_out(piece, error);
+                Ok(())
             }
         }
-        watch.left_out(&error, &piece.selector, piece.span);
-        let known = self.left_out.iter().any(|(name, ..)| *name == piece.name);
-        if !known && self.left_out.len() < REFUSED_MAX {
-            self.left_out.push((piece.name, piece.selector, error));
+    }
+
+    /// Asks for a piece of all names by lists of them, without those that are known as refused; `error` if it was refused.
+    fn by_names(&mut self, piece: Piece, error: Option<QueryError>) -> Result<(), Stopped> {
+        // The selector as it is given: a request of this kind has little room.
+        let listed = match self.ask.names(self.selector, piece.span.after_ms, piece.span.to_ms) {
+            Ok(listed) => listed,
+            Err(QueryError::Definite(_) | QueryError::TooMuch(_)) if error.is_some() && piece.is_long() => {
+                self.halve(piece);
+                return Ok(());
+            }
+            // Without the names nobody knows what would be lost.
+            Err(unlisted) => return self.again(piece, &unlisted),
+        };
+        let mut names: Vec<String> = listed.into_iter().filter(|name| !self.known.contains(name)).collect();
+        names.sort_unstable();
+        names.dedup();
+        let mut parts = names::parts(self.selector, names);
+        match (error, &mut parts[..]) {
+            (Some(error), []) => self.leave_out(piece, error),
+            // That all of them together are refused is known.
+            (Some(_), [one]) if one.len() > 1 => {
+                let names = std::mem::take(one);
+                self.halve_names(piece.span, names);
+            }
+            _ => {
+                let piece = |part| Piece { span: piece.span, part: Part::Names(part) };
+                self.pieces.extend(parts.into_iter().rev().map(piece));
+            }
+        }
+        Ok(())
+    }
+
+    fn leave_out(&mut self, piece: Piece, error: QueryError) {
+        self.watch.left_out(&error, &self.text(&piece.part), piece.span);
+        // What is too much may be less at the next time.
+        if matches!(error, QueryError::Definite(_)) {
+            match piece.part {
+                Part::All => self.learned.selector = Some(error),
+                Part::Names(names) => {
+                    self.learned.refused.extend(names.into_iter().map(|name| (name, error.clone())));
+                }
+            }
         }
     }
-}
 
-fn halve(pieces: &mut Vec<Piece>, piece: Piece) {
-    let [early, late] = piece.span.halves();
-    pieces.push(Piece { span: late, ..piece.clone() });
-    pieces.push(Piece { span: early, ..piece });
-}
-
-/// The samples of a piece that no other piece has.
-fn ask_for(ask: &dyn Ask, piece: &Piece) -> Result<Answer, QueryError> {
-    let Span { after_ms, to_ms } = piece.span;
-    let mut answer =
-        ask.query(&format!("{}[{}ms]", piece.selector, piece.span.length_ms()), to_ms, TIMEOUT)?;
-    for series in &mut answer.series {
-        series.samples.retain(|(at_ms, _)| after_ms < *at_ms && *at_ms <= to_ms);
-        // As the API has it already; our order rests on it, so it is not left to trust.
-        if !series.samples.is_sorted_by_key(|(at_ms, _)| *at_ms) {
-            series.samples.sort_by_key(|(at_ms, _)| *at_ms);
-        }
+    /// Waits after an error before the piece is asked for again.
+    fn again(&mut self, piece: Piece, error: &QueryError) -> Result<(), Stopped> {
+        let pause = match error {
+            QueryError::Definite(_) => MENDING,
+            QueryError::Transient(_) | QueryError::TooMuch(_) => self.backoff,
+        };
+        self.watch.failed(error, pause);
+        self.wait(piece, pause)
     }
-    Ok(answer)
-}
 
-/// The piece split by metric name, unless it cannot be.
-fn name_by_name(ask: &dyn Ask, piece: &Piece) -> Result<Option<Vec<Piece>>, QueryError> {
-    if !piece.nameable {
-        return Ok(None);
+    /// Waits before the piece is asked for again, longer the next time.
+    fn wait(&mut self, piece: Piece, pause: Duration) -> Result<(), Stopped> {
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        self.pieces.push(piece);
+        if self.watch.pause(pause) { Ok(()) } else { Err(Stopped) }
     }
-    let names = ask.names(&piece.selector, piece.span.after_ms, piece.span.to_ms)?;
-    let named = names.into_iter().filter_map(|name| {
-        let selector = with_name(&piece.selector, &name)?;
-        Some(Piece { selector, span: piece.span, name: Some(name), nameable: false })
-    });
-    Ok(Some(named.collect()))
-}
-
-/// The selector narrowed to one name, if it does not begin with a name.
-fn with_name(selector: &str, name: &str) -> Option<String> {
-    narrowed(selector, "=", name)
-}
-
-/// The selector without one name, if it does not begin with a name.
-fn without_name(selector: &str, name: &str) -> Option<String> {
-    narrowed(selector, "!=", name)
-}
-
-fn narrowed(selector: &str, operator: &str, name: &str) -> Option<String> {
-    let inner = selector.trim().strip_prefix('{')?.strip_suffix('}')?.trim_end();
-    let gap = if inner.is_empty() || inner.ends_with(',') { "" } else { "," };
-    let name = name.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    Some(format!("{{{inner}{gap}__name__{operator}\"{name}\"}}"))
-}
-
-/// Waits after an error before the piece is asked for again.
-fn again(
-    pieces: &mut Vec<Piece>,
-    piece: Piece,
-    error: &QueryError,
-    backoff: &mut Duration,
-    watch: &dyn Watch,
-) -> Result<(), Stopped> {
-    let mut pause = match error {
-        QueryError::Definite(_) => MENDING,
-        QueryError::Transient(_) | QueryError::TooMuch(_) => *backoff,
-    };
-    watch.failed(error, pause);
-    let result = wait(pieces, piece, &mut pause, watch);
-    *backoff = (*backoff * 2).min(BACKOFF_MAX);
-    result
-}
-
-/// Waits before the piece is asked for again, longer the next time.
-fn wait(
-    pieces: &mut Vec<Piece>,
-    piece: Piece,
-    backoff: &mut Duration,
-    watch: &dyn Watch,
-) -> Result<(), Stopped> {
-    let pause = *backoff;
-    *backoff = (*backoff * 2).min(BACKOFF_MAX);
-    pieces.push(piece);
-    if watch.pause(pause) { Ok(()) } else { Err(Stopped) }
 }
 
 #[cfg(test)]

@@ -147,6 +147,17 @@ fn names_are_asked_with_a_selector() {
 }
 
 #[test]
+fn names_of_which_some_may_be_missing_are_asked_for_again() {
+    for more in [r#""warnings":["a store is away"]"#, r#""isPartial":true"#] {
+        let body = format!(r#"{{"status":"success","data":["a"],{more}}}"#);
+        let (url, _asked) = server(vec![answer("200 OK", &body)]);
+        let (client, _) = client(&url, &HttpConfig::default());
+        let error = client.names("{}", 1_000, 2_500).unwrap_err();
+        assert!(error.outcome() == "transient" && error.to_string().contains("is partial"), "{error}");
+    }
+}
+
+#[test]
 fn secrets_are_sent_from_text_url_and_file_as_it_is_now() {
     let folder = Folder::new();
     let file = folder.path.join("token");

@@ -1,13 +1,13 @@
 //! Reading from a server over samples in memory, with every kind of failure.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use super::*;
 
 /// A server over samples in memory; `most` is how many samples one answer may load.
 struct Server {
-    series: BTreeMap<&'static str, Vec<i64>>,
+    series: BTreeMap<String, Vec<i64>>,
     closed: bool,
     most: usize,
     /// Errors that come first.
@@ -16,15 +16,18 @@ struct Server {
     dead: Cell<usize>,
     /// As many answers are partial.
     partial: Cell<usize>,
-    /// What is refused: a name at these times.
-    broken: Option<(&'static str, Span)>,
+    /// What is refused: names at these times.
+    broken: Vec<(String, Span)>,
+    /// Errors of the first questions for names.
+    unlisted: RefCell<Vec<QueryError>>,
     asked: RefCell<Vec<String>>,
 }
 
 impl Server {
     fn new(closed: bool, most: usize) -> Server {
         let every = |step: usize| (0..=7_200_000).step_by(step).collect();
-        let series = BTreeMap::from([("a", every(15_000)), ("b", every(60_000)), ("c", vec![3_600_000])]);
+        let series = [("a", every(15_000)), ("b", every(60_000)), ("c", vec![3_600_000])];
+        let series = series.into_iter().map(|(name, times)| (name.to_owned(), times)).collect();
         Server {
             series,
             closed,
@@ -32,7 +35,8 @@ impl Server {
             errors: RefCell::default(),
             dead: Cell::new(0),
             partial: Cell::new(0),
-            broken: None,
+            broken: Vec::new(),
+            unlisted: RefCell::default(),
             asked: RefCell::default(),
         }
     }
@@ -46,20 +50,18 @@ impl Ask for Server {
         }
         let (selector, range) = promql.strip_suffix("ms]").unwrap().split_once('[').unwrap();
         let after = at_ms - range.parse::<i64>().unwrap();
-        let wanted = |name: &str| {
-            let only = selector.contains("__name__=\"");
-            (!only || selector.contains(&format!("__name__=\"{name}\"")))
-                && !selector.contains(&format!("__name__!=\"{name}\""))
-        };
-        if self.broken.is_some_and(|(name, span)| wanted(name) && after < span.to_ms && span.after_ms < at_ms)
-        {
+        let wanted = wanted(selector);
+        assert!(selector.len() <= names::SELECTOR_BYTES_MAX, "{}", selector.len());
+        let is_broken =
+            |(name, span): &(String, Span)| wanted(name) && after < span.to_ms && span.after_ms < at_ms;
+        if self.broken.iter().any(is_broken) {
             return Err(QueryError::Definite("broken chunk".to_owned()));
         }
         let inside = |at: i64| (after < at || (self.closed && after == at)) && at <= at_ms;
         let all: Vec<Series> = (self.series.iter())
             .filter(|(name, _)| wanted(name))
             .map(|(name, times)| Series {
-                labels: vec![("__name__".to_owned(), (*name).to_owned())],
+                labels: vec![("__name__".to_owned(), (*name).clone())],
                 samples: times.iter().filter(|at| inside(**at)).map(|at| (*at, *at as f64)).collect(),
                 histograms: 0,
             })
@@ -82,8 +84,25 @@ impl Ask for Server {
     }
 
     fn names(&self, _: &str, _: i64, _: i64) -> Result<Vec<String>, QueryError> {
-        Ok(self.series.keys().map(|name| (*name).to_owned()).collect())
+        self.asked.borrow_mut().push("names".to_owned());
+        match self.unlisted.borrow_mut().pop() {
+            Some(error) => Err(error),
+            None => Ok(self.series.keys().cloned().collect()),
+        }
     }
+}
+
+/// Tells whether a selector of the tests means a name.
+fn wanted(selector: &str) -> impl Fn(&str) -> bool {
+    let matcher = selector.split_once("__name__").map(|(_, matcher)| matcher.split_once('"').unwrap());
+    let (operator, value) = matcher.unwrap_or(("!=", "\"}"));
+    let value = value.strip_suffix("\"}").unwrap().replace("\\\\", "\\");
+    let names: HashSet<String> = match operator.ends_with('~') {
+        true => value.split('|').map(|one| one.replace('\\', "")).collect(),
+        false => HashSet::from([value]),
+    };
+    let without = operator.starts_with('!');
+    move |name| names.contains(name) != without
 }
 
 #[derive(Default)]
@@ -94,6 +113,9 @@ struct Told {
     partial: Cell<usize>,
     patience: usize,
     stop_after: Option<usize>,
+    /// Pauses that are no waits for the server.
+    rests: Cell<usize>,
+    full: Cell<usize>,
 }
 
 impl Watch for Told {
@@ -115,7 +137,12 @@ impl Watch for Told {
         self.left_out.borrow_mut().push((selector.to_owned(), span));
     }
 
-    fn pause(&self, _: Duration) -> bool {
+    fn full(&self) {
+        self.full.set(self.full.get() + 1);
+    }
+
+    fn pause(&self, time: Duration) -> bool {
+        self.rests.set(self.rests.get() + usize::from(time == REFUSALS_PAUSE));
         self.stop_after.is_none_or(|after| self.waits.borrow().len() < after)
     }
 }
@@ -148,7 +175,7 @@ fn every_sample_comes_once_and_in_order_however_ranges_are_bounded_and_split() {
                 let (server, told) = (Server::new(closed, most), Told::default());
                 let got = read(&server, &told, chunk_ms);
                 for (name, times) in &server.series {
-                    assert_eq!(&got[*name], times, "{name} closed {closed} most {most} chunk {chunk_ms}");
+                    assert_eq!(&got[name], times, "{name} closed {closed} most {most} chunk {chunk_ms}");
                 }
                 assert!(told.left_out.borrow().is_empty() && told.waits.borrow().is_empty());
             }
@@ -210,17 +237,17 @@ fn what_a_server_that_answers_refuses_is_left_out_and_the_rest_goes_on() {
         ("a", always, 900_000),
         ("c", minute, 86_400_000),
     ] {
-        let server = Server { broken: Some((name, span)), ..Server::new(true, 9_999) };
+        let server = Server { broken: vec![(name.to_owned(), span)], ..Server::new(true, 9_999) };
         let told = Told::default();
         let got = read(&server, &told, chunk_ms);
         let left_out = told.left_out.borrow();
         assert!(!left_out.is_empty() && told.waits.borrow().is_empty(), "it is not asked again");
         for (other, times) in &server.series {
             let lost = |at: &i64| {
-                *other == name && left_out.iter().any(|(_, span)| span.after_ms < *at && *at <= span.to_ms)
+                other == name && left_out.iter().any(|(_, span)| span.after_ms < *at && *at <= span.to_ms)
             };
             let wanted: Vec<i64> = times.iter().copied().filter(|at| !lost(at)).collect();
-            assert_eq!(got.get(*other).cloned().unwrap_or_default(), wanted, "{other}, {name} {span:?}");
+            assert_eq!(got.get(other).cloned().unwrap_or_default(), wanted, "{other}, {name} {span:?}");
         }
         let named = format!("{{job=\"x\",__name__=\"{name}\"}}");
         assert!(left_out.iter().all(|(selector, _)| *selector == named), "{left_out:?}");
@@ -237,7 +264,7 @@ fn what_a_server_that_answers_refuses_is_left_out_and_the_rest_goes_on() {
 fn what_was_refused_in_a_poll_is_not_asked_for_in_the_next_ones() {
     let always = Span { after_ms: -1, to_ms: i64::MAX };
     for (selector, name) in [("{job=\"x\"}", "b"), ("up", "a")] {
-        let mut server = Server { broken: Some((name, always)), ..Server::new(true, 9_999) };
+        let mut server = Server { broken: vec![(name.to_owned(), always)], ..Server::new(true, 9_999) };
         let (told, mut reading) = (Told::default(), Reading::new(selector));
         let mut poll = |server: &Server, to_ms: i64| {
             let begin = server.asked.borrow().len();
@@ -251,9 +278,9 @@ fn what_was_refused_in_a_poll_is_not_asked_for_in_the_next_ones() {
         }
         assert!(told.left_out.borrow().len() >= 200, "and each time it is said");
         // An hour later it is asked for again, and it is well.
-        server.broken = None;
+        server.broken.clear();
         let left_out = told.left_out.borrow().len();
-        assert_eq!(poll(&server, 100_000 + REFUSED_MS), 1);
+        assert_eq!(poll(&server, 100_000 + refused::REFUSED_MS), if name == "b" { 2 } else { 1 });
         assert_eq!(told.left_out.borrow().len(), left_out);
     }
 }
@@ -282,17 +309,195 @@ fn reading_ends_when_told() {
     assert_eq!(Reading::new("up").read(&server, &Told::default(), span, &mut |_| Err(Stopped)), Err(Stopped));
 }
 
-#[test]
-fn a_selector_is_narrowed_to_a_name_where_it_has_none() {
-    for (selector, narrowed) in [
-        ("{a=\"b\"}", Some("{a=\"b\",__name__=\"n\\\"\\\\\"}")),
-        ("{ a=\"}\" , }", Some("{ a=\"}\" ,__name__=\"n\\\"\\\\\"}")),
-        ("{}", Some("{__name__=\"n\\\"\\\\\"}")),
-        ("up", None),
-        ("up{a=\"b\"}", None),
-    ] {
-        assert_eq!(with_name(selector, "n\"\\").as_deref(), narrowed, "{selector}");
+const ALWAYS: Span = Span { after_ms: -1, to_ms: i64::MAX };
+
+/// A server with as many names, of which some are refused; each has a sample every minute.
+fn wide(names: usize, bad: &[usize]) -> Server {
+    let name = |n: usize| format!("a_metric.with_a_name_{n:05}");
+    let every: Vec<i64> = (0..=7_200_000).step_by(60_000).collect();
+    let series = (0..names).map(|n| (name(n), every.clone())).collect();
+    Server {
+        series,
+        broken: bad.iter().map(|n| (name(*n), ALWAYS)).collect(),
+        ..Server::new(true, usize::MAX)
     }
+}
+
+fn asked(server: &Server) -> usize {
+    server.asked.borrow().len()
+}
+
+#[test]
+fn a_transient_failure_while_names_are_searched_loses_nothing() {
+    let transient = || QueryError::Transient("503".to_owned());
+    // The failure hits each of the first questions once: of all, of its minutes, of names, of parts.
+    for at in 0..12 {
+        for long in [true, false] {
+            let server = Server { broken: vec![("b".to_owned(), ALWAYS)], ..Server::new(true, usize::MAX) };
+            let told = Told::default();
+            let failing = Failing { server: &server, at, error: transient(), asked: Cell::new(0) };
+            let span = Span { after_ms: 3_540_000 - if long { 240_000 } else { 0 }, to_ms: 3_600_000 };
+            let mut reading = Reading::new("{job=\"x\"}");
+            let mut got: BTreeMap<String, Vec<i64>> = BTreeMap::new();
+            let done = reading.read(&failing, &told, span, &mut |all| {
+                for series in all {
+                    let times = series.samples.iter().map(|(at, _)| *at);
+                    got.entry(series.labels[0].1.clone()).or_default().extend(times);
+                }
+                Ok(())
+            });
+            done.unwrap();
+            let inside = |at: &&i64| span.after_ms < **at && **at <= span.to_ms;
+            for name in ["a", "c"] {
+                let all: Vec<i64> = server.series[name].iter().filter(inside).copied().collect();
+                assert_eq!(got[name], all, "{name} at {at}, long {long}");
+            }
+            let left_out = told.left_out.borrow();
+            let bad = "{job=\"x\",__name__=\"b\"}";
+            assert!(left_out.iter().all(|(selector, _)| selector == bad), "{left_out:?} at {at}");
+            assert!(reading.refused.selector(span).is_none());
+            assert_eq!(told.waits.borrow().len(), usize::from(failing.asked.get() > at), "at {at}");
+        }
+    }
+}
+
+/// A server of which one question, also for names, gets an error.
+struct Failing<'a> {
+    server: &'a Server,
+    at: usize,
+    error: QueryError,
+    asked: Cell<usize>,
+}
+
+impl Failing<'_> {
+    fn fails(&self) -> Result<(), QueryError> {
+        match self.asked.replace(self.asked.get() + 1) == self.at {
+            true => Err(self.error.clone()),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Ask for Failing<'_> {
+    fn query(&self, promql: &str, at_ms: i64, timeout: Duration) -> Result<Answer, QueryError> {
+        self.fails().and_then(|()| self.server.query(promql, at_ms, timeout))
+    }
+
+    fn alive(&self, at_ms: i64) -> Result<(), QueryError> {
+        self.fails().and_then(|()| self.server.alive(at_ms))
+    }
+
+    fn names(&self, selector: &str, from_ms: i64, to_ms: i64) -> Result<Vec<String>, QueryError> {
+        self.fails().and_then(|()| self.server.names(selector, from_ms, to_ms))
+    }
+}
+
+#[test]
+fn names_that_cannot_be_listed_are_not_passed_over() {
+    for error in [QueryError::Definite("404".to_owned()), QueryError::TooMuch("too many".to_owned())] {
+        let server = Server { broken: vec![("b".to_owned(), ALWAYS)], ..Server::new(true, usize::MAX) };
+        *server.unlisted.borrow_mut() = vec![error; 200];
+        let told = Told::default();
+        let got = read(&server, &told, 60_000);
+        for name in ["a", "c"] {
+            assert_eq!(got[name], server.series[name], "{name}");
+        }
+        assert!(told.left_out.borrow().iter().all(|(selector, _)| selector.contains("__name__=\"b\"")));
+        assert_eq!(told.waits.borrow().len(), 200, "each is told");
+    }
+}
+
+#[test]
+fn however_many_names_there_are_only_the_bad_one_is_left_out() {
+    for (names, questions) in [(1_000, 100), (20_000, 300)] {
+        let (server, told) = (wide(names, &[names / 3]), Told::default());
+        let mut reading = Reading::new("{job=\"x\"}");
+        let (mut seen, mut last) = (0, 0);
+        for n in 0..20 {
+            let span = Span { after_ms: n * 60_000, to_ms: (n + 1) * 60_000 };
+            let before = asked(&server);
+            reading
+                .read(&server, &told, span, &mut |all| {
+                    seen += all.iter().map(|series| series.samples.len()).sum::<usize>();
+                    Ok(())
+                })
+                .unwrap();
+            last = asked(&server) - before;
+        }
+        assert_eq!(seen, (names - 1) * 20, "one sample a minute of each other name");
+        assert!(asked(&server) < questions && last == 1, "{} {last}", asked(&server));
+    }
+}
+
+#[test]
+fn a_backfill_learns_from_chunk_to_chunk() {
+    let (server, told) = (wide(1_000, &[421]), Told::default());
+    let got = read(&server, &told, 300_001);
+    let bad = &server.broken[0].0;
+    for (name, times) in &server.series {
+        assert_eq!(got.get(name), Some(times).filter(|_| name != bad), "{name}");
+    }
+    let most = 100 + 24 * 6;
+    assert!(asked(&server) < most, "{} of {most}", asked(&server));
+    // Where it is well again it is read: other history is another question.
+    let (mut server, told) = (wide(1_000, &[421]), Told::default());
+    server.broken[0].1.to_ms = 3_000_000;
+    let got = read(&server, &told, 600_000);
+    let times: Vec<i64> = server.series[bad].iter().copied().filter(|at| *at > 3_000_000).collect();
+    assert_eq!(&got[bad], &times);
+}
+
+#[test]
+fn polls_with_many_bad_names_ask_little_and_an_hour_later_again() {
+    let bad: Vec<usize> = (0..900).map(|n| n * 2).collect();
+    let (mut server, told) = (wide(2_000, &bad), Told::default());
+    let mut reading = Reading::new("{job=\"x\"}");
+    let mut poll = |server: &Server, to_ms: i64| {
+        let before = asked(server);
+        let mut names = 0;
+        let span = Span { after_ms: to_ms - 60_000, to_ms };
+        let done = reading.read(server, &told, span, &mut |all| {
+            names += all.iter().filter(|series| !series.samples.is_empty()).count();
+            Ok(())
+        });
+        done.unwrap();
+        (asked(server) - before, names)
+    };
+    let (questions, names) = poll(&server, 60_000);
+    assert_eq!(names, 1_100);
+    assert!(questions < 4_000, "{questions}");
+    assert!(told.rests.get() >= 1_800 / 32, "{}", told.rests.get());
+    for n in 1..10 {
+        // They do not fit into one matcher, so the others are listed.
+        let (questions, names) = poll(&server, 60_000 + n * 300_000);
+        assert!(questions < 20 && names == 1_100, "{questions} {names}");
+    }
+    server.broken.clear();
+    let mut polls = 0;
+    while poll(&server, 60_000 + refused::REFUSED_MS + polls * 1_000).1 < 2_000 {
+        polls += 1;
+        assert!(polls < 60, "each poll asks for a few of them again");
+    }
+    assert_eq!(told.full.get(), 0);
+}
+
+#[test]
+fn more_bad_names_than_are_remembered_are_counted_and_cost_no_other() {
+    let bad: Vec<usize> = (0..refused::REFUSED_MAX + 10).collect();
+    let (server, told) = (wide(1_200, &bad), Told::default());
+    let mut reading = Reading::new("{job=\"x\"}");
+    for n in 1..4 {
+        let span = Span { after_ms: (n - 1) * 60_000, to_ms: n * 60_000 };
+        let mut names = 0;
+        let done = reading.read(&server, &told, span, &mut |all| {
+            names += all.len();
+            Ok(())
+        });
+        done.unwrap();
+        assert_eq!(names, 1_200 - bad.len());
+    }
+    assert_eq!(told.full.get(), 3);
+    assert_eq!(reading.refused.names().len(), refused::REFUSED_MAX);
 }
 
 #[test]
