@@ -172,43 +172,64 @@ impl Timers {
     }
 }
 
-/// Flat records of `stride` words per slot, those of each slot in a piece of memory that starts as zeroes.
+/// Flat records of `stride` words per slot, those of one or three slots in a piece of memory that starts as zeroes.
 ///
-/// A piece for several slots would be half empty in each of the 256 shards. Pieces never move, so growing copies nothing.
+/// A piece for many slots would be half empty in each of the 256 shards. An allocator rounds a piece up to its next size, of
+/// which there are four between a power of two and the next: three slots in a piece are chosen where that wastes less, 5 %
+/// in place of 13 % with the default windows. Pieces never move, so growing copies nothing.
 pub struct Flat<const WORDS: usize> {
     stride: usize,
-    slots: Vec<Box<[[u64; WORDS]]>>,
+    three: bool,
+    pieces: Vec<Box<[[u64; WORDS]]>>,
 }
 
 impl<const WORDS: usize> Flat<WORDS> {
     /// No slots yet; `stride` records for each to come.
     pub fn new(stride: usize) -> Self {
-        Flat { stride, slots: Vec::new() }
+        let bytes = stride * WORDS * 8;
+        let three = allocated(3 * bytes) < 3 * allocated(bytes);
+        Flat { stride, three, pieces: Vec::new() }
     }
 
     /// Makes room for `slot`.
     pub fn reserve(&mut self, slot: u32) {
-        while self.slots.len() <= slot as usize {
-            self.slots.push(vec![[0; WORDS]; self.stride].into_boxed_slice());
+        let (piece, _) = self.place(slot);
+        while self.pieces.len() <= piece {
+            let records = if self.three { 3 * self.stride } else { self.stride };
+            self.pieces.push(vec![[0; WORDS]; records].into_boxed_slice());
         }
+    }
+
+    /// The piece that a slot is in, and where in it its records begin.
+    #[inline]
+    fn place(&self, slot: u32) -> (usize, usize) {
+        let slot = slot as usize;
+        if self.three { (slot / 3, slot % 3 * self.stride) } else { (slot, 0) }
     }
 
     /// The records of `slot`.
     #[inline]
     pub fn of(&self, slot: u32) -> &[[u64; WORDS]] {
-        &self.slots[slot as usize]
+        let (piece, first) = self.place(slot);
+        &self.pieces[piece][first..first + self.stride]
     }
 
     /// The records of `slot`, to change.
     #[inline]
     pub fn of_mut(&mut self, slot: u32) -> &mut [[u64; WORDS]] {
-        &mut self.slots[slot as usize]
+        let (piece, first) = self.place(slot);
+        &mut self.pieces[piece][first..first + self.stride]
     }
 
     /// Bytes of the records of `slots` slots; less is resident until every record was written once.
     pub fn bytes(&self, slots: usize) -> usize {
         slots * (self.stride * WORDS * 8 + size_of::<Box<[[u64; WORDS]]>>())
     }
+}
+
+/// What an allocator takes for so many bytes: the next of four sizes between a power of two and the next.
+fn allocated(bytes: usize) -> usize {
+    bytes.next_multiple_of((bytes.max(4).next_power_of_two() / 8).max(1))
 }
 
 /// The raw samples that are held of one series.
@@ -415,6 +436,23 @@ mod tests {
         assert_eq!(pane_of(59_999, 60_000), 1);
         assert_eq!(pane_of(1, 60_000), 1);
         assert_eq!(pane_of(0, 60_000), 0);
+    }
+
+    #[test]
+    fn slots_keep_their_records_whether_alone_or_three_in_a_piece() {
+        // 226 records of ten words are those of the default windows.
+        for (stride, three) in [(226, true), (200, false), (1, false), (7, true)] {
+            let mut flat: Flat<10> = Flat::new(stride);
+            assert_eq!(flat.three, three, "{stride}");
+            for slot in 0..20 {
+                flat.reserve(slot);
+                assert!(flat.of(slot).iter().all(|record| *record == [0; 10]), "{stride}");
+                flat.of_mut(slot).fill([u64::from(slot) + 1; 10]);
+            }
+            for slot in 0..20 {
+                assert_eq!(flat.of(slot), vec![[u64::from(slot) + 1; 10]; stride], "{stride}");
+            }
+        }
     }
 
     #[test]
