@@ -11,16 +11,18 @@
 //!
 //! Beside a running worker samples come while it compares: a row that differs may have been read before the newest late
 //! sample, which the server had already. So rows that differ are read again a little later, and judged by what the server
-//! said before and says now; only what differs even so counts. Where nothing is written meanwhile once is enough.
+//! said before and says now; only what differs even so counts. A store that is written by nobody ends that early, and all
+//! rows of a run share one time for it (`again`). Rows beyond that time are different at once, and counted apart.
 //!
 //! Not here: the client of Prometheus (`source::query`) and the store's rows.
 
+mod again;
 mod ask;
 mod judge;
 mod report;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Duration;
+use std::time::Instant;
 
 use tidewatch_dataflows::sample::SeriesId;
 
@@ -29,6 +31,7 @@ use crate::store::row::WindowRow;
 use crate::store::search::Search;
 use crate::store::selector::Selectors;
 use crate::store::{Range, Store, StoreError, WindowKey, WindowQuery};
+use again::Rounds;
 use ask::{Labels, Server};
 use judge::{Distance, Raw, Verdict};
 pub use judge::{STATISTICS, beyond, distance};
@@ -40,8 +43,6 @@ const PAGE_ROWS: usize = 2_000;
 const DOUBTS_MAX: usize = 500;
 /// Most looks at the server's samples of a row that are kept.
 const LOOKS_MAX: usize = 4;
-/// Pauses before rows that differ are read again. Apart from each other, so that they do not meet a sender's rhythm.
-const DOUBT_PAUSES_MS: [u64; 8] = [1_500, 2_500, 3_700, 1_900, 4_300, 3_100, 5_900, 6_700];
 
 /// What is compared.
 #[derive(Clone, Debug)]
@@ -83,7 +84,8 @@ pub fn run(
 ) -> Result<Report, VerifyError> {
     let server = Server::new(client)?;
     let report = Report::new(client.url().to_string(), server.version.clone(), server.convention);
-    let mut check = Check { store, server, report, doubts: Vec::new(), doubting: true };
+    let rounds = Rounds::new(store.epoch()?, Instant::now());
+    let mut check = Check { store, server, report, doubts: Vec::new(), doubting: true, rounds };
     let (mut of_name, mut after): (Vec<Asked>, Option<WindowKey>) = (Vec::new(), None);
     loop {
         let query = WindowQuery {
@@ -132,8 +134,9 @@ struct Check<'a> {
     server: Server<'a>,
     report: Report,
     doubts: Vec<Doubt>,
-    /// Whether rows that differ may have been read too early; not once so many of them differed for good.
+    /// Whether rows that differ may have been read too early; not once so many of them differed for good, or took so long.
     doubting: bool,
+    rounds: Rounds,
 }
 
 /// A row that differs, and may only be older than what the server said.
@@ -144,6 +147,13 @@ struct Doubt {
     shortest_ms: i64,
     verdict: Verdict,
     apart: Distance,
+}
+
+impl Doubt {
+    /// Whether the row was read again at all.
+    fn read_again(&self) -> bool {
+        self.looks.len() > 1
+    }
 }
 
 impl Check<'_> {
@@ -168,12 +178,9 @@ impl Check<'_> {
             };
             for asked in rows {
                 let theirs = found.get(&asked.labels);
-                self.row(asked, theirs, shortest_ms)?;
+                self.row(asked, theirs, shortest_ms, progress)?;
             }
             progress(&self.report);
-            if self.doubts.len() >= DOUBTS_MAX {
-                self.ask_again(progress)?;
-            }
         }
         Ok(())
     }
@@ -183,6 +190,7 @@ impl Check<'_> {
         asked: Asked,
         theirs: Option<&judge::Answer>,
         shortest_ms: i64,
+        progress: &mut dyn FnMut(&Report),
     ) -> Result<(), VerifyError> {
         let (row, stats) = (&asked.row, &asked.row.stats);
         if let Some(theirs) = theirs {
@@ -203,9 +211,15 @@ impl Check<'_> {
         {
             verdict = Verdict::Derived;
         }
-        if matches!(verdict, Verdict::Different(_)) && self.doubting && self.doubts.len() < DOUBTS_MAX {
-            self.doubts.push(Doubt { asked, looks: VecDeque::from([raw]), shortest_ms, verdict, apart });
-            return Ok(());
+        if matches!(verdict, Verdict::Different(_)) {
+            if self.doubts.len() >= DOUBTS_MAX {
+                self.ask_again(progress)?;
+            }
+            if self.doubting {
+                self.doubts.push(Doubt { asked, looks: VecDeque::from([raw]), shortest_ms, verdict, apart });
+                return Ok(());
+            }
+            self.report.different_at_once += 1;
         }
         self.report.add(row, &verdict, &apart);
         if verdict == Verdict::Rounding
@@ -239,34 +253,34 @@ impl Check<'_> {
 
     /// Reads rows that differ again, and the server's samples; what differs at the end does.
     fn ask_again(&mut self, progress: &mut dyn FnMut(&Report)) -> Result<(), VerifyError> {
-        let (mut epoch, all) = (self.store.epoch()?, self.doubts.len());
-        for pause_ms in DOUBT_PAUSES_MS {
-            if self.doubts.is_empty() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(pause_ms));
+        let all = self.doubts.len();
+        self.rounds.begin(Instant::now());
+        while !self.doubts.is_empty()
+            && let Some(pause) = self.rounds.next(self.store.epoch()?, Instant::now())
+        {
+            std::thread::sleep(pause);
+            let end = self.rounds.end();
             for mut doubt in std::mem::take(&mut self.doubts) {
-                match self.look_again(&mut doubt)? {
-                    Verdict::Different(_) => self.doubts.push(doubt),
-                    verdict => self.report.add(&doubt.asked.row, &verdict, &doubt.apart),
+                let verdict =
+                    if Instant::now() < end { Some(self.look_again(&mut doubt, end)?) } else { None };
+                match verdict {
+                    None | Some(Verdict::Different(_)) => self.doubts.push(doubt),
+                    Some(verdict) => self.report.add(&doubt.asked.row, &verdict, &doubt.apart),
                 }
             }
             progress(&self.report);
-            let newest = self.store.epoch()?;
-            if newest == epoch {
-                break;
-            }
-            epoch = newest;
         }
-        self.doubting = all < DOUBTS_MAX || self.doubts.len() < all;
+        self.doubting = !self.rounds.is_over() && (all < DOUBTS_MAX || self.doubts.len() < all);
         for doubt in std::mem::take(&mut self.doubts) {
+            self.report.different_at_once += u64::from(!doubt.read_again());
             self.report.add(&doubt.asked.row, &doubt.verdict, &doubt.apart);
         }
         Ok(())
     }
 
-    /// The verdict on a row as it is now, by what the server said before and says now.
-    fn look_again(&self, doubt: &mut Doubt) -> Result<Verdict, VerifyError> {
+    /// The verdict on a row as it is now, by what the server said before and says now; moments between are tried until
+    /// `end`.
+    fn look_again(&self, doubt: &mut Doubt, end: Instant) -> Result<Verdict, VerifyError> {
         let stats = doubt.asked.row.stats;
         if let Some(row) = self.again(&doubt.asked.row)? {
             doubt.asked.row = row;
@@ -288,7 +302,7 @@ impl Check<'_> {
         doubt.looks.push_back(look);
         let row = &doubt.asked.row.stats;
         let pairs = doubt.looks.iter().zip(doubt.looks.iter().skip(1));
-        let between = pairs.into_iter().find_map(|(earlier, later)| judge::between(row, earlier, later));
+        let between = pairs.into_iter().find_map(|(earlier, later)| judge::between(row, earlier, later, end));
         if doubt.looks.len() > LOOKS_MAX {
             doubt.looks.pop_front();
         }

@@ -186,46 +186,102 @@ fn the_same_samples_are_clean_and_each_fault_is_found() {
     }
 }
 
-/// A row of the store that was changed is found, for every statistic.
+/// A row of the store that was changed is found, for every statistic. Each takes ten seconds, so they go side by side.
 fn tampered(folder: &Folder, url: &str) {
-    let store = rusqlite::Connection::open(folder.path().join("data/store.sqlite")).unwrap();
-    let table: String = store
-        .query_row("SELECT name FROM sqlite_master WHERE name LIKE 'windows\\_%' ESCAPE '\\'", [], |row| {
-            row.get(0)
-        })
-        .unwrap();
     let (_, report) = verify(folder.path(), url, &["--match", "a:recorded:rule"]);
     assert_eq!(report["clean"], true, "{report:#}");
-    let at_ms = START_MS + 3 * 3_600_000 + 30 * 60_000;
-    for (column, change) in [
-        ("count", "+ 1"),
-        ("count", "- 1"),
-        ("min", "- 1"),
-        ("max", "+ 1e-9"),
-        ("avg", "* (1 + 1e-9)"),
-        ("std", "* (1 + 1e-6)"),
-    ] {
-        let update = |change: &str| {
-            let sql = format!(
-                "UPDATE {table} SET {column} = {column} {change} WHERE window_ms = 600000 AND at_ms = {at_ms}"
-            );
-            assert!(store.execute(&sql, []).unwrap() > 5, "{sql}");
-        };
-        let saved = format!("CREATE TABLE saved AS SELECT * FROM {table}");
-        store.execute_batch(&saved).unwrap();
-        update(change);
-        let (code, report) =
-            verify(folder.path(), url, &["--at", "2026-01-01T03:30:00Z", "--match", "a:recorded:rule"]);
-        assert_eq!(
-            (code, differing(&report)),
-            (Some(1), vec!["a:recorded:rule"]),
-            "{column} {change}: {report:#}"
-        );
-        store
-            .execute_batch(&format!(
-                "DELETE FROM {table}; INSERT INTO {table} SELECT * FROM saved; DROP TABLE saved"
-            ))
-            .unwrap();
+    let find = |(column, change): (&str, &str)| {
+        let folder = copied(folder);
+        let table = Table::open(&folder);
+        let at_ms = START_MS + 3 * 3_600_000 + 30 * 60_000;
+        let rows = format!("WHERE window_ms = 600000 AND at_ms = {at_ms}");
+        assert!(table.update(&format!("{column} = {column} {change} {rows}")) > 5);
+        let only = ["--at", "2026-01-01T03:30:00Z", "--match", "a:recorded:rule"];
+        let (code, report) = verify(folder.path(), url, &only);
+        let found = (code, differing(&report));
+        assert_eq!(found, (Some(1), vec!["a:recorded:rule"]), "{column} {change}: {report:#}");
+    };
+    std::thread::scope(|scope| {
+        for change in [
+            ("count", "+ 1"),
+            ("count", "- 1"),
+            ("min", "- 1"),
+            ("max", "+ 1e-9"),
+            ("avg", "* (1 + 1e-9)"),
+            ("std", "* (1 + 1e-6)"),
+        ] {
+            scope.spawn(move || find(change));
+        }
+    });
+}
+
+/// A folder with the same configuration and store.
+fn copied(folder: &Folder) -> Folder {
+    let copy = Folder::new("verified");
+    std::fs::create_dir(copy.path().join("data")).unwrap();
+    for file in ["tidewatch.yml", "data/store.sqlite"] {
+        std::fs::copy(folder.path().join(file), copy.path().join(file)).unwrap();
+    }
+    copy
+}
+
+/// The table of window rows of a store.
+struct Table {
+    store: rusqlite::Connection,
+    name: String,
+}
+
+impl Table {
+    fn open(folder: &Folder) -> Table {
+        let store = rusqlite::Connection::open(folder.path().join("data/store.sqlite")).unwrap();
+        let sql = "SELECT name FROM sqlite_master WHERE name LIKE 'windows\\_%' ESCAPE '\\'";
+        let name = store.query_row(sql, [], |row| row.get(0)).unwrap();
+        Table { store, name }
+    }
+
+    /// Changes rows; how many.
+    fn update(&self, change: &str) -> usize {
+        self.store.execute(&format!("UPDATE {} SET {change}", self.name), []).unwrap()
+    }
+}
+
+/// How many series differ at once: more than are read again at a time.
+const MANY: i64 = 600;
+
+/// A sink that is busy with one transaction for seconds, and more rows of one window and time than are read again at once.
+#[test]
+fn rows_that_the_sink_writes_seconds_later_are_no_difference_however_many() {
+    let mut text = String::new();
+    for n in 0..MANY {
+        for at in 0..50 {
+            let value = (at * 7 + n) % 13;
+            writeln!(text, "many{{n=\"{n}\"}} {value} {}", START_MS / 1_000 + at * 15).unwrap();
+        }
+    }
+    text += "# EOF\n";
+    for program in programs() {
+        let Some(prometheus) = prometheus_with(&program, &text, idle) else { return };
+        let folder = replayed(&text);
+        let table = Table::open(&folder);
+        assert!(table.update("max = max + 1") as i64 >= MANY);
+        let at = "2026-01-01T00:11:00Z";
+        let (code, report) = std::thread::scope(|scope| {
+            let verified = scope.spawn(|| verify(folder.path(), &prometheus.url(), &["--at", at]));
+            std::thread::sleep(Duration::from_secs(6));
+            table.update("max = max - 1");
+            verified.join().unwrap()
+        });
+        let of = |what: &str| count(&report, what);
+        assert_eq!((code, of("different"), of("compared")), (Some(0), 0, MANY as u64), "{report:#}");
+        assert_eq!(of("equal_later"), MANY as u64, "{report:#}");
+
+        // Where all of them differ for good the rest is not waited for.
+        table.update("max = max + 1");
+        let began = std::time::Instant::now();
+        let (code, report) = verify(folder.path(), &prometheus.url(), &["--at", at]);
+        let (differ, at_once) = (count(&report, "different"), count(&report, "different_at_once"));
+        assert_eq!((code, differ, at_once), (Some(1), MANY as u64, MANY as u64 - 500), "{report:#}");
+        assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
     }
 }
 

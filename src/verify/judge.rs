@@ -12,6 +12,8 @@
 //!
 //! Not here: asking Prometheus.
 
+use std::time::Instant;
+
 use tidewatch_dataflows::kernels::reference;
 use tidewatch_dataflows::outcome::WindowStats;
 
@@ -22,8 +24,8 @@ pub const STD: f64 = 1e-9;
 /// What a deviation is at least taken for, as a part of the largest magnitude, when two roundings are compared.
 pub const STD_FLOOR: f64 = 1e-7;
 
-/// Most samples that came between two looks at the server and are told apart.
-const CAME_MAX: usize = 10;
+/// Most samples that came between two looks at the server and are told apart: 20 ways to choose some of them.
+const CAME_MAX: usize = 6;
 
 /// The statistics that are compared.
 pub const STATISTICS: [&str; 5] = ["count", "min", "max", "avg", "std"];
@@ -142,22 +144,84 @@ pub fn by_samples(ours: &WindowStats, theirs: Option<&Answer>, raw: &Raw) -> (Ve
 }
 
 /// Whether a row was made between two looks at the server: of the earlier samples and some of those that came until the
-/// later look. The distance is that from them. Where many came it is not tried.
-pub fn between(ours: &WindowStats, earlier: &Raw, later: &Raw) -> Option<Distance> {
+/// later look. The distance is that from them. Where many came, or `end` is over, it is not tried.
+pub fn between(ours: &WindowStats, earlier: &Raw, later: &Raw, end: Instant) -> Option<Distance> {
+    moments_between(ours, earlier, later, |samples| (Instant::now() < end).then(|| Truth::of(samples)))
+}
+
+/// The same, with what computes the statistics. They cost an exact sum over the window, so what is copied is judged first.
+fn moments_between(
+    ours: &WindowStats,
+    earlier: &Raw,
+    later: &Raw,
+    mut truth: impl FnMut(&[(i64, f64)]) -> Option<Truth>,
+) -> Option<Distance> {
     let known = |at_ms: &i64| earlier.finite.binary_search_by_key(at_ms, |(t, _)| *t).is_ok();
-    let came: Vec<(i64, f64)> = later.finite.iter().filter(|(t, _)| !known(t)).copied().collect();
     let some = (ours.count as usize).checked_sub(earlier.finite.len())?;
-    if came.len() > CAME_MAX || some > came.len() || earlier.finite.len() + came.len() != later.finite.len() {
+    let expected = later.finite.len().checked_sub(earlier.finite.len())?;
+    if expected > CAME_MAX || some > expected {
         return None;
     }
-    (0_u32..1 << came.len()).filter(|chosen| chosen.count_ones() as usize == some).find_map(|chosen| {
+    let came: Vec<(i64, f64)> = later.finite.iter().filter(|(t, _)| !known(t)).copied().collect();
+    if came.len() != expected {
+        return None;
+    }
+    let before = Copied::of(&earlier.finite);
+    for chosen in (0_u32..1 << came.len()).filter(|chosen| chosen.count_ones() as usize == some) {
         let chosen = came.iter().enumerate().filter(|(n, _)| chosen >> n & 1 == 1).map(|(_, sample)| *sample);
-        let mut samples: Vec<_> = earlier.finite.iter().copied().chain(chosen).collect();
+        let chosen: Vec<(i64, f64)> = chosen.collect();
+        if !before.and(Copied::of(&chosen)).is_of(ours) {
+            continue;
+        }
+        let mut samples = [earlier.finite.as_slice(), &chosen].concat();
         samples.sort_unstable_by_key(|(at_ms, _)| *at_ms);
-        let truth = samples.first().map(|_| Truth::of(&samples))?;
+        let truth = truth(&samples)?;
         let apart = apart(ours, &truth.answer, 0.0);
-        (within(&apart) && truth.is_of(ours)).then_some(apart)
-    })
+        if within(&apart) && truth.is_of(ours) {
+            return Some(apart);
+        }
+    }
+    None
+}
+
+/// What a row copies of its samples, which costs no sum.
+#[derive(Clone, Copy)]
+struct Copied {
+    min: f64,
+    max: f64,
+    first: Option<(i64, f64)>,
+    last: Option<(i64, f64)>,
+}
+
+impl Copied {
+    /// Of samples by time.
+    fn of(samples: &[(i64, f64)]) -> Copied {
+        let values = || samples.iter().map(|(_, value)| *value);
+        Copied {
+            min: values().fold(f64::INFINITY, f64::min),
+            max: values().fold(f64::NEG_INFINITY, f64::max),
+            first: samples.first().copied(),
+            last: samples.last().copied(),
+        }
+    }
+
+    /// Of these samples and others.
+    fn and(self, other: Copied) -> Copied {
+        let both = |a: Option<(i64, f64)>, b| [a, b].into_iter().flatten();
+        Copied {
+            min: self.min.min(other.min),
+            max: self.max.max(other.max),
+            first: both(self.first, other.first).min_by_key(|(at_ms, _)| *at_ms),
+            last: both(self.last, other.last).max_by_key(|(at_ms, _)| *at_ms),
+        }
+    }
+
+    /// Whether a row may be made of these samples.
+    fn is_of(&self, ours: &WindowStats) -> bool {
+        let (Some(first), Some(last)) = (self.first, self.last) else { return false };
+        (ours.min, ours.max, ours.first, ours.last) == (self.min, self.max, first.1, last.1)
+            && i64::from(ours.span_ms) == last.0 - first.0
+    }
 }
 
 fn different(ours: &WindowStats, truth: &Truth) -> (Verdict, Distance) {
@@ -396,6 +460,8 @@ mod tests {
         let all = samples(&[5.0, 1.0, 4.0, 8.0, 3.0, 7.0]);
         let of = |which: &[usize]| which.iter().map(|n| all[*n]).collect::<Vec<_>>();
         let (earlier, later) = (raw(&of(&[0, 3, 5])), raw(&all));
+        let end = Instant::now() + std::time::Duration::from_secs(60);
+        let between = |ours: &WindowStats, earlier: &Raw, later: &Raw| between(ours, earlier, later, end);
         for which in [&[0, 3, 5][..], &[0, 1, 3, 5], &[0, 2, 3, 4, 5], &[0, 1, 2, 3, 4, 5]] {
             assert!(between(&row(&of(which)), &earlier, &later).is_some(), "{which:?}");
         }
@@ -414,6 +480,43 @@ mod tests {
         assert_eq!(between(&good, &raw(&of(&[0, 3, 5])), &raw(&of(&[0, 2, 3]))), None);
         let many = raw(&samples(&[1.0; 30]));
         assert_eq!(between(&row(&samples(&[1.0; 20])), &raw(&[]), &many), None);
+        // Once the time is over nothing is tried.
+        assert_eq!(super::between(&good, &earlier, &later, Instant::now()), None);
+    }
+
+    #[test]
+    fn few_sums_are_computed_for_a_moment_between_two_looks() {
+        let values: Vec<f64> =
+            (0..50).map(|n| if n == 9 { 100.0 } else { f64::from(n * 37 % 101) }).collect();
+        let all = samples(&values);
+        // Six came late, in the middle.
+        let earlier: Vec<_> =
+            all.iter().enumerate().filter(|(n, _)| !(20..26).contains(n)).map(|(_, s)| *s).collect();
+        let (earlier, later) = (raw(&earlier), raw(&all));
+        let some: Vec<_> =
+            all.iter().enumerate().filter(|(n, _)| !(23..26).contains(n)).map(|(_, s)| *s).collect();
+        let good = row(&some);
+        for (ours, sums, found) in [
+            (good, 1..=20, true),
+            (WindowStats { avg: good.avg * 1.1, ..good }, 20..=20, false),
+            (WindowStats { min: -1.0, ..good }, 0..=0, false),
+            (WindowStats { max: 500.0, ..good }, 0..=0, false),
+            (WindowStats { first: 50.0, ..good }, 0..=0, false),
+            (WindowStats { last: 50.5, ..good }, 0..=0, false),
+            (WindowStats { span_ms: good.span_ms - 1, ..good }, 0..=0, false),
+            (WindowStats { count: good.count + 4, ..good }, 0..=0, false),
+        ] {
+            let mut computed = 0;
+            let apart = moments_between(&ours, &earlier, &later, |samples| {
+                computed += 1;
+                Some(Truth::of(samples))
+            });
+            assert!(apart.is_some() == found && sums.contains(&computed), "{computed} sums: {ours:?}");
+        }
+        // Seven are too many to tell apart.
+        let seven: Vec<_> =
+            all.iter().enumerate().filter(|(n, _)| !(19..26).contains(n)).map(|(_, s)| *s).collect();
+        assert!(moments_between(&good, &raw(&seven), &later, |_| panic!("no sum")).is_none());
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub struct Report {
     pub partly_absent: u64,
     /// Rows that are something else.
     pub different: u64,
+    /// Those of them that were not read again, because so many differed or the time for it was over.
+    pub different_at_once: u64,
     /// The first of these.
     pub differences: Vec<Difference>,
 }
@@ -100,6 +102,7 @@ impl Report {
             absent: 0,
             partly_absent: 0,
             different: 0,
+            different_at_once: 0,
             differences: Vec::new(),
         }
     }
@@ -194,7 +197,7 @@ impl Report {
             "infinite": self.infinite, "equal_later": self.settled, "derived_from_histograms": self.derived,
             "rounding": self.rounding, "by_samples": self.samples, "not_full": self.not_full, "partial": self.partial,
             "not_in_prometheus": self.absent, "partly_in_prometheus": self.partly_absent,
-            "different": self.different, "windows": windows, "rounding_worst": distance(&self.rounded),
+            "different": self.different, "different_at_once": self.different_at_once, "windows": windows, "rounding_worst": distance(&self.rounded),
             "differences": differences})
     }
 }
@@ -250,6 +253,7 @@ impl fmt::Display for Report {
             (self.derived, "of _count and _sum that Tidewatch derives from native histograms: Prometheus keeps those whole".to_owned()),
             (self.partly_absent, "only partly in Prometheus: its samples begin within the window".to_owned()),
             (self.different, "differ".to_owned()),
+            (self.different_at_once, "of these were not read again, for there were too many: late samples may explain some".to_owned()),
         ] {
             if count > 0 {
                 writeln!(f, "{count} {what}")?;
@@ -346,12 +350,16 @@ mod tests {
                 &[1.0; 5],
             );
         }
+        report.different_at_once = 2;
         let text = report.to_string();
+        let words = "25 differ\n2 of these were not read again, for there were too many: late samples may explain some\n";
+        assert!(text.contains(words), "{text}");
         let shown = r#"  up{"job":"x"} 1m at 1767225600000: count 2, Prometheus 3; max 1, Prometheus 4"#;
         assert_eq!(text.lines().filter(|line| *line == shown).count(), SHOWN_MAX);
         assert!(text.ends_with("  and 5 more (--json has them)\n") && !report.is_clean());
         let json = report.json();
         assert_eq!(json["differences"].as_array().unwrap().len(), 25);
+        assert_eq!(json["different_at_once"], 2);
         assert_eq!(
             (&json["clean"], &json["compared"], &json["not_full"]),
             (&json!(false), &json!(32), &json!(1))
