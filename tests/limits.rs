@@ -257,22 +257,83 @@ fn bodies_that_wait_for_their_bytes_hold_up_nobody() {
     is_well(&mut worker);
 }
 
+/// Connections that have sent all of a body but its last byte, which never comes.
+struct Slow<'a> {
+    worker: &'a Tidewatch,
+    begun: Vec<u8>,
+    open: Vec<TcpStream>,
+}
+
+impl Slow<'_> {
+    fn new(worker: &Tidewatch, length: usize) -> Slow<'_> {
+        let begun = [head(Some(length)).as_bytes(), &vec![0; length - 1]].concat();
+        Slow { worker, begun, open: Vec::new() }
+    }
+
+    /// Opens one more; one that is refused may not take all of it.
+    fn open_one(&mut self) {
+        let mut stream = TcpStream::connect(self.worker.address()).unwrap();
+        let _ = stream.write_all(&self.begun);
+        self.open.push(stream);
+    }
+}
+
+/// A request whose body is about as long as this, and what is in it: noise does not compress.
+fn noise(name: &str, bytes: usize) -> (WriteRequest, Samples) {
+    let labels = [("__name__", name)];
+    let id = series_id(&labels).0;
+    let (mut rng, mut all) = (fastrand::Rng::with_seed(7), Samples::default());
+    let samples: Vec<(i64, f64)> = (0..bytes as i64 / 12).map(|i| (sample(i).0, rng.f64())).collect();
+    samples.iter().for_each(|(at, value)| all.push(id, *at, *value));
+    (WriteRequest::default().series(&labels, &samples), all)
+}
+
+#[test]
+fn large_bodies_that_stop_short_leave_room_for_ordinary_pushes() {
+    let mut worker = Tidewatch::start(&format!("{WINDOWS}limits: {{body_bytes: 1MiB}}\n"));
+    let mut slow = Slow::new(&worker, 1 << 20);
+    (0..8).for_each(|_| slow.open_one());
+    // A large one comes in many pieces. It finds half of the room taken by those that wait for their last byte.
+    let (large, mut samples) = noise("large", 600_000);
+    assert!(snappy(large.message()).len() > 400_000);
+    let answer = eventually("half of the room is taken", PATIENCE, || {
+        slow.open_one();
+        match send(&worker, &large) {
+            answer if answer.status == 503 => Ok(answer),
+            answer => Err(format!("{answer:?}")),
+        }
+    });
+    assert!(answer.text.contains("still arriving fill half of the room"), "{answer:?}");
+    assert!(answer.retry_after.is_some_and(|seconds| seconds.parse::<u64>().is_ok()));
+    assert!(reached(&worker, "write.body_room") >= 4.0);
+    // Ordinary pushes are taken.
+    let mut expected = Samples::default();
+    for n in 0..50 {
+        let (write, mut samples) = request(n..n + 1, 0..20);
+        assert_eq!(send(&worker, &write).status, 204, "{n}");
+        expected.append(&mut samples);
+    }
+    drop(slow);
+    eventually("there is room again", PATIENCE, || match send(&worker, &large) {
+        answer if answer.status == 204 => Ok(()),
+        answer => Err(format!("{answer:?}")),
+    });
+    expected.append(&mut samples);
+    settles("taken from all", &worker, &expected);
+    is_well(&mut worker);
+}
+
 #[test]
 fn bodies_that_fill_their_room_leave_others_a_503_and_no_more() {
     let mut worker = Tidewatch::start(&format!("{WINDOWS}limits: {{body_bytes: 4KiB}}\n"));
     let (write, samples) = request(0..2, 0..50);
-    // Each of these holds what it has sent until its last byte comes, which is never. One that finds our own request in
-    // its place is refused and holds nothing, so there comes another with each question.
-    let begun = [head(Some(4_096)).as_bytes(), &[0; 4_095]].concat();
-    let mut slow: Vec<TcpStream> = Vec::new();
-    let mut open_one = || {
-        let mut stream = TcpStream::connect(worker.address()).unwrap();
-        stream.write_all(&begun).unwrap();
-        slow.push(stream);
-    };
-    (0..8).for_each(|_| open_one());
+    // Each of these holds what it has sent until its last byte comes, which is never. Short ones are no larger than the
+    // begin of a body, so they may fill all of the room. One that finds our own request in its place is refused and holds
+    // nothing, so there comes another with each question.
+    let mut slow = Slow::new(&worker, 1_024);
+    (0..32).for_each(|_| slow.open_one());
     let answer = eventually("no room is left", PATIENCE, || {
-        open_one();
+        slow.open_one();
         match send(&worker, &write) {
             answer if answer.status == 503 => Ok(answer),
             answer => Err(format!("{answer:?}")),
@@ -280,7 +341,8 @@ fn bodies_that_fill_their_room_leave_others_a_503_and_no_more() {
     });
     assert!(answer.retry_after.is_some_and(|seconds| seconds.parse::<u64>().is_ok()));
     assert!(reached(&worker, "write.body_room") >= 1.0);
-    is_well(&mut worker);
+    worker.get("/-/healthy", &[]);
+    worker.get("/api/v1/windows", &[]);
     drop(slow);
     eventually("there is room again", PATIENCE, || match send(&worker, &write) {
         answer if answer.status == 204 => Ok(()),

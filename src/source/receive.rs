@@ -12,7 +12,8 @@
 //! duplicates. Both answers to 2.0 say in headers how much is written; a sender takes 2.0 without them as failed.
 //!
 //! What is held at once is bounded by [`REQUESTS_MAX`] and [`BODIES_MAX`], and a body has [`BODY_SECONDS_MAX`] to
-//! arrive. Until it has, it holds what has come of it (`body`) and no request's place, so slow senders hold up nobody.
+//! arrive. Until it has, it holds what has come of it (`body`) and no request's place. Of large bodies that are still
+//! arriving all together hold half of the room and a begin each, so a few slow senders leave room for ordinary pushes.
 //! Large bodies are decoded on threads of their own, a few at a time, so they hold up no other answer.
 
 mod body;
@@ -261,6 +262,12 @@ async fn read_body(receiver: &Receiver, request: Request) -> Result<WholeBody, R
             Refusal::TooLarge { max, got }
         }
         BodyError::NoRoom => no_room(receiver),
+        BodyError::NoRoomToArrive => {
+            receiver.metrics.limit("write.body_room");
+            busy(format!(
+                "bodies that are still arriving fill half of the room of {BODIES_MAX} times limits.body_bytes"
+            ))
+        }
         BodyError::Slow => {
             receiver.metrics.limit("write.body_seconds");
             Refusal::Slow

@@ -13,16 +13,31 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// The unit in which room is counted.
 const UNIT_BYTES: usize = 1_024;
 
+/// The part of the largest body that each may hold while it arrives, whatever others hold.
+pub(super) const BEGIN_PART: usize = 32;
+
 /// Memory for all bodies in work, compressed and decompressed.
+///
+/// A body that is still arriving holds its begin like one that has arrived. What it holds beyond that counts against half
+/// of the room, so a few large ones that never end leave the other half to ordinary pushes.
 pub(super) struct Room {
     units: Arc<Semaphore>,
+    /// What bodies that are still arriving may take beyond their begins.
+    arriving: Arc<Semaphore>,
+    /// How much of a body is its begin.
+    begin_units: usize,
 }
 
 impl Room {
     /// Room for so many bodies of this size.
     pub(super) fn new(bodies: usize, body_bytes: usize) -> Room {
-        let units = bodies.saturating_mul(body_bytes.div_ceil(UNIT_BYTES)).min(Semaphore::MAX_PERMITS);
-        Room { units: Arc::new(Semaphore::new(units)) }
+        let of_one = body_bytes.div_ceil(UNIT_BYTES);
+        let units = bodies.saturating_mul(of_one).min(Semaphore::MAX_PERMITS);
+        Room {
+            units: Arc::new(Semaphore::new(units)),
+            arriving: Arc::new(Semaphore::new((units / 2).max(of_one).min(units))),
+            begin_units: (body_bytes / BEGIN_PART).div_ceil(UNIT_BYTES),
+        }
     }
 
     /// Room for `bytes`, until what is returned is dropped; `None` if there is not so much.
@@ -31,7 +46,7 @@ impl Room {
     }
 
     fn take_units(&self, units: usize) -> Option<OwnedSemaphorePermit> {
-        self.units.clone().try_acquire_many_owned(u32::try_from(units).ok()?).ok()
+        take(&self.units, units)
     }
 
     /// How many bytes there is room for.
@@ -41,10 +56,16 @@ impl Room {
     }
 }
 
+fn take(units: &Arc<Semaphore>, count: usize) -> Option<OwnedSemaphorePermit> {
+    units.clone().try_acquire_many_owned(u32::try_from(count).ok()?).ok()
+}
+
 /// A whole body, and its room.
 pub(super) struct WholeBody {
     pub(super) bytes: Vec<u8>,
     room: OwnedSemaphorePermit,
+    /// What it holds of the room for bodies that are still arriving; nothing once it has.
+    arriving: Option<OwnedSemaphorePermit>,
 }
 
 /// Why there is no body.
@@ -54,6 +75,8 @@ pub(super) enum BodyError {
     TooLarge { declared: Option<usize> },
     /// There is no room for more of it.
     NoRoom,
+    /// Others that are still arriving fill their half of the room.
+    NoRoomToArrive,
     /// It did not arrive in time.
     Slow,
     /// The connection broke.
@@ -73,9 +96,13 @@ pub(super) async fn read(
     }
     // One that is waited for is counted before its first byte.
     let held = room.take_units(1).ok_or(BodyError::NoRoom)?;
-    let mut arrived = WholeBody { bytes: Vec::new(), room: held };
+    let mut arrived = WholeBody { bytes: Vec::new(), room: held, arriving: None };
     match tokio::time::timeout(patience, arrived.fill(body, declared, max, room)).await {
-        Ok(filled) => filled.map(|()| arrived),
+        Ok(filled) => {
+            filled?;
+            arrived.arriving = None;
+            Ok(arrived)
+        }
         Err(_) => Err(BodyError::Slow),
     }
 }
@@ -110,7 +137,18 @@ impl WholeBody {
             return Ok(());
         }
         let wanted = length.max(end.min(2 * space));
-        let more = wanted.div_ceil(UNIT_BYTES).saturating_sub(self.room.num_permits());
+        let units = wanted.div_ceil(UNIT_BYTES);
+        let arriving = units.saturating_sub(room.begin_units.max(1));
+        if arriving > 0 && length < end {
+            let more =
+                arriving.saturating_sub(self.arriving.as_ref().map_or(0, OwnedSemaphorePermit::num_permits));
+            let more = take(&room.arriving, more).ok_or(BodyError::NoRoomToArrive)?;
+            match &mut self.arriving {
+                Some(held) => held.merge(more),
+                none => *none = Some(more),
+            }
+        }
+        let more = units.saturating_sub(self.room.num_permits());
         self.room.merge(room.take_units(more).ok_or(BodyError::NoRoom)?);
         self.bytes.reserve_exact(wanted - self.bytes.len());
         Ok(())
@@ -181,6 +219,54 @@ pub(super) mod tests {
             }
             assert_eq!(room.free(), all);
         }
+    }
+
+    #[tokio::test]
+    async fn large_bodies_that_do_not_end_leave_half_of_the_room_to_others() {
+        const MAX: usize = 320 << 10;
+        let (room, half) = (Arc::new(Room::new(8, MAX)), 4 * MAX);
+        let (all, begin) = (room.free(), MAX / BEGIN_PART);
+        // One byte short of its end each.
+        let wait = |length: usize| {
+            let (to, body) = pieces();
+            to.send(Ok(Bytes::from(vec![7; length]))).unwrap();
+            let room = room.clone();
+            let arrived =
+                tokio::spawn(async move { read(body, Some(length + 1), MAX, PATIENCE, &room).await });
+            (to, arrived)
+        };
+        let mut slow: Vec<_> = (0..8).map(|_| wait(MAX - 1)).collect();
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        // Beyond their begins four of them fill the half; the others are refused and hold nothing.
+        let refused: Vec<_> = slow.extract_if(.., |(_, arrived)| arrived.is_finished()).collect();
+        assert_eq!((slow.len(), room.free()), (4, all - 4 * MAX));
+        assert!(room.free() >= all - half - 4 * begin);
+        for (_, arrived) in refused {
+            assert!(matches!(arrived.await.unwrap(), Err(BodyError::NoRoomToArrive)));
+        }
+        // What comes at once is taken, and may fill all that is left; so are begins.
+        let whole = read(Body::from(vec![7; MAX]), Some(MAX), MAX, PATIENCE, &room).await;
+        let whole = whole.unwrap_or_else(|error| panic!("{error:?}"));
+        let begun = wait(begin - 1);
+        let rest = room.take(room.free() - begin).unwrap();
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!begun.1.is_finished() && room.free() == 0, "{}", room.free());
+        drop((whole, rest));
+        // One that ends gives its place among those that arrive to another, though it still holds its room.
+        let (to, arrived) = slow.pop().unwrap();
+        to.send(Ok(Bytes::from_static(b"7"))).unwrap();
+        drop(to);
+        let held = arrived.await.unwrap().unwrap_or_else(|error| panic!("{error:?}"));
+        let next = wait(MAX - 1);
+        for _ in 0..1_000 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!next.1.is_finished());
+        drop(held);
     }
 
     #[tokio::test]
