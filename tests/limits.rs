@@ -649,7 +649,13 @@ fn a_server_with_more_rows_a_day_than_it_is_meant_for_starts_again_and_says_so()
     let rows = stored(&worker)["rows_per_day"].clone();
     assert_eq!((&rows["series"], &rows["estimate"]), (&20.into(), &1_728_000.into()), "{rows}");
     assert_eq!((&rows["max"], &rows["exceeded"]), (&1_000_000.into(), &true.into()), "{rows}");
-    assert!(rows["days_that_fit"].as_f64() > Some(0.0), "{rows}");
+    let days = rows["days_that_fit"].as_f64().unwrap();
+    assert_eq!(
+        (&rows["retention"], &rows["retention_fits"]),
+        (&"30d".into(), &(days >= 30.0).into()),
+        "{rows}"
+    );
+    assert!(days > 0.0, "{rows}");
     assert_eq!(worker.metric("tidewatch_store_rows_per_day"), 1_728_000.0);
     assert_eq!(worker.metric("tidewatch_store_rows_per_day_max"), 1_000_000.0);
     assert_eq!(reached(&worker, "store.rows_per_day_max"), 1.0);
@@ -661,7 +667,38 @@ fn a_server_with_more_rows_a_day_than_it_is_meant_for_starts_again_and_says_so()
 
     let text = done(worker.folder(), &["check"], None);
     assert!(text.contains(&format!("stored: {arithmetic}; about ")), "{text}");
-    assert!(text.contains(" free hold ") && text.contains("run starts all the same and warns"), "{text}");
+    assert!(text.contains(" of the store and ") && text.contains(" free "), "{text}");
+    assert!(text.contains("run starts all the same and warns"), "{text}");
     let value: Value = serde_json::from_str(&done(worker.folder(), &["check", "--json"], None)).unwrap();
     assert_eq!((&value["rows_per_day"]["exceeded"], &value["series_that_fit"]), (&true.into(), &11.into()));
+    check_without_a_worker(&mut worker);
+}
+
+/// `check` counts the series as a start does, and a store that cannot be read makes no configuration a bad one.
+fn check_without_a_worker(worker: &mut Tidewatch) {
+    let (pushed, _) = request(20..300, 7..9);
+    assert_eq!(send(worker, &pushed).status, 204);
+    eventually("300 series are stored", PATIENCE, || {
+        match worker.get("/api/v1/status", &[]).json()["store"]["series"].clone() {
+            all if all == 300 => Ok(()),
+            few => Err(few.to_string()),
+        }
+    });
+    worker.process().kill();
+    let limits = "limits: {series: 256, series_per_name: 256}\n";
+    worker.configure(&format!("{WINDOWS}store: {{rows_per_day_max: 1000000}}\n{limits}"));
+    let text = done(worker.folder(), &["check"], None);
+    assert!(text.contains("stored: 256 series x 86,400 rows = 22,118,400 rows a day;"), "{text}");
+    let store = worker.folder().join("data/store.sqlite");
+    for end in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(worker.folder().join(format!("data/store.sqlite{end}")));
+    }
+    std::fs::write(&store, "no database ".repeat(1_000)).unwrap();
+    let text = done(worker.folder(), &["check"], None);
+    assert!(text.starts_with("the configuration is good: "), "{text}");
+    assert!(text.contains("\nstored: not known, opening ") && text.contains("store.sqlite"), "{text}");
+    assert!(text.ends_with("store.rows_per_day_max is enough for 11 series\n"), "{text}");
+    let value: Value = serde_json::from_str(&done(worker.folder(), &["check", "--json"], None)).unwrap();
+    assert_eq!((&value["ok"], &value["rows_per_day"]), (&true.into(), &Value::Null), "{value}");
+    assert!(value["store_error"].as_str().unwrap().contains("store.sqlite"), "{value}");
 }

@@ -23,8 +23,9 @@ use crate::store::selector::Selectors;
 use crate::store::{ExportQuery, Range, Store};
 use crate::verify;
 
-use super::rows_per_day::RowsPerDay;
+use super::rows_per_day::{OnDisk, RowsPerDay};
 use super::stack::STORE_FILE;
+use super::status::thousands;
 use super::{now_ms, sources, time_ms, windows_in_words};
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
@@ -162,32 +163,46 @@ pub fn check(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
     let windows = windows_in_words(config);
     let base = duration(settings.base_ms());
     let of_one = config.rows_per_day(1);
-    let rows = RowsPerDay::new(config, stored_series(config)?);
+    // The configuration is judged here; a store that cannot be read does not make it a bad one.
+    let stored = stored_series(config);
+    let series = *stored.as_ref().unwrap_or(&0);
+    let rows = RowsPerDay::new(config, series, OnDisk::of(&config.data_dir));
+    let unread = stored.err().map(|error| format!("{error:#}"));
     if as_json {
         println!(
             "{}",
             json!({"ok": true, "windows": windows, "base_pane": base, "rows_per_series_and_day": of_one,
-                   "rows_per_day": rows.json(), "series_that_fit": rows.series_that_fit()})
+                   "rows_per_day": unread.is_none().then(|| rows.json()),
+                   "store_error": unread, "series_that_fit": rows.series_that_fit()})
         );
-    } else {
-        println!(
-            "the configuration is good: windows {}; base pane {base}; {of_one} rows per series and day",
-            windows.join(", ")
-        );
-        let told = if rows.exceeded() { "; that is exceeded: run starts all the same and warns" } else { "" };
-        println!("stored: {rows}{told}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    println!(
+        "the configuration is good: windows {}; base pane {base}; {of_one} rows per series and day",
+        windows.join(", ")
+    );
+    match unread {
+        Some(why) => println!(
+            "stored: not known, {why}; store.rows_per_day_max is enough for {} series",
+            thousands(rows.series_that_fit() as f64)
+        ),
+        None if rows.exceeded() => {
+            println!("stored: {rows}; that is exceeded: run starts all the same and warns");
+        }
+        None => println!("stored: {rows}"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Series in the catalogue of the store; 0 where there is no store yet.
+/// Series of the store that make rows, as a start counts them; 0 where there is no store yet.
 fn stored_series(config: &Config) -> anyhow::Result<u64> {
     let path = config.data_dir.join(STORE_FILE);
-    if !path.exists() {
+    if !path.try_exists().with_context(|| format!("reading {}", path.display()))? {
         return Ok(0);
     }
-    let store = Embedded::open_read_only(&path, embedded::Options::default())?;
-    Ok(store.status().context("reading the store")?.series)
+    let store = Embedded::open_read_only(&path, embedded::Options::default())
+        .with_context(|| format!("opening {}", path.display()))?;
+    Ok(store.status().context("reading the store")?.series.min(config.limits.series))
 }
 
 /// Prints the version.

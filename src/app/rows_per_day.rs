@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tidewatch_dataflows::settings::duration;
 
+use super::stack::STORE_FILE;
 use super::status::{bytes, thousands};
 use crate::config::Config;
 use crate::disk;
 
 /// Bytes of the store that a window row takes, indices included; measured, see README.md.
 const ROW_BYTES: u64 = 110;
+const DAY_MS: f64 = 86_400_000.0;
 /// How often the log says it again while it holds.
 pub const AGAIN: Duration = Duration::from_secs(3_600);
-/// How often it is looked whether it holds.
+/// How often it is looked whether it holds, and what the disk has free.
 pub const LOOK_EVERY: Duration = Duration::from_secs(60);
 
 /// The arithmetic for a number of series.
@@ -32,19 +34,40 @@ pub struct RowsPerDay {
     max: u64,
     /// `store.retention`.
     retention_ms: i64,
-    /// Bytes that the file system of the store has free; none where it does not say.
+    disk: OnDisk,
+}
+
+/// The store on its disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OnDisk {
+    /// Bytes that the file system has free; none where it does not say.
     free_bytes: Option<u64>,
+    /// Bytes that the store takes already. Rows that go leave their place to others.
+    store_bytes: u64,
+}
+
+impl OnDisk {
+    /// As it is now; asks the file system, which may take its time.
+    pub fn of(data_dir: &Path) -> OnDisk {
+        let files = ["", "-wal"].map(|end| data_dir.join([STORE_FILE, end].concat()));
+        let bytes = files.iter().filter_map(|file| file.metadata().ok()).map(|file| file.len());
+        OnDisk { free_bytes: free_bytes(data_dir), store_bytes: bytes.sum() }
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        self.free_bytes.map(|free| free.saturating_add(self.store_bytes))
+    }
 }
 
 impl RowsPerDay {
-    /// With the settings at hand and the disk as it is now.
-    pub fn new(config: &Config, series: u64) -> RowsPerDay {
+    /// With the settings at hand.
+    pub fn new(config: &Config, series: u64, disk: OnDisk) -> RowsPerDay {
         RowsPerDay {
             series,
             of_one: config.rows_per_day(1),
             max: config.store.rows_per_day_max,
             retention_ms: config.store.retention_ms,
-            free_bytes: free_bytes(&config.data_dir),
+            disk,
         }
     }
 
@@ -63,10 +86,20 @@ impl RowsPerDay {
         self.max / self.of_one.max(1)
     }
 
-    /// Days until the disk is full, at so many rows; none without rows, or where the disk does not say what is free.
+    fn bytes_a_day(&self) -> u64 {
+        self.estimate().saturating_mul(ROW_BYTES)
+    }
+
+    /// Days of these rows for which the store and what is free beside it have room; none without rows, or where the disk
+    /// does not say what is free.
     pub fn days_that_fit(&self) -> Option<f64> {
-        let a_day = self.estimate().saturating_mul(ROW_BYTES);
-        self.free_bytes.filter(|_| a_day > 0).map(|free| free as f64 / a_day as f64)
+        let a_day = self.bytes_a_day();
+        self.disk.bytes().filter(|_| a_day > 0).map(|bytes| bytes as f64 / a_day as f64)
+    }
+
+    /// Whether that is the whole retention, so that the disk never fills.
+    pub fn retention_fits(&self) -> Option<bool> {
+        self.days_that_fit().map(|days| days >= self.retention_ms as f64 / DAY_MS)
     }
 
     /// As `/status` shows it.
@@ -77,6 +110,8 @@ impl RowsPerDay {
             "max": self.max,
             "exceeded": self.exceeded(),
             "days_that_fit": self.days_that_fit(),
+            "retention": duration(self.retention_ms),
+            "retention_fits": self.retention_fits(),
         })
     }
 }
@@ -92,14 +127,20 @@ impl fmt::Display for RowsPerDay {
             "{series} series x {of_one} rows = {estimate} rows a day; store.rows_per_day_max is {max}"
         )?;
         write!(f, ", enough for {} series", words(self.series_that_fit()))?;
-        let (Some(days), Some(free)) = (self.days_that_fit(), self.free_bytes) else { return Ok(()) };
-        let (a_day, free) = (self.estimate().saturating_mul(ROW_BYTES), bytes(free as f64));
+        let (Some(days), Some(fits), Some(free)) =
+            (self.days_that_fit(), self.retention_fits(), self.disk.free_bytes)
+        else {
+            return Ok(());
+        };
+        let [a_day, free, taken] =
+            [self.bytes_a_day(), free, self.disk.store_bytes].map(|count| bytes(count as f64));
         let kept = duration(self.retention_ms);
-        write!(
-            f,
-            "; about {} a day are kept for {kept}, {free} free hold {days:.1} days",
-            bytes(a_day as f64)
-        )
+        write!(f, "; about {a_day} a day are kept for {kept}, ")?;
+        write!(f, "the {taken} of the store and {free} free ")?;
+        match fits {
+            true => write!(f, "are enough for that"),
+            false => write!(f, "hold {days:.1} days"),
+        }
     }
 }
 
@@ -144,35 +185,53 @@ impl Warning {
 mod tests {
     use super::*;
 
-    fn rows(series: u64, free_bytes: Option<u64>) -> RowsPerDay {
-        RowsPerDay { free_bytes, ..RowsPerDay::new(&Config::default(), series) }
+    fn rows(series: u64, free_bytes: Option<u64>, store_bytes: u64) -> RowsPerDay {
+        RowsPerDay::new(&Config::default(), series, OnDisk { free_bytes, store_bytes })
     }
 
     #[test]
     fn the_arithmetic_is_told() {
         let table = [
             (
-                rows(24_509, None),
+                rows(24_509, None, 5 << 30),
                 false,
                 "24,509 series x 2,040 rows = 49,998,360 rows a day; store.rows_per_day_max is 50,000,000, enough for 24,509 series",
             ),
             (
-                rows(24_510, Some(0)),
+                rows(24_510, Some(0), 0),
                 true,
-                "24,510 series x 2,040 rows = 50,000,400 rows a day; store.rows_per_day_max is 50,000,000, enough for 24,509 series; about 5.1 GiB a day are kept for 30d, 0 B free hold 0.0 days",
+                "24,510 series x 2,040 rows = 50,000,400 rows a day; store.rows_per_day_max is 50,000,000, enough for 24,509 series; about 5.1 GiB a day are kept for 30d, the 0 B of the store and 0 B free hold 0.0 days",
             ),
             (
-                rows(100_000, Some(100 << 30)),
+                rows(100_000, Some(100 << 30), 20 << 30),
                 true,
-                "100,000 series x 2,040 rows = 204,000,000 rows a day; store.rows_per_day_max is 50,000,000, enough for 24,509 series; about 20.9 GiB a day are kept for 30d, 100 GiB free hold 4.8 days",
+                "100,000 series x 2,040 rows = 204,000,000 rows a day; store.rows_per_day_max is 50,000,000, enough for 24,509 series; about 20.9 GiB a day are kept for 30d, the 20 GiB of the store and 100 GiB free hold 5.7 days",
+            ),
+            (
+                rows(10_000, Some(1 << 30), 63 << 30),
+                false,
+                "10,000 series x 2,040 rows = 20,400,000 rows a day; store.rows_per_day_max is 50,000,000, enough for 24,509 series; about 2.1 GiB a day are kept for 30d, the 63 GiB of the store and 1 GiB free are enough for that",
             ),
         ];
         for (rows, exceeded, words) in table {
             assert_eq!((rows.exceeded(), rows.to_string().as_str()), (exceeded, words));
         }
-        assert_eq!(rows(0, Some(1)).days_that_fit(), None);
-        assert_eq!(rows(u64::MAX, Some(1)).estimate(), u64::MAX);
-        assert_eq!(rows(100_000, None).json()["days_that_fit"], Value::Null);
+        assert_eq!(rows(0, Some(1), 1).days_that_fit(), None);
+        assert_eq!(rows(u64::MAX, Some(1), u64::MAX).estimate(), u64::MAX);
+        let unknown = rows(100_000, None, 1).json();
+        assert_eq!((&unknown["days_that_fit"], &unknown["retention_fits"]), (&Value::Null, &Value::Null));
+    }
+
+    #[test]
+    fn a_store_that_has_its_size_never_fills_the_disk() {
+        // 30 days of 10,000 series are 67.32 GB. What goes makes place for what comes.
+        let all = 30 * 10_000 * 2_040 * ROW_BYTES;
+        for (free, store, fits) in [(all, 0, true), (0, all, true), (1, all - 1, true), (0, all - 1, false)] {
+            let rows = rows(10_000, Some(free), store);
+            assert_eq!(rows.json()["retention_fits"], fits, "{free} {store}: {rows}");
+            assert_eq!(rows.json()["retention"], "30d");
+            assert_eq!(rows.to_string().ends_with("are enough for that"), fits, "{rows}");
+        }
     }
 
     #[test]
@@ -197,6 +256,17 @@ mod tests {
         for (minute, exceeded, say) in table {
             assert_eq!(warning.look(exceeded, after(minute)), say, "minute {minute}");
         }
+    }
+
+    #[test]
+    fn the_bytes_of_the_store_are_those_of_its_files() {
+        let folder = crate::store::testing::TempDir::new();
+        assert_eq!(OnDisk::of(folder.path()).store_bytes, 0);
+        for (file, bytes) in [(STORE_FILE.to_owned(), 5_000), (format!("{STORE_FILE}-wal"), 700)] {
+            std::fs::write(folder.path().join(file), vec![0; bytes]).unwrap();
+        }
+        let disk = OnDisk::of(folder.path());
+        assert!(disk.store_bytes == 5_700 && disk.free_bytes > Some(0), "{disk:?}");
     }
 
     #[test]

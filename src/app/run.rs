@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -28,7 +28,7 @@ use crate::store::{LabelPairs, Store};
 use super::audit::Audit;
 use super::history::jobs::Histories;
 use super::rate::{self, Rate};
-use super::rows_per_day::{self, RowsPerDay, Say, Warning};
+use super::rows_per_day::{self, OnDisk, RowsPerDay, Say, Warning};
 use super::sources::{self, Guest, Sources};
 use super::stack::{Fatal, OnFatal, Stack};
 use super::watchdog::Watchdog;
@@ -86,6 +86,7 @@ async fn serve(
     let worker = Arc::new(Live {
         // The catalogue holds those that fell silent as well, as long as their rows are kept, and the log some of them.
         series: AtomicU64::new(catalogue.min(stack.labels.len() as u64).min(config.limits.series)),
+        disk: Mutex::new(OnDisk::of(&config.data_dir)),
         stack: Arc::clone(&stack),
         config: config.clone(),
         closing: AtomicBool::new(false),
@@ -249,11 +250,18 @@ async fn note_rate(worker: Weak<Live>) {
     }
 }
 
-/// Looks now and then whether there are more rows a day than the store is meant for, for as long as the worker is there.
+/// Looks now and then what the disk has free and whether there are more rows a day than the store is meant for, for as
+/// long as the worker is there.
 async fn watch_rows_per_day(worker: Weak<Live>, mut warning: Warning) {
     loop {
         tokio::time::sleep(rows_per_day::LOOK_EVERY).await;
+        let Some(data_dir) = worker.upgrade().map(|worker| worker.config.data_dir.clone()) else { return };
+        // A file system may take its time, so no question waits for it.
+        let looked = tokio::task::spawn_blocking(move || OnDisk::of(&data_dir)).await;
         let Some(worker) = worker.upgrade() else { return };
+        if let Ok(disk) = looked {
+            *worker.disk.lock().unwrap_or_else(PoisonError::into_inner) = disk;
+        }
         worker.tell_rows_per_day(&mut warning);
     }
 }
@@ -277,6 +285,8 @@ struct Live {
     rate: Rate,
     /// Series that make rows: what was found at start, until the workers have read all of it back.
     series: AtomicU64,
+    /// The store on its disk, as it was looked at last.
+    disk: Mutex<OnDisk>,
     stack: Arc<Stack>,
     config: Config,
     closing: AtomicBool,
@@ -303,7 +313,8 @@ impl Live {
             self.series.store(held, Ordering::Relaxed);
             held
         };
-        RowsPerDay::new(&self.config, series)
+        let disk = *self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        RowsPerDay::new(&self.config, series, disk)
     }
 
     /// Says in the log what is due of [`Live::rows_per_day`].

@@ -108,6 +108,9 @@ async function table() {
   assert.equal(await page.locator("#warning").isVisible(), exceeded, "the warning");
   if (exceeded) {
     assert.match(await page.locator("#warning").textContent(), new RegExp(`${new Intl.NumberFormat("en").format(estimate)} rows a day`));
+    const { retention, retention_fits: fits } = status.rows_per_day;
+    const room = fits ? `room for all that ${retention} ` : "days of them, not for";
+    assert.ok((await page.locator("#warning").textContent()).includes(room), room);
     done("too many rows a day are told");
   }
   await shot(page, "series-light-1280-first");

@@ -49,9 +49,11 @@ function show(status) {
 }
 
 /** Says when the store gets more rows than it is meant for; nothing is refused then, so nobody else would. */
-function warn({ exceeded, estimate, max, series, days_that_fit: days }) {
+function warn({ exceeded, estimate, max, series, days_that_fit: days, retention, retention_fits: fits }) {
   const notice = document.getElementById("warning");
-  const fit = days === null ? "" : ` The disk has room for ${days < 10 ? days.toFixed(1) : count(days)} days of them.`;
+  const some = () => `${days < 10 ? days.toFixed(1) : count(days)} days of them, not for ${retention} (store.retention)`;
+  const all = `all that ${retention} (store.retention) come to`;
+  const fit = days === null ? "" : ` The disk has room for ${fits ? all : some()}.`;
   const text = `${count(series)} series make ${count(estimate)} rows a day, more than store.rows_per_day_max (${count(max)}).${fit}`;
   if (exceeded && notice.textContent !== text) notice.textContent = text;
   notice.hidden = !exceeded;
