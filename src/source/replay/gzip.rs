@@ -115,6 +115,25 @@ impl<R: BufRead> Gzip<R> {
         }
     }
 
+    /// One step from where it is: how many bytes it gave, none if there is another step to do.
+    fn step(&mut self, at: At, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        match at {
+            At::Begin { first } => self.at = self.begin(first)?,
+            At::Body => {
+                let (n, at) = self.inflate(buffer)?;
+                self.at = at;
+                return Ok((n > 0).then_some(n));
+            }
+            At::Sums => {
+                self.judge()?;
+                self.at = At::Begin { first: false };
+            }
+            At::Damage(error) => return Err(error),
+            At::End => return Ok(Some(0)),
+        }
+        Ok(None)
+    }
+
     /// Holds what was given out against what the member says of itself.
     fn judge(&mut self) -> io::Result<()> {
         let mut sums = [0; 8];
@@ -133,21 +152,23 @@ impl<R: BufRead> Read for Gzip<R> {
             return Ok(0);
         }
         loop {
-            match std::mem::replace(&mut self.at, At::End) {
-                At::Begin { first } => self.at = self.begin(first)?,
-                At::Body => {
-                    let (n, at) = self.inflate(buffer)?;
-                    self.at = at;
-                    if n > 0 {
-                        return Ok(n);
+            let at = std::mem::replace(&mut self.at, At::End);
+            let begun = match &at {
+                At::Begin { first } => At::Begin { first: *first },
+                At::Body => At::Body,
+                At::Sums => At::Sums,
+                At::Damage(_) | At::End => At::End,
+            };
+            match self.step(at, buffer) {
+                Ok(Some(n)) => return Ok(n),
+                Ok(None) => {}
+                Err(error) => {
+                    // An interrupted read took nothing, and is done again by who asked.
+                    if error.kind() == io::ErrorKind::Interrupted {
+                        self.at = begun;
                     }
+                    return Err(error);
                 }
-                At::Sums => {
-                    self.judge()?;
-                    self.at = At::Begin { first: false };
-                }
-                At::Damage(error) => return Err(error),
-                At::End => return Ok(0),
             }
         }
     }
@@ -176,6 +197,7 @@ mod tests {
 
     use flate2::{Compression, GzBuilder};
 
+    use super::super::open::tests::Interrupted;
     use super::*;
 
     fn member(bytes: &[u8]) -> Vec<u8> {
@@ -195,6 +217,28 @@ mod tests {
         assert_eq!(other.map_err(|error| error.to_string()), done);
         assert_eq!(again, out);
         (out, ignored.bytes(), done.map(drop))
+    }
+
+    #[test]
+    fn an_interrupted_read_is_done_again_and_loses_nothing() {
+        let full = GzBuilder::new().extra("extra").filename("name").comment("comment");
+        let mut full = full.write(Vec::new(), Compression::best());
+        full.write_all(b"full").unwrap();
+        let (text, zeros) = (text(), vec![0; 512]);
+        let bytes =
+            [&member(&text)[..], &full.finish().unwrap(), &zeros, &member(b"end"), &zeros, b"x"].concat();
+        for piece in [1, 7, 4_096] {
+            let (mut out, ignored) = (Vec::new(), Ignored::default());
+            let source = io::BufReader::with_capacity(piece, Interrupted::new(&bytes));
+            Gzip::new(source, ignored.clone()).read_to_end(&mut out).unwrap();
+            assert!(out == [&text[..], b"fullend"].concat(), "{piece}: {} bytes", out.len());
+            assert_eq!(ignored.bytes(), 1);
+        }
+        // What is no interruption still ends it.
+        let mut cut = Gzip::new(&bytes[..30], Ignored::default());
+        let error = cut.read_to_end(&mut Vec::new()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(cut.read(&mut [0; 9]).unwrap(), 0);
     }
 
     fn text() -> Vec<u8> {

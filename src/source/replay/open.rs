@@ -15,13 +15,24 @@ const BUFFER_BYTES: usize = 1 << 18;
 /// Bytes that tell what an input is.
 const HEAD_BYTES: usize = 6;
 /// What begins so is compressed by something that is not read.
-const NOT_READ: [(&[u8], &str); 5] = [
+const NOT_READ: [(&[u8], &str); 4] = [
     (b"\xfd7zXZ\0", "xz"),
     (b"\x04\x22\x4d\x18", "lz4"),
     (b"\xff\x06\0\0sN", "snappy"),
     (b"PK\x03\x04", "zip"),
-    (b"BZh91A", "bzip2"),
 ];
+
+/// The compression that begins so and is not read.
+fn not_read(begin: &[u8]) -> Option<&'static str> {
+    // Of any level. A block follows, or the end; so a name of text that begins alike is text.
+    if matches!(
+        begin,
+        [b'B', b'Z', b'h', b'1'..=b'9', 0x31, 0x41, ..] | [b'B', b'Z', b'h', b'1'..=b'9', 0x17, 0x72, ..]
+    ) {
+        return Some("bzip2");
+    }
+    NOT_READ.iter().find(|(magic, _)| begin.starts_with(magic)).map(|(_, compression)| *compression)
+}
 
 /// Counts bytes behind the last part of a compressed input that belong to none.
 #[derive(Clone, Debug, Default)]
@@ -85,13 +96,13 @@ fn decompress(
 ) -> io::Result<Box<dyn Read + Send>> {
     let lower = name.to_ascii_lowercase();
     let (gzip, zstd) = (begin.starts_with(&gzip::MAGIC), zstd::begins_frame(&begin));
-    let not_read = NOT_READ.iter().find(|(magic, _)| begin.starts_with(magic));
+    let not_read = not_read(&begin);
     let whole = Cursor::new(begin).chain(source);
     if gzip {
         Ok(Box::new(Gzip::new(whole, ignored.clone())))
     } else if zstd {
         Ok(Box::new(Zstd::new(whole, ignored.clone())))
-    } else if let Some((_, compression)) = not_read {
+    } else if let Some(compression) = not_read {
         let why = format!(
             "it is compressed by {compression}, which is not read; gzip (.gz) and Zstandard (.zst) are"
         );
@@ -137,6 +148,46 @@ pub fn skip_zeros(source: &mut impl BufRead) -> io::Result<()> {
         source.consume(zeros);
         if ended || !all {
             return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Is interrupted before each read.
+    pub struct Interrupted<'a> {
+        rest: &'a [u8],
+        next: bool,
+    }
+
+    impl<'a> Interrupted<'a> {
+        pub fn new(rest: &'a [u8]) -> Interrupted<'a> {
+            Interrupted { rest, next: false }
+        }
+    }
+
+    impl Read for Interrupted<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.next = !self.next;
+            if self.next { Err(io::ErrorKind::Interrupted.into()) } else { self.rest.read(buffer) }
+        }
+    }
+
+    #[test]
+    fn compressions_that_are_not_read_are_known_by_their_first_bytes() {
+        for level in b'1'..=b'9' {
+            for block in [b"1AY&SY", b"\x17\x72\x45\x38\x50\x90"] {
+                assert_eq!(not_read(&[b"BZh", &[level][..], block].concat()), Some("bzip2"));
+            }
+        }
+        for text in [&b"BZh9"[..], b"BZh0", b"BZh01AY&SY", b"BZh9_total 1", b"BZh91 5", b"BZh:1A", b"BZ", b""]
+        {
+            assert_eq!(not_read(text), None, "{}", text.escape_ascii());
+        }
+        for (magic, compression) in NOT_READ {
+            assert_eq!(not_read(magic), Some(compression));
         }
     }
 }

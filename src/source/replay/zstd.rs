@@ -154,6 +154,7 @@ fn refused(error: &FrameDecoderError) -> io::Error {
 mod tests {
     use ruzstd::encoding::{CompressionLevel, compress_to_vec};
 
+    use super::super::open::tests::Interrupted;
     use super::*;
 
     fn packed(bytes: &[u8]) -> Vec<u8> {
@@ -182,6 +183,22 @@ mod tests {
             let source = io::BufReader::with_capacity(1, &bytes[..]);
             Zstd::new(source, counted.clone()).read_to_end(&mut out).unwrap();
             assert_eq!((&out[..], counted.bytes()), (want, ignored));
+        }
+    }
+
+    #[test]
+    fn an_interrupted_read_is_done_again_and_loses_nothing() {
+        let text: Vec<u8> = (0..300_000_u32).flat_map(|n| (n % 977).to_le_bytes()).collect();
+        let (skippable, zeros) = ([&[0x5a, 0x2a, 0x4d, 0x18, 3, 0, 0, 0][..], b"abc"].concat(), vec![0; 512]);
+        let bytes =
+            [&skippable[..], &packed(&text), &zeros, &rle(0x50, 3), &zeros, &packed(b"end"), b"x"].concat();
+        for piece in [1, 7, 4_096] {
+            let (mut out, ignored) = (Vec::new(), Ignored::default());
+            let source = io::BufReader::with_capacity(piece, Interrupted::new(&bytes));
+            Zstd::new(source, ignored.clone()).read_to_end(&mut out).unwrap();
+            let want = [&text[..], &vec![b'x'; 3 * (128 << 10)], b"end"].concat();
+            assert!(out == want, "{piece}: {} of {} bytes", out.len(), want.len());
+            assert_eq!(ignored.bytes(), 1);
         }
     }
 
