@@ -217,3 +217,62 @@ fn the_same_restart_without_the_loss_is_not_told() {
         worker.process().log()
     );
 }
+
+/// The file is of 10s of lateness, and the journal that would go on from it is gone.
+#[test]
+fn settings_of_a_file_that_the_journal_was_trimmed_beyond_do_not_hold_on() {
+    let config = |lateness: &str, audit: u32| {
+        format!(
+            "windows: [{{length: 10s, hop: 5s}}, {{length: 1m, hop: 10s}}]\nsettle: 5s\nlateness: {lateness}\n\
+             audit: {audit}\nsnapshots: {{every: 1s}}\njournal: {{bytes_max: 1MiB}}\n"
+        )
+    };
+    let write = |worker: &Tidewatch, samples: &[(i64, f64)]| {
+        let answer = WriteRequest::default().series(&[("__name__", "late")], samples);
+        let answer = answer.send(&worker.url("/api/v1/write")).unwrap();
+        assert!((200..300).contains(&answer.status), "{answer:?}");
+    };
+    let at = |second: i64| START_MS + second * 1_000;
+    let mut worker = Tidewatch::start(&config("10s", 1_000));
+    write(&worker, &[(at(0), 1.0)]);
+    followed(&worker, 1);
+    kept(&worker);
+    assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
+
+    worker.configure(&config("2m", 0));
+    worker.start_again();
+    let first = worker.folder().join("data/journal/00000000000000000000.seg");
+    assert!(first.exists());
+    let mut second = 0;
+    eventually("the journal is trimmed", Duration::from_secs(60), || {
+        // A segment is an eighth of the journal: some of them are filled, and then snapshots go on.
+        let many = if second < 20 { 999 } else { 1 };
+        let samples: Vec<_> = (0..many).map(|i| (at(second) + 1 + i, i as f64)).collect();
+        second += 1;
+        write(&worker, &samples);
+        if first.exists() { Err(format!("second {second}")) } else { Ok(()) }
+    });
+    assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
+
+    worker.configure(&config("2m", 1_000));
+    worker.start_again();
+    write(&worker, &[(at(second + 1), 1.0)]);
+    followed(&worker, 1);
+    assert!(worker.process().log().contains("it was trimmed"), "{}", worker.process().log());
+    let begin = second + 2;
+    for second in begin..begin + 300 {
+        // Of every ten seconds one comes 30 to 40 seconds late: the gate takes it.
+        let late = (second % 10 == 9).then(|| (at(second - 35), 7.0));
+        let now = (second % 10 != 4).then(|| (at(second), (second * second % 37) as f64));
+        let late = late.filter(|(at_ms, _)| *at_ms > at(begin));
+        write(&worker, &now.into_iter().collect::<Vec<_>>());
+        if let Some(late) = late {
+            std::thread::sleep(Duration::from_millis(150));
+            write(&worker, &[late]);
+        }
+    }
+    rows_checked(&worker, 80.0);
+    assert!(worker.metric("tidewatch_samples_late_total") > 10.0, "nothing was late");
+    kept(&worker);
+    assert_eq!(mismatches(&worker, "row"), 0.0, "{}", worker.process().log());
+}

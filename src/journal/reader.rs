@@ -132,6 +132,12 @@ impl Reader {
         Ok(None)
     }
 
+    /// The settings in force where it stands, those it has passed over included. `None` where it has seen none: then
+    /// the first ones are handed on.
+    pub fn settings(&self) -> Option<&Settings> {
+        self.settings.as_ref()
+    }
+
     /// Whether every record has been read and none will follow.
     pub fn finished(&self) -> bool {
         self.durable.closed()

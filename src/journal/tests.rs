@@ -432,6 +432,16 @@ fn other_settings_hold_from_the_next_epoch_on() {
         found.iter().position(is).unwrap()
     };
     assert!(matches!(found[at("settle 45000") - 1], Record::EpochEnd(_)), "{found:?}");
+    // Who begins after an epoch is not handed the settings in force there, but can ask for them.
+    let Record::EpochEnd(end) = found[at("settle 45000") - 1] else { panic!("{found:?}") };
+    let settle = |reader: &Reader| reader.settings().map(|settings| settings.settle_ms);
+    let mut reader = journal.strict_reader_after(end.epoch).unwrap();
+    assert_eq!(settle(&reader), Some(30_000), "the others hold from the next epoch on");
+    assert!(matches!(reader.next_ready(), Ok(Some(Record::Settings(_)))));
+    assert_eq!(settle(&reader), Some(45_000));
+    let last = journal.last_epoch_end().unwrap();
+    assert_eq!(settle(&journal.strict_reader_after(last.epoch).unwrap()), Some(45_000));
+    assert_eq!(settle(&journal.strict_reader_after(0).unwrap()), None, "none is passed over");
     drop(journal);
     // Back again, and once more before an epoch ended: each start finds the newest.
     for settings in [first.clone(), other, first] {

@@ -230,6 +230,13 @@ impl Follower {
         let journal = self.stack.journal.strict_reader_after(epoch).context("opening the journal")?;
         let outbox = Tail::open(&self.outbox, Arc::clone(&self.stack.outbox), Some(epoch));
         let outbox = outbox.context("opening the outbox")?;
+        // Those that it has passed over are not handed on, and what is here may be of another place, or of a file.
+        if let Some(settings) = journal.settings().filter(|settings| **settings != self.settings) {
+            self.rules = Rules::of(settings, self.rules_samples_max());
+            self.settings = settings.clone();
+            // Up to here late samples were judged by other rules than those in force.
+            self.followed.iter_mut().for_each(|followed| followed.begin(Skip::Settings, &self.rules));
+        }
         Ok(Place { journal, outbox, epoch, rows: Vec::new(), due: None, settings: None })
     }
 

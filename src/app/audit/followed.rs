@@ -224,7 +224,7 @@ impl Followed {
 
     /// Knows nothing of what came before. The ends of base panes are where the gate's memory of older samples, and of
     /// those it dropped, no longer decides about a later one.
-    fn begin(&mut self, why: Skip, rules: &Rules) {
+    pub fn begin(&mut self, why: Skip, rules: &Rules) {
         self.samples.clear();
         (self.known_from, self.why) = (rules.pane_end(self.newest), why);
         self.ring_from = self.known_from;
