@@ -26,9 +26,6 @@ use crate::shard::{RawHeld, pane_of};
 /// its own series.
 pub const TOLERANCE: f64 = 1e-10;
 
-/// Two roundings at the small end of the numbers, where they are this far apart whatever was summed.
-const ROUNDINGS: f64 = f64::from_bits(2);
-
 /// Beyond this, what is summed may leave the numbers on the way.
 const SUMMED_MAX: f64 = f64::MAX / 4.0;
 
@@ -70,7 +67,7 @@ impl Compared<'_> {
     fn summed(&mut self, field: &'static str, kept: f64, again: f64, scale: f64) {
         // Beyond what a number can be, the shape of the merges decides what is left.
         let beyond = !scale.is_finite() || scale > SUMMED_MAX;
-        if kept == again || (kept - again).abs() <= ROUNDINGS || beyond {
+        if reference::near(kept, again) || beyond {
             return;
         }
         let difference = (kept - again).abs() / scale;
