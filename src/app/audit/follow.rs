@@ -217,11 +217,12 @@ impl Follower {
         }
         let rows = std::mem::take(&mut place.rows);
         place.due = None;
-        // An epoch that is in the outbox only has no rows: it was written in place of some that were lost.
+        // An epoch that is in the outbox only has no rows: it was written in place of some that were lost. Those of the
+        // epoch that was read last come later then, and have to be judged before anything goes.
         if place.epoch == due {
             rows.iter().for_each(|row| self.judge(row, due));
+            self.prune();
         }
-        self.followed.iter_mut().for_each(|followed| followed.prune(&self.rules));
         Ok(true)
     }
 
@@ -270,10 +271,9 @@ impl Follower {
     }
 
     fn end(&mut self, end: EpochEnd) {
-        let settings = self.place.as_mut().and_then(|place| {
-            place.epoch = end.epoch;
-            place.settings.take()
-        });
+        let Some(place) = &mut self.place else { return };
+        place.epoch = end.epoch;
+        let (settings, due) = (place.settings.take(), place.due);
         // They apply to the whole epoch.
         if let Some(settings) = settings.filter(|settings| *settings != self.settings) {
             let rules = Rules::of(&settings, self.rules_samples_max());
@@ -282,9 +282,17 @@ impl Follower {
         }
         self.followed.iter_mut().for_each(|followed| followed.end(end, &self.rules));
         self.last = Some(end);
+        // The outbox has no rows of it: nothing will be judged before more samples come.
+        if due.is_some_and(|due| end.epoch < due) {
+            self.prune();
+        }
         let silent = self.followed.iter().filter(|followed| followed.is_silent(end, &self.rules));
         let silent: Vec<u64> = silent.map(|followed| followed.series.0).collect();
         silent.into_iter().for_each(|id| self.drop_one(id, Skip::Silent));
+    }
+
+    fn prune(&mut self) {
+        self.followed.iter_mut().for_each(|followed| followed.prune(&self.rules));
     }
 
     fn drop_one(&mut self, series: u64, why: Skip) {

@@ -108,6 +108,9 @@ impl Rules {
     }
 }
 
+/// Room that stays taken from one epoch to the next, for each sample that is kept at most.
+const CAPACITY_FACTOR_MAX: usize = 2;
+
 /// A series, and its applied samples after some time.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Followed {
@@ -240,6 +243,14 @@ impl Followed {
         if let Some(excess) = self.samples.len().checked_sub(rules.samples_max + 1) {
             (self.known_from, self.why) = (rules.pane_end(self.samples[excess].0), Skip::Samples);
             while self.samples.pop_front_if(|(at_ms, _)| *at_ms <= self.known_from).is_some() {}
+        }
+        // One epoch may have brought far more.
+        let most = CAPACITY_FACTOR_MAX * rules.samples_max;
+        if self.samples.capacity() > most {
+            self.samples.shrink_to(rules.samples_max);
+        }
+        if self.epoch.capacity() > most {
+            self.epoch.shrink_to(rules.samples_max);
         }
     }
 

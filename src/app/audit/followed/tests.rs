@@ -221,3 +221,23 @@ fn at_most_so_many_samples_are_kept_and_then_shorter_windows_go_on() {
     assert_eq!(followed.samples_of(&row(60_000, t0 + 195_000)), Err(Skip::Samples));
     assert_eq!(followed.samples_of(&row(20_000, t0 + 195_000)).unwrap().len(), 20);
 }
+
+#[test]
+fn an_epoch_of_many_samples_leaves_no_room_taken() {
+    let rules = Rules::of(&settings(64), 1_000);
+    let t0 = T0 / 60_000 * 60_000;
+    let mut followed = Followed::join(SeriesId(SERIES), t0 - 1, 1, i64::MAX);
+    let mut at_ms = t0;
+    for (epoch, samples) in [(1, 1), (2, 200_000), (3, 10), (4, 200_000)] {
+        for _ in 0..samples {
+            at_ms += 1;
+            followed.hear(at_ms, 1.0);
+        }
+        let end = EpochEnd { epoch, stream_ms: T0, close_ms: T0, last_of_input: false };
+        followed.end(end, &rules);
+        followed.prune(&rules);
+        let room = (followed.samples.capacity(), followed.epoch.capacity());
+        assert!(room.0 <= 2_000 && room.1 <= 2_000, "epoch {epoch}: {room:?}");
+    }
+    assert!(!followed.samples.is_empty());
+}
