@@ -87,7 +87,8 @@ fn decode_all(bytes: &[u8]) -> Result<Kept, String> {
     if version != VERSION {
         return Err(format!("its version is {version}; this program reads {VERSION}"));
     }
-    kept.settings = kept.settings.validated().map_err(|error| error.to_string())?;
+    // They were in force: bounds that became tighter since are no matter.
+    kept.settings = kept.settings.computable().map_err(|error| error.to_string())?;
     let Ok(Record::Samples(samples)) = decode(KIND_SAMPLES, samples) else {
         return Err("its samples cannot be read".to_owned());
     };
@@ -145,10 +146,25 @@ mod tests {
         let folder = folder("kept");
         let path = folder.join("audit");
         assert_eq!(read(&path), Ok(None));
-        for kept in [kept(), Kept { followed: Vec::new(), ..kept() }] {
+        let mut of_wider_bounds = kept();
+        of_wider_bounds.settings.lateness_ms = 30 * 86_400_000;
+        assert!(of_wider_bounds.settings.clone().validated().is_err());
+        for kept in [kept(), Kept { followed: Vec::new(), ..kept() }, of_wider_bounds] {
             write(&path, &kept).unwrap();
             assert_eq!(read(&path), Ok(Some(kept)));
         }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn settings_that_nothing_can_be_computed_with_are_not_taken() {
+        let folder = folder("settings");
+        let path = folder.join("audit");
+        let mut kept = kept();
+        kept.settings.windows.clear();
+        write(&path, &kept).unwrap();
+        let why = read(&path).unwrap_err();
+        assert!(why.contains("windows"), "{why}");
         std::fs::remove_dir_all(folder).unwrap();
     }
 
