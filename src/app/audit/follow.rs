@@ -362,8 +362,7 @@ impl Follower {
         self.skip(Skip::Journal, self.followed.len() as u64);
         if self.warned.is_none_or(|warned| warned.elapsed() >= TOLD_EVERY) {
             self.warned = Some(Instant::now());
-            let n = self.followed.len();
-            tracing::warn!("audit: {n} series are followed no longer, and others anew: {why:#}");
+            tracing::warn!("audit: {}", given_up(self.followed.len(), why));
         }
         self.followed.clear();
         self.place = None;
@@ -419,6 +418,15 @@ impl Follower {
     }
 }
 
+/// Why it cannot read on, and what that costs if it costs anything.
+fn given_up(series: usize, why: &anyhow::Error) -> String {
+    match series {
+        0 => format!("{why:#}"),
+        1 => format!("1 series is followed no longer, and others anew: {why:#}"),
+        n => format!("{n} series are followed no longer, and others anew: {why:#}"),
+    }
+}
+
 /// A row that is not what its samples give, as a human reads it.
 fn in_words(row: &WindowStats, epoch: u64, samples: &[(i64, f64)], difference: &Difference) -> String {
     let Difference { field, kept, again } = difference;
@@ -441,6 +449,20 @@ fn in_words(row: &WindowStats, epoch: u64, samples: &[(i64, f64)], difference: &
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_follows_no_series_gives_up_none() {
+        let why = anyhow::anyhow!("it was trimmed").context("opening the journal");
+        let told = [0, 1, 7].map(|series| given_up(series, &why));
+        assert_eq!(
+            told,
+            [
+                "opening the journal: it was trimmed",
+                "1 series is followed no longer, and others anew: opening the journal: it was trimmed",
+                "7 series are followed no longer, and others anew: opening the journal: it was trimmed",
+            ]
+        );
+    }
 
     #[test]
     fn a_mismatch_names_the_row_and_where_both_numbers_are_from() {
