@@ -32,8 +32,14 @@ pub struct Kept {
     pub followed: Vec<Followed>,
 }
 
-/// Version, how many samples each series has, and the rest.
-type Head = (u32, Vec<usize>, Kept);
+/// What comes before the samples.
+#[derive(Serialize, Deserialize)]
+struct Head<T> {
+    version: u32,
+    /// How many samples each series has.
+    samples: Vec<usize>,
+    state: T,
+}
 
 /// Writes it aside and renames it.
 ///
@@ -44,8 +50,8 @@ pub fn write(path: &Path, kept: &Kept) -> io::Result<()> {
     for followed in &kept.followed {
         followed.samples.iter().for_each(|(at_ms, value)| samples.push(followed.series.0, *at_ms, *value));
     }
-    let counts: Vec<usize> = kept.followed.iter().map(|followed| followed.samples.len()).collect();
-    let head = serde_json::to_vec(&(VERSION, counts, kept))?;
+    let counts = kept.followed.iter().map(|followed| followed.samples.len()).collect();
+    let head = serde_json::to_vec(&Head { version: VERSION, samples: counts, state: kept })?;
     let mut bytes = vec![0; 4];
     bytes.extend_from_slice(&u32::try_from(head.len()).map_err(io::Error::other)?.to_le_bytes());
     bytes.extend_from_slice(&head);
@@ -82,8 +88,8 @@ fn decode_all(bytes: &[u8]) -> Result<Kept, String> {
     }
     let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
     let (head, samples) = rest.split_at_checked(u32::from_le_bytes(*length) as usize).ok_or_else(short)?;
-    let head: Head = serde_json::from_slice(head).map_err(|error| error.to_string())?;
-    let (version, counts, mut kept) = head;
+    let head: Head<Kept> = serde_json::from_slice(head).map_err(|error| error.to_string())?;
+    let Head { version, samples: counts, state: mut kept } = head;
     if version != VERSION {
         return Err(format!("its version is {version}; this program reads {VERSION}"));
     }
