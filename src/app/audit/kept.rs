@@ -163,6 +163,14 @@ mod tests {
     }
 
     #[test]
+    fn a_head_without_names_as_it_was_written_once_is_read() {
+        let text = serde_json::to_vec(&(VERSION, vec![3_usize, 4], kept())).unwrap();
+        let head: Head<Kept> = serde_json::from_slice(&text).unwrap();
+        assert_eq!((head.version, head.samples), (VERSION, vec![3, 4]));
+        assert_eq!(head.state.epoch, kept().epoch);
+    }
+
+    #[test]
     fn settings_that_nothing_can_be_computed_with_are_not_taken() {
         let folder = folder("settings");
         let path = folder.join("audit");
