@@ -98,6 +98,11 @@ mod support;
 mod unread_bodies;
 mod verify;
 
+/// The first seed of a randomised test, where `TEST_SEED` gives no other.
+fn first_seed(usual: u64) -> u64 {
+    std::env::var("TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+
 /// How many seeds a randomised test tries; `TEST_ROUNDS` multiplies.
 fn rounds(n: u64) -> u64 {
     n * std::env::var("TEST_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)

@@ -243,7 +243,7 @@ fn failures(seeds: std::ops::Range<u64>, tally: &mut Tally) -> Vec<(u64, String)
 fn a_restart_shows_in_no_row_whatever_else_happens() {
     let mut tally = Tally::default();
     let rounds = crate::rounds(400);
-    let first = std::env::var("TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0);
+    let first = crate::first_seed(0);
     let failed = failures(first..first + rounds, &mut tally);
     let Tally { restarts, rows, partial, revised } = tally;
     println!(

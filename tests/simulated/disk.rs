@@ -45,6 +45,8 @@ pub enum Trouble {
     Full { at: At, times: u32 },
     /// From this step on so many syncs fail.
     NoSync { at: At, times: u32 },
+    /// From this step on so many steps of any kind fail.
+    Errors { at: At, times: u32 },
 }
 
 /// A change to a file that is not durable yet.
@@ -298,6 +300,7 @@ impl State {
                 let syncs = matches!(step, Step::Sync | Step::SyncDir);
                 (syncs && (self.strikes.is_some() || reached(at)), *times, EIO)
             }
+            Trouble::Errors { at, times } => (self.strikes.is_some() || reached(at), *times, EIO),
         };
         let (true, times, errno) = concerns else { return Ok(Fate::Done) };
         let left = self.strikes.get_or_insert(times);

@@ -40,14 +40,32 @@ fn series(n: usize) -> HashMap<u64, usize> {
 /// Small and always the same: some minutes of five series, two of which come later; windows close, samples come late
 /// and twice, types are told.
 pub fn short(packets: usize) -> Feed {
+    of(packets, vec![Window { length_ms: 120_000, hop_ms: 60_000 }], 120_000)
+}
+
+/// The same with windows and lateness of any shape.
+pub fn short_of_any(rng: &mut fastrand::Rng, packets: usize) -> Feed {
+    const HOPS: [i64; 9] = [7, 10, 20, 25, 30, 45, 60, 90, 150];
+    let mut windows: Vec<Window> = Vec::new();
+    for _ in 0..rng.usize(1..4) {
+        let hop_ms = 1_000 * HOPS[rng.usize(0..HOPS.len())];
+        let window = Window { length_ms: hop_ms * rng.i64(1..9), hop_ms };
+        windows.retain(|held| held.length_ms != window.length_ms);
+        windows.push(window);
+    }
+    of(packets, windows, [60_000, 120_000, 600_000][rng.usize(0..3)])
+}
+
+fn of(packets: usize, windows: Vec<Window>, lateness_ms: i64) -> Feed {
     let settings = Settings {
-        windows: vec![Window { length_ms: 120_000, hop_ms: 60_000 }],
+        windows,
         settle_ms: 1_000,
-        lateness_ms: 120_000,
+        lateness_ms,
         catch_up_ms: 1_000,
         late_samples_max: 64,
         series_max: 256,
     };
+    let settings = settings.validated().expect("these windows are within bounds");
     let numbers = series(6);
     let mut ids: Vec<u64> = numbers.keys().copied().collect();
     ids.sort_unstable();
@@ -78,7 +96,7 @@ pub fn short(packets: usize) -> Feed {
 
 /// Hours of some series as the oracle's feed makes them, cut into packets.
 pub fn random(rng: &mut fastrand::Rng) -> Feed {
-    let settings = feed::settings(rng);
+    let settings = if rng.bool() { feed::settings(rng) } else { feed::any_settings(rng) };
     let n = rng.usize(2..8);
     let numbers = series(n);
     let mut ids: Vec<u64> = numbers.keys().copied().collect();

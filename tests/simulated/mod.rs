@@ -245,20 +245,8 @@ fn refusing(seed: u64) -> Result<(u32, u32), String> {
     let (at, times) = (At::Number(rng.u64(0..150)), [1, 2, 5][rng.usize(0..3)]);
     let full = !seed.is_multiple_of(4);
     let trouble = if full { Trouble::Full { at, times } } else { Trouble::NoSync { at, times } };
-    let mut starts = 0;
-    let mut run = |world: &mut World, rng: &mut fastrand::Rng| {
-        let mut trouble = trouble.clone();
-        while world.live(WORKERS[rng.usize(0..3)], trouble.clone())? != End::Finished {
-            starts += 1;
-            // It may go on for the next process.
-            if starts > 3 {
-                trouble = Trouble::None;
-            }
-            end(world, if full && rng.bool() { How::Kill } else { How::Power }, rng);
-        }
-        world.judge()
-    };
-    run(&mut world, &mut rng).map_err(|why| format!("seed {seed}, {trouble:?}: {why}"))?;
+    let starts =
+        refuse(&mut world, &trouble, seed).map_err(|why| format!("seed {seed}, {trouble:?}: {why}"))?;
     Ok((world.refused, starts))
 }
 
@@ -274,6 +262,70 @@ fn a_disk_that_refuses_for_a_while_loses_nothing() {
     };
     side_by_side(&seeds, AT_ONCE, run).unwrap_or_else(|why| panic!("{why}"));
     println!("{refused:?} packets were refused at first, {starts:?} processes were started again");
+}
+
+/// Each kind of step on each file is refused, once and for a while; with windows of any shape.
+#[test]
+fn whatever_file_refuses_nothing_is_lost() {
+    let begun = std::time::Instant::now();
+    let (refused, starts) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let first = crate::first_seed(0);
+    let mut met = BTreeSet::new();
+    for seed in first..first + crate::rounds(2) {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let rules = if rng.bool() { SNAPSHOTS } else { SHORT };
+        let base = World::new(Arc::new(feeds::short_of_any(&mut rng, 14)), rules);
+        let mut world = base.fork(rules);
+        conclude(&mut world, 1).unwrap_or_else(|why| panic!("seed {seed}: {why}"));
+        let mut jobs = Vec::new();
+        for (step, times) in world.disk.steps() {
+            // One folder has a file for each shard and chain: some of them are enough.
+            let spread: Vec<u64> =
+                if times > 3 { vec![0, rng.u64(1..times)] } else { vec![rng.u64(0..times)] };
+            for nth in spread {
+                let needs_room = ["write", "create", "make"].iter().any(|verb| step.starts_with(verb));
+                for errors in if needs_room { &[false, true][..] } else { &[true] } {
+                    let (at, strikes) = (At::Named(step.clone(), nth), [1, 3][rng.usize(0..2)]);
+                    let trouble = match *errors {
+                        true => Trouble::Errors { at, times: strikes },
+                        false => Trouble::Full { at, times: strikes },
+                    };
+                    jobs.push((trouble, rng.u64(..)));
+                }
+            }
+            met.insert(step);
+        }
+        let run = |(trouble, seed): &(Trouble, u64)| {
+            let mut world = base.fork(rules);
+            let again = refuse(&mut world, trouble, *seed)
+                .map_err(|why| format!("{trouble:?}, seed {seed}: {why}"))?;
+            refused.fetch_add(world.refused as usize, SeqCst);
+            starts.fetch_add(again as usize, SeqCst);
+            Ok(())
+        };
+        side_by_side(&jobs, AT_ONCE, run).unwrap_or_else(|why| panic!("set {seed}, {rules:?}: {why}"));
+        println!("set {seed}, {rules:?}: {} refusals", jobs.len());
+    }
+    for folder in ["journal", "outbox", "series"] {
+        assert!(met.iter().any(|step| step.contains(folder)), "nothing of {folder} was refused: {met:?}");
+    }
+    println!("{refused:?} packets were refused at first, {starts:?} starts, {:?}", begun.elapsed());
+}
+
+/// Runs a world through this trouble, with as many starts as it takes; how many there were.
+fn refuse(world: &mut World, trouble: &Trouble, seed: u64) -> Result<u32, Broken> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let (mut trouble, mut starts) = (trouble.clone(), 0);
+    while world.live(WORKERS[rng.usize(0..3)], trouble.clone())? != End::Finished {
+        starts += 1;
+        // It may go on for the next process.
+        if starts > 3 {
+            trouble = Trouble::None;
+        }
+        end(world, if rng.bool() { How::Kill } else { How::Power }, &mut rng);
+    }
+    world.judge()?;
+    Ok(starts)
 }
 
 /// The end of a process that came to it, with every row.
