@@ -249,7 +249,7 @@ impl Stack {
         self.outbox.epoch().unwrap_or(0).saturating_sub(stored)
     }
 
-    /// Whether the store holds every epoch found at start.
+    /// Whether the store holds every epoch found at start, and the workers can be asked.
     ///
     /// # Errors
     /// A sentence that says how far it is, or why intake is refused.
@@ -277,6 +277,9 @@ impl Stack {
         }
         if stored < self.found_epoch {
             return Err(format!("catching up: the store holds epoch {stored} of {}", self.found_epoch));
+        }
+        if !self.questions.begun() {
+            return Err("the workers are being started".to_owned());
         }
         Ok(())
     }

@@ -200,6 +200,11 @@ impl Questions {
         *self.workers.lock().unwrap_or_else(PoisonError::into_inner) = workers;
     }
 
+    /// Whether there are, or were, workers to ask: a generation is being built until they are.
+    pub fn begun(&self) -> bool {
+        !matches!(*self.workers.lock().unwrap_or_else(PoisonError::into_inner), Workers::None)
+    }
+
     /// The workers, if they know what the journal held when they were built.
     fn workers(&self) -> Result<Arc<[Asked]>, AskError> {
         match &*self.workers.lock().unwrap_or_else(PoisonError::into_inner) {
