@@ -17,7 +17,7 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 deny_version=0.20.2
 prometheus3=
 # Modules of the test binary that start real servers or a browser: they run after the others, one at a time.
-live=(real_prometheus:: promtool:: verify:: asks_prometheus:: backfill:: browser:: schemathesis::)
+live=(real_prometheus:: promtool:: verify:: asks_prometheus:: backfill:: browser:: schemathesis:: power_cuts:: failing_store::)
 
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -65,6 +65,8 @@ install_packages() {
         missing+=(prometheus-node-exporter)
         services+=(prometheus-node-exporter)
     fi
+    # Traces what a process writes, and makes its calls fail.
+    command -v strace >/dev/null || missing+=(strace)
     command -v chromium >/dev/null || missing+=(chromium)
     command -v node >/dev/null || missing+=(nodejs)
     command -v npm >/dev/null || missing+=(npm)
@@ -171,16 +173,24 @@ install_schemathesis
 TEST_PROMETHEUS="$(command -v prometheus)"
 TEST_PROMTOOL="$(command -v promtool)"
 TEST_NODE_EXPORTER="$(command -v prometheus-node-exporter)"
+TEST_STRACE="$(command -v strace)"
 TEST_CHROMIUM="$(command -v chromium)"
 TEST_NODE="$(command -v node)"
 TEST_PLAYWRIGHT="$cache/browser/node_modules/playwright-core"
 TEST_SCREENSHOTS="$cache/screenshots"
 TEST_SCHEMATHESIS="$cache/schemathesis/bin/st"
-export TEST_SCHEMATHESIS TEST_PROMETHEUS TEST_PROMTOOL TEST_NODE_EXPORTER TEST_CHROMIUM TEST_NODE TEST_PLAYWRIGHT TEST_SCREENSHOTS
+export TEST_SCHEMATHESIS TEST_PROMETHEUS TEST_PROMTOOL TEST_NODE_EXPORTER TEST_STRACE TEST_CHROMIUM TEST_NODE TEST_PLAYWRIGHT TEST_SCREENSHOTS
 
 if [ -n "$prometheus3" ]; then
     install_prometheus3
     export TEST_PROMETHEUS_3="$cache/tools/prometheus-3.15.0"
+fi
+
+# Cargo goes by times, and would take sources for built that are older than what another clone built from its own.
+if [ "$(cat "$CARGO_TARGET_DIR/clone" 2>/dev/null)" != "$PWD" ]; then
+    mkdir -p "$CARGO_TARGET_DIR"
+    find . -name '*.rs' -not -path './target/*' -exec touch {} +
+    printf '%s' "$PWD" >"$CARGO_TARGET_DIR/clone"
 fi
 
 skip=()

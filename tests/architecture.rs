@@ -259,7 +259,7 @@ fn pure_from_worker(from: &str, target: &[String]) -> Option<String> {
 
 /// All Rust files below a folder of the repository, sorted, relative to it.
 fn rust_files(folder: &str) -> Vec<PathBuf> {
-    let top = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let top = crate::support::repository().join(folder);
     let (mut files, mut folders) = (Vec::new(), vec![top.clone()]);
     while let Some(folder) = folders.pop() {
         let Ok(entries) = fs::read_dir(&folder) else { continue };
@@ -277,7 +277,7 @@ fn rust_files(folder: &str) -> Vec<PathBuf> {
 }
 
 fn read(folder: &str, file: &Path) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(file)).unwrap()
+    fs::read_to_string(crate::support::repository().join(folder).join(file)).unwrap()
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::support::filled::filled;
 use crate::support::process::Tidewatch;
-use crate::support::{Folder, eventually, server};
+use crate::support::{Folder, eventually, repository, server};
 
 const CONFIG: &str = "
 windows: [{length: 5m, hop: 1m}, {length: 1h, hop: 1m}, {length: 3h, hop: 3m}]
@@ -40,7 +40,7 @@ fn tools() -> Option<[PathBuf; 3]> {
 fn drive(worker: &Tidewatch, [chromium, node, playwright]: [PathBuf; 3], name: &str) -> String {
     let kept = std::env::var_os("TEST_SCREENSHOTS").filter(|path| !path.is_empty()).map(PathBuf::from);
     let pictures = kept.unwrap_or_else(|| worker.folder().join("screenshots")).join(name);
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/browser/page.mjs");
+    let script = repository().join("tests/browser/page.mjs");
     let log = worker.folder().join("page.log");
     let said = std::fs::File::create(&log).unwrap();
     let child = Command::new(&node)

@@ -21,7 +21,7 @@ use crate::support::process::{Tidewatch, command};
 use crate::support::{Folder, eventually, stored};
 
 /// Windows of any shape, one of which has results soon; no sample is ever too old.
-fn any_settings(rng: &mut fastrand::Rng) -> Settings {
+pub fn any_settings(rng: &mut fastrand::Rng) -> Settings {
     const HOPS: [i64; 14] = [1, 3, 5, 7, 10, 15, 20, 30, 40, 45, 60, 90, 120, 240];
     loop {
         let mut windows = vec![second(10, 5)];
@@ -47,7 +47,7 @@ fn any_settings(rng: &mut fastrand::Rng) -> Settings {
 
 /// Every shard is saved once a second. Where logs are trimmed their segments are small, so that there is something to
 /// trim: an eighth of the bound.
-fn config(settings: &Settings, workers: usize, trim: &str) -> String {
+pub fn config(settings: &Settings, workers: usize, trim: &str) -> String {
     let (journal, outbox) = if trim == "on" { ("1MiB", "2MiB") } else { ("1GiB", "1GiB") };
     let windows: Vec<String> = settings.windows.iter().map(window).collect();
     format!(
@@ -201,7 +201,8 @@ fn crash(seed: u64, rounds: u64, trim: &str) -> Figures {
     }
     let sent: BTreeSet<(u64, i64)> = senders.iter().flat_map(|s| &s.sent).chain(&replayed).copied().collect();
     assert!(held.is_subset(&sent), "seed {seed}: nobody sent {:?}", held.difference(&sent).next());
-    rerun(seed, &settings, all);
+    let revised = rerun(&format!("seed {seed}"), &settings, all);
+    assert!(revised > 0, "seed {seed}: nothing was late");
     let mut samples = Samples::default();
     held.iter().for_each(|(series, at)| samples.push(*series, *at, value(*series, *at)));
     worker.start_again();
@@ -214,8 +215,9 @@ fn crash(seed: u64, rounds: u64, trim: &str) -> Figures {
     figures
 }
 
-/// Runs the journal of a mirror from its beginning, without snapshots: the outbox is the same.
-fn rerun(seed: u64, settings: &Settings, all: &Path) {
+/// Runs the journal of a data directory, or of a mirror, from its beginning, without snapshots: the outbox is the same.
+/// How many rows in it are revisions.
+pub fn rerun(what: &str, settings: &Settings, all: &Path) -> usize {
     let copy = Folder::new("copy");
     // No snapshots within the run, and nothing trimmed.
     let quiet = config(settings, 3, "off").replace("every: 1s", "every: 1h");
@@ -230,14 +232,13 @@ fn rerun(seed: u64, settings: &Settings, all: &Path) {
     assert_eq!(undisturbed.process().terminate().code(), Some(0));
     let crashed = stored::outbox(all);
     let again = stored::outbox(&undisturbed.folder().join("data"));
-    assert!(crashed.len() <= again.len(), "seed {seed}");
+    assert!(crashed.len() <= again.len(), "{what}");
     for (crashed, again) in crashed.iter().zip(&again) {
-        assert_eq!(crashed, again, "seed {seed}");
+        assert_eq!(crashed, again, "{what}");
     }
     let (epochs, _) = stored::epochs(all);
-    assert_eq!(crashed.len(), epochs.len(), "seed {seed}: an epoch is missing in the outbox");
-    let revised = crashed.iter().flat_map(|batch| &batch.windows).filter(|row| row.revision > 0).count();
-    assert!(revised > 0, "seed {seed}: nothing was late");
+    assert_eq!(crashed.len(), epochs.len(), "{what}: an epoch is missing in the outbox");
+    crashed.iter().flat_map(|batch| &batch.windows).filter(|row| row.revision > 0).count()
 }
 
 /// Both send for a moment or for some seconds; then the worker is killed in the middle of it.

@@ -1,6 +1,5 @@
 //! What a newcomer meets first: the README's tables and files, and the words for what was mistyped.
 
-use std::path::Path;
 use std::process::{Command, Output};
 
 use crate::support::process::Tidewatch;
@@ -121,7 +120,7 @@ fn the_readme_lists_every_setting_with_its_default() {
 
 #[test]
 fn the_config_for_prometheus_is_good_and_is_the_one_in_the_readme() {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/prometheus.yml");
+    let file = crate::support::repository().join("deploy/prometheus.yml");
     let remote_write = "remote_write:\n  - url: http://127.0.0.1:7464/api/v1/write\n";
     assert!(README.contains(remote_write) && std::fs::read_to_string(&file).unwrap().contains(remote_write));
     let Some(promtool) = server("TEST_PROMTOOL") else { return };

@@ -39,7 +39,7 @@ const TARGETS: [(&str, Law); 10] = [
 const INPUTS_MIN: usize = 50;
 
 fn fuzz() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz")
+    crate::support::repository().join("fuzz")
 }
 
 /// What is in a folder, by name.

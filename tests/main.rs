@@ -65,6 +65,7 @@ mod churn;
 mod crashes;
 mod demo;
 mod explain;
+mod failing_store;
 mod files;
 mod fills;
 mod first_steps;
@@ -80,6 +81,7 @@ mod odd_servers;
 mod oracle;
 #[cfg(feature = "faults")]
 mod panics;
+mod power_cuts;
 mod promtool;
 mod real_prometheus;
 mod remote_write2;

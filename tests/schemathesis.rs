@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support::filled::filled;
 use crate::support::process::{Prometheus, Tidewatch};
-use crate::support::{Folder, server};
+use crate::support::{Folder, repository, server};
 
 /// The server answers old samples and histories; it scrapes itself.
 fn config(server: &str) -> String {
@@ -97,13 +97,15 @@ fn no_request_is_answered_otherwise_than_described() {
         metrics.lines().filter(|line| line.contains(",code=\"5")).map(str::to_owned).collect()
     };
     let before = failed(&worker);
-    let settings = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schemathesis");
+    let settings = repository().join("tests/schemathesis");
     let examples = crate::rounds(EXAMPLES).to_string();
     let run = Command::new(program)
-        .args(["--config-file", &format!("{settings}/schemathesis.toml"), "run"])
+        .arg("--config-file")
+        .arg(settings.join("schemathesis.toml"))
+        .arg("run")
         .arg(&file)
         .args(["--url", &worker.url(""), "--max-examples", &examples, "--no-color"])
-        .env("SCHEMATHESIS_HOOKS", format!("{settings}/hooks.py"))
+        .env("SCHEMATHESIS_HOOKS", settings.join("hooks.py"))
         .current_dir(worker.folder())
         .output()
         .unwrap();

@@ -51,7 +51,7 @@ pub enum Trouble {
 
 /// A change to a file that is not durable yet.
 #[derive(Clone, Debug)]
-enum Change {
+pub enum Change {
     Write(usize, Vec<u8>),
     Length(usize),
 }
@@ -68,28 +68,29 @@ impl Change {
     }
 }
 
+/// A file: what of it is durable, and what a process sees.
 #[derive(Debug, Default)]
-struct File {
+pub struct File {
     durable: Vec<u8>,
-    now: Vec<u8>,
-    unsynced: Vec<Change>,
+    pub now: Vec<u8>,
+    pub unsynced: Vec<Change>,
 }
 
 impl File {
-    fn change(&mut self, change: Change) {
+    pub fn change(&mut self, change: Change) {
         change.apply(&mut self.now);
         self.unsynced.push(change);
     }
 
     /// Makes the first `n` changes durable.
-    fn settle(&mut self, n: usize) {
+    pub fn settle(&mut self, n: usize) {
         for change in self.unsynced.drain(..n.min(self.unsynced.len())) {
             change.apply(&mut self.durable);
         }
     }
 
     /// What is left of it after a power cut.
-    fn survive(&mut self, mood: Mood, rng: &mut fastrand::Rng) {
+    pub fn survive(&mut self, mood: Mood, rng: &mut fastrand::Rng) {
         for change in std::mem::take(&mut self.unsynced) {
             match (mood.keeps(rng), change) {
                 (Kept::Whole, change) => change.apply(&mut self.durable),
@@ -123,7 +124,7 @@ fn tear(at: usize, bytes: &[u8], rng: &mut fastrand::Rng, content: &mut Vec<u8>)
 
 /// How a power cut treats what was not synced.
 #[derive(Clone, Copy, Debug)]
-enum Mood {
+pub enum Mood {
     LosesAll,
     KeepsAll,
     Mixed,
@@ -136,7 +137,7 @@ enum Kept {
 }
 
 impl Mood {
-    fn of(rng: &mut fastrand::Rng) -> Mood {
+    pub fn of(rng: &mut fastrand::Rng) -> Mood {
         [Mood::LosesAll, Mood::KeepsAll, Mood::Mixed, Mood::Mixed][rng.usize(0..4)]
     }
 
@@ -151,7 +152,7 @@ impl Mood {
 
 /// A change to a folder that is not durable yet.
 #[derive(Clone, Debug)]
-enum Entry {
+pub enum Entry {
     Link(String, usize),
     Rename(String, String, usize),
     Unlink(String),
@@ -174,29 +175,31 @@ impl Entry {
     }
 }
 
-type Names = BTreeMap<String, usize>;
+pub type Names = BTreeMap<String, usize>;
 
+/// The names in a folder.
 #[derive(Debug, Default)]
-struct Dir {
+pub struct Dir {
     durable: Names,
-    now: Names,
-    unsynced: Vec<Entry>,
+    pub now: Names,
+    pub unsynced: Vec<Entry>,
 }
 
 impl Dir {
-    fn change(&mut self, entry: Entry) {
+    pub fn change(&mut self, entry: Entry) {
         entry.apply(&mut self.now);
         self.unsynced.push(entry);
     }
 
-    fn settle(&mut self, n: usize) {
+    /// Makes the first `n` changes durable.
+    pub fn settle(&mut self, n: usize) {
         for entry in self.unsynced.drain(..n) {
             entry.apply(&mut self.durable);
         }
     }
 
     /// Any of the first changes, or any changes at all, may have come to the disk.
-    fn survive(&mut self, mood: Mood, rng: &mut fastrand::Rng) {
+    pub fn survive(&mut self, mood: Mood, rng: &mut fastrand::Rng) {
         let first = matches!(mood, Mood::Mixed) && rng.bool();
         let n = if first { rng.usize(0..=self.unsynced.len()) } else { self.unsynced.len() };
         for entry in self.unsynced.drain(..).take(n) {

@@ -3,7 +3,7 @@
 //! A run is a world whose processes die by plan and are started again with another number of workers, until one comes
 //! undisturbed to the end; the laws are held at every step ([`laws`]) and at the end ([`harness`]).
 
-mod disk;
+pub mod disk;
 mod feeds;
 mod harness;
 mod laws;

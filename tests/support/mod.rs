@@ -25,6 +25,11 @@ pub fn server(variable: &str) -> Option<PathBuf> {
     path
 }
 
+/// The folder of the sources, as cargo says when it runs the tests: what another clone built was told another one.
+pub fn repository() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).into()
+}
+
 /// A folder of one test, removed with everything in it.
 #[derive(Debug)]
 pub struct Folder(PathBuf);

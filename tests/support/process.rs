@@ -127,11 +127,19 @@ impl Process {
     }
 
     /// Waits until the program has ended by itself.
-    #[cfg(feature = "faults")]
     pub fn ended(&mut self) -> ExitStatus {
         eventually(&format!("{} ends", self.name), PATIENCE, || {
             self.child.try_wait().unwrap().ok_or_else(|| self.log_tail())
         })
+    }
+
+    /// Whether the program has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends the program as a power cut does (SIGKILL).
@@ -240,6 +248,28 @@ impl Tidewatch {
         let words = vec!["run".to_owned()];
         let process = Tidewatch::spawn(&folder, &words, &[], &[]).ready("/-/ready");
         Tidewatch { folder, process, words, environment: Vec::new(), flags: Vec::new() }
+    }
+
+    /// [`Tidewatch::start_in`] as the child of another program, whose words come first.
+    pub fn start_under(folder: Folder, wrap: &[&str]) -> Tidewatch {
+        let port = free_port();
+        let listen = format!("127.0.0.1:{port}");
+        let own = [env!("CARGO_BIN_EXE_tidewatch"), "run", "--config", "tidewatch.yml", "--data-dir", "data"];
+        let arguments: Vec<&OsStr> =
+            wrap[1..].iter().copied().chain(own).chain(["--listen", &listen]).map(OsStr::new).collect();
+        let process = Process::start("tidewatch", Path::new(wrap[0]), folder.path(), port, &arguments);
+        let (process, words) = (process.ready("/-/ready"), vec!["run".to_owned()]);
+        Tidewatch { folder, process, words, environment: Vec::new(), flags: Vec::new() }
+    }
+
+    /// Asks the child of that other program to end, and waits until both have.
+    pub fn terminate_inner(&mut self) {
+        let pid = self.process.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+        let kill = format!("kill -TERM {children}");
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        let status = self.process.ended();
+        assert_eq!(status.code(), Some(0), "{}", self.process.log_tail());
     }
 
     /// Variables of the starts from now on, and flags of the next one.
