@@ -8,6 +8,10 @@
 //!
 //! Families are forgotten when there are too many and no known series bears their names.
 //!
+//! Twenty bytes of metadata change the type of every series of a family, and each of those is written down. So a type
+//! that was said already changes at most once an hour, by family and, where it is said of series, by their name; other
+//! words of that hour are counted and not heard. Two senders that contradict each other cost no more than that.
+//!
 //! Not here: what rows show for a type (`store`).
 
 use std::collections::HashMap;
@@ -21,6 +25,9 @@ use super::{Labels, lock};
 
 /// Most metric families whose type is remembered; most that are heard of in one request.
 pub const FAMILIES_MAX: usize = 65_536;
+
+/// How long a family, and the series of a name, keep a type that was changed, in the milliseconds that epochs count.
+pub const CHANGE_EVERY_MS: u64 = 3_600_000;
 
 /// So many names must have gone before it is worth looking which families nobody bears any more.
 const NAMES_GONE_MIN: u64 = 1_024;
@@ -86,15 +93,52 @@ impl Family {
     }
 }
 
+/// What was heard of a family.
+struct Heard {
+    family: Family,
+    /// The epoch in which it was another one before.
+    changed: Option<u64>,
+}
+
 /// Types by the name of their family.
 #[derive(Default)]
-struct Families(HashMap<Box<str>, Family>);
+struct Families(HashMap<Box<str>, Heard>);
+
+/// Types that were said of series of a name, where others were in the journal; and since which epoch.
+#[derive(Default)]
+struct Changes(HashMap<Box<str>, (MetricType, u64)>);
+
+impl Changes {
+    /// Whether series of this name may be of another type from this epoch on.
+    fn allow(&mut self, name: &str, kind: MetricType, epoch: u64) -> bool {
+        if let Some((held, since)) = self.0.get_mut(name) {
+            let over = is_over(*since, epoch);
+            if over {
+                (*held, *since) = (kind, epoch);
+            }
+            return over || *held == kind;
+        }
+        if self.0.len() >= FAMILIES_MAX {
+            self.0.retain(|_, (_, since)| !is_over(*since, epoch));
+        }
+        let fits = self.0.len() < FAMILIES_MAX;
+        if fits {
+            self.0.insert(name.into(), (kind, epoch));
+        }
+        fits
+    }
+}
+
+/// Whether a type that was changed in one epoch may change in another.
+fn is_over(since: u64, epoch: u64) -> bool {
+    epoch >= since.saturating_add(CHANGE_EVERY_MS)
+}
 
 impl Families {
     /// The type of a series by its name: as the family of just this name says, else one that its ending belongs to.
     fn of(&self, name: &str) -> Option<MetricType> {
         let kind_of = |(family, suffix): (&str, &str)| {
-            let family = self.0.get(family)?;
+            let family = self.0.get(family)?.family;
             family.series().iter().find(|(of, _)| *of == suffix).map(|(_, kind)| *kind)
         };
         let ends = |suffix: &'static str| name.strip_suffix(suffix).map(|family| (family, suffix));
@@ -106,6 +150,7 @@ impl Families {
 #[derive(Default)]
 pub(super) struct Types {
     families: RwLock<Families>,
+    changes: Mutex<Changes>,
     /// Found new, and not yet in the journal: whoever found them could not write them, or not yet.
     waiting: Mutex<HashMap<u64, MetricType>>,
     waits: AtomicUsize,
@@ -114,11 +159,12 @@ pub(super) struct Types {
 }
 
 impl Labels {
-    /// Takes note of the types of families; gives the types that follow for known series and are not in the journal.
+    /// Takes note of the types of families, as of `epoch`; gives the types that follow for known series and are not in the
+    /// journal. A type that changed within the last hour stays.
     ///
     /// A family whose type is as before costs one look-up under a lock that readers share.
-    pub fn hear(&self, families: &[(&str, Family)]) -> Vec<(u64, MetricType)> {
-        let changed = if families.is_empty() { Vec::new() } else { self.note(families) };
+    pub fn hear(&self, families: &[(&str, Family)], epoch: u64) -> Vec<(u64, MetricType)> {
+        let changed = if families.is_empty() { Vec::new() } else { self.note(families, epoch) };
         if changed.is_empty() {
             return Vec::new();
         }
@@ -146,11 +192,15 @@ impl Labels {
     }
 
     /// Remembers the types of families within bounds; those that are new or another than before.
-    fn note<'a>(&self, families: &[(&'a str, Family)]) -> Vec<(&'a str, Family)> {
+    fn note<'a>(&self, families: &[(&'a str, Family)], epoch: u64) -> Vec<(&'a str, Family)> {
         let mut changed = families.to_vec();
         {
             let held = self.types.families.read().unwrap_or_else(PoisonError::into_inner);
-            changed.retain(|(name, kind)| held.0.get(*name) != Some(kind));
+            changed.retain(|(name, kind)| match held.0.get(*name) {
+                Some(heard) if heard.family == *kind => false,
+                Some(heard) => self.may_change(heard.changed, epoch),
+                None => true,
+            });
         }
         if changed.is_empty() {
             return changed;
@@ -158,16 +208,32 @@ impl Labels {
         self.make_room(changed.len());
         let mut held = self.types.families.write().unwrap_or_else(PoisonError::into_inner);
         changed.retain(|(name, kind)| {
-            let fits = held.0.contains_key(*name)
-                || held.0.len() < FAMILIES_MAX && name.len() <= self.limits.label_bytes;
+            // Also within a request a family may be named twice.
+            if let Some(heard) = held.0.get_mut(*name) {
+                let fresh = heard.family != *kind && self.may_change(heard.changed, epoch);
+                if fresh {
+                    *heard = Heard { family: *kind, changed: Some(epoch) };
+                }
+                return fresh;
+            }
+            let fits = held.0.len() < FAMILIES_MAX && name.len() <= self.limits.label_bytes;
             if fits {
-                held.0.insert((*name).into(), *kind);
+                held.0.insert((*name).into(), Heard { family: *kind, changed: None });
             } else {
                 self.family_beyond();
             }
             fits
         });
         changed
+    }
+
+    /// Whether a family may be of another type; counts it if not.
+    fn may_change(&self, changed: Option<u64>, epoch: u64) -> bool {
+        let may = changed.is_none_or(|since| is_over(since, epoch));
+        if !may {
+            self.metrics.limit("write.type_changes");
+        }
+        may
     }
 
     /// Forgets families that no known series belongs to, if `more` do not fit otherwise.
@@ -182,8 +248,8 @@ impl Labels {
         }
         self.types.looked.store(gone, Relaxed);
         let mut name = String::new();
-        held.0.retain(|family, kind| {
-            kind.series().iter().any(|(suffix, _)| {
+        held.0.retain(|family, heard| {
+            heard.family.series().iter().any(|(suffix, _)| {
                 name.clear();
                 name.push_str(family);
                 name.push_str(suffix);
@@ -197,9 +263,10 @@ impl Labels {
         self.metrics.limit("write.families");
     }
 
-    /// The type of a series that is to be written to the journal: what was said of it, else what its family's type
-    /// says, if that is not what the journal holds.
-    pub fn untold(&self, series: u64, said: Option<MetricType>) -> Option<MetricType> {
+    /// The type of a series that is to be written to the journal in `epoch`: what was said of it, else what its family's
+    /// type says, if that is not what the journal holds. Where it holds another one, series of this name change at most
+    /// once an hour.
+    pub fn untold(&self, series: u64, said: Option<MetricType>, epoch: u64) -> Option<MetricType> {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
         let entry = entries.by_id.get(&series)?;
         let heard = || {
@@ -207,7 +274,15 @@ impl Labels {
             families.of(entry.labels.name())
         };
         let kind = said.or_else(heard)?;
-        (entry.told.load(Relaxed) != kind as u8).then_some(kind)
+        let told = entry.told.load(Relaxed);
+        if told == kind as u8 {
+            return None;
+        }
+        if told != 0 && !lock(&self.types.changes).allow(entry.labels.name(), kind, epoch) {
+            self.metrics.limit("write.type_changes");
+            return None;
+        }
+        Some(kind)
     }
 
     /// Takes note that the journal holds these types, durably. Series that are not known are passed over.
@@ -239,7 +314,7 @@ impl Labels {
     }
 
     /// Types that an earlier request found and did not write, as far as they are still untold; cheap when there are none.
-    pub fn waiting(&self) -> Vec<(u64, MetricType)> {
+    pub fn waiting(&self, epoch: u64) -> Vec<(u64, MetricType)> {
         if self.types.waits.load(Acquire) == 0 {
             return Vec::new();
         }
@@ -248,7 +323,8 @@ impl Labels {
             self.types.waits.store(0, Release);
             std::mem::take(&mut *waiting)
         };
-        waiting.into_iter().filter(|(series, kind)| self.untold(*series, Some(*kind)).is_some()).collect()
+        let untold = |(series, kind): &(u64, _)| self.untold(*series, Some(*kind), epoch).is_some();
+        waiting.into_iter().filter(untold).collect()
     }
 }
 
@@ -296,10 +372,10 @@ mod tests {
             let (after, before) = (labels(&after), labels(&before));
             let id = intern(&after, name);
             let want: Vec<_> = kind.map(|kind| (id, kind)).into_iter().collect();
-            assert_eq!(after.hear(&[("x", family)]), want, "{family:?} {name}");
-            assert!(before.hear(&[("x", family)]).is_empty());
+            assert_eq!(after.hear(&[("x", family)], 1), want, "{family:?} {name}");
+            assert!(before.hear(&[("x", family)], 1).is_empty());
             intern(&before, name);
-            assert_eq!(before.untold(id, None), kind, "{family:?} {name}");
+            assert_eq!(before.untold(id, None, 1), kind, "{family:?} {name}");
         }
         // Said of the series itself, whose family's name is not known.
         for (family, name, kind) in table.into_iter().filter(|(_, name, _)| *name != "x_total") {
@@ -322,7 +398,7 @@ mod tests {
         let labels = labels(&dir);
         let (x, count) = (intern(&labels, "x"), intern(&labels, "y_count"));
         let said = [("x", Family::Counter), ("y", Family::Histogram), ("z", Family::Gauge)];
-        let mut types = labels.hear(&said);
+        let mut types = labels.hear(&said, 1);
         types.sort_unstable();
         let mut want = vec![(x, Counter), (count, Counter)];
         want.sort_unstable();
@@ -330,23 +406,23 @@ mod tests {
         // It could not be written: it waits for the next request, once.
         labels.not_told(types.clone());
         labels.not_told(types.clone());
-        let mut again = labels.waiting();
+        let mut again = labels.waiting(1);
         again.sort_unstable();
-        assert_eq!((again, labels.waiting()), (types.clone(), vec![]));
+        assert_eq!((again, labels.waiting(1)), (types.clone(), vec![]));
         assert!(!labels.find_told(b"x", 1, Some(Counter)).unwrap().1);
         labels.told(&types);
         assert!(labels.find_told(b"x", 1, Some(Counter)).unwrap().1);
         assert!(!labels.find_told(b"x", 1, Some(Gauge)).unwrap().1);
-        assert_eq!((labels.untold(x, None), labels.hear(&said)), (None, vec![]));
+        assert_eq!((labels.untold(x, None, 1), labels.hear(&said, 1)), (None, vec![]));
         // The newest type counts; the exact name comes before a suffix.
-        assert_eq!(labels.hear(&[("y_count", Family::Gauge)]), [(count, Gauge)]);
-        assert_eq!(labels.hear(&[("x", Family::Gauge)]), [(x, Gauge)]);
+        assert_eq!(labels.hear(&[("y_count", Family::Gauge)], 1), [(count, Gauge)]);
+        assert_eq!(labels.hear(&[("x", Family::Gauge)], 1), [(x, Gauge)]);
         // A series that was forgotten is told anew when it comes back, in whatever spelling.
         labels.told(&[(x, Gauge), (count, Gauge)]);
         labels.release(&[tidewatch_dataflows::sample::SeriesId(x)], 9);
         labels.told(&[(x, Gauge)]);
         assert_eq!(intern(&labels, "x"), x);
-        assert_eq!(labels.untold(x, None), Some(Gauge));
+        assert_eq!(labels.untold(x, None, 1), Some(Gauge));
     }
 
     #[test]
@@ -355,11 +431,11 @@ mod tests {
         let labels = labels(&dir);
         let names: Vec<String> = (0..FAMILIES_MAX + 3).map(|n| format!("f{n}")).collect();
         let all: Vec<_> = names.iter().map(|name| (name.as_str(), Family::Gauge)).collect();
-        labels.hear(&all);
+        labels.hear(&all, 1);
         let long = "x".repeat(5_000);
-        labels.hear(&[(&long, Family::Counter), ("f0", Family::Counter)]);
+        labels.hear(&[(&long, Family::Counter), ("f0", Family::Counter)], 1);
         let (held, beyond) = (intern(&labels, "f0"), intern(&labels, &names[FAMILIES_MAX]));
-        assert_eq!((labels.untold(held, None), labels.untold(beyond, None)), (Some(Counter), None));
+        assert_eq!((labels.untold(held, None, 1), labels.untold(beyond, None, 1)), (Some(Counter), None));
         let text = labels.metrics.text();
         assert!(text.contains("tidewatch_limit_reached_total{limit=\"write.families\"} 4"), "{text}");
     }
@@ -372,15 +448,55 @@ mod tests {
             let names: Vec<String> = (0..FAMILIES_MAX).map(|n| format!("f{round}_{n}")).collect();
             let all: Vec<_> = names.iter().map(|name| (name.as_str(), Family::Gauge)).collect();
             let ids: Vec<_> = names.iter().map(|name| intern(&labels, name)).collect();
-            labels.hear(&[("stays", Family::Counter)]);
+            labels.hear(&[("stays", Family::Counter)], 1);
             let stays = intern(&labels, "stays");
-            labels.hear(&all[1..]);
+            labels.hear(&all[1..], 1);
             // Each round has room because the series of the one before were released.
-            assert_eq!(labels.untold(ids[FAMILIES_MAX - 1], None), Some(Gauge), "round {round}");
-            assert_eq!(labels.untold(stays, None), Some(Counter));
+            assert_eq!(labels.untold(ids[FAMILIES_MAX - 1], None, 1), Some(Gauge), "round {round}");
+            assert_eq!(labels.untold(stays, None, 1), Some(Counter));
             let ids: Vec<_> = ids.into_iter().map(tidewatch_dataflows::sample::SeriesId).collect();
             assert_eq!(labels.release(&ids, 9), FAMILIES_MAX);
         }
         assert!(!labels.metrics.text().contains("write.families"), "{}", labels.metrics.text());
+    }
+
+    /// A few bytes that contradict those before must not have every series of a family written down again.
+    #[test]
+    fn a_type_changes_once_an_hour_by_family_and_by_name() {
+        let dir = Dir::new();
+        let labels = labels(&dir);
+        let flip: Vec<u64> = ["a", "b", "c"]
+            .map(|value| labels.intern(&mut vec![("__name__", "flip"), ("n", value)], None, 1).unwrap().0)
+            .to_vec();
+        let other = intern(&labels, "other");
+        let (families, hour) = ([Family::Counter, Family::Gauge], CHANGE_EVERY_MS);
+        let mut written = 0;
+        for n in 0..200 {
+            // Nine minutes apart in the end: three hours.
+            let epoch = 1_000 + n * 54_000;
+            let types = labels.hear(&[("flip", families[n as usize % 2])], epoch);
+            assert!(types.len() == 3 || types.is_empty());
+            written += types.len();
+            labels.told(&types);
+        }
+        // The first word, and three changes.
+        assert_eq!(written, 3 * 4);
+        let hits = labels.metrics.limits_reached()["write.type_changes"];
+        // Half of the words say what holds.
+        assert!((90..100).contains(&hits), "{hits}");
+        // Others are heard meanwhile.
+        assert_eq!(labels.hear(&[("other", Family::Gauge)], 1_000).len(), 1);
+        // Said of each series: all of a name follow one change, and none comes back within the hour.
+        labels.told(&[(other, Gauge)]);
+        let at = 100 * hour;
+        flip.iter().for_each(|series| labels.told(&[(*series, Gauge)]));
+        let untold =
+            |kind, epoch| flip.iter().filter(|id| labels.untold(**id, Some(kind), epoch).is_some()).count();
+        assert_eq!(untold(Counter, at), 3);
+        labels.told(&[(flip[0], Counter)]);
+        assert_eq!((untold(Counter, at + 1), untold(Gauge, at + 2)), (2, 0));
+        assert_eq!(labels.untold(other, Some(Counter), at + 3), Some(Counter));
+        flip.iter().for_each(|series| labels.told(&[(*series, Counter)]));
+        assert_eq!((untold(Gauge, at + hour - 1), untold(Gauge, at + hour)), (0, 3));
     }
 }

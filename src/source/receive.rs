@@ -352,7 +352,8 @@ fn offer(
     samples: Samples,
 ) -> Result<PendingWrite, Refusal> {
     let types = std::mem::take(&mut decoded.types);
-    let telling = Telling::new(&receiver.labels, types, receiver.intake.catching_up());
+    let intake = &receiver.intake;
+    let telling = Telling::new(&receiver.labels, types, intake.epoch(), intake.catching_up());
     let source = Source { source: SOURCE };
     receiver.metrics.received.get_or_create(&source).inc_by(decoded.received);
     receiver.metrics.ignored.get_or_create(&source).inc_by(decoded.ignored);
@@ -393,9 +394,9 @@ struct Telling {
 }
 
 impl Telling {
-    fn new(labels: &Arc<Labels>, types: Vec<(u64, MetricType)>, early: bool) -> Telling {
+    fn new(labels: &Arc<Labels>, types: Vec<(u64, MetricType)>, epoch: u64, early: bool) -> Telling {
         // What waited is older.
-        let mut all = if early { Vec::new() } else { labels.waiting() };
+        let mut all = if early { Vec::new() } else { labels.waiting(epoch) };
         all.extend(types);
         all.sort_by_key(|(series, _)| *series);
         all.dedup_by(|next, kept| {

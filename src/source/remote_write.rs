@@ -101,7 +101,7 @@ pub fn decode(
         Ok(()) => {
             let mut misses = std::mem::take(&mut walk.misses);
             walk.intern(&mut misses);
-            let heard = labels.hear(&walk.families);
+            let heard = labels.hear(&walk.families, epoch);
             walk.decoded.types.extend(heard);
             Ok(walk.decoded)
         }
@@ -316,7 +316,7 @@ impl<'a> Walk<'a> {
 
     /// Notes the type of a series that was not met before, if its family's is known.
     fn tell(&mut self, series: u64) {
-        self.decoded.types.extend(self.labels.untold(series, None).map(|kind| (series, kind)));
+        self.decoded.types.extend(self.labels.untold(series, None, self.epoch).map(|kind| (series, kind)));
     }
 }
 

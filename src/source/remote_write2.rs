@@ -362,11 +362,11 @@ impl<'a> Walk<'a, '_> {
     /// Takes note of what was said of types: the request is decodable to its end.
     fn hear(&mut self) {
         let types = &mut self.decoded.decoded.types;
-        let labels = self.labels;
+        let (labels, epoch) = (self.labels, self.epoch);
         let said = self.said.drain(..);
-        types.extend(said.filter(|(series, kind)| labels.untold(*series, Some(*kind)).is_some()));
+        types.extend(said.filter(|(series, kind)| labels.untold(*series, Some(*kind), epoch).is_some()));
         if !self.alone.is_empty() {
-            types.extend(labels.hear(&self.alone));
+            types.extend(labels.hear(&self.alone, epoch));
         }
     }
 
@@ -509,7 +509,7 @@ impl<'a> Walk<'a, '_> {
         let Walk { texts, labels, derived_key, out, decoded, .. } = self;
         let types = &mut decoded.decoded.types;
         let mut tell = |series: u64, said: Option<MetricType>| {
-            types.extend(labels.untold(series, said).map(|kind| (series, kind)));
+            types.extend(labels.untold(series, said, epoch).map(|kind| (series, kind)));
         };
         let refs = &self.missed[miss.refs.clone()];
         if miss.labels > gathered_max {
