@@ -32,6 +32,7 @@
 //! - `panics`: a computation that panics or hangs ends no process that can go on; a series that panics again and
 //!   again is kept out. Needs the feature `faults`.
 //! - `promtool`: what passes through the tools of Prometheus and back gives the same rows. Needs promtool.
+//! - `read_only`: a data directory that nothing can be written to is exported whole.
 //! - `real_prometheus`: a real Prometheus writes to a running worker; every window equals what its raw samples give.
 //!   Needs servers: `./test.sh` starts it, a bare `cargo test` says so.
 //! - `remote_write2`: the same samples by remote write 1.0 and 2.0 give the same rows; what 2.0 answers.
@@ -83,6 +84,7 @@ mod oracle;
 mod panics;
 mod power_cuts;
 mod promtool;
+mod read_only;
 mod real_prometheus;
 mod remote_write2;
 mod remote_write_conformance;

@@ -1,9 +1,10 @@
 //! The thread that makes saves durable, in the order that [`super`] gives.
 
+use std::cell::Cell;
 use std::io;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::state::{Save, Saved};
 
@@ -22,15 +23,29 @@ pub fn is_ours(name: &str) -> bool {
     name.ends_with(".state") || name.ends_with(".panes") || name.ends_with(ASIDE)
 }
 
+/// How often is said that saves fail, while they do, and how long none fails before they do no more.
+const SAID_EVERY: Duration = Duration::from_hours(1);
+const QUIET: Duration = Duration::from_mins(1);
+
+/// Saves that fail.
+#[derive(Clone, Copy)]
+struct Failing {
+    said: Instant,
+    last: Instant,
+    /// So many since it was said.
+    more: u64,
+}
+
 pub struct Writer {
     folder: Folder,
     table: Arc<Mutex<Table>>,
     metrics: Arc<Metrics>,
+    failing: Cell<Option<Failing>>,
 }
 
 impl Writer {
     pub fn new(folder: Folder, table: Arc<Mutex<Table>>, metrics: Arc<Metrics>) -> Writer {
-        Writer { folder, table, metrics }
+        Writer { folder, table, metrics, failing: Cell::new(None) }
     }
 
     /// Writes what comes until nobody can send any more.
@@ -61,6 +76,10 @@ impl Writer {
         }
         match self.list(&written) {
             Ok(()) => {
+                if !written.is_empty() && self.failing.get().is_some_and(|f| f.last.elapsed() >= QUIET) {
+                    self.failing.set(None);
+                    tracing::info!("snapshots can be written again");
+                }
                 self.metrics.snapshots.inc_by(written.len() as u64);
                 self.metrics.snapshot_bytes_written.inc_by(bytes as u64);
                 self.metrics.snapshot_seconds.observe(begun.elapsed().as_secs_f64());
@@ -83,10 +102,21 @@ impl Writer {
     }
 
     fn failed(&self, save: Save, error: &SnapshotError) {
-        tracing::warn!(
-            "a snapshot of shard {} failed and is made anew later; logs are not trimmed meanwhile: {error}",
-            save.shard
-        );
+        // A folder that takes nothing fails every shard, some a second.
+        let (now, before) = (Instant::now(), self.failing.get());
+        let mut failing = before.unwrap_or(Failing { said: now, last: now, more: 0 });
+        failing.last = now;
+        if before.is_none() || now.duration_since(failing.said) >= SAID_EVERY {
+            tracing::warn!(
+                "a snapshot of shard {} failed ({} others since this was said); each is made anew later, and logs are not trimmed meanwhile: {error}",
+                save.shard,
+                failing.more
+            );
+            (failing.said, failing.more) = (now, 0);
+        } else {
+            failing.more += 1;
+        }
+        self.failing.set(Some(failing));
         self.metrics.snapshot_failures.inc();
         self.table().failed(save);
     }

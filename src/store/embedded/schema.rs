@@ -1,6 +1,7 @@
 //! The file: making it, recognising it, and what SQLite's errors mean for the caller.
 
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -136,15 +137,52 @@ pub fn open_for_writing(path: &Path) -> Result<Connection, StoreError> {
     Ok(conn)
 }
 
+/// How a reader opens the file.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    /// Beside a writer and other readers, who share an index of the log in a file of its own.
+    Shared,
+    /// Where that file is not there and cannot be made, so that nobody else has the store open: a file system that can
+    /// only be read. With a log, which is read through an index in memory.
+    WithLog,
+    /// The same without a log.
+    Unchanging,
+}
+
 /// Opens the file for a reader.
 pub fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
-    let fail = |error| failure(path, "open", error);
     if !path.exists() {
         return Err(StoreError::Missing { path: path.to_owned() });
     }
+    let beside = |suffix: &str| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    };
+    match open_reader(path, Access::Shared) {
+        Err(StoreError::Unavailable { .. }) if !beside("-shm").exists() => {
+            let logged = std::fs::metadata(beside("-wal")).is_ok_and(|log| log.len() > 0);
+            open_reader(path, if logged { Access::WithLog } else { Access::Unchanging })
+        }
+        opened => opened,
+    }
+}
+
+fn open_reader(path: &Path, access: Access) -> Result<Connection, StoreError> {
+    let fail = |error| failure(path, "open", error);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let conn = Connection::open_with_flags(path, flags).map_err(fail)?;
+    let uri = flags | OpenFlags::SQLITE_OPEN_URI;
+    let conn = match access {
+        Access::Shared => Connection::open_with_flags(path, flags),
+        Access::WithLog => Connection::open_with_flags(uri_of(path, "nolock=1"), uri),
+        Access::Unchanging => Connection::open_with_flags(uri_of(path, "immutable=1"), uri),
+    };
+    let conn = conn.map_err(fail)?;
     conn.busy_timeout(BUSY).map_err(fail)?;
+    if access == Access::WithLog {
+        // Before the first look at the log: only then its index is in memory.
+        conn.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(fail)?;
+    }
     let found = recognise(&conn, path)?;
     if found < VERSION {
         // Only the next writer may change the file; until then what it lacks is empty to this reader.
@@ -161,6 +199,20 @@ pub fn open_for_reading(path: &Path) -> Result<Connection, StoreError> {
     conn.pragma_update(None, "cache_size", -(8 << 10)).map_err(fail)?;
     conn.set_prepared_statement_cache_capacity(64);
     Ok(conn)
+}
+
+/// A path as SQLite's URI, with what is asked of it.
+fn uri_of(path: &Path, query: &str) -> String {
+    let mut uri = "file:".to_owned();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'/' | b'-' | b'_' | b'.' | b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => {
+                uri.push(char::from(*byte))
+            }
+            other => uri += &format!("%{other:02x}"),
+        }
+    }
+    uri + "?mode=ro&" + query
 }
 
 /// The tables of windows that are there.
