@@ -3,7 +3,8 @@
 //! `TIDEWATCH_FAULT` is a list, separated by commas, of `panic:<series>`, `panic-once:<series>`, `hang:<series>` and
 //! `panic-on-settings:<series>` (when its state is carried over to other settings), the series as 16 hex digits; `@<ms>`
 //! behind one lets it wait for a sample of that time or later. With `lose:<series>@<ms>` a start loses the base pane of
-//! that time. `MUTANT` is the number of a bug that is put in on purpose, to see that the tests notice; each is one line
+//! that time. With `fail-sync:<what>@<n>` the sync number n (from 1 on) of the log `journal`, `outbox` or `series`, or of
+//! `store`, fails without being made. `MUTANT` is the number of a bug that is put in on purpose, to see that the tests notice; each is one line
 //! that asks [`mutant`].
 //!
 //! | mutant | what is wrong |
@@ -36,6 +37,30 @@ pub const fn mutant(_: u32) -> bool {
     false
 }
 
+/// What can fail to be synced, and how many syncs are left until then.
+#[cfg(feature = "faults")]
+static SYNCS: [(&str, std::sync::atomic::AtomicU64); 4] = [
+    ("journal", std::sync::atomic::AtomicU64::new(0)),
+    ("outbox", std::sync::atomic::AtomicU64::new(0)),
+    ("series", std::sync::atomic::AtomicU64::new(0)),
+    ("store", std::sync::atomic::AtomicU64::new(0)),
+];
+
+/// Whether this sync is to fail without being made.
+#[cfg(feature = "faults")]
+pub fn sync_fails(what: &str) -> bool {
+    use std::sync::atomic::Ordering::Relaxed;
+    let Some((_, left)) = SYNCS.iter().find(|(name, _)| *name == what) else { return false };
+    left.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1)) == Ok(1)
+}
+
+/// Whether this sync is to fail without being made: never.
+#[cfg(not(feature = "faults"))]
+#[inline]
+pub const fn sync_fails(_: &str) -> bool {
+    false
+}
+
 /// Puts in what `TIDEWATCH_FAULT` says; once, when the process starts.
 ///
 /// # Panics
@@ -50,6 +75,12 @@ pub fn arm() {
     for (n, one) in all.into_iter().enumerate() {
         let parse = || {
             let (fault, rest) = one.split_once(':')?;
+            if fault == "fail-sync" {
+                let (what, n) = rest.split_once('@')?;
+                let (_, left) = SYNCS.iter().find(|(name, _)| *name == what)?;
+                left.store(n.parse().ok()?, std::sync::atomic::Ordering::Relaxed);
+                return Some(None);
+            }
             let fault = match fault {
                 "panic" => Fault::Panic,
                 "panic-once" => Fault::PanicOnce,
@@ -59,9 +90,11 @@ pub fn arm() {
                 _ => return None,
             };
             let (series, from_ms) = rest.split_once('@').unwrap_or((rest, "0"));
-            Some((fault, series.parse::<SeriesId>().ok()?, from_ms.parse().ok()?))
+            Some(Some((fault, series.parse::<SeriesId>().ok()?, from_ms.parse().ok()?)))
         };
-        let (fault, series, from_ms) = parse().unwrap_or_else(|| panic!("TIDEWATCH_FAULT holds {one:?}"));
-        faults::arm(n, fault, series.0, from_ms);
+        let armed = parse().unwrap_or_else(|| panic!("TIDEWATCH_FAULT holds {one:?}"));
+        if let Some((fault, series, from_ms)) = armed {
+            faults::arm(n, fault, series.0, from_ms);
+        }
     }
 }

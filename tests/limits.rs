@@ -469,10 +469,11 @@ fn a_replay_into_a_full_log_fails_and_goes_on_with_more_room() {
         samples.append(&mut more);
     }
     std::fs::write(folder.path().join("all.prom"), text).unwrap();
-    for limit in ["journal: {bytes_max: 1MiB}", "outbox: {bytes_max: 1MiB}"] {
+    // An outbox that is trimmed has room again.
+    for limit in ["journal: {bytes_max: 1MiB}", "journal: {trim: off}\noutbox: {bytes_max: 1MiB}"] {
         let _ = std::fs::remove_dir_all(folder.path().join("data"));
         config(limit);
-        let name = if limit.starts_with('j') { "journal.bytes_max" } else { "outbox.bytes_max" };
+        let name = if limit.contains("outbox") { "outbox.bytes_max" } else { "journal.bytes_max" };
         for _ in 0..2 {
             let ended = run(folder.path(), &["replay", "all.prom"], None);
             assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -484,6 +485,49 @@ fn a_replay_into_a_full_log_fails_and_goes_on_with_more_room() {
         let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         stored::check(limit, &settings(), &rows, &samples);
     }
+}
+
+/// One epoch makes more rows than the outbox may hold: it is written whole, and gone when the store has it.
+#[test]
+fn an_outbox_goes_on_when_the_store_has_what_is_in_it() {
+    let outbox = "outbox: {bytes_max: 1MiB}\n";
+    let mut worker = Tidewatch::start(&format!("{WINDOWS}{outbox}"));
+    let mut taken = Samples::default();
+    for round in 0..3 {
+        let (write, mut samples) = request(30 * round..30 * round + 30, 0..1_000);
+        // It may be at its bound for a moment, and the sender comes again.
+        eventually("it is taken", PATIENCE, || match send(&worker, &write) {
+            answer if answer.status == 204 => Ok(()),
+            answer => Err(format!("{answer:?}")),
+        });
+        taken.append(&mut samples);
+        if round == 1 {
+            // No restart is needed, and none is in the way.
+            worker.process().kill();
+            worker.start_again_alive();
+        }
+    }
+    settles("the outbox is at its bound", &worker, &taken);
+    eventually("what is stored is gone", PATIENCE, || {
+        let files = std::fs::read_dir(worker.folder().join("data/outbox")).unwrap();
+        let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+        if bytes < 2 << 20 { Ok(()) } else { Err(format!("{bytes} bytes")) }
+    });
+    is_well(&mut worker);
+    drop(worker);
+    let folder = Folder::new("limits");
+    std::fs::write(folder.path().join("tidewatch.yml"), format!("{WINDOWS}{outbox}")).unwrap();
+    let (mut text, mut samples) = (String::new(), Samples::default());
+    for n in 0..70 {
+        let (_, mut more) = request(n..n + 1, 0..1_000);
+        (0..1_000).map(sample).for_each(|(at, v)| text += &format!("limit{{n=\"{n}\"}} {v} {at}\n"));
+        samples.append(&mut more);
+    }
+    std::fs::write(folder.path().join("all.prom"), text).unwrap();
+    done(folder.path(), &["replay", "all.prom"], None);
+    let rows = done(folder.path(), &["export", "--final"], None);
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    stored::check("replay", &settings(), &rows, &samples);
 }
 
 #[test]

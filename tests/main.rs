@@ -18,6 +18,7 @@
 //!   is lost, and the whole journal run again gives the same outbox.
 //! - `fills`: history applied before the live samples of its series: right, corrected, never half-empty.
 //! - `first_steps`: what the README promises a newcomer: flags, mistyped names, the table of settings, the files of deploy/.
+//! - `failed_syncs`: a log or a store whose sync fails: what becomes of it and of the process. Needs the feature `faults`.
 //! - `files`: what a file comes to does not depend on the order of its lines.
 //! - `fuzz_corpus`: the inputs that fuzzing kept hold the laws of every decoder.
 //! - `golden`: moments computed elsewhere, in exact arithmetic, equal ours.
@@ -29,6 +30,7 @@
 //! - `now`: windows that are open equal a direct computation while samples come in; samples of the ring are shown.
 //! - `oracle`: the slow model of the rules, and random feeds.
 //! - `odd_servers`: servers like Prometheus with a quirk each: what they give is computed, what they refuse is told.
+//! - `open_files`: a worker that may open few files, and one whose descriptors are all taken.
 //! - `panics`: a computation that panics or hangs ends no process that can go on; a series that panics again and
 //!   again is kept out. Needs the feature `faults`.
 //! - `promtool`: what passes through the tools of Prometheus and back gives the same rows. Needs promtool.
@@ -66,6 +68,8 @@ mod churn;
 mod crashes;
 mod demo;
 mod explain;
+#[cfg(feature = "faults")]
+mod failed_syncs;
 mod failing_store;
 mod files;
 mod fills;
@@ -79,6 +83,7 @@ mod memory;
 mod metric_types;
 mod now;
 mod odd_servers;
+mod open_files;
 mod oracle;
 #[cfg(feature = "faults")]
 mod panics;

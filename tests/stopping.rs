@@ -27,7 +27,9 @@ fn a_request_whose_body_never_comes_does_not_hold_the_worker() {
 
 #[test]
 fn a_full_outbox_does_not_hold_the_worker() {
-    let config = "windows: [{length: 10s, hop: 5s}]\nsettle: 5s\noutbox: {bytes_max: 1MiB}\n";
+    // Trimming would make room.
+    let config =
+        "windows: [{length: 10s, hop: 5s}]\nsettle: 5s\njournal: {trim: off}\noutbox: {bytes_max: 1MiB}\n";
     let mut worker = Tidewatch::start(config);
     let samples: Vec<(i64, f64)> = (0..1_000).map(|i| (START_MS + i * 5_000, i as f64)).collect();
     let mut request = WriteRequest::default();

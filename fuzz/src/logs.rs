@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tidewatch::disk::{Disk, DiskFile, Folder};
+use tidewatch::disk::{Disk, DiskDir, DiskFile, Folder};
 use tidewatch::journal::{self, Reader, Record};
 use tidewatch::labels::Labels;
 use tidewatch::metrics::Metrics;
@@ -36,6 +36,9 @@ struct Memory(Mutex<BTreeMap<PathBuf, Content>>);
 
 #[derive(Debug)]
 struct MemoryFile(Content);
+
+#[derive(Debug)]
+struct MemoryDir;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().expect("a law that was broken ended the run")
@@ -75,7 +78,13 @@ impl Disk for Memory {
         lock(&self.0).remove(path).map(drop).ok_or(io::ErrorKind::NotFound.into())
     }
 
-    fn sync_dir(&self, _: &Path) -> io::Result<()> {
+    fn open_dir(&self, _: &Path) -> io::Result<Box<dyn DiskDir>> {
+        Ok(Box::new(MemoryDir))
+    }
+}
+
+impl DiskDir for MemoryDir {
+    fn sync(&self) -> io::Result<()> {
         Ok(())
     }
 }

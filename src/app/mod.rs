@@ -43,6 +43,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
     #[cfg(feature = "faults")]
     crate::faults::arm();
+    process::raise_open_files();
     match cli.command {
         Command::Run { common, accept_loss, lift_quarantine } => {
             run::run(load(&common)?, accept_loss, &lift_quarantine, None)

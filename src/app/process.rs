@@ -1,4 +1,6 @@
-//! What the process itself uses, read from /proc where there is one, and how it takes memory.
+//! What the process itself uses, read from /proc where there is one, how it takes memory, and how many files it may open.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::metrics::Metrics;
 
@@ -11,6 +13,53 @@ const PAGE_BYTES: i64 = 4_096;
 pub fn refuse_huge_pages() {
     // A system that cannot say so has none either.
     let _ = rustix::thread::disable_transparent_huge_pages(true);
+}
+
+/// Files that a worker has open at once beside its connections and sources: logs and their readers (24), snapshots (4),
+/// the store with 16 questions (56), a history beside it (24), the runtime and the rest (20).
+const FILES_OWN: u64 = 128;
+/// Files that one source has open at once.
+const FILES_PER_SOURCE: u64 = 2;
+/// Connections that there must be room for, and below which it is worth a word.
+const CONNECTIONS_MIN: u64 = 32;
+const CONNECTIONS_USUAL: u64 = 1_024;
+
+/// Raises the number of files that may be open to what the system allows.
+pub fn raise_open_files() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        // Where it is not allowed it stays as it is; `judge_open_files` looks at what there is.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
+}
+
+/// Judges how many files may be open.
+///
+/// # Errors
+/// Fewer than a worker with so many sources needs.
+pub fn judge_open_files(sources: usize) -> anyhow::Result<()> {
+    let open_max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    if let Some(sentence) = open_files(open_max, sources)? {
+        tracing::warn!("{sentence}");
+    }
+    Ok(())
+}
+
+/// What there is to say of `open_max` files for a worker with so many sources.
+fn open_files(open_max: u64, sources: usize) -> anyhow::Result<Option<String>> {
+    let own = FILES_OWN + FILES_PER_SOURCE * sources as u64;
+    let needed = own + CONNECTIONS_MIN;
+    anyhow::ensure!(
+        open_max >= needed,
+        "the process may have {open_max} files open (ulimit -n) and needs {needed}: {own} for logs, store and {sources} sources, and {CONNECTIONS_MIN} for connections"
+    );
+    let connections = open_max - own;
+    Ok((connections < CONNECTIONS_USUAL).then(|| {
+        format!(
+            "the process may have {open_max} files open (ulimit -n): {own} are for logs, store and {sources} sources, so {connections} connections fit at once; {} are usual",
+            CONNECTIONS_USUAL
+        )
+    }))
 }
 
 /// Sets the `process_*` metrics; leaves them where /proc cannot be read.
@@ -38,5 +87,21 @@ pub fn publish(metrics: &Metrics) {
         open.and_then(|rest| rest.split_whitespace().next()).and_then(|text| text.parse().ok())
     {
         metrics.process_fds_max.set(most);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_few_files_are_refused_and_few_are_worth_a_word() {
+        let refused = open_files(159, 0).unwrap_err().to_string();
+        assert!(refused.contains("may have 159 files open (ulimit -n) and needs 160"), "{refused}");
+        assert!(open_files(161, 1).is_err());
+        let few = open_files(256, 2).unwrap().unwrap();
+        assert!(few.contains("132 are for logs") && few.contains("124 connections fit"), "{few}");
+        assert_eq!(open_files(1_152, 0).unwrap(), None);
+        assert_eq!(open_files(u64::MAX, 1_000).unwrap(), None);
     }
 }

@@ -100,13 +100,11 @@ impl Progress {
         }
     }
 
-    /// Waits until the store has this epoch, or the engine waits for its outbox, in which nobody makes room; since
+    /// Waits until the store has this epoch, or the engine waits for room in its outbox that nobody makes; since
     /// when it is computed, if it is.
     pub fn until_stored(&mut self, stack: &Stack, epoch: u64) -> Option<Instant> {
         let mut computed_at = None;
-        while stack.sink_progress.epoch.load(Ordering::Acquire) < epoch
-            && stack.engine_progress.held_up().is_none()
-        {
+        while stack.sink_progress.epoch.load(Ordering::Acquire) < epoch && stack.stuck().is_none() {
             if stack.outbox.wait_for_epoch(epoch, PATIENCE) {
                 computed_at.get_or_insert_with(Instant::now);
             }

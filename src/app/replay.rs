@@ -80,7 +80,7 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
         released: stack.metrics.series_released.get(),
         outside: span.outside,
     };
-    let full = stack.engine_progress.held_up();
+    let full = stack.stuck();
     stack.close()?;
     drop(watchdog);
     progress.finish();
@@ -119,7 +119,7 @@ fn wait_for_room(stack: &Arc<Stack>, cut: &Cut) {
             return false;
         }
         let behind = || stack.released.epoch() < end || !stack.released.settled();
-        while behind() && stack.engine_progress.held_up().is_none() {
+        while behind() && stack.stuck().is_none() {
             std::thread::sleep(Duration::from_millis(1));
         }
         true

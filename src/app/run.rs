@@ -66,6 +66,7 @@ async fn serve(
     // Before the data directory is touched.
     let clients =
         sources::clients(&config, &Arc::new(Metrics::new())).context("the configuration cannot be used")?;
+    process::judge_open_files(clients.len()).context("the limits of the process cannot be used")?;
     let (fatal_to, mut fatal_from) = mpsc::unbounded_channel();
     // The receiver lives as long as this function: a message is lost only when the process ends anyway.
     let on_fatal: OnFatal = Arc::new(move |fatal| drop(fatal_to.send(fatal)));
@@ -172,7 +173,12 @@ async fn serve(
         drop(watchdog);
         closed
     };
-    tokio::task::spawn_blocking(close).await.context("closing")??;
+    let closed = tokio::task::spawn_blocking(close).await.context("closing")?;
+    if let Ok(Fatal { message, code }) = fatal_from.try_recv() {
+        tracing::error!("{message}");
+        return Ok(ExitCode::from(code));
+    }
+    closed?;
     let last = full.journal.last_epoch_end().map_or(0, |end| end.epoch);
     if let Some(why) = full.engine_progress.held_up() {
         tracing::warn!("everything taken is durable; {why}, so not all of it is stored");

@@ -16,7 +16,7 @@ use crate::journal::{self, Journal, Mode, SyncMode};
 use crate::labels::{self, Labels};
 use crate::metrics::{Build, Metrics};
 use crate::outbox::{self, Durable, Outbox};
-use crate::sinks::store::{Parts, Progress as SinkProgress, StoreSink};
+use crate::sinks::store::{Parts, Progress as SinkProgress, SinkError, StoreSink};
 use crate::snapshots::Snapshots;
 use crate::store::Store;
 use crate::store::embedded::{self, Embedded};
@@ -56,6 +56,8 @@ pub struct Stack {
     pub released: Arc<Released>,
     /// The last epoch that the journal held at start; ready means that the store holds it.
     pub found_epoch: u64,
+    /// Whether the outbox is trimmed, so that there comes room in it.
+    trims: bool,
     running: Mutex<Option<Running>>,
     _lock: File,
 }
@@ -100,7 +102,7 @@ impl Stack {
         let metrics = Arc::new(Metrics::new());
         metrics.build_info.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
         remove_history(dir)?;
-        let labels = open_labels(config, &dir.join("series"), Arc::clone(&metrics))?;
+        let labels = open_labels(config, &dir.join("series"), accept_loss, Arc::clone(&metrics))?;
         let options = embedded::Options {
             retention_ms: config.store.retention_ms,
             // Twice those that are alive at once: as many come as go.
@@ -123,6 +125,8 @@ impl Stack {
 
         let mut journal_config = journal_config(config, mode, allow_future);
         journal_config.accept_loss = accept_loss;
+        // Whoever reads a file or makes samples is told by what it waits for.
+        journal_config.on_failed = (mode == Mode::Live).then(|| journal_failed(on_fatal));
         let made = [
             ("outbox", outbox.last_epoch()),
             ("store", stored),
@@ -149,7 +153,8 @@ impl Stack {
             labels: Arc::clone(&labels),
             metrics: Arc::clone(&metrics),
             clock: now_ms,
-            on_fatal: fatal(on_fatal, |_| false),
+            accept_loss,
+            on_fatal: fatal(on_fatal, SinkError::restart_helps),
         };
         let sink = StoreSink::start(&outbox_dir, Arc::clone(&durable), sink_parts)?;
         let (freed_to, freed_from) = release::queue();
@@ -174,6 +179,7 @@ impl Stack {
                 labels: Arc::clone(&labels),
                 engine: engine.progress(),
                 journal_bytes_max: config.journal.bytes_max,
+                on_fatal: Arc::clone(on_fatal),
             };
             Some(Trim::start(parts).context("starting the thread that trims the logs")?)
         } else {
@@ -199,6 +205,7 @@ impl Stack {
             questions: engine.questions(),
             released,
             found_epoch,
+            trims: config.journal.trim,
             running: Mutex::new(Some(Running { trim, engine, sink, release })),
             _lock: lock,
         })
@@ -241,6 +248,11 @@ impl Stack {
             ),
             why => why.to_string(),
         })
+    }
+
+    /// Why the engine waits for its outbox, if nobody makes room there: waiting with it would be for ever.
+    pub fn stuck(&self) -> Option<HeldUp> {
+        self.engine_progress.held_up().filter(|why| !self.trims || *why != HeldUp::Full)
     }
 
     /// By how much the number of the store's epoch is behind that of the outbox; numbers of epochs are milliseconds.
@@ -286,14 +298,20 @@ impl Stack {
 }
 
 /// Opens a series log within the configured limits.
-pub fn open_labels(config: &Config, dir: &Path, metrics: Arc<Metrics>) -> anyhow::Result<Arc<Labels>> {
+pub fn open_labels(
+    config: &Config,
+    dir: &Path,
+    accept_loss: bool,
+    metrics: Arc<Metrics>,
+) -> anyhow::Result<Arc<Labels>> {
     let limits = labels::Limits {
         series: config.limits.series as usize,
         series_per_name: config.limits.series_per_name as usize,
         labels: config.limits.labels,
         label_bytes: config.limits.label_bytes,
     };
-    Ok(Arc::new(Labels::open(dir, limits, metrics).context("opening the series log")?))
+    let open = if accept_loss { Labels::open_accepting_loss } else { Labels::open };
+    Ok(Arc::new(open(dir, limits, metrics).context("opening the series log")?))
 }
 
 /// Opens an outbox of the configured size that must hold what `proof` says.
@@ -335,6 +353,14 @@ pub fn remove_history(data_dir: &Path) -> anyhow::Result<()> {
 
 fn segment_bytes(bytes_max: u64) -> u64 {
     SEGMENT_BYTES.min(bytes_max / 8).max(64 << 10)
+}
+
+/// Ends the process when nothing can be taken before another start.
+fn journal_failed(on_fatal: &OnFatal) -> journal::OnFailed {
+    let on_fatal = Arc::clone(on_fatal);
+    Arc::new(move |why| {
+        on_fatal(Fatal { message: format!("the journal has failed: {why}"), code: RESTART_ME });
+    })
 }
 
 /// Ends the process with an error, and with [`RESTART_ME`] where another start may do better.

@@ -19,6 +19,8 @@ use crate::outbox;
 use crate::snapshots::Snapshots;
 use crate::store::Store;
 
+use super::stack::{Fatal, OnFatal, RESTART_ME};
+
 /// How often it is looked whether something can go.
 const EVERY: Duration = Duration::from_secs(1);
 /// Every how many looks the store is synced and the outbox trimmed, unless that is full.
@@ -35,6 +37,8 @@ pub struct Parts {
     pub engine: Arc<engine::Progress>,
     /// `journal.bytes_max`.
     pub journal_bytes_max: u64,
+    /// Called when the series log has failed while it was made shorter.
+    pub on_fatal: OnFatal,
 }
 
 /// The thread that trims.
@@ -122,7 +126,19 @@ impl Parts {
 
     fn trim_labels(&self) -> anyhow::Result<()> {
         let safe = || self.store.sync().map(drop).map_err(std::io::Error::other);
-        while self.labels.compact(safe)?.removed_bytes > 0 {}
-        Ok(())
+        loop {
+            match self.labels.compact(safe) {
+                Ok(compacted) if compacted.removed_bytes > 0 => {}
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    // Else the next new series would find it so, and until then all would look well.
+                    if self.labels.log_has_failed() {
+                        let message = format!("the series log has failed: {error}");
+                        (self.on_fatal)(Fatal { message, code: RESTART_ME });
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
     }
 }

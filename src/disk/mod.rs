@@ -3,7 +3,7 @@
 //! Two implementations: [`Os`] here, and the simulated one of the tests, which loses what was not synced. So a method
 //! says what is durable after it, and callers rely on that alone:
 //! - bytes and length of a file after [`DiskFile::sync`],
-//! - a name made, renamed or removed after [`Disk::sync_dir`] of its folder; of these [`Disk::make_dir`] needs none.
+//! - a name made, renamed or removed after [`DiskDir::sync`] of its folder; of these [`Disk::make_dir`] needs none.
 //!
 //! Not here: what is in the files, retrying, the store (SQLite brings its own).
 
@@ -13,9 +13,9 @@ mod steps;
 use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-pub use self::os::{Os, free_bytes};
+pub use self::os::{Os, free_bytes, no_descriptor};
 pub use self::steps::Step;
 
 /// A disk with folders and files.
@@ -56,11 +56,20 @@ pub trait Disk: Send + Sync + Debug {
     /// `NotFound` if there is none, or the disk's.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes durable which names a folder has.
+    /// Opens a folder, to make durable which names it has.
+    ///
+    /// # Errors
+    /// `NotFound` if there is none, or the disk's.
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn DiskDir>>;
+}
+
+/// An open folder.
+pub trait DiskDir: Send + Sync + Debug {
+    /// Makes durable which names the folder has.
     ///
     /// # Errors
     /// The disk's.
-    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// An open file. All methods take `&self`: offsets are the callers' own.
@@ -102,6 +111,8 @@ pub trait DiskFile: Send + Sync + Debug {
 pub struct Folder {
     disk: Arc<dyn Disk>,
     path: PathBuf,
+    /// Open since it was synced first, for all clones: a log that goes on must not depend on a descriptor to be had.
+    open: Arc<OnceLock<Box<dyn DiskDir>>>,
 }
 
 impl Folder {
@@ -112,7 +123,7 @@ impl Folder {
 
     /// A folder on another disk.
     pub fn on(disk: Arc<dyn Disk>, path: impl Into<PathBuf>) -> Folder {
-        Folder { disk, path: path.into() }
+        Folder { disk, path: path.into(), open: Arc::default() }
     }
 
     /// Where it is.
@@ -123,7 +134,7 @@ impl Folder {
     /// The folder of this name in it.
     #[must_use]
     pub fn join(&self, name: impl AsRef<Path>) -> Folder {
-        Folder { disk: Arc::clone(&self.disk), path: self.path.join(name) }
+        Folder::on(Arc::clone(&self.disk), self.path.join(name))
     }
 
     /// See [`Disk::list`].
@@ -174,12 +185,19 @@ impl Folder {
         self.disk.remove(&self.path.join(name))
     }
 
-    /// See [`Disk::sync_dir`].
+    /// See [`DiskDir::sync`]. The folder stays open from the first time on, so it must not be replaced by another of its
+    /// name as long as this one, or a clone, is used.
     ///
     /// # Errors
-    /// As there.
+    /// As there, and the first time as of [`Disk::open_dir`].
     pub fn sync(&self) -> io::Result<()> {
-        self.disk.sync_dir(&self.path)
+        match self.open.get() {
+            Some(open) => open.sync(),
+            None => {
+                let open = self.disk.open_dir(&self.path)?;
+                self.open.get_or_init(|| open).sync()
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::{Disk, DiskFile};
+use super::{Disk, DiskDir, DiskFile};
 
 /// The operating system's disk.
 #[derive(Clone, Copy, Debug, Default)]
@@ -18,6 +18,12 @@ pub struct Os;
 pub fn free_bytes(dir: &Path) -> io::Result<u64> {
     let all = rustix::fs::statvfs(dir)?;
     Ok(all.f_bavail.saturating_mul(all.f_frsize))
+}
+
+/// Whether the system has no descriptor for one more open file, for this process or at all.
+pub fn no_descriptor(error: &io::Error) -> bool {
+    let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);
+    matches!(code, Some(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE))
 }
 
 impl Disk for Os {
@@ -36,7 +42,7 @@ impl Disk for Os {
         // One that is there already may have been made by a process that was killed before it could sync.
         for made in dir.ancestors().take(missing.max(1)) {
             let parent = made.parent().filter(|parent| !parent.as_os_str().is_empty());
-            self.sync_dir(parent.unwrap_or(Path::new(".")))?;
+            File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?;
         }
         Ok(())
     }
@@ -57,8 +63,14 @@ impl Disk for Os {
         fs::remove_file(path)
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        File::open(dir)?.sync_all()
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn DiskDir>> {
+        Ok(Box::new(File::open(dir)?))
+    }
+}
+
+impl DiskDir for File {
+    fn sync(&self) -> io::Result<()> {
+        self.sync_all()
     }
 }
 

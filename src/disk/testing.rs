@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
-use super::{Disk, DiskFile, Folder, Os};
+use super::{Disk, DiskDir, DiskFile, Folder, Os};
 
 /// What fails from now on.
 #[derive(Debug, Default)]
@@ -18,6 +18,10 @@ pub(crate) struct Faults {
     pub(crate) no_cut: AtomicBool,
     /// Syncs of files fail.
     pub(crate) no_sync: AtomicBool,
+    /// No descriptor is to be had for a file or a folder.
+    pub(crate) no_descriptor: AtomicBool,
+    /// So many syncs succeed yet, then none.
+    syncs_left: Mutex<Option<usize>>,
     /// Syncs of files that succeeded.
     pub(crate) syncs: AtomicUsize,
 }
@@ -26,6 +30,23 @@ impl Faults {
     /// A folder of the operating system that fails as `self` says.
     pub(crate) fn folder(self: &Arc<Faults>, path: impl Into<PathBuf>) -> Folder {
         Folder::on(Arc::new(Failing(Arc::clone(self))), path)
+    }
+
+    /// Lets so many syncs succeed yet.
+    pub(crate) fn syncs_left(&self, syncs: usize) {
+        *self.syncs_left.lock().unwrap() = Some(syncs);
+    }
+
+    fn count_down(&self) {
+        let mut left = self.syncs_left.lock().unwrap();
+        match left.as_mut() {
+            Some(0) => {
+                *left = None;
+                self.no_sync.store(true, SeqCst);
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
     }
 
     /// Bytes that can be written yet; `None` for any number.
@@ -47,6 +68,12 @@ fn full() -> io::Error {
     io::Error::from_raw_os_error(28)
 }
 
+impl Faults {
+    fn descriptor(&self) -> io::Result<()> {
+        if self.no_descriptor.load(SeqCst) { Err(io::Error::from_raw_os_error(24)) } else { Ok(()) }
+    }
+}
+
 impl Failing {
     fn file(&self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
         Box::new(FailingFile { file, faults: Arc::clone(&self.0) })
@@ -66,10 +93,12 @@ impl Disk for Failing {
         if self.0.no_create.load(SeqCst) {
             return Err(full());
         }
+        self.0.descriptor()?;
         Ok(self.file(Os.create(path)?))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        self.0.descriptor()?;
         Ok(self.file(Os.open(path)?))
     }
 
@@ -81,8 +110,9 @@ impl Disk for Failing {
         Os.remove(path)
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        Os.sync_dir(dir)
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn DiskDir>> {
+        self.0.descriptor()?;
+        Os.open_dir(dir)
     }
 }
 
@@ -112,6 +142,7 @@ impl DiskFile for FailingFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.faults.count_down();
         if self.faults.no_sync.load(SeqCst) {
             return Err(io::Error::from_raw_os_error(5));
         }

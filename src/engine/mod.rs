@@ -108,7 +108,12 @@ pub enum EngineError {
 impl EngineError {
     /// Whether another start of the process may do better: nothing that is durable is wrong.
     pub fn restart_helps(&self) -> bool {
-        !matches!(self, EngineError::Journal(_) | EngineError::Outbox(_) | EngineError::Snapshots(_))
+        match self {
+            EngineError::Journal(error) => error.restart_helps(),
+            EngineError::Outbox(error) => error.restart_helps(),
+            EngineError::Snapshots(error) => error.restart_helps(),
+            _ => true,
+        }
     }
 }
 

@@ -109,10 +109,19 @@ fn a_series_log_that_cannot_be_written_stalls_the_journal() {
 fn a_failed_sync_is_for_good_and_a_stalled_journal_can_be_closed() {
     let (dir, faults, metrics) = (Dir::new(), Arc::new(Faults::default()), Arc::new(Metrics::new()));
     let (config, _) = config(Mode::Live);
+    let told: Arc<Mutex<Vec<String>>> = Arc::default();
+    let on_failed: OnFailed = {
+        let told = Arc::clone(&told);
+        Arc::new(move |why| told.lock().unwrap().push(why.to_owned()))
+    };
+    let config = Config { on_failed: Some(on_failed), ..config };
     let journal = open_on(&dir, &faults, &config, &metrics);
     faults.no_sync.store(true, SeqCst);
     synced(journal.try_append(batch(1, 0, 5), "test").unwrap()).unwrap_err();
     assert!(journal.failed().is_some() && journal.stalled().is_none());
+    assert!(journal.close().is_err_and(|error| error.restart_helps()));
+    // Whoever can start the process again is told, once.
+    assert_eq!(*told.lock().unwrap(), [journal.failed().unwrap()]);
     assert!(matches!(journal.try_append(batch(1, 0, 1), "test"), Err(Refused::Failed(_))));
     faults.no_sync.store(false, SeqCst);
     drop(journal);

@@ -6,10 +6,10 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::record::{KIND_EPOCH_END, decode, decode_synced, epoch_of};
-use super::{JournalError, KIND_SYNCED};
+use super::JournalError;
+use super::record::{KIND_EPOCH_END, decode, epoch_of};
 use crate::metrics::Counter;
-use crate::segments::{Place, Position, Proof, SegmentReader, SegmentsError};
+use crate::segments::{KIND_SYNCED, Place, Position, Proof, SegmentReader, SegmentsError, decode_synced};
 
 /// Most damaged places remembered, so that one that is read again is not counted again.
 const PLACES_MAX: usize = 4_096;
@@ -35,7 +35,7 @@ impl Losses {
 
     /// How the segments tell damage from a torn tail.
     pub(super) fn proof(&self) -> Proof {
-        Proof { synced: decode_synced, plausible, accept_loss: self.accepted }
+        Proof { plausible, accept_loss: self.accepted }
     }
 
     fn tell(&self, place: Position, bytes: u64, damage: &JournalError) {

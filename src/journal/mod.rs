@@ -46,13 +46,13 @@ use self::index::Index;
 use self::queue::{Item, Shared};
 pub use self::reader::Reader;
 pub use self::record::{
-    Fills, KIND_EPOCH_END, KIND_FILL_SAMPLES, KIND_SAMPLES, KIND_SETTINGS, KIND_SYNCED, Quarantined,
-    RECORD_SAMPLES_MAX, Record, decode, decode_synced, encode_control, encode_epoch_end, encode_samples,
-    encode_settings,
+    Fills, KIND_EPOCH_END, KIND_FILL_SAMPLES, KIND_SAMPLES, KIND_SETTINGS, Quarantined, RECORD_SAMPLES_MAX,
+    Record, decode, encode_control, encode_epoch_end, encode_samples, encode_settings,
 };
 use self::writer::Writer;
 use crate::disk::Folder;
 use crate::metrics::{Counter, Gauge, Log, Metrics};
+pub use crate::segments::KIND_SYNCED;
 use crate::segments::{Durable, SegmentReader, Segments, SegmentsError};
 
 const LOG: &str = "journal";
@@ -61,6 +61,9 @@ pub const CLOCK_BEHIND_MS_MAX: i64 = 600_000;
 
 /// The clock in Unix milliseconds; tests bring their own.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// Told once why a journal takes nothing before it is opened anew.
+pub type OnFailed = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// The machine's clock.
 pub fn system_clock() -> Clock {
@@ -104,6 +107,17 @@ pub enum JournalError {
     /// Writing failed.
     #[error("{0}")]
     Failed(String),
+}
+
+impl JournalError {
+    /// Whether another start of the process may do better.
+    pub fn restart_helps(&self) -> bool {
+        match self {
+            JournalError::Segments(error) => error.restart_helps(),
+            JournalError::Thread(_) | JournalError::Failed(_) => true,
+            _ => false,
+        }
+    }
 }
 
 fn time(ms: i64) -> String {
@@ -189,6 +203,8 @@ pub struct Config {
     pub allow_future: bool,
     /// Unix milliseconds.
     pub clock: Clock,
+    /// Told from the writer's thread when the journal has failed.
+    pub on_failed: Option<OnFailed>,
 }
 
 impl Config {
@@ -208,6 +224,7 @@ impl Config {
             made: Vec::new(),
             allow_future: false,
             clock: system_clock(),
+            on_failed: None,
         }
     }
 }

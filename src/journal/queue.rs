@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tidewatch_dataflows::sample::{Control, EpochEnd, Samples};
 use tokio::sync::oneshot;
 
-use super::{Config, EpochCutter, LOG, Refused};
+use super::{Config, EpochCutter, LOG, OnFailed, Refused};
 use crate::metrics::{Gauge, Metrics, Queue as QueueLabel};
 use crate::segments::{Durable, Segments, Trimmer};
 
@@ -87,6 +87,7 @@ pub(super) struct Shared {
     pub(super) last_end: Mutex<Option<EpochEnd>>,
     metrics: Arc<Metrics>,
     depth: Gauge,
+    on_failed: Option<OnFailed>,
 }
 
 impl Shared {
@@ -117,6 +118,7 @@ impl Shared {
             last_end: Mutex::new(cutter.last()),
             depth: metrics.queue_depth.get_or_create(&QueueLabel { queue: LOG }).clone(),
             metrics: metrics.clone(),
+            on_failed: config.on_failed.clone(),
         }
     }
 
@@ -277,12 +279,16 @@ impl Shared {
             State::Failed(why) => why.clone(),
             _ => "the journal is closed".to_owned(),
         };
+        let failed = matches!(state, State::Failed(_));
         queue.state = state;
         drop(queue);
         self.depth.set(0);
         self.durable.close();
         self.room.notify_all();
-        answer(waiting.into_iter().filter_map(Item::done), &Err(why));
+        answer(waiting.into_iter().filter_map(Item::done), &Err(why.clone()));
+        if let Some(on_failed) = self.on_failed.as_ref().filter(|_| failed) {
+            on_failed(&why);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 use tidewatch_dataflows::settings::Settings;
 
 use super::damage::{Losses, Records};
-use super::record::{KIND_SETTINGS, KIND_SYNCED, Record, decode, epoch_of};
+use super::record::{KIND_SETTINGS, Record, decode, epoch_of};
 use super::{JournalError, LOG};
 use crate::disk::Folder;
 use crate::metrics::Counter;
-use crate::segments::{Durable, SegmentReader};
+use crate::segments::{Durable, KIND_SYNCED, SegmentReader};
 
 /// Reads a journal in order. Sees nothing that is not durable.
 pub struct Reader {

@@ -22,7 +22,6 @@ use tidewatch_dataflows::sample::{Control, EpochEnd, Fill, MetricType, Samples};
 use tidewatch_dataflows::settings::Settings;
 
 use super::JournalError;
-use crate::segments::Position;
 
 /// Kind byte of [`Record::Samples`].
 pub const KIND_SAMPLES: u8 = 1;
@@ -44,10 +43,6 @@ pub const KIND_FILLS: u8 = 8;
 pub const KIND_QUARANTINE: u8 = 9;
 /// Kind byte of [`Control::Lift`].
 pub const KIND_LIFT: u8 = 11;
-
-/// Kind byte of a record that says how far the log was durable when it was written. It computes nothing, so readers
-/// pass over it: what is bad before that place was once whole.
-pub const KIND_SYNCED: u8 = 10;
 
 /// Most samples the writer puts into one record.
 pub const RECORD_SAMPLES_MAX: usize = 4_096;
@@ -242,19 +237,6 @@ pub fn encode_fills(fills: &Fills, out: &mut Vec<u8>) {
     serde_json::to_writer(out, fills).expect("numbers and texts can always be written as JSON");
 }
 
-/// Appends the payload of a record of [`KIND_SYNCED`].
-pub(super) fn encode_synced(synced: Position, out: &mut Vec<u8>) {
-    out.extend_from_slice(&synced.segment.to_le_bytes());
-    out.extend_from_slice(&synced.offset.to_le_bytes());
-}
-
-/// How far the log was durable, if the record is of [`KIND_SYNCED`].
-pub fn decode_synced(kind: u8, payload: &[u8]) -> Option<Position> {
-    let (segment, offset) = payload.split_first_chunk::<8>().filter(|_| kind == KIND_SYNCED)?;
-    let offset: [u8; 8] = offset.try_into().ok()?;
-    Some(Position { segment: u64::from_le_bytes(*segment), offset: u64::from_le_bytes(offset) })
-}
-
 /// The number of the epoch, if the record is the end of one.
 pub(super) fn epoch_of(kind: u8, payload: &[u8]) -> Option<u64> {
     let whole = kind == KIND_EPOCH_END && payload.len() == EPOCH_END_BYTES;
@@ -383,6 +365,7 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::segments::KIND_SYNCED;
 
     fn bits(samples: &Samples) -> (Vec<u64>, Vec<i64>, Vec<u64>) {
         (samples.series.clone(), samples.at_ms.clone(), samples.value.iter().map(|v| v.to_bits()).collect())

@@ -13,13 +13,13 @@ use tidewatch_dataflows::settings::Settings;
 
 use super::queue::{Done, EndOnPanic, Item, Shared, State, Stop, answer};
 use super::record::{
-    Fills, KIND_EPOCH_END, KIND_FILLS, KIND_SETTINGS, KIND_SYNCED, RECORD_SAMPLES_MAX, RECORD_TYPES_MAX,
-    encode_columns, encode_control, encode_epoch_end, encode_fills, encode_settings, encode_synced, kind_of,
+    Fills, KIND_EPOCH_END, KIND_FILLS, KIND_SETTINGS, RECORD_SAMPLES_MAX, RECORD_TYPES_MAX, encode_columns,
+    encode_control, encode_epoch_end, encode_fills, encode_settings, kind_of,
 };
 use super::{Config, EpochCutter, JournalError, LOG, Mode, SyncMode};
 use crate::faults::mutant;
 use crate::metrics::{Gauge, Histogram, Log, Metrics, Source};
-use crate::segments::{HEADER_BYTES, Position, Segments, SegmentsError};
+use crate::segments::{HEADER_BYTES, KIND_SYNCED, Position, Segments, SegmentsError, encode_synced};
 
 /// How often a stalled writer looks whether the disk takes something.
 const PROBE_EVERY: Duration = Duration::from_secs(1);

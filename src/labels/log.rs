@@ -11,7 +11,9 @@ use super::LabelsError;
 use super::set::{LABEL_BYTES_MAX, LabelSet};
 use crate::disk::Folder;
 use crate::metrics::{Gauge, Histogram, Log, Metrics};
-use crate::segments::{Position, SegmentReader, Segments, SegmentsError, Trimmer};
+use crate::segments::{
+    KIND_SYNCED, Position, Proof, SegmentReader, Segments, SegmentsError, Trimmer, decode_synced,
+};
 
 const LOG: &str = "series";
 /// The only kind of entry so far.
@@ -23,6 +25,7 @@ const RECORD_HEADER: u64 = 9;
 pub(super) struct SeriesLog {
     segments: Segments,
     segment_bytes: u64,
+    accept_loss: bool,
     bytes: Gauge,
     sync_seconds: Histogram,
 }
@@ -32,20 +35,31 @@ impl SeriesLog {
     pub(super) fn open(
         folder: &Folder,
         segment_bytes: u64,
+        accept_loss: bool,
         metrics: &Arc<Metrics>,
         mut visit: impl FnMut(u64, SeriesId, u64, LabelSet),
     ) -> Result<SeriesLog, LabelsError> {
         // First the torn tail goes, then all segments are read as a reader would.
-        let (segments, _) = Segments::open(folder, LOG, segment_bytes, |_, _| true)?;
+        let proof = Some(Proof { plausible, accept_loss });
+        let opened = Segments::open_proving(folder, LOG, segment_bytes, proof, |_, _| true);
+        // What is wrong with the last segment's header says itself what to do.
+        let (mut segments, _) = opened.map_err(|error| match error {
+            SegmentsError::Damaged { offset: 0, .. } => LabelsError::Segments(error),
+            other => damage(other),
+        })?;
         let log = Log { log: LOG };
         let bytes = metrics.log_bytes.get_or_create(&log).clone();
         bytes.set(i64::try_from(segments.bytes()).unwrap_or(i64::MAX));
         let sync_seconds = metrics.log_sync_seconds.get_or_create(&log).clone();
-        each(folder, segments.end(), |segment, series, epoch, labels| {
-            visit(segment, series, epoch, labels);
-            true
-        })?;
-        Ok(SeriesLog { segments, segment_bytes, bytes, sync_seconds })
+        each(
+            &Place { folder: folder.clone(), end: segments.end(), accept_loss },
+            |segment, series, epoch, labels| {
+                visit(segment, series, epoch, labels);
+                true
+            },
+        )?;
+        segments.mark();
+        Ok(SeriesLog { segments, segment_bytes, accept_loss, bytes, sync_seconds })
     }
 
     /// Writes entries and makes them durable; the number of the segment they are in. After an error none of them is in
@@ -67,6 +81,8 @@ impl SeriesLog {
             return Err(error);
         }
         self.sync_seconds.observe(begun.elapsed().as_secs_f64());
+        // The next commit may be days away, and a reader would take damage in this one for a torn tail.
+        self.segments.mark();
         self.publish();
         Ok(segment)
     }
@@ -91,8 +107,14 @@ impl SeriesLog {
     }
 
     /// Where a reader finds what is written so far.
-    pub(super) fn place(&self) -> (Folder, Position) {
-        (self.segments.folder().clone(), self.segments.end())
+    pub(super) fn place(&self) -> Place {
+        let (folder, end) = (self.segments.folder().clone(), self.segments.end());
+        Place { folder, end, accept_loss: self.accept_loss }
+    }
+
+    /// Whether nothing can be written any more.
+    pub(super) fn has_failed(&self) -> bool {
+        self.segments.has_failed()
     }
 
     /// Bytes on disk.
@@ -101,15 +123,19 @@ impl SeriesLog {
     }
 }
 
-/// Reads the labels of `wanted` from the log in `folder`, in one pass that ends when all are found.
-pub(super) fn find(
-    folder: &Folder,
+/// What a reader of the log needs.
+pub(super) struct Place {
+    folder: Folder,
     end: Position,
-    wanted: &[SeriesId],
-) -> Result<HashMap<SeriesId, LabelSet>, LabelsError> {
+    /// Whether it goes round what is damaged.
+    accept_loss: bool,
+}
+
+/// Reads the labels of `wanted` from the log, in one pass that ends when all are found.
+pub(super) fn find(place: &Place, wanted: &[SeriesId]) -> Result<HashMap<SeriesId, LabelSet>, LabelsError> {
     let mut missing: HashSet<SeriesId> = wanted.iter().copied().collect();
     let mut found = HashMap::new();
-    each(folder, end, |_, series, _, labels| {
+    each(place, |_, series, _, labels| {
         if missing.remove(&series) {
             found.insert(series, labels);
         }
@@ -118,23 +144,50 @@ pub(super) fn find(
     Ok(found)
 }
 
-/// Gives each entry before `end` to `visit` until that says to stop.
+/// Gives each entry to `visit` until that says to stop.
 fn each(
-    folder: &Folder,
-    end: Position,
+    place: &Place,
     mut visit: impl FnMut(u64, SeriesId, u64, LabelSet) -> bool,
 ) -> Result<(), LabelsError> {
-    let Some(mut reader) = SegmentReader::open(folder, LOG)? else { return Ok(()) };
+    let Some(mut reader) = SegmentReader::open(&place.folder, LOG).map_err(damage)? else { return Ok(()) };
     let mut number = 0;
-    while let Some((kind, payload)) = reader.next(end)? {
+    loop {
+        match reader.advance(place.end) {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(error @ (SegmentsError::Damaged { .. } | SegmentsError::Missing { .. }))
+                if place.accept_loss =>
+            {
+                let bytes = reader.resync(place.end, plausible)?.bytes;
+                tracing::error!(bytes, "labels are lost, as accepted, until they are sent again: {error}");
+                continue;
+            }
+            Err(error) => return Err(damage(error)),
+        }
+        let (kind, payload) = reader.record();
+        if kind == KIND_SYNCED {
+            continue;
+        }
         let (series, epoch, labels) =
             decode(kind, payload).map_err(|why| LabelsError::Entry { number, why: why.to_owned() })?;
         if !visit(reader.position().segment, series, epoch, labels) {
-            break;
+            return Ok(());
         }
         number += 1;
     }
-    Ok(())
+}
+
+/// What a damaged record is to who reads the log.
+fn damage(error: SegmentsError) -> LabelsError {
+    match error {
+        SegmentsError::Damaged { .. } | SegmentsError::Missing { .. } => LabelsError::Damaged(error),
+        other => other.into(),
+    }
+}
+
+/// Whether a record can be one of the log.
+fn plausible(kind: u8, payload: &[u8]) -> bool {
+    decode_synced(kind, payload).is_some() || decode(kind, payload).is_ok()
 }
 
 /// Bytes of a series' record on disk.

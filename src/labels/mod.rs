@@ -55,6 +55,11 @@ pub enum LabelsError {
     /// The files cannot be read or written, or are damaged.
     #[error(transparent)]
     Segments(#[from] SegmentsError),
+    /// Records that were durable cannot be read.
+    #[error(
+        "{0}; --accept-loss goes on without the labels that lie there and takes them when they are sent again"
+    )]
+    Damaged(SegmentsError),
     /// What the log no longer needs to hold is not safe where it should be.
     #[error("the series log is not made shorter, because the store cannot be synced: {0}")]
     Sink(io::Error),
@@ -158,7 +163,19 @@ impl Labels {
         limits: Limits,
         metrics: Arc<Metrics>,
     ) -> Result<Labels, LabelsError> {
-        Labels::open_with_segments(folder, limits, SEGMENT_BYTES, metrics)
+        Labels::open_with(folder, limits, SEGMENT_BYTES, false, metrics)
+    }
+
+    /// [`Labels::open`], which goes on without what is damaged.
+    ///
+    /// # Errors
+    /// Files that cannot be read or written.
+    pub fn open_accepting_loss(
+        folder: impl Into<Folder>,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+    ) -> Result<Labels, LabelsError> {
+        Labels::open_with(folder, limits, SEGMENT_BYTES, true, metrics)
     }
 
     /// [`Labels::open`] with segments of the series log of so many bytes.
@@ -171,18 +188,28 @@ impl Labels {
         segment_bytes: u64,
         metrics: Arc<Metrics>,
     ) -> Result<Labels, LabelsError> {
+        Labels::open_with(folder, limits, segment_bytes, false, metrics)
+    }
+
+    fn open_with(
+        folder: impl Into<Folder>,
+        limits: Limits,
+        segment_bytes: u64,
+        accept_loss: bool,
+        metrics: Arc<Metrics>,
+    ) -> Result<Labels, LabelsError> {
         let mut entries = Entries::default();
         let mut text_bytes = 0;
-        let log =
-            SeriesLog::open(&folder.into(), segment_bytes, &metrics, |segment, series, epoch, labels| {
-                if let Some(held) = entries.by_id.get(&series.0) {
-                    held.used.fetch_max(epoch, Relaxed);
-                    entries.written(series, segment);
-                    return;
-                }
-                text_bytes += labels.bytes();
-                entries.insert(series, epoch, Arc::new(labels), segment);
-            })?;
+        let visit = |segment, series: SeriesId, epoch, labels: LabelSet| {
+            if let Some(held) = entries.by_id.get(&series.0) {
+                held.used.fetch_max(epoch, Relaxed);
+                entries.written(series, segment);
+                return;
+            }
+            text_bytes += labels.bytes();
+            entries.insert(series, epoch, Arc::new(labels), segment);
+        };
+        let log = SeriesLog::open(&folder.into(), segment_bytes, accept_loss, &metrics, visit)?;
         metrics.label_entries.set(i64::try_from(entries.by_id.len()).unwrap_or(i64::MAX));
         Ok(Labels {
             limits,
@@ -425,6 +452,11 @@ impl Labels {
         self.text_bytes.load(Relaxed) + self.len() * PER_SERIES
     }
 
+    /// Whether the series log takes nothing before it is opened anew.
+    pub fn log_has_failed(&self) -> bool {
+        lock(&self.log).has_failed()
+    }
+
     /// Bytes of the series log on disk.
     pub fn log_bytes(&self) -> u64 {
         lock(&self.log).bytes()
@@ -444,8 +476,8 @@ impl Labels {
     /// Files that cannot be read or are damaged.
     pub fn find_many_in_log(&self, series: &[SeriesId]) -> Result<HashMap<SeriesId, LabelSet>, LabelsError> {
         let _nothing_goes = self.segments.read().unwrap_or_else(PoisonError::into_inner);
-        let (folder, end) = lock(&self.log).place();
-        log::find(&folder, end, series)
+        let place = lock(&self.log).place();
+        log::find(&place, series)
     }
 
     /// The last use of a spelling.

@@ -5,6 +5,9 @@ use std::fs;
 use super::*;
 use crate::segments::tests::Dir;
 
+/// Bytes of the record that says how far the log was synced.
+const MARK_BYTES: u64 = 9 + 16;
+
 fn open(dir: &Dir, limits: Limits) -> Labels {
     Labels::open(dir.path(), limits, Arc::new(Metrics::new())).unwrap()
 }
@@ -172,7 +175,7 @@ fn a_torn_series_log_loses_only_what_was_not_synced() {
     drop(labels);
     let path = dir.path().join(format!("{:020}.seg", 0));
     let bytes = fs::read(&path).unwrap();
-    for length in whole as usize..bytes.len() {
+    for length in whole as usize..bytes.len() - MARK_BYTES as usize {
         fs::write(&path, &bytes[..length]).unwrap();
         let labels = open(&dir, Limits::default());
         assert_eq!((labels.len(), labels.log_bytes()), (1, whole), "cut at {length}");
@@ -267,9 +270,10 @@ fn the_series_log_holds_what_is_needed_and_not_much_more() {
 fn a_series_log_counts_the_bytes_it_needs() {
     let dir = Dir::new();
     let labels = segmented(&dir);
-    let empty = labels.log_bytes();
     let ids: Vec<_> = (0..50).map(|n| intern_numbered(&labels, n, 1)).collect();
     labels.sync().unwrap();
+    // Beside the records: the header, and a word on how far they are synced.
+    let empty = 32 + MARK_BYTES;
     assert_eq!(labels.log_bytes() - empty, labels.log_bytes_needed());
     // Those released stay needed for a while, and once only when they come back.
     labels.release(&ids[..10], 5);
@@ -402,4 +406,45 @@ fn a_full_disk_keeps_series_for_the_next_sync() {
     assert_eq!(labels.log_bytes(), bytes, "nothing is written twice");
     drop(labels);
     assert_eq!(open(&dir, Limits::default()).len(), 6);
+}
+
+/// The first commit may be the only one for days: what flips in it is no torn tail.
+#[test]
+fn damage_in_the_series_log_is_named_and_what_is_sent_again_is_known_at_once() {
+    let dir = Dir::new();
+    let labels = open(&dir, Limits::default());
+    let ids: Vec<_> = (0..20).map(|n| intern_numbered(&labels, n, 1)).collect();
+    labels.sync().unwrap();
+    drop(labels);
+    let path = dir.path().join(format!("{:020}.seg", 0));
+    let whole = fs::read(&path).unwrap();
+    let mark = MARK_BYTES as usize;
+    let accepting = || Labels::open_accepting_loss(dir.path(), Limits::default(), Arc::new(Metrics::new()));
+    for at in (0..whole.len() - mark).step_by(7) {
+        let mut changed = whole.clone();
+        changed[at] ^= 4;
+        fs::write(&path, &changed).unwrap();
+        let error = Labels::open(dir.path(), Limits::default(), Arc::new(Metrics::new()));
+        let error = error.err().unwrap_or_else(|| panic!("byte {at} is not noticed")).to_string();
+        let says = [&*path.display().to_string(), "is damaged at offset", "--accept-loss"];
+        assert!(says.iter().all(|says| error.contains(says)), "byte {at}: {error}");
+        assert_eq!(fs::read(&path).unwrap(), changed, "nothing is cut off");
+        let labels = accepting().unwrap();
+        // A header says nothing that its file's name does not.
+        let lost: Vec<_> = (0..20).filter(|n| labels.get(ids[*n as usize]).is_none()).collect();
+        assert_eq!(lost.len(), usize::from(at >= 32), "byte {at}: {lost:?}");
+        if let [n] = lost[..] {
+            assert!(labels.find_in_log(ids[n as usize]).unwrap().is_none());
+            assert_eq!(intern_numbered(&labels, n, 2), ids[n as usize]);
+            labels.sync().unwrap();
+            assert!(labels.find_in_log(ids[n as usize]).unwrap().is_some());
+        }
+        drop(labels);
+        // As long as what is damaged is there a start says so.
+        assert_eq!(accepting().unwrap().len(), 20);
+        assert_eq!(Labels::open(dir.path(), Limits::default(), Arc::new(Metrics::new())).is_ok(), at < 32);
+    }
+    // The mark itself proves nothing of itself, and is cut off.
+    fs::write(&path, &whole[..whole.len() - 3]).unwrap();
+    assert_eq!(open(&dir, Limits::default()).len(), 20);
 }

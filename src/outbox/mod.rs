@@ -4,11 +4,16 @@
 //! batch, also when it has no rows: that is how a sink learns that the epoch is done. An epoch that is held already is
 //! not written again, so a restarted engine may compute from the beginning.
 //!
-//! What no sink needs any more is removed by a [`Trimmer`], segment by segment, while the outbox is written.
+//! What no sink needs any more is removed by a [`Trimmer`], segment by segment, while the outbox is written. It does not
+//! count against the bound.
+//!
+//! A segment ends when it is full, also within an epoch: an epoch may be larger than the bound. If its writing is cut
+//! short behind that, it is written again from its beginning, and readers pass over what was there before.
 //!
 //! Not here: sorting (`Outcomes::settle`), what sinks do with rows, when is trimmed.
 
 mod record;
+mod records;
 mod tail;
 mod trim;
 
@@ -20,14 +25,15 @@ use std::time::Instant;
 use tidewatch_dataflows::outcome::Outcomes;
 
 pub use self::record::{Batch, KIND_BATCH, decode, encode};
-use self::record::{Rows, encode_part, header};
+use self::record::{Ends, Header, Rows, encode_part, header};
+use self::records::{Records, Step, plausible};
 pub use self::tail::{Picked, Tail};
 pub use self::trim::Trimmer;
 use crate::disk::Folder;
 use crate::faults::mutant;
 use crate::metrics::{Gauge, Histogram, Log, Metrics};
 pub use crate::segments::Durable;
-use crate::segments::{self, Ending, SegmentReader, Segments, SegmentsError};
+use crate::segments::{self, Ending, KIND_SYNCED, Segments, SegmentsError};
 
 const LOG: &str = "outbox";
 
@@ -37,6 +43,9 @@ pub enum OutboxError {
     /// The files.
     #[error(transparent)]
     Segments(#[from] SegmentsError),
+    /// Records that were durable cannot be read.
+    #[error("{0}; --accept-loss goes on without the epochs whose rows lie there")]
+    Damaged(SegmentsError),
     /// A record of a kind this program does not know.
     #[error(
         "the outbox holds a record of kind {kind}, which this program does not know; was it written by a newer one?"
@@ -63,9 +72,24 @@ fn at(found: Option<u64>) -> String {
 }
 
 impl OutboxError {
+    /// What opening the log came to. What is wrong with a header says itself what to do.
+    fn of_opening(self) -> OutboxError {
+        match self {
+            OutboxError::Segments(error @ SegmentsError::Damaged { offset: 1.., .. }) => {
+                OutboxError::Damaged(error)
+            }
+            other => other,
+        }
+    }
+
     /// Whether the same can be written again when this is over: the disk has no room, most often.
     pub fn passes(&self) -> bool {
         matches!(self, OutboxError::Segments(error) if error.passes())
+    }
+
+    /// Whether another start of the process may do better.
+    pub fn restart_helps(&self) -> bool {
+        matches!(self, OutboxError::Segments(error) if error.restart_helps())
     }
 }
 
@@ -132,13 +156,19 @@ impl Outbox {
         metrics: Arc<Metrics>,
     ) -> Result<Outbox, OutboxError> {
         let folder = folder.into();
+        let accept_loss = config.proof.accept_loss;
         let (last_here, error, last) = (Cell::new(None), Cell::new(None), Cell::new(None));
+        let before = Cell::new(None);
+        let whole = Cell::new(true);
         let visit = |kind, payload: &[u8]| match header(kind, payload) {
-            Ok((header, _)) if header.last => {
-                last_here.set(Some(header.epoch));
-                true
+            Ok((header, _)) => {
+                whole.set(header.last);
+                if header.last {
+                    last_here.set(Some(header.epoch));
+                }
+                header.last
             }
-            Ok(_) => false,
+            Err(_) if kind == KIND_SYNCED => whole.get(),
             Err(e) => {
                 // Not torn: the checksum was right. It stays as it is, and opening fails below.
                 error.set(error.take().or(Some(e)));
@@ -149,25 +179,25 @@ impl Outbox {
             if let Some(error) = error.take() {
                 return Err(error);
             }
-            last.set(match last_here.get() {
-                None => last_epoch_before(&folder)?,
-                here => here,
-            });
+            if last_here.get().is_none() {
+                before.set(last_end_before(&folder, accept_loss)?);
+            }
+            last.set(last_here.get().or(before.get().map(|(epoch, _)| epoch)));
             judge(&config.proof, last.get(), ending)
         };
-        let (segments, _) = Segments::open_judging(&folder, LOG, config.segment_bytes, None, visit, judge)?;
-        let mut whole_in = segments.end().segment;
-        if last_here.get().is_none() {
-            // As good as the one before, which is the last that may go.
-            whole_in = segments::list(&folder)?.into_iter().rev().nth(1).unwrap_or(whole_in);
-        }
+        let damage = segments::Proof { plausible, accept_loss };
+        let bytes = config.segment_bytes;
+        let opened = Segments::open_judging(&folder, LOG, bytes, Some(damage), visit, judge);
+        let (mut segments, _) = opened.map_err(OutboxError::of_opening)?;
+        segments.mark();
+        let whole_in = before.get().map_or(segments.end().segment, |(_, segment)| segment);
         let last_epoch = last.get();
         let log = Log { log: LOG };
         let bytes = metrics.log_bytes.get_or_create(&log).clone();
         let sync_seconds = metrics.log_sync_seconds.get_or_create(&log).clone();
         bytes.set(i64::try_from(segments.bytes()).unwrap_or(i64::MAX));
         let durable = Arc::new(Durable::new(segments.end(), last_epoch));
-        let trimmer = Trimmer::new(folder, segments.trimmer(), bytes.clone(), whole_in);
+        let trimmer = Trimmer::new(folder, segments.trimmer(), bytes.clone(), whole_in, accept_loss);
         let mut outbox =
             Outbox { segments, config, last_epoch, whole_in, durable, trimmer, bytes, sync_seconds };
         outbox.pass_loss()?;
@@ -220,21 +250,29 @@ impl Outbox {
             }
             return Err(error.into());
         }
-        self.segments.keep();
-        (self.last_epoch, self.whole_in) = (Some(epoch), self.segments.end().segment);
         Ok(true)
     }
 
     fn append_rows(&mut self, epoch: u64, mut rows: Rows<'_>) -> Result<(), SegmentsError> {
+        let mut first = true;
         loop {
             let some = rows.take();
             let last = rows.is_empty();
-            self.segments.append_with(KIND_BATCH, |out| encode_part(epoch, last, some, out));
+            self.segments.append_with(KIND_BATCH, |out| encode_part(epoch, Ends { first, last }, some, out));
             // A large epoch goes to the system part by part, so that the buffer stays small.
             self.segments.write()?;
             if last {
+                self.segments.keep();
+                (self.last_epoch, self.whole_in) = (Some(epoch), self.segments.end().segment);
+            }
+            // Not only when sinks are shown something: what is between may be far more than the bound.
+            if self.segments.full() {
+                self.segments.sync()?;
+            }
+            if last {
                 return Ok(());
             }
+            first = false;
         }
     }
 
@@ -249,8 +287,10 @@ impl Outbox {
         }
         self.segments.sync()?;
         self.sync_seconds.observe(begun.elapsed().as_secs_f64());
+        let end = self.segments.end();
+        self.segments.mark();
         self.bytes.set(i64::try_from(self.segments.bytes()).unwrap_or(i64::MAX));
-        self.durable.advance(self.segments.end(), self.last_epoch);
+        self.durable.advance(end, self.last_epoch);
         self.trimmer.synced(self.whole_in);
         Ok(())
     }
@@ -265,9 +305,10 @@ impl Outbox {
         self.trimmer.clone()
     }
 
-    /// Whether the outbox is as large as it may be.
+    /// Whether the outbox is as large as it may be. What every sink has does not count, also where it cannot go because
+    /// it tells the last epoch.
     pub fn full(&self) -> bool {
-        self.segments.bytes() >= self.config.bytes_max
+        !self.trimmer.holds(self.last_epoch) && self.segments.bytes() >= self.config.bytes_max
     }
 
     /// Bytes on disk.
@@ -293,26 +334,38 @@ fn judge(proof: &Proof, found: Option<u64>, ending: Ending) -> Result<(), Outbox
     }
 }
 
-/// The last epoch of the newest segment but one; the last one has none yet.
-fn last_epoch_before(folder: &Folder) -> Result<Option<u64>, OutboxError> {
-    // A segment is begun only after an epoch, so the one before the last ends with one.
-    match segments::list(folder)?.into_iter().rev().nth(1) {
-        Some(segment) => last_epoch_of(folder, segment),
-        None => Ok(None),
-    }
-}
-
-/// The last whole epoch of a segment that is written no more.
-fn last_epoch_of(folder: &Folder, segment: u64) -> Result<Option<u64>, OutboxError> {
-    let mut reader = SegmentReader::open_at(folder, LOG, segment)?;
-    let (end, mut last) = (reader.segment_end()?, None);
-    while let Some((kind, payload)) = reader.next(end)? {
-        let (header, _) = header(kind, payload)?;
-        if header.last {
-            last = Some(header.epoch);
+/// The newest epoch that ends before the last segment, and the segment it ends in.
+fn last_end_before(folder: &Folder, accept_loss: bool) -> Result<Option<(u64, u64)>, OutboxError> {
+    for segment in segments::list(folder)?.into_iter().rev().skip(1) {
+        if let Some(epoch) = last_epoch_of(folder, segment, accept_loss, |header| header.last)? {
+            return Ok(Some((epoch, segment)));
         }
     }
-    Ok(last)
+    Ok(None)
+}
+
+/// The last epoch of which a segment that is written no more has a record that `counts`.
+fn last_epoch_of(
+    folder: &Folder,
+    segment: u64,
+    accept_loss: bool,
+    counts: impl Fn(&Header) -> bool,
+) -> Result<Option<u64>, OutboxError> {
+    let mut records = Records::open_at(folder, segment, accept_loss)?;
+    let (end, mut last) = (records.segment_end()?, None);
+    loop {
+        match records.advance(end)? {
+            Step::Nothing => return Ok(last),
+            Step::Lost => {}
+            Step::Batch => {
+                let (kind, payload) = records.record();
+                let (header, _) = header(kind, payload)?;
+                if counts(&header) {
+                    last = Some(header.epoch);
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]

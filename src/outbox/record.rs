@@ -1,13 +1,15 @@
 //! What the outbox's records mean. All numbers little-endian; no padding.
 //!
 //! ```text
-//! kind 1   version u8 = 3 | last u8 | epoch u64 | windows u32 | rejects u32 | types u32 (from version 2 on) | rows
+//! kind 1   version u8 = 4 | ends u8 | epoch u64 | windows u32 | rejects u32 | types u32 (from version 2 on) | rows
 //! window   series u64 | window_ms i64 | at_ms i64 | revision u32 | count u32 | span_ms u32
 //!          | min max avg std first last increase: 7 x f64 bits | partial u8 (from version 3 on)  93 bytes
 //! reject   series u64 | has series u8 | reason u8 | count u64 | first_at_ms i64 | last_at_ms i64  34 bytes
 //! type     series u64 | type u8                                                                  9 bytes
 //! ```
-//! One epoch is one or more records in a row, all but the last with `last` = 0; an epoch without rows is one record.
+//! One epoch is one or more records in a row; an epoch without rows is one record. Of `ends` bit 0 is set in the last of
+//! them, bit 1 in the first (from version 4 on). Records of an epoch that a first one of it follows again are void: its
+//! writing was cut short behind the end of a segment.
 //! A NaN is always written as `0x7ff8000000000000`: which NaN arithmetic gives is up to the processor.
 
 use tidewatch_dataflows::outcome::{Outcomes, Reject, WindowStats};
@@ -21,7 +23,10 @@ pub const KIND_BATCH: u8 = 1;
 pub const RECORD_ROWS_MAX: usize = 16_384;
 
 /// The version that is written; those before it are read as well.
-const VERSION: u8 = 3;
+const VERSION: u8 = 4;
+/// Bits of `ends`.
+const LAST: u8 = 1;
+const FIRST: u8 = 2;
 /// The header of version 1, and what version 2 has more.
 const HEADER_BYTES: usize = 1 + 1 + 8 + 4 + 4;
 const TYPES_BYTES: usize = 4;
@@ -87,16 +92,23 @@ fn split<'a, T>(rows: &mut &'a [T], room: &mut usize) -> &'a [T] {
 /// # Panics
 /// If there are more than `u32::MAX` rows of a kind.
 pub fn encode(epoch: u64, outcomes: &Outcomes, out: &mut Vec<u8>) {
-    encode_part(epoch, true, Rows::of(outcomes), out);
+    encode_part(epoch, Ends { first: true, last: true }, Rows::of(outcomes), out);
 }
 
-/// Appends some rows of an epoch; `last` ends it.
-pub(super) fn encode_part(epoch: u64, last: bool, rows: Rows, out: &mut Vec<u8>) {
+/// Which ends of an epoch a record is.
+#[derive(Clone, Copy)]
+pub(super) struct Ends {
+    pub(super) first: bool,
+    pub(super) last: bool,
+}
+
+/// Appends some rows of an epoch.
+pub(super) fn encode_part(epoch: u64, ends: Ends, rows: Rows, out: &mut Vec<u8>) {
     let Rows { windows, rejects, types } = rows;
     let count = |n: usize| u32::try_from(n).expect("memory ends long before 2^32 rows").to_le_bytes();
     let rows = windows.len() * WINDOW_BYTES + rejects.len() * REJECT_BYTES + types.len() * TYPE_BYTES;
     out.reserve(HEADER_BYTES + TYPES_BYTES + rows);
-    out.extend_from_slice(&[VERSION, u8::from(last)]);
+    out.extend_from_slice(&[VERSION, (LAST * u8::from(ends.last)) | (FIRST * u8::from(ends.first))]);
     out.extend_from_slice(&epoch.to_le_bytes());
     out.extend_from_slice(&count(windows.len()));
     out.extend_from_slice(&count(rejects.len()));
@@ -153,6 +165,8 @@ pub fn decode(payload: &[u8]) -> Result<Batch, OutboxError> {
 pub(super) struct Header {
     pub(super) epoch: u64,
     pub(super) last: bool,
+    /// Whether the epoch begins with it; not known before version 4, when no epoch went over the end of a segment.
+    pub(super) first: Option<bool>,
     windows: usize,
     window_bytes: usize,
     rejects: usize,
@@ -174,9 +188,10 @@ pub(super) fn header(kind: u8, payload: &[u8]) -> Result<(Header, &[u8]), Outbox
     if !(1..=VERSION).contains(&header[0]) {
         return Err(malformed(format!("its version is {}; this program reads 1 to {VERSION}", header[0])));
     }
-    if header[1] > 1 {
+    let ends_max = if header[0] < 4 { LAST } else { LAST | FIRST };
+    if header[1] > ends_max {
         return Err(malformed(format!(
-            "the flag for the end of an epoch is {}; it must be 0 or 1",
+            "the flags for the ends of an epoch are {}; they must be 0 to {ends_max}",
             header[1]
         )));
     }
@@ -197,7 +212,8 @@ pub(super) fn header(kind: u8, payload: &[u8]) -> Result<(Header, &[u8]), Outbox
         )));
     }
     let epoch = u64::from_le_bytes(array(&header[2..]));
-    Ok((Header { epoch, last: header[1] == 1, windows, window_bytes, rejects, types }, rows))
+    let first = (header[0] >= 4).then_some(header[1] & FIRST != 0);
+    Ok((Header { epoch, last: header[1] & LAST != 0, first, windows, window_bytes, rejects, types }, rows))
 }
 
 /// Appends a record's rows to `batch`; whether the epoch ends with it.
@@ -391,7 +407,7 @@ pub(super) mod tests {
             // Encoding what was decoded gives the same bytes.
             let mut again = vec![];
             let rows = Rows { windows: &back.windows, rejects: &back.rejects, types: &back.types };
-            encode_part(back.epoch, true, rows, &mut again);
+            encode_part(back.epoch, Ends { first: true, last: true }, rows, &mut again);
             assert_eq!(again, bytes);
         }
     }
@@ -404,6 +420,11 @@ pub(super) mod tests {
         let mut bytes = vec![];
         encode(7, &outcomes, &mut bytes);
         let batch = decode(&bytes).unwrap();
+        // Before version 4 nothing said where an epoch begins.
+        bytes[1] = LAST;
+        bytes[0] = 3;
+        assert_eq!(header(KIND_BATCH, &bytes).unwrap().0.first, None);
+        assert!(decode(&bytes).unwrap().windows.iter().map(bits).eq(batch.windows.iter().map(bits)));
         let mut flags = 0;
         for i in (0..3).rev() {
             flags += bytes.remove(HEADER_BYTES + TYPES_BYTES + i * WINDOW_BYTES + FULL_WINDOW_BYTES);
@@ -418,7 +439,7 @@ pub(super) mod tests {
             assert_eq!((old.epoch, &old.rejects, old.types.len()), (7, &batch.rejects, 0));
             assert!(old.windows.iter().map(bits).eq(batch.windows.iter().map(bits)));
         }
-        for version in [0, 3, 4] {
+        for version in [0, 3, 4, 5] {
             bytes[0] = version;
             assert!(decode(&bytes).is_err(), "version {version}");
         }

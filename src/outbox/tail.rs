@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use tidewatch_dataflows::outcome::WindowStats;
 use tidewatch_dataflows::sample::SeriesId;
 
-use super::record::{Batch, decode_part, decode_windows, header};
-use super::{LOG, OutboxError};
+use super::OutboxError;
+use super::record::{Batch, Header, decode_part, decode_windows, header};
+use super::records::{Records, Step};
 use crate::disk::Folder;
-use crate::segments::{self, Durable, SegmentReader, SegmentsError};
+use crate::segments::{self, Durable, Position, SegmentsError};
 
 /// How far a reader came with one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +26,23 @@ pub enum Picked {
 /// Reads an outbox in order, after a given epoch. Sees nothing that is not durable.
 pub struct Tail {
     folder: Folder,
-    reader: Option<SegmentReader>,
+    records: Option<Records>,
+    accept_loss: bool,
     durable: Arc<Durable>,
     from_epoch: Option<u64>,
     /// The batch being put together from its records.
     partial: Batch,
+    /// The epoch that the records read last are of, if it goes on.
+    within: Option<u64>,
+}
+
+/// What a record is to a reader.
+enum Part {
+    /// The epoch begins with it: what was read of it before is void.
+    Begins,
+    GoesOn,
+    /// Of an epoch that is not wanted, or whose beginning is gone.
+    Passed,
 }
 
 impl Tail {
@@ -42,12 +55,25 @@ impl Tail {
         durable: Arc<Durable>,
         from_epoch: Option<u64>,
     ) -> Result<Tail, OutboxError> {
+        Tail::open_accepting(folder, durable, from_epoch, false)
+    }
+
+    /// [`Tail::open`], which passes over epochs whose rows are damaged, if `accept_loss`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_accepting(
+        folder: impl Into<Folder>,
+        durable: Arc<Durable>,
+        from_epoch: Option<u64>,
+        accept_loss: bool,
+    ) -> Result<Tail, OutboxError> {
         let folder = folder.into();
-        let reader = loop {
+        let records = loop {
             let first = segments::list(&folder)?.first().copied();
             let opened = match from_epoch {
-                Some(epoch) => seek(&folder, &durable, epoch),
-                None => SegmentReader::open(&folder, LOG).map_err(OutboxError::from),
+                Some(epoch) => seek(&folder, &durable, epoch, accept_loss),
+                None => Records::open(&folder, accept_loss),
             };
             match opened {
                 // It was trimmed between being listed and being opened.
@@ -63,7 +89,8 @@ impl Tail {
                 }
             }
         };
-        Ok(Tail { folder, reader, durable, from_epoch, partial: Batch::default() })
+        let partial = Batch::default();
+        Ok(Tail { folder, records, accept_loss, durable, from_epoch, partial, within: None })
     }
 
     /// The next batch if one is durable already.
@@ -72,16 +99,13 @@ impl Tail {
     /// Damage, or a record that is not what its kind says; neither goes away.
     #[expect(clippy::should_implement_trait, reason = "after `None` it goes on, so it is no iterator")]
     pub fn next(&mut self) -> Result<Option<Batch>, OutboxError> {
-        if self.reader.is_none() {
-            self.reader = SegmentReader::open(&self.folder, LOG)?;
-        }
-        let Some(reader) = &mut self.reader else { return Ok(None) };
-        let end = self.durable.end();
-        while let Some((kind, payload)) = reader.next(end)? {
-            if let Some(from) = self.from_epoch
-                && header(kind, payload)?.0.epoch <= from
-            {
-                continue;
+        while let Some(step) = self.advance()? {
+            let Some(records) = self.records.as_ref().filter(|_| step == Step::Batch) else { continue };
+            let (kind, payload) = records.record();
+            match place(self.from_epoch, &mut self.within, &header(kind, payload)?.0) {
+                Part::Passed => continue,
+                Part::Begins => self.partial = Batch::default(),
+                Part::GoesOn => {}
             }
             if decode_part(kind, payload, &mut self.partial)? {
                 self.from_epoch = Some(self.partial.epoch);
@@ -91,8 +115,22 @@ impl Tail {
         Ok(None)
     }
 
+    /// Reads one record on; `None` when there is none.
+    fn advance(&mut self) -> Result<Option<Step>, OutboxError> {
+        if self.records.is_none() {
+            self.records = Records::open(&self.folder, self.accept_loss)?;
+        }
+        let Some(records) = &mut self.records else { return Ok(None) };
+        let step = records.advance(self.durable.end())?;
+        if step == Step::Lost {
+            // Of an epoch that lacks something nothing is handed on.
+            (self.partial, self.within) = (Batch::default(), None);
+        }
+        Ok((step != Step::Nothing).then_some(step))
+    }
+
     /// Reads one record on, and puts those of its windows into `found` whose series is wanted. For who wants few of them
-    /// and no whole batch in memory; such a reader takes nothing but this.
+    /// and no whole batch in memory; such a reader takes nothing but this. `found` is emptied where an epoch begins.
     ///
     /// # Errors
     /// As [`Tail::next`].
@@ -101,17 +139,15 @@ impl Tail {
         wanted: impl FnMut(SeriesId) -> bool,
         found: &mut Vec<WindowStats>,
     ) -> Result<Picked, OutboxError> {
-        if self.reader.is_none() {
-            self.reader = SegmentReader::open(&self.folder, LOG)?;
-        }
-        let Some(reader) = &mut self.reader else { return Ok(Picked::Nothing) };
-        let end = self.durable.end();
-        let Some((kind, payload)) = reader.next(end)? else { return Ok(Picked::Nothing) };
-        if self
-            .from_epoch
-            .is_some_and(|from| matches!(header(kind, payload), Ok((header, _)) if header.epoch <= from))
-        {
+        let Some(step) = self.advance()? else { return Ok(Picked::Nothing) };
+        let Some(records) = self.records.as_ref().filter(|_| step == Step::Batch) else {
             return Ok(Picked::Part);
+        };
+        let (kind, payload) = records.record();
+        match place(self.from_epoch, &mut self.within, &header(kind, payload)?.0) {
+            Part::Passed => return Ok(Picked::Part),
+            Part::Begins => found.clear(),
+            Part::GoesOn => {}
         }
         let (epoch, last) = decode_windows(kind, payload, wanted, found)?;
         if last {
@@ -133,33 +169,71 @@ impl Tail {
                 return Ok(Some(batch));
             }
             let left = timeout.checked_sub(begun.elapsed()).filter(|left| !left.is_zero());
-            let (false, Some(left), Some(reader)) = (closed, left, &self.reader) else { return Ok(None) };
-            self.durable.wait_beyond(reader.position(), left);
+            let (false, Some(left), Some(records)) = (closed, left, &self.records) else { return Ok(None) };
+            self.durable.wait_beyond(records.position(), left);
         }
     }
 
     /// Whether every batch has been read and none will follow.
     pub fn finished(&self) -> bool {
         self.durable.closed()
-            && self.reader.as_ref().is_none_or(|reader| reader.position() >= self.durable.end())
+            && self.records.as_ref().is_none_or(|records| records.position() >= self.durable.end())
     }
 }
 
+/// What a record is to a reader of what follows `from`, who was `within` an epoch.
+fn place(from: Option<u64>, within: &mut Option<u64>, header: &Header) -> Part {
+    let Header { epoch, last, first, .. } = *header;
+    if from.is_some_and(|from| epoch <= from) {
+        return Part::Passed;
+    }
+    let goes_on = *within == Some(epoch);
+    if first == Some(false) && !goes_on {
+        return Part::Passed;
+    }
+    *within = (!last).then_some(epoch);
+    if goes_on && first != Some(true) { Part::GoesOn } else { Part::Begins }
+}
+
 /// The newest segment that can hold the epoch after `epoch`: the last one that begins at or below it.
-fn seek(folder: &Folder, durable: &Durable, epoch: u64) -> Result<Option<SegmentReader>, OutboxError> {
+fn seek(
+    folder: &Folder,
+    durable: &Durable,
+    epoch: u64,
+    accept_loss: bool,
+) -> Result<Option<Records>, OutboxError> {
     let end = durable.end();
     let segments = segments::list(folder)?;
     let (mut low, mut high) = (0, segments.len());
     while low < high {
         let middle = (low + high) / 2;
-        let mut reader = SegmentReader::open_at(folder, LOG, segments[middle])?;
-        let begins_after = match reader.next(end)? {
-            Some((kind, payload)) => header(kind, payload)?.0.epoch > epoch,
+        let begins_after = match first_epoch(folder, segments[middle], end, accept_loss)? {
+            Some(first) => first > epoch,
             // Only the last segment can be without a durable record.
             None => true,
         };
         if begins_after { high = middle } else { low = middle + 1 }
     }
     let segment = segments.get(low.saturating_sub(1));
-    Ok(segment.map(|segment| SegmentReader::open_at(folder, LOG, *segment)).transpose()?)
+    segment.map(|segment| Records::open_at(folder, *segment, accept_loss)).transpose()
+}
+
+/// The epoch that the first record of a segment is of.
+fn first_epoch(
+    folder: &Folder,
+    segment: u64,
+    end: Position,
+    accept_loss: bool,
+) -> Result<Option<u64>, OutboxError> {
+    let mut records = Records::open_at(folder, segment, accept_loss)?;
+    loop {
+        match records.advance(end)? {
+            Step::Nothing => return Ok(None),
+            Step::Lost => {}
+            Step::Batch => {
+                let (kind, payload) = records.record();
+                return Ok(Some(header(kind, payload)?.0.epoch));
+            }
+        }
+    }
 }

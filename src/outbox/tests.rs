@@ -13,6 +13,9 @@ use super::*;
 use crate::disk::testing::Faults;
 use crate::segments::tests::Dir;
 
+/// Bytes of the record that says how far the log was synced.
+const MARK_BYTES: u64 = 9 + 16;
+
 fn open(dir: &Dir, segment_bytes: u64) -> Outbox {
     let config = Config { segment_bytes, ..Config::default() };
     Outbox::open(dir.path(), config, Arc::new(Metrics::new())).unwrap()
@@ -145,8 +148,9 @@ fn an_epoch_written_in_part_is_gone_after_a_crash() {
     let whole = outbox.bytes();
     drop(outbox);
     let path = dir.path().join(format!("{:020}.seg", 0));
-    for cut in [1, 170, 200, 1_500_000, whole - held] {
-        OpenOptions::new().write(true).open(&path).unwrap().set_len(whole - cut).unwrap();
+    for cut in [1, 170, 200, 1_500_000, whole - MARK_BYTES - held] {
+        // The last record says how far it was synced, and is lost with the power.
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(whole - MARK_BYTES - cut).unwrap();
         let mut outbox = open(&dir, 1 << 30);
         assert_eq!((outbox.last_epoch(), outbox.bytes()), (Some(1), held), "{cut} bytes cut off");
         assert!(outbox.append(2, &large).unwrap());
@@ -168,6 +172,111 @@ fn a_full_outbox_says_so() {
     }
     outbox.sync().unwrap();
     assert!(outbox.full());
+    // What every sink has does not count, though it cannot go.
+    outbox.trimmer().trim(2).unwrap();
+    assert!(outbox.full());
+    outbox.trimmer().trim(3).unwrap();
+    assert!(!outbox.full() && outbox.bytes() > 100);
+    outbox.append(4, &Outcomes::default()).unwrap();
+    assert!(outbox.full());
+}
+
+/// The outcomes of three epochs, the second with so many rows.
+fn around(seed: u64, rows: usize) -> Vec<(u64, Outcomes)> {
+    let mut rng = fastrand::Rng::with_seed(seed);
+    [5, rows, 5].into_iter().zip(1..).map(|(rows, epoch)| (epoch, outcomes(&mut rng, rows, 0))).collect()
+}
+
+fn append_all(outbox: &mut Outbox, all: &[(u64, Outcomes)]) {
+    for (epoch, outcomes) in all {
+        outbox.append(*epoch, outcomes).unwrap();
+    }
+}
+
+/// Segments end within an epoch that is larger than all of them, so that what was before it can go.
+#[test]
+fn an_epoch_lies_in_many_segments_and_is_gone_as_one() {
+    let (dir, all) = (Dir::new(), around(10, 7 * RECORD_ROWS_MAX));
+    let mut outbox = open(&dir, 100_000);
+    append_all(&mut outbox, &all);
+    assert!(segments::list(dir.path()).unwrap().len() > 6, "not one of them waits for a sync");
+    outbox.sync().unwrap();
+    let all_segments = segments::list(dir.path()).unwrap();
+    // While some sink has not all of it, all of it stays.
+    outbox.trimmer().trim(1).unwrap();
+    assert_eq!(segments::list(dir.path()).unwrap(), all_segments);
+    for from in [None, Some(0), Some(1), Some(2)] {
+        let mut tail = Tail::open(dir.path(), outbox.durable(), from).unwrap();
+        for (epoch, outcomes) in all.iter().filter(|(epoch, _)| from.is_none_or(|from| *epoch > from)) {
+            assert!(same(&tail.next().unwrap().unwrap(), *epoch, outcomes), "epoch {epoch} after {from:?}");
+        }
+        assert_eq!(tail.next().unwrap(), None);
+        pick(&dir, &outbox, from, &all);
+    }
+    outbox.trimmer().trim(2).unwrap();
+    assert!(segments::list(dir.path()).unwrap().len() <= 2);
+    // A sink that holds nothing does not take the end of an epoch for the whole of it.
+    std::fs::remove_file(dir.path().join(format!("{:020}.seg", all_segments[0]))).ok();
+    let mut tail = Tail::open(dir.path(), outbox.durable(), None).unwrap();
+    assert!(same(&tail.next().unwrap().unwrap(), 3, &all[2].1));
+    assert_eq!(tail.next().unwrap(), None);
+}
+
+/// Killed, or without room, in the middle of an epoch that lies in many segments: written anew, it is there once.
+#[test]
+fn an_epoch_cut_short_behind_the_end_of_a_segment_is_written_anew() {
+    let (source, all) = (Dir::new(), around(11, 4 * RECORD_ROWS_MAX));
+    let mut outbox = open(&source, 100_000);
+    append_all(&mut outbox, &all[..2]);
+    drop(outbox);
+    let segments = segments::list(source.path()).unwrap();
+    let name = |segment: u64| format!("{segment:020}.seg");
+    for kept in 1..segments.len() - 1 {
+        for cut in [0, 1, 700_000] {
+            let dir = Dir::new();
+            for segment in &segments[..=kept] {
+                std::fs::copy(source.path().join(name(*segment)), dir.path().join(name(*segment))).unwrap();
+            }
+            let last = OpenOptions::new().write(true).open(dir.path().join(name(segments[kept]))).unwrap();
+            let length = last.metadata().unwrap().len();
+            last.set_len(length.saturating_sub(cut).max(32)).unwrap();
+            let mut outbox = open(&dir, 100_000);
+            let last = outbox.last_epoch();
+            if last == Some(2) {
+                continue;
+            }
+            assert_eq!(last, Some(1), "{kept} segments, {cut} bytes less");
+            outbox.trimmer().trim(1).unwrap();
+            append_all(&mut outbox, &all);
+            outbox.sync().unwrap();
+            for from in [None, Some(1)] {
+                let mut tail = Tail::open(dir.path(), outbox.durable(), from).unwrap();
+                let first = tail.next().unwrap().unwrap();
+                let second = if first.epoch == 1 { tail.next().unwrap().unwrap() } else { first };
+                assert!(same(&second, 2, &all[1].1), "{kept} segments, {cut} bytes less, after {from:?}");
+                assert!(same(&tail.next().unwrap().unwrap(), 3, &all[2].1));
+            }
+            pick(&dir, &outbox, Some(1), &all);
+        }
+    }
+    let (dir, faults) = (Dir::new(), Arc::<Faults>::default());
+    let config = Config { segment_bytes: 100_000, ..Config::default() };
+    let mut outbox = Outbox::open(faults.folder(dir.path()), config, Arc::new(Metrics::new())).unwrap();
+    outbox.append(1, &all[0].1).unwrap();
+    for room in [1_700_000, 0, 4_000_000] {
+        faults.room(Some(room));
+        assert!(outbox.append(2, &all[1].1).unwrap_err().passes());
+        outbox.sync().unwrap();
+        assert_eq!(outbox.durable().epoch(), Some(1));
+    }
+    faults.room(None);
+    append_all(&mut outbox, &all[1..]);
+    outbox.sync().unwrap();
+    pick(&dir, &outbox, None, &all);
+    let mut tail = Tail::open(dir.path(), outbox.durable(), None).unwrap();
+    for (epoch, outcomes) in &all {
+        assert!(same(&tail.next().unwrap().unwrap(), *epoch, outcomes), "epoch {epoch}");
+    }
 }
 
 #[test]
@@ -303,8 +412,9 @@ fn an_outbox_that_ends_before_what_was_made_from_it_is_damaged() {
     }
     drop(outbox);
     let path = dir.path().join(format!("{:020}.seg", 0));
+    // A record that was cut short, and what had been synced behind it is gone.
     let mut bytes = std::fs::read(&path).unwrap();
-    bytes[ends[1] as usize + 20] ^= 4;
+    bytes.truncate(ends[1] as usize + 20);
     std::fs::write(&path, &bytes).unwrap();
     let with = |proof| {
         let config = Config { segment_bytes: 1 << 20, proof, ..Config::default() };
@@ -346,4 +456,84 @@ fn an_outbox_that_ends_before_what_was_made_from_it_is_damaged() {
     assert!(error.contains("ends without an epoch"), "{error}");
     let behind = Proof { snapshot: Some(60), stored: Some(20), accept_loss: true };
     assert_eq!(with(behind).unwrap().last_epoch(), Some(60));
+}
+
+/// Without anything that was made from it: the outbox itself says how far it was synced.
+#[test]
+fn damage_in_what_was_synced_is_named_and_passed_over_where_that_is_accepted() {
+    // Records of one segment, and of several, of which the damaged one is the first or the last.
+    for (segment_bytes, damaged) in [(1 << 20, 0), (9_000, 0), (9_000, 2)] {
+        let (dir, mut rng) = (Dir::new(), fastrand::Rng::with_seed(12));
+        let all: Vec<(u64, Outcomes)> = (1..=8).map(|epoch| (epoch, outcomes(&mut rng, 40, 0))).collect();
+        let mut outbox = open(&dir, segment_bytes);
+        for (epoch, outcomes) in &all {
+            outbox.append(*epoch, outcomes).unwrap();
+            outbox.sync().unwrap();
+        }
+        drop(outbox);
+        let list = segments::list(dir.path()).unwrap();
+        let (path, last) = (dir.path().join(format!("{:020}.seg", list[damaged])), damaged + 1 == list.len());
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[100] ^= 4;
+        std::fs::write(&path, &bytes).unwrap();
+        let with = |accept_loss| {
+            let proof = Proof { accept_loss, ..Proof::default() };
+            let config = Config { segment_bytes, proof, ..Config::default() };
+            Outbox::open(dir.path(), config, Arc::new(Metrics::new()))
+        };
+        let opened = with(false).and_then(|outbox| {
+            // What is no segment's end is read by a sink first.
+            let mut tail = Tail::open(dir.path(), outbox.durable(), None)?;
+            while tail.next()?.is_some() {}
+            Ok(())
+        });
+        let error = opened.expect_err("it had been synced").to_string();
+        let says = [&*path.display().to_string(), "is damaged at offset 32", "--accept-loss goes on without"];
+        assert!(says.iter().all(|says| error.contains(says)), "{error}");
+        assert!(!last || error.contains("had been synced"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "nothing is cut off");
+        let mut outbox = with(true).unwrap();
+        assert_eq!(outbox.last_epoch(), Some(8));
+        outbox.append(9, &all[0].1).unwrap();
+        outbox.sync().unwrap();
+        let read = |from| {
+            let mut tail = Tail::open_accepting(dir.path(), outbox.durable(), from, true).unwrap();
+            std::iter::from_fn(move || tail.next().unwrap().map(|batch| batch.epoch)).collect::<Vec<_>>()
+        };
+        let epochs = read(None);
+        assert_eq!(epochs.len(), 8, "one is lost: {epochs:?}");
+        let behind: Vec<u64> = epochs.iter().copied().filter(|epoch| *epoch > 6).collect();
+        assert_eq!(read(Some(6)), behind);
+        outbox.trimmer().trim(9).unwrap();
+    }
+}
+
+/// Of an epoch that lacks a part nothing is handed on.
+#[test]
+fn an_epoch_of_which_a_part_is_damaged_is_passed_over_as_a_whole() {
+    let (dir, all) = (Dir::new(), around(13, 3 * RECORD_ROWS_MAX));
+    let mut outbox = open(&dir, 1 << 30);
+    append_all(&mut outbox, &all);
+    outbox.sync().unwrap();
+    let path = dir.path().join(format!("{:020}.seg", 0));
+    let whole = std::fs::read(&path).unwrap();
+    for part in 0..3 {
+        let mut bytes = whole.clone();
+        bytes[600 + part * 1_523_000 + 700_000] ^= 1;
+        std::fs::write(&path, &bytes).unwrap();
+        let mut tail = Tail::open_accepting(dir.path(), outbox.durable(), None, true).unwrap();
+        assert!(same(&tail.next().unwrap().unwrap(), 1, &all[0].1));
+        assert!(same(&tail.next().unwrap().unwrap(), 3, &all[2].1), "part {part}");
+        assert_eq!(tail.next().unwrap(), None);
+        let mut tail = Tail::open_accepting(dir.path(), outbox.durable(), None, true).unwrap();
+        let (mut found, mut ended) = (Vec::new(), Vec::new());
+        loop {
+            match tail.pick(|_| true, &mut found).unwrap() {
+                Picked::Nothing => break,
+                Picked::Part => {}
+                Picked::End(epoch) => ended.push((epoch, std::mem::take(&mut found).len())),
+            }
+        }
+        assert_eq!(ended, [(1, 5), (3, 5)], "part {part}");
+    }
 }

@@ -19,19 +19,33 @@ pub struct Trimmer {
     bytes: Gauge,
     /// The segment with the newest whole epoch that is durable.
     newest: Arc<AtomicU64>,
+    /// The epoch up to which every sink has everything, and one more; 0 for none.
+    held: Arc<AtomicU64>,
+    accept_loss: bool,
     /// The oldest segment, and the last epoch in it. Held while it is being found.
     known: Arc<Mutex<Option<(u64, u64)>>>,
 }
 
 impl Trimmer {
-    pub(super) fn new(folder: Folder, segments: segments::Trimmer, bytes: Gauge, newest: u64) -> Trimmer {
-        let (newest, known) = (Arc::new(AtomicU64::new(newest)), Arc::default());
-        Trimmer { folder, segments, bytes, newest, known }
+    pub(super) fn new(
+        folder: Folder,
+        segments: segments::Trimmer,
+        bytes: Gauge,
+        newest: u64,
+        accept_loss: bool,
+    ) -> Trimmer {
+        let (newest, held, known) = (Arc::new(AtomicU64::new(newest)), Arc::default(), Arc::default());
+        Trimmer { folder, segments, bytes, newest, held, accept_loss, known }
     }
 
     /// Takes note of the segment with the newest whole epoch, now that it is durable.
     pub(super) fn synced(&self, newest: u64) {
         self.newest.store(newest, Ordering::Release);
+    }
+
+    /// Whether every sink has all epochs up to this one, durably.
+    pub(super) fn holds(&self, epoch: Option<u64>) -> bool {
+        epoch.is_none_or(|epoch| epoch < self.held.load(Ordering::Acquire))
     }
 
     /// Removes the segments that hold nothing but epochs up to `upto_epoch`, which every sink must hold, durably; how many
@@ -40,6 +54,7 @@ impl Trimmer {
     /// # Errors
     /// The disk's, and damage in the oldest segment; the outbox can be written as before.
     pub fn trim(&self, upto_epoch: u64) -> Result<u64, OutboxError> {
+        self.held.fetch_max(upto_epoch.saturating_add(1), Ordering::AcqRel);
         let mut freed = 0;
         // One at a time, so that the removing waits for no reading.
         while let Some(next) = self.first_to_keep(upto_epoch)? {
@@ -71,7 +86,8 @@ impl Trimmer {
 
     /// The last epoch of a segment; none if another trimmer took it away.
     fn last_epoch_of(&self, segment: u64) -> Result<Option<u64>, OutboxError> {
-        match super::last_epoch_of(&self.folder, segment) {
+        // Also one that goes on behind it: of that every sink must have all.
+        match super::last_epoch_of(&self.folder, segment, self.accept_loss, |_| true) {
             Err(OutboxError::Segments(SegmentsError::Missing { .. })) => Ok(None),
             read => read,
         }

@@ -11,16 +11,18 @@
 //! **Torn tail.** Only what follows the last sync can be torn, and that is in the last segment. When a log is opened
 //! for writing, the last segment is read; from its first bad record on it is cut off
 //! (and kept beside the log if whole records follow it). A bad record anywhere else, or of which a later record proves
-//! that it had been synced ([`Proof`]), is damage and an error; who can do without it goes round it
-//! ([`SegmentReader::resync`]). Readers never see a record beyond the durable [`Position`].
+//! that it had been synced ([`KIND_SYNCED`], [`Proof`]), is damage and an error; who can do without it goes round it
+//! ([`SegmentReader::resync`]). So is a bad header, of which nothing is lost: the file's name says what was in it. Readers never see a record beyond the durable [`Position`].
 
 mod durable;
 mod reader;
+mod recovery;
 mod trimmer;
 mod writer;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crc32fast::Hasher;
 
@@ -28,7 +30,7 @@ pub use self::durable::Durable;
 pub use self::reader::{Place, SegmentReader, Skipped};
 pub use self::trimmer::Trimmer;
 pub use self::writer::{Ending, Proof, Recovered, Segments};
-use crate::disk::{DiskFile, Folder};
+use crate::disk::{self, DiskFile, Folder};
 use crate::faults::mutant;
 
 const MAGIC: &[u8; 8] = b"tidewtch";
@@ -39,6 +41,12 @@ pub const HEADER_BYTES: u64 = 32;
 const RECORD_HEADER: usize = 9;
 /// Longest record looked for behind a bad one; all logs write shorter ones.
 const PROBED_RECORD_BYTES: usize = 2 << 20;
+/// Kind of the record that says, in every log, how far it was synced before: `segment u64 | offset u64`. It means nothing
+/// else, and readers pass over it.
+pub const KIND_SYNCED: u8 = 10;
+/// How long a reader waits for a descriptor, and how often it tries.
+const DESCRIPTOR_WAIT: Duration = Duration::from_secs(30);
+const DESCRIPTOR_PAUSE: Duration = Duration::from_millis(50);
 /// Longest payload of one record.
 pub const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 
@@ -70,6 +78,18 @@ impl SegmentsError {
     pub fn passes(&self) -> bool {
         matches!(self, SegmentsError::Write { .. })
     }
+
+    /// Whether another start of the process may do better: what is durable is as it should be, as far as is known.
+    pub fn restart_helps(&self) -> bool {
+        match self {
+            SegmentsError::Io { .. } | SegmentsError::Write { .. } | SegmentsError::FailedBefore { .. } => {
+                true
+            }
+            SegmentsError::Damaged { .. } | SegmentsError::Version { .. } | SegmentsError::Missing { .. } => {
+                false
+            }
+        }
+    }
 }
 
 /// A place between two records of a log.
@@ -79,6 +99,19 @@ pub struct Position {
     pub segment: u64,
     /// Offset in the segment's file.
     pub offset: u64,
+}
+
+/// Appends the payload of a record of [`KIND_SYNCED`].
+pub fn encode_synced(synced: Position, out: &mut Vec<u8>) {
+    out.extend_from_slice(&synced.segment.to_le_bytes());
+    out.extend_from_slice(&synced.offset.to_le_bytes());
+}
+
+/// How far the log was durable, if the record is of [`KIND_SYNCED`].
+pub fn decode_synced(kind: u8, payload: &[u8]) -> Option<Position> {
+    let (segment, offset) = payload.split_first_chunk::<8>().filter(|_| kind == KIND_SYNCED)?;
+    let offset: [u8; 8] = offset.try_into().ok()?;
+    Some(Position { segment: u64::from_le_bytes(*segment), offset: u64::from_le_bytes(offset) })
 }
 
 /// The numbers of the segments in `folder`, rising. Files with other names are left alone.
@@ -174,10 +207,42 @@ fn header_is_torn(file: &dyn DiskFile, path: &Path, length: u64) -> Result<bool,
     Ok(length == HEADER_BYTES && bytes.iter().all(|b| *b == 0))
 }
 
+/// Writes a header anew that is not whole, for the name of its file says what was in it; whether it had to be. One that is
+/// whole and says something else is left alone.
+fn mend_header(folder: &Folder, name: &'static str, first: u64) -> Result<bool, SegmentsError> {
+    let path = path_of(folder, first);
+    let file = open_patiently(folder, first).map_err(|e| io_error("open", &path, e))?;
+    let length = file.len().map_err(|e| io_error("inspect", &path, e))?;
+    if length < HEADER_BYTES {
+        return Ok(false);
+    }
+    let mut bytes = [0; HEADER_BYTES as usize];
+    file.read_at(&mut bytes, 0).map_err(|e| io_error("read", &path, e))?;
+    if header_crc(&bytes) == u32_at(&bytes, 20) && bytes[..8] == *MAGIC {
+        return Ok(false);
+    }
+    write_header(&*file, &path, name, first)?;
+    file.sync().map_err(|e| io_error("sync", &path, e))?;
+    Ok(true)
+}
+
+/// Opens a segment; waits a while for a descriptor, for the writer never needs one to go on.
+fn open_patiently(folder: &Folder, first: u64) -> io::Result<Box<dyn DiskFile>> {
+    let begun = Instant::now();
+    loop {
+        match folder.open(&name_of(first)) {
+            Err(e) if disk::no_descriptor(&e) && begun.elapsed() < DESCRIPTOR_WAIT => {
+                std::thread::sleep(DESCRIPTOR_PAUSE);
+            }
+            opened => return opened,
+        }
+    }
+}
+
 /// Opens a segment for reading and checks its header.
 fn open_checked(folder: &Folder, name: &'static str, first: u64) -> Result<Box<dyn DiskFile>, SegmentsError> {
     let path = path_of(folder, first);
-    let file = folder.open(&name_of(first)).map_err(|e| match e.kind() {
+    let file = open_patiently(folder, first).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => SegmentsError::Missing { path: path.clone() },
         _ => io_error("open", &path, e),
     })?;

@@ -388,6 +388,63 @@ fn without_room_for_a_new_segment_the_log_goes_on_in_the_old_one() {
     assert_eq!((again.end(), again.bytes()), (log.end(), log.bytes()));
 }
 
+/// Files that are open, connections above all, must not end a log.
+#[test]
+fn without_a_descriptor_to_be_had_the_log_goes_on_in_the_old_segment() {
+    let dir = Dir::new();
+    let faults = Arc::new(Faults::default());
+    let folder = faults.folder(dir.path());
+    let (mut log, _) = Segments::open(folder.clone(), LOG, 1, |_, _| true).unwrap();
+    let mut reader = SegmentReader::open(folder, LOG).unwrap().unwrap();
+    let mut next = |end| reader.next(end).map(|read| read.map(|(kind, _)| kind));
+    log.append(1, b"one");
+    log.sync().unwrap();
+    faults.no_descriptor.store(true, Relaxed);
+    for kind in 2..5 {
+        log.append(kind, b"more");
+        log.sync().unwrap();
+        log.trimmer().remove_before(0).unwrap();
+    }
+    assert_eq!(list(dir.path()).unwrap(), [0, 1]);
+    assert_eq!(next(Position { segment: 1, offset: HEADER_BYTES }).unwrap(), Some(1));
+    // A reader that needs one waits for it.
+    let end = log.end();
+    let (had, faults_) = (Arc::new(AtomicU32::new(0)), Arc::clone(&faults));
+    let waits = std::thread::spawn({
+        let had = Arc::clone(&had);
+        move || {
+            std::thread::sleep(Duration::from_millis(150));
+            had.store(1, Relaxed);
+            faults_.no_descriptor.store(false, Relaxed);
+        }
+    });
+    assert_eq!((next(end).unwrap(), had.load(Relaxed)), (Some(2), 1));
+    waits.join().unwrap();
+    log.append(5, b"after");
+    log.sync().unwrap();
+    assert_eq!(list(dir.path()).unwrap(), [0, 1, 5]);
+    assert_eq!(read(dir.path(), log.end()).0.len(), 5);
+}
+
+/// All that was to be kept is in the old segment, and synced.
+#[test]
+fn a_segment_whose_header_cannot_be_synced_is_taken_away_and_tried_again() {
+    let dir = Dir::new();
+    let faults = Arc::new(Faults::default());
+    let (mut log, _) = Segments::open(faults.folder(dir.path()), LOG, 1, |_, _| true).unwrap();
+    log.append(1, b"synced");
+    log.sync().unwrap();
+    log.append(2, b"synced");
+    faults.syncs_left(1);
+    log.sync().unwrap();
+    assert_eq!((log.has_failed(), list(dir.path()).unwrap()), (false, vec![0, 1]));
+    faults.no_sync.store(false, Relaxed);
+    log.append(3, b"synced");
+    log.sync().unwrap();
+    assert_eq!(list(dir.path()).unwrap(), [0, 1, 3]);
+    assert_eq!(read(dir.path(), log.end()).0.len(), 3);
+}
+
 #[test]
 fn a_segment_whose_making_was_cut_short_is_taken_away() {
     for torn in 0..=HEADER_BYTES as usize {
@@ -477,13 +534,8 @@ fn who_can_do_without_a_damaged_record_gets_all_others() {
     assert_eq!((seen.len() as u64, skipped.len()), (all.len() as u64 - (gone[2] - gone[1]), 1));
 }
 
-/// A record of kind 9 says how far the log was synced.
 fn proof(accept_loss: bool) -> Proof {
-    let synced = |kind, payload: &[u8]| {
-        let offset = u64::from_le_bytes(payload.try_into().ok()?);
-        (kind == 9).then_some(Position { segment: 0, offset })
-    };
-    Proof { synced, plausible: |_, _| true, accept_loss }
+    Proof { plausible: |_, _| true, accept_loss }
 }
 
 #[test]
@@ -493,7 +545,8 @@ fn what_was_proven_synced_is_damaged_and_never_taken_for_a_torn_tail() {
     let mut ends = vec![];
     for at in 0..10_u8 {
         log.append(1, &[at; 20]);
-        log.append(9, &log.synced().offset.to_le_bytes());
+        let synced = log.synced();
+        log.append_with(KIND_SYNCED, |out| encode_synced(synced, out));
         log.sync().unwrap();
         ends.push(log.end().offset);
     }
@@ -520,6 +573,91 @@ fn what_was_proven_synced_is_damaged_and_never_taken_for_a_torn_tail() {
         let (seen, skipped) = read_round(dir.path(), log.end());
         assert_eq!((seen.len(), skipped.len()), (20, 1), "byte {at}");
     }
+}
+
+/// No commit need follow for what was synced to be proven so.
+#[test]
+fn what_was_marked_as_synced_is_proven_but_for_the_mark() {
+    let source = Dir::new();
+    let (mut log, _) = Segments::open(source.path(), LOG, 1 << 20, |_, _| true).unwrap();
+    for at in 0..4_u8 {
+        log.append(1, &[at; 20]);
+        log.sync().unwrap();
+        log.mark();
+        // Once is enough, and costs no sync.
+        let end = log.end();
+        log.mark();
+        log.sync().unwrap();
+        log.mark();
+        assert_eq!(log.end(), end);
+    }
+    let (end, mark) = (log.end().offset as usize, RECORD_HEADER + 16);
+    let whole = fs::read(path_of(log.folder(), 0)).unwrap();
+    assert_eq!((log.synced().offset as usize, whole.len()), (end - mark, end));
+    let dir = Dir::new();
+    let path = path_of(&dir.path().into(), 0);
+    for at in HEADER_BYTES as usize..whole.len() {
+        let mut changed = whole.clone();
+        changed[at] ^= 4;
+        fs::write(&path, &changed).unwrap();
+        let opened = Segments::open_proving(dir.path(), LOG, 1 << 20, Some(proof(false)), |_, _| true);
+        if at >= end - mark {
+            assert_eq!(opened.unwrap().1.truncated_bytes, mark as u64, "byte {at}");
+        } else {
+            assert!(opened.expect_err("it had been synced").to_string().contains("had been synced"));
+        }
+    }
+    // Opened again it is not written twice.
+    fs::write(&path, &whole).unwrap();
+    let (mut log, _) =
+        Segments::open_proving(dir.path(), LOG, 1 << 20, Some(proof(false)), |_, _| true).unwrap();
+    log.mark();
+    assert_eq!(log.end().offset as usize, end);
+    // A segment never ends with a mark that is not synced.
+    let dir = Dir::new();
+    let (mut log, _) = Segments::open(dir.path(), LOG, 50, |_, _| true).unwrap();
+    log.append(1, b"12345");
+    log.sync().unwrap();
+    log.mark();
+    log.sync().unwrap();
+    assert_eq!(log.end(), Position { segment: 2, offset: HEADER_BYTES });
+}
+
+/// The name of the file says what was in it.
+#[test]
+fn a_damaged_header_is_named_and_written_anew_where_loss_is_accepted() {
+    let dir = Dir::new();
+    let all = records(40);
+    let end = write(dir.path(), 300, &all);
+    let files = paths(dir.path());
+    assert!(files.len() > 3);
+    for path in [&files[0], &files[1], files.last().unwrap()] {
+        let good = fs::read(path).unwrap();
+        for at in 0..HEADER_BYTES as usize {
+            let mut changed = good.clone();
+            changed[at] ^= 0x21;
+            fs::write(path, &changed).unwrap();
+            let open = |accept_loss| {
+                Segments::open_proving(dir.path(), LOG, 300, Some(proof(accept_loss)), |_, _| true)
+            };
+            if path == files.last().unwrap() {
+                let error = open(false).expect_err("its header is damaged").to_string();
+                let says =
+                    [path.to_str().unwrap(), "damaged at offset 0", "--accept-loss writes the header anew"];
+                assert!(says.iter().all(|says| error.contains(says)), "byte {at}: {error}");
+                assert_eq!(fs::read(path).unwrap(), changed, "byte {at}");
+            }
+            let (log, recovered) = open(true).unwrap();
+            assert_eq!((log.end(), recovered.truncated_bytes), (end, 0), "byte {at}");
+            assert_eq!((fs::read(path).unwrap() == good, read(dir.path(), end).0.len()), (true, all.len()));
+            open(false).unwrap();
+        }
+    }
+    // One that is whole and of another log is none of ours.
+    let last = files.last().unwrap();
+    let first = *list(dir.path()).unwrap().last().unwrap();
+    fs::write(last, header("other", VERSION, first)).unwrap();
+    assert!(Segments::open_proving(dir.path(), LOG, 300, Some(proof(true)), |_, _| true).is_err());
 }
 
 #[test]

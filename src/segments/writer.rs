@@ -1,20 +1,16 @@
-//! The writer of a log, and what it finds when it opens one.
+//! The writer of a log; what it finds when it opens one is `recovery`.
 
-use std::collections::VecDeque;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::reader::SegmentReader;
+use super::recovery::{Last, Scanned, keep_if_damaged, last_segment, mend_headers, scan};
 use super::trimmer::Trimmer;
 use super::{
-    HEADER_BYTES, PAYLOAD_BYTES_MAX, Position, RECORD_HEADER, SegmentsError, create, header_is_torn,
-    io_error, list, make_dir, name_of, path_of, sync_dir, whole, write_header,
+    HEADER_BYTES, KIND_SYNCED, PAYLOAD_BYTES_MAX, Position, RECORD_HEADER, SegmentsError, encode_synced,
+    io_error, make_dir, name_of, path_of, sync_dir, write_header,
 };
 use crate::disk::{DiskFile, Folder};
-use crate::faults::mutant;
-
-/// How far behind a bad record a whole one is looked for.
-const PROBED_BYTES: usize = 1 << 16;
+use crate::faults::{mutant, sync_fails};
 
 /// What opening a log for writing found at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -39,8 +35,6 @@ pub struct Ending {
 /// Tells a torn tail, which is cut off, from damage, which is not.
 #[derive(Clone, Copy, Debug)]
 pub struct Proof {
-    /// What a record says, if it is of the kind that says how far the log was synced when it was written.
-    pub synced: fn(u8, &[u8]) -> Option<Position>,
     /// Whether a record can be one of this log.
     pub plausible: fn(u8, &[u8]) -> bool,
     /// Whether damage is left in the middle of the log, for readers to go round ([`SegmentReader::resync`]), or an
@@ -69,6 +63,8 @@ pub struct Segments {
     synced: u64,
     /// Bytes and records that [`Segments::rewind`] leaves.
     kept: (u64, u64),
+    /// The end of a record of [`KIND_SYNCED`] behind which nothing was written yet.
+    marked: u64,
     earlier: Trimmer,
     /// The file may be longer than `written`, by something that is not wanted.
     overhangs: bool,
@@ -125,7 +121,10 @@ impl Segments {
         make_dir(&folder)?;
         let Last { first, file, length, earlier, torn_bytes } = last_segment(&folder, name)?;
         let path = path_of(&folder, first);
-        let Scanned { mut end, records, bad } =
+        if proof.is_some_and(|proof| proof.accept_loss) {
+            mend_headers(&folder, name)?;
+        }
+        let Scanned { mut end, records, marked, bad } =
             scan(&folder, name, Position { segment: first, offset: length }, proof, visit)?;
         let (offset, why) = bad.unwrap_or_else(|| (end, "what should follow is not there".to_owned()));
         judge(Ending { path: path.clone(), offset, why })?;
@@ -155,6 +154,7 @@ impl Segments {
             buffer: Vec::new(),
             synced: end,
             kept: (end, records),
+            marked: if marked { end } else { 0 },
             earlier,
             overhangs: false,
             cannot_begin: false,
@@ -217,27 +217,51 @@ impl Segments {
 
     /// Writes what is buffered and makes it durable; then begins a new segment if this one is full.
     ///
-    /// That a segment cannot be begun for want of room is no error: the log goes on in the old one, and the next sync
-    /// tries again.
+    /// That a segment cannot be begun for want of room or of a descriptor is no error: the log goes on in the old one, and
+    /// the next sync tries again.
     ///
     /// # Errors
     /// As [`Segments::write`].
     pub fn sync(&mut self) -> Result<(), SegmentsError> {
         self.write()?;
-        if self.synced < self.written {
+        let rolls = self.full() && self.records > 0;
+        // A mark alone is worth no sync, unless the segment ends with it.
+        if self.synced < self.written && (self.marked != self.written || rolls) {
             // For good: the system may have marked the pages as written, or dropped them, and a second sync that
             // succeeds would say nothing of them. Only reading the log anew tells what is there.
-            if let Err(e) = self.file.sync() {
+            let synced =
+                if sync_fails(self.name) { Err(io::Error::from_raw_os_error(5)) } else { self.file.sync() };
+            if let Err(e) = synced {
                 self.failed = true;
                 return Err(io_error("sync", &path_of(&self.folder, self.first), e));
             }
             self.synced = self.written;
         }
         self.keep();
-        if self.full() && self.records > 0 {
+        if rolls {
             self.roll()?;
         }
         Ok(())
+    }
+
+    /// Writes down behind what was just synced that it was, so that damage in it is never taken for a torn tail. For those
+    /// whose next commit, which could say so, may be long in coming. The record is not synced: where it is lost, only the
+    /// proof is.
+    pub fn mark(&mut self) {
+        let synced = self.synced();
+        let whole = self.buffer.is_empty() && !self.overhangs && synced.offset == self.written;
+        if self.failed || !whole || synced.offset <= HEADER_BYTES || self.marked == self.written {
+            return;
+        }
+        self.append_with(KIND_SYNCED, |out| encode_synced(synced, out));
+        match self.write() {
+            Ok(()) => {
+                self.keep();
+                self.marked = self.written;
+            }
+            // Should that fail as well, the next write does it first.
+            Err(_) => drop(self.rewind()),
+        }
     }
 
     /// Whether the next sync will begin a new segment.
@@ -293,18 +317,24 @@ impl Segments {
         debug_assert!(!self.overhangs, "what is written before has cut it");
         let next = self.first + self.records;
         let path = path_of(&self.folder, next);
-        let made = self.folder.create(&name_of(next)).map_err(|e| io_error("create", &path, e));
-        let made = made.and_then(|file| write_header(&*file, &path, self.name, next).map(|()| file));
-        let file = match made {
+        let file = match self.folder.create(&name_of(next)).map_err(|e| io_error("create", &path, e)) {
             Ok(file) => file,
-            Err(error) if begins_later(&error) => return self.cannot_begin(next, &error),
+            Err(error) if begins_later(&error) => {
+                self.goes_on_here(&error);
+                return Ok(());
+            }
             Err(error) => {
                 self.failed = true;
                 return Err(error);
             }
         };
-        let synced = file.sync().map_err(|e| io_error("sync", &path, e));
-        let synced = synced.and_then(|()| if mutant(5) { Ok(()) } else { sync_dir(&self.folder) });
+        let begun = write_header(&*file, &path, self.name, next);
+        // Of a file that is taken away again it does not matter what became of it.
+        let begun = begun.and_then(|()| file.sync().map_err(|e| io_error("sync", &path, e)));
+        if let Err(error) = begun {
+            return self.cannot_begin(next, &error);
+        }
+        let synced = if mutant(5) { Ok(()) } else { sync_dir(&self.folder) };
         synced.inspect_err(|_| self.failed = true)?;
         if std::mem::take(&mut self.cannot_begin) {
             tracing::info!(file = %path.display(), "the next segment of the {} log is begun after all", self.name);
@@ -312,7 +342,7 @@ impl Segments {
         self.earlier.rolled(self.written, next);
         self.file = file;
         (self.first, self.records, self.written) = (next, 0, HEADER_BYTES);
-        self.synced = HEADER_BYTES;
+        (self.synced, self.marked) = (HEADER_BYTES, 0);
         self.keep();
         Ok(())
     }
@@ -320,16 +350,23 @@ impl Segments {
     /// Takes away what was begun of the next segment. Durably, or the log would have two ends after a crash.
     fn cannot_begin(&mut self, next: u64, error: &SegmentsError) -> Result<(), SegmentsError> {
         let removed = match self.folder.remove(&name_of(next)) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(io_error("remove", &path_of(&self.folder, next), e))
-            }
-            _ => sync_dir(&self.folder),
+            Err(e) => Err(io_error("remove", &path_of(&self.folder, next), e)),
+            Ok(()) => sync_dir(&self.folder),
         };
         removed.inspect_err(|_| self.failed = true)?;
+        self.goes_on_here(error);
+        Ok(())
+    }
+
+    fn goes_on_here(&mut self, error: &SegmentsError) {
         if !std::mem::replace(&mut self.cannot_begin, true) {
             tracing::warn!("the {} log goes on in its old segment: {error}", self.name);
         }
-        Ok(())
+    }
+
+    /// Whether nothing is written any more: nobody knows what is on disk before the log is opened anew.
+    pub fn has_failed(&self) -> bool {
+        self.failed
     }
 
     fn check_usable(&self) -> Result<(), SegmentsError> {
@@ -391,164 +428,4 @@ fn begins_later(error: &SegmentsError) -> bool {
         return false;
     };
     !matches!(source.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound)
-}
-
-/// The segment a log goes on in, as it was found.
-struct Last {
-    first: u64,
-    file: Box<dyn DiskFile>,
-    length: u64,
-    earlier: VecDeque<(u64, u64)>,
-    /// Bytes of segments whose making was cut short.
-    torn_bytes: u64,
-}
-
-fn last_segment(folder: &Folder, name: &str) -> Result<Last, SegmentsError> {
-    let mut segments = list(folder)?;
-    let mut torn_bytes = 0;
-    loop {
-        let Some(first) = segments.pop() else {
-            let file = create(folder, name, 0)?;
-            return Ok(Last { first: 0, file, length: HEADER_BYTES, earlier: VecDeque::new(), torn_bytes });
-        };
-        let path = path_of(folder, first);
-        let file = folder.open(&name_of(first)).map_err(|e| io_error("open", &path, e))?;
-        let mut length = file.len().map_err(|e| io_error("inspect", &path, e))?;
-        if header_is_torn(&*file, &path, length)? {
-            torn_bytes += length;
-            if !segments.is_empty() {
-                // There never was a record in it, and the one before may have been gone on in since.
-                folder.remove(&name_of(first)).map_err(|e| io_error("remove", &path, e))?;
-                sync_dir(folder)?;
-                continue;
-            }
-            file.set_len(0).map_err(|e| io_error("truncate", &path, e))?;
-            write_header(&*file, &path, name, first)?;
-            file.sync().map_err(|e| io_error("sync", &path, e))?;
-            length = HEADER_BYTES;
-        }
-        let mut earlier = VecDeque::new();
-        for segment in segments {
-            let inspected = folder.open(&name_of(segment)).and_then(|file| file.len());
-            earlier.push_back((
-                segment,
-                inspected.map_err(|e| io_error("inspect", &path_of(folder, segment), e))?,
-            ));
-        }
-        return Ok(Last { first, file, length, earlier, torn_bytes });
-    }
-}
-
-/// Where the log may end, and how many records of the segment are before that.
-struct Scanned {
-    end: u64,
-    records: u64,
-    /// The bad record that ended the reading, and what is wrong with it.
-    bad: Option<(u64, String)>,
-}
-
-/// Reads the last segment, which is as long as `whole`.
-fn scan(
-    folder: &Folder,
-    name: &'static str,
-    whole: Position,
-    proof: Option<Proof>,
-    mut visit: impl FnMut(u8, &[u8]) -> bool,
-) -> Result<Scanned, SegmentsError> {
-    let mut reader = SegmentReader::open_at(folder, name, whole.segment)?;
-    let (mut scanned, mut seen) = (Scanned { end: HEADER_BYTES, records: 0, bad: None }, 0);
-    loop {
-        match reader.next(whole) {
-            Ok(Some((kind, payload))) => {
-                seen += 1;
-                if visit(kind, payload) {
-                    (scanned.end, scanned.records) = (reader.position().offset, seen);
-                }
-            }
-            Ok(None) => return Ok(scanned),
-            Err(SegmentsError::Damaged { path, segment, offset, why }) => {
-                let proven = match &proof {
-                    Some(proof) => had_been_synced(&reader, whole, proof)?,
-                    None => false,
-                };
-                match proof.filter(|_| proven) {
-                    None => {
-                        tracing::warn!(file = %path.display(), offset, why, "torn tail of the {name} log found");
-                        scanned.bad = Some((offset, why));
-                        return Ok(scanned);
-                    }
-                    Some(proof) if proof.accept_loss => {
-                        reader.resync(whole, proof.plausible)?;
-                        seen += 1;
-                    }
-                    Some(_) => {
-                        let why = format!("{why}, and a later record says that this had been synced");
-                        return Err(SegmentsError::Damaged { path, segment, offset, why });
-                    }
-                }
-            }
-            Err(other) => return Err(other),
-        }
-    }
-}
-
-/// Whether a whole record behind the bad one at which `reader` stands says that the bad one had been synced.
-fn had_been_synced(reader: &SegmentReader, whole: Position, proof: &Proof) -> Result<bool, SegmentsError> {
-    let bad = reader.position();
-    let mut ahead = reader.another()?;
-    loop {
-        let found = match ahead.next(whole) {
-            Ok(Some((kind, payload))) => (proof.synced)(kind, payload),
-            Ok(None) => return Ok(false),
-            Err(SegmentsError::Damaged { .. }) => {
-                ahead.resync(whole, proof.plausible)?;
-                continue;
-            }
-            Err(other) => return Err(other),
-        };
-        if found.is_some_and(|synced| synced.segment == bad.segment && synced.offset > bad.offset) {
-            return Ok(true);
-        }
-    }
-}
-
-/// Copies what is about to be cut off beside the log if whole records follow the bad one.
-///
-/// A write that was cut short is followed by nothing. So this is a bit that flipped on the disk, or pages of one lost
-/// commit that a power cut let through out of order; nobody can tell, and what was acknowledged must not be destroyed.
-fn keep_if_damaged(
-    folder: &Folder,
-    file: &dyn DiskFile,
-    path: &Path,
-    from: u64,
-    to: u64,
-) -> Result<(), SegmentsError> {
-    let mut tail = vec![0; (to - from) as usize];
-    file.read_at(&mut tail, from).map_err(|e| io_error("read", path, e))?;
-    let whole = |at: usize| whole(&tail, at);
-    // Also when the length itself is what flipped: any whole record behind it counts.
-    let behind = match whole(0) {
-        Some((false, end)) if whole(end).is_some_and(|(good, _)| good) => true,
-        Some((true, _)) => false,
-        _ => (1..tail.len().min(PROBED_BYTES)).any(|at| whole(at).is_some_and(|(good, _)| good)),
-    };
-    if behind {
-        let kept = path.with_extension(format!("seg.cut-{from}"));
-        tracing::error!(file = %path.display(), kept = %kept.display(), "whole records follow the damage; they are kept in a file beside the log");
-        keep(folder, &kept, &tail).map_err(|e| io_error("write to", &kept, e))?;
-        sync_dir(folder)?;
-    }
-    Ok(())
-}
-
-/// Writes a file beside the log; one of this name was left by a start that came no further.
-fn keep(folder: &Folder, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let file = match folder.create(&name) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => folder.open(&name)?,
-        made => made?,
-    };
-    file.set_len(bytes.len() as u64)?;
-    file.write_at(bytes, 0)?;
-    file.sync()
 }

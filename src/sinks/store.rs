@@ -1,6 +1,7 @@
 //! The sink that writes to the store: batches of epochs, each in one transaction with its number.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -18,6 +19,8 @@ use crate::store::{self, LabelPairs, Store, StoreError};
 const ROWS_PER_WRITE: usize = 131_072;
 /// Epochs that go into one transaction, at most.
 const EPOCHS_PER_WRITE: usize = 256;
+/// Series without labels that are remembered, so that the series log is not read again for each row of theirs.
+const MISSING_MAX: usize = 65_536;
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Pauses before a failed write is tried again: doubled from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -44,6 +47,17 @@ pub enum SinkError {
     Thread(#[from] std::io::Error),
 }
 
+impl SinkError {
+    /// Whether another start of the process may do better.
+    pub fn restart_helps(&self) -> bool {
+        match self {
+            SinkError::Outbox(error) => error.restart_helps(),
+            SinkError::Store(_) => false,
+            SinkError::Panic | SinkError::Thread(_) => true,
+        }
+    }
+}
+
 /// Where the sink is.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -63,6 +77,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Unix milliseconds: the hour of writing.
     pub clock: fn() -> i64,
+    /// Whether epochs whose rows are damaged are passed over.
+    pub accept_loss: bool,
     /// Called with what stopped the sink.
     pub on_fatal: Arc<dyn Fn(SinkError) + Send + Sync>,
 }
@@ -85,13 +101,14 @@ impl StoreSink {
         parts: Parts,
     ) -> Result<StoreSink, SinkError> {
         let held = parts.store.epoch()?;
-        let tail = Tail::open(outbox, durable, held)?;
+        let tail = Tail::open_accepting(outbox, durable, held, parts.accept_loss)?;
         let progress = Arc::new(Progress { epoch: AtomicU64::new(held.unwrap_or(0)), ..Progress::default() });
         let quit = Arc::new(AtomicBool::new(false));
         let writer = Writer {
             parts,
             progress: Arc::clone(&progress),
             quit: Arc::clone(&quit),
+            missing: RefCell::default(),
             unlabelled: Cell::new(0),
             said_ms: Cell::new(i64::MIN),
         };
@@ -132,6 +149,8 @@ struct Writer {
     parts: Parts,
     progress: Arc<Progress>,
     quit: Arc<AtomicBool>,
+    /// Series that the series log does not know: only memory is asked for them.
+    missing: RefCell<HashSet<SeriesId>>,
     /// Series without labels that were not said yet.
     unlabelled: Cell<u64>,
     /// When it was said last.
@@ -229,10 +248,22 @@ impl Writer {
         let pairs =
             |set: &crate::labels::LabelSet| set.iter().map(|(n, v)| (n.to_owned(), v.to_owned())).collect();
         if let Some(set) = self.parts.labels.get(series) {
+            self.missing.borrow_mut().remove(&series);
             return Some(pairs(&set));
         }
+        // Reading the log again would find nothing: what is sent again is in memory first.
+        if self.missing.borrow().contains(&series) {
+            return None;
+        }
         match self.parts.labels.find_in_log(series) {
-            Ok(found) => found.as_ref().map(pairs),
+            Ok(Some(found)) => Some(pairs(&found)),
+            Ok(None) => {
+                let mut missing = self.missing.borrow_mut();
+                if missing.len() < MISSING_MAX {
+                    missing.insert(series);
+                }
+                None
+            }
             Err(error) => {
                 tracing::warn!("the labels of series {series} cannot be read from the series log: {error}");
                 None
@@ -261,6 +292,9 @@ mod tests {
     use super::*;
     use crate::labels::Limits;
     use crate::outbox::{Config, Outbox};
+    use crate::store::CatalogueQuery;
+    use crate::store::embedded::Embedded;
+    use crate::store::selector::Selectors;
     use crate::store::testing::{T0, TempDir, WINDOWS, series, stats};
 
     #[test]
@@ -281,6 +315,7 @@ mod tests {
             labels: Arc::new(labels),
             metrics: Arc::clone(&metrics),
             clock: || T0,
+            accept_loss: false,
             on_fatal: Arc::new(|error| panic!("{error}")),
         };
         let sink = StoreSink::start(&outbox, log.durable(), parts).unwrap();
@@ -288,5 +323,75 @@ mod tests {
         sink.join();
         let text = metrics.text();
         assert!(text.contains("tidewatch_series_unlabelled_total 3\n"), "{text}");
+    }
+
+    struct World {
+        dir: TempDir,
+        metrics: Arc<Metrics>,
+        labels: Arc<Labels>,
+        log: Outbox,
+        store: Arc<Embedded>,
+    }
+
+    impl World {
+        fn new() -> World {
+            let (dir, metrics) = (TempDir::new(), Arc::new(Metrics::new()));
+            let labels = Labels::open(dir.path().join("series"), Limits::default(), Arc::clone(&metrics));
+            let log = Outbox::open(dir.path().join("outbox"), Config::default(), Arc::clone(&metrics));
+            let store = Arc::new(dir.store());
+            World { labels: Arc::new(labels.unwrap()), log: log.unwrap(), metrics, store, dir }
+        }
+
+        /// Appends an epoch with a row of this series, and shows it to the sink.
+        fn epoch(&mut self, epoch: u64, id: SeriesId) {
+            let windows = vec![stats(id, WINDOWS[0].0, T0 + epoch as i64 * 60_000, 0, 1.0)];
+            self.log.append(epoch, &Outcomes { windows, ..Outcomes::default() }).unwrap();
+            self.log.sync().unwrap();
+        }
+
+        fn sink(&self) -> StoreSink {
+            let parts = Parts {
+                store: Arc::clone(&self.store) as Arc<dyn Store>,
+                labels: Arc::clone(&self.labels),
+                metrics: Arc::clone(&self.metrics),
+                clock: || T0,
+                accept_loss: false,
+                on_fatal: Arc::new(|error| panic!("{error}")),
+            };
+            StoreSink::start(self.dir.path().join("outbox"), self.log.durable(), parts).unwrap()
+        }
+
+    }
+
+    fn stored(sink: &StoreSink, epoch: u64) {
+        let begun = std::time::Instant::now();
+        while sink.progress().epoch.load(Ordering::Acquire) != epoch {
+            assert!(begun.elapsed() < Duration::from_secs(60), "epoch {epoch} is not stored");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// The series log lost them, as was accepted; their rows bear the labels with the first that follows.
+    #[test]
+    fn labels_that_are_sent_again_are_stored_at_once() {
+        let mut world = World::new();
+        let pairs = [("__name__", "lost"), ("job", "a")];
+        let id = crate::labels::series_id(&pairs);
+        let sink = world.sink();
+        let all = CatalogueQuery { select: Selectors::default(), after: None, limit: 10 };
+        let name = |world: &World| {
+            let page = world.store.catalogue(&all).unwrap();
+            page.rows.first().map(|row| row.name.clone())
+        };
+        for epoch in 1..3 {
+            world.epoch(epoch, id);
+            stored(&sink, epoch);
+        }
+        assert_eq!(name(&world).unwrap_or_default(), "");
+        assert!(world.metrics.text().contains("tidewatch_series_unlabelled_total 1\n"));
+        world.labels.intern(&mut pairs.to_vec(), None, 3).unwrap();
+        world.epoch(3, id);
+        stored(&sink, 3);
+        assert_eq!(name(&world).as_deref(), Some("lost"));
     }
 }

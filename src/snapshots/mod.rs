@@ -63,6 +63,13 @@ pub enum SnapshotError {
     Thread(io::Error),
 }
 
+impl SnapshotError {
+    /// Whether another start of the process may do better.
+    pub fn restart_helps(&self) -> bool {
+        matches!(self, SnapshotError::Io { .. } | SnapshotError::Thread(_))
+    }
+}
+
 /// The last good save of a chain, read back.
 pub struct Loaded {
     /// Which chain.

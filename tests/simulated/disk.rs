@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tidewatch::disk::{Disk, DiskFile, Folder, Step};
+use tidewatch::disk::{Disk, DiskDir, DiskFile, Folder, Step};
 use tidewatch::segments::HEADER_BYTES;
 
 /// What a disk writes at once, or not at all.
@@ -631,17 +631,33 @@ impl Disk for Process {
         })
     }
 
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+    fn open_dir(&self, dir: &Path) -> io::Result<Box<dyn DiskDir>> {
+        let mut state = self.shared.lock();
+        state.alive(self.number)?;
+        state.dir(dir)?;
+        Ok(Box::new(OpenDir { shared: Arc::clone(&self.shared), process: self.number, path: dir.to_owned() }))
+    }
+}
+
+#[derive(Debug)]
+struct OpenDir {
+    shared: Arc<Shared>,
+    process: u64,
+    path: PathBuf,
+}
+
+impl DiskDir for OpenDir {
+    fn sync(&self) -> io::Result<()> {
         let settle = |state: &mut State, part: usize| {
-            let held = state.dir(dir)?;
+            let held = state.dir(&self.path)?;
             held.settle(held.unsynced.len() / part);
-            state.settled(dir, true);
+            state.settled(&self.path, true);
             Ok(())
         };
         self.shared.step(
-            self.number,
+            self.process,
             Step::SyncDir,
-            dir,
+            &self.path,
             |state| drop(settle(state, 2)),
             |state| settle(state, 1),
         )

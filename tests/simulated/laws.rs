@@ -35,7 +35,7 @@ pub fn records(segment: &[u8]) -> Vec<Raw<'_>> {
 
 /// The epochs that end in a segment of the outbox.
 fn outbox_epochs(segment: &[u8]) -> impl Iterator<Item = u64> {
-    let whole = records(segment).into_iter().filter(|record| record.payload[1] == 1);
+    let whole = records(segment).into_iter().filter(|record| record.kind == 1 && record.payload[1] & 1 == 1);
     whole.map(|record| u64::from_le_bytes(record.payload[2..10].try_into().unwrap()))
 }
 
@@ -95,7 +95,7 @@ impl Durable {
                 }
             }
             _ => {
-                let ids = records(content).into_iter();
+                let ids = records(content).into_iter().filter(|record| record.kind == 1);
                 self.series.extend(ids.map(|raw| u64::from_le_bytes(raw.payload[..8].try_into().unwrap())));
             }
         }

@@ -45,6 +45,12 @@ impl Process {
         Process::start_with(name, program, folder, port, arguments, &[])
     }
 
+    /// Starts the worker as these words say, in this folder; it is to listen on this port.
+    pub fn begin(words: &[String], folder: &Path, port: u16) -> Process {
+        let arguments: Vec<&OsStr> = words[1..].iter().map(OsStr::new).collect();
+        Process::start("tidewatch", Path::new(&words[0]), folder, port, &arguments)
+    }
+
     fn start_with(
         name: &'static str,
         program: &Path,

@@ -142,10 +142,10 @@ fn history(
     let end = cut.last(Some(at_ms))?;
     shown.until_stored(&stack, end);
     shown.finish();
-    let held_up = stack.held_up();
+    let stuck = stack.stuck();
     stack.close()?;
     drop(watchdog);
-    match held_up {
+    match stuck {
         Some(why) => {
             bail!("{why}; everything made is in the journal and is computed at the next start with more room")
         }

@@ -127,7 +127,7 @@ impl History {
         stack::remove_history(&config.data_dir)?;
         let settings = config.settings();
         let own = Arc::new(Metrics::new());
-        let labels = stack::open_labels(config, &dir.join("series"), Arc::clone(&own))?;
+        let labels = stack::open_labels(config, &dir.join("series"), false, Arc::clone(&own))?;
         let outbox =
             stack::open_outbox(config, &dir.join("outbox"), outbox::Proof::default(), Arc::clone(&own))?;
         let computed = outbox.durable();

@@ -189,7 +189,7 @@ impl Corrected {
 fn stored(stack: &Stack, epoch: u64, progress: &Progress) -> anyhow::Result<()> {
     while stack.sink_progress.epoch.load(Ordering::Acquire) < epoch {
         progress.go_on()?;
-        if let Some(why) = stack.held_up() {
+        if let Some(why) = stack.stuck() {
             bail!("{why}, so the store does not hold what the live engine computes");
         }
         std::thread::sleep(Duration::from_millis(5));

@@ -3,7 +3,7 @@
 //! Rows are sorted by key before they are inserted, so that a table grows at few places, and several go into one
 //! statement.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::path::Path;
 
@@ -29,6 +29,9 @@ const NO_HOURS: Hours = (i64::MAX, i64::MIN);
 /// Which series were written, and what the catalogue says about their hours.
 type Seen = HashMap<u64, Hours, BuildHasherDefault<IdHasher>>;
 
+/// Series that were written without labels.
+type Nameless = HashSet<u64, BuildHasherDefault<IdHasher>>;
+
 /// The one writer.
 pub struct Writer {
     pub(super) conn: Connection,
@@ -38,6 +41,8 @@ pub struct Writer {
     seen: Seen,
     /// Most series in `seen`.
     seen_max: usize,
+    /// Series that were entered without labels in that hour: looked for each time, counted once.
+    nameless: Nameless,
     /// Whether `seen` may say what was not committed.
     unsure: bool,
     /// Most revisions of corrected keys that are kept.
@@ -56,6 +61,7 @@ impl Writer {
             hour: i64::MIN,
             seen: HashMap::default(),
             seen_max,
+            nameless: HashSet::default(),
             unsure: false,
             corrections_max,
             sweep: Sweep::default(),
@@ -66,6 +72,7 @@ impl Writer {
     pub fn forget_before(&mut self, hour: i64) {
         if self.hour < hour {
             self.seen.clear();
+            self.nameless.clear();
         }
     }
 
@@ -75,8 +82,11 @@ impl Writer {
         batches: &[Batch<'_>],
         labels: Labels<'_>,
     ) -> Result<Written, StoreError> {
-        if std::mem::replace(&mut self.unsure, true) || self.seen.len() > self.seen_max {
+        if std::mem::replace(&mut self.unsure, true)
+            || self.seen.len().max(self.nameless.len()) > self.seen_max
+        {
             self.seen.clear();
+            self.nameless.clear();
         }
         let fail = |error| failure(path, "write rows", error);
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
@@ -100,9 +110,11 @@ impl Writer {
             let hour = hour_of(group[0].written_ms).max(0);
             if hour != std::mem::replace(&mut self.hour, hour) {
                 self.seen.clear();
+                self.nameless.clear();
             }
             corrections::keep(&tx, group).map_err(fail)?;
-            put(&tx, hour, &mut self.seen, group, labels, &mut written).map_err(fail)?;
+            put(&tx, hour, (&mut self.seen, &mut self.nameless), group, labels, &mut written)
+                .map_err(fail)?;
         }
         written.corrections_dropped = corrections::bound(&tx, self.corrections_max).map_err(fail)?;
         if !fresh.is_empty() {
@@ -127,11 +139,13 @@ impl Writer {
         let hour = hour_of(written_ms).max(0);
         if std::mem::replace(&mut self.unsure, true) || hour != std::mem::replace(&mut self.hour, hour) {
             self.seen.clear();
+            self.nameless.clear();
         }
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
         let batch = Batch { epoch: 0, written_ms, windows, rejects: &[], types: &[] };
         corrections::keep(&tx, &[&batch]).map_err(fail)?;
-        put(&tx, hour, &mut self.seen, &[&batch], labels, &mut Written::default()).map_err(fail)?;
+        put(&tx, hour, (&mut self.seen, &mut self.nameless), &[&batch], labels, &mut Written::default())
+            .map_err(fail)?;
         corrections::bound(&tx, self.corrections_max).map_err(fail)?;
         tx.commit().map_err(fail)?;
         self.unsure = false;
@@ -143,12 +157,12 @@ impl Writer {
 fn put(
     tx: &Transaction<'_>,
     hour: i64,
-    seen: &mut Seen,
+    (seen, nameless): (&mut Seen, &mut Nameless),
     group: &[&Batch<'_>],
     labels: Labels<'_>,
     written: &mut Written,
 ) -> rusqlite::Result<()> {
-    let mut catalogue = Catalogue { tx, hour, seen, labels, unlabelled: 0 };
+    let mut catalogue = Catalogue { tx, hour, seen, nameless, labels, unlabelled: 0 };
     catalogue.enter(group)?;
     written.series_unlabelled += catalogue.unlabelled;
     written.windows += windows(tx, hour, group)?;
@@ -162,6 +176,7 @@ struct Catalogue<'a> {
     tx: &'a Transaction<'a>,
     hour: i64,
     seen: &'a mut Seen,
+    nameless: &'a mut Nameless,
     labels: Labels<'a>,
     unlabelled: u64,
 }
@@ -192,19 +207,21 @@ impl Catalogue<'_> {
                       written_hour = max(written_hour, ?4) WHERE series = ?1 AND name <> ''";
         let entries =
             self.tx.prepare_cached(update)?.execute(params![key_of(series), from, to, self.hour])?;
-        if entries == 0 {
-            self.add(series, (from, to))?;
+        // One without labels is entered again each time: they may be sent again at any moment.
+        if entries == 0 && !self.add(series, (from, to))? {
+            return Ok(());
         }
         let known = known.unwrap_or(NO_HOURS);
         self.seen.insert(series.0, (known.0.min(from), known.1.max(to)));
         Ok(())
     }
 
-    fn add(&mut self, series: SeriesId, (from, to): Hours) -> rusqlite::Result<()> {
-        let pairs = (self.labels)(series).unwrap_or_else(|| {
-            self.unlabelled += 1;
-            Vec::new()
-        });
+    /// Enters a series; whether its labels are known.
+    fn add(&mut self, series: SeriesId, (from, to): Hours) -> rusqlite::Result<bool> {
+        let labels = (self.labels)(series);
+        let known = labels.is_some();
+        self.unlabelled += u64::from(!known && self.nameless.insert(series.0));
+        let pairs = labels.unwrap_or_default();
         let name = pairs.iter().find(|(name, _)| name == "__name__").map_or("", |(_, value)| value.as_str());
         let insert = "INSERT INTO catalogue (series, name, labels, from_hour, to_hour, written_hour) \
                       VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (series) DO UPDATE SET \
@@ -213,7 +230,7 @@ impl Catalogue<'_> {
                       written_hour = max(written_hour, excluded.written_hour)";
         let mut statement = self.tx.prepare_cached(insert)?;
         statement.execute(params![key_of(series), name, labels_json(&pairs), from, to, self.hour])?;
-        Ok(())
+        Ok(known)
     }
 }
 

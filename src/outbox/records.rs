@@ -1,0 +1,87 @@
+//! The outbox's records in order, without those that only say how far it was synced; where loss was accepted, round what
+//! is damaged.
+
+use super::record::header;
+use super::{LOG, OutboxError};
+use crate::disk::Folder;
+use crate::segments::{KIND_SYNCED, Position, SegmentReader, SegmentsError, decode_synced};
+
+/// Whether a record can be one of the outbox.
+pub(super) fn plausible(kind: u8, payload: &[u8]) -> bool {
+    decode_synced(kind, payload).is_some() || header(kind, payload).is_ok()
+}
+
+/// What a reader came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// A batch, or a part of one.
+    Batch,
+    /// Something was damaged and is passed over.
+    Lost,
+    /// There is no more.
+    Nothing,
+}
+
+/// Reads records.
+pub(super) struct Records {
+    reader: SegmentReader,
+    accept_loss: bool,
+}
+
+impl Records {
+    /// At the first segment there is; `None` without one.
+    pub(super) fn open(folder: &Folder, accept_loss: bool) -> Result<Option<Records>, OutboxError> {
+        let reader = SegmentReader::open(folder, LOG).map_err(damage)?;
+        Ok(reader.map(|reader| Records { reader, accept_loss }))
+    }
+
+    /// At a segment.
+    pub(super) fn open_at(folder: &Folder, segment: u64, accept_loss: bool) -> Result<Records, OutboxError> {
+        let reader = SegmentReader::open_at(folder, LOG, segment).map_err(damage)?;
+        Ok(Records { reader, accept_loss })
+    }
+
+    /// Reads the next record before `end`.
+    pub(super) fn advance(&mut self, end: Position) -> Result<Step, OutboxError> {
+        loop {
+            match self.reader.advance(end) {
+                Ok(true) if self.reader.record().0 == KIND_SYNCED => {}
+                Ok(true) => return Ok(Step::Batch),
+                Ok(false) => return Ok(Step::Nothing),
+                Err(error @ (SegmentsError::Damaged { .. } | SegmentsError::Missing { .. }))
+                    if self.accept_loss =>
+                {
+                    let skipped = self.reader.resync(end, plausible)?;
+                    let bytes = skipped.bytes;
+                    tracing::error!(
+                        bytes,
+                        "the rows of the epochs that lie there are missing, as accepted: {error}"
+                    );
+                    return Ok(Step::Lost);
+                }
+                Err(error) => return Err(damage(error)),
+            }
+        }
+    }
+
+    /// The record that was read last.
+    pub(super) fn record(&self) -> (u8, &[u8]) {
+        self.reader.record()
+    }
+
+    pub(super) fn position(&self) -> Position {
+        self.reader.position()
+    }
+
+    /// The end of the segment being read, as long as its file is now.
+    pub(super) fn segment_end(&self) -> Result<Position, OutboxError> {
+        Ok(self.reader.segment_end()?)
+    }
+}
+
+fn damage(error: SegmentsError) -> OutboxError {
+    match error {
+        SegmentsError::Damaged { .. } => OutboxError::Damaged(error),
+        other => other.into(),
+    }
+}

@@ -1,0 +1,79 @@
+//! Syncs that fail once, put in by the feature `faults`: nobody knows what is on the disk then.
+
+use std::time::Duration;
+
+use crate::support::eventually;
+use crate::support::process::Tidewatch;
+use crate::support::remote_write::WriteRequest;
+
+const CONFIG: &str = "
+windows: [{length: 10s, hop: 5s}, {length: 1m, hop: 10s}]
+settle: 5s
+";
+
+const START_MS: i64 = 1_767_225_600_000;
+const LONG: Duration = Duration::from_secs(90);
+
+/// Sends the samples number `n` of a series of that number; the status, unless there was no answer.
+fn send(worker: &Tidewatch, n: i64) -> Option<u16> {
+    let name = n.to_string();
+    let labels = [("__name__", "failed"), ("n", name.as_str())];
+    let samples: Vec<(i64, f64)> = (0..30).map(|i| (START_MS + i * 1_000, i as f64)).collect();
+    let request = WriteRequest::default().series(&labels, &samples);
+    request.send(&worker.url("/api/v1/write")).ok().map(|answer| answer.status)
+}
+
+/// Sends until the worker is gone; the numbers that were acknowledged.
+fn send_until_it_ends(worker: &mut Tidewatch) -> Vec<i64> {
+    let mut taken = Vec::new();
+    let mut n = 0;
+    eventually("the worker ends", LONG, || {
+        n += 1;
+        match send(worker, n) {
+            None => Ok(()),
+            Some(204) => {
+                taken.push(n);
+                Err(format!("{n} taken"))
+            }
+            Some(503) => Err("refused".to_owned()),
+            Some(other) => panic!("{other}"),
+        }
+    });
+    taken
+}
+
+/// Waits until each of these series has a full window.
+fn are_stored(worker: &Tidewatch, series: &[i64]) {
+    for n in series {
+        let name = format!("failed{{n=\"{n}\"}}");
+        let (start, end) = ((START_MS / 1_000).to_string(), (START_MS / 1_000 + 20).to_string());
+        let range = [("match[]", name.as_str()), ("window", "10s"), ("start", &start), ("end", &end)];
+        eventually(&format!("the rows of {name}"), LONG, || {
+            let rows = worker.rows("/api/v1/windows", &range);
+            let full = rows.iter().filter(|row| row["count"] == 10).count();
+            if full >= 2 { Ok(()) } else { Err(format!("{rows:?}")) }
+        });
+    }
+}
+
+#[test]
+fn a_log_whose_sync_fails_ends_the_process_which_may_be_started_again() {
+    for (log, said) in [
+        ("journal", "the journal has failed: cannot sync"),
+        ("series", "the journal has failed: cannot sync the series log"),
+        ("outbox", "the outbox cannot be written: cannot sync"),
+    ] {
+        let fault = format!("fail-sync:{log}@6");
+        let mut worker = Tidewatch::start_with(CONFIG, &[("TIDEWATCH_FAULT", &fault)]);
+        let taken = send_until_it_ends(&mut worker);
+        let status = worker.process().ended();
+        assert_eq!(status.code(), Some(75), "{log}: {}", worker.process().log_tail());
+        let log_text = worker.process().log();
+        let error = log_text.lines().find(|line| line.contains("ERROR") && line.contains(said));
+        assert!(error.is_some(), "{log}: {log_text}");
+        worker.next_with(&[], &[]);
+        worker.start_again();
+        are_stored(&worker, &taken);
+        assert_eq!(send(&worker, 1_000_000), Some(204), "{log}");
+    }
+}
