@@ -245,6 +245,10 @@ metrics! {
     rows_per_day: IntGauge = "tidewatch_store_rows_per_day", IntGauge::default();
     /// Window rows a day that the store is meant for: the setting store.rows_per_day_max.
     rows_per_day_max: IntGauge = "tidewatch_store_rows_per_day_max", IntGauge::default();
+    /// Seconds that the clock is ahead of the time that retention goes by; 0 unless it has jumped by more than 10 minutes within the hour.
+    retention_clock_ahead: FloatGauge = "tidewatch_retention_clock_ahead_seconds", FloatGauge::default();
+    /// Bytes of the write-ahead log of the store, which readers that last hold up.
+    store_log_bytes: IntGauge = "tidewatch_store_log_bytes", IntGauge::default();
     /// Failed writes of a sink that will be tried again.
     sink_errors: Family<Sink, Counter> = "tidewatch_sink_errors", Family::default();
     /// Rows that corrected an earlier row.

@@ -11,6 +11,9 @@
 //!   goes on.
 //! - `browser`: the page in a real Chromium, held to what the API answers. Needs a browser: `./test.sh` installs it.
 //! - `churn`: more names than may be alive at once: slots are freed and filled again, nothing grows with the names.
+//! - `clock`: a clock that is far ahead or behind for a while costs no row, no sample and no restart. Needs the feature
+//!   `faults`.
+//! - `damaged_store`: a store that is damaged is found, set aside and filled again from the outbox.
 //! - `demo`: a demo's rows are those of its generator's samples, live ones follow, also after kills in either phase;
 //!   what it refuses.
 //! - `explain`: a row's panes, revisions and late samples, told by a running worker, and the same after a kill.
@@ -66,6 +69,7 @@ mod bad_requests;
 mod browser;
 mod churn;
 mod crashes;
+mod damaged_store;
 mod demo;
 mod explain;
 #[cfg(feature = "faults")]

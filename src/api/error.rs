@@ -19,6 +19,10 @@ impl From<StoreError> for Problem {
                 tracing::warn!("{error}");
                 Problem::unavailable("the store cannot be read now; try again".to_owned())
             }
+            StoreError::Corrupt { .. } => {
+                tracing::error!("{error}");
+                Problem::unavailable("the store is damaged and is begun anew; try again".to_owned())
+            }
             error => Problem::internal(error.to_string()),
         }
     }

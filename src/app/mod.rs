@@ -20,6 +20,7 @@ mod run;
 mod sources;
 mod stack;
 mod status;
+mod stored;
 mod trim;
 mod watchdog;
 

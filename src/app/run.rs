@@ -23,7 +23,7 @@ use crate::metrics::{Log, Metrics, Queue, Sink};
 use crate::source::receive::{self, Receiver};
 use crate::source::remote_write;
 use crate::source::{Durable, Intake, Refused};
-use crate::store::{LabelPairs, Store};
+use crate::store::{LabelPairs, Store, StoreError};
 
 use super::audit::Audit;
 use super::history::jobs::Histories;
@@ -32,7 +32,7 @@ use super::rows_per_day::{self, OnDisk, RowsPerDay, Say, Warning};
 use super::sources::{self, Guest, Sources};
 use super::stack::{Fatal, OnFatal, Stack};
 use super::watchdog::Watchdog;
-use super::{now_ms, process, raw, windows_in_words};
+use super::{now_ms, process, raw, stored, windows_in_words};
 
 /// How long requests may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
@@ -80,10 +80,18 @@ async fn serve(
         Arc::clone(&stack.metrics),
         Arc::clone(&on_fatal),
     )?;
+    let store: Arc<dyn Store> = Arc::clone(&stack.store) as _;
+    let check = stored::Check::start(config.data_dir.clone(), store, Arc::clone(&on_fatal))
+        .context("starting the check of the store")?;
     announce(&config, &stack, opened);
     let mut statuses = sources::statuses(&config);
     statuses.extend(guest.iter().map(|guest| Arc::clone(&guest.status)));
-    let catalogue = stack.store.status().context("reading the store")?.series;
+    let catalogue = match stack.store.status() {
+        Ok(status) => status.series,
+        // Whoever found that ends the process in a moment, with a mark for the next start.
+        Err(StoreError::Corrupt { .. }) => 0,
+        Err(error) => return Err(error).context("reading the store"),
+    };
     let worker = Arc::new(Live {
         // The catalogue holds those that fell silent as well, as long as their rows are kept, and the log some of them.
         series: AtomicU64::new(catalogue.min(stack.labels.len() as u64).min(config.limits.series)),
@@ -167,6 +175,7 @@ async fn serve(
     let close = move || {
         // It asks the engine and writes to the store: first it, then those.
         histories.close();
+        drop(check);
         audit.into_iter().for_each(Audit::stop);
         let closed = stack.close();
         // Only now: what stands still would be waited for for ever.
@@ -450,6 +459,7 @@ impl api::Worker for Live {
             "lag_seconds": (stream_ms != i64::MIN).then(|| (now_ms() - stream_ms) as f64 / 1e3),
             "samples": progress.samples.load(Ordering::Relaxed),
             "samples_per_second": self.rate.per_second(Instant::now(), progress.live_samples()),
+            "store_log_bytes": stack.metrics.store_log_bytes.get(),
             "quarantined": { "count": quarantined.len(), "series": quarantined.iter().take(QUARANTINED_SHOWN).map(ToString::to_string).collect::<Vec<_>>() },
             "rows": progress.rows.load(Ordering::Relaxed),
             "disk": { "journal": { "bytes": stack.journal.bytes(), "bytes_max": self.config.journal.bytes_max },

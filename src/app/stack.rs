@@ -18,12 +18,12 @@ use crate::metrics::{Build, Metrics};
 use crate::outbox::{self, Durable, Outbox};
 use crate::sinks::store::{Parts, Progress as SinkProgress, SinkError, StoreSink};
 use crate::snapshots::Snapshots;
-use crate::store::Store;
 use crate::store::embedded::{self, Embedded};
+use crate::store::{Store, StoreError};
 
-use super::now_ms;
 use super::release::{self, Release, Released};
 use super::trim::{self, Trim};
+use super::{now_ms, stored};
 
 /// Name of the store's file in the data directory.
 pub const STORE_FILE: &str = "store.sqlite";
@@ -109,7 +109,7 @@ impl Stack {
             series_seen: 2 * config.limits.series as usize,
             ..embedded::Options::default()
         };
-        let store = Arc::new(Embedded::open(&dir.join(STORE_FILE), options).context("opening the store")?);
+        let store = Arc::new(stored::open(dir, options)?);
         let stored = store.epoch().context("reading the store's epoch")?;
         // The journal is read from behind the snapshots only, and types stand in it once.
         let types = store.types().context("reading the store's types")?;
@@ -154,7 +154,8 @@ impl Stack {
             metrics: Arc::clone(&metrics),
             clock: now_ms,
             accept_loss,
-            on_fatal: fatal(on_fatal, SinkError::restart_helps),
+            uptime: crate::sinks::store::uptime,
+            on_fatal: sink_failed(dir, on_fatal),
         };
         let sink = StoreSink::start(&outbox_dir, Arc::clone(&durable), sink_parts)?;
         let (freed_to, freed_from) = release::queue();
@@ -371,6 +372,20 @@ fn fatal<E: std::fmt::Display + 'static>(
     let on_fatal = Arc::clone(on_fatal);
     Arc::new(move |error| {
         let code = if restart_helps(&error) { RESTART_ME } else { 1 };
+        on_fatal(Fatal { message: error.to_string(), code });
+    })
+}
+
+/// Ends the process; a store that is damaged is begun anew by the next start.
+fn sink_failed(dir: &Path, on_fatal: &OnFatal) -> Arc<dyn Fn(SinkError) + Send + Sync> {
+    let (dir, on_fatal) = (dir.to_owned(), Arc::clone(on_fatal));
+    Arc::new(move |error| {
+        let damage = match &error {
+            SinkError::Store(StoreError::Corrupt { why, .. }) => Some(why),
+            _ => None,
+        };
+        damage.inspect(|why| stored::mark(&dir, why));
+        let code = if damage.is_some() || error.restart_helps() { RESTART_ME } else { 1 };
         on_fatal(Fatal { message: error.to_string(), code });
     })
 }

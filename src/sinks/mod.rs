@@ -3,4 +3,5 @@
 //!
 //! Not here: what rows look like (`store::row`), what they mean (`dataflows`).
 
+pub mod retention;
 pub mod store;

@@ -5,15 +5,17 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::sample::SeriesId;
+use tidewatch_dataflows::settings::duration;
 
+use super::retention::{Found, STEADY, TrustedTime};
 use crate::disk::Folder;
 use crate::labels::Labels;
 use crate::metrics::{Metrics, Queue, Rows, Sink};
 use crate::outbox::{Batch, Durable, OutboxError, Tail};
-use crate::store::{self, LabelPairs, Store, StoreError};
+use crate::store::{self, LabelPairs, OwnLog, Store, StoreError};
 
 /// Rows that go into one transaction, at most (one epoch is never split).
 const ROWS_PER_WRITE: usize = 131_072;
@@ -24,8 +26,12 @@ const MISSING_MAX: usize = 65_536;
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Pauses before a failed write is tried again: doubled from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-/// How often retention is looked at.
-const RETENTION_EVERY_MS: i64 = 60_000;
+/// How often tables are dropped.
+const RETENTION_EVERY: Duration = Duration::from_secs(60);
+/// The store's own log is told of in the log from here on.
+const LOG_BYTES_WARN: u64 = 128 << 20;
+/// How often.
+const LOG_SAY_EVERY: Duration = Duration::from_secs(600);
 /// How often is said that series have no labels.
 const WARN_EVERY_MS: i64 = 60_000;
 const NAME: Sink = Sink { sink: "store" };
@@ -79,6 +85,8 @@ pub struct Parts {
     pub clock: fn() -> i64,
     /// Whether epochs whose rows are damaged are passed over.
     pub accept_loss: bool,
+    /// A monotonic clock.
+    pub uptime: fn() -> Duration,
     /// Called with what stopped the sink.
     pub on_fatal: Arc<dyn Fn(SinkError) + Send + Sync>,
 }
@@ -104,8 +112,12 @@ impl StoreSink {
         let tail = Tail::open_accepting(outbox, durable, held, parts.accept_loss)?;
         let progress = Arc::new(Progress { epoch: AtomicU64::new(held.unwrap_or(0)), ..Progress::default() });
         let quit = Arc::new(AtomicBool::new(false));
+        let retained_ms = parts.store.retained_at_ms()?;
         let writer = Writer {
+            retention: RefCell::new(Retention::new(retained_ms, &parts)),
             parts,
+            log_said: Cell::new(None),
+            log_emptied: Cell::new(0),
             progress: Arc::clone(&progress),
             quit: Arc::clone(&quit),
             missing: RefCell::default(),
@@ -151,6 +163,11 @@ struct Writer {
     quit: Arc<AtomicBool>,
     /// Series that the series log does not know: only memory is asked for them.
     missing: RefCell<HashSet<SeriesId>>,
+    /// When it was said last that the store's log is too large.
+    log_said: Cell<Option<Duration>>,
+    /// How often it was emptied by force.
+    log_emptied: Cell<u64>,
+    retention: RefCell<Retention>,
     /// Series without labels that were not said yet.
     unlabelled: Cell<u64>,
     /// When it was said last.
@@ -160,13 +177,8 @@ struct Writer {
 impl Writer {
     fn run(&self, mut tail: Tail) -> Result<(), SinkError> {
         let mut batches: Vec<Batch> = Vec::new();
-        let mut retention_ms = i64::MIN;
         while !self.quit.load(Ordering::Relaxed) {
-            let now_ms = (self.parts.clock)();
-            if now_ms.saturating_sub(retention_ms) >= RETENTION_EVERY_MS {
-                retention_ms = now_ms;
-                self.retain(now_ms);
-            }
+            let now_ms = self.retention.borrow_mut().look(&self.parts);
             let Some(first) = tail.wait(PATIENCE)? else {
                 if tail.finished() {
                     break;
@@ -209,6 +221,7 @@ impl Writer {
                         self.parts.metrics.limit("store.corrections");
                     }
                     self.count_unlabelled(written.series_unlabelled, written_ms);
+                    self.judge_log(self.parts.store.log());
                     self.progress.rows.fetch_add(written.windows, Ordering::Relaxed);
                     let metrics = &self.parts.metrics;
                     for (kind, n) in
@@ -227,6 +240,22 @@ impl Writer {
                 }
                 Err(error) => return Err(error.into()),
             }
+        }
+    }
+
+    /// Tells how large the store's own log is, and says so now and then if it is too large.
+    fn judge_log(&self, OwnLog { bytes, emptied }: OwnLog) {
+        self.parts.metrics.store_log_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        if self.log_emptied.replace(emptied) < emptied {
+            self.parts.metrics.limit("store.log_bytes");
+        }
+        let (now, last) = ((self.parts.uptime)(), self.log_said.get());
+        if bytes > LOG_BYTES_WARN && last.is_none_or(|last| now.saturating_sub(last) >= LOG_SAY_EVERY) {
+            self.log_said.set(Some(now));
+            tracing::warn!(
+                "the store's log has {bytes} bytes, and grows until who reads in it is done: an export that stands still, \
+                 or another program"
+            );
         }
     }
 
@@ -270,23 +299,94 @@ impl Writer {
             }
         }
     }
+}
 
-    fn retain(&self, now_ms: i64) {
-        match self.parts.store.drop_expired(now_ms) {
+/// Drops what is too old, by a clock that has kept step.
+struct Retention {
+    time: TrustedTime,
+    /// When tables were dropped last, by the monotonic clock.
+    dropped: Option<Duration>,
+    /// Not looked yet: who was away finds the clock elsewhere.
+    first: bool,
+}
+
+impl Retention {
+    fn new(retained_ms: Option<i64>, parts: &Parts) -> Retention {
+        let clock_ms = (parts.clock)();
+        let time = TrustedTime::new(retained_ms.unwrap_or(clock_ms), (parts.uptime)());
+        Retention { time, dropped: None, first: true }
+    }
+
+    /// Looks at both clocks, drops tables once a minute, and gives the time of writing.
+    fn look(&mut self, parts: &Parts) -> i64 {
+        let (clock_ms, uptime) = ((parts.clock)(), (parts.uptime)());
+        let found = self.time.look(clock_ms, uptime);
+        let first = std::mem::take(&mut self.first);
+        parts.metrics.retention_clock_ahead.set(self.time.apart_ms() as f64 / 1e3);
+        let hold = duration(i64::try_from(STEADY.as_millis()).unwrap_or(i64::MAX));
+        let words = |by_ms: i64| {
+            format!(
+                "{} {}",
+                duration(by_ms.saturating_abs() / 1_000 * 1_000),
+                if by_ms < 0 { "behind" } else { "ahead" }
+            )
+        };
+        match found {
+            Found::Nothing => {}
+            Found::Jumped(by_ms) if first => tracing::warn!(
+                "the clock is {} of when rows were last dropped; no more are dropped by it before it has gone on \
+                 evenly for {hold}",
+                words(by_ms)
+            ),
+            Found::Jumped(by_ms) => tracing::error!(
+                "the clock has jumped and is now {} of where it should be; no stored rows are dropped by it before it \
+                 has gone on evenly for {hold}: set it right before that if it is wrong",
+                words(by_ms)
+            ),
+            Found::Back => tracing::info!("the clock is where it should be again"),
+            Found::Believed(by_ms) => tracing::warn!(
+                "the clock has gone on evenly for {hold}, {} of where it was; stored rows are dropped by it now",
+                words(by_ms)
+            ),
+        }
+        if self.dropped.is_none_or(|dropped| uptime.saturating_sub(dropped) >= RETENTION_EVERY) {
+            self.dropped = Some(uptime);
+            Retention::drop_expired(self.time.expires_by_ms(), parts);
+        }
+        self.time.written_ms(clock_ms)
+    }
+
+    fn drop_expired(now_ms: i64, parts: &Parts) {
+        match parts.store.drop_expired(now_ms) {
             Ok(dropped) if dropped.tables > 0 => {
                 tracing::info!("retention dropped {} tables with {} rows", dropped.tables, dropped.rows);
+                if dropped.tables_left > 0 {
+                    parts.metrics.limit("store.tables_dropped");
+                    let left = dropped.tables_left;
+                    tracing::warn!(
+                        "{left} more tables are older than store.retention; a tenth of all goes each minute"
+                    );
+                }
             }
             Ok(_) => {}
             Err(error) => {
-                self.parts.metrics.sink_errors.get_or_create(&NAME).inc();
+                parts.metrics.sink_errors.get_or_create(&NAME).inc();
                 tracing::warn!("retention could not drop tables: {error}");
             }
         }
     }
 }
 
+/// Time since the first call, by the clock that nobody sets.
+pub fn uptime() -> Duration {
+    static BEGAN: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    BEGAN.get_or_init(Instant::now).elapsed()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicI64;
+
     use tidewatch_dataflows::outcome::Outcomes;
 
     use super::*;
@@ -316,6 +416,7 @@ mod tests {
             metrics: Arc::clone(&metrics),
             clock: || T0,
             accept_loss: false,
+            uptime,
             on_fatal: Arc::new(|error| panic!("{error}")),
         };
         let sink = StoreSink::start(&outbox, log.durable(), parts).unwrap();
@@ -356,6 +457,7 @@ mod tests {
                 metrics: Arc::clone(&self.metrics),
                 clock: || T0,
                 accept_loss: false,
+                uptime,
                 on_fatal: Arc::new(|error| panic!("{error}")),
             };
             StoreSink::start(self.dir.path().join("outbox"), self.log.durable(), parts).unwrap()
@@ -393,5 +495,63 @@ mod tests {
         world.epoch(3, id);
         stored(&sink, 3);
         assert_eq!(name(&world).as_deref(), Some("lost"));
+    }
+
+
+    /// What the clock and the monotonic clock say in the test of retention, in milliseconds.
+    static CLOCK_MS: AtomicI64 = AtomicI64::new(0);
+    static UPTIME_MS: AtomicU64 = AtomicU64::new(0);
+
+    #[test]
+    fn a_clock_that_jumps_drops_nothing_before_it_has_held_for_an_hour_and_then_a_tenth_a_minute() {
+        const HOUR_MS: i64 = 3_600_000;
+        const DAYS_40_MS: i64 = 40 * 24 * HOUR_MS;
+        let dir = TempDir::new();
+        let store = Arc::new(dir.store());
+        for hour in 0..30 {
+            let windows = [stats(series(0), WINDOWS[0].0, T0 + hour * HOUR_MS, 0, 1.0)];
+            let (epoch, written_ms) = (1 + hour as u64, T0 + hour * HOUR_MS);
+            let batch = store::Batch { epoch, written_ms, windows: &windows, rejects: &[], types: &[] };
+            store.write(&[batch], &|_| None).unwrap();
+        }
+        let labels = Labels::open(dir.path().join("series"), Limits::default(), Arc::default()).unwrap();
+        let parts = Parts {
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            labels: Arc::new(labels),
+            metrics: Arc::default(),
+            clock: || CLOCK_MS.load(Ordering::Relaxed),
+            accept_loss: false,
+            uptime: || Duration::from_millis(UPTIME_MS.load(Ordering::Relaxed)),
+            on_fatal: Arc::new(|error| panic!("{error}")),
+        };
+        let now_ms = T0 + 30 * HOUR_MS;
+        let (mut retention, mut elapsed_ms) = (None, 0);
+        // Each minute for so long, with the clock so far ahead: the tables left.
+        let mut minutes = |n: i64, ahead_ms: i64, retention: &mut Option<Retention>| {
+            let tables = (0..n).map(|_| {
+                elapsed_ms += 60_000;
+                CLOCK_MS.store(now_ms + elapsed_ms + ahead_ms, Ordering::Relaxed);
+                UPTIME_MS.store(elapsed_ms as u64, Ordering::Relaxed);
+                let retention =
+                    retention.get_or_insert_with(|| Retention::new(store.retained_at_ms().unwrap(), &parts));
+                retention.look(&parts);
+                store.status().unwrap().tables
+            });
+            tables.last().unwrap()
+        };
+        assert_eq!(minutes(5, 0, &mut retention), 30);
+        assert_eq!(minutes(50, DAYS_40_MS, &mut retention), 30, "wrong for 50 minutes");
+        assert_eq!(minutes(5, 0, &mut retention), 30);
+        assert_eq!(minutes(50, -DAYS_40_MS, &mut retention), 30, "the other way");
+        assert_eq!(minutes(50, DAYS_40_MS, &mut retention), 30);
+        // A restart while the clock is wrong goes on from what was trusted.
+        retention = None;
+        assert_eq!(minutes(50, DAYS_40_MS, &mut retention), 30);
+        assert!(parts.metrics.text().contains("tidewatch_retention_clock_ahead_seconds 3456"));
+        // It holds on: now it is believed, and tables go, a tenth of them a minute.
+        assert_eq!(minutes(11, DAYS_40_MS, &mut retention), 27);
+        assert_eq!(minutes(1, DAYS_40_MS, &mut retention), 24);
+        assert_eq!(minutes(60, DAYS_40_MS, &mut retention), 0);
+        assert!(parts.metrics.limits_reached()["store.tables_dropped"] > 5);
     }
 }

@@ -22,6 +22,7 @@ mod amend;
 #[cfg(test)]
 mod broken;
 mod catalogue;
+mod check;
 mod corrections;
 mod expire;
 mod matching;
@@ -33,13 +34,17 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod view;
+mod wal;
+#[cfg(test)]
+mod wal_tests;
 mod write;
 
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
@@ -47,15 +52,21 @@ use tidewatch_dataflows::sample::{MetricType, SeriesId};
 use super::row::{CorrectionRow, NameRow, RejectRow, SeriesRow, WindowRow};
 use super::{
     Batch, CatalogueQuery, CorrectionQuery, Dropped, ExportQuery, ExportRow, LabelPairs, NamesQuery, Offer,
-    Page, RejectQuery, Status, Store, StoreError, Told, Verdict, WindowQuery, Written,
+    OwnLog, Page, RejectQuery, Soundness, Status, Store, StoreError, Told, Verdict, WindowQuery, Written,
 };
 use view::View;
+use wal::Turnstile;
 use write::Writer;
 
 /// Most connections kept open between questions.
 const IDLE_READERS_MAX: usize = 8;
 /// Most of these that keep what they have read.
 const WARM_READERS_MAX: usize = 2;
+
+/// What a checkpoint waits for questions beyond the time that they have.
+const TURN: Duration = Duration::from_secs(1);
+/// Questions are not made to wait more often for a checkpoint that is in vain.
+const CHECKPOINT_AGAIN: Duration = Duration::from_secs(60);
 
 /// How the embedded store behaves.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +77,12 @@ pub struct Options {
     pub deadline: Duration,
     /// Most revisions of corrected keys that are kept.
     pub corrections_max: u64,
+    /// Retention drops at most one of so many tables at a time, the oldest hour at least.
+    pub drop_share: u64,
+    /// Bytes of SQLite's log beyond which questions wait until a checkpoint had its turn.
+    pub log_bytes_max: u64,
+    /// How long an export shows one moment, if SQLite's log grows to half of its bound meanwhile.
+    pub view_max: Duration,
     /// Series whose entry in the catalogue the writer remembers as up to date: as many as are alive at once, or it reads
     /// entries again.
     pub series_seen: usize,
@@ -77,6 +94,9 @@ impl Default for Options {
             retention_ms: 30 * 86_400_000,
             deadline: Duration::from_secs(10),
             corrections_max: 1_000_000,
+            drop_share: 10,
+            log_bytes_max: 64 << 20,
+            view_max: Duration::from_secs(30),
             series_seen: 2_400_000,
         }
     }
@@ -89,6 +109,15 @@ pub struct Embedded {
     /// Dropped before the writer: the last connection to close folds the log into the file, and must be able to.
     idle: Mutex<Vec<Connection>>,
     writer: Option<Mutex<Writer>>,
+    turnstile: Turnstile,
+    /// When a checkpoint was in vain: somebody reads whom nobody can make wait.
+    in_vain: Mutex<Option<Instant>>,
+    /// Times that questions had to wait for a checkpoint.
+    emptied: AtomicU64,
+    /// No row counts as written before this: the latest time of a retention.
+    written_ms_min: AtomicI64,
+    /// What SQLite found damaged first.
+    damage: OnceLock<String>,
     /// Dropped after all connections, see [`Files`].
     files: Option<Files>,
 }
@@ -146,6 +175,11 @@ impl Embedded {
             options,
             writer: Some(Mutex::new(writer)),
             idle: Mutex::default(),
+            turnstile: Turnstile::default(),
+            in_vain: Mutex::default(),
+            emptied: AtomicU64::new(0),
+            written_ms_min: AtomicI64::new(i64::MIN),
+            damage: OnceLock::new(),
         })
     }
 
@@ -161,21 +195,51 @@ impl Embedded {
             writer: None,
             idle: Mutex::new(vec![conn]),
             files: None,
+            turnstile: Turnstile::default(),
+            in_vain: Mutex::default(),
+            emptied: AtomicU64::new(0),
+            written_ms_min: AtomicI64::new(i64::MIN),
+            damage: OnceLock::new(),
         })
     }
 
     /// A consistent view of the store as it is now, bounded in time if `deadline` is given.
     fn view(&self, deadline: Option<Duration>) -> Result<View<'_>, StoreError> {
+        // What it says may be wrong.
+        if let Some(why) = self.damage.get() {
+            return Err(StoreError::Corrupt { path: self.path.clone(), why: why.clone() });
+        }
         let idle = lock(&self.idle).pop();
         let conn = match idle {
             Some(conn) => conn,
-            None => schema::open_for_reading(&self.path)?,
+            None => schema::open_for_reading(&self.path).map_err(|error| self.note(error))?,
         };
         View::begin(self, conn, deadline)
     }
 
     fn page_view(&self) -> Result<View<'_>, StoreError> {
         self.view(Some(self.options.deadline))
+    }
+
+    /// Takes note of an error that says that the file is damaged.
+    fn note(&self, error: StoreError) -> StoreError {
+        if let StoreError::Corrupt { why, .. } = &error {
+            // The first one is as good as any.
+            let _ = self.damage.set(why.clone());
+        }
+        error
+    }
+
+    /// Empties SQLite's log if it has grown too large.
+    fn bound_log(&self, writer: &Writer) {
+        let mut in_vain = lock(&self.in_vain);
+        let again = in_vain.is_none_or(|last| last.elapsed() >= CHECKPOINT_AGAIN);
+        if wal::log_bytes(&self.path) <= self.options.log_bytes_max || !again {
+            return;
+        }
+        let emptied = self.turnstile.alone(self.options.deadline + TURN, || wal::empty(&writer.conn));
+        *in_vain = if emptied.is_ok_and(|emptied| emptied) { None } else { Some(Instant::now()) };
+        self.emptied.fetch_add(1, Ordering::Relaxed);
     }
 
     fn give_back(&self, conn: Connection) {
@@ -227,7 +291,14 @@ impl Store for Embedded {
         batches: &[Batch<'_>],
         labels: &dyn Fn(SeriesId) -> Option<LabelPairs>,
     ) -> Result<Written, StoreError> {
-        self.writer()?.write(&self.path, batches, labels)
+        // A clock that is behind what it was must not file rows where retention finds them soon.
+        let least_ms = self.written_ms_min.load(Ordering::Relaxed);
+        let mut batches = batches.to_vec();
+        batches.iter_mut().for_each(|batch| batch.written_ms = batch.written_ms.max(least_ms));
+        let mut writer = self.writer()?;
+        let written = writer.write(&self.path, &batches, labels).map_err(|error| self.note(error))?;
+        self.bound_log(&writer);
+        Ok(written)
     }
 
     fn amend(
@@ -238,7 +309,9 @@ impl Store for Embedded {
     ) -> Result<Vec<Verdict>, StoreError> {
         // First the lock, then the view: nobody writes between what it shows and what is written here.
         let mut writer = self.writer()?;
+        let written_ms = written_ms.max(self.written_ms_min.load(Ordering::Relaxed));
         amend::amend(&mut writer, self.view(None)?, &self.path, written_ms, offers, labels)
+            .map_err(|error| self.note(error))
     }
 
     fn names(&self, query: &NamesQuery) -> Result<Page<NameRow>, StoreError> {
@@ -277,7 +350,7 @@ impl Store for Embedded {
         query: &ExportQuery,
         each: &mut dyn FnMut(ExportRow<'_>) -> io::Result<()>,
     ) -> Result<u64, StoreError> {
-        merge::export(&self.view(None)?, query, each)
+        merge::export(|| self.view(None), query, each)
     }
 
     fn status(&self) -> Result<Status, StoreError> {
@@ -291,7 +364,24 @@ impl Store for Embedded {
     }
 
     fn drop_expired(&self, now_ms: i64) -> Result<Dropped, StoreError> {
-        self.writer()?.drop_expired(&self.path, now_ms, self.options.retention_ms)
+        self.written_ms_min.fetch_max(now_ms, Ordering::Relaxed);
+        self.writer()?.drop_expired(&self.path, now_ms, &self.options).map_err(|error| self.note(error))
+    }
+
+    fn check(&self, limit: Duration, stop: &(dyn Fn() -> bool + Sync)) -> Result<Soundness, StoreError> {
+        check::check(&self.path, limit, stop).map_err(|error| self.note(error))
+    }
+
+    fn log(&self) -> OwnLog {
+        OwnLog { bytes: wal::log_bytes(&self.path), emptied: self.emptied.load(Ordering::Relaxed) }
+    }
+
+    fn damage(&self) -> Option<String> {
+        self.damage.get().cloned()
+    }
+
+    fn retained_at_ms(&self) -> Result<Option<i64>, StoreError> {
+        self.view(None)?.retained_at_ms()
     }
 }
 

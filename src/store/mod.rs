@@ -22,6 +22,7 @@ pub mod testing;
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tidewatch_dataflows::outcome::look::Open;
 use tidewatch_dataflows::outcome::{Reject, WindowStats};
@@ -399,6 +400,28 @@ pub struct Dropped {
     pub rows: u64,
     /// Series that have no row any more.
     pub series: u64,
+    /// Tables that are as old, and wait for the next time.
+    pub tables_left: u64,
+}
+
+/// The store's own log, if it has one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnLog {
+    /// Its bytes.
+    pub bytes: u64,
+    /// How often questions had to wait so that it could be emptied.
+    pub emptied: u64,
+}
+
+/// What a check of the whole store found: nothing wrong.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Soundness {
+    /// Tables there are.
+    pub tables: usize,
+    /// Of these, those that were read to their end.
+    pub checked: usize,
+    /// How long that took.
+    pub seconds: f64,
 }
 
 /// Why the store did not do what it was asked.
@@ -431,6 +454,14 @@ pub enum StoreError {
     /// The file is damaged; give up, a human must act.
     #[error("the store {} is damaged: {why}", path.display())]
     Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        why: String,
+    },
+    /// What SQLite finds in the file is not what it wrote: nothing in it is to be trusted.
+    #[error("the store {} is damaged: {why}", path.display())]
+    Corrupt {
         /// The file.
         path: PathBuf,
         /// What SQLite said.
@@ -571,7 +602,27 @@ pub trait Store: Send + Sync {
     /// The store cannot be read.
     fn status(&self) -> Result<Status, StoreError>;
 
-    /// Drops the tables whose rows were all written longer ago than the retention.
+    /// The time of the last [`Store::drop_expired`]. Where that is not known: the end of the hour that was written last,
+    /// and none if nothing was written.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    fn retained_at_ms(&self) -> Result<Option<i64>, StoreError>;
+
+    /// Reads through the store within `limit`, or until `stop` says so.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`], or it cannot be read.
+    fn check(&self, limit: Duration, stop: &(dyn Fn() -> bool + Sync)) -> Result<Soundness, StoreError>;
+
+    /// How large its own log is.
+    fn log(&self) -> OwnLog;
+
+    /// What was found damaged so far, if anything was: by whoever read or wrote.
+    fn damage(&self) -> Option<String>;
+
+    /// Drops tables whose rows were all written longer ago than the retention, the oldest first, and remembers `now_ms`.
+    /// Of many it drops a part each time, so that a mistake costs little before it is seen.
     ///
     /// # Errors
     /// Nothing was dropped.

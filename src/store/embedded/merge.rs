@@ -3,10 +3,13 @@
 //! Each table is read in chunks from where its last chunk ended, and only while the merge is inside its times, so the
 //! memory taken is a few hundred rows per table that overlaps the instant being written.
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 
 use rusqlite::{Row, params};
 use tidewatch_dataflows::outcome::WindowStats;
@@ -15,33 +18,136 @@ use tidewatch_dataflows::sample::{Reason, SeriesId};
 use super::catalogue::is_meant;
 use super::read::stats;
 use super::schema::{columns, table};
-use super::view::{Names, Part, View};
+use super::view::{Part, SERIES_REMEMBERED_MAX, View};
 use super::{key_of, series_of, unsigned};
-use crate::store::row::{By, Kind, REJECT_SQL, RejectRow, SeriesRow, WINDOW_SQL, WindowRow};
+use crate::store::row::{By, Kind, REJECT_SQL, RejectRow, WINDOW_SQL, WindowRow};
 use crate::store::{ExportQuery, ExportRow, Range, StoreError};
 
 /// Rows read from a table at a time.
 const CHUNK: usize = 256;
 
+/// Batches of rows between the thread that reads and the one that writes.
+const BATCHES_AHEAD: usize = 16;
+/// How often a reader looks whether its rows are taken.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 type Each<'e> = &'e mut dyn FnMut(ExportRow<'_>) -> io::Result<()>;
 
+/// A row on its way out.
+enum Outgoing {
+    Window(WindowRow),
+    Reject(RejectRow),
+}
+
 /// Hands every row that is asked for to `each`.
-pub fn export(view: &View<'_>, query: &ExportQuery, each: Each<'_>) -> Result<u64, StoreError> {
-    match query.kind {
-        Kind::Windows => windows(view, query, each),
-        Kind::Rejects => rejects(view, query, each),
+///
+/// Rows are read on a thread of their own, for whoever takes them may stand still, and a view that lasts holds up
+/// checkpoints of the whole store. What is read later than [`View::rest_if_due`] allows is of a later moment: no key comes
+/// twice, and each as the last of the moments has it.
+pub fn export<'s>(
+    begin: impl FnOnce() -> Result<View<'s>, StoreError> + Send,
+    query: &ExportQuery,
+    each: Each<'_>,
+) -> Result<u64, StoreError> {
+    let (out, taken) = sync_channel::<Vec<Outgoing>>(BATCHES_AHEAD);
+    std::thread::scope(|scope| {
+        let reader =
+            std::thread::Builder::new().name("export".to_owned()).spawn_scoped(scope, move || {
+                let mut out = Outlet { out, rows: Vec::with_capacity(CHUNK) };
+                let view = RefCell::new(begin()?);
+                match query.kind {
+                    Kind::Windows => windows(&view, query, &mut out)?,
+                    Kind::Rejects => rejects(&view, query, &mut out)?,
+                }
+                out.flush(&view)?;
+                if view.borrow().renewed() {
+                    tracing::warn!("the export took so long that it shows the store at more than one moment");
+                }
+                Ok(())
+            })?;
+        let mut written = 0;
+        // Whoever cannot take a row drops the channel, and the reader ends.
+        for row in taken.into_iter().flatten() {
+            match &row {
+                Outgoing::Window(row) => each(ExportRow::Window(row))?,
+                Outgoing::Reject(row) => each(ExportRow::Reject(row))?,
+            }
+            written += 1;
+        }
+        match reader.join() {
+            Ok(read) => read.map(|()| written),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// What is known of a bounded number of series.
+struct Known<T>(HashMap<SeriesId, T>);
+
+impl<T> Default for Known<T> {
+    fn default() -> Self {
+        Known(HashMap::new())
     }
 }
 
-fn windows(view: &View<'_>, query: &ExportQuery, each: Each<'_>) -> Result<u64, StoreError> {
-    let mut names = Names::new(view, |series: SeriesRow| {
-        let meant = is_meant(&query.select, &series);
-        meant.then(|| Arc::new(series))
-    });
-    let mut written = 0;
-    for lane in view.lanes()? {
-        let read =
-            |hour: i64, after: (i64, i64)| window_rows(view, lane.window_ms, hour, after, query.range.end_ms);
+impl<T: Clone> Known<T> {
+    fn get(
+        &mut self,
+        series: SeriesId,
+        look: impl FnOnce() -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if let Some(known) = self.0.get(&series) {
+            return Ok(known.clone());
+        }
+        if self.0.len() >= SERIES_REMEMBERED_MAX {
+            self.0.clear();
+        }
+        Ok(self.0.entry(series).or_insert(look()?).clone())
+    }
+}
+
+/// Where rows go.
+struct Outlet {
+    out: SyncSender<Vec<Outgoing>>,
+    rows: Vec<Outgoing>,
+}
+
+impl Outlet {
+    fn put(&mut self, row: Outgoing, view: &RefCell<View<'_>>) -> Result<(), StoreError> {
+        self.rows.push(row);
+        if self.rows.len() < CHUNK { Ok(()) } else { self.flush(view) }
+    }
+
+    /// Waits until the rows are taken; meanwhile the view may end.
+    fn flush(&mut self, view: &RefCell<View<'_>>) -> Result<(), StoreError> {
+        let mut rows = std::mem::replace(&mut self.rows, Vec::with_capacity(CHUNK));
+        loop {
+            view.borrow_mut().rest_if_due()?;
+            match self.out.try_send(rows) {
+                Ok(()) => return view.borrow_mut().wake(),
+                Err(TrySendError::Full(back)) => rows = back,
+                Err(TrySendError::Disconnected(_)) => {
+                    return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+                }
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+    }
+}
+
+fn windows(view: &RefCell<View<'_>>, query: &ExportQuery, out: &mut Outlet) -> Result<(), StoreError> {
+    let mut names = Known::default();
+    let mut meant = |series: SeriesId| {
+        names.get(series, || {
+            let series = view.borrow().series(series)?;
+            Ok(is_meant(&query.select, &series).then(|| Arc::new(series)))
+        })
+    };
+    let lanes = view.borrow().lanes()?;
+    for lane in lanes {
+        let read = |hour: i64, after: (i64, i64)| {
+            window_rows(&view.borrow(), lane.window_ms, hour, after, query.range.end_ms)
+        };
         let mut merge =
             Merge::new(&lane.parts, query.range, |part, start| (part.at_min.max(start), i64::MIN), read);
         let mut best: Option<WindowStats> = None;
@@ -60,10 +166,9 @@ fn windows(view: &View<'_>, query: &ExportQuery, each: Each<'_>) -> Result<u64, 
                 (best, next) => {
                     let over = next.is_none();
                     if let Some(stats) = std::mem::replace(best, next)
-                        && let Some(series) = names.get(stats.series)?.as_ref()
+                        && let Some(series) = meant(stats.series)?
                     {
-                        each(ExportRow::Window(&WindowRow { series: series.clone(), stats }))?;
-                        written += 1;
+                        out.put(Outgoing::Window(WindowRow { series, stats }), view)?;
                     }
                     if over {
                         break;
@@ -72,7 +177,7 @@ fn windows(view: &View<'_>, query: &ExportQuery, each: Each<'_>) -> Result<u64, 
             }
         }
     }
-    Ok(written)
+    Ok(())
 }
 
 /// A chunk of one table's rows of one window, with the key each is merged by.
@@ -84,6 +189,9 @@ fn window_rows(
     end_ms: i64,
 ) -> Result<Chunk<(i64, i64), WindowStats>, StoreError> {
     let fail = |e| view.fail("read windows", e);
+    if gone(view, Kind::Windows, hour)? {
+        return Ok(VecDeque::new());
+    }
     let sql = format!(
         "SELECT {} FROM {} WHERE window_ms = ?1 AND (at_ms, series) >= (?2, ?3) AND at_ms <= ?4 \
          ORDER BY at_ms, series LIMIT {CHUNK}",
@@ -96,34 +204,40 @@ fn window_rows(
     rows.collect::<Result<_, _>>().map_err(fail)
 }
 
+/// Whether retention has dropped a table since the export began.
+fn gone(view: &View<'_>, kind: Kind, hour: i64) -> Result<bool, StoreError> {
+    Ok(view.renewed() && !view.has_table(&table(kind, hour))?)
+}
+
 /// Order of rejects: epoch, rows without series last, series, reason.
 type RejectOrder = (i64, i64, i64, i64);
 
-fn rejects(view: &View<'_>, query: &ExportQuery, each: Each<'_>) -> Result<u64, StoreError> {
-    let mut names = Names::new(view, |series: SeriesRow| (is_meant(&query.select, &series), series.name));
-    let parts = view.reject_parts()?;
-    let read = |hour: i64, after: RejectOrder| reject_rows(view, hour, after);
+fn rejects(view: &RefCell<View<'_>>, query: &ExportQuery, out: &mut Outlet) -> Result<(), StoreError> {
+    let mut names = Known::default();
+    let parts = view.borrow().reject_parts()?;
+    let read = |hour: i64, after: RejectOrder| reject_rows(&view.borrow(), hour, after);
     let mut merge = Merge::new(&parts, query.range, |_, _| (i64::MIN, 0, i64::MIN, 0), read);
-    let mut written = 0;
     while let Some(mut row) = merge.next()? {
         if row.last_at_ms < query.range.start_ms || row.first_at_ms > query.range.end_ms {
             continue;
         }
         match row.series {
             Some(series) => {
-                let named = names.get(series)?;
-                if !named.0 {
+                let (meant, name) = names.get(series, || {
+                    let series = view.borrow().series(series)?;
+                    Ok((is_meant(&query.select, &series), series.name))
+                })?;
+                if !meant {
                     continue;
                 }
-                row.name = Some(named.1.clone());
+                row.name = Some(name);
             }
             None if !query.select.is_every() => continue,
             None => {}
         }
-        each(ExportRow::Reject(&row))?;
-        written += 1;
+        out.put(Outgoing::Reject(row), view)?;
     }
-    Ok(written)
+    Ok(())
 }
 
 fn reject_rows(
@@ -132,6 +246,9 @@ fn reject_rows(
     from: RejectOrder,
 ) -> Result<Chunk<RejectOrder, RejectRow>, StoreError> {
     let fail = |e| view.fail("read rejects", e);
+    if gone(view, Kind::Rejects, hour)? {
+        return Ok(VecDeque::new());
+    }
     let sql = format!(
         "SELECT {} FROM {} WHERE (epoch, unlisted, series, reason) >= (?1, ?2, ?3, ?4) \
          ORDER BY epoch, unlisted, series, reason LIMIT {CHUNK}",

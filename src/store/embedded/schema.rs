@@ -259,9 +259,13 @@ pub fn failure(path: &Path, attempt: &'static str, error: rusqlite::Error) -> St
     let why = error.to_string();
     match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => StoreError::Foreign { path, why },
+        Some(ErrorCode::DatabaseCorrupt) => {
+            StoreError::Corrupt { path, why: format!("cannot {attempt}: {why}") }
+        }
         Some(
             ErrorCode::DatabaseBusy
             | ErrorCode::DatabaseLocked
+            | ErrorCode::FileLockingProtocolFailed
             | ErrorCode::DiskFull
             | ErrorCode::SystemIoFailure
             | ErrorCode::OutOfMemory

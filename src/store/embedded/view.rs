@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, OptionalExtension, params};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
-use super::{Embedded, gcd, key_of, kind, schema, series_of, unsigned};
+use super::{Embedded, gcd, key_of, kind, schema, series_of, unsigned, wal};
 use crate::store::row::{Kind, SeriesRow};
 use crate::store::{Status, StoreError};
 
@@ -15,7 +15,7 @@ use crate::store::{Status, StoreError};
 const STEPS_BETWEEN_LOOKS: i32 = 5_000;
 
 /// Most series remembered while rows are given their labels.
-const SERIES_REMEMBERED_MAX: usize = 65_536;
+pub const SERIES_REMEMBERED_MAX: usize = 65_536;
 
 /// A read transaction with a deadline.
 pub struct View<'s> {
@@ -24,6 +24,11 @@ pub struct View<'s> {
     conn: Option<Connection>,
     deadline: Option<Instant>,
     limit: Duration,
+    /// When the moment that is shown began, or was judged last.
+    since: Instant,
+    /// Whether a transaction is open.
+    inside: bool,
+    renewed: bool,
 }
 
 /// What one table holds of one window (or of rejects).
@@ -69,7 +74,16 @@ impl Lane {
 impl<'s> View<'s> {
     pub fn begin(store: &'s Embedded, conn: Connection, limit: Option<Duration>) -> Result<Self, StoreError> {
         let deadline = limit.map(|limit| Instant::now() + limit);
-        let mut view = View { store, conn: Some(conn), deadline, limit: limit.unwrap_or_default() };
+        let mut view = View {
+            store,
+            conn: Some(conn),
+            deadline,
+            limit: limit.unwrap_or_default(),
+            since: Instant::now(),
+            inside: false,
+            renewed: false,
+        };
+        view.enter()?;
         if let Some(deadline) = deadline {
             let late = move || Instant::now() >= deadline;
             let conn = view.conn.as_mut().expect("only drop takes the connection");
@@ -77,6 +91,52 @@ impl<'s> View<'s> {
         }
         view.conn().execute_batch("BEGIN").map_err(|e| view.fail("read", e))?;
         Ok(view)
+    }
+
+    /// Waits for a checkpoint that has its turn.
+    fn enter(&mut self) -> Result<(), StoreError> {
+        if !self.store.turnstile.enter(self.deadline) {
+            return Err(self.too_slow());
+        }
+        (self.inside, self.since) = (true, Instant::now());
+        Ok(())
+    }
+
+    /// Ends the moment that is shown, if it lasts so long that SQLite's log grows because of it.
+    pub fn rest_if_due(&mut self) -> Result<(), StoreError> {
+        if !self.inside || self.since.elapsed() < self.store.options.view_max {
+            return Ok(());
+        }
+        // It is looked at again only after a while.
+        self.since = Instant::now();
+        if wal::log_bytes(&self.store.path) <= self.store.options.log_bytes_max / 2 {
+            return Ok(());
+        }
+        self.conn().execute_batch("ROLLBACK").map_err(|e| self.fail("end a view", e))?;
+        self.store.turnstile.leave();
+        (self.inside, self.renewed) = (false, true);
+        Ok(())
+    }
+
+    /// Goes on at another moment after [`View::rest_if_due`] has ended one.
+    pub fn wake(&mut self) -> Result<(), StoreError> {
+        if !self.inside {
+            self.enter()?;
+            self.conn().execute_batch("BEGIN").map_err(|e| self.fail("read", e))?;
+        }
+        Ok(())
+    }
+
+    /// Whether more than one moment was shown: tables may be gone that were there at first.
+    pub fn renewed(&self) -> bool {
+        self.renewed
+    }
+
+    /// Whether there is a table of this name.
+    pub fn has_table(&self, table: &str) -> Result<bool, StoreError> {
+        let sql = "SELECT count(*) FROM sqlite_master WHERE name = ?1";
+        let found = self.conn().query_row(sql, [table], |row| row.get::<_, i64>(0));
+        Ok(found.map_err(|e| self.fail("look for a table", e))? > 0)
     }
 
     pub fn conn(&self) -> &Connection {
@@ -88,7 +148,7 @@ impl<'s> View<'s> {
         if error.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted) {
             return self.too_slow();
         }
-        schema::failure(&self.store.path, attempt, error)
+        self.store.note(schema::failure(&self.store.path, attempt, error))
     }
 
     /// Judges the deadline; SQLite judges it only inside long statements.
@@ -105,6 +165,15 @@ impl<'s> View<'s> {
 
     pub fn epoch(&self) -> Result<Option<u64>, StoreError> {
         epoch(self.conn()).map_err(|e| self.fail("read the epoch", e))
+    }
+
+    /// The time of the last retention, or the end of the hour that was written last.
+    pub fn retained_at_ms(&self) -> Result<Option<i64>, StoreError> {
+        let sql = "SELECT coalesce((SELECT value FROM meta WHERE key = 'retained_at_ms'), \
+                   (SELECT (max(hour) + 1) * 3600000 FROM manifest))";
+        self.conn()
+            .query_row(sql, [], |row| row.get(0))
+            .map_err(|e| self.fail("read the time of retention", e))
     }
 
     /// The tables of each window length, shortest first.
@@ -193,10 +262,17 @@ impl<'s> View<'s> {
 impl Drop for View<'_> {
     fn drop(&mut self) {
         let Some(mut conn) = self.conn.take() else { return };
+        let inside = std::mem::take(&mut self.inside);
         let quiet = conn.progress_handler(0, None::<fn() -> bool>).is_ok();
         let ended = conn.is_autocommit() || conn.execute_batch("ROLLBACK").is_ok();
+        // A connection that is dropped has ended its transaction before the turn of a checkpoint comes.
         if quiet && ended {
             self.store.give_back(conn);
+        } else {
+            drop(conn);
+        }
+        if inside {
+            self.store.turnstile.leave();
         }
     }
 }
