@@ -41,6 +41,9 @@ pub enum Command {
         /// Go on where records of the journal are damaged or lost, and say what is missing
         #[arg(long)]
         accept_loss: bool,
+        /// Go by the clock where the journal has seen times far ahead of it: a clock was wrong, and is right now
+        #[arg(long)]
+        accept_clock: bool,
         /// Flags for all commands.
         #[command(flatten)]
         common: Common,
@@ -135,6 +138,9 @@ pub struct Replay {
     /// Go on where records of the journal are damaged or lost, and say what is missing
     #[arg(long)]
     pub accept_loss: bool,
+    /// Go by the clock where the journal has seen times far ahead of it: a clock was wrong, and is right now
+    #[arg(long)]
+    pub accept_clock: bool,
     /// Flags for all commands.
     #[command(flatten)]
     pub common: Common,

@@ -4,8 +4,8 @@
 //! `panic-on-settings:<series>` (when its state is carried over to other settings), the series as 16 hex digits; `@<ms>`
 //! behind one lets it wait for a sample of that time or later. With `lose:<series>@<ms>` a start loses the base pane of
 //! that time. With `fail-sync:<what>@<n>` the sync number n (from 1 on) of the log `journal`, `outbox` or `series`, or of
-//! `store`, fails without being made. `MUTANT` is the number of a bug that is put in on purpose, to see that the tests notice; each is one line
-//! that asks [`mutant`].
+//! `store`, fails without being made. `TIDEWATCH_CLOCK` names a file that says how far the clock is ahead, now. `MUTANT` is
+//! the number of a bug that is put in on purpose, to see that the tests notice; each is one line that asks [`mutant`].
 //!
 //! | mutant | what is wrong |
 //! |---|---|
@@ -59,6 +59,22 @@ pub fn sync_fails(what: &str) -> bool {
 #[inline]
 pub const fn sync_fails(_: &str) -> bool {
     false
+}
+
+/// How far the clock of this process is ahead, in milliseconds: what the file says that `TIDEWATCH_CLOCK` names.
+#[cfg(feature = "faults")]
+pub fn clock_ahead_ms() -> i64 {
+    static FILE: std::sync::OnceLock<Option<std::ffi::OsString>> = std::sync::OnceLock::new();
+    let Some(file) = FILE.get_or_init(|| std::env::var_os("TIDEWATCH_CLOCK")) else { return 0 };
+    // While it is replaced it may be empty: as if it were not there.
+    std::fs::read_to_string(file).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// How far the clock of this process is ahead: it is the machine's.
+#[cfg(not(feature = "faults"))]
+#[inline]
+pub const fn clock_ahead_ms() -> i64 {
+    0
 }
 
 /// Puts in what `TIDEWATCH_FAULT` says; once, when the process starts.

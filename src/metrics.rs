@@ -199,6 +199,8 @@ metrics! {
     epochs: Counter = "tidewatch_epochs", Counter::default();
     /// Seconds that stream time of the newest finished epoch is behind the clock.
     lag_seconds: FloatGauge = "tidewatch_stream_lag_seconds", FloatGauge::default();
+    /// Seconds that the clock is behind the journal's stream time, which stands still until the clock is there.
+    clock_behind_seconds: FloatGauge = "tidewatch_clock_behind_seconds", FloatGauge::default();
     /// Series with a slot.
     active_series: IntGauge = "tidewatch_active_series", IntGauge::default();
     /// Label sets held in memory.

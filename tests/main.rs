@@ -68,6 +68,8 @@ mod bad_inputs;
 mod bad_requests;
 mod browser;
 mod churn;
+#[cfg(feature = "faults")]
+mod clock;
 mod crashes;
 mod damaged_store;
 mod demo;

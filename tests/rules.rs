@@ -229,6 +229,69 @@ fn quarantined_series_leave_and_come_back_as_in_the_slow_model() {
     assert!(refused > 0);
 }
 
+/// A clock that jumps forward in the middle of a feed, is set right later, and then is reset: epochs `[from, to)` have
+/// times so far ahead, those after them stand still until `reset`, whose samples come with the next one. Some series follow
+/// the wrong clock.
+fn jump(rng: &mut fastrand::Rng, epochs: &mut Vec<Epoch>, ids: &[SeriesId], catch_up_ms: i64) {
+    let mut places: Vec<usize> = (0..3).map(|_| rng.usize(1..epochs.len() - 1)).collect();
+    places.sort_unstable();
+    let (from, to, reset) = (places[0], places[1].max(places[0] + 1), places[2].max(places[1] + 1));
+    let ahead_ms = [700_000, 3_600_000, 90_000_000, 40 * 86_400_000][rng.usize(0..4)];
+    let wrong: Vec<u64> = ids.iter().filter(|_| rng.u8(0..3) == 0).map(|id| id.0).collect();
+    let before = epochs[from - 1].end;
+    let jumped_ms = epochs[from].end.stream_ms + ahead_ms;
+    let close = |stream_ms: i64| match stream_ms >= jumped_ms + catch_up_ms {
+        true => stream_ms,
+        false => before.close_ms,
+    };
+    let last_ms = epochs[to - 1].end.stream_ms + ahead_ms;
+    for (n, epoch) in epochs.iter_mut().enumerate().take(reset).skip(from) {
+        epoch.end.stream_ms = if n < to { epoch.end.stream_ms + ahead_ms } else { last_ms };
+        epoch.end.close_ms = close(epoch.end.stream_ms);
+        let live = &mut epoch.live;
+        for i in (0..live.len()).filter(|_| n < to) {
+            if wrong.contains(&live.series[i]) {
+                live.at_ms[i] += ahead_ms;
+            }
+        }
+    }
+    let (held, to_ms) = (epochs[reset - 1].end, epochs[reset].end.stream_ms);
+    let mut end = EpochEnd { epoch: epochs[reset].end.epoch, ..held.reset(to_ms) };
+    end.last_of_input = false;
+    let controls = vec![Arc::new(Control::ClockReset { to_ms })];
+    let mut least = end.close_ms;
+    for (n, epoch) in epochs.iter_mut().enumerate().skip(reset) {
+        epoch.end.epoch += 1;
+        // The wait of a jump may be going on at the reset: close time never goes back otherwise.
+        least = least.max(epoch.end.close_ms);
+        epoch.end.close_ms = if n == reset { end.close_ms } else { least };
+    }
+    epochs.insert(reset, Epoch { end, controls, ..Epoch::default() });
+}
+
+#[test]
+fn a_clock_that_is_reset_leaves_what_the_slow_model_leaves() {
+    let (mut freed, mut rows) = (0, 0);
+    for seed in 0..crate::rounds(60) {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0xC10C);
+        let settings = if rng.bool() { feed::any_settings(&mut rng) } else { feed::settings(&mut rng) };
+        let (ids, mut epochs) = feed::mixed(&mut rng, &settings, seed % 4 == 0);
+        if rng.bool() {
+            feed::change_settings(&mut rng, &settings, &mut epochs);
+        }
+        jump(&mut rng, &mut epochs, &ids, settings.catch_up_ms);
+        let (mut tactics, mut model) = (Tactics::new(&settings), Model::new(&settings));
+        for (n, epoch) in epochs.iter().enumerate() {
+            let place = || format!("seed {seed}, epoch {n} of {}, {:?}", epochs.len(), epoch.end);
+            let got = same_epoch(&mut tactics, &mut model, epoch, &place);
+            let reset = epoch.controls.iter().any(|control| matches!(**control, Control::ClockReset { .. }));
+            freed += if reset { got.freed.len() } else { 0 };
+            rows += got.windows.len();
+        }
+    }
+    assert!(freed > 0 && rows > 10_000, "{freed} series begin anew, {rows} rows");
+}
+
 #[test]
 fn a_file_in_any_order_within_lateness_gives_the_windows_computed_from_scratch() {
     for seed in 0..crate::rounds(100) {

@@ -23,6 +23,19 @@ pub const AT_MS_MIN: i64 = 946_684_800_000;
 /// The latest event time taken even with `--allow-future`: 9999-12-31T23:59:59.999Z.
 pub const AT_MS_MAX: i64 = 253_402_300_799_999;
 
+/// How far ahead of the clock the time of a live sample may be.
+pub const AHEAD_MS_MAX: i64 = 600_000;
+
+/// Whether a time is further ahead of a clock that says `to_ms` than the time of a live sample may be.
+pub fn ahead_of(to_ms: i64, at_ms: i64) -> bool {
+    at_ms > to_ms.saturating_add(AHEAD_MS_MAX)
+}
+
+/// A bound that was judged by a clock, now that it says `to_ms`.
+pub fn set_back(to_ms: i64, bound_ms: i64) -> i64 {
+    if ahead_of(to_ms, bound_ms) { to_ms } else { bound_ms }
+}
+
 /// Identity of one series: xxh3_64 over its labels sorted by name, each written `name 0xFF value 0xFF`.
 ///
 /// Stable for ever; printed as 16 hex digits.
@@ -221,6 +234,12 @@ pub enum Control {
         /// The series.
         series: u64,
     },
+    /// The clock was wrong, and says this now: stream time and close time go back to it. It has an epoch of its own,
+    /// without samples.
+    ClockReset {
+        /// The clock, Unix milliseconds.
+        to_ms: i64,
+    },
 }
 
 /// The end of an epoch as it is *written* in the journal: the only clock the computation sees.
@@ -228,12 +247,20 @@ pub enum Control {
 pub struct EpochEnd {
     /// Number of the epoch; grows, with gaps.
     pub epoch: u64,
-    /// Stream time: wall clock when the epoch was cut, never going back. `i64::MIN` before the first clock.
+    /// Stream time: wall clock when the epoch was cut. It goes back only at a [`Control::ClockReset`]. `i64::MIN` before
+    /// the first clock.
     pub stream_ms: i64,
     /// How far silence may be judged; never above `stream_ms`.
     pub close_ms: i64,
     /// Whether an input ends here (the last epoch of a replayed file): pending reject rows are emitted now.
     pub last_of_input: bool,
+}
+
+impl EpochEnd {
+    /// The same with the times that hold once the clock was set back to `to_ms`.
+    pub fn reset(self, to_ms: i64) -> EpochEnd {
+        EpochEnd { stream_ms: self.stream_ms.min(to_ms), close_ms: self.close_ms.min(to_ms), ..self }
+    }
 }
 
 /// What every worker is told of an epoch: its controls, and last its end.

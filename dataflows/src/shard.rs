@@ -326,6 +326,15 @@ pub struct Carried {
     pub raw: (u32, u32),
 }
 
+/// The clock was set back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClockSet {
+    /// What it says.
+    pub to_ms: i64,
+    /// The slots that go on, rising.
+    pub slots: Vec<u32>,
+}
+
 /// What `admit` hands on for one epoch of one shard: complete and ordered.
 #[derive(Debug)]
 pub struct Admitted {
@@ -335,6 +344,8 @@ pub struct Admitted {
     pub shard: usize,
     /// New settings, which apply before everything else.
     pub settings: Option<Arc<Settings>>,
+    /// The clock was set back; applies after the settings.
+    pub clock: Option<ClockSet>,
     /// If there are new settings, all series that have a slot, by slot.
     pub carried: Vec<Carried>,
     /// Slots given in this epoch; before every sample.
@@ -355,7 +366,8 @@ pub struct Admitted {
     pub at_ms: Vec<i64>,
     /// New samples: values.
     pub value: Vec<f64>,
-    /// Of the freed slots, those of series that are quarantined: nothing more of them is computed.
+    /// Of the freed slots, those of series that are quarantined or were ahead of a clock that was set back: nothing more of
+    /// them is computed.
     pub quarantined: Vec<u32>,
     /// Slots freed at the end of this epoch; after everything else.
     pub freed: Vec<u32>,
@@ -391,6 +403,7 @@ impl Admitted {
             end,
             shard,
             settings: None,
+            clock: None,
             carried: Vec::new(),
             given: Vec::new(),
             late: Vec::new(),

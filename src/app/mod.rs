@@ -5,6 +5,7 @@
 //! into the outbox → the sinks drain the outbox → release the lock.
 
 mod audit;
+mod clock;
 mod commands;
 mod demo;
 mod history;
@@ -33,6 +34,8 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::{Cli, Command, Common};
 use crate::config::{Config, Flags};
 
+use self::stack::Accepted;
+
 /// Runs one command to its end.
 ///
 /// # Errors
@@ -46,8 +49,9 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
     crate::faults::arm();
     process::raise_open_files();
     match cli.command {
-        Command::Run { common, accept_loss, lift_quarantine } => {
-            run::run(load(&common)?, accept_loss, &lift_quarantine, None)
+        Command::Run { common, accept_loss, accept_clock, lift_quarantine } => {
+            let accepted = Accepted { loss: accept_loss, clock: accept_clock, ..Accepted::default() };
+            run::run(load(&common)?, accepted, &lift_quarantine, None)
         }
         Command::Replay(args) => replay::replay(load(&args.common)?, &args),
         Command::Demo(args) => demo::demo(load(&args.common)?, &args),
@@ -68,7 +72,9 @@ fn load(common: &Common) -> anyhow::Result<Config> {
         workers: common.workers.clone(),
     };
     // Of `faults`, and no setting.
-    let env = std::env::vars_os().filter(|(name, _)| !cfg!(feature = "faults") || name != "TIDEWATCH_FAULT");
+    let env = std::env::vars_os().filter(|(name, _)| {
+        !cfg!(feature = "faults") || (name != "TIDEWATCH_FAULT" && name != "TIDEWATCH_CLOCK")
+    });
     let (config, ignored) = Config::load(common.config.as_deref(), env, flags)
         .map_err(anyhow::Error::from)
         .and_then(|(config, ignored)| sources::judge(&config).map(|()| (config, ignored)))
@@ -86,7 +92,8 @@ fn windows_in_words(config: &Config) -> Vec<String> {
 /// Unix milliseconds by the machine's clock.
 fn now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+    let now_ms = since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
+    now_ms.saturating_add(crate::faults::clock_ahead_ms())
 }
 
 /// An instant as users type it: RFC 3339 or Unix seconds.

@@ -15,7 +15,7 @@ use crate::source::replay::{Options, Replay, SOURCE, Summary, judge};
 
 use super::progress::{Measure, Progress};
 use super::reading::{Cut, Span, all_read, next_of, read, show};
-use super::stack::{OnFatal, Stack};
+use super::stack::{Accepted, OnFatal, Stack};
 use super::watchdog::Watchdog;
 use super::{history, now_ms, time_ms};
 
@@ -32,7 +32,8 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     let options = Options { format, strict: args.strict, allow_future: args.allow_future, clock: now_ms };
     let (from_ms, to_ms) = range(args)?;
     let on_fatal = end_process();
-    let stack = Stack::open(&config, Mode::File, args.allow_future, args.accept_loss, &on_fatal);
+    let accepted = Accepted { loss: args.accept_loss, future: args.allow_future, clock: args.accept_clock };
+    let stack = Stack::open(&config, Mode::File, accepted, &on_fatal);
     if args.into_history {
         return history::command::replay(&config, args, options, stack, (from_ms, to_ms));
     }

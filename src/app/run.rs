@@ -1,5 +1,6 @@
 //! `run`: takes samples over HTTP until it is told to stop.
 
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -18,7 +19,7 @@ use crate::api::explain::Known;
 use crate::api::{self, Api, Asked};
 use crate::config::Config;
 use crate::engine::publish_sizes;
-use crate::journal::{Mode, Refused as JournalRefused};
+use crate::journal::{CLOCK_BEHIND_MS_MAX, Mode, Refused as JournalRefused};
 use crate::metrics::{Log, Metrics, Queue, Sink};
 use crate::source::receive::{self, Receiver};
 use crate::source::remote_write;
@@ -26,11 +27,12 @@ use crate::source::{Durable, Intake, Refused};
 use crate::store::{LabelPairs, Store, StoreError};
 
 use super::audit::Audit;
+use super::clock::{self, ClockWitnesses};
 use super::history::jobs::Histories;
 use super::rate::{self, Rate};
 use super::rows_per_day::{self, OnDisk, RowsPerDay, Say, Warning};
 use super::sources::{self, Guest, Sources};
-use super::stack::{Fatal, OnFatal, Stack};
+use super::stack::{Accepted, Fatal, OnFatal, Stack};
 use super::watchdog::Watchdog;
 use super::{now_ms, process, raw, stored, windows_in_words};
 
@@ -49,17 +51,17 @@ const RETRY_SECONDS: u64 = 5;
 /// Runs until SIGTERM or SIGINT, drains, and returns 0. A guest is one more source.
 pub fn run(
     config: Config,
-    accept_loss: bool,
+    accepted: Accepted,
     lift: &[String],
     guest: Option<Guest>,
 ) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(config, accept_loss, lift, guest))
+    runtime.block_on(serve(config, accepted, lift, guest))
 }
 
 async fn serve(
     config: Config,
-    accept_loss: bool,
+    accepted: Accepted,
     lift: &[String],
     guest: Option<Guest>,
 ) -> anyhow::Result<ExitCode> {
@@ -71,7 +73,7 @@ async fn serve(
     // The receiver lives as long as this function: a message is lost only when the process ends anyway.
     let on_fatal: OnFatal = Arc::new(move |fatal| drop(fatal_to.send(fatal)));
     let opened = Instant::now();
-    let stack = Arc::new(Stack::open(&config, Mode::Live, false, accept_loss, &on_fatal)?);
+    let stack = Arc::new(Stack::open(&config, Mode::Live, accepted, &on_fatal)?);
     lift_quarantine(&stack, lift)?;
     let watchdog = Watchdog::start(
         Duration::from_millis(config.watchdog_ms.unsigned_abs()),
@@ -102,12 +104,14 @@ async fn serve(
         opened,
         sources: statuses,
         rate: Rate::default(),
+        clock: ClockWitnesses::default(),
     });
     let mut warning = Warning::default();
     if worker.tell_rows_per_day(&mut warning).is_none() && catalogue > 0 {
         tracing::info!("the store gets {}", worker.rows_per_day());
     }
     tokio::spawn(note_rate(Arc::downgrade(&worker)));
+    tokio::spawn(clock::watch(Arc::downgrade(&worker)));
     tokio::spawn(watch_rows_per_day(Arc::downgrade(&worker), warning));
     let receiver = Receiver::new(
         Arc::clone(&worker) as Arc<dyn Intake>,
@@ -144,10 +148,10 @@ async fn serve(
     let mut sources = Sources::start(&config, &worker.sources, &parts)?;
     guest.map_or(Ok(()), |guest| sources.host(guest, &parts, address))?;
     drop(parts);
-    let audit = Audit::start(&config, accept_loss, &stack).context("starting the audit")?;
+    let audit = Audit::start(&config, accepted.loss, &stack).context("starting the audit")?;
     let (stop_to, stop_from) = tokio::sync::oneshot::channel::<()>();
     let server = tokio::spawn(async move {
-        axum::serve(listener, router)
+        axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
             .with_graceful_shutdown(async move {
                 // Told to stop, or the other side is gone: both mean stop.
                 let _ = stop_from.await;
@@ -296,13 +300,15 @@ async fn told_to_stop() -> &'static str {
 }
 
 /// The running worker as sources and the API see it.
-struct Live {
+pub(super) struct Live {
     rate: Rate,
+    /// What senders say of the clock.
+    pub(super) clock: ClockWitnesses,
     /// Series that make rows: what was found at start, until the workers have read all of it back.
     series: AtomicU64,
     /// The store on its disk, as it was looked at last.
     disk: Mutex<OnDisk>,
-    stack: Arc<Stack>,
+    pub(super) stack: Arc<Stack>,
     config: Config,
     closing: AtomicBool,
     opened: Instant,
@@ -346,6 +352,12 @@ impl Live {
             Say::Over => tracing::info!("the store gets no more rows than it is meant for: {rows}"),
         }
         Some(say)
+    }
+
+    /// How far the clock is behind the journal's stream time; negative if it is ahead.
+    pub(super) fn clock_behind_ms(&self) -> i64 {
+        let stream_ms = self.stack.journal.last_epoch_end().map_or(i64::MIN, |end| end.stream_ms);
+        stream_ms.saturating_sub(now_ms())
     }
 
     /// Whether anything is taken at all now.
@@ -402,6 +414,16 @@ impl Intake for Live {
     fn catching_up(&self) -> bool {
         !self.stack.caught_up()
     }
+
+    fn stream_ms(&self) -> i64 {
+        self.stack.journal.last_epoch_end().map_or(i64::MIN, |end| end.stream_ms)
+    }
+
+    fn heard(&self, sender: IpAddr, newest_ms: i64) {
+        if self.clock_behind_ms() > CLOCK_BEHIND_MS_MAX {
+            self.clock.hear(sender, newest_ms);
+        }
+    }
 }
 
 impl api::explain::Workings for Live {
@@ -457,6 +479,7 @@ impl api::Worker for Live {
             "epoch": { "journal": stack.journal.last_epoch_end().map(|end| end.epoch), "outbox": stack.outbox.epoch(),
                        "store": stack.sink_progress.epoch.load(Ordering::Relaxed) },
             "lag_seconds": (stream_ms != i64::MIN).then(|| (now_ms() - stream_ms) as f64 / 1e3),
+            "clock_behind_seconds": self.clock_behind_ms().max(0) as f64 / 1e3,
             "samples": progress.samples.load(Ordering::Relaxed),
             "samples_per_second": self.rate.per_second(Instant::now(), progress.live_samples()),
             "store_log_bytes": stack.metrics.store_log_bytes.get(),
@@ -488,6 +511,7 @@ impl api::Worker for Live {
         if stream_ms != i64::MIN {
             metrics.lag_seconds.set((now_ms() - stream_ms) as f64 / 1e3);
         }
+        metrics.clock_behind_seconds.set(self.clock_behind_ms().max(0) as f64 / 1e3);
         metrics.rows_per_day.set(i64::try_from(self.rows_per_day().estimate()).unwrap_or(i64::MAX));
         metrics.rows_per_day_max.set(i64::try_from(self.config.store.rows_per_day_max).unwrap_or(i64::MAX));
         sources::publish(&self.sources, now_ms(), metrics);

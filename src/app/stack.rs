@@ -62,6 +62,17 @@ pub struct Stack {
     _lock: File,
 }
 
+/// What a start goes on with although it would be refused otherwise.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Accepted {
+    /// Records that are damaged or lost (`--accept-loss`).
+    pub loss: bool,
+    /// Samples, and stream time, far ahead of the clock (`--allow-future`).
+    pub future: bool,
+    /// That stream time goes back to the clock (`--accept-clock`).
+    pub clock: bool,
+}
+
 /// The threads, in the order in which they end.
 struct Running {
     trim: Option<Trim>,
@@ -93,8 +104,7 @@ impl Stack {
     pub fn open(
         config: &Config,
         mode: Mode,
-        allow_future: bool,
-        accept_loss: bool,
+        accepted: Accepted,
         on_fatal: &OnFatal,
     ) -> anyhow::Result<Stack> {
         let dir = &config.data_dir;
@@ -102,7 +112,7 @@ impl Stack {
         let metrics = Arc::new(Metrics::new());
         metrics.build_info.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
         remove_history(dir)?;
-        let labels = open_labels(config, &dir.join("series"), accept_loss, Arc::clone(&metrics))?;
+        let labels = open_labels(config, &dir.join("series"), accepted.loss, Arc::clone(&metrics))?;
         let options = embedded::Options {
             retention_ms: config.store.retention_ms,
             // Twice those that are alive at once: as many come as go.
@@ -120,11 +130,12 @@ impl Stack {
             .context("opening the snapshots")?;
 
         let outbox_dir = dir.join("outbox");
-        let proof = outbox::Proof { snapshot: snapshots.newest_epoch(), stored, accept_loss };
+        let proof = outbox::Proof { snapshot: snapshots.newest_epoch(), stored, accept_loss: accepted.loss };
         let outbox = open_outbox(config, &outbox_dir, proof, Arc::clone(&metrics))?;
 
-        let mut journal_config = journal_config(config, mode, allow_future);
-        journal_config.accept_loss = accept_loss;
+        let mut journal_config = journal_config(config, mode, accepted.future);
+        journal_config.accept_loss = accepted.loss;
+        journal_config.accept_clock = accepted.clock;
         // Whoever reads a file or makes samples is told by what it waits for.
         journal_config.on_failed = (mode == Mode::Live).then(|| journal_failed(on_fatal));
         let made = [
@@ -153,7 +164,7 @@ impl Stack {
             labels: Arc::clone(&labels),
             metrics: Arc::clone(&metrics),
             clock: now_ms,
-            accept_loss,
+            accept_loss: accepted.loss,
             uptime: crate::sinks::store::uptime,
             on_fatal: sink_failed(dir, on_fatal),
         };

@@ -96,6 +96,12 @@ impl EpochCutter {
         self.end(EpochEnd { epoch: self.next_epoch(now_ms), stream_ms, close_ms, last_of_input })
     }
 
+    /// The clock was wrong and says `to_ms`: both times go back to it, and epochs go on from there.
+    pub fn reset(&mut self, to_ms: i64) {
+        self.last = self.last.map(|last| last.reset(to_ms));
+        (self.steps_ms, self.hold_until_ms) = ([0; 2], None);
+    }
+
     /// The newest epoch end.
     pub fn last(&self) -> Option<EpochEnd> {
         self.last

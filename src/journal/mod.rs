@@ -67,7 +67,7 @@ pub type OnFailed = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// The machine's clock.
 pub fn system_clock() -> Clock {
-    Arc::new(|| jiff::Timestamp::now().as_millisecond())
+    Arc::new(|| jiff::Timestamp::now().as_millisecond().saturating_add(crate::faults::clock_ahead_ms()))
 }
 
 /// The journal cannot be opened or read. All of these are definite.
@@ -99,7 +99,7 @@ pub enum JournalError {
     #[error("a journal record of kind {kind} cannot be used: {why}")]
     Malformed { kind: u8, why: String },
     /// The clock is far behind what the journal has seen.
-    #[error("the clock says {}, more than 10m behind the journal's stream time {}; set the clock, or wait", time(*clock_ms), time(*stream_ms))]
+    #[error("the clock says {}, more than 10m behind the journal's stream time {}; set the clock, wait, or go by the clock from now on with --accept-clock", time(*clock_ms), time(*stream_ms))]
     ClockBehind { clock_ms: i64, stream_ms: i64 },
     /// The writer thread could not be started.
     #[error("cannot start the journal's writer thread: {0}")]
@@ -201,6 +201,8 @@ pub struct Config {
     pub made: Vec<(&'static str, u64)>,
     /// Whether stream time may be far ahead of the clock (`--allow-future`).
     pub allow_future: bool,
+    /// Whether stream time that is far ahead of the clock goes back to it (`--accept-clock`).
+    pub accept_clock: bool,
     /// Unix milliseconds.
     pub clock: Clock,
     /// Told from the writer's thread when the journal has failed.
@@ -223,6 +225,7 @@ impl Config {
             accept_loss: false,
             made: Vec::new(),
             allow_future: false,
+            accept_clock: false,
             clock: system_clock(),
             on_failed: None,
         }
@@ -266,7 +269,9 @@ impl Journal {
     /// writer's thread before each write; what it returns counts as the journal's own failure.
     ///
     /// # Errors
-    /// Damage, a journal behind what was made from it, or a clock more than 10 minutes behind its stream time.
+    /// Damage, a journal behind what was made from it, or, in [`Mode::File`], a clock more than 10 minutes behind its stream
+    /// time. In [`Mode::Live`] such a journal goes on at its stream time until the clock is there or is accepted
+    /// ([`Journal::reset_clock`]).
     pub fn open(
         folder: impl Into<Folder>,
         config: Config,
@@ -277,13 +282,7 @@ impl Journal {
         let folder = folder.into();
         let losses = Losses::new(config.accept_loss, metrics.journal_lost_bytes.clone());
         let (segments, found) = recover(&folder, config.segment_bytes, &losses)?;
-        let clock_ms = (config.clock)();
-        if let Some(last) = found.last_end
-            && !config.allow_future
-            && last.stream_ms.saturating_sub(clock_ms) > CLOCK_BEHIND_MS_MAX
-        {
-            return Err(JournalError::ClockBehind { clock_ms, stream_ms: last.stream_ms });
-        }
+        let reset_to_ms = judge_clock(&config, found.last_end)?;
         let mut cutter =
             EpochCutter::new(found.last_end, settings.settle_ms, settings.catch_up_ms, config.epoch_ms);
         cutter.begin_at(first_epoch(&config, found.last_end.map_or(0, |end| end.epoch))?);
@@ -296,7 +295,8 @@ impl Journal {
                 tracing::info!("settings changed: {difference}");
             }
         }
-        writer.begin(found.open_epoch, found.settings.as_ref().filter(|held| **held != settings))?;
+        let before = found.settings.as_ref().filter(|held| **held != settings);
+        writer.begin(found.open_epoch, before, reset_to_ms)?;
         let shared = writer.shared();
         let index = Index::new(folder.clone(), trimmer, shared.durable.clone());
         let thread = Mutex::new(Some(start(writer)?));
@@ -323,6 +323,14 @@ impl Journal {
         let (done, synced) = oneshot::channel();
         self.handle.shared.offer(Item::Control { control, done }, false)?;
         Ok(synced)
+    }
+
+    /// Takes stream time and close time back to the clock, in an epoch of its own.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing was taken.
+    pub fn reset_clock(&self, to_ms: i64) -> Result<Synced, Refused> {
+        self.try_control(Control::ClockReset { to_ms })
     }
 
     /// Fills that were begun and not ended when the journal was opened.
@@ -455,16 +463,31 @@ impl Journal {
 }
 
 /// What the journal held when it was opened.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Found {
     last_end: Option<EpochEnd>,
     /// Samples follow the last epoch end.
     open_epoch: bool,
+    /// The lowest reset of the clock that follows it.
+    reset_ms: i64,
     settings: Option<Settings>,
     /// Every segment's head has what was before it.
     fills: Fills,
     /// The first record that made no sense.
     error: Option<JournalError>,
+}
+
+impl Default for Found {
+    fn default() -> Found {
+        Found {
+            last_end: None,
+            open_epoch: false,
+            reset_ms: i64::MAX,
+            settings: None,
+            fills: Fills::default(),
+            error: None,
+        }
+    }
 }
 
 impl Found {
@@ -476,11 +499,16 @@ impl Found {
             _ => {}
         }
         match decode(kind, payload) {
-            Ok(Record::EpochEnd(end)) => (self.last_end, self.open_epoch) = (Some(end), false),
+            Ok(Record::EpochEnd(end)) => {
+                (self.last_end, self.open_epoch, self.reset_ms) = (Some(end), false, i64::MAX);
+            }
             Ok(Record::Settings(settings)) => self.settings = Some(settings),
             Ok(Record::Samples(_)) => self.open_epoch = true,
             Ok(Record::Control(control)) => {
                 self.open_epoch = true;
+                if let Control::ClockReset { to_ms } = control {
+                    self.reset_ms = self.reset_ms.min(to_ms);
+                }
                 self.fills.note(&control);
             }
             Ok(Record::Fills(fills)) => self.fills = fills,
@@ -492,6 +520,27 @@ impl Found {
 fn start(writer: Writer) -> Result<JoinHandle<()>, JournalError> {
     let thread = std::thread::Builder::new().name("journal".to_owned());
     thread.spawn(move || writer.run()).map_err(JournalError::Thread)
+}
+
+/// Judges a clock that is behind stream time: what both times go back to, if it is accepted.
+fn judge_clock(config: &Config, last: Option<EpochEnd>) -> Result<Option<i64>, JournalError> {
+    let clock_ms = (config.clock)();
+    let Some(stream_ms) = last.map(|last| last.stream_ms) else { return Ok(None) };
+    if stream_ms.saturating_sub(clock_ms) <= CLOCK_BEHIND_MS_MAX || config.allow_future {
+        return Ok(None);
+    }
+    if config.accept_clock {
+        tracing::warn!(
+            "the journal's stream time goes back from {} to the clock's {}, as accepted",
+            time(stream_ms),
+            time(clock_ms)
+        );
+        return Ok(Some(clock_ms));
+    }
+    match config.mode {
+        Mode::File => Err(JournalError::ClockBehind { clock_ms, stream_ms }),
+        Mode::Live => Ok(None),
+    }
 }
 
 /// The lowest number of the first epoch: above all that was made from epochs the journal does not hold.
@@ -538,6 +587,11 @@ fn recover(folder: &Folder, segment_bytes: u64, losses: &Losses) -> Result<(Segm
         }
         found = Found {
             open_epoch: found.open_epoch || (found.last_end.is_none() && earlier.open_epoch),
+            reset_ms: if found.last_end.is_some() {
+                found.reset_ms
+            } else {
+                found.reset_ms.min(earlier.reset_ms)
+            },
             last_end: found.last_end.or(earlier.last_end),
             // A segment without settings was torn at its head, so nothing else is in it.
             fills: if found.settings.is_some() { found.fills } else { earlier.fills },
@@ -547,7 +601,10 @@ fn recover(folder: &Folder, segment_bytes: u64, losses: &Losses) -> Result<(Segm
     }
     match found.error.take() {
         Some(error) => Err(error),
-        None => Ok((segments, found)),
+        None => {
+            found.last_end = found.last_end.map(|end| end.reset(found.reset_ms));
+            Ok((segments, found))
+        }
     }
 }
 

@@ -12,8 +12,9 @@
 //! kind 9  quarantine   series u64 | epoch u64
 //! kind 10 synced     segment u64 | offset u64: the log was durable up to there before this was written; no [`Record`]
 //! kind 11 lift         series u64
+//! kind 12 clock reset  to_ms i64: an epoch end without samples follows at once
 //! ```
-//! Kinds 12 and up are free: aggregates, objectives, clock reset.
+//! Kinds 13 and up are free: aggregates, objectives.
 //! Columns are plain arrays so that both directions run at the speed of memory; values keep their bits. The width of
 //! times is 0, 2, 4 or 8: samples of one scrape share their time, those of one request are seconds apart.
 
@@ -43,6 +44,8 @@ pub const KIND_FILLS: u8 = 8;
 pub const KIND_QUARANTINE: u8 = 9;
 /// Kind byte of [`Control::Lift`].
 pub const KIND_LIFT: u8 = 11;
+/// Kind byte of [`Control::ClockReset`].
+pub const KIND_CLOCK_RESET: u8 = 12;
 
 /// Most samples the writer puts into one record.
 pub const RECORD_SAMPLES_MAX: usize = 4_096;
@@ -122,7 +125,8 @@ impl Fills {
                 let held = self.quarantined.iter_mut().filter(|held| held.series == *series);
                 held.for_each(|held| held.lifted = true);
             }
-            Control::FillBegin(_) | Control::Types(_) | Control::Settings(_) => {}
+            Control::FillBegin(_) | Control::Types(_) | Control::Settings(_) | Control::ClockReset { .. } => {
+            }
         }
     }
 
@@ -229,6 +233,10 @@ pub fn encode_control(control: &Control, out: &mut Vec<u8>) -> u8 {
             out.extend_from_slice(&series.to_le_bytes());
             KIND_LIFT
         }
+        Control::ClockReset { to_ms } => {
+            out.extend_from_slice(&to_ms.to_le_bytes());
+            KIND_CLOCK_RESET
+        }
     }
 }
 
@@ -278,6 +286,10 @@ pub fn decode(kind: u8, payload: &[u8]) -> Result<Record, JournalError> {
             Ok(Record::Control(Control::Lift { series: u64::from_le_bytes(array(payload)) }))
         }
         KIND_LIFT => Err(malformed(format!("{} bytes; the end of a quarantine has 8", payload.len()))),
+        KIND_CLOCK_RESET if payload.len() == 8 => {
+            Ok(Record::Control(Control::ClockReset { to_ms: i64::from_le_bytes(array(payload)) }))
+        }
+        KIND_CLOCK_RESET => Err(malformed(format!("{} bytes; a reset of the clock has 8", payload.len()))),
         KIND_FILLS => {
             serde_json::from_slice(payload).map(Record::Fills).map_err(|e| malformed(e.to_string()))
         }
@@ -450,7 +462,7 @@ mod tests {
         let (mut batch, mut settings) = (vec![], vec![]);
         encode_samples(&samples, &mut batch);
         encode_settings(&Settings::default(), &mut settings);
-        for kind in 0..=12 {
+        for kind in 0..=13 {
             for _ in 0..20_000 {
                 let mut bytes: Vec<u8> = match rng.u8(..3) {
                     0 => (0..rng.usize(..64)).map(|_| rng.u8(..)).collect(),
@@ -463,7 +475,7 @@ mod tests {
                     bytes.truncate(rng.usize(..=bytes.len()));
                 }
                 let decoded = decode(kind, &bytes);
-                if matches!(kind, 0 | KIND_SYNCED) || kind > KIND_LIFT {
+                if matches!(kind, 0 | KIND_SYNCED) || kind > KIND_CLOCK_RESET {
                     assert!(matches!(decoded, Err(JournalError::UnknownKind { .. })));
                 }
                 if let Ok(Record::Samples(s)) = decoded {

@@ -461,11 +461,83 @@ fn a_clock_far_behind_refuses_the_start() {
     journal.close().unwrap();
     drop(journal);
     hand.fetch_sub(CLOCK_BEHIND_MS_MAX + 1, Relaxed);
+    // What runs live goes on, and waits until the clock is there or is accepted.
+    drop(open(&dir, &config));
+    let config = Config { mode: Mode::File, ..config };
     let text = try_open(&dir, &config, Settings::default()).err().unwrap().to_string();
     assert!(text.contains("2023-11-14T22:03:20.999Z") && text.contains("2023-11-14T22:13:21Z"), "{text}");
     try_open(&dir, &Config { allow_future: true, ..config.clone() }, Settings::default()).unwrap();
     hand.fetch_add(1, Relaxed);
     try_open(&dir, &config, Settings::default()).unwrap();
+}
+
+#[test]
+fn a_clock_that_is_accepted_sets_both_times_back_in_an_epoch_of_its_own() {
+    const DAY_MS: i64 = 86_400_000;
+    for segment_bytes in [1, 64 << 20] {
+        let dir = Dir::new();
+        let (config, hand) = config(Mode::Live);
+        let config = Config { segment_bytes, ..config };
+        let journal = open(&dir, &config);
+        hand.fetch_add(40 * DAY_MS, Relaxed);
+        synced(journal.try_append(batch(1, 0, 3), "test").unwrap()).unwrap();
+        journal.poke();
+        let wrong_ms = START_MS + 40 * DAY_MS;
+        while journal.last_epoch_end().is_none_or(|end| end.stream_ms < wrong_ms) {
+            std::thread::yield_now();
+        }
+        hand.store(START_MS + 5_000, Relaxed);
+        // A running one is told; the samples before it are in an epoch before it.
+        synced(journal.try_append(batch(1, 3, 2), "test").unwrap()).unwrap();
+        synced(journal.reset_clock(START_MS + 5_000).unwrap()).unwrap();
+        synced(journal.try_append(batch(1, 5, 2), "test").unwrap()).unwrap();
+        let last = journal.last_epoch_end().unwrap();
+        assert!(last.stream_ms <= START_MS + 5_000 && last.close_ms <= last.stream_ms, "{last:?}");
+        journal.close().unwrap();
+        let judge = |journal: &Journal| {
+            let (mut before, mut resets, mut samples) = (None::<EpochEnd>, 0, 0);
+            let mut reset = false;
+            for record in records(journal) {
+                match record {
+                    Record::Control(Control::ClockReset { to_ms }) => {
+                        assert!((to_ms, samples) == (START_MS + 5_000, 0), "{samples} samples in its epoch");
+                        (reset, resets) = (true, resets + 1);
+                    }
+                    Record::Samples(more) => samples += more.len(),
+                    Record::EpochEnd(end) => {
+                        if let Some(before) = before {
+                            assert!(end.epoch > before.epoch);
+                            assert!(!reset || samples == 0, "{samples} samples in its epoch");
+                            assert_eq!(
+                                end.stream_ms < before.stream_ms,
+                                reset && before.stream_ms == wrong_ms
+                            );
+                        }
+                        (before, samples, reset) = (Some(end), 0, false);
+                    }
+                    _ => {}
+                }
+            }
+            resets
+        };
+        assert_eq!(judge(&journal), 1);
+        drop(journal);
+        assert_eq!(open(&dir, &config).last_epoch_end().unwrap().stream_ms, START_MS + 5_000);
+        // Torn behind the reset: its epoch is closed at the time it says.
+        tear(&dir, record::KIND_CLOCK_RESET, true);
+        let journal = open(&dir, &config);
+        assert_eq!(journal.last_epoch_end().unwrap().stream_ms, START_MS + 5_000);
+        assert_eq!(judge(&journal), 1);
+        drop(journal);
+        // Torn before it, the wrong time is there again, and a start may accept the clock.
+        tear(&dir, record::KIND_CLOCK_RESET, false);
+        assert_eq!(open(&dir, &config).last_epoch_end().unwrap().stream_ms, wrong_ms);
+        let file = Config { mode: Mode::File, ..config.clone() };
+        assert!(matches!(try_open(&dir, &file, Settings::default()), Err(JournalError::ClockBehind { .. })));
+        let journal = open(&dir, &Config { accept_clock: true, ..file });
+        assert_eq!(journal.last_epoch_end().unwrap().stream_ms, START_MS + 5_000);
+        assert_eq!(judge(&journal), 1);
+    }
 }
 
 #[test]

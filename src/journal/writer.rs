@@ -164,8 +164,13 @@ impl Writer {
     /// Before anything is taken: settings at the head of the segment, and an end for an epoch that was cut short.
     ///
     /// `before` are the settings that held until now, if they were others: they hold to the end of the epoch that was
-    /// cut short.
-    pub(super) fn begin(&mut self, open_epoch: bool, before: Option<&Settings>) -> Result<(), JournalError> {
+    /// cut short. With `reset_to_ms` stream time goes back to it then.
+    pub(super) fn begin(
+        &mut self,
+        open_epoch: bool,
+        before: Option<&Settings>,
+        reset_to_ms: Option<i64>,
+    ) -> Result<(), JournalError> {
         let now = before.map(|before| {
             let mut payload = Vec::new();
             encode_settings(before, &mut payload);
@@ -182,6 +187,9 @@ impl Writer {
             self.settings = now;
             self.segments.append(KIND_SETTINGS, &self.settings);
             self.dirty = true;
+        }
+        if let Some(to_ms) = reset_to_ms {
+            self.reset_clock(to_ms);
         }
         self.urgent = true;
         self.commit().map_err(|failure| JournalError::Failed(failure.why()))
@@ -328,7 +336,26 @@ impl Writer {
         }
     }
 
+    /// Takes both times back, in an epoch of its own: no sample is judged by both clocks.
+    fn reset_clock(&mut self, to_ms: i64) {
+        self.flush();
+        self.head();
+        let mut payload = Vec::new();
+        let kind = encode_control(&Control::ClockReset { to_ms }, &mut payload);
+        self.segments.append(kind, &payload);
+        self.cutter.reset(to_ms);
+        let end = self.cutter.cut_at((self.config.clock)(), i64::MIN, i64::MIN, false);
+        self.epoch_began_ms = (self.config.clock)();
+        self.end_epoch(end);
+        self.controls = true;
+    }
+
     fn add_control(&mut self, control: Control) {
+        if let Control::ClockReset { to_ms } = control {
+            let end = self.cutter.cut_at((self.config.clock)(), i64::MIN, i64::MIN, false);
+            self.end_epoch(end);
+            return self.reset_clock(to_ms);
+        }
         // A control applies to its whole epoch, so the end of a fill must not be in one with the fill's samples.
         if self.filled && matches!(control, Control::FillEnd { .. }) {
             match self.config.mode {

@@ -17,6 +17,8 @@ pub mod remote_write2;
 pub mod replay;
 pub mod validate;
 
+use std::net::IpAddr;
+
 use tidewatch_dataflows::sample::{MetricType, Samples};
 use tokio::sync::oneshot;
 
@@ -45,6 +47,14 @@ pub trait Intake: Send + Sync {
     fn catching_up(&self) -> bool {
         false
     }
+
+    /// The newest stream time that is durable: the clock was there once. `i64::MIN` for none.
+    fn stream_ms(&self) -> i64 {
+        i64::MIN
+    }
+
+    /// A sender has pushed a sample of this time, its newest.
+    fn heard(&self, _sender: IpAddr, _newest_ms: i64) {}
 }
 
 /// The journal does not take samples now. The sender is asked to come again.

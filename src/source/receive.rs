@@ -20,11 +20,12 @@ mod body;
 #[cfg(test)]
 mod tests;
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{
     ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER,
 };
@@ -39,7 +40,7 @@ use crate::metrics::{Answer, Metrics, Route, Source};
 use crate::problem::{Kind, Problem};
 use crate::source::remote_write::{self, Decoded, SOURCE};
 use crate::source::remote_write2::{self, Decoded2};
-use crate::source::validate::Bounds;
+use crate::source::validate::{Bounds, CLOCK_BEHIND};
 use crate::source::{Durable, Intake, Refused};
 use body::{BodyError, Room, WholeBody};
 
@@ -227,6 +228,8 @@ async fn take(receiver: &Arc<Receiver>, request: Request) -> Result<Option<Writt
         return Err(Refusal::Method(request.method().clone()));
     }
     let version = judge_headers(request.headers())?;
+    let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let sender = address.map(|ConnectInfo(address)| address.ip());
     let body = read_body(receiver, request).await?;
     let requests = receiver.requests.clone();
     let _request = requests.try_acquire_owned().map_err(|_| {
@@ -234,7 +237,7 @@ async fn take(receiver: &Arc<Receiver>, request: Request) -> Result<Option<Writt
         busy(format!("{REQUESTS_MAX} write requests are in work"))
     })?;
     let PendingWrite { decoded, exemplars, plain, samples, types, telling } =
-        decode(receiver, version, body).await?;
+        decode(receiver, version, sender, body).await?;
     let histograms = decoded.histograms;
     if let Some(samples) = samples {
         // The journal counts what it accepted, for every source.
@@ -296,6 +299,7 @@ struct PendingWrite {
 async fn decode(
     receiver: &Arc<Receiver>,
     version: Version,
+    sender: Option<IpAddr>,
     body: WholeBody,
 ) -> Result<PendingWrite, Refusal> {
     let max = receiver.body_bytes_max;
@@ -305,14 +309,14 @@ async fn decode(
         return Err(Refusal::DecompressedTooLarge { max, got: length });
     }
     if length <= DECODED_AT_ONCE_MAX {
-        return decode_now(receiver, version, &body, length);
+        return decode_now(receiver, version, sender, &body, length);
     }
     let turn = receiver.decoders.clone().acquire_owned().await;
     let receiver = receiver.clone();
     // It is done to its end, also if the sender has gone: what is decoded and not offered would be lost.
     let work = tokio::task::spawn_blocking(move || {
         let _turn = turn;
-        decode_now(&receiver, version, &body, length)
+        decode_now(&receiver, version, sender, &body, length)
     });
     match work.await.map_err(tokio::task::JoinError::try_into_panic) {
         Ok(offered) => offered,
@@ -326,12 +330,13 @@ async fn decode(
 fn decode_now(
     receiver: &Receiver,
     version: Version,
+    sender: Option<IpAddr>,
     body: &WholeBody,
     length: usize,
 ) -> Result<PendingWrite, Refusal> {
     let _room = receiver.room.take(length).ok_or_else(|| no_room(receiver))?;
     let message = snap::raw::Decoder::new().decompress_vec(&body.bytes).map_err(not_snappy)?;
-    let bounds = Bounds::at((receiver.clock)(), false);
+    let bounds = Bounds::at((receiver.clock)(), false).proven(receiver.intake.stream_ms());
     let mut samples = Samples::default();
     let epoch = receiver.intake.epoch();
     let Decoded2 { decoded, exemplars } = match version {
@@ -341,6 +346,14 @@ fn decode_now(
         }
         Version::Two => remote_write2::decode(&message, &receiver.labels, bounds, epoch, &mut samples)?,
     };
+    // What it refuses for the clock's sake is beyond the clock.
+    let newest_ms = match decoded.refusals.count(CLOCK_BEHIND) {
+        0 => samples.at_ms.iter().copied().max(),
+        _ => Some(bounds.high_ms.saturating_add(1)),
+    };
+    if let Some((sender, newest_ms)) = sender.zip(newest_ms) {
+        receiver.intake.heard(sender, newest_ms);
+    }
     offer(receiver, decoded, exemplars, samples)
 }
 
@@ -360,6 +373,13 @@ fn offer(
     let limited = SERIES_LIMITS.iter().any(|reason| decoded.refusals.count(reason) > 0);
     if limited && receiver.intake.catching_up() {
         return Err(busy("series that ended are still counted until the journal is read back".to_owned()));
+    }
+    if let Some(behind) = decoded.refusals.iter().find(|refusal| refusal.reason == CLOCK_BEHIND) {
+        receiver.metrics.limit("clock_behind");
+        return Err(busy(format!(
+            "the clock is behind what the journal has seen, and {} samples are beyond it (first: {})",
+            behind.count, behind.first
+        )));
     }
     decoded.refusals.record(SOURCE, &receiver.metrics);
     // Of a histogram two samples are kept.

@@ -5,13 +5,12 @@
 
 use std::fmt::Write as _;
 
+pub use tidewatch_dataflows::sample::AHEAD_MS_MAX;
 use tidewatch_dataflows::sample::{AT_MS_MAX, AT_MS_MIN};
 
 use crate::labels::{Labels, NAME};
 use crate::metrics::Metrics;
 
-/// How far ahead of the clock an event time may be, in milliseconds.
-pub const AHEAD_MS_MAX: i64 = 600_000;
 /// Most reasons with a sentence of their own in an answer.
 pub const SENTENCES_MAX: usize = 8;
 
@@ -19,6 +18,8 @@ pub const SENTENCES_MAX: usize = 8;
 pub const BEFORE_2000: &str = "before_2000";
 /// Later than the clock and [`AHEAD_MS_MAX`] allow.
 pub const TOO_FAR_AHEAD: &str = "too_far_ahead";
+/// Later than the clock and [`AHEAD_MS_MAX`] allow, but not than the journal has seen: the clock is behind, or was ahead.
+pub const CLOCK_BEHIND: &str = "clock_behind";
 /// A result of ours coming back.
 pub const OWN_RESULT: &str = "own_result";
 /// A label whose name or value is not UTF-8.
@@ -89,13 +90,22 @@ pub struct Bounds {
     /// The latest, Unix milliseconds.
     pub high_ms: i64,
     now_ms: i64,
+    /// The latest that would be taken if the clock were where the journal has seen it.
+    proven_ms: i64,
 }
 
 impl Bounds {
     /// The bounds at `now_ms` by the wall clock; with `allow_future` only the calendar ends them.
     pub fn at(now_ms: i64, allow_future: bool) -> Bounds {
         let ahead = now_ms.saturating_add(AHEAD_MS_MAX).min(AT_MS_MAX);
-        Bounds { low_ms: AT_MS_MIN, high_ms: if allow_future { AT_MS_MAX } else { ahead }, now_ms }
+        let high_ms = if allow_future { AT_MS_MAX } else { ahead };
+        Bounds { low_ms: AT_MS_MIN, high_ms, now_ms, proven_ms: high_ms }
+    }
+
+    /// The same where the journal has seen the clock at `stream_ms`.
+    pub fn proven(self, stream_ms: i64) -> Bounds {
+        let proven_ms = stream_ms.saturating_add(AHEAD_MS_MAX).min(AT_MS_MAX);
+        Bounds { proven_ms: proven_ms.max(self.high_ms), ..self }
     }
 
     /// Whether a sample of this time is taken.
@@ -106,7 +116,11 @@ impl Bounds {
 
     /// The reason for a time outside the bounds.
     pub fn reason(&self, at_ms: i64) -> &'static str {
-        if at_ms < self.low_ms { BEFORE_2000 } else { TOO_FAR_AHEAD }
+        match at_ms {
+            _ if at_ms < self.low_ms => BEFORE_2000,
+            _ if at_ms <= self.proven_ms => CLOCK_BEHIND,
+            _ => TOO_FAR_AHEAD,
+        }
     }
 
     /// The sentence for a time outside the bounds, with a word on the unit it is probably in.
@@ -285,6 +299,20 @@ mod tests {
             assert!(!live.contain(at_ms));
             assert_eq!((live.reason(at_ms), live.sentence(at_ms).as_str()), (reason, sentence));
         }
+    }
+
+    #[test]
+    fn what_the_journal_has_seen_is_of_a_clock_that_is_behind() {
+        const HOUR_MS: i64 = 3_600_000;
+        let plain = Bounds::at(NOW, false);
+        assert_eq!(plain.proven(i64::MIN), plain);
+        assert_eq!(plain.proven(NOW - HOUR_MS), plain, "stream time is behind the clock, most of the time");
+        let behind = plain.proven(NOW + 6 * HOUR_MS);
+        let last_ms = NOW + 6 * HOUR_MS + AHEAD_MS_MAX;
+        assert!(!behind.contain(NOW + 6 * HOUR_MS) && behind.contain(NOW + AHEAD_MS_MAX));
+        assert_eq!(behind.reason(NOW + AHEAD_MS_MAX + 1), CLOCK_BEHIND);
+        assert_eq!((behind.reason(last_ms), behind.reason(last_ms + 1)), (CLOCK_BEHIND, TOO_FAR_AHEAD));
+        assert_eq!(behind.reason(0), BEFORE_2000);
     }
 
     #[test]

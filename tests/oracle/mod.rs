@@ -88,6 +88,9 @@ struct Young {
 
 const GROWN: Young = Young { known_from: i64::MIN, mute_to: i64::MIN };
 
+/// How far ahead of a clock that was set back samples may be.
+const AHEAD_MS: i64 = 600_000;
+
 /// The next multiple of `size`.
 fn up(at: i64, size: i64) -> i64 {
     -(-at).div_euclid(size) * size
@@ -176,7 +179,10 @@ impl Model {
                 Control::Lift { series } => {
                     self.quarantined.remove(series);
                 }
-                Control::Types(_) | Control::Quarantine { .. } | Control::Settings(_) => {}
+                Control::Types(_)
+                | Control::Quarantine { .. }
+                | Control::Settings(_)
+                | Control::ClockReset { .. } => {}
             }
         }
         // In one epoch those that keep out win.
@@ -198,6 +204,14 @@ impl Model {
             shards.into_iter().for_each(|shard| self.evict(shard));
         }
         let mut out = Outcomes::default();
+        let clock = controls.iter().filter_map(|control| match &**control {
+            Control::ClockReset { to_ms } => Some(*to_ms),
+            _ => None,
+        });
+        let clock = clock.min();
+        if let Some(to_ms) = clock {
+            self.set_back(to_ms, &freed, &mut out);
+        }
         let mut dirty: BTreeMap<u64, BTreeSet<(usize, i64)>> = BTreeMap::new();
         let (live, mut filled) =
             (rows(live), fills.iter().map(|fill| (fill.fill, rows(fill))).collect::<Vec<_>>());
@@ -270,6 +284,9 @@ impl Model {
         for (id, series) in quiet.collect::<Vec<_>>().into_iter().chain(gone) {
             out.freed.push(SeriesId(id));
             let Some(at) = series.newest.max(series.tombstone) else { continue };
+            if clock.is_some_and(|to_ms| at > to_ms + AHEAD_MS) {
+                continue;
+            }
             let shard = SeriesId(id).shard();
             self.tombstones.entry(shard).or_default().insert((at, id));
             self.evict(shard);
@@ -282,6 +299,42 @@ impl Model {
         out.windows.sort_by_key(WindowStats::key);
         out.freed.sort_unstable();
         out
+    }
+
+    /// The clock was wrong and says `to_ms`: what lies far ahead of it goes, what was judged by it is lowered.
+    fn set_back(&mut self, to_ms: i64, quarantined: &[u64], out: &mut Outcomes) {
+        let back = |bound: i64| if bound > to_ms + AHEAD_MS { to_ms } else { bound };
+        self.minute = self.minute.min(to_ms.div_euclid(60_000));
+        self.open.values_mut().for_each(|publish_from| *publish_from = back(*publish_from));
+        self.floors.values_mut().for_each(|floor| *floor = back(*floor));
+        self.tombstones.values_mut().for_each(|stones| stones.retain(|(at, _)| *at <= to_ms + AHEAD_MS));
+        let windows = self.settings.windows.clone();
+        self.live.retain(|id, series| {
+            let waiting = series.taking.as_ref().and_then(|(_, waiting)| waiting.as_ref());
+            let waiting = waiting.and_then(|waiting| waiting.keys().next_back().copied());
+            let latest = series.newest.max(series.tombstone).max(waiting);
+            if quarantined.contains(id) {
+                return true;
+            }
+            if latest.is_some_and(|latest| latest > to_ms + AHEAD_MS) {
+                out.freed.push(SeriesId(*id));
+                return false;
+            }
+            series.heard = series.heard.min(to_ms);
+            series.withhold = back(series.withhold);
+            let longest = windows.iter().map(|window| window.length_ms).max().unwrap_or(0);
+            let reach = series.newest.unwrap_or(i64::MIN).max(to_ms) + longest;
+            series.publish_from = series.publish_from.map(|from| if from > reach { to_ms } else { from });
+            for (w, window) in windows.iter().enumerate() {
+                // No key that holds a sample could be answered: it was added under a clock far ahead.
+                let (now, young) = (series.newest.unwrap_or(i64::MIN).max(to_ms), &mut series.young[w]);
+                if young.mute_to > now.saturating_add(window.length_ms) {
+                    young.mute_to = now.div_euclid(window.hop_ms) * window.hop_ms;
+                    series.closed[w] = series.closed[w].map(|closed| closed.min(young.mute_to));
+                }
+            }
+            true
+        });
     }
 
     /// Keeps so many tombstones as there may be.

@@ -13,6 +13,7 @@
 //! fill the live samples that wait for its end, 16 bytes each.
 
 mod change;
+mod clock;
 mod fill;
 mod look;
 mod order;
@@ -32,7 +33,7 @@ use self::ring::Ring;
 use crate::driver::Epoch;
 use crate::mutants::{Mutant, mutant};
 use crate::outcome::Seen;
-use crate::sample::{EpochEnd, Reason, Samples, SeriesId};
+use crate::sample::{AHEAD_MS_MAX, EpochEnd, Reason, Samples, SeriesId, ahead_of, set_back};
 use crate::settings::Settings;
 use crate::shard::{Admitted, Carried, Given, LatePane, SeriesMap, Slots, Timers, Working, pane_of, wait_ms};
 
@@ -99,6 +100,7 @@ impl Admit {
         self.hear_quarantines(shard, controls, &mut out);
         self.hear(controls, &mut out);
         let ended = self.fills.hear(controls);
+        self.reset_clock(controls, &mut out);
         let kept;
         let (live, fills) = if self.quarantined.is_empty() {
             (live, fills)
@@ -318,7 +320,8 @@ impl Admit {
             let head = &mut self.heads[slot as usize];
             let series = self.slots.series(slot);
             let forgotten = head.newest.max(head.tombstone);
-            if forgotten != NEVER {
+            let wrong = out.clock.as_ref().is_some_and(|clock| ahead_of(clock.to_ms, forgotten));
+            if forgotten != NEVER && !wrong {
                 self.tombstones.put(series.0, forgotten);
             }
             head.raw = Ring::default();
@@ -405,6 +408,15 @@ impl Tombstones {
                 self.floor = self.floor.max(newest_ms);
             }
         }
+    }
+
+    /// Forgets what lies ahead of a clock that was set back.
+    fn set_back(&mut self, to_ms: i64) {
+        let ahead = self.by_age.split_off(&(to_ms.saturating_add(AHEAD_MS_MAX + 1), 0));
+        for (_, series) in ahead {
+            self.newest.remove(&series);
+        }
+        self.floor = set_back(to_ms, self.floor);
     }
 
     fn take(&mut self, series: u64) -> Option<i64> {

@@ -16,6 +16,7 @@
 
 mod change;
 mod check;
+mod clock;
 mod explain;
 mod held;
 mod open;
@@ -158,6 +159,9 @@ impl Windows {
         batch.quarantined.iter().for_each(|slot| self.forget_slot(*slot));
         if let Some(settings) = &batch.settings {
             self.change(settings, batch);
+        }
+        if let Some(clock) = &batch.clock {
+            self.reset_clock(clock);
         }
         batch.given.iter().for_each(|given| self.give(given));
         let (mut late, mut new, mut step) = (0, 0, 0);

@@ -265,6 +265,11 @@ impl Follower {
             Record::Control(Control::Quarantine { series, .. } | Control::Lift { series }) => {
                 self.drop_one(series, Skip::Quarantine);
             }
+            // Closing by silence begins anew at another time, and some series are forgotten.
+            Record::Control(Control::ClockReset { .. }) => {
+                let all: Vec<u64> = self.followed.iter().map(|followed| followed.series.0).collect();
+                all.into_iter().for_each(|id| self.drop_one(id, Skip::Clock));
+            }
             Record::Control(Control::FillBegin(_) | Control::FillEnd { .. } | Control::Types(_))
             | Record::Fills(_) => {}
         }

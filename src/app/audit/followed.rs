@@ -30,6 +30,8 @@ pub enum Skip {
     Fill,
     /// The series is quarantined, or let in again.
     Quarantine,
+    /// The clock was set back, and with it what silence closes.
+    Clock,
     /// The series fell silent, and its slot may be free.
     Silent,
     /// The journal or the outbox cannot be read on: it was trimmed, most often.
@@ -40,7 +42,7 @@ pub enum Skip {
 
 impl Skip {
     /// All of them.
-    pub const ALL: [Skip; 10] = [
+    pub const ALL: [Skip; 11] = [
         Skip::Young,
         Skip::Samples,
         Skip::LateRing,
@@ -48,6 +50,7 @@ impl Skip {
         Skip::Partial,
         Skip::Fill,
         Skip::Quarantine,
+        Skip::Clock,
         Skip::Silent,
         Skip::Journal,
         Skip::Rows,
@@ -63,6 +66,7 @@ impl Skip {
             Skip::Partial => "partial",
             Skip::Fill => "fill",
             Skip::Quarantine => "quarantine",
+            Skip::Clock => "clock",
             Skip::Silent => "silent",
             Skip::Journal => "journal",
             Skip::Rows => "rows",

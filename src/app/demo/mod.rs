@@ -27,7 +27,7 @@ use self::made::Made;
 use super::progress::{Measure, Progress, minutes};
 use super::reading::Cut;
 use super::sources::{self, Guest, Parts, Run, State, Status, Stop, read_progress, write_progress};
-use super::stack::{self, Stack};
+use super::stack::{self, Accepted, Stack};
 use super::status::reached;
 use super::watchdog::Watchdog;
 use super::{now_ms, replay, run};
@@ -86,7 +86,7 @@ pub fn demo(mut config: Config, args: &cli::Demo) -> anyhow::Result<ExitCode> {
     }
     let status = Arc::new(Status::within(SOURCE));
     let guest = Guest { status: Arc::clone(&status), run: live(config.clone(), made, progress, status) };
-    run::run(config, false, &[], Some(guest))
+    run::run(config, Accepted::default(), &[], Some(guest))
 }
 
 /// What the demo in the data directory is made of: what is there, or what was asked for.
@@ -115,7 +115,7 @@ fn history(
     sent_to_ms: Option<i64>,
 ) -> anyhow::Result<(u64, u64)> {
     let on_fatal = replay::end_process();
-    let stack = Stack::open(config, Mode::File, false, false, &on_fatal)?;
+    let stack = Stack::open(config, Mode::File, Accepted::default(), &on_fatal)?;
     let watchdog = Watchdog::start(
         Duration::from_millis(config.watchdog_ms.unsigned_abs()),
         stack.journal.clone(),

@@ -10,7 +10,7 @@
 
 use super::ring::Found;
 use super::{Admit, Arc, BTreeMap, EpochEnd, Head, NEVER, Order, Reason, Ring, Row, Samples};
-use crate::sample::{Control, Fill};
+use crate::sample::{Control, Fill, set_back};
 use crate::shard::{Admitted, FillStep, Phase};
 
 /// The fills of one shard.
@@ -82,7 +82,8 @@ impl Fills {
                 | Control::Types(_)
                 | Control::Settings(_)
                 | Control::Quarantine { .. }
-                | Control::Lift { .. } => {}
+                | Control::Lift { .. }
+                | Control::ClockReset { .. } => {}
             }
         }
         ended
@@ -115,6 +116,13 @@ impl Fills {
     pub(super) fn newest(&self, slot: u32) -> i64 {
         let waiting = self.takings.get(&slot).and_then(|taking| taking.waiting.as_ref());
         waiting.map_or(NEVER, Waiting::newest)
+    }
+
+    /// The clock was set back.
+    pub(super) fn set_back(&mut self, to_ms: i64) {
+        for fill in &mut self.open {
+            fill.publish_from_ms = set_back(to_ms, fill.publish_from_ms);
+        }
     }
 
     /// The slot is free.

@@ -67,6 +67,11 @@ impl Rejects {
             && Reason::ALL.iter().any(|reason| self.index.contains_key(&(series.0, *reason)))
     }
 
+    /// The minute is one of a clock that was set back.
+    pub(super) fn set_back(&mut self, to_ms: i64) {
+        self.minute = self.minute.min(to_ms.div_euclid(MINUTE_MS));
+    }
+
     /// Emits the rows when a minute of stream time is full, or at the end of an input.
     pub(super) fn flush(&mut self, end: EpochEnd, out: &mut Vec<Reject>) {
         let minute = if end.stream_ms == NEVER { NEVER } else { end.stream_ms.div_euclid(MINUTE_MS) };

@@ -189,6 +189,16 @@ impl Windows {
                 self.young.insert((slot, w as u32), Young { known_from: NEVER, mute_to });
             }
         }
+        self.sum_up(slot);
+        let head = &mut self.heads[slot as usize];
+        let now = |was: usize| before.kept.iter().position(|kept| *kept == Some(was));
+        let revised = std::mem::take(&mut head.revised).into_iter();
+        head.revised = revised.filter_map(|((at, was), revised)| Some(((at, now(was)?), revised))).collect();
+    }
+
+    /// What the marks of all windows of a series come to.
+    pub(super) fn sum_up(&mut self, slot: u32) {
+        let newest = self.heads[slot as usize].newest;
         let plans = Arc::clone(&self.plans);
         let (mut next_key, mut open_key, mut sealed) = (i64::MAX, i64::MAX, NEVER);
         for (w, plan) in plans.iter().enumerate().filter(|_| newest != NEVER) {
@@ -201,9 +211,6 @@ impl Windows {
         }
         let head = &mut self.heads[slot as usize];
         (head.next_key, head.open_key, head.sealed) = (next_key, open_key, sealed);
-        let now = |was: usize| before.kept.iter().position(|kept| *kept == Some(was));
-        let revised = std::mem::take(&mut head.revised).into_iter();
-        head.revised = revised.filter_map(|((at, was), revised)| Some(((at, now(was)?), revised))).collect();
     }
 
     fn carry_panes(&mut self, before: &mut Before, carried: &Carried, batch: &Admitted) {
