@@ -25,6 +25,8 @@ use self::reader::{Given, Reader};
 pub use self::sources::PrometheusSource;
 pub use self::units::parse_size;
 
+/// The least that `limits.series` may be.
+pub const LIMITS_SERIES_MIN: u64 = 256;
 /// Largest configuration file read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -77,6 +79,8 @@ pub struct Sources {
 pub struct Limits {
     /// Most series at once.
     pub series: u64,
+    /// It is not set: as many as fit into the memory that is there.
+    pub series_auto: bool,
     /// Most series of one metric name.
     pub series_per_name: u64,
     /// Most labels of one series, `__name__` included.
@@ -221,6 +225,7 @@ impl Default for Config {
             catch_up_ms: computing.catch_up_ms,
             limits: Limits {
                 series: computing.series_max,
+                series_auto: true,
                 series_per_name: 200_000,
                 labels: 64,
                 label_bytes: 4_096,
@@ -283,7 +288,11 @@ impl Config {
             lateness_ms: self.lateness_ms,
             catch_up_ms: self.catch_up_ms,
             late_samples_max: self.limits.late_samples,
-            series_max: self.limits.series,
+            // What was journalled must not depend on the memory of the machine.
+            series_max: match self.limits.series_auto {
+                true => Settings::default().series_max,
+                false => self.limits.series,
+            },
         }
     }
 
@@ -310,6 +319,15 @@ fn read(path: &Path) -> std::io::Result<String> {
 impl Reader {
     fn config(&mut self) -> Result<Config, ConfigError> {
         let d = Config::default();
+        let range = LIMITS_SERIES_MIN..=100_000_000;
+        let series =
+            self.leaf("limits.series", "auto or a whole number from 256 to 100000000", |given| match given
+                .text()
+            {
+                Some("auto") => Some(None),
+                _ => given.whole_number().filter(|n| range.contains(n)).map(Some),
+            })?;
+        let series = series.flatten();
         let config = Config {
             data_dir: self
                 .leaf("data_dir", "the path of a directory", |g| {
@@ -330,7 +348,8 @@ impl Reader {
                 })?
                 .unwrap_or(d.watchdog_ms),
             limits: Limits {
-                series: self.whole("limits.series", 256, 100_000_000, d.limits.series)?,
+                series: series.unwrap_or(d.limits.series),
+                series_auto: series.is_none(),
                 series_per_name: self.whole(
                     "limits.series_per_name",
                     1,
@@ -593,7 +612,7 @@ mod tests {
             ),
             (
                 "limits: {series: 255}",
-                "limits.series must be a whole number from 256 to 100000000; got 255 (file t.yml)",
+                "limits.series must be auto or a whole number from 256 to 100000000; got 255 (file t.yml)",
             ),
             (
                 "limits: {series_per_name: 0}",
@@ -685,7 +704,7 @@ mod tests {
             (
                 "TIDEWATCH_LIMITS__SERIES",
                 "9",
-                "limits.series must be a whole number from 256 to 100000000; got \"9\" (environment TIDEWATCH_LIMITS__SERIES)",
+                "limits.series must be auto or a whole number from 256 to 100000000; got \"9\" (environment TIDEWATCH_LIMITS__SERIES)",
             ),
             ("TIDEWATCH_SETTLE", "2h", "settle must be 1s to 1h; got 2h (environment TIDEWATCH_SETTLE)"),
             (

@@ -87,7 +87,10 @@ fn variables_of_others_are_told_and_refuse_no_start() {
     // A setting stays one: its value is judged.
     let (code, _, err) = tidewatch_with(&folder, &["check"], &[("TIDEWATCH_LIMITS__SERIES", "9")]);
     assert_eq!(code, Some(1), "{err}");
-    assert!(err.contains("limits.series must be a whole number from 256 to 100000000; got \"9\""), "{err}");
+    assert!(
+        err.contains("limits.series must be auto or a whole number from 256 to 100000000; got \"9\""),
+        "{err}"
+    );
 }
 
 #[test]

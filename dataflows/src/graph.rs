@@ -35,6 +35,12 @@ const SLICE_SAVED: usize = 64;
 /// Each shard's state is measured once in so many epochs.
 const MEASURED_EVERY: u64 = 16;
 
+/// Bytes that a series takes in all operators once its rings are full, of samples 15 s apart.
+pub fn series_bytes(settings: &Settings) -> u64 {
+    let bytes = Admit::series_bytes(settings) + Windows::series_bytes(settings);
+    bytes as u64
+}
+
 /// What the workers of one graph hold, added up over shards; the bytes of each shard are measured once in 16 epochs.
 #[derive(Debug, Default)]
 pub struct Sizes {

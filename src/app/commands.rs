@@ -23,6 +23,7 @@ use crate::store::selector::Selectors;
 use crate::store::{ExportQuery, Range, Store};
 use crate::verify;
 
+use super::memory::Room;
 use super::rows_per_day::{OnDisk, RowsPerDay};
 use super::stack::STORE_FILE;
 use super::status::thousands;
@@ -168,12 +169,14 @@ pub fn check(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
     let series = *stored.as_ref().unwrap_or(&0);
     let rows = RowsPerDay::new(config, series, OnDisk::of(&config.data_dir));
     let unread = stored.err().map(|error| format!("{error:#}"));
+    let room = Room::here(&settings);
     if as_json {
         println!(
             "{}",
             json!({"ok": true, "windows": windows, "base_pane": base, "rows_per_series_and_day": of_one,
                    "rows_per_day": unread.is_none().then(|| rows.json()),
-                   "store_error": unread, "series_that_fit": rows.series_that_fit()})
+                   "series_max": config.limits.series, "bytes_per_series": room.series_bytes,
+                   "memory_bytes": room.memory_bytes, "store_error": unread, "series_that_fit": rows.series_that_fit()})
         );
         return Ok(ExitCode::SUCCESS);
     }
@@ -181,6 +184,7 @@ pub fn check(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
         "the configuration is good: windows {}; base pane {base}; {of_one} rows per series and day",
         windows.join(", ")
     );
+    println!("memory: {}", room.sentence(config));
     match unread {
         Some(why) => println!(
             "stored: not known, {why}; store.rows_per_day_max is enough for {} series",

@@ -9,6 +9,7 @@ mod clock;
 mod commands;
 mod demo;
 mod history;
+mod memory;
 mod process;
 mod progress;
 mod rate;
@@ -34,6 +35,7 @@ use tracing_subscriber::EnvFilter;
 use crate::cli::{Cli, Command, Common};
 use crate::config::{Config, Flags};
 
+use self::memory::Room;
 use self::stack::Accepted;
 
 /// Runs one command to its end.
@@ -80,6 +82,8 @@ fn load(common: &Common) -> anyhow::Result<Config> {
         .and_then(|(config, ignored)| sources::judge(&config).map(|()| (config, ignored)))
         .context("the configuration cannot be used")?;
     ignored.iter().for_each(|sentence| tracing::warn!("{sentence}"));
+    let mut config = config;
+    Room::here(&config.settings()).apply(&mut config);
     Ok(config)
 }
 

@@ -29,6 +29,7 @@ use crate::store::{LabelPairs, Store, StoreError};
 use super::audit::Audit;
 use super::clock::{self, ClockWitnesses};
 use super::history::jobs::Histories;
+use super::memory::Room;
 use super::rate::{self, Rate};
 use super::rows_per_day::{self, OnDisk, RowsPerDay, Say, Warning};
 use super::sources::{self, Guest, Sources};
@@ -243,6 +244,11 @@ fn announce(config: &Config, stack: &Stack, opened: Instant) {
         config.workers,
         windows_in_words(config).join(", ")
     );
+    let room = Room::here(&config.settings());
+    match room.exceeded(config) {
+        true => tracing::warn!("{}: more than that may come", room.sentence(config)),
+        false => tracing::info!("{}", room.sentence(config)),
+    }
     let (found, progress) = (stack.found_epoch, Arc::clone(&stack.engine_progress));
     if found == 0 {
         return;

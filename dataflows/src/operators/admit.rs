@@ -88,6 +88,14 @@ impl Admit {
         }
     }
 
+    /// Bytes that one series takes, of samples 15 s apart.
+    pub fn series_bytes(settings: &Settings) -> usize {
+        let kept_ms = (settings.lateness_ms + settings.base_ms()).unsigned_abs() as usize;
+        let raw = (kept_ms / 15_000 + 1).min(settings.late_samples_max as usize) * 12;
+        // The slot with its maps and its timer.
+        size_of::<Head>() + 48 + raw
+    }
+
     /// Notes what it is at in `working`.
     pub fn note_in(&mut self, working: &Arc<Working>) {
         self.working = Arc::clone(working);

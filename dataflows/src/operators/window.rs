@@ -147,6 +147,12 @@ impl Windows {
         }
     }
 
+    /// Bytes that one series takes once its rings are full.
+    pub fn series_bytes(settings: &Settings) -> usize {
+        let layout = Layout::new(settings);
+        layout.records * WORDS * 8 + size_of::<Head>() + layout.plans.len() * size_of::<Marks>() + 32
+    }
+
     /// Notes what it is at in `working`.
     pub fn note_in(&mut self, working: &Arc<Working>) {
         self.working = Arc::clone(working);
