@@ -462,7 +462,6 @@ mod tests {
             };
             StoreSink::start(self.dir.path().join("outbox"), self.log.durable(), parts).unwrap()
         }
-
     }
 
     fn stored(sink: &StoreSink, epoch: u64) {
@@ -496,7 +495,6 @@ mod tests {
         stored(&sink, 3);
         assert_eq!(name(&world).as_deref(), Some("lost"));
     }
-
 
     /// What the clock and the monotonic clock say in the test of retention, in milliseconds.
     static CLOCK_MS: AtomicI64 = AtomicI64::new(0);
