@@ -232,7 +232,7 @@ fn quarantined_series_leave_and_come_back_as_in_the_slow_model() {
 /// A clock that jumps forward in the middle of a feed, is set right later, and then is reset: epochs `[from, to)` have
 /// times so far ahead, those after them stand still until `reset`, whose samples come with the next one. Some series follow
 /// the wrong clock.
-fn jump(rng: &mut fastrand::Rng, epochs: &mut Vec<Epoch>, ids: &[SeriesId], catch_up_ms: i64) {
+pub fn jump(rng: &mut fastrand::Rng, epochs: &mut Vec<Epoch>, ids: &[SeriesId], catch_up_ms: i64) {
     let mut places: Vec<usize> = (0..3).map(|_| rng.usize(1..epochs.len() - 1)).collect();
     places.sort_unstable();
     let (from, to, reset) = (places[0], places[1].max(places[0] + 1), places[2].max(places[1] + 1));

@@ -203,6 +203,10 @@ pub fn log(seed: u64) -> (Settings, Vec<Epoch>) {
     if seed % 3 == 1 {
         feed::change_settings(&mut rng, &settings, &mut epochs);
     }
+    // In others the clock is wrong for a while, and is reset.
+    if seed % 3 == 2 {
+        crate::rules::jump(&mut rng, &mut epochs, &ids, settings.catch_up_ms);
+    }
     (settings, epochs)
 }
 
