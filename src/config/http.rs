@@ -1,10 +1,11 @@
 //! How a server is reached over HTTP: its URL, and what Prometheus calls `http_config`, under Prometheus' names.
 //!
 //! Secrets print as `<secret>` wherever they are printed, and a URL prints without its user and password.
-//! Not here: reading secret files and talking to servers (`source/query`).
+//! Not here: when secret files are read, and talking to servers (`source/query`).
 
 use std::fmt;
-use std::path::PathBuf;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use percent_encoding::percent_decode_str;
@@ -38,6 +39,29 @@ pub enum Credential {
     Text(Secret),
     /// `*_file`.
     File(PathBuf),
+}
+
+/// The bytes of a file that a setting names, at most so many.
+///
+/// # Errors
+/// It cannot be read, is longer, or is no regular file: a pipe would be waited for without end.
+pub fn read_file(path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let no_file = || io::Error::new(io::ErrorKind::InvalidInput, "it must be a regular file");
+    // Opening a pipe waits already, so it is looked at before, and again in case it was replaced.
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(no_file());
+    }
+    let file = std::fs::File::open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(no_file());
+    }
+    let mut bytes = Vec::new();
+    file.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        let why = format!("it must not exceed {bytes_max} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+    }
+    Ok(bytes)
 }
 
 /// The `http_config` of Prometheus as far as we follow it. Redirects are not followed, and OAuth 2 is not there.
@@ -226,5 +250,24 @@ mod tests {
         };
         let text = format!("{config:?} {config:#?}");
         assert!(text.contains("<secret>") && !text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn only_regular_files_of_bounded_size_are_read() {
+        let dir = std::env::temp_dir().join(format!("tidewatch-file-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        let (file, link, pipe) = (dir.join("file"), dir.join("link"), dir.join("pipe"));
+        std::fs::write(&file, "secret").unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        // As Kubernetes mounts secrets.
+        assert_eq!(read_file(&link, 6).unwrap(), b"secret");
+        assert_eq!(read_file(&file, 5).unwrap_err().to_string(), "it must not exceed 5 bytes");
+        // Nobody writes to it: opening it would wait for ever.
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        for path in [pipe.as_path(), Path::new("/dev/zero"), &dir] {
+            assert_eq!(read_file(path, 6).unwrap_err().to_string(), "it must be a regular file");
+        }
+        std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -18,14 +18,15 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use ureq::http::Response;
 use ureq::http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use ureq::unversioned::resolver::DefaultResolver;
-use ureq::unversioned::transport::{ConnectProxyConnector, Connector, TcpConnector};
+use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::time::Duration as Time;
+use ureq::unversioned::transport::{ConnectProxyConnector, Connector, NextTimeout, TcpConnector};
 use ureq::{Agent, Body, Proxy, ProxyProtocol, Timeout};
 
 use super::answer::{self, BuildInfo, QueryData, Texts};
 pub use super::answer::{Answer, QueryError, RangeConvention, Series, Version};
 use super::tls::{Tls, TlsError};
-use crate::config::http::{Credential, HeaderValue as Given, HttpConfig, Url};
+use crate::config::http::{Credential, HeaderValue as Given, HttpConfig, Url, read_file};
 use crate::metrics::{Metrics, Outcome};
 
 /// Most bytes of an answer, decompressed: about two million samples. What is larger is asked for in parts.
@@ -79,8 +80,8 @@ impl Client {
             .build();
         let plain = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
         let agent = match tls {
-            Some(tls) => Agent::with_parts(config, plain.chain(tls), DefaultResolver::default()),
-            None => Agent::with_parts(config, plain, DefaultResolver::default()),
+            Some(tls) => Agent::with_parts(config, plain.chain(tls), Names),
+            None => Agent::with_parts(config, plain, Names),
         };
         let client = Client { agent, url: url.clone(), http: http.clone(), metrics };
         client.headers().map_err(definite)?;
@@ -319,6 +320,33 @@ fn proxy(url: &Url) -> Result<Proxy, String> {
     proxy.build().map_err(|_| format!("proxy_url {url} cannot be used"))
 }
 
+/// Looks names up on a thread of its own, so that it can take no longer than it may. The usual one panics where the system
+/// has no thread to give.
+#[derive(Debug)]
+struct Names;
+
+impl Resolver for Names {
+    fn resolve(
+        &self,
+        uri: &ureq::http::Uri,
+        config: &ureq::config::Config,
+        timeout: NextTimeout,
+    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+        let host = uri.host().unwrap_or("").trim_start_matches('[').trim_end_matches(']');
+        if host.parse::<std::net::IpAddr>().is_ok() {
+            return DefaultResolver::default().resolve(uri, config, timeout);
+        }
+        let (found, answer) = std::sync::mpsc::sync_channel(1);
+        let (uri, config) = (uri.clone(), config.clone());
+        let without = NextTimeout { after: Time::NotHappening, ..timeout };
+        // Who asked may have given up.
+        let look = move || drop(found.send(DefaultResolver::default().resolve(&uri, &config, without)));
+        std::thread::Builder::new().name("resolve".to_owned()).spawn(look)?;
+        let late = |_| Err(ureq::Error::Timeout(timeout.reason));
+        answer.recv_timeout(*timeout.after).unwrap_or_else(late)
+    }
+}
+
 /// A secret as it is now.
 fn secret(credential: &Credential) -> Result<String, String> {
     match credential {
@@ -330,12 +358,8 @@ fn secret(credential: &Credential) -> Result<String, String> {
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    std::fs::File::open(path)?.take(SECRET_BYTES_MAX + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > SECRET_BYTES_MAX {
-        let why = format!("it must not exceed {SECRET_BYTES_MAX} bytes");
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
-    }
+    let text = String::from_utf8(read_file(path, SECRET_BYTES_MAX)?);
+    let text = text.map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))?;
     Ok(text.trim().to_owned())
 }
 

@@ -22,7 +22,7 @@ use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, Either, LazyBuffers, NextTimeout, Transport, TransportAdapter,
 };
 
-use crate::config::http::TlsConfig;
+use crate::config::http::{TlsConfig, read_file};
 
 /// Most bytes of a file with certificates or a key.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -97,13 +97,7 @@ impl Tls {
 fn read(path: &Path, key: &str) -> Result<Vec<u8>, TlsError> {
     let why =
         |error: &dyn fmt::Display| TlsError(format!("reading tls_config.{key} {}: {error}", path.display()));
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(|error| why(&error))?;
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| why(&error))?;
-    match bytes.len() as u64 > FILE_BYTES_MAX {
-        true => Err(why(&format_args!("it must not exceed {FILE_BYTES_MAX} bytes"))),
-        false => Ok(bytes),
-    }
+    read_file(path, FILE_BYTES_MAX).map_err(|error| why(&error))
 }
 
 fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
