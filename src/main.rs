@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     match app::main(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("tidewatch: {error:#}");
+            eprintln!("tidewatch: {}", app::log::plain(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

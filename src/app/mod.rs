@@ -9,6 +9,7 @@ mod clock;
 mod commands;
 mod demo;
 mod history;
+pub mod log;
 mod memory;
 mod process;
 mod progress;
@@ -30,7 +31,6 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use tidewatch_dataflows::settings::{Window, duration};
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command, Common};
 use crate::config::{Config, Flags};
@@ -45,8 +45,7 @@ use self::stack::Accepted;
 pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
     process::refuse_huge_pages();
     let level = if matches!(cli.command, Command::Run { .. } | Command::Demo(_)) { "info" } else { "warn" };
-    let filter = EnvFilter::try_from_env("TIDEWATCH_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    log::start(level);
     #[cfg(feature = "faults")]
     crate::faults::arm();
     process::raise_open_files();
