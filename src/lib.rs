@@ -42,6 +42,8 @@ pub mod store;
 pub mod api;
 
 pub mod problem;
+/// Threads that are made at start and stay.
+pub mod threads;
 
 pub mod generate;
 

@@ -72,8 +72,9 @@ kinds! {
          again changes nothing."
     /// 403.
     CrossSite FORBIDDEN "cross-site" "A page of another site asks for this"
-        "A browser sent this for a page that is not this worker's own (its header Sec-Fetch-Site says so), and the request would \
-         change something. Nothing was changed. Programs do not send that header."
+        "A browser sent this for a page that is not this worker's own, as Sec-Fetch-Site, Origin or Referer says, and the request \
+         would change something or cost more than reading. Nothing was changed. Programs do not send these headers; a proxy has \
+         to pass on Host as it came."
     /// 404.
     NoSuchPath NOT_FOUND "no-such-path" "Nothing is at this path"
         "The worker has no route of this path. Its routes are in /api/v1/openapi.json, which /docs shows."
@@ -102,6 +103,10 @@ kinds! {
     /// 415.
     UnsupportedMediaType UNSUPPORTED_MEDIA_TYPE "unsupported-media-type" "The body is of another type"
         "Content-Type or Content-Encoding is not one that the route takes; the detail says which are."
+    /// 421.
+    Misdirected MISDIRECTED_REQUEST "misdirected" "The request is for another host"
+        "The header Host names neither an address nor localhost nor one of the setting web.hosts. Any site could point its own \
+         name here, so a name has to be listed there before it is taken."
     /// 422.
     TooMuch UNPROCESSABLE_ENTITY "too-much" "The answer would be too much"
         "The question is understood, and its answer has more rows or groups than are answered at once. Ask for less, as the \
@@ -133,6 +138,7 @@ impl Kind {
 pub struct Problem {
     kind: Kind,
     detail: String,
+    limit: Option<&'static str>,
 }
 
 /// A problem as it is written.
@@ -147,7 +153,17 @@ struct Body<'a> {
 impl Problem {
     /// A problem of a kind.
     pub fn new(kind: Kind, detail: String) -> Problem {
-        Problem { kind, detail }
+        Problem { kind, detail, limit: None }
+    }
+
+    /// The same, for a limit that was met.
+    pub fn of_limit(self, limit: &'static str) -> Problem {
+        Problem { limit: Some(limit), ..self }
+    }
+
+    /// Which limit was met, if one that has a name.
+    pub fn limit(&self) -> Option<&'static str> {
+        self.limit
     }
 
     /// Which kind it is of.

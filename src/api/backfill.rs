@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use http_body_util::LengthLimitError;
 use serde_json::{Map, Value};
 use tidewatch_dataflows::sample::AT_MS_MIN;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::{Kind, shown};
 use super::params::{Params, time_ms};
@@ -89,14 +90,23 @@ pub async fn begin(
     body: Body,
 ) -> Result<Response, Problem> {
     Params::read(&uri, &operations::BEGIN_BACKFILL)?;
-    let bytes = read_body(&headers, body).await?;
+    let bytes = read_body(&headers, body).await.inspect_err(|problem| match problem.kind() {
+        Kind::TooLarge => api.metrics.limit("backfill.body_bytes"),
+        Kind::Unavailable => api.metrics.limit("backfill.body_seconds"),
+        _ => {}
+    })?;
     let backfills = api.backfills.clone();
     // Parsing regexes and reading files with secrets may block.
-    let work = move || {
+    let work = move |turn: OwnedSemaphorePermit| {
+        let _turn = turn;
         let order = read(&bytes, backfills.now_ms())?;
         backfills.begin(order).map_err(Problem::from)
     };
-    let begun = tokio::task::spawn_blocking(work).await;
+    let Ok(turn) = api.beginning.clone().try_acquire_owned() else {
+        api.metrics.limit("backfill.beginning");
+        return Err(Problem::unavailable("another backfill is beginning; try again".to_owned()));
+    };
+    let begun = api.threads.run(move || work(turn)).await;
     let begun = begun.map_err(|error| Problem::internal(format!("beginning a backfill failed: {error}")))?;
     let begun = begun.inspect_err(|problem| {
         if problem.kind() == Kind::BackfillRunning {

@@ -7,18 +7,19 @@ use axum::response::Response;
 use super::cursor::Cursor;
 use super::params::Params;
 use super::{Api, Problem, list, operations};
+use crate::store::budget::Budget;
 use crate::store::{CatalogueQuery, SeriesKey, Store};
 
 /// Answers with a page of series, by (name, series).
 pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
-    api.ask(move |store| page(store, &uri)).await
+    api.ask(move |store, budget| page(store, budget, &uri)).await
 }
 
-fn page(store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
+fn page(store: &dyn Store, budget: &Budget, uri: &Uri) -> Result<Response, Problem> {
     let params = Params::read(uri, &operations::CATALOG)?;
     params.format()?;
     let after = Cursor::of(&params)?.map(|cursor| SeriesKey { name: cursor.name, series: cursor.series });
-    let query = CatalogueQuery { select: params.selectors()?, after, limit: params.limit()? };
+    let query = CatalogueQuery { select: params.selectors()?.within(budget), after, limit: params.limit()? };
     let page = store.catalogue(&query)?;
     list::answer(&params, &page, |row| Cursor {
         name: row.name.clone(),

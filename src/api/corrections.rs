@@ -8,20 +8,21 @@ use super::cursor::Cursor;
 use super::params::Params;
 use super::series::{InPath, find};
 use super::{Api, Problem, list, operations};
+use crate::store::budget::Budget;
 use crate::store::{CorrectionQuery, Store};
 
 /// Answers with a page of revisions of one series.
 pub async fn show(State(api): State<Api>, uri: Uri, InPath(series): InPath) -> Result<Response, Problem> {
     let about = api.clone();
-    api.ask(move |store| page(&about, store, &uri, &series)).await
+    api.ask(move |store, budget| page(&about, store, budget, &uri, &series)).await
 }
 
-fn page(api: &Api, store: &dyn Store, uri: &Uri, series: &str) -> Result<Response, Problem> {
+fn page(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri, series: &str) -> Result<Response, Problem> {
     let params = Params::read(uri, &operations::CORRECTIONS)?;
     params.format()?;
     let before = Cursor::of(&params)?.map(|cursor| cursor.a);
     let (windows, limit) = (params.windows()?, params.limit()?);
-    let series = find(api, store, series)?;
+    let series = find(api, store, budget, series)?;
     let page = store.corrections(&CorrectionQuery { series, windows, before, limit })?;
     list::answer(&params, &page, |row| Cursor { a: row.number, ..Cursor::default() })
 }

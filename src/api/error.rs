@@ -6,15 +6,17 @@ use axum::http::{HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::DEADLINE;
 pub use crate::problem::{Kind, Problem, shown};
 use crate::store::StoreError;
+use crate::store::budget::Over;
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Problem {
         match error {
             StoreError::Deadline { .. } => Problem::new(Kind::Deadline, error.to_string()),
             StoreError::Groups { .. } => Problem::too_much(error.to_string()),
+            StoreError::Work { .. } => Problem::too_much(error.to_string()).of_limit("api.regex_work"),
+            StoreError::Cancelled => Problem::unavailable(error.to_string()),
             StoreError::Unavailable { .. } => {
                 tracing::warn!("{error}");
                 Problem::unavailable("the store cannot be read now; try again".to_owned())
@@ -28,10 +30,10 @@ impl From<StoreError> for Problem {
     }
 }
 
-/// 504.
-pub fn late() -> Problem {
-    let limit_ms = u64::try_from(DEADLINE.as_millis()).unwrap_or(u64::MAX);
-    StoreError::Deadline { limit_ms }.into()
+impl From<Over> for Problem {
+    fn from(over: Over) -> Problem {
+        StoreError::from(over).into()
+    }
 }
 
 /// 404.

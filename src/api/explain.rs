@@ -6,6 +6,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
+use axum::response::Response;
 use serde_json::{Value, json};
 use tidewatch_dataflows::outcome::look::{Explained, PaneSeen};
 use tidewatch_dataflows::sample::SeriesId;
@@ -14,6 +15,7 @@ use tidewatch_dataflows::settings::{Settings, Window, duration};
 use super::params::Params;
 use super::series::{InPath, find, row};
 use super::{Api, Problem, operations};
+use crate::store::budget::Budget;
 use crate::store::record::{Rfc3339, Shape, write_json};
 use crate::store::row::{SeriesRow, WindowRow};
 use crate::store::{Correction, LabelPairs, Store, Told};
@@ -48,17 +50,17 @@ pub trait Workings: Send + Sync {
 }
 
 /// Explains one key of one series.
-pub async fn show(State(api): State<Api>, uri: Uri, InPath(series): InPath) -> Result<Json<Value>, Problem> {
+pub async fn show(State(api): State<Api>, uri: Uri, InPath(series): InPath) -> Result<Response, Problem> {
     let asked = api.clone();
     // The workers answer between their steps, so this may wait: on the same thread as the store.
-    api.ask(move |store| explain(&asked, store, &uri, &series)).await.map(Json)
+    api.ask(move |store, budget| explain(&asked, store, budget, &uri, &series).map(Json)).await
 }
 
-fn explain(api: &Api, store: &dyn Store, uri: &Uri, series: &str) -> Result<Value, Problem> {
+fn explain(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri, series: &str) -> Result<Value, Problem> {
     let worker = &*api.worker;
     let settings = worker.settings();
     let (window, at_ms) = Params::read(uri, &operations::EXPLAIN)?.key(&settings.windows)?;
-    let series = find(api, store, series)?;
+    let series = find(api, store, budget, series)?;
     let told = store.explain(series, window.length_ms, at_ms)?;
     let known = worker.explain(series, window.length_ms, at_ms).map_err(Problem::unavailable)?;
     let row = row(told.series.clone(), worker, series);

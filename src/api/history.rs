@@ -13,15 +13,16 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
+use axum::response::Response;
 use serde_json::{Value, json};
 use tidewatch_dataflows::kernels::moments::Moments;
 use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::settings::duration;
 
-use super::error::late;
 use super::params::Params;
 use super::series::{InPath, find, known_as};
 use super::{Api, DEADLINE, Problem, operations};
+use crate::store::budget::Budget;
 use crate::store::record::Rfc3339;
 use crate::store::{PAGE_ROWS_MAX, Range, Store};
 
@@ -136,17 +137,16 @@ fn moments(samples: &[(i64, f64)]) -> Moments {
 }
 
 /// Answers with the samples of a series in a range.
-pub async fn show(State(api): State<Api>, uri: Uri, InPath(series): InPath) -> Result<Json<Value>, Problem> {
+pub async fn show(State(api): State<Api>, uri: Uri, InPath(series): InPath) -> Result<Response, Problem> {
     let asked = api.clone();
-    api.ask(move |store| history(&asked, store, &uri, &series)).await.map(Json)
+    api.ask(move |store, budget| history(&asked, store, budget, &uri, &series).map(Json)).await
 }
 
-fn history(api: &Api, store: &dyn Store, uri: &Uri, series: &str) -> Result<Value, Problem> {
-    let deadline = Instant::now() + DEADLINE;
+fn history(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri, series: &str) -> Result<Value, Problem> {
     let params = Params::read(uri, &operations::HISTORY)?;
     let resample = params.resample()?;
     let given = params.range()?.unwrap_or(Range::ALL);
-    let series = find(api, store, series)?;
+    let series = find(api, store, budget, series)?;
     let row = known_as(store, &*api.worker, series)?;
     let held = api.raw.held(series).map_err(Problem::unavailable)?;
     let end_ms = if given.end_ms == i64::MAX { api.backfills.now_ms() } else { given.end_ms };
@@ -166,7 +166,7 @@ fn history(api: &Api, store: &dyn Store, uri: &Uri, series: &str) -> Result<Valu
         )));
     }
     let labels = row.pairs();
-    let found = Found::gather(api, &labels, held, (start_ms, end_ms), deadline)?;
+    let found = Found::gather(api, &labels, held, (start_ms, end_ms), budget)?;
     let points = match resample {
         Some((step_ms, aggregate)) => resampled(&found.samples, step_ms, aggregate),
         None => found.samples,
@@ -213,8 +213,9 @@ impl Found {
         labels: &[(String, String)],
         held: Option<Held>,
         (start_ms, end_ms): (i64, i64),
-        deadline: Instant,
+        budget: &Budget,
     ) -> Result<Found, Problem> {
+        let deadline = budget.deadline().unwrap_or_else(|| Instant::now() + DEADLINE);
         let mut held = held.unwrap_or(Held { after_ms: i64::MAX, samples: Vec::new() });
         held.samples.retain(|(at_ms, _)| (start_ms..=end_ms).contains(at_ms));
         let mut found =
@@ -236,7 +237,7 @@ impl Found {
                     let first = held.samples.first().map_or(to_ms, |(at_ms, _)| at_ms - 1);
                     found.missing = json!({"start_ms": start_ms, "end_ms": first.min(to_ms), "why": NoOlder::NoServer.to_string()});
                 }
-                Err(error) => return Err(problem(error)),
+                Err(error) => return Err(problem(error, budget)),
             }
             // Of what both have the server's are shown: it has all of them.
             let shown_to = found.samples.last().map_or(i64::MIN, |_| to_ms);
@@ -258,9 +259,9 @@ impl Found {
     }
 }
 
-fn problem(error: NoOlder) -> Problem {
+fn problem(error: NoOlder, budget: &Budget) -> Problem {
     match error {
-        NoOlder::Late => late(),
+        NoOlder::Late => budget.late().into(),
         NoOlder::TooMany => Problem::too_much(format!("{error}; ask for a shorter one")),
         NoOlder::NoServer | NoOlder::Failed(..) => Problem::bad_gateway(error.to_string()),
     }

@@ -33,19 +33,23 @@ mod unread;
 mod windows;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{Method, Uri};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::labels::Labels;
 use crate::metrics::{Answer, Metrics, Route};
+use crate::store::budget::Budget;
 use crate::store::{Latest, Store};
+use crate::threads::{NotDone, Pool};
 use backfill::Backfills;
 use error::Kind;
 pub use error::{Problem, refuse_cross_site, shown};
@@ -59,6 +63,9 @@ pub const QUESTIONS_MAX: usize = 16;
 
 /// Most of those that ask how everything is, which have to be answered when it is not well.
 const BESIDE_MAX: usize = 4;
+
+/// Threads that this takes: one for each question, and one that begins histories.
+pub const THREADS: usize = QUESTIONS_MAX + BESIDE_MAX + 1;
 
 /// What the API asks the rest of the worker.
 pub trait Worker: explain::Workings {
@@ -88,6 +95,9 @@ pub struct Api {
     questions: Arc<Semaphore>,
     /// Of [`Api::ask_beside`].
     beside: Arc<Semaphore>,
+    threads: Pool,
+    /// Histories that begin.
+    beginning: Arc<Semaphore>,
 }
 
 /// Whom the API asks.
@@ -106,24 +116,30 @@ pub struct Asked {
     pub backfills: Arc<dyn Backfills>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// Which answer: [`THREADS`] of them.
+    pub threads: Pool,
 }
 
 impl Api {
     /// An API over those who know.
     pub fn new(asked: Asked) -> Api {
-        let Asked { store, latest, raw, labels, worker, backfills, metrics } = asked;
+        let Asked { store, latest, raw, labels, worker, backfills, metrics, threads } = asked;
         let questions = Arc::new(Semaphore::new(QUESTIONS_MAX));
         let beside = Arc::new(Semaphore::new(BESIDE_MAX));
-        Api { store, worker, metrics, backfills, latest, raw, labels, questions, beside }
+        let beginning = Arc::new(Semaphore::new(1));
+        Api { store, worker, metrics, backfills, latest, raw, labels, questions, beside, threads, beginning }
     }
 
     /// Answers a question to the store on a thread that may block: reading parameters, whose regexes may be costly, and
-    /// writing the answer belong to it.
-    async fn ask<T: Send + 'static>(
+    /// writing the answer belong to it. It counts as one of [`QUESTIONS_MAX`] until its answer is sent.
+    async fn ask<T: IntoResponse>(
         &self,
-        question: impl FnOnce(&dyn Store) -> Result<T, Problem> + Send + 'static,
-    ) -> Result<T, Problem> {
-        self.ask_within(&self.questions, QUESTIONS_MAX, question).await
+        question: impl FnOnce(&dyn Store, &Budget) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<Response, Problem> {
+        let written =
+            |store: &dyn Store, budget: &Budget| question(store, budget).map(IntoResponse::into_response);
+        let (answer, permit) = self.ask_within(&self.questions, QUESTIONS_MAX, written).await?;
+        Ok(hold(answer, permit).await)
     }
 
     /// The same for what is asked when all the others have to wait.
@@ -131,35 +147,77 @@ impl Api {
         &self,
         question: impl FnOnce(&dyn Store) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
-        self.ask_within(&self.beside, BESIDE_MAX, question).await
+        let question = |store: &dyn Store, _: &Budget| question(store);
+        self.ask_within(&self.beside, BESIDE_MAX, question).await.map(|(answer, _)| answer)
     }
 
+    /// An answer, and what has to be held until it is sent.
     async fn ask_within<T: Send + 'static>(
         &self,
         permits: &Arc<Semaphore>,
         most: usize,
-        question: impl FnOnce(&dyn Store) -> Result<T, Problem> + Send + 'static,
-    ) -> Result<T, Problem> {
+        question: impl FnOnce(&dyn Store, &Budget) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<(T, OwnedSemaphorePermit), Problem> {
         let Ok(permit) = permits.clone().try_acquire_owned() else {
             self.metrics.limit("api.questions");
             let detail = format!("at most {most} questions are answered at once; try again");
             return Err(Problem::unavailable(detail));
         };
         let store = self.store.clone();
-        let answer = tokio::task::spawn_blocking(move || {
-            // Held until the store is done, also if the client has gone.
-            let _permit = permit;
-            question(store.as_ref())
-        });
-        match answer.await {
-            Ok(answer) => answer.inspect_err(|problem| match problem.kind() {
-                Kind::Deadline => self.metrics.limit("api.deadline"),
-                Kind::TooMuch => self.metrics.limit("api.rows"),
-                _ => {}
-            }),
-            Err(error) => Err(Problem::internal(format!("a question to the store failed: {error}"))),
-        }
+        // Who waits here is dropped with the connection.
+        let waiting = Waiting::default();
+        let budget = Budget::of(DEADLINE).until(Arc::clone(&waiting.gone));
+        // The permit is held until the store is done, also if the client has gone.
+        let answer = self.threads.run(move || (question(store.as_ref(), &budget), permit)).await;
+        let (answer, permit) = answer.map_err(|error| match error {
+            NotDone::Busy => {
+                self.metrics.limit("api.questions");
+                Problem::unavailable("no thread is free; try again".to_owned())
+            }
+            NotDone::Panicked => Problem::internal("a question to the store panicked".to_owned()),
+        })?;
+        let answer = answer.inspect_err(|problem| match (problem.limit(), problem.kind()) {
+            (Some(limit), _) => self.metrics.limit(limit),
+            (None, Kind::Deadline) => self.metrics.limit("api.deadline"),
+            (None, Kind::TooMuch) => self.metrics.limit("api.rows"),
+            _ => {}
+        })?;
+        Ok((answer, permit))
     }
+}
+
+/// Whoever waits for an answer; without him it is not needed any more.
+#[derive(Default)]
+struct Waiting {
+    gone: Arc<AtomicBool>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The bytes of an answer, and what is held until the last of them is sent.
+struct Sending {
+    bytes: Bytes,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Sending {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// An answer that holds a permit for as long as its bytes are in memory.
+async fn hold(answer: Response, permit: OwnedSemaphorePermit) -> Response {
+    let (head, body) = answer.into_parts();
+    // It is whole already, so nothing is waited for and nothing copied.
+    let Ok(bytes) = to_bytes(body, usize::MAX).await else {
+        return Problem::internal("an answer is not whole".to_owned()).into_response();
+    };
+    Response::from_parts(head, Body::from(Bytes::from_owner(Sending { bytes, _permit: permit })))
 }
 
 /// The routes of this API. It has the fallback for unknown paths: merge routers without one into it.

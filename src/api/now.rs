@@ -4,19 +4,18 @@
 //! The list is that of the series known now, so one whose first window is still open is in it.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::response::Response;
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::cursor::Cursor;
-use super::error::late;
 use super::params::Params;
 use super::series::of_listed;
-use super::{Api, DEADLINE, Problem, list};
+use super::{Api, Problem, list};
 use crate::labels::{LabelSet, Labels, Listed};
+use crate::store::budget::Over;
 use crate::store::row::OpenRow;
-use crate::store::{Latest, Page, WindowKey, WindowQuery};
+use crate::store::{Latest, NoAnswer, PAGE_BYTES_MAX, Page, WindowKey, WindowQuery};
 
 /// Series the workers are asked about at once.
 const ASKED_AT_ONCE: usize = 1_024;
@@ -26,8 +25,8 @@ const ASKED_AT_ONCE: usize = 1_024;
 /// # Errors
 /// The workers are busy or computing their state again (503), or the page takes too long (504).
 pub fn page(api: &Api, params: &Params, query: &WindowQuery) -> Result<Response, Problem> {
-    let deadline = Instant::now() + DEADLINE;
     let mut page = Page { rows: Vec::new(), more: false };
+    let mut bytes = 0;
     // The series of the cursor may have windows left.
     let mut after =
         query.after.as_ref().map(|key| (key.name.clone(), SeriesId(key.series.0.wrapping_sub(1))));
@@ -35,10 +34,10 @@ pub fn page(api: &Api, params: &Params, query: &WindowQuery) -> Result<Response,
         after = None;
     }
     loop {
-        let series = listed(&api.labels, query, after.as_ref(), deadline)?;
+        let series = listed(&api.labels, query, after.as_ref())?;
         let Some(last) = series.last() else { break };
         after = Some((last.labels.name().to_owned(), last.series));
-        if fill(&mut page, &*api.latest, query, &series)? {
+        if fill(&mut page, &mut bytes, &*api.latest, query, &series)? {
             break;
         }
     }
@@ -55,7 +54,6 @@ fn listed(
     labels: &Labels,
     query: &WindowQuery,
     after: Option<&(String, SeriesId)>,
-    deadline: Instant,
 ) -> Result<Vec<Listed>, Problem> {
     if let Some(only) = query.select.only() {
         return Ok(labels
@@ -68,20 +66,28 @@ fn listed(
         let labels = || serde_json::Value::Object(set.to_json_map()).to_string();
         query.search.is_every() || query.search.means(set.name(), &labels(), &mut String::new())
     };
-    let wanted = |set: &LabelSet| query.select.matches(set.name(), |label| set.get(label)) && found(set);
+    let wanted = |set: &LabelSet| {
+        query.select.budget().look()?;
+        Ok::<_, Over>(query.select.matches(set.name(), |label| set.get(label))? && found(set))
+    };
     let after = after.map(|(name, series)| (name.as_str(), *series));
-    labels.list(wanted, after, ASKED_AT_ONCE, deadline).ok_or_else(late)
+    Ok(labels.list(wanted, after, ASKED_AT_ONCE)?)
 }
 
 /// Adds the open windows of these series; true if the page is full.
 fn fill(
     page: &mut Page<OpenRow>,
+    bytes: &mut usize,
     latest: &dyn Latest,
     query: &WindowQuery,
     series: &[Listed],
 ) -> Result<bool, Problem> {
     let ids: Vec<SeriesId> = series.iter().map(|listed| listed.series).collect();
-    let open = latest.open(&ids, &query.windows).map_err(|error| Problem::unavailable(error.to_string()))?;
+    let open = latest.open(&ids, &query.windows, query.select.budget()).map_err(|error| match error {
+        NoAnswer::Later(why) => Problem::unavailable(why),
+        NoAnswer::Busy(why) => Problem::unavailable(why).of_limit("engine.questions"),
+        NoAnswer::Over(over) => over.into(),
+    })?;
     for (listed, mut open) in series.iter().zip(open) {
         let series = Arc::new(of_listed(listed));
         open.rows.sort_by_key(|stats| stats.window_ms);
@@ -95,10 +101,11 @@ fn fill(
             if !inside || query.after.as_ref().is_some_and(shown) {
                 continue;
             }
-            if page.rows.len() == query.limit {
+            if page.rows.len() == query.limit || *bytes > PAGE_BYTES_MAX {
                 page.more = true;
                 return Ok(true);
             }
+            *bytes += series.printed_bytes() + 256;
             page.rows.push(OpenRow { series: Arc::clone(&series), stats, epoch: open.epoch });
         }
     }

@@ -10,6 +10,7 @@ use std::io::Write;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG,
     IF_NONE_MATCH, REFERRER_POLICY, VARY, X_CONTENT_TYPE_OPTIONS,
@@ -81,7 +82,7 @@ static ASSETS: [Asset; 23] = assets! {
 struct Ready {
     asset: &'static Asset,
     /// Made when it is first asked for: a start is not to wait for it.
-    zipped: OnceLock<Vec<u8>>,
+    zipped: OnceLock<Bytes>,
     /// Of the file as it is, and of the file zipped: they are different bytes.
     tags: [HeaderValue; 2],
 }
@@ -94,12 +95,12 @@ impl Ready {
         Ready { asset, zipped: OnceLock::new(), tags }
     }
 
-    fn zipped(&self) -> &[u8] {
+    fn zipped(&self) -> &Bytes {
         self.zipped.get_or_init(|| {
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
             // Writing to memory cannot fail; were it to, the empty answer would never be taken for the file.
             let zipped = encoder.write_all(self.asset.text.as_bytes()).and_then(|()| encoder.finish());
-            zipped.unwrap_or_default()
+            zipped.unwrap_or_default().into()
         })
     }
 
@@ -120,7 +121,7 @@ impl Ready {
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.asset.content_type));
         if zipped {
             headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-            return (headers, self.zipped().to_vec()).into_response();
+            return (headers, self.zipped().clone()).into_response();
         }
         (headers, self.asset.text).into_response()
     }
@@ -174,7 +175,7 @@ mod tests {
         for asset in &ASSETS {
             let ready = Ready::of(asset);
             let mut text = String::new();
-            flate2::read::GzDecoder::new(ready.zipped()).read_to_string(&mut text).unwrap();
+            flate2::read::GzDecoder::new(&ready.zipped()[..]).read_to_string(&mut text).unwrap();
             assert_eq!(text, asset.text, "{}", asset.path);
             for (coding, zipped) in [("br, gzip", 1), ("gzip;q=0", 0), ("identity", 0), ("GZIP;q=0.5", 1)] {
                 let answer = ready.answer(&headers(&[(ACCEPT_ENCODING, coding)]));

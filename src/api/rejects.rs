@@ -7,6 +7,7 @@ use axum::response::Response;
 use super::cursor::Cursor;
 use super::params::Params;
 use super::{Api, Problem, list, operations};
+use crate::store::budget::Budget;
 use crate::store::{Range, RejectKey, RejectQuery, Store};
 
 /// Bits of a cursor that say what the last row did not have.
@@ -15,10 +16,10 @@ const UNLISTED: i64 = 2;
 
 /// Answers with a page of sums, by (name, series, reason).
 pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
-    api.ask(move |store| page(store, &uri)).await
+    api.ask(move |store, budget| page(store, budget, &uri)).await
 }
 
-fn page(store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
+fn page(store: &dyn Store, budget: &Budget, uri: &Uri) -> Result<Response, Problem> {
     let params = Params::read(uri, &operations::REJECTS)?;
     params.format()?;
     let after = Cursor::of(&params)?.map(|cursor| RejectKey {
@@ -29,7 +30,7 @@ fn page(store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
         reason: u8::try_from(cursor.a).unwrap_or(u8::MAX),
     });
     let query = RejectQuery {
-        select: params.selectors()?,
+        select: params.selectors()?.within(budget),
         by: params.by()?,
         range: params.range()?.unwrap_or(Range::ALL),
         after,

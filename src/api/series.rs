@@ -1,15 +1,14 @@
 //! `{series}` in a path: a series by its id, or by a name that it alone bears.
 
-use std::time::Instant;
-
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use serde_json::Value;
 use tidewatch_dataflows::sample::SeriesId;
 
-use super::error::{Kind, late, shown};
-use super::{Api, DEADLINE, Problem, Worker};
-use crate::labels::{Labels, Listed};
+use super::error::{Kind, shown};
+use super::{Api, Problem, Worker};
+use crate::labels::{LabelSet, Labels, Listed};
+use crate::store::budget::Budget;
 use crate::store::row::{SeriesRow, labels_json};
 use crate::store::selector::Selectors;
 use crate::store::{CatalogueQuery, Store};
@@ -33,7 +32,7 @@ impl<S: Send + Sync> FromRequestParts<S> for InPath {
 ///
 /// # Errors
 /// 404 if nobody knows it, 409 with the ids if several bear the name.
-pub fn find(api: &Api, store: &dyn Store, text: &str) -> Result<SeriesId, Problem> {
+pub fn find(api: &Api, store: &dyn Store, budget: &Budget, text: &str) -> Result<SeriesId, Problem> {
     let id = (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok()).flatten().map(SeriesId);
     if let Some(id) = id {
         // Any window will do: the question is whether anybody knows the series.
@@ -44,10 +43,11 @@ pub fn find(api: &Api, store: &dyn Store, text: &str) -> Result<SeriesId, Proble
     }
     let quoted = Value::from(text).to_string();
     let select = Selectors::parse(&[format!("{{__name__={quoted}}}")])
-        .map_err(|_| Problem::parameter("{series}", "16 hex digits or a metric name", text))?;
+        .map_err(|_| Problem::parameter("{series}", "16 hex digits or a metric name", text))?
+        .within(budget);
     let mut rows = store.catalogue(&CatalogueQuery { select, after: None, limit: NAMED_MAX + 1 })?.rows;
     if rows.is_empty() {
-        rows = without_rows(&api.labels, text)?;
+        rows = without_rows(&api.labels, budget, text)?;
     }
     match rows.as_slice() {
         [one] => Ok(one.series),
@@ -72,10 +72,9 @@ pub fn find(api: &Api, store: &dyn Store, text: &str) -> Result<SeriesId, Proble
 }
 
 /// Series of a name whose first window has not closed.
-fn without_rows(labels: &Labels, name: &str) -> Result<Vec<SeriesRow>, Problem> {
-    let deadline = Instant::now() + DEADLINE;
-    let found = labels.list(|set| set.name() == name, None, NAMED_MAX + 1, deadline);
-    let found = found.ok_or_else(late)?;
+fn without_rows(labels: &Labels, budget: &Budget, name: &str) -> Result<Vec<SeriesRow>, Problem> {
+    let wanted = |set: &LabelSet| budget.look().map(|()| set.name() == name);
+    let found = labels.list(wanted, None, NAMED_MAX + 1)?;
     Ok(found.iter().map(of_listed).collect())
 }
 

@@ -19,13 +19,20 @@ use super::operations::{self, Verb};
 use super::{Api, Asked, Kind, QUESTIONS_MAX, Worker, router};
 use crate::labels::{Labels, Limits};
 use crate::metrics::Metrics;
+use crate::store::budget::{Budget, Over};
 use crate::store::testing::labels_of;
 use crate::store::testing::{HOUR_MS, Model, T0, TempDir, series, stats};
 use crate::store::{Batch, LabelPairs, Latest, NoAnswer, Store, StoreError};
 
 struct Fake {
     ready: Result<(), String>,
+    /// How the budgets of questions ended that were never answered.
+    over: mpsc::Sender<Over>,
 }
+
+/// Windows of this length are never told, those of the other are many.
+const NEVER_MS: i64 = 7_000;
+const MANY_MS: i64 = 9_000;
 
 impl Worker for Fake {
     fn ready(&self) -> Result<(), String> {
@@ -104,13 +111,22 @@ impl Raw for Fake {
 
 /// Every series has an open hour and three, as of epoch 7.
 impl Latest for Fake {
-    fn open(&self, ids: &[SeriesId], lengths_ms: &[i64]) -> Result<Vec<Open>, NoAnswer> {
+    fn open(&self, ids: &[SeriesId], lengths_ms: &[i64], budget: &Budget) -> Result<Vec<Open>, NoAnswer> {
+        if lengths_ms == [NEVER_MS] {
+            let over = std::iter::repeat_with(|| budget.look()).find_map(Result::err).unwrap();
+            self.over.send(over.clone()).unwrap();
+            return Err(NoAnswer::Over(over));
+        }
+        if lengths_ms == [MANY_MS] {
+            let rows = |id: &SeriesId| (0..10_000).map(|n| stats(*id, MANY_MS + n, T0, 0, 1.0)).collect();
+            return Ok(ids.iter().map(|id| Open { epoch: 7, rows: rows(id) }).collect());
+        }
         let rows = |id: &SeriesId| {
             let lengths = [3 * HOUR_MS, HOUR_MS].into_iter();
             let asked = lengths.filter(|length| lengths_ms.is_empty() || lengths_ms.contains(length));
             asked.map(|window_ms| stats(*id, window_ms, T0, 0, 1.0)).collect()
         };
-        self.ready.clone().map_err(NoAnswer)?;
+        self.ready.clone().map_err(NoAnswer::Later)?;
         Ok(ids.iter().map(|id| Open { epoch: 7, rows: rows(id) }).collect())
     }
 }
@@ -144,6 +160,9 @@ struct Served {
     api: Api,
     agent: ureq::Agent,
     runtime: tokio::runtime::Runtime,
+    labels: Arc<Labels>,
+    /// What [`Fake::over`] sends.
+    over: mpsc::Receiver<Over>,
 }
 
 struct Reply {
@@ -164,7 +183,8 @@ impl Reply {
 
 fn serve(store: Arc<dyn Store>, ready: Result<(), String>) -> Served {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let fake = Arc::new(Fake { ready });
+    let (over_to, over) = mpsc::channel();
+    let fake = Arc::new(Fake { ready, over: over_to });
     let metrics = Arc::new(Metrics::new());
     let folder = TempDir::new();
     let labels = Labels::open(folder.path(), Limits::default(), Arc::clone(&metrics)).unwrap();
@@ -173,14 +193,16 @@ fn serve(store: Arc<dyn Store>, ready: Result<(), String>) -> Served {
         let mut pairs: Vec<(&str, &str)> = pairs.iter().map(|(name, value)| (&**name, &**value)).collect();
         labels.intern(&mut pairs, None, 1).unwrap();
     }
+    let labels = Arc::new(labels);
     let api = Api::new(Asked {
         store,
         latest: Arc::clone(&fake) as Arc<dyn Latest>,
         raw: Arc::clone(&fake) as Arc<dyn Raw>,
-        labels: Arc::new(labels),
+        labels: Arc::clone(&labels),
         worker: Arc::clone(&fake) as Arc<dyn Worker>,
         backfills: fake,
         metrics,
+        threads: crate::threads::Pool::start("api", super::THREADS).unwrap(),
     });
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
@@ -188,7 +210,7 @@ fn serve(store: Arc<dyn Store>, ready: Result<(), String>) -> Served {
     runtime.spawn(async move { axum::serve(listener, routes).await });
     let agent =
         ureq::Agent::new_with_config(ureq::Agent::config_builder().http_status_as_error(false).build());
-    Served { base, api, agent, runtime }
+    Served { base, api, agent, runtime, labels, over }
 }
 
 impl Served {
@@ -237,7 +259,7 @@ impl Served {
 }
 
 fn reply(mut response: ureq::http::Response<ureq::Body>) -> Reply {
-    let body = response.body_mut().read_to_string().unwrap();
+    let body = response.body_mut().with_config().limit(64 << 20).read_to_string().unwrap();
     Reply { status: response.status().as_u16(), headers: response.headers().clone(), body }
 }
 
@@ -704,7 +726,7 @@ fn questions_beyond_the_bound_are_answered_503_and_health_goes_on() {
     for _ in 0..QUESTIONS_MAX {
         let (api, wait, started) = (served.api.clone(), wait.clone(), started.clone());
         served.runtime.spawn(async move {
-            api.ask(move |_| {
+            api.ask(move |_, _| {
                 started.send(()).unwrap();
                 // Ends when the other end of the channel is dropped.
                 let _ = wait.lock().unwrap().recv();
@@ -740,7 +762,7 @@ fn a_store_that_fails_is_500_without_its_path() {
 fn a_question_beyond_its_time_is_504_and_counted() {
     let dir = TempDir::new();
     let served = serve(filled(&dir), Ok(()));
-    let late = served.runtime.block_on(served.api.ask(|_| {
+    let late = served.runtime.block_on(served.api.ask(|_, _| {
         let late: Result<(), StoreError> = Err(StoreError::Deadline { limit_ms: 9 });
         Ok(late?)
     }));
@@ -998,4 +1020,72 @@ fn the_history_of_a_series_is_put_together_of_ring_and_server() {
     let alone = of(format!("start=0.009&end={end}")).json();
     assert_eq!(alone["source"], "ring");
     assert_eq!(alone["missing"]["why"], "no server is configured under sources.prometheus", "{alone}");
+}
+
+/// A connection on which this was asked.
+fn ask(served: &Served, path: &str) -> std::net::TcpStream {
+    let mut socket = std::net::TcpStream::connect(served.base.trim_start_matches("http://")).unwrap();
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    socket
+}
+
+/// Waits until so many questions may be asked.
+fn await_free(served: &Served, free: usize) {
+    let begun = Instant::now();
+    while served.api.questions.available_permits() != free {
+        assert!(begun.elapsed().as_secs() < 60, "{} are free", served.api.questions.available_permits());
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_question_ends_when_its_client_has_gone() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    let socket = ask(&served, "/api/v1/windows?at=now&window=7s");
+    await_free(&served, QUESTIONS_MAX - 1);
+    drop(socket);
+    assert_eq!(served.over.recv().unwrap(), Over::Cancelled);
+    await_free(&served, QUESTIONS_MAX);
+}
+
+#[test]
+fn an_answer_that_nobody_reads_is_bounded_and_counts_as_a_question() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    let long = "x".repeat(4_000);
+    served.labels.intern(&mut vec![("__name__", "long"), ("x", &long)], None, 1).unwrap();
+    let path = "/api/v1/windows?at=now&window=9s&match[]=long&limit=10000";
+    let page = served.get(path);
+    let rows = page.json()["data"].as_array().unwrap().len();
+    assert!((15 << 20..18 << 20).contains(&page.body.len()) && rows < 5_000, "{} {rows}", page.body.len());
+    assert!(page.json()["next"].is_string());
+    let mut socket = ask(&served, path);
+    // Its first byte is there, and the rest does not fit between the two.
+    socket.read_exact(&mut [0]).unwrap();
+    await_free(&served, QUESTIONS_MAX - 1);
+    std::io::copy(&mut socket.try_clone().unwrap().take(page.body.len() as u64), &mut std::io::sink())
+        .unwrap();
+    await_free(&served, QUESTIONS_MAX);
+}
+
+#[test]
+fn a_regex_that_takes_too_much_work_is_refused_and_counted() {
+    let dir = TempDir::new();
+    let served = serve(filled(&dir), Ok(()));
+    let mut random = fastrand::Rng::with_seed(3);
+    for i in 0..256 {
+        let value: String = (0..4_000).map(|_| if random.bool() { 'a' } else { 'b' }).collect();
+        let i = i.to_string();
+        served.labels.intern(&mut vec![("__name__", "n"), ("i", &i), ("x", &value)], None, 1).unwrap();
+    }
+    let hungry = "%7Bx=~%22[ab]*a[ab]%7B900%7D[ab]%7B900%7D[ab]%7B900%7Dc%22%7D";
+    let begun = Instant::now();
+    let reply = served.get(&format!("/api/v1/windows?at=now&match[]={hungry}"));
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
+    // On a slow machine its time is over before.
+    assert!([422, 504].contains(&reply.status), "{}", reply.body);
+    let metrics = served.get("/metrics").body;
+    let limit = if reply.status == 422 { "api.regex_work" } else { "api.deadline" };
+    assert!(metrics.contains(&format!("tidewatch_limit_reached_total{{limit=\"{limit}\"}} 1")), "{metrics}");
 }

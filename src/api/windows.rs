@@ -9,6 +9,7 @@ use super::cursor::Cursor;
 use super::params::Params;
 use super::series::{InPath, find, known_as};
 use super::{Api, Problem, list, now, operations};
+use crate::store::budget::Budget;
 use crate::store::selector::Selectors;
 use crate::store::sort::Sort;
 use crate::store::{Stat, Store, WindowKey, WindowQuery};
@@ -16,7 +17,7 @@ use crate::store::{Stat, Store, WindowKey, WindowQuery};
 /// Answers with a page of windows, by (name, series, window, at) or as it is asked to sort them.
 pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
     let about = api.clone();
-    api.ask(move |store| page(&about, store, &uri)).await
+    api.ask(move |store, budget| page(&about, store, budget, &uri)).await
 }
 
 /// Answers with a page of windows of one series, by (window, at).
@@ -26,19 +27,25 @@ pub async fn of_series(
     InPath(series): InPath,
 ) -> Result<Response, Problem> {
     let about = api.clone();
-    api.ask(move |store| page_of(&about, store, &uri, &series)).await
+    api.ask(move |store, budget| page_of(&about, store, budget, &uri, &series)).await
 }
 
-fn page_of(api: &Api, store: &dyn Store, uri: &Uri, series: &str) -> Result<Response, Problem> {
+fn page_of(
+    api: &Api,
+    store: &dyn Store,
+    budget: &Budget,
+    uri: &Uri,
+    series: &str,
+) -> Result<Response, Problem> {
     let params = Params::read(uri, &operations::WINDOWS_OF_SERIES)?;
     let worker = &*api.worker;
-    let series = known_as(store, worker, find(api, store, series)?)?;
-    answer(api, store, &params, Selectors::one(series.series, &series.name))
+    let series = known_as(store, worker, find(api, store, budget, series)?)?;
+    answer(api, store, &params, Selectors::one(series.series, &series.name).within(budget))
 }
 
-fn page(api: &Api, store: &dyn Store, uri: &Uri) -> Result<Response, Problem> {
+fn page(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri) -> Result<Response, Problem> {
     let params = Params::read(uri, &operations::WINDOWS)?;
-    let select = params.selectors()?;
+    let select = params.selectors()?.within(budget);
     answer(api, store, &params, select)
 }
 

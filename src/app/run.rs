@@ -25,6 +25,7 @@ use crate::source::receive::{self, Receiver};
 use crate::source::remote_write;
 use crate::source::{Durable, Intake, Refused};
 use crate::store::{LabelPairs, Store, StoreError};
+use crate::threads::Pool;
 
 use super::audit::Audit;
 use super::clock::{self, ClockWitnesses};
@@ -39,6 +40,8 @@ use super::{now_ms, process, raw, stored, windows_in_words};
 
 /// How long requests may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
+/// Threads for what is not an answer: looking at the disk, and closing.
+const CHORES_MAX: usize = 2;
 /// How often it is looked whether the state is there again.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often a series is looked at whose shard is between two epochs, and the pause before each next look.
@@ -75,7 +78,7 @@ async fn serve(
     let on_fatal: OnFatal = Arc::new(move |fatal| drop(fatal_to.send(fatal)));
     let opened = Instant::now();
     let stack = Arc::new(Stack::open(&config, Mode::Live, accepted, &on_fatal)?);
-    lift_quarantine(&stack, lift)?;
+    lift_quarantine(&stack, lift).await?;
     let watchdog = Watchdog::start(
         Duration::from_millis(config.watchdog_ms.unsigned_abs()),
         stack.journal.clone(),
@@ -112,14 +115,18 @@ async fn serve(
         tracing::info!("the store gets {}", worker.rows_per_day());
     }
     tokio::spawn(note_rate(Arc::downgrade(&worker)));
+    // All that is ever needed: who asks later may get none.
+    let threads = Pool::start("blocking", api::THREADS + receive::DECODERS_MAX + CHORES_MAX);
+    let threads = threads.context("starting the threads that answer")?;
     tokio::spawn(clock::watch(Arc::downgrade(&worker)));
-    tokio::spawn(watch_rows_per_day(Arc::downgrade(&worker), warning));
+    tokio::spawn(watch_rows_per_day(Arc::downgrade(&worker), warning, threads.clone()));
     let receiver = Receiver::new(
         Arc::clone(&worker) as Arc<dyn Intake>,
         Arc::clone(&stack.labels),
         Arc::clone(&stack.metrics),
         config.limits.body_bytes,
         now_ms,
+        threads.clone(),
     );
     let histories = Arc::new(Histories::new(config.clone(), Arc::clone(&stack)));
     let api = Api::new(Asked {
@@ -130,6 +137,7 @@ async fn serve(
         worker: Arc::clone(&worker) as Arc<dyn api::Worker>,
         backfills: Arc::clone(&histories) as Arc<dyn api::backfill::Backfills>,
         metrics: Arc::clone(&stack.metrics),
+        threads: threads.clone(),
     });
     let router = api::router(api).merge(receive::router(Arc::new(receiver)));
     let router = router.layer(from_fn(api::refuse_cross_site));
@@ -165,7 +173,7 @@ async fn serve(
     };
     worker.closing.store(true, Ordering::Relaxed);
     drop(stop_to);
-    tokio::task::spawn_blocking(move || sources.stop()).await.context("stopping the sources")?;
+    threads.run(move || sources.stop()).await.context("stopping the sources")?;
     if tokio::time::timeout(GRACE, server).await.is_err() {
         tracing::warn!("some requests did not end within {GRACE:?} and are cut off");
     }
@@ -187,7 +195,7 @@ async fn serve(
         drop(watchdog);
         closed
     };
-    let closed = tokio::task::spawn_blocking(close).await.context("closing")?;
+    let closed = threads.run(close).await.context("closing")?;
     if let Ok(Fatal { message, code }) = fatal_from.try_recv() {
         tracing::error!("{message}");
         return Ok(ExitCode::from(code));
@@ -205,7 +213,7 @@ async fn serve(
 }
 
 /// Lets series that were quarantined in again; the journal holds it once this returns.
-fn lift_quarantine(stack: &Stack, lift: &[String]) -> anyhow::Result<()> {
+async fn lift_quarantine(stack: &Stack, lift: &[String]) -> anyhow::Result<()> {
     let held = stack.engine_progress.quarantined();
     let mut series = Vec::new();
     for text in lift {
@@ -227,8 +235,7 @@ fn lift_quarantine(stack: &Stack, lift: &[String]) -> anyhow::Result<()> {
         let synced = stack.journal.try_control(Control::Lift { series: series.0 });
         let synced = synced.context("lifting a quarantine")?;
         // The writer answers each item it took, so only a panic of it closes the channel.
-        let synced = tokio::task::block_in_place(|| synced.blocking_recv());
-        let written = synced.unwrap_or_else(|_| Err("the journal's writer is gone".to_owned()));
+        let written = synced.await.unwrap_or_else(|_| Err("the journal's writer is gone".to_owned()));
         written.map_err(anyhow::Error::msg).context("lifting a quarantine")?;
         tracing::info!("series {series} is computed again");
     }
@@ -277,12 +284,12 @@ async fn note_rate(worker: Weak<Live>) {
 
 /// Looks now and then what the disk has free and whether there are more rows a day than the store is meant for, for as
 /// long as the worker is there.
-async fn watch_rows_per_day(worker: Weak<Live>, mut warning: Warning) {
+async fn watch_rows_per_day(worker: Weak<Live>, mut warning: Warning, threads: Pool) {
     loop {
         tokio::time::sleep(rows_per_day::LOOK_EVERY).await;
         let Some(data_dir) = worker.upgrade().map(|worker| worker.config.data_dir.clone()) else { return };
         // A file system may take its time, so no question waits for it.
-        let looked = tokio::task::spawn_blocking(move || OnDisk::of(&data_dir)).await;
+        let looked = threads.run(move || OnDisk::of(&data_dir)).await;
         let Some(worker) = worker.upgrade() else { return };
         if let Ok(disk) = looked {
             *worker.disk.lock().unwrap_or_else(PoisonError::into_inner) = disk;

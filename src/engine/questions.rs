@@ -6,7 +6,7 @@
 //!
 //! Not here: how far the workers are behind the journal. Who asks waits until they are where they should be.
 
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +18,7 @@ use tidewatch_dataflows::shard::RawHeld;
 use timely::scheduling::SyncActivator;
 
 use super::Progress;
+use crate::store::budget::Budget;
 use crate::store::{Latest, NoAnswer};
 
 /// Questions that may wait for one worker.
@@ -49,6 +50,15 @@ pub enum AskError {
     /// The engine has ended.
     #[error("the engine has ended")]
     Ended,
+}
+
+impl From<AskError> for NoAnswer {
+    fn from(error: AskError) -> NoAnswer {
+        match error {
+            AskError::Busy | AskError::Late => NoAnswer::Busy(error.to_string()),
+            AskError::Rebuilding | AskError::Ended => NoAnswer::Later(error.to_string()),
+        }
+    }
 }
 
 /// A question to one worker. A kind of question is a variant here and an arm in [`Question::answer`].
@@ -293,7 +303,12 @@ impl Questions {
     ///
     /// # Errors
     /// The workers are busy, or gone.
-    fn open_windows(&self, series: &[SeriesId], lengths_ms: &[i64]) -> Result<Vec<Open>, AskError> {
+    fn open_windows(
+        &self,
+        series: &[SeriesId],
+        lengths_ms: &[i64],
+        budget: &Budget,
+    ) -> Result<Vec<Open>, NoAnswer> {
         let lengths_ms: Arc<[i64]> = lengths_ms.into();
         let mut all = vec![None; series.len()];
         let mut left: Vec<usize> = (0..series.len()).collect();
@@ -305,7 +320,9 @@ impl Questions {
                 let ids: Arc<[SeriesId]> = part.iter().map(|place| series[*place]).collect();
                 let question =
                     |answer| Question::Open { series: ids.clone(), lengths_ms: lengths_ms.clone(), answer };
-                for (place, open) in self.ask(question)?.into_iter().flatten() {
+                budget.look().map_err(NoAnswer::Over)?;
+                let answers = self.ask_within(question, budget)?;
+                for (place, open) in answers.into_iter().flatten() {
                     all[part[place]] = open.ok();
                 }
             }
@@ -314,11 +331,29 @@ impl Questions {
                 return Ok(all.into_iter().flatten().collect());
             }
         }
-        Err(AskError::Late)
+        Err(AskError::Late.into())
     }
 
     /// Puts a question to every worker and waits for all answers.
     fn ask<T>(&self, question: impl Fn(SyncSender<T>) -> Question) -> Result<Vec<T>, AskError> {
+        self.ask_while(question, || true)
+    }
+
+    /// The same for a question that has a budget.
+    fn ask_within<T>(
+        &self,
+        question: impl Fn(SyncSender<T>) -> Question,
+        budget: &Budget,
+    ) -> Result<Vec<T>, NoAnswer> {
+        let answers = self.ask_while(question, || budget.look().is_ok());
+        answers.map_err(|error| budget.look().err().map_or_else(|| error.into(), NoAnswer::Over))
+    }
+
+    fn ask_while<T>(
+        &self,
+        question: impl Fn(SyncSender<T>) -> Question,
+        wanted: impl Fn() -> bool,
+    ) -> Result<Vec<T>, AskError> {
         let workers = self.workers()?;
         let (answer, answers) = sync_channel(workers.len());
         for worker in workers.iter() {
@@ -335,17 +370,19 @@ impl Questions {
         let mut all = Vec::with_capacity(workers.len());
         while all.len() < workers.len() {
             let left = deadline.saturating_duration_since(Instant::now());
-            all.push(answers.recv_timeout(left).map_err(|error| match error {
-                std::sync::mpsc::RecvTimeoutError::Timeout => AskError::Late,
-                std::sync::mpsc::RecvTimeoutError::Disconnected => self.gone(),
-            })?);
+            match answers.recv_timeout(left.min(LOOK_AGAIN)) {
+                Ok(answer) => all.push(answer),
+                Err(RecvTimeoutError::Timeout) if left.is_zero() || !wanted() => return Err(AskError::Late),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(self.gone()),
+            }
         }
         Ok(all)
     }
 }
 
 impl Latest for Questions {
-    fn open(&self, series: &[SeriesId], lengths_ms: &[i64]) -> Result<Vec<Open>, NoAnswer> {
-        self.open_windows(series, lengths_ms).map_err(|error| NoAnswer(error.to_string()))
+    fn open(&self, series: &[SeriesId], lengths_ms: &[i64], budget: &Budget) -> Result<Vec<Open>, NoAnswer> {
+        self.open_windows(series, lengths_ms, budget)
     }
 }

@@ -1,16 +1,14 @@
 //! The series known, as an ordered list that can be read page by page.
 
-use std::cmp::Ordering::Less;
 use std::collections::BinaryHeap;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
 
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
 use super::{LabelSet, Labels};
 
-/// Series looked at while new ones have to wait.
+/// Series copied while new ones have to wait.
 const LOOKED_AT_ONCE: usize = 4_096;
 
 /// A series and its labels.
@@ -65,41 +63,51 @@ impl Labels {
         Some(Listed { series, labels: Arc::clone(&entry.labels), kind })
     }
 
-    /// The first `limit` series by (name, series) after `after` that `wanted` takes; `None` if it takes beyond `deadline`.
+    /// The first `limit` series by (name, series) after `after` that `wanted` takes.
     ///
     /// Every series is looked at, whatever the limit. A series that comes or goes meanwhile may be in the list or not.
-    pub fn list(
+    /// `wanted` may take its time: it is asked while nobody waits, about copies of some thousand series at a time.
+    ///
+    /// # Errors
+    /// That of `wanted`, at once.
+    pub fn list<E>(
         &self,
-        wanted: impl Fn(&LabelSet) -> bool,
+        mut wanted: impl FnMut(&LabelSet) -> Result<bool, E>,
         after: Option<(&str, SeriesId)>,
         limit: usize,
-        deadline: Instant,
-    ) -> Option<Vec<Listed>> {
-        let entries = || self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        let ids: Vec<u64> = entries().by_id.keys().copied().collect();
+    ) -> Result<Vec<Listed>, E> {
+        let ids: Vec<u64> = {
+            let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+            entries.by_id.keys().copied().collect()
+        };
         // The greatest of those that are kept is on top.
         let mut least = BinaryHeap::new();
         for some in ids.chunks(LOOKED_AT_ONCE) {
-            if Instant::now() >= deadline {
-                return None;
-            }
-            let entries = entries();
-            for id in some {
-                let Some(entry) = entries.by_id.get(id) else { continue };
-                let key = (entry.labels.name(), *id);
-                let shown = after.is_some_and(|(name, series)| key <= (name, series.0));
-                let beyond = least.len() == limit
-                    && least.peek().is_none_or(|top: &Listed| top.key().cmp(&key) == Less);
-                if shown || beyond || !wanted(&entry.labels) {
+            for listed in self.copy(some) {
+                let shown = after.is_some_and(|(name, series)| listed.key() <= (name, series.0));
+                let beyond = |least: &BinaryHeap<Listed>| {
+                    least.len() == limit && least.peek().is_none_or(|top| *top < listed)
+                };
+                if shown || beyond(&least) || !wanted(&listed.labels)? {
                     continue;
                 }
                 if least.len() == limit {
                     least.pop();
                 }
-                let kind = MetricType::from_code(entry.told.load(Relaxed));
-                least.push(Listed { series: SeriesId(*id), labels: Arc::clone(&entry.labels), kind });
+                least.push(listed);
             }
         }
-        Some(least.into_sorted_vec())
+        Ok(least.into_sorted_vec())
+    }
+
+    /// Those of some series that are still known.
+    fn copy(&self, ids: &[u64]) -> Vec<Listed> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let found = ids.iter().filter_map(|id| {
+            let entry = entries.by_id.get(id)?;
+            let kind = MetricType::from_code(entry.told.load(Relaxed));
+            Some(Listed { series: SeriesId(*id), labels: Arc::clone(&entry.labels), kind })
+        });
+        found.collect()
     }
 }

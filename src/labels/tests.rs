@@ -448,3 +448,23 @@ fn damage_in_the_series_log_is_named_and_what_is_sent_again_is_known_at_once() {
     fs::write(&path, &whole[..whole.len() - 3]).unwrap();
     assert_eq!(open(&dir, Limits::default()).len(), 20);
 }
+
+#[test]
+fn series_come_in_while_the_known_ones_are_judged() {
+    let dir = Dir::new();
+    let labels = open(&dir, Limits::default());
+    labels.intern(&mut name("up"), None, 1).unwrap();
+    let judged = labels.list(
+        |set| {
+            // As a push does, on another thread: it would wait for ever if the list held what it needs.
+            let new = || labels.intern(&mut name("down"), None, 1).is_ok();
+            std::thread::scope(|scope| {
+                scope.spawn(new).join().unwrap().then_some(set.name() == "up").ok_or(())
+            })
+        },
+        None,
+        10,
+    );
+    assert_eq!((judged.unwrap().len(), labels.len()), (1, 2));
+    assert_eq!(labels.list(|_| Err("not any more"), None, 10).unwrap_err(), "not any more");
+}

@@ -42,6 +42,7 @@ use crate::source::remote_write::{self, Decoded, SOURCE};
 use crate::source::remote_write2::{self, Decoded2};
 use crate::source::validate::{Bounds, CLOCK_BEHIND};
 use crate::source::{Durable, Intake, Refused};
+use crate::threads::Pool;
 use body::{BodyError, Room, WholeBody};
 
 /// The path of the route.
@@ -59,7 +60,7 @@ const SERIES_LIMITS: [&str; 2] = ["series_limit", "series_per_name_limit"];
 /// Largest decompressed body that is decoded where it is read: a few milliseconds, mostly less.
 const DECODED_AT_ONCE_MAX: usize = 1 << 20;
 /// Most larger ones that are decoded at once; the others wait for their turn.
-const DECODERS_MAX: usize = 2;
+pub const DECODERS_MAX: usize = 2;
 
 /// What the route needs.
 pub struct Receiver {
@@ -70,17 +71,20 @@ pub struct Receiver {
     clock: fn() -> i64,
     requests: Arc<Semaphore>,
     decoders: Arc<Semaphore>,
+    threads: Pool,
     room: Room,
 }
 
 impl Receiver {
-    /// A receiver that takes bodies of up to `body_bytes_max` bytes; `clock` gives Unix milliseconds.
+    /// A receiver that takes bodies of up to `body_bytes_max` bytes; `clock` gives Unix milliseconds. Of `threads` it takes
+    /// [`DECODERS_MAX`].
     pub fn new(
         intake: Arc<dyn Intake>,
         labels: Arc<Labels>,
         metrics: Arc<Metrics>,
         body_bytes_max: usize,
         clock: fn() -> i64,
+        threads: Pool,
     ) -> Receiver {
         Receiver {
             intake,
@@ -90,6 +94,7 @@ impl Receiver {
             clock,
             requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
             decoders: Arc::new(Semaphore::new(DECODERS_MAX)),
+            threads,
             room: Room::new(BODIES_MAX, body_bytes_max),
         }
     }
@@ -312,17 +317,13 @@ async fn decode(
         return decode_now(receiver, version, sender, &body, length);
     }
     let turn = receiver.decoders.clone().acquire_owned().await;
-    let receiver = receiver.clone();
+    let (threads, receiver) = (receiver.threads.clone(), receiver.clone());
     // It is done to its end, also if the sender has gone: what is decoded and not offered would be lost.
-    let work = tokio::task::spawn_blocking(move || {
+    let work = move || {
         let _turn = turn;
         decode_now(&receiver, version, sender, &body, length)
-    });
-    match work.await.map_err(tokio::task::JoinError::try_into_panic) {
-        Ok(offered) => offered,
-        Err(Ok(panic)) => std::panic::resume_unwind(panic),
-        Err(Err(_)) => Err(busy("the worker is shutting down".to_owned())),
-    }
+    };
+    threads.run(work).await.unwrap_or_else(|error| Err(busy(format!("a body was not decoded: {error}"))))
 }
 
 /// Decompresses and decodes a body, and offers what is in it to the journal. The room it takes is free again when this

@@ -49,6 +49,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
+use super::budget::Budget;
 use super::row::{CorrectionRow, NameRow, RejectRow, SeriesRow, WindowRow};
 use super::{
     Batch, CatalogueQuery, CorrectionQuery, Dropped, ExportQuery, ExportRow, LabelPairs, NamesQuery, Offer,
@@ -203,8 +204,17 @@ impl Embedded {
         })
     }
 
-    /// A consistent view of the store as it is now, bounded in time if `deadline` is given.
-    fn view(&self, deadline: Option<Duration>) -> Result<View<'_>, StoreError> {
+    /// A consistent view of the store as it is now, without a bound in time.
+    fn view(&self) -> Result<View<'_>, StoreError> {
+        self.view_within(None, &Budget::default())
+    }
+
+    /// One that is bounded in time by the store and by whoever asks.
+    fn page_view(&self, asked: &Budget) -> Result<View<'_>, StoreError> {
+        self.view_within(Some(self.options.deadline), asked)
+    }
+
+    fn view_within(&self, limit: Option<Duration>, asked: &Budget) -> Result<View<'_>, StoreError> {
         // What it says may be wrong.
         if let Some(why) = self.damage.get() {
             return Err(StoreError::Corrupt { path: self.path.clone(), why: why.clone() });
@@ -214,11 +224,7 @@ impl Embedded {
             Some(conn) => conn,
             None => schema::open_for_reading(&self.path).map_err(|error| self.note(error))?,
         };
-        View::begin(self, conn, deadline)
-    }
-
-    fn page_view(&self) -> Result<View<'_>, StoreError> {
-        self.view(Some(self.options.deadline))
+        View::begin(self, conn, limit, asked)
     }
 
     /// Takes note of an error that says that the file is damaged.
@@ -266,7 +272,7 @@ impl Embedded {
 
 impl Store for Embedded {
     fn epoch(&self) -> Result<Option<u64>, StoreError> {
-        self.view(None)?.epoch()
+        self.view()?.epoch()
     }
 
     fn sync(&self) -> Result<Option<u64>, StoreError> {
@@ -310,39 +316,39 @@ impl Store for Embedded {
         // First the lock, then the view: nobody writes between what it shows and what is written here.
         let mut writer = self.writer()?;
         let written_ms = written_ms.max(self.written_ms_min.load(Ordering::Relaxed));
-        amend::amend(&mut writer, self.view(None)?, &self.path, written_ms, offers, labels)
+        amend::amend(&mut writer, self.view()?, &self.path, written_ms, offers, labels)
             .map_err(|error| self.note(error))
     }
 
     fn names(&self, query: &NamesQuery) -> Result<Page<NameRow>, StoreError> {
-        catalogue::names(&self.page_view()?, query)
+        catalogue::names(&self.page_view(query.select.budget())?, query)
     }
 
     fn catalogue(&self, query: &CatalogueQuery) -> Result<Page<SeriesRow>, StoreError> {
-        catalogue::page(&self.page_view()?, query)
+        catalogue::page(&self.page_view(query.select.budget())?, query)
     }
 
     fn types(&self) -> Result<Vec<(SeriesId, MetricType)>, StoreError> {
-        self.view(None)?.types()
+        self.view()?.types()
     }
 
     fn windows(&self, query: &WindowQuery) -> Result<Page<WindowRow>, StoreError> {
         match &query.sort {
-            Some(sort) => ranked::page(&self.page_view()?, query, sort),
-            None => read::page(&self.page_view()?, query),
+            Some(sort) => ranked::page(&self.page_view(query.select.budget())?, query, sort),
+            None => read::page(&self.page_view(query.select.budget())?, query),
         }
     }
 
     fn explain(&self, series: SeriesId, window_ms: i64, at_ms: i64) -> Result<Told, StoreError> {
-        corrections::told(&self.page_view()?, series, window_ms, at_ms)
+        corrections::told(&self.page_view(&Budget::default())?, series, window_ms, at_ms)
     }
 
     fn corrections(&self, query: &CorrectionQuery) -> Result<Page<CorrectionRow>, StoreError> {
-        corrections::page(&self.page_view()?, query)
+        corrections::page(&self.page_view(&Budget::default())?, query)
     }
 
     fn rejects(&self, query: &RejectQuery) -> Result<Page<RejectRow>, StoreError> {
-        rejects::page(&self.page_view()?, query)
+        rejects::page(&self.page_view(query.select.budget())?, query)
     }
 
     fn export(
@@ -350,11 +356,11 @@ impl Store for Embedded {
         query: &ExportQuery,
         each: &mut dyn FnMut(ExportRow<'_>) -> io::Result<()>,
     ) -> Result<u64, StoreError> {
-        merge::export(|| self.view(None), query, each)
+        merge::export(|| self.view(), query, each)
     }
 
     fn status(&self) -> Result<Status, StoreError> {
-        let mut status = self.view(None)?.status()?;
+        let mut status = self.view()?.status()?;
         for suffix in ["", "-wal"] {
             let mut file = self.path.clone().into_os_string();
             file.push(suffix);
@@ -381,7 +387,7 @@ impl Store for Embedded {
     }
 
     fn retained_at_ms(&self) -> Result<Option<i64>, StoreError> {
-        self.view(None)?.retained_at_ms()
+        self.view()?.retained_at_ms()
     }
 }
 

@@ -10,6 +10,7 @@
 //!
 //! Not here: the outbox (the sink reads it), HTTP (the API), and labels of series that have no row yet.
 
+pub mod budget;
 pub mod embedded;
 pub mod export;
 pub mod record;
@@ -28,6 +29,7 @@ use tidewatch_dataflows::outcome::look::Open;
 use tidewatch_dataflows::outcome::{Reject, WindowStats};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
+use budget::{Budget, Over};
 use row::{By, CorrectionRow, Kind, NameRow, RejectRow, SeriesRow, WindowRow};
 use search::Search;
 use selector::Selectors;
@@ -44,6 +46,9 @@ pub const PAGE_BYTES_MAX: usize = 16 << 20;
 
 /// Most groups a sum of rejects may have.
 pub const REJECT_GROUPS_MAX: usize = 250_000;
+
+/// Most bytes of names that such a sum may hold.
+pub const REJECT_GROUP_BYTES_MAX: usize = 64 << 20;
 
 /// The result rows of one epoch.
 #[derive(Clone, Copy, Debug)]
@@ -485,6 +490,17 @@ pub enum StoreError {
         /// The bound.
         limit_ms: u64,
     },
+    /// A regex takes too much work; ask with another.
+    #[error(
+        "the regex {regex:?} takes too much work on these labels; choose one with fewer counted repetitions"
+    )]
+    Work {
+        /// Its beginning.
+        regex: String,
+    },
+    /// Nobody waits for the answer any more.
+    #[error("nobody waits for the answer any more")]
+    Cancelled,
     /// The answer has too many groups; ask for less.
     #[error("the sum has more than {limit} groups; sum by fewer columns, or match fewer series")]
     Groups {
@@ -629,16 +645,22 @@ pub trait Store: Send + Sync {
     fn drop_expired(&self, now_ms: i64) -> Result<Dropped, StoreError>;
 }
 
-/// Why the computation does not answer now: come again.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct NoAnswer(pub String);
+/// Why the computation does not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// Not now: come again.
+    Later(String),
+    /// Too much is asked already: come again.
+    Busy(String),
+    /// The budget is over.
+    Over(Over),
+}
 
 /// What is not stored because it is not closed yet. The one thing that readers ask of the computation itself.
 pub trait Latest: Send + Sync {
     /// The open windows of each of `series`, in their order: of these lengths in milliseconds, or all if none is named.
     ///
     /// # Errors
-    /// The workers are busy, computing their state again, or gone.
-    fn open(&self, series: &[SeriesId], lengths_ms: &[i64]) -> Result<Vec<Open>, NoAnswer>;
+    /// The workers are busy, computing their state again, or gone; or the budget is over.
+    fn open(&self, series: &[SeriesId], lengths_ms: &[i64], budget: &Budget) -> Result<Vec<Open>, NoAnswer>;
 }

@@ -59,6 +59,11 @@ pub struct SeriesRow {
 }
 
 impl SeriesRow {
+    /// About how many bytes it prints to.
+    pub fn printed_bytes(&self) -> usize {
+        self.name.len() + self.labels.len() + 64
+    }
+
     /// Whether its value only grows, and so its rows show `increase` and `rate`: as a source said, else by the suffix
     /// that its users gave it.
     pub fn is_counter(&self) -> bool {

@@ -3,12 +3,15 @@
 //! As in Prometheus a regex is RE2's (`re2`) and anchored at both ends, a label that is absent equals the empty string,
 //! and several `match[]` mean any of them. Only selectors are taken: no functions, ranges, offsets or arithmetic.
 
+mod pattern;
 mod re2;
 
 use promql_parser::label::{MatchOp, Matcher};
 use promql_parser::parser::{Expr, parse};
-use regex::Regex;
 use tidewatch_dataflows::sample::SeriesId;
+
+use self::pattern::Pattern;
+use super::budget::{Budget, Over};
 
 /// Most selectors of one question.
 pub const SELECTORS_MAX: usize = 64;
@@ -18,6 +21,10 @@ pub const SELECTOR_BYTES_MAX: usize = 8_192;
 
 /// Most regexes of one question.
 pub const REGEXES_MAX: usize = 32;
+
+/// Bytes that the regexes of one question share to match with, and the most that one of them gets.
+const CACHE_BYTES: usize = 8 << 20;
+const CACHE_BYTES_OF_ONE: usize = 2 << 20;
 
 /// The text is not a selector we take.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +38,8 @@ pub struct Selectors {
     any: Vec<Vec<Condition>>,
     /// And of those this one alone.
     only: Option<SeriesId>,
+    /// How long may be looked for them.
+    budget: Budget,
 }
 
 /// What one label must be.
@@ -44,18 +53,18 @@ struct Condition {
 enum Test {
     Is(String),
     IsNot(String),
-    Fits(Regex),
-    FitsNot(Regex),
+    Fits(Pattern),
+    FitsNot(Pattern),
 }
 
 impl Condition {
-    fn holds(&self, value: &str) -> bool {
-        match &self.test {
+    fn holds(&self, value: &str, budget: &Budget) -> Result<bool, Over> {
+        Ok(match &self.test {
             Test::Is(wanted) => value == wanted,
             Test::IsNot(unwanted) => value != unwanted,
-            Test::Fits(regex) => regex.is_match(value),
-            Test::FitsNot(regex) => !regex.is_match(value),
-        }
+            Test::Fits(regex) => regex.is_match(value, budget)?,
+            Test::FitsNot(regex) => !regex.is_match(value, budget)?,
+        })
     }
 }
 
@@ -71,17 +80,37 @@ impl Selectors {
                 texts.len()
             )));
         }
-        let (mut any, mut regexes) = (Vec::new(), 0);
+        // Before any is compiled: that may take tens of milliseconds and megabytes.
+        let mut regexes = 0;
         for text in texts {
-            any.extend(conjunctions(text.as_ref(), &mut regexes)?);
+            regexes += marked(text.as_ref())?.1;
+            if regexes > REGEXES_MAX {
+                let why = format!("at most {REGEXES_MAX} regexes are taken in one question");
+                return Err(refuse(text.as_ref(), &why));
+            }
         }
-        Ok(Selectors { any, only: None })
+        let cache_bytes = (CACHE_BYTES / regexes.max(1)).min(CACHE_BYTES_OF_ONE);
+        let mut any = Vec::new();
+        for text in texts {
+            any.extend(conjunctions(text.as_ref(), cache_bytes)?);
+        }
+        Ok(Selectors { any, ..Selectors::default() })
     }
 
     /// One series, which bears this name.
     pub fn one(series: SeriesId, name: &str) -> Selectors {
         let name = Condition { label: "__name__".to_owned(), test: Test::Is(name.to_owned()) };
-        Selectors { any: vec![vec![name]], only: Some(series) }
+        Selectors { any: vec![vec![name]], only: Some(series), budget: Budget::default() }
+    }
+
+    /// The same, looked for within a budget.
+    pub fn within(self, budget: &Budget) -> Selectors {
+        Selectors { budget: budget.clone(), ..self }
+    }
+
+    /// How long may be looked for them.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// The only series that is meant, where one is named by its id. Labels do not tell it: see [`Selectors::matches`].
@@ -95,9 +124,20 @@ impl Selectors {
     }
 
     /// Whether the series of this name, whose other labels `label` tells, is meant.
-    pub fn matches<'a>(&self, name: &'a str, label: impl Fn(&str) -> Option<&'a str>) -> bool {
+    ///
+    /// # Errors
+    /// The budget is over. Without one nothing can fail.
+    pub fn matches<'a>(&self, name: &'a str, label: impl Fn(&str) -> Option<&'a str>) -> Result<bool, Over> {
         let value = |wanted: &str| if wanted == "__name__" { name } else { label(wanted).unwrap_or("") };
-        self.any.is_empty() || self.any.iter().any(|all| all.iter().all(|c| c.holds(value(&c.label))))
+        'any: for all in &self.any {
+            for condition in all {
+                if !condition.holds(value(&condition.label), &self.budget)? {
+                    continue 'any;
+                }
+            }
+            return Ok(true);
+        }
+        Ok(self.any.is_empty())
     }
 
     /// The names that the series meant can have, sorted; none if they can have any.
@@ -131,19 +171,24 @@ impl Selectors {
     }
 }
 
-/// The conjunctions one selector consists of: one, or one per side of `or`. `regexes` counts those of the question.
-fn conjunctions(text: &str, regexes: &mut usize) -> Result<Vec<Vec<Condition>>, SelectorError> {
+fn refuse(text: &str, why: &str) -> SelectorError {
     let shown: String = text.chars().take(200).collect();
-    let refuse = |why: &str| SelectorError(format!("{shown:?} is not a selector: {why}"));
+    SelectorError(format!("{shown:?} is not a selector: {why}"))
+}
+
+/// A selector of bounded length as [`mark`] writes it, and how many regexes it has.
+fn marked(text: &str) -> Result<(String, usize), SelectorError> {
     if text.len() > SELECTOR_BYTES_MAX {
-        return Err(refuse(&format!("it has {} bytes; at most {SELECTOR_BYTES_MAX} are taken", text.len())));
+        let why = format!("it has {} bytes; at most {SELECTOR_BYTES_MAX} are taken", text.len());
+        return Err(refuse(text, &why));
     }
-    let (marked, count) = mark(text).map_err(|why| refuse(&why))?;
-    *regexes += count;
-    // Before any is compiled: that may take tens of milliseconds and megabytes.
-    if *regexes > REGEXES_MAX {
-        return Err(refuse(&format!("at most {REGEXES_MAX} regexes are taken in one question")));
-    }
+    mark(text).map_err(|why| refuse(text, &why))
+}
+
+/// The conjunctions one selector consists of: one, or one per side of `or`.
+fn conjunctions(text: &str, cache_bytes: usize) -> Result<Vec<Vec<Condition>>, SelectorError> {
+    let refuse = |why: &str| refuse(text, why);
+    let (marked, _) = marked(text)?;
     let selector = match parse(&marked).map_err(|why| refuse(why.trim()))? {
         Expr::VectorSelector(selector) => selector,
         _ => return Err(refuse("only series selectors are taken, such as up{job=\"node\"}")),
@@ -162,9 +207,10 @@ fn conjunctions(text: &str, regexes: &mut usize) -> Result<Vec<Vec<Condition>>, 
             conditions.push(Condition { label: "__name__".to_owned(), test: Test::Is(name.clone()) });
         }
         for matcher in all {
-            conditions.push(condition(matcher).map_err(|why| refuse(&why))?);
+            conditions.push(condition(matcher, cache_bytes).map_err(|why| refuse(&why))?);
         }
-        if conditions.iter().all(|condition| condition.holds("")) {
+        let unbounded = Budget::default();
+        if conditions.iter().all(|condition| condition.holds("", &unbounded) == Ok(true)) {
             return Err(refuse("at least one condition must not hold for the empty string"));
         }
         parsed.push(conditions);
@@ -270,11 +316,14 @@ fn make_equality(marked: &mut String) {
 }
 
 /// A matcher with its regex compiled as Prometheus reads it.
-fn condition(matcher: Matcher) -> Result<Condition, String> {
+fn condition(matcher: Matcher, cache_bytes: usize) -> Result<Condition, String> {
     let mut value = matcher.value.chars();
     let mark = value.next();
     let value = value.as_str();
-    let regex = || re2::compile(value).map_err(|why| format!("the regex {value:?} is not one of RE2: {why}"));
+    let regex = || {
+        let compiled = re2::compile(value, cache_bytes);
+        compiled.map_err(|why| format!("the regex {value:?} is not one of RE2: {why}"))
+    };
     let test = match (&matcher.op, mark) {
         (MatchOp::Equal, Some(IS)) => Test::Is(value.to_owned()),
         (MatchOp::Equal, Some(IS_NOT)) => Test::IsNot(value.to_owned()),
@@ -306,7 +355,7 @@ mod tests {
                 let get = |wanted: &str| {
                     SERIES[*i].iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value)
                 };
-                selectors.matches(get("__name__").unwrap(), get)
+                selectors.matches(get("__name__").unwrap(), get).unwrap()
             })
             .collect();
         assert_eq!(meant, wanted, "{texts:?}");

@@ -335,7 +335,8 @@ fn classify(select: &[Select]) -> anyhow::Result<Classify> {
             found.map(|(_, value)| *value)
         };
         let name = get(NAME).unwrap_or("");
-        parsed.iter().position(|selector| selector.matches(name, get))
+        // Without a budget nothing fails.
+        parsed.iter().position(|selector| selector.matches(name, get).unwrap_or(false))
     }))
 }
 

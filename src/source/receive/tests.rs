@@ -77,7 +77,9 @@ fn rig_with(fake: Fake, limits: Limits) -> Rig {
 fn rig_for(body_bytes_max: usize, fake: Fake, limits: Limits) -> Rig {
     let (folder, fake, metrics) = (Folder::new(), Arc::new(fake), Arc::new(Metrics::new()));
     let labels = Labels::open(&folder.path, limits, metrics.clone()).unwrap();
-    let receiver = Receiver::new(fake.clone(), Arc::new(labels), metrics.clone(), body_bytes_max, || NOW);
+    let threads = Pool::start("decode", DECODERS_MAX).unwrap();
+    let receiver =
+        Receiver::new(fake.clone(), Arc::new(labels), metrics.clone(), body_bytes_max, || NOW, threads);
     Rig { receiver: Arc::new(receiver), fake, metrics, _folder: folder }
 }
 
@@ -476,6 +478,7 @@ async fn the_route_answers_over_a_socket() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let server = tokio::spawn(async move { axum::serve(listener, router(rig.receiver.clone())).await });
+    #[expect(clippy::disallowed_methods, reason = "a test may panic")]
     let status = tokio::task::spawn_blocking(move || {
         let config = ureq::Agent::config_builder().http_status_as_error(false).build();
         let agent: ureq::Agent = config.into();

@@ -9,6 +9,7 @@ use rusqlite::{Row, params_from_iter};
 
 use super::view::View;
 use super::{key_of, kind, series_of, signed, unsigned};
+use crate::store::budget::Over;
 use crate::store::row::{NameRow, SeriesRow};
 use crate::store::selector::Selectors;
 use crate::store::{CatalogueQuery, NamesQuery, PAGE_BYTES_MAX, Page, SeriesKey, StoreError};
@@ -112,7 +113,12 @@ impl<'q, 'v, 's> Walk<'q, 'v, 's> {
             },
         }
         let select = self.select;
-        let meant: Vec<_> = chunk.into_iter().filter(|found| is_meant(select, &found.series)).collect();
+        let mut meant = Vec::with_capacity(chunk.len());
+        for found in chunk {
+            if is_meant(select, &found.series)? {
+                meant.push(found);
+            }
+        }
         self.chunk = meant.into_iter();
         Ok(())
     }
@@ -161,12 +167,15 @@ pub fn found(row: &Row<'_>) -> rusqlite::Result<Found> {
 }
 
 /// Whether selectors mean a series.
-pub fn is_meant(select: &Selectors, series: &SeriesRow) -> bool {
+///
+/// # Errors
+/// The budget of the selectors is over.
+pub fn is_meant(select: &Selectors, series: &SeriesRow) -> Result<bool, Over> {
     if select.only().is_some_and(|only| only != series.series) {
-        return false;
+        return Ok(false);
     }
     if select.is_every() {
-        return true;
+        return Ok(true);
     }
     // Labels that cannot be read are as good as none: the row is still found by its name.
     // Selectors of a name alone ask for none of them.
@@ -185,15 +194,10 @@ pub fn page(view: &View<'_>, query: &CatalogueQuery) -> Result<Page<SeriesRow>, 
         if rows.len() == query.limit || bytes > PAGE_BYTES_MAX {
             return Ok(Page { rows, more: true });
         }
-        bytes += printed_bytes(&found.series);
+        bytes += found.series.printed_bytes();
         rows.push(Arc::unwrap_or_clone(found.series));
     }
     Ok(Page { rows, more: false })
-}
-
-/// About how many bytes a row of this series prints to.
-pub fn printed_bytes(series: &SeriesRow) -> usize {
-    series.name.len() + series.labels.len() + 64
 }
 
 /// A page of metric names; series without known labels have none.
@@ -204,12 +208,16 @@ pub fn names(view: &View<'_>, query: &NamesQuery) -> Result<Page<NameRow>, Store
     let last = SeriesKey { name: query.after.clone().unwrap_or_default(), series: series_of(i64::MAX) };
     let mut walk = Walk::new(view, &query.select, Some(&last), false);
     let mut rows: Vec<NameRow> = Vec::new();
+    let mut bytes = 0;
     while let Some(found) = walk.next()? {
-        let full = rows.len() == query.limit;
+        let full = rows.len() == query.limit || bytes > PAGE_BYTES_MAX;
         match rows.last_mut() {
             Some(row) if row.name == found.series.name => row.series += 1,
             _ if full => return Ok(Page { rows, more: true }),
-            _ => rows.push(NameRow { name: found.series.name.clone(), series: 1 }),
+            _ => {
+                bytes += found.series.name.len() + 64;
+                rows.push(NameRow { name: found.series.name.clone(), series: 1 });
+            }
         }
     }
     Ok(Page { rows, more: false })
@@ -220,13 +228,17 @@ fn all_names(view: &View<'_>, query: &NamesQuery) -> Result<Page<NameRow>, Store
     let sql = "SELECT name, count(*) FROM catalogue WHERE name > ?1 GROUP BY name ORDER BY name LIMIT ?2";
     let mut statement = view.conn().prepare_cached(sql).map_err(fail)?;
     let after = query.after.as_deref().unwrap_or("");
-    let rows = statement
-        .query_map((after, signed(query.limit as u64).saturating_add(1)), |row| {
-            Ok(NameRow { name: row.get(0)?, series: unsigned(row, 1)? })
-        })
-        .map_err(fail)?;
-    let mut rows: Vec<_> = rows.collect::<Result<_, _>>().map_err(fail)?;
-    let more = rows.len() > query.limit;
-    rows.truncate(query.limit);
-    Ok(Page { rows, more })
+    let most = signed(query.limit as u64).saturating_add(1);
+    let mut found = statement.query((after, most)).map_err(fail)?;
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    while let Some(row) = found.next().map_err(fail)? {
+        if rows.len() == query.limit || bytes > PAGE_BYTES_MAX {
+            return Ok(Page { rows, more: true });
+        }
+        let read = || Ok(NameRow { name: row.get(0)?, series: unsigned(row, 1)? });
+        let row = read().map_err(fail)?;
+        bytes += row.name.len() + 64;
+        rows.push(row);
+    }
+    Ok(Page { rows, more: false })
 }

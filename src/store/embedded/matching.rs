@@ -18,8 +18,8 @@ use crate::store::{SeriesKey, StoreError};
 /// Most series a scan lists for a page in the order of names; where more are meant, a walk meets them soon enough.
 const LISTED_MAX: usize = 4_096;
 
-/// Series between two looks at the clock.
-const SERIES_BETWEEN_LOOKS: usize = 4_096;
+/// Series between two looks at the clock: their labels may be long.
+const SERIES_BETWEEN_LOOKS: usize = 64;
 
 /// One series that is meant.
 #[derive(Clone, Copy, Debug)]
@@ -78,7 +78,7 @@ pub fn scan(
             let kind = kind(row, 3).map_err(fail)?;
             let (name, labels) = (name.to_owned(), labels.to_owned());
             let series = SeriesRow { series: super::series_of(key), name, labels, kind };
-            if is_meant(select, &series) {
+            if is_meant(select, &series)? {
                 matching.add(&mut places, key, &series.name, counters && series.is_counter());
             }
         } else {

@@ -140,7 +140,7 @@ fn windows(view: &RefCell<View<'_>>, query: &ExportQuery, out: &mut Outlet) -> R
     let mut meant = |series: SeriesId| {
         names.get(series, || {
             let series = view.borrow().series(series)?;
-            Ok(is_meant(&query.select, &series).then(|| Arc::new(series)))
+            Ok(is_meant(&query.select, &series)?.then(|| Arc::new(series)))
         })
     };
     let lanes = view.borrow().lanes()?;
@@ -225,7 +225,7 @@ fn rejects(view: &RefCell<View<'_>>, query: &ExportQuery, out: &mut Outlet) -> R
             Some(series) => {
                 let (meant, name) = names.get(series, || {
                     let series = view.borrow().series(series)?;
-                    Ok((is_meant(&query.select, &series), series.name))
+                    Ok((is_meant(&query.select, &series)?, series.name))
                 })?;
                 if !meant {
                     continue;

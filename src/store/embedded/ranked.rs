@@ -16,7 +16,6 @@ use std::sync::Arc;
 use rusqlite::params;
 use tidewatch_dataflows::outcome::WindowStats;
 
-use super::catalogue::printed_bytes;
 use super::matching::{self, Matching, Meant};
 use super::read::{Probe, Statements, stats};
 use super::schema::{columns, table};
@@ -197,7 +196,7 @@ impl Best<'_> {
                 return Ok(Page { rows, more: true });
             }
             let series = Arc::new(view.series(stats.series)?);
-            bytes += printed_bytes(&series) + 256;
+            bytes += series.printed_bytes() + 256;
             rows.push(WindowRow { series, stats });
         }
         Ok(Page { rows, more })

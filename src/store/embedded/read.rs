@@ -11,7 +11,7 @@ use rusqlite::{CachedStatement, Row, params};
 use tidewatch_dataflows::outcome::WindowStats;
 use tidewatch_dataflows::sample::SeriesId;
 
-use super::catalogue::{Found, printed_bytes};
+use super::catalogue::Found;
 use super::matching::Series;
 use super::schema::{columns, table};
 use super::view::{Lane, View};
@@ -91,7 +91,7 @@ impl Out<'_> {
         if self.rows.len() == self.query.limit || self.bytes > PAGE_BYTES_MAX {
             return true;
         }
-        self.bytes += printed_bytes(&found.series) + 256;
+        self.bytes += found.series.printed_bytes() + 256;
         self.rows.push(WindowRow { series: found.series.clone(), stats });
         false
     }

@@ -13,22 +13,32 @@ use super::schema::table;
 use super::unsigned;
 use super::view::{Names, View};
 use crate::store::row::{Kind, RejectRow, SeriesRow};
-use crate::store::{Page, REJECT_GROUPS_MAX, RejectKey, RejectQuery, StoreError};
+use crate::store::{
+    PAGE_BYTES_MAX, Page, REJECT_GROUP_BYTES_MAX, REJECT_GROUPS_MAX, RejectKey, RejectQuery, StoreError,
+};
 
 /// A page of sums.
 pub fn page(view: &View<'_>, query: &RejectQuery) -> Result<Page<RejectRow>, StoreError> {
     let groups = groups(view, query)?;
     let start = query.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-    let mut after = groups.range::<RejectKey, _>((start, Bound::Unbounded)).map(|(_, row)| row);
-    let rows: Vec<_> = after.by_ref().take(query.limit).cloned().collect();
-    Ok(Page { rows, more: after.next().is_some() })
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    for (key, row) in groups.range::<RejectKey, _>((start, Bound::Unbounded)) {
+        if rows.len() == query.limit || bytes > PAGE_BYTES_MAX {
+            return Ok(Page { rows, more: true });
+        }
+        bytes += key.name.len() + 256;
+        rows.push(row.clone());
+    }
+    Ok(Page { rows, more: false })
 }
 
 fn groups(view: &View<'_>, query: &RejectQuery) -> Result<BTreeMap<RejectKey, RejectRow>, StoreError> {
     let range = query.range;
-    let mut names = Names::new(view, |series: SeriesRow| (is_meant(&query.select, &series), series.name));
+    let mut names =
+        Names::new(view, |series: SeriesRow| Ok((is_meant(&query.select, &series)?, series.name)));
     let needs_names = query.by.name || !query.select.is_every();
     let mut groups: BTreeMap<RejectKey, RejectRow> = BTreeMap::new();
+    let mut bytes = 0;
     let parts = view.reject_parts()?;
     for part in parts.iter().filter(|part| part.at_min <= range.end_ms && part.at_max >= range.start_ms) {
         let fail = |e| view.fail("read rejects", e);
@@ -58,14 +68,18 @@ fn groups(view: &View<'_>, query: &RejectQuery) -> Result<BTreeMap<RejectKey, Re
             let last_at_ms = row.get(5).map_err(fail)?;
             let series = series.filter(|_| query.by.series);
             let row = RejectRow { by: query.by, series, name, reason, count, first_at_ms, last_at_ms };
-            add(&mut groups, row)?;
+            add(&mut groups, &mut bytes, row)?;
         }
     }
     Ok(groups)
 }
 
-fn add(groups: &mut BTreeMap<RejectKey, RejectRow>, row: RejectRow) -> Result<(), StoreError> {
-    let full = groups.len() >= REJECT_GROUPS_MAX;
+fn add(
+    groups: &mut BTreeMap<RejectKey, RejectRow>,
+    bytes: &mut usize,
+    row: RejectRow,
+) -> Result<(), StoreError> {
+    let full = groups.len() >= REJECT_GROUPS_MAX || *bytes > REJECT_GROUP_BYTES_MAX;
     match groups.entry(RejectKey::of(&row)) {
         Entry::Occupied(mut held) => {
             let sum = held.get_mut();
@@ -75,6 +89,8 @@ fn add(groups: &mut BTreeMap<RejectKey, RejectRow>, row: RejectRow) -> Result<()
         }
         Entry::Vacant(_) if full => return Err(StoreError::Groups { limit: REJECT_GROUPS_MAX }),
         Entry::Vacant(place) => {
+            // Once in the key, and once in the row.
+            *bytes += 2 * place.key().name.len();
             place.insert(row);
         }
     }

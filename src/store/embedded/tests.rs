@@ -67,7 +67,7 @@ fn read_all(store: &dyn Store, query: &WindowQuery) -> Vec<WindowStats> {
 fn is_meant(select: &Selectors, id: SeriesId) -> bool {
     let pairs = labels_of(id).unwrap();
     let get = |wanted: &str| pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
-    select.matches(get("__name__").unwrap(), get)
+    select.matches(get("__name__").unwrap(), get).unwrap()
 }
 
 /// In another way than the store does: every word in the name or in a pair, as people read them.
@@ -763,7 +763,7 @@ fn a_type_that_was_told_decides_what_is_shown_and_the_newest_one_does() {
     // Types go with their series.
     store.drop_expired(T0 + 365 * 24 * HOUR_MS).unwrap();
     let left: u64 = store
-        .view(None)
+        .view()
         .unwrap()
         .conn()
         .query_row("SELECT count(*) FROM types", [], |row| unsigned(row, 0))
@@ -878,7 +878,7 @@ fn corrections_are_bounded_by_key_and_in_all_and_by_retention() {
         dropped += revise(&store, 101 + 2 * i, T0 + HOUR_MS * (i as i64 + 1), 1, 2);
     }
     let count = || -> u64 {
-        let view = store.view(None).unwrap();
+        let view = store.view().unwrap();
         view.conn().query_row("SELECT count(*) FROM corrections", [], |row| unsigned(row, 0)).unwrap()
     };
     assert_eq!((dropped, count()), (64 + 120 - 100, 100));

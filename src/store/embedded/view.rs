@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
 use super::{Embedded, gcd, key_of, kind, schema, series_of, unsigned, wal};
+use crate::store::budget::{Budget, Over};
 use crate::store::row::{Kind, SeriesRow};
 use crate::store::{Status, StoreError};
 
@@ -22,8 +23,8 @@ pub struct View<'s> {
     store: &'s Embedded,
     /// Always there, until the view is dropped.
     conn: Option<Connection>,
-    deadline: Option<Instant>,
-    limit: Duration,
+    /// Of the store, and of whoever asks.
+    budgets: [Budget; 2],
     /// When the moment that is shown began, or was judged last.
     since: Instant,
     /// Whether a transaction is open.
@@ -72,22 +73,21 @@ impl Lane {
 }
 
 impl<'s> View<'s> {
-    pub fn begin(store: &'s Embedded, conn: Connection, limit: Option<Duration>) -> Result<Self, StoreError> {
-        let deadline = limit.map(|limit| Instant::now() + limit);
-        let mut view = View {
-            store,
-            conn: Some(conn),
-            deadline,
-            limit: limit.unwrap_or_default(),
-            since: Instant::now(),
-            inside: false,
-            renewed: false,
-        };
+    pub fn begin(
+        store: &'s Embedded,
+        conn: Connection,
+        limit: Option<Duration>,
+        asked: &Budget,
+    ) -> Result<Self, StoreError> {
+        let budgets = [limit.map_or_else(Budget::default, Budget::of), asked.clone()];
+        let over = budgets.clone();
+        let (conn, since) = (Some(conn), Instant::now());
+        let mut view = View { store, conn, budgets, since, inside: false, renewed: false };
         view.enter()?;
-        if let Some(deadline) = deadline {
-            let late = move || Instant::now() >= deadline;
+        if limit.is_some() || asked.is_bounded() {
+            let over = move || over.iter().any(|budget| budget.look().is_err());
             let conn = view.conn.as_mut().expect("only drop takes the connection");
-            conn.progress_handler(STEPS_BETWEEN_LOOKS, Some(late)).map_err(|e| view.fail("read", e))?;
+            conn.progress_handler(STEPS_BETWEEN_LOOKS, Some(over)).map_err(|e| view.fail("read", e))?;
         }
         view.conn().execute_batch("BEGIN").map_err(|e| view.fail("read", e))?;
         Ok(view)
@@ -95,7 +95,7 @@ impl<'s> View<'s> {
 
     /// Waits for a checkpoint that has its turn.
     fn enter(&mut self) -> Result<(), StoreError> {
-        if !self.store.turnstile.enter(self.deadline) {
+        if !self.store.turnstile.enter(self.budgets.iter().filter_map(Budget::deadline).min()) {
             return Err(self.too_slow());
         }
         (self.inside, self.since) = (true, Instant::now());
@@ -151,16 +151,13 @@ impl<'s> View<'s> {
         self.store.note(schema::failure(&self.store.path, attempt, error))
     }
 
-    /// Judges the deadline; SQLite judges it only inside long statements.
+    /// Judges the budgets; SQLite judges them only inside long statements.
     pub fn in_time(&self) -> Result<(), StoreError> {
-        match self.deadline {
-            Some(deadline) if Instant::now() >= deadline => Err(self.too_slow()),
-            _ => Ok(()),
-        }
+        self.budgets.iter().try_for_each(Budget::look).map_err(StoreError::from)
     }
 
     fn too_slow(&self) -> StoreError {
-        StoreError::Deadline { limit_ms: u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX) }
+        self.in_time().err().unwrap_or_else(|| self.budgets[0].late().into())
     }
 
     pub fn epoch(&self) -> Result<Option<u64>, StoreError> {
@@ -286,12 +283,12 @@ pub fn epoch(conn: &Connection) -> rusqlite::Result<Option<u64>> {
 /// Gives rows their series, remembering a bounded number, each with a verdict of the caller.
 pub struct Names<'v, 's, T> {
     view: &'v View<'s>,
-    judge: Box<dyn Fn(SeriesRow) -> T + 'v>,
+    judge: Box<dyn Fn(SeriesRow) -> Result<T, Over> + 'v>,
     known: HashMap<SeriesId, Arc<T>>,
 }
 
 impl<'v, 's, T> Names<'v, 's, T> {
-    pub fn new(view: &'v View<'s>, judge: impl Fn(SeriesRow) -> T + 'v) -> Self {
+    pub fn new(view: &'v View<'s>, judge: impl Fn(SeriesRow) -> Result<T, Over> + 'v) -> Self {
         Names { view, judge: Box::new(judge), known: HashMap::new() }
     }
 
@@ -302,7 +299,7 @@ impl<'v, 's, T> Names<'v, 's, T> {
         if self.known.len() >= SERIES_REMEMBERED_MAX {
             self.known.clear();
         }
-        let judged = Arc::new((self.judge)(self.view.series(series)?));
+        let judged = Arc::new((self.judge)(self.view.series(series)?)?);
         self.known.insert(series, judged.clone());
         Ok(judged)
     }

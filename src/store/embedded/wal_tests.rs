@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::tests::every;
 use super::{Embedded, Options, wal};
+use crate::store::budget::Budget;
 use crate::store::row::Kind;
 use crate::store::selector::Selectors;
 use crate::store::testing::{HOUR_MS, T0, TempDir, labels_of, series, stats};
@@ -41,7 +42,7 @@ fn questions_that_overlap_leave_a_checkpoint_its_turn() {
                 std::thread::sleep(Duration::from_millis(40 * n));
                 while !over.load(Ordering::Relaxed) {
                     // A question that reads for a while: one of them is always under way.
-                    let view = store.page_view().unwrap();
+                    let view = store.page_view(&Budget::default()).unwrap();
                     view.epoch().unwrap();
                     std::thread::sleep(Duration::from_millis(150));
                     asked.fetch_add(1, Ordering::Relaxed);

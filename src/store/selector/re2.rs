@@ -1,4 +1,4 @@
-//! Regexes as Prometheus reads them, which is RE2's syntax in Go's reading, for the `regex` crate.
+//! Regexes as Prometheus reads them, which is RE2's syntax in Go's reading, for `regex-automata`, the engines of the `regex` crate.
 //!
 //! The two agree on most patterns and differ in silence on others: `\d` `\w` `\s` `\b` are ASCII only, `&&` `--` `~~` and
 //! `[` stand for themselves in a class, `\101` is an octal escape and `\Q..\E` a literal, a `{` that counts nothing is
@@ -9,10 +9,15 @@
 //!
 //! Memory: about 16 bytes for one of the pattern. Not here: running regexes.
 
-use regex::{Regex, RegexBuilder};
+use std::error::Error as _;
+
+use regex_automata::nfa::thompson::NFA;
+use regex_automata::util::syntax;
+
+use super::pattern::Pattern;
 
 /// Most bytes a compiled regex may take.
-const REGEX_BYTES_MAX: usize = 1 << 20;
+pub const REGEX_BYTES_MAX: usize = 512 << 10;
 /// Most parts of a pattern that stand within each other; a group and a repetition are one each.
 const NESTING_MAX: u32 = 250;
 /// Most copies of anything that counted repetitions may ask for.
@@ -34,24 +39,27 @@ const POSIX: [&str; 14] = [
     "upper", "word", "xdigit",
 ];
 
-/// The regex of a pattern, anchored at both ends.
+/// The regex of a pattern, anchored at both ends, with about so many bytes to match with.
 ///
 /// # Errors
 /// What RE2 refuses, and what is larger than we take, with the reason.
-pub fn compile(pattern: &str) -> Result<Regex, String> {
+pub fn compile(pattern: &str, cache_bytes: usize) -> Result<Pattern, String> {
     let translated = translate(pattern)?;
-    let built = RegexBuilder::new(&translated).size_limit(REGEX_BYTES_MAX).nest_limit(NESTING_MAX).build();
-    built.map_err(|error| match error {
-        regex::Error::CompiledTooBig(most) => format!("it takes more than {most} bytes when it is compiled"),
-        other => {
-            let text = other.to_string();
-            match text.contains("property") {
-                true => r"\p needs a category such as Lu, or a script such as Greek".to_owned(),
-                false if text.contains("nest") => format!("it nests deeper than {NESTING_MAX} parts"),
-                false => text.lines().last().unwrap_or(&text).trim().to_owned(),
-            }
+    let config = NFA::config().nfa_size_limit(Some(REGEX_BYTES_MAX));
+    let mut compiler = NFA::compiler();
+    compiler.syntax(syntax::Config::new().nest_limit(NESTING_MAX)).configure(config);
+    let nfa = compiler.build(&translated).map_err(|error| {
+        if error.size_limit().is_some() {
+            return format!("it takes more than {REGEX_BYTES_MAX} bytes when it is compiled");
         }
-    })
+        let text = error.source().map_or_else(|| error.to_string(), ToString::to_string);
+        match text.contains("property") {
+            true => r"\p needs a category such as Lu, or a script such as Greek".to_owned(),
+            false if text.contains("nest") => format!("it nests deeper than {NESTING_MAX} parts"),
+            false => text.lines().last().unwrap_or(&text).trim().to_owned(),
+        }
+    })?;
+    Pattern::new(pattern, nfa, cache_bytes)
 }
 
 /// The pattern in the syntax of the `regex` crate, anchored at both ends.

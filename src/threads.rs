@@ -1,0 +1,181 @@
+//! Threads that are made at start and stay: who needs one while the worker runs never has to ask the system for it, which
+//! may have none to give.
+//!
+//! A pool has so many threads and a queue as long; whoever hands it work bounds how much that is. Work that panics is
+//! lost, its thread goes on. The thread that worked last works next: what it keeps in memory is used again, and threads
+//! that only a burst needs keep little.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Threads that are all there, or it did not start.
+#[derive(Clone)]
+pub struct Pool(Arc<Handle>);
+
+/// Work that was not done to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotDone {
+    /// All threads are at work and as many jobs wait; nothing was begun.
+    #[error("no thread is free")]
+    Busy,
+    /// It panicked.
+    #[error("it panicked")]
+    Panicked,
+}
+
+/// Tells the threads to end when nobody can hand them work any more.
+struct Handle(Arc<Shared>);
+
+struct Shared {
+    state: Mutex<State>,
+    /// Of each thread.
+    wake: Vec<Condvar>,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    /// Threads that wait, the one that worked last at the end.
+    idle: Vec<usize>,
+    closed: bool,
+}
+
+impl Pool {
+    /// Starts so many threads of this name; they end when the last handle is gone.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(name: &str, threads: usize) -> io::Result<Pool> {
+        let wake = (0..threads).map(|_| Condvar::new()).collect();
+        let shared = Arc::new(Shared { state: Mutex::default(), wake });
+        // Those that have started end with it if another does not.
+        let pool = Pool(Arc::new(Handle(Arc::clone(&shared))));
+        for number in 0..threads {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || shared.serve(number))?;
+        }
+        Ok(pool)
+    }
+
+    /// Has work done by one of them. It is done to its end, also if nobody waits for it any more.
+    ///
+    /// # Errors
+    /// See [`NotDone`].
+    pub async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, NotDone> {
+        let (done, result) = oneshot::channel();
+        // Who asked may have gone.
+        self.0.0.queue(Box::new(move || drop(done.send(work()))))?;
+        result.await.map_err(|_| NotDone::Panicked)
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.closed = true;
+        state.idle.clear();
+        drop(state);
+        self.0.wake.iter().for_each(Condvar::notify_one);
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queue(&self, job: Job) -> Result<(), NotDone> {
+        let mut state = self.state();
+        if state.jobs.len() >= self.wake.len() {
+            return Err(NotDone::Busy);
+        }
+        state.jobs.push_back(job);
+        if let Some(next) = state.idle.pop() {
+            self.wake[next].notify_one();
+        }
+        Ok(())
+    }
+
+    fn serve(&self, number: usize) {
+        let mut state = self.state();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                drop(state);
+                // What it touched is dropped with it, and the hook has told of the panic.
+                let _ = catch_unwind(AssertUnwindSafe(job));
+                state = self.state();
+                continue;
+            }
+            if state.closed {
+                return;
+            }
+            state.idle.push(number);
+            let waits = |state: &mut State| state.idle.contains(&number);
+            state = self.wake[number].wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn all_threads_work_and_outlive_panics() {
+        let pool = Pool::start("test", 4).unwrap();
+        for _ in 0..8 {
+            let panicked = pool.run(|| panic!("a job of a test panics")).await;
+            assert_eq!(panicked, Err::<(), _>(NotDone::Panicked));
+        }
+        // Four that wait for each other need four threads.
+        let together = Arc::new(Barrier::new(4));
+        let jobs = (0..4).map(|n| {
+            let (pool, together) = (pool.clone(), Arc::clone(&together));
+            tokio::spawn(async move {
+                let job = move || {
+                    together.wait();
+                    n
+                };
+                pool.run(job).await
+            })
+        });
+        for (n, job) in jobs.collect::<Vec<_>>().into_iter().enumerate() {
+            assert_eq!(job.await.unwrap(), Ok(n));
+        }
+    }
+
+    #[tokio::test]
+    async fn more_than_threads_and_queue_is_refused_and_nothing_of_it_is_begun() {
+        let pool = Pool::start("test", 1).unwrap();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (begun_to, begun) = oneshot::channel();
+        let first = tokio::spawn({
+            let pool = pool.clone();
+            let job = move || {
+                begun_to.send(()).unwrap();
+                wait.recv().unwrap();
+            };
+            async move { pool.run(job).await }
+        });
+        begun.await.unwrap();
+        let second = tokio::spawn({
+            let pool = pool.clone();
+            async move { pool.run(|| ()).await }
+        });
+        tokio::task::yield_now().await;
+        assert_eq!(pool.run(|| panic!("it is begun")).await, Err::<(), _>(NotDone::Busy));
+        go.send(()).unwrap();
+        assert_eq!((first.await.unwrap(), second.await.unwrap()), (Ok(()), Ok(())));
+    }
+}
