@@ -27,6 +27,10 @@ pub use self::units::parse_size;
 
 /// The least that `limits.series` may be.
 pub const LIMITS_SERIES_MIN: u64 = 256;
+/// What `umask` must be.
+const UMASK: &str = "an octal number in quotes from \"0000\" to \"0077\"";
+/// What `web.hosts` must be.
+const HOSTS: &str = "a list of up to 64 host names without ports such as [tidewatch.example.org]";
 /// Largest configuration file read, in bytes.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -49,6 +53,10 @@ pub struct Config {
     pub catch_up_ms: i64,
     /// How long nothing may be computed, although there is something, before the process ends.
     pub watchdog_ms: i64,
+    /// Which permissions new files and folders do not get.
+    pub umask: u32,
+    /// What browsers see.
+    pub web: Web,
     /// What is refused at the rim.
     pub limits: Limits,
     /// The log in.
@@ -65,6 +73,13 @@ pub struct Config {
     pub select: Vec<Select>,
     /// How many series a second are checked against their raw samples and panes; 0 for none.
     pub audit: u32,
+}
+
+/// What browsers see.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Web {
+    /// Names that the header `Host` may bear, beside addresses and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 /// Who is asked for samples.
@@ -91,6 +106,8 @@ pub struct Limits {
     pub body_bytes: usize,
     /// Most raw samples kept per series for late corrections.
     pub late_samples: u32,
+    /// Most connections to the HTTP server at once.
+    pub connections: usize,
 }
 
 /// The journal.
@@ -231,7 +248,10 @@ impl Default for Config {
                 label_bytes: 4_096,
                 body_bytes: 32 << 20,
                 late_samples: computing.late_samples_max,
+                connections: 512,
             },
+            umask: 0o077,
+            web: Web::default(),
             watchdog_ms: 120_000,
             journal: Journal { sync: Sync::Commit, trim: true, bytes_max: 20 << 30 },
             outbox: Outbox { bytes_max: 10 << 30 },
@@ -347,6 +367,8 @@ impl Reader {
                     g.duration_ms().filter(|ms| (10_000..=3_600_000).contains(ms))
                 })?
                 .unwrap_or(d.watchdog_ms),
+            umask: self.leaf("umask", UMASK, Given::umask)?.unwrap_or(d.umask),
+            web: Web { hosts: self.leaf("web.hosts", HOSTS, Given::hosts)?.unwrap_or(d.web.hosts) },
             limits: Limits {
                 series: series.unwrap_or(d.limits.series),
                 series_auto: series.is_none(),
@@ -363,6 +385,8 @@ impl Reader {
                     as usize,
                 late_samples: self.whole("limits.late_samples", 16, 1 << 20, d.limits.late_samples.into())?
                     as u32,
+                connections: self.whole("limits.connections", 16, 65_536, d.limits.connections as u64)?
+                    as usize,
             },
             journal: Journal {
                 sync: self
@@ -492,7 +516,7 @@ mod tests {
         }
         assert_eq!(
             reader.known.len(),
-            1 + 6 + 2 + 22,
+            1 + 7 + 2 + 24,
             "windows, their parts, sources and select, and the rest"
         );
     }
@@ -535,11 +559,11 @@ mod tests {
         let table = [
             (
                 "worker: 2",
-                "there is no setting worker (file t.yml); at the top there are audit, catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, watchdog, windows, workers",
+                "there is no setting worker (file t.yml); at the top there are audit, catch_up, data_dir, journal, lateness, limits, listen, outbox, select, settle, snapshots, sources, store, umask, watchdog, web, windows, workers",
             ),
             (
                 "limits: {serie: 2}",
-                "there is no setting limits.serie (file t.yml); at limits there are body_bytes, label_bytes, labels, late_samples, series, series_per_name",
+                "there is no setting limits.serie (file t.yml); at limits there are body_bytes, connections, label_bytes, labels, late_samples, series, series_per_name",
             ),
             (
                 "windows: [{length: 1h, hop: 1m, step: 1s}]",
@@ -639,6 +663,10 @@ mod tests {
                 "limits.late_samples must be a whole number from 16 to 1048576; got 15 (file t.yml)",
             ),
             (
+                "limits: {connections: 15}",
+                "limits.connections must be a whole number from 16 to 65536; got 15 (file t.yml)",
+            ),
+            (
                 "journal: {sync: 5ms}",
                 "journal.sync must be commit, never, or an interval from 10ms to 1m; got \"5ms\" (file t.yml)",
             ),
@@ -654,6 +682,22 @@ mod tests {
             (
                 "outbox: {bytes_max: true}",
                 "outbox.bytes_max must be a size from 1MiB to 1024TiB in B, KiB, MiB, GiB or TiB; got true (file t.yml)",
+            ),
+            (
+                "umask: \"0177\"",
+                "umask must be an octal number in quotes from \"0000\" to \"0077\"; got \"0177\" (file t.yml)",
+            ),
+            (
+                "umask: 63",
+                "umask must be an octal number in quotes from \"0000\" to \"0077\"; got 63 (file t.yml)",
+            ),
+            (
+                "web: {hosts: [\"a:1\"]}",
+                "web.hosts must be a list of up to 64 host names without ports such as [tidewatch.example.org]; got [\"a:1\"] (file t.yml)",
+            ),
+            (
+                "web: {hosts: tide}",
+                "web.hosts must be a list of up to 64 host names without ports such as [tidewatch.example.org]; got \"tide\" (file t.yml)",
             ),
             ("watchdog: 9s", "watchdog must be a duration from 10s to 1h; got \"9s\" (file t.yml)"),
             (
@@ -675,6 +719,19 @@ mod tests {
         }
         let long = file(&format!("store: {{kind: {}}}", "é".repeat(500))).unwrap_err();
         assert!(long.len() < 300 && long.contains("..."), "{long}");
+    }
+
+    #[test]
+    fn hosts_are_a_list_in_the_file_and_separated_by_commas_in_the_environment() {
+        let text = "web: {hosts: [tide.example.org, Tide]}\numask: \"0027\"";
+        let config = file(text).unwrap();
+        assert_eq!(
+            (config.web.hosts, config.umask),
+            (vec!["tide.example.org".to_owned(), "Tide".to_owned()], 0o27)
+        );
+        let env = [("TIDEWATCH_WEB__HOSTS", "a, b.c"), ("TIDEWATCH_UMASK", "0007")];
+        let config = load(text, &env, Flags::default()).unwrap();
+        assert_eq!((config.web.hosts, config.umask), (vec!["a".to_owned(), "b.c".to_owned()], 0o7));
     }
 
     #[test]

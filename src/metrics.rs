@@ -183,6 +183,8 @@ metrics! {
     reduced: Family<Source, Counter> = "tidewatch_native_histograms_reduced", Family::default();
     /// Seconds from request to answer.
     request_seconds: Family<Route, Histogram> = "tidewatch_http_request_duration_seconds", Family::new_with_constructor(seconds);
+    /// Connections that are open.
+    connections: IntGauge = "tidewatch_http_connections", IntGauge::default();
     /// Answers by status code.
     responses: Family<Answer, Counter> = "tidewatch_http_responses", Family::default();
     /// Requests to Prometheus servers by outcome.

@@ -784,7 +784,7 @@ fn each_wrong_question_is_a_problem_that_says_what_is_wrong() {
             answer,
             403,
             "cross-site",
-            "Sec-Fetch-Site must be same-origin",
+            "Sec-Fetch-Site must be this worker's own",
         );
         let own = http::post(&worker.url(path), &[("sec-fetch-site", "same-origin")], b"{}").unwrap();
         assert_ne!(own.status, 403, "{own:?}");

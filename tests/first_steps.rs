@@ -114,7 +114,7 @@ fn the_readme_lists_every_setting_with_its_default() {
             (true, value) => settings.push((format!("{section}.{}", key.trim()), value)),
         }
     }
-    assert_eq!(settings.len(), 24, "{settings:?}");
+    assert_eq!(settings.len(), 27, "{settings:?}");
     for (path, default) in settings {
         let row = format!("| `{path}` | {default} |");
         assert!(README.contains(&row), "README.md lacks the row {row}");

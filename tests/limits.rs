@@ -194,7 +194,7 @@ fn bodies_beyond_their_limit_are_refused_before_they_take_room() {
     // One that does not say how long it is.
     let mut stream = TcpStream::connect(worker.address()).unwrap();
     let head = format!(
-        "POST /api/v1/write HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n{}\r\n",
+        "POST /api/v1/write HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n{}\r\n",
         HEADERS.map(|(name, value)| format!("{name}: {value}\r\n")).concat()
     );
     stream.write_all(format!("{head}1400\r\n{}\r\n0\r\n\r\n", "x".repeat(0x1400)).as_bytes()).unwrap();
@@ -215,7 +215,9 @@ fn bodies_beyond_their_limit_are_refused_before_they_take_room() {
 fn head(declared: Option<usize>) -> String {
     let length = declared.map_or("Transfer-Encoding: chunked".to_owned(), |n| format!("Content-Length: {n}"));
     let headers = HEADERS.map(|(name, value)| format!("{name}: {value}\r\n")).concat();
-    format!("POST /api/v1/write HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{length}\r\n{headers}\r\n")
+    format!(
+        "POST /api/v1/write HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{length}\r\n{headers}\r\n"
+    )
 }
 
 #[test]
@@ -635,7 +637,8 @@ fn pages_and_cursors_are_bounded_and_pages_of_any_size_are_one_list() {
         assert_eq!(answer.status, status, "{what}: {answer:?}");
     }
     let mut stream = TcpStream::connect(worker.address()).unwrap();
-    let endless = format!("GET /api/v1/windows?cursor={} HTTP/1.1\r\nHost: x\r\n\r\n", "0".repeat(70_000));
+    let endless =
+        format!("GET /api/v1/windows?cursor={} HTTP/1.1\r\nHost: localhost\r\n\r\n", "0".repeat(70_000));
     stream.write_all(endless.as_bytes()).unwrap();
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();

@@ -53,6 +53,7 @@
 //! - `simulated`: the logs and the engine on a disk that loses, tears and refuses; seeded bugs that must be found.
 //! - `status`: what `tidewatch status` says of a worker, and of what is none.
 //! - `stopping`: SIGTERM ends a worker with status 0, whatever is in its way.
+//! - `strangers`: whoever reaches the port, and pages of other sites, hold nothing up, read nothing and write nothing.
 //! - `unread_bodies`: an answer that is given before its request's body was read reaches the sender.
 //! - `verify`: `tidewatch verify` is clean beside a real Prometheus with the same samples, and finds what is wrong.
 //!   Needs servers; `TEST_PROMETHEUS_3` may name a second Prometheus.
@@ -109,6 +110,7 @@ mod settings_change;
 mod simulated;
 mod status;
 mod stopping;
+mod strangers;
 mod support;
 mod unread_bodies;
 mod verify;

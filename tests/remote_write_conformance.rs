@@ -575,7 +575,8 @@ fn only_post_is_taken() {
     let worker = Tidewatch::start(CONFIG);
     for method in ["GET", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS"] {
         let mut stream = std::net::TcpStream::connect(worker.address()).unwrap();
-        let request = format!("{method} /api/v1/write HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        let request =
+            format!("{method} /api/v1/write HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let answer = std::io::read_to_string(stream).unwrap().to_ascii_lowercase();
         assert!(

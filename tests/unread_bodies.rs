@@ -40,7 +40,7 @@ impl Sender {
     }
 
     fn head(&mut self, line: &str, headers: &str) {
-        let head = format!("{line} HTTP/1.1\r\nHost: x\r\n{headers}\r\n");
+        let head = format!("{line} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
         self.0.write_all(head.as_bytes()).unwrap();
     }
 

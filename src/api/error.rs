@@ -1,9 +1,7 @@
 //! Which errors become which problems, and the problems of requests that no route takes.
 
-use axum::extract::Request;
 use axum::http::header::ALLOW;
 use axum::http::{HeaderValue, Method, Uri};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 pub use crate::problem::{Kind, Problem, shown};
@@ -39,20 +37,6 @@ impl From<Over> for Problem {
 /// 404.
 pub async fn no_such_path(uri: Uri) -> Problem {
     Problem::new(Kind::NoSuchPath, format!("there is nothing at {}", shown(uri.path())))
-}
-
-/// 403 for what a browser sends for a page of another site, if it would change anything: a worker that listens on
-/// loopback only is reached by every page that its user opens. Older browsers do not say so; of them forms cannot send
-/// JSON.
-pub async fn refuse_cross_site(request: Request, next: Next) -> Response {
-    let changes = ![Method::GET, Method::HEAD].contains(request.method());
-    let site = request.headers().get("sec-fetch-site").map(|site| site.to_str().unwrap_or(""));
-    if let Some(other) = site.filter(|site| changes && !["same-origin", "none"].contains(site)) {
-        let bound = format!("same-origin for a {}", request.method());
-        let detail = format!("Sec-Fetch-Site must be {bound}; got {}", shown(other));
-        return Problem::new(Kind::CrossSite, detail).into_response();
-    }
-    next.run(request).await
 }
 
 /// 405 for a route that takes these methods only.

@@ -9,6 +9,7 @@
 //! Not here: `POST /api/v1/write`, whose router is merged with this one; what a history is ([`backfill::Backfills`] is asked for it).
 
 pub mod backfill;
+pub mod boundary;
 mod catalog;
 mod corrections;
 mod cursor;
@@ -52,7 +53,7 @@ use crate::store::{Latest, Store};
 use crate::threads::{NotDone, Pool};
 use backfill::Backfills;
 use error::Kind;
-pub use error::{Problem, refuse_cross_site, shown};
+pub use error::{Problem, shown};
 pub use unread::drain_unread;
 
 /// Longest time an answer may take that is not the store's alone; the store has the same bound of its own.

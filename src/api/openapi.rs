@@ -8,6 +8,7 @@ use axum::Json;
 use axum::http::Uri;
 use serde_json::{Map, Value, json};
 
+use super::boundary::is_costly;
 use super::error::{Kind, Problem};
 use super::operations::{
     self, ALL, Answer, Body, DURATION, Operation, Param, Place, Rows, SERIES, Tag, Verb,
@@ -156,7 +157,7 @@ fn responses(operation: &Operation) -> Map<String, Value> {
     let mut responses = Map::new();
     let about = json!({"description": if status == "204" { "Done." } else { operation.summary }});
     responses.insert(status.to_owned(), merged(about, answered));
-    for kinds in operation.problems.chunk_by(|a, b| a.about().status == b.about().status) {
+    for kinds in problems(operation).chunk_by(|a, b| a.about().status == b.about().status) {
         responses.insert(kinds[0].about().status.as_str().to_owned(), of_problems(kinds));
     }
     let bounds = [
@@ -185,6 +186,21 @@ fn list(rows: &[Rows]) -> Value {
         "headers": {"x-next-cursor": next},
         "content": {"application/json": {"schema": page}, "text/csv": {"schema": {"type": "string"}}},
     })
+}
+
+/// All problems of an operation, by status: its own, those of the browser's boundary, and those of selectors.
+fn problems(operation: &Operation) -> Vec<Kind> {
+    let mut kinds = operation.problems.to_vec();
+    kinds.push(Kind::Misdirected);
+    if operation.verb != Verb::Get || is_costly(operation.path) {
+        kinds.push(Kind::CrossSite);
+    }
+    if operation.query("match[]").is_some() {
+        kinds.push(Kind::TooMuch);
+    }
+    kinds.sort_by_key(|kind| (kind.about().status.as_u16(), kind.about().slug));
+    kinds.dedup();
+    kinds
 }
 
 /// The problems of one status.

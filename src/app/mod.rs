@@ -7,6 +7,7 @@
 mod audit;
 mod clock;
 mod commands;
+mod connections;
 mod demo;
 mod history;
 pub mod log;

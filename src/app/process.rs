@@ -62,6 +62,11 @@ fn open_files(open_max: u64, sources: usize) -> anyhow::Result<Option<String>> {
     }))
 }
 
+/// Takes these permissions from all files and folders that the process makes from now on.
+pub fn restrict_files(umask: u32) {
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
+}
+
 /// Sets the `process_*` metrics; leaves them where /proc cannot be read.
 pub fn publish(metrics: &Metrics) {
     let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return };
@@ -81,13 +86,16 @@ pub fn publish(metrics: &Metrics) {
     if let Ok(fds) = std::fs::read_dir("/proc/self/fd") {
         metrics.process_fds.set(fds.count() as i64);
     }
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let open = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    if let Some(most) =
-        open.and_then(|rest| rest.split_whitespace().next()).and_then(|text| text.parse().ok())
-    {
-        metrics.process_fds_max.set(most);
+    if let Some(most) = getrlimit(Resource::Nofile).current {
+        metrics.process_fds_max.set(i64::try_from(most).unwrap_or(i64::MAX));
     }
+}
+
+/// How many connections fit beside the files that a worker with so many sources has open itself; none where files are
+/// not bounded.
+pub fn connections_room(sources: usize) -> Option<u64> {
+    let open_max = getrlimit(Resource::Nofile).current?;
+    Some(open_max.saturating_sub(FILES_OWN + FILES_PER_SOURCE * sources as u64))
 }
 
 #[cfg(test)]

@@ -1,20 +1,21 @@
 //! `run`: takes samples over HTTP until it is told to stop.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use axum::middleware::{from_fn, from_fn_with_state};
+use axum::middleware::from_fn_with_state;
 use serde_json::{Value, json};
 use tidewatch_dataflows::outcome::Seen;
 use tidewatch_dataflows::outcome::look::NotNow;
 use tidewatch_dataflows::sample::{Control, MetricType, Samples, SeriesId};
 use tidewatch_dataflows::settings::{Settings, duration};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
+use crate::api::boundary::Boundary;
 use crate::api::explain::Known;
 use crate::api::{self, Api, Asked};
 use crate::config::Config;
@@ -29,6 +30,7 @@ use crate::threads::Pool;
 
 use super::audit::Audit;
 use super::clock::{self, ClockWitnesses};
+use super::connections::{self, Bounds};
 use super::history::jobs::Histories;
 use super::memory::Room;
 use super::rate::{self, Rate};
@@ -140,7 +142,8 @@ async fn serve(
         threads: threads.clone(),
     });
     let router = api::router(api).merge(receive::router(Arc::new(receiver)));
-    let router = router.layer(from_fn(api::refuse_cross_site));
+    let boundary = Boundary::new(config.listen, &config.web.hosts, Arc::clone(&stack.metrics));
+    let router = router.layer(from_fn_with_state(Arc::new(boundary), api::boundary::guard));
     let router = router.layer(from_fn_with_state(Arc::clone(&stack.metrics), api::drain_unread));
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await
@@ -158,15 +161,10 @@ async fn serve(
     guest.map_or(Ok(()), |guest| sources.host(guest, &parts, address))?;
     drop(parts);
     let audit = Audit::start(&config, accepted.loss, &stack).context("starting the audit")?;
-    let (stop_to, stop_from) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(async move {
-        axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
-            .with_graceful_shutdown(async move {
-                // Told to stop, or the other side is gone: both mean stop.
-                let _ = stop_from.await;
-            })
-            .await
-    });
+    let (stop_to, stop_from) = watch::channel(false);
+    let most = connections::most(config.limits.connections, process::connections_room(worker.sources.len()));
+    let (bounds, metrics) = (Bounds::of(most), Arc::clone(&stack.metrics));
+    let server = tokio::spawn(connections::serve(listener, router, bounds, metrics, stop_from));
     let fatal = tokio::select! {
         signal = told_to_stop() => { tracing::info!("{signal}: draining"); None }
         fatal = fatal_from.recv() => fatal,

@@ -1,6 +1,7 @@
 //! The rooms of a worker, opened in order and joined by channels.
 
 use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
@@ -21,6 +22,7 @@ use crate::snapshots::Snapshots;
 use crate::store::embedded::{self, Embedded};
 use crate::store::{Store, StoreError};
 
+use super::process;
 use super::release::{self, Release, Released};
 use super::trim::{self, Trim};
 use super::{now_ms, stored};
@@ -108,7 +110,7 @@ impl Stack {
         on_fatal: &OnFatal,
     ) -> anyhow::Result<Stack> {
         let dir = &config.data_dir;
-        let lock = lock(dir)?;
+        let lock = lock(dir, config.umask)?;
         let metrics = Arc::new(Metrics::new());
         metrics.build_info.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
         remove_history(dir)?;
@@ -406,12 +408,22 @@ fn sink_failed(dir: &Path, on_fatal: &OnFatal) -> Arc<dyn Fn(SinkError) + Send +
 #[error("the data directory {} is in use by another tidewatch process", .0.display())]
 pub struct InUse(pub PathBuf);
 
-/// Takes the data directory for this process alone, as long as the file is held.
+/// Takes the data directory for this process alone, as long as the file is held. What is made from now on lacks the
+/// permissions of `umask`.
 ///
 /// # Errors
 /// [`InUse`], or a directory that cannot be made.
-pub fn lock(dir: &Path) -> anyhow::Result<File> {
+pub fn lock(dir: &Path, umask: u32) -> anyhow::Result<File> {
+    process::restrict_files(umask);
     Folder::from(dir).make().with_context(|| format!("making the data directory {}", dir.display()))?;
+    let mode = std::fs::metadata(dir).map_or(0, |meta| meta.permissions().mode() & 0o777);
+    if mode & umask != 0 {
+        tracing::warn!(
+            "others may enter the data directory {} (its mode is {mode:o}): new files are not theirs to read, older ones may be; chmod {:o} ends that",
+            dir.display(),
+            mode & !umask
+        );
+    }
     let path = dir.join(LOCK_FILE);
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.with_context(|| format!("opening {}", path.display()))?;

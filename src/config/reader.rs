@@ -19,6 +19,8 @@ const ENV_RESERVED: [&str; 2] = ["TIDEWATCH_LOG", "TIDEWATCH_CONFIG"];
 const ENV_KUBERNETES: [&str; 3] = ["TIDEWATCH_SERVICE_HOST", "TIDEWATCH_SERVICE_PORT", "TIDEWATCH_PORT"];
 /// Characters of a refused value, or of an unknown variable's name, that are shown.
 const SHOWN_MAX: usize = 80;
+/// Most names of hosts.
+const HOSTS_MAX: usize = 64;
 /// Most unknown variables that are named.
 const UNKNOWN_NAMED_MAX: usize = 16;
 
@@ -86,6 +88,31 @@ impl Given {
                 _ => None,
             },
         }
+    }
+
+    /// Bits of permissions, as text: YAML would read other numbers from `0027`.
+    pub(super) fn umask(&self) -> Option<u32> {
+        let text = self.text().filter(|text| text.bytes().all(|digit| digit.is_ascii_digit()))?;
+        u32::from_str_radix(text, 8).ok().filter(|bits| *bits <= 0o077)
+    }
+
+    /// Names of hosts: a list, or in a text separated by commas.
+    pub(super) fn hosts(&self) -> Option<Vec<String>> {
+        let names: Vec<String> = match self {
+            Given::Yaml(Value::Array(all)) => {
+                all.iter().map(|one| one.as_str().map(str::to_owned)).collect::<Option<_>>()?
+            }
+            Given::Yaml(_) => return None,
+            Given::Text(text) if text.trim().is_empty() => Vec::new(),
+            Given::Text(text) => text.split(',').map(|name| name.trim().to_owned()).collect(),
+        };
+        let is_name = |name: &String| {
+            let part = |part: &str| {
+                !part.is_empty() && part.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_".contains(&c))
+            };
+            name.len() <= 253 && name.split('.').all(part)
+        };
+        (names.len() <= HOSTS_MAX && names.iter().all(is_name)).then_some(names)
     }
 
     pub(super) fn bytes(&self) -> Option<u64> {

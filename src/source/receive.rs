@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{
-    ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, RETRY_AFTER,
+    ALLOW, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderName, ORIGIN, RETRY_AFTER,
 };
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -43,7 +43,7 @@ use crate::source::remote_write2::{self, Decoded2};
 use crate::source::validate::{Bounds, CLOCK_BEHIND};
 use crate::source::{Durable, Intake, Refused};
 use crate::threads::Pool;
-use body::{BodyError, Room, WholeBody};
+use body::{BodyError, Pace, Room, WholeBody};
 
 /// The path of the route.
 pub const ROUTE: &str = "/api/v1/write";
@@ -53,6 +53,11 @@ pub const REQUESTS_MAX: usize = 256;
 pub const BODIES_MAX: usize = 8;
 /// How long a body may take to arrive.
 pub const BODY_SECONDS_MAX: u64 = 30;
+/// How many bytes of it come in a second at least: on average over [`RATE_SECONDS`], and in each second while less than a
+/// quarter of the room is free.
+pub const BODY_RATE_MIN: usize = 4 << 10;
+/// See [`BODY_RATE_MIN`].
+pub const RATE_SECONDS: u32 = 10;
 /// When a sender that found no room should come again.
 const RETRY_SECONDS: u64 = 1;
 /// Reasons that may pass by themselves while the worker catches up.
@@ -156,6 +161,10 @@ enum Refusal {
     DecompressedTooLarge { max: usize, got: usize },
     #[error("the body did not arrive within {BODY_SECONDS_MAX} s")]
     Slow,
+    #[error(
+        "the body came at less than {BODY_RATE_MIN} bytes a second, over {RATE_SECONDS} s or while little room was left"
+    )]
+    Stalled,
     #[error("the body broke off: {0}")]
     BrokenOff(String),
     #[error("the body is not a snappy block: {0}")]
@@ -175,7 +184,7 @@ impl Refusal {
             Refusal::MediaType(_) | Refusal::Encoding(_) => Kind::UnsupportedMediaType,
             Refusal::TooLarge { .. } => Kind::TooLarge,
             // Not 408: a sender gives up on what is not 5xx, and on a slow line the next try may do.
-            Refusal::Slow | Refusal::Busy(_) => Kind::Unavailable,
+            Refusal::Slow | Refusal::Stalled | Refusal::Busy(_) => Kind::Unavailable,
             Refusal::Partial { .. } => Kind::SamplesRefused,
             Refusal::DecompressedTooLarge { .. }
             | Refusal::BrokenOff(_)
@@ -188,7 +197,7 @@ impl Refusal {
         match self {
             Refusal::Method(_) => vec![(ALLOW, "POST".to_owned())],
             // Nobody waits once more for what did not come.
-            Refusal::Slow => {
+            Refusal::Slow | Refusal::Stalled => {
                 vec![(RETRY_AFTER, RETRY_SECONDS.to_string()), (CONNECTION, "close".to_owned())]
             }
             Refusal::Busy(refused) => vec![(RETRY_AFTER, refused.retry_after_seconds.to_string())],
@@ -261,8 +270,13 @@ async fn take(receiver: &Arc<Receiver>, request: Request) -> Result<Option<Writt
 async fn read_body(receiver: &Receiver, request: Request) -> Result<WholeBody, Refusal> {
     let max = receiver.body_bytes_max;
     let declared = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-    let patience = Duration::from_secs(BODY_SECONDS_MAX);
-    let arrived = body::read(request.into_body(), declared, max, patience, &receiver.room).await;
+    let pace = Pace {
+        whole: Duration::from_secs(BODY_SECONDS_MAX),
+        part: Duration::from_secs(1),
+        bytes_min: BODY_RATE_MIN,
+        parts: RATE_SECONDS,
+    };
+    let arrived = body::read(request.into_body(), declared, max, pace, &receiver.room).await;
     arrived.map_err(|error| match error {
         BodyError::TooLarge { declared } => {
             receiver.metrics.limit("limits.body_bytes");
@@ -279,6 +293,10 @@ async fn read_body(receiver: &Receiver, request: Request) -> Result<WholeBody, R
         BodyError::Slow => {
             receiver.metrics.limit("write.body_seconds");
             Refusal::Slow
+        }
+        BodyError::Stalled => {
+            receiver.metrics.limit("write.body_rate");
+            Refusal::Stalled
         }
         BodyError::BrokenOff(why) => Refusal::BrokenOff(why),
     })
@@ -464,6 +482,10 @@ fn partial(accepted: u64, decoded: &Decoded, written: Option<Written>) -> Result
 fn judge_headers(headers: &HeaderMap) -> Result<Version, Refusal> {
     let text = |name| headers.get(name).map_or("", |value| value.to_str().unwrap_or("?")).trim();
     let media = text(CONTENT_TYPE);
+    // A page can have a browser send a body without a type to any address; senders have no origin.
+    if media.is_empty() && headers.contains_key(ORIGIN) {
+        return Err(Refusal::MediaType(String::new()));
+    }
     let mut parts = media.split(';').map(str::trim);
     let kind = parts.next().unwrap_or("");
     let protobuf = kind.is_empty() || kind.eq_ignore_ascii_case("application/x-protobuf");

@@ -144,6 +144,7 @@ impl Process {
         self.child.try_wait().unwrap().is_some()
     }
 
+    /// Its id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }

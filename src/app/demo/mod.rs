@@ -96,7 +96,7 @@ fn begin(config: &Config, args: &cli::Demo, fresh: Made) -> anyhow::Result<Made>
     if !args.fresh || !dir.join(made::FILE).exists() {
         Made::read(dir)?;
     }
-    let _lock = stack::lock(dir)?;
+    let _lock = stack::lock(dir, config.umask)?;
     if args.fresh {
         made::remove(dir)?;
     }

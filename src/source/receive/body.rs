@@ -3,7 +3,6 @@
 //!
 //! Not here: which answer becomes of what did not arrive (`receive`), and what is in a body.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +15,27 @@ const UNIT_BYTES: usize = 1_024;
 /// The part of the largest body that each may hold while it arrives, whatever others hold.
 pub(super) const BEGIN_PART: usize = 32;
 
+/// How fast a body has to arrive.
+#[derive(Clone, Copy)]
+pub(super) struct Pace {
+    /// All of it within this time.
+    pub(super) whole: Duration,
+    /// It is looked at after each such part of the time.
+    pub(super) part: Duration,
+    /// So many bytes come in a part on average...
+    pub(super) bytes_min: usize,
+    /// ...of so many parts; of each by itself while room is scarce.
+    pub(super) parts: u32,
+}
+
 /// Memory for all bodies in work, compressed and decompressed.
 ///
 /// A body that is still arriving holds its begin like one that has arrived. What it holds beyond that counts against half
 /// of the room, so a few large ones that never end leave the other half to ordinary pushes.
 pub(super) struct Room {
     units: Arc<Semaphore>,
+    /// How many there are.
+    all: usize,
     /// What bodies that are still arriving may take beyond their begins.
     arriving: Arc<Semaphore>,
     /// How much of a body is its begin.
@@ -35,6 +49,7 @@ impl Room {
         let units = bodies.saturating_mul(of_one).min(Semaphore::MAX_PERMITS);
         Room {
             units: Arc::new(Semaphore::new(units)),
+            all: units,
             arriving: Arc::new(Semaphore::new((units / 2).max(of_one).min(units))),
             begin_units: (body_bytes / BEGIN_PART).div_ceil(UNIT_BYTES),
         }
@@ -43,6 +58,11 @@ impl Room {
     /// Room for `bytes`, until what is returned is dropped; `None` if there is not so much.
     pub(super) fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         self.take_units(bytes.div_ceil(UNIT_BYTES))
+    }
+
+    /// Whether less than a quarter is left.
+    fn is_scarce(&self) -> bool {
+        self.units.available_permits() < self.all / 4
     }
 
     fn take_units(&self, units: usize) -> Option<OwnedSemaphorePermit> {
@@ -79,16 +99,18 @@ pub(super) enum BodyError {
     NoRoomToArrive,
     /// It did not arrive in time.
     Slow,
+    /// It came too slowly.
+    Stalled,
     /// The connection broke.
     BrokenOff(String),
 }
 
-/// Reads a body to its end, of at most `max` bytes, within `patience`.
+/// Reads a body to its end, of at most `max` bytes, at this pace.
 pub(super) async fn read(
     body: Body,
     declared: Option<usize>,
     max: usize,
-    patience: Duration,
+    pace: Pace,
     room: &Room,
 ) -> Result<WholeBody, BodyError> {
     if declared.is_some_and(|length| length > max) {
@@ -97,7 +119,7 @@ pub(super) async fn read(
     // One that is waited for is counted before its first byte.
     let held = room.take_units(1).ok_or(BodyError::NoRoom)?;
     let mut arrived = WholeBody { bytes: Vec::new(), room: held, arriving: None };
-    match tokio::time::timeout(patience, arrived.fill(body, declared, max, room)).await {
+    match tokio::time::timeout(pace.whole, arrived.fill(body, declared, max, pace, room)).await {
         Ok(filled) => {
             filled?;
             arrived.arriving = None;
@@ -113,9 +135,30 @@ impl WholeBody {
         mut body: Body,
         declared: Option<usize>,
         max: usize,
+        pace: Pace,
         room: &Room,
     ) -> Result<(), BodyError> {
-        while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        // Of this part of the time, and of the parts since the average was looked at.
+        let (mut part, mut parts, mut since) = (0, 0, 0);
+        let mut look = tokio::time::interval_at(tokio::time::Instant::now() + pace.part, pace.part);
+        loop {
+            let frame = tokio::select! {
+                biased;
+                frame = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)) => frame,
+                _ = look.tick() => {
+                    (parts, since) = (parts + 1, since + part);
+                    let slow = parts == pace.parts && since < pace.bytes_min * parts as usize;
+                    if slow || (room.is_scarce() && part < pace.bytes_min) {
+                        return Err(BodyError::Stalled);
+                    }
+                    part = 0;
+                    if parts == pace.parts {
+                        (parts, since) = (0, 0);
+                    }
+                    continue;
+                }
+            };
+            let Some(frame) = frame else { return Ok(()) };
             let frame = frame.map_err(|error| BodyError::BrokenOff(error.to_string()))?;
             // Trailers are not part of the body.
             let Ok(data) = frame.into_data() else { continue };
@@ -125,8 +168,8 @@ impl WholeBody {
             }
             self.grow(length, declared.unwrap_or(max), room)?;
             self.bytes.extend_from_slice(&data);
+            part += data.len();
         }
-        Ok(())
     }
 
     /// Makes space for `length` bytes: twice what there was, so that bytes are moved seldom, but none beyond `end`, where
@@ -157,6 +200,7 @@ impl WholeBody {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use std::pin::Pin;
     use std::task::{Context, Poll};
 
     use axum::body::Bytes;
@@ -165,7 +209,8 @@ pub(super) mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(60);
+    const PATIENCE: Pace =
+        Pace { whole: Duration::from_secs(60), part: Duration::from_secs(60), bytes_min: 0, parts: 1 };
 
     /// A body whose pieces come when a test sends them.
     struct Pieces(UnboundedReceiver<std::io::Result<Bytes>>);
@@ -314,10 +359,47 @@ pub(super) mod tests {
                 let piece = piece.map(|length| Bytes::from(vec![0; length])).map_err(std::io::Error::other);
                 to.send(piece).unwrap();
             }
-            let got = read(body, declared, MAX, Duration::from_millis(1), &room).await;
+            let pace = Pace { whole: Duration::from_millis(1), ..PATIENCE };
+            let got = read(body, declared, MAX, pace, &room).await;
             assert_eq!(got.map(|arrived| arrived.bytes), Err(want));
             assert_eq!(room.free(), free);
             drop(held);
         }
+    }
+
+    #[tokio::test]
+    async fn slow_bodies_give_way_sooner_where_room_is_scarce() {
+        const MAX: usize = 64 << 10;
+        let part = Duration::from_millis(20);
+        let pace = Pace { part, bytes_min: 64, parts: 1_000_000, ..PATIENCE };
+        let room = Arc::new(Room::new(1, MAX));
+        let wait = || {
+            let (to, body) = pieces();
+            to.send(Ok(Bytes::from_static(b"ab"))).unwrap();
+            let room = room.clone();
+            (to, tokio::spawn(async move { read(body, None, MAX, pace, &room).await }))
+        };
+        let slow: Vec<_> = (0..40).map(|_| wait()).collect();
+        tokio::time::sleep(10 * part).await;
+        assert!(slow.iter().all(|(_, arrived)| !arrived.is_finished()));
+        // Each is small. Together they fill three quarters, and then none stays that does not come on.
+        let more: Vec<_> = (0..16).map(|_| wait()).collect();
+        for (_to, arrived) in slow.into_iter().chain(more) {
+            let end = arrived.await.unwrap();
+            if matches!(end, Err(BodyError::Stalled)) {
+                break;
+            }
+        }
+        while room.is_scarce() {
+            tokio::time::sleep(part).await;
+        }
+        let honest = read(Body::from(vec![7; 1_024]), None, MAX, PATIENCE, &room).await;
+        assert_eq!(honest.map(|body| body.bytes.len()), Ok(1_024));
+        // Where there is room, the average counts.
+        let pace = Pace { parts: 5, ..pace };
+        let (_to, body) = pieces();
+        let (roomy, begun) = (Room::new(8, MAX), tokio::time::Instant::now());
+        assert!(matches!(read(body, None, MAX, pace, &roomy).await, Err(BodyError::Stalled)));
+        assert!(begun.elapsed() >= 5 * part);
     }
 }
