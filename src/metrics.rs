@@ -223,6 +223,8 @@ metrics! {
     log_stalled: Family<Log, IntGauge> = "tidewatch_log_stalled", Family::default();
     /// Bytes of the journal that are damaged and were left out, as `--accept-loss` says.
     journal_lost_bytes: Counter = "tidewatch_journal_lost_bytes", Counter::default();
+    /// Times the store was opened anew because a sync of it had failed.
+    store_recoveries: Counter = "tidewatch_store_recoveries", Counter::default();
     /// Seconds a sync of a log took.
     log_sync_seconds: Family<Log, Histogram> = "tidewatch_log_sync_duration_seconds", Family::new_with_constructor(seconds);
     /// Snapshots of shards made durable.

@@ -57,7 +57,7 @@ const WORKER: &[Room] = &[
         IN_APP,
     ),
     room("sinks", &["disk", "outbox", "store", "labels"], IN_APP),
-    room("store", &["labels"], CLOSURE),
+    room("store", &["disk::forget_cached", "labels"], CLOSURE),
     room("api", &["store", "labels", "problem", "threads"], CLOSURE),
     room("verify", &["store", "source::query::client"], IN_APP),
     room("report", &["store", "labels"], CLOSURE),

@@ -77,3 +77,26 @@ fn a_log_whose_sync_fails_ends_the_process_which_may_be_started_again() {
         assert_eq!(send(&worker, 1_000_000), Some(204), "{log}");
     }
 }
+
+/// The store takes again from the outbox what may not be on the disk, and goes on; pushes are taken meanwhile.
+#[test]
+fn a_store_whose_sync_fails_is_opened_anew_and_lacks_nothing() {
+    // The first sync is made when the worker starts, the next half a minute later.
+    let mut worker = Tidewatch::start_with(CONFIG, &[("TIDEWATCH_FAULT", "fail-sync:store@2")]);
+    let mut taken = Vec::new();
+    eventually("the store is opened anew", LONG, || {
+        let n = taken.len() as i64 + 1;
+        assert_eq!(send(&worker, n), Some(204));
+        taken.push(n);
+        match worker.metric("tidewatch_store_recoveries_total") {
+            1.0 => Ok(()),
+            other => Err(format!("{other} times, {n} taken")),
+        }
+    });
+    are_stored(&worker, &taken);
+    let log = worker.process().log();
+    assert!(log.lines().any(|line| line.contains("ERROR") && line.contains("it was opened anew")), "{log}");
+    assert_eq!(send(&worker, 1_000_000), Some(204));
+    are_stored(&worker, &[1_000_000]);
+    assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
+}

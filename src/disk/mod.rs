@@ -15,7 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-pub use self::os::{Os, free_bytes, no_descriptor};
+pub use self::os::{Os, forget_cached, free_bytes, no_descriptor};
 pub use self::steps::Step;
 
 /// A disk with folders and files.

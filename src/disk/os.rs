@@ -20,6 +20,14 @@ pub fn free_bytes(dir: &Path) -> io::Result<u64> {
     Ok(all.f_bavail.saturating_mul(all.f_frsize))
 }
 
+/// Has the system give up what it remembers of a file, so that it is read from the disk.
+///
+/// # Errors
+/// A file system that cannot.
+pub fn forget_cached(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?)
+}
+
 /// Whether the system has no descriptor for one more open file, for this process or at all.
 pub fn no_descriptor(error: &io::Error) -> bool {
     let code = error.raw_os_error().map(rustix::io::Errno::from_raw_os_error);

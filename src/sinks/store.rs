@@ -15,7 +15,7 @@ use crate::disk::Folder;
 use crate::labels::Labels;
 use crate::metrics::{Metrics, Queue, Rows, Sink};
 use crate::outbox::{Batch, Durable, OutboxError, Tail};
-use crate::store::{self, LabelPairs, OwnLog, Store, StoreError};
+use crate::store::{self, LabelPairs, OwnLog, Recovered, Store, StoreError};
 
 /// Rows that go into one transaction, at most (one epoch is never split).
 const ROWS_PER_WRITE: usize = 131_072;
@@ -26,6 +26,8 @@ const MISSING_MAX: usize = 65_536;
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Pauses before a failed write is tried again: doubled from the first to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Pause after the store was opened anew.
+const REOPEN_PAUSE: Duration = Duration::from_secs(1);
 /// How often tables are dropped.
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
 /// The store's own log is told of in the log from here on.
@@ -109,7 +111,8 @@ impl StoreSink {
         parts: Parts,
     ) -> Result<StoreSink, SinkError> {
         let held = parts.store.epoch()?;
-        let tail = Tail::open_accepting(outbox, durable, held, parts.accept_loss)?;
+        let outbox = outbox.into();
+        let tail = Tail::open_accepting(&outbox, Arc::clone(&durable), held, parts.accept_loss)?;
         let progress = Arc::new(Progress { epoch: AtomicU64::new(held.unwrap_or(0)), ..Progress::default() });
         let quit = Arc::new(AtomicBool::new(false));
         let retained_ms = parts.store.retained_at_ms()?;
@@ -120,6 +123,8 @@ impl StoreSink {
             log_emptied: Cell::new(0),
             progress: Arc::clone(&progress),
             quit: Arc::clone(&quit),
+            outbox,
+            durable,
             missing: RefCell::default(),
             unlabelled: Cell::new(0),
             said_ms: Cell::new(i64::MIN),
@@ -161,6 +166,9 @@ struct Writer {
     parts: Parts,
     progress: Arc<Progress>,
     quit: Arc<AtomicBool>,
+    /// What it reads, to begin anew.
+    outbox: Folder,
+    durable: Arc<Durable>,
     /// Series that the series log does not know: only memory is asked for them.
     missing: RefCell<HashSet<SeriesId>>,
     /// When it was said last that the store's log is too large.
@@ -179,6 +187,9 @@ impl Writer {
         let mut batches: Vec<Batch> = Vec::new();
         while !self.quit.load(Ordering::Relaxed) {
             let now_ms = self.retention.borrow_mut().look(&self.parts);
+            if let Some(anew) = self.recovered()? {
+                tail = anew;
+            }
             let Some(first) = tail.wait(PATIENCE)? else {
                 if tail.finished() {
                     break;
@@ -193,14 +204,42 @@ impl Writer {
                 batches.push(next);
             }
             self.parts.metrics.queue_depth.get_or_create(&Queue { queue: "store" }).set(rows as i64);
-            self.write(&batches, now_ms)?;
+            if let Some(anew) = self.write(&batches, now_ms)? {
+                tail = anew;
+            }
             batches.clear();
         }
         Ok(())
     }
 
-    /// Writes until it is written; only a definite error ends the sink.
-    fn write(&self, batches: &[Batch], written_ms: i64) -> Result<(), SinkError> {
+    /// Where to go on, if a sync of the store failed and it was opened anew: it may lack what it seemed to hold.
+    fn recovered(&self) -> Result<Option<Tail>, SinkError> {
+        let Recovered { before, epoch } = match self.parts.store.recover() {
+            Ok(None) => return Ok(None),
+            Ok(Some(recovered)) => recovered,
+            Err(error) if error.is_transient() => {
+                self.parts.metrics.sink_errors.get_or_create(&NAME).inc();
+                tracing::warn!("a sync of the store has failed, and it cannot be opened anew yet: {error}");
+                std::thread::sleep(PAUSES.1);
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        self.parts.metrics.store_recoveries.inc();
+        tracing::error!(
+            "a sync of the store has failed: it was opened anew and holds {}, where it seemed to hold {}; what follows is taken from the outbox again, and rows that a history wrote meanwhile may be missing",
+            in_words(epoch),
+            in_words(before)
+        );
+        self.progress.epoch.store(epoch.unwrap_or(0), Ordering::Release);
+        // A disk that goes on refusing is not asked all the time.
+        std::thread::sleep(REOPEN_PAUSE);
+        let (outbox, durable) = (&self.outbox, Arc::clone(&self.durable));
+        Ok(Some(Tail::open_accepting(outbox, durable, epoch, self.parts.accept_loss)?))
+    }
+
+    /// Writes until it is written, or the store was opened anew: then where to go on. Only a definite error ends the sink.
+    fn write(&self, batches: &[Batch], written_ms: i64) -> Result<Option<Tail>, SinkError> {
         let rows: Vec<store::Batch<'_>> = batches
             .iter()
             .map(|b| store::Batch {
@@ -230,9 +269,12 @@ impl Writer {
                         metrics.rows_written.get_or_create(&Rows { sink: NAME.sink, kind }).inc_by(n);
                     }
                     metrics.sink_epoch.get_or_create(&NAME).set(last as i64);
-                    return Ok(());
+                    return Ok(None);
                 }
                 Err(error) if error.is_transient() && !self.quit.load(Ordering::Relaxed) => {
+                    if let Some(anew) = self.recovered()? {
+                        return Ok(Some(anew));
+                    }
                     self.parts.metrics.sink_errors.get_or_create(&NAME).inc();
                     tracing::warn!("writing to the store failed and is tried again in {pause:?}: {error}");
                     std::thread::sleep(pause);
@@ -383,6 +425,10 @@ pub fn uptime() -> Duration {
     BEGAN.get_or_init(Instant::now).elapsed()
 }
 
+fn in_words(epoch: Option<u64>) -> String {
+    epoch.map_or_else(|| "no epoch".to_owned(), |epoch| format!("epoch {epoch}"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicI64;
@@ -461,6 +507,10 @@ mod tests {
                 on_fatal: Arc::new(|error| panic!("{error}")),
             };
             StoreSink::start(self.dir.path().join("outbox"), self.log.durable(), parts).unwrap()
+        }
+
+        fn rows(&self) -> u64 {
+            self.store.status().unwrap().window_rows
         }
     }
 
@@ -551,5 +601,41 @@ mod tests {
         assert_eq!(minutes(1, DAYS_40_MS, &mut retention), 24);
         assert_eq!(minutes(60, DAYS_40_MS, &mut retention), 0);
         assert!(parts.metrics.limits_reached()["store.tables_dropped"] > 5);
+    }
+
+    /// The disk does not hold what it seemed to, and the next sync would not say so.
+    #[test]
+    fn after_a_failed_sync_of_the_store_its_rows_are_taken_from_the_outbox_again() {
+        let mut world = World::new();
+        let sink = world.sink();
+        let id = series(1);
+        for epoch in 1..=10 {
+            world.epoch(epoch, id);
+            stored(&sink, epoch);
+            if epoch == 4 {
+                assert_eq!(world.store.sync().unwrap(), Some(4));
+            }
+        }
+        let mut wal = world.dir.file().into_os_string();
+        wal.push("-wal");
+        let before = std::fs::metadata(&wal).unwrap().len();
+        // The system wrote none of the last pages, and has marked them as written.
+        world.store.fail_sync(|| {
+            let file = std::fs::File::options().write(true).open(&wal).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &[0; 9_000], before - 9_000).unwrap();
+        });
+        let begun = std::time::Instant::now();
+        while world.metrics.store_recoveries.get() == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the store is not opened anew");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        stored(&sink, 10);
+        assert_eq!((world.rows(), world.store.epoch().unwrap()), (10, Some(10)));
+        assert_eq!(world.store.sync().unwrap(), Some(10));
+        for epoch in 11..=12 {
+            world.epoch(epoch, id);
+            stored(&sink, epoch);
+        }
+        assert_eq!((world.rows(), world.metrics.store_recoveries.get()), (12, 1));
     }
 }

@@ -25,6 +25,7 @@ mod catalogue;
 mod check;
 mod corrections;
 mod expire;
+mod files;
 mod matching;
 mod merge;
 mod ranked;
@@ -39,11 +40,10 @@ mod wal;
 mod wal_tests;
 mod write;
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
@@ -53,8 +53,10 @@ use super::budget::Budget;
 use super::row::{CorrectionRow, NameRow, RejectRow, SeriesRow, WindowRow};
 use super::{
     Batch, CatalogueQuery, CorrectionQuery, Dropped, ExportQuery, ExportRow, LabelPairs, NamesQuery, Offer,
-    OwnLog, Page, RejectQuery, Soundness, Status, Store, StoreError, Told, Verdict, WindowQuery, Written,
+    OwnLog, Page, Recovered, RejectQuery, Soundness, Status, Store, StoreError, Told, Verdict, WindowQuery,
+    Written,
 };
+use files::Files;
 use view::View;
 use wal::Turnstile;
 use write::Writer;
@@ -120,43 +122,15 @@ pub struct Embedded {
     /// What SQLite found damaged first.
     damage: OnceLock<String>,
     /// Dropped after all connections, see [`Files`].
-    files: Option<Files>,
-}
-
-/// SQLite's own files, held open to sync them.
-///
-/// Closing any descriptor of a file gives up all locks that the process has on it, those of SQLite as well; without them
-/// another program would take the store for one that nobody has open, and remove the log under the writer. So these are
-/// closed only after the last connection.
-struct Files {
-    log: File,
-    store: File,
-}
-
-impl Files {
-    /// Opens them after the writer, which has made both, and makes their names durable.
-    fn open(path: &Path) -> Result<Files, StoreError> {
-        let fail = |path: &Path, attempt, error: io::Error| StoreError::Unavailable {
-            path: path.to_owned(),
-            attempt,
-            why: error.to_string(),
-        };
-        let open = |path: &Path| File::open(path).map_err(|error| fail(path, "open for syncing", error));
-        let mut log = path.as_os_str().to_owned();
-        log.push("-wal");
-        let files = Files { log: open(Path::new(&log))?, store: open(path)? };
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new("."));
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|error| fail(folder, "sync the folder of the store", error))?;
-        Ok(files)
-    }
-
-    /// SQLite's log first, then the file: what a checkpoint has moved from one to the other it has synced itself.
-    fn sync(&self) -> io::Result<()> {
-        self.log.sync_all()?;
-        self.store.sync_all()
-    }
+    files: Option<Mutex<Files>>,
+    /// Held for reading by whoever has a connection, for writing while the files are opened anew.
+    open: RwLock<()>,
+    /// A sync failed, and the files were not opened anew since: nothing is written, and nothing is safe.
+    doubtful: Arc<AtomicBool>,
+    /// How often the files were opened anew.
+    reopened: AtomicU64,
+    /// The newest epoch that is safe, and one more; 0 for none that is known of.
+    safe: AtomicU64,
 }
 
 impl Embedded {
@@ -167,21 +141,31 @@ impl Embedded {
     /// # Errors
     /// The file is not a store, of another version, damaged, or cannot be opened.
     pub fn open(path: &Path, options: Options) -> Result<Embedded, StoreError> {
-        let writer =
-            Writer::new(schema::open_for_writing(path)?, options.corrections_max, options.series_seen);
-        let files = Some(Files::open(path)?);
-        Ok(Embedded {
-            files,
+        let mut store = Embedded::over(path, options);
+        let conn = store.open_writer()?;
+        let writer = Writer::new(conn, options.corrections_max, options.series_seen);
+        let files = Files::open(path)?;
+        (store.writer, store.files) = (Some(Mutex::new(writer)), Some(Mutex::new(files)));
+        Ok(store)
+    }
+
+    fn over(path: &Path, options: Options) -> Embedded {
+        Embedded {
             path: path.to_owned(),
             options,
-            writer: Some(Mutex::new(writer)),
             idle: Mutex::default(),
             turnstile: Turnstile::default(),
             in_vain: Mutex::default(),
             emptied: AtomicU64::new(0),
             written_ms_min: AtomicI64::new(i64::MIN),
             damage: OnceLock::new(),
-        })
+            writer: None,
+            files: None,
+            open: RwLock::default(),
+            doubtful: Arc::default(),
+            reopened: AtomicU64::new(0),
+            safe: AtomicU64::new(0),
+        }
     }
 
     /// Opens the store at `path` for reading only, also while another process writes to it.
@@ -190,18 +174,9 @@ impl Embedded {
     /// As for [`Embedded::open`], and if there is no file.
     pub fn open_read_only(path: &Path, options: Options) -> Result<Embedded, StoreError> {
         let conn = schema::open_for_reading(path)?;
-        Ok(Embedded {
-            path: path.to_owned(),
-            options,
-            writer: None,
-            idle: Mutex::new(vec![conn]),
-            files: None,
-            turnstile: Turnstile::default(),
-            in_vain: Mutex::default(),
-            emptied: AtomicU64::new(0),
-            written_ms_min: AtomicI64::new(i64::MIN),
-            damage: OnceLock::new(),
-        })
+        let store = Embedded::over(path, options);
+        lock(&store.idle).push(conn);
+        Ok(store)
     }
 
     /// A consistent view of the store as it is now, without a bound in time.
@@ -219,12 +194,13 @@ impl Embedded {
         if let Some(why) = self.damage.get() {
             return Err(StoreError::Corrupt { path: self.path.clone(), why: why.clone() });
         }
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
         let idle = lock(&self.idle).pop();
         let conn = match idle {
             Some(conn) => conn,
             None => schema::open_for_reading(&self.path).map_err(|error| self.note(error))?,
         };
-        View::begin(self, conn, limit, asked)
+        View::begin(self, open, conn, limit, asked)
     }
 
     /// Takes note of an error that says that the file is damaged.
@@ -244,6 +220,7 @@ impl Embedded {
             return;
         }
         let emptied = self.turnstile.alone(self.options.deadline + TURN, || wal::empty(&writer.conn));
+        files::note(&emptied, &self.doubtful);
         *in_vain = if emptied.is_ok_and(|emptied| emptied) { None } else { Some(Instant::now()) };
         self.emptied.fetch_add(1, Ordering::Relaxed);
     }
@@ -266,7 +243,15 @@ impl Embedded {
                 "cannot write to the store {path}: it was opened for reading only"
             )));
         };
-        Ok(lock(writer))
+        let writer = lock(writer);
+        match self.doubtful.load(Ordering::Acquire) {
+            false => Ok(writer),
+            true => Err(StoreError::Unavailable {
+                path: self.path.clone(),
+                attempt: "write rows",
+                why: "a sync has failed, and the files are opened anew first".to_owned(),
+            }),
+        }
     }
 }
 
@@ -276,20 +261,11 @@ impl Store for Embedded {
     }
 
     fn sync(&self) -> Result<Option<u64>, StoreError> {
-        let epoch = self.epoch()?;
-        let Some(files) = &self.files else {
-            let path = self.path.display();
-            return Err(StoreError::Refused(format!(
-                "cannot sync the store {path}: it was opened for reading only"
-            )));
-        };
-        match files.sync() {
-            Ok(()) => Ok(epoch),
-            Err(error) => {
-                let (path, why) = (self.path.clone(), error.to_string());
-                Err(StoreError::Unavailable { path, attempt: "sync what was written", why })
-            }
-        }
+        self.sync_files()
+    }
+
+    fn recover(&self) -> Result<Option<Recovered>, StoreError> {
+        self.reopen_if_doubtful()
     }
 
     fn write(

@@ -522,6 +522,15 @@ impl StoreError {
     }
 }
 
+/// What a store holds that was opened anew after a failed sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// The newest epoch that it seemed to hold.
+    pub before: Option<u64>,
+    /// The newest epoch that it holds.
+    pub epoch: Option<u64>,
+}
+
 /// Where result rows are kept and read.
 pub trait Store: Send + Sync {
     /// The newest epoch that is held; none in a new store. A power cut may take it back: see [`Store::sync`].
@@ -535,6 +544,13 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The store cannot be read or synced; what is safe is what was before.
     fn sync(&self) -> Result<Option<u64>, StoreError>;
+
+    /// After a sync that failed: opens the store anew, so that nothing counts but what is on the disk. `None` if none
+    /// failed since. The one who writes calls it, and goes on behind the epoch that is held then.
+    ///
+    /// # Errors
+    /// The store cannot be opened, or lacks what had been safe; until it can nothing is written.
+    fn recover(&self) -> Result<Option<Recovered>, StoreError>;
 
     /// Writes batches of rising epochs in one transaction; one whose epoch is held already is ignored.
     ///

@@ -18,6 +18,9 @@ const VERSION: i64 = 3;
 /// How long to wait for another connection's lock.
 const BUSY: Duration = Duration::from_secs(5);
 
+/// Pages of the log behind which it is folded into the file.
+pub const CHECKPOINT_PAGES: i32 = 4_000;
+
 const TABLES: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE catalogue (
@@ -130,7 +133,6 @@ pub fn open_for_writing(path: &Path) -> Result<Connection, StoreError> {
     }
     conn.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
     conn.pragma_update(None, "synchronous", "NORMAL").map_err(fail)?;
-    conn.pragma_update(None, "wal_autocheckpoint", 4_000).map_err(fail)?;
     conn.pragma_update(None, "journal_size_limit", 64 << 20).map_err(fail)?;
     conn.pragma_update(None, "cache_size", -(8 << 10)).map_err(fail)?;
     conn.set_prepared_statement_cache_capacity(32);
@@ -174,7 +176,7 @@ fn open_reader(path: &Path, access: Access) -> Result<Connection, StoreError> {
     let uri = flags | OpenFlags::SQLITE_OPEN_URI;
     let conn = match access {
         Access::Shared => Connection::open_with_flags(path, flags),
-        Access::WithLog => Connection::open_with_flags(uri_of(path, "nolock=1"), uri),
+        Access::WithLog => Connection::open_with_flags(uri_of(path, "vfs=unix-none"), uri),
         Access::Unchanging => Connection::open_with_flags(uri_of(path, "immutable=1"), uri),
     };
     let conn = conn.map_err(fail)?;

@@ -1,7 +1,7 @@
 //! A consistent view of the store for one question: a read transaction, a deadline, and the manifest.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -21,6 +21,8 @@ pub const SERIES_REMEMBERED_MAX: usize = 65_536;
 /// A read transaction with a deadline.
 pub struct View<'s> {
     store: &'s Embedded,
+    /// The files are not opened anew meanwhile.
+    _open: RwLockReadGuard<'s, ()>,
     /// Always there, until the view is dropped.
     conn: Option<Connection>,
     /// Of the store, and of whoever asks.
@@ -75,6 +77,7 @@ impl Lane {
 impl<'s> View<'s> {
     pub fn begin(
         store: &'s Embedded,
+        open: RwLockReadGuard<'s, ()>,
         conn: Connection,
         limit: Option<Duration>,
         asked: &Budget,
@@ -82,7 +85,7 @@ impl<'s> View<'s> {
         let budgets = [limit.map_or_else(Budget::default, Budget::of), asked.clone()];
         let over = budgets.clone();
         let (conn, since) = (Some(conn), Instant::now());
-        let mut view = View { store, conn, budgets, since, inside: false, renewed: false };
+        let mut view = View { store, _open: open, conn, budgets, since, inside: false, renewed: false };
         view.enter()?;
         if limit.is_some() || asked.is_bounded() {
             let over = move || over.iter().any(|budget| budget.look().is_err());
