@@ -17,7 +17,7 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 deny_version=0.20.2
 prometheus3=
 # Modules of the test binary that start real servers or a browser: they run after the others, one at a time.
-live=(real_prometheus:: promtool:: verify:: asks_prometheus:: backfill:: browser:: schemathesis:: power_cuts:: failing_store::)
+live=(real_prometheus:: promtool:: verify:: asks_prometheus:: backfill:: browser:: schemathesis:: power_cuts:: failing_store:: hostile::)
 
 while [ $# -gt 0 ]; do
     case "$1" in

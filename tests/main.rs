@@ -84,6 +84,7 @@ mod first_steps;
 mod fuzz_corpus;
 mod golden;
 mod history;
+mod hostile;
 mod kill_and_rerun;
 mod limits;
 mod memory;

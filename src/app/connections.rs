@@ -2,8 +2,8 @@
 //!
 //! Every connection writes down what it does ([`Activity`]), and once a second all are judged by the same rules: a head
 //! has to arrive in time, a connection may be idle for a while, and an answer has to be taken at a least rate. Where there
-//! are as many as may be, a new one takes the place of the one that has been idle longest; one that waits for its answer
-//! is never given up for another.
+//! are as many as may be, a new one takes the place of the one that has been idle longest, or whose body has been
+//! arriving for as long; one that waits for its answer is never given up for another.
 //!
 //! Not here: how long a body may take to arrive (its route knows), and what is answered.
 
@@ -85,6 +85,8 @@ pub fn most(wanted: usize, room: Option<u64>) -> usize {
 struct State {
     /// Requests that have come and are not answered whole.
     requests: usize,
+    /// Since when the body of a request arrives.
+    body_since: Option<Instant>,
     /// When it was opened, or the last answer ended.
     idle_since: Instant,
     /// Whether anything was answered on it.
@@ -99,7 +101,15 @@ struct State {
 
 impl State {
     fn new(now: Instant) -> State {
-        State { requests: 0, idle_since: now, answered: false, closing: false, head_since: None, waits: None }
+        State {
+            requests: 0,
+            body_since: None,
+            idle_since: now,
+            answered: false,
+            closing: false,
+            head_since: None,
+            waits: None,
+        }
     }
 
     /// The bound that the connection has passed.
@@ -107,6 +117,13 @@ impl State {
         let passed = self.passed(bounds, now).filter(|_| !self.closing);
         self.closing |= passed.is_some();
         passed
+    }
+
+    /// Since when the connection waits for the other side, if it may be given up for another.
+    fn useless_since(&self, bounds: &Bounds) -> Option<Instant> {
+        let since = if self.requests > 0 { self.body_since? } else { self.idle_since };
+        // One that has been of use is kept for as long as a head may take, whoever comes meanwhile.
+        Some(since + if self.answered { bounds.head } else { Duration::ZERO })
     }
 
     fn passed(&mut self, bounds: &Bounds, now: Instant) -> Option<&'static str> {
@@ -170,15 +187,12 @@ impl Connections {
         Some(Entry { connections: Arc::clone(self), number, activity })
     }
 
-    /// Closes the connection that has been idle longest; whether there was one.
+    /// Closes the connection that has been of no use longest; whether there was one.
     fn give_up_one(&self) -> bool {
         let mut open = self.open();
-        let idle = open.iter().filter_map(|(number, activity)| {
-            let state = activity.state();
-            // One that has been of use is kept for as long as a head may take, whoever comes meanwhile.
-            let kept = if state.answered { self.bounds.head } else { Duration::ZERO };
-            (state.requests == 0).then(|| (state.idle_since + kept, *number))
-        });
+        let idle = open
+            .iter()
+            .filter_map(|(number, activity)| Some((activity.state().useless_since(&self.bounds)?, *number)));
         let Some((_, number)) = idle.min() else { return false };
         // Not counted from now on, whenever its task sees it.
         open.remove(&number).inspect(|activity| activity.close.notify_one());
@@ -274,6 +288,7 @@ async fn converse(
     let routes = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
+        let request = request.map(|body| Body::new(Arriving::new(body, &of_request)));
         let begun = Begun::new(&of_request);
         let answer = routes.call(request);
         async move { answer.await.map(|answer| answer.map(|body| Body::new(Answering { body, _begun: begun }))) }
@@ -315,6 +330,49 @@ impl Drop for Begun {
         state.requests -= 1;
         state.answered = true;
         state.idle_since = Instant::now();
+    }
+}
+
+/// The body of a request; until its end its connection waits for the other side.
+struct Arriving {
+    body: Incoming,
+    activity: Arc<Activity>,
+}
+
+impl Arriving {
+    fn new(body: Incoming, activity: &Arc<Activity>) -> Arriving {
+        activity.state().body_since = (!body.is_end_stream()).then(Instant::now);
+        Arriving { body, activity: Arc::clone(activity) }
+    }
+}
+
+impl HttpBody for Arriving {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.activity.state().body_since = None;
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.activity.state().body_since = None;
     }
 }
 

@@ -82,12 +82,34 @@ pub fn delete(url: &str) -> Result<Answer, String> {
     answer(agent().delete(url).call())
 }
 
+/// Keeps its connections, as a sender does that sends again and again.
+#[derive(Debug)]
+pub struct Client(ureq::Agent);
+
+impl Client {
+    pub fn new() -> Client {
+        Client(agent())
+    }
+
+    /// [`post`] on a connection that is open already, if there is one.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn post(&self, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
+        post_by(&self.0, url, headers, body)
+    }
+}
+
 /// POST with these headers.
 ///
 /// # Errors
 /// No answer came: nobody listens, or the connection broke.
 pub fn post(url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
+    post_by(&agent(), url, headers, body)
+}
+
+fn post_by(agent: &ureq::Agent, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
     let request =
-        headers.iter().fold(agent().post(url), |request, (name, value)| request.header(*name, *value));
+        headers.iter().fold(agent.post(url), |request, (name, value)| request.header(*name, *value));
     answer(request.send(body))
 }

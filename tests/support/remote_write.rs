@@ -1,6 +1,6 @@
 //! An own sender of remote write 1.0 and 2.0: the messages by hand, independent of what the worker reads them with.
 
-use super::http::{self, Answer};
+use super::http::{self, Answer, Client};
 
 /// The headers Prometheus sends.
 pub const HEADERS: [(&str, &str); 4] = [
@@ -65,6 +65,14 @@ impl WriteRequest {
     /// No answer came.
     pub fn send(&self, url: &str) -> Result<Answer, String> {
         http::post(url, &HEADERS, &snappy(self.message()))
+    }
+
+    /// [`WriteRequest::send`] by a client that keeps its connections.
+    ///
+    /// # Errors
+    /// No answer came.
+    pub fn send_by(&self, client: &Client, url: &str) -> Result<Answer, String> {
+        client.post(url, &HEADERS, &snappy(self.message()))
     }
 }
 

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
@@ -46,7 +46,8 @@ fn serve_within(bounds: Bounds) -> Served {
     let router = Router::new()
         .route("/", get(async || "hello"))
         .route("/large", get(async || vec![b'x'; LARGE]))
-        .route("/wait", get(wait));
+        .route("/wait", get(wait))
+        .route("/body", post(async |body: Bytes| body.len().to_string()));
     let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
     let address = listener.local_addr().unwrap();
     let (metrics, (stop, stopped)) = (Arc::new(Metrics::new()), watch::channel(false));
@@ -90,7 +91,7 @@ impl Served {
     }
 }
 
-fn until(what: &str, is: impl Fn() -> bool) {
+fn until(what: &str, mut is: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is() {
         assert!(begun.elapsed() < PATIENCE, "waited for: {what}");
@@ -228,4 +229,25 @@ fn stopping_closes_what_is_idle_at_once_and_answers_what_was_asked() {
 #[test]
 fn no_more_connections_are_taken_than_files_are_left_for() {
     assert_eq!([most(512, None), most(512, Some(1 << 20)), most(512, Some(128))], [512, 512, 128]);
+}
+
+#[test]
+fn one_whose_body_does_not_come_gives_its_place_to_others() {
+    let served = serve_within(Bounds { connections: 2, ..wide() });
+    let begin = "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab";
+    let mut slow: Vec<TcpStream> = (0..2).map(|_| served.connect(begin)).collect();
+    served.await_connections(2);
+    assert!(served.get("/").contains("hello"));
+    until("one is closed", || {
+        slow.retain_mut(|socket| {
+            socket.set_nonblocking(true).unwrap();
+            let open = matches!(socket.read(&mut [0]), Err(e) if e.kind() == io::ErrorKind::WouldBlock);
+            socket.set_nonblocking(false).unwrap();
+            open
+        });
+        slow.len() == 1
+    });
+    let mut left = slow.pop().unwrap();
+    left.write_all(b"cdefghi").unwrap();
+    is_answered(&mut left);
 }
