@@ -201,12 +201,14 @@ fn serve(store: Arc<dyn Store>, ready: Result<(), String>) -> Served {
         labels: Arc::clone(&labels),
         worker: Arc::clone(&fake) as Arc<dyn Worker>,
         backfills: fake,
-        metrics,
+        metrics: Arc::clone(&metrics),
         threads: crate::threads::Pool::start("api", super::THREADS).unwrap(),
     });
     let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
-    let routes = router(api.clone());
+    // As in the program: a connection goes on after an answer that came before the body.
+    let routes =
+        router(api.clone()).layer(axum::middleware::from_fn_with_state(metrics, super::drain_unread));
     runtime.spawn(async move { axum::serve(listener, routes).await });
     let agent =
         ureq::Agent::new_with_config(ureq::Agent::config_builder().http_status_as_error(false).build());

@@ -235,7 +235,9 @@ impl Watch for Laws {
                 continue;
             }
             durable.note(folder, name, content)?;
-            if n + 1 < segments.len() {
+            // One without records may be one that could not be begun: the log goes on in the one before.
+            let begun = |(_, next): &(&str, &[u8])| next.len() > HEADER_BYTES as usize;
+            if segments[n + 1..].iter().any(begun) {
                 durable.read.insert(key);
             }
         }
