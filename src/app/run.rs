@@ -489,7 +489,7 @@ impl api::Worker for Live {
             "label_sets": stack.labels.len(),
             "epoch": { "journal": stack.journal.last_epoch_end().map(|end| end.epoch), "outbox": stack.outbox.epoch(),
                        "store": stack.sink_progress.epoch.load(Ordering::Relaxed) },
-            "lag_seconds": (stream_ms != i64::MIN).then(|| (now_ms() - stream_ms) as f64 / 1e3),
+            "lag_seconds": (stream_ms != i64::MIN).then(|| (now_ms() - stream_ms).max(0) as f64 / 1e3),
             "clock_behind_seconds": self.clock_behind_ms().max(0) as f64 / 1e3,
             "samples": progress.samples.load(Ordering::Relaxed),
             "samples_per_second": self.rate.per_second(Instant::now(), progress.live_samples()),
@@ -520,7 +520,7 @@ impl api::Worker for Live {
         metrics.label_entries.set(stack.labels.len() as i64);
         let stream_ms = stack.engine_progress.stream_ms.load(Ordering::Relaxed);
         if stream_ms != i64::MIN {
-            metrics.lag_seconds.set((now_ms() - stream_ms) as f64 / 1e3);
+            metrics.lag_seconds.set((now_ms() - stream_ms).max(0) as f64 / 1e3);
         }
         metrics.clock_behind_seconds.set(self.clock_behind_ms().max(0) as f64 / 1e3);
         metrics.rows_per_day.set(i64::try_from(self.rows_per_day().estimate()).unwrap_or(i64::MAX));
