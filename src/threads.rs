@@ -2,17 +2,27 @@
 //! may have none to give.
 //!
 //! A pool has so many threads and a queue as long; whoever hands it work bounds how much that is. Work that panics is
-//! lost, its thread goes on. The thread that worked last works next: what it keeps in memory is used again, and threads
-//! that only a burst needs keep little.
+//! lost, its thread goes on. The thread that worked last works next: what it keeps in memory is used again.
+//!
+//! A thread that has nothing more to do gives memory back ([`give_back`]): what it made and another thread has freed, as an
+//! answer that was sent, the allocator takes back only when the thread that made it asks for memory again.
 
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 type Job = Box<dyn FnOnce() + Send>;
+
+/// When a thread without work gives memory back, after its last job: the last time when answers have long been sent.
+const GIVE_BACK_AFTER: [Duration; 3] =
+    [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
+/// After 10,000 allocations of this size or more the allocator looks through what the thread has.
+const COLLECTED_BYTES: usize = 4 << 10;
+const COLLECTED_AFTER: usize = 11_000;
 
 /// Threads that are all there, or it did not start.
 #[derive(Clone)]
@@ -107,21 +117,43 @@ impl Shared {
 
     fn serve(&self, number: usize) {
         let mut state = self.state();
+        let mut pauses = [].iter();
         loop {
             if let Some(job) = state.jobs.pop_front() {
                 drop(state);
                 // What it touched is dropped with it, and the hook has told of the panic.
                 let _ = catch_unwind(AssertUnwindSafe(job));
                 state = self.state();
+                pauses = GIVE_BACK_AFTER.iter();
                 continue;
             }
             if state.closed {
                 return;
             }
-            state.idle.push(number);
+            if !state.idle.contains(&number) {
+                state.idle.push(number);
+            }
             let waits = |state: &mut State| state.idle.contains(&number);
-            state = self.wake[number].wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
+            let Some(pause) = pauses.next() else {
+                state = self.wake[number].wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let waited = self.wake[number].wait_timeout_while(state, *pause, waits);
+            let (held, over) = waited.unwrap_or_else(PoisonError::into_inner);
+            state = held;
+            if over.timed_out() {
+                drop(state);
+                give_back();
+                state = self.state();
+            }
         }
+    }
+}
+
+/// Lets the allocator take back what this thread made and others have freed; some hundred microseconds.
+fn give_back() {
+    for _ in 0..COLLECTED_AFTER {
+        drop(std::hint::black_box(Vec::<u8>::with_capacity(COLLECTED_BYTES)));
     }
 }
 
