@@ -218,9 +218,10 @@ fn all_at_once_hold_up_no_honest_sender() {
         stop.store(true, Relaxed);
         slow.join().unwrap()
     });
-    let peak = resident_beside_state(&worker);
+    let beside_state = || worker.resident_megabytes() - worker.state_megabytes();
+    let peak = beside_state();
     let beside = eventually("little is left", Duration::from_secs(60), || {
-        let beside = resident_beside_state(&worker);
+        let beside = beside_state();
         if beside < BESIDE_MAX_MB { Ok(beside) } else { Err(format!("{beside:.0} MB beside state")) }
     });
     let (push, healthy) = (pushes.figures(), health.figures());
@@ -242,12 +243,4 @@ fn all_at_once_hold_up_no_honest_sender() {
             applied => Err(format!("{applied} of {sent}")),
         }
     });
-}
-
-/// Megabytes of the process beside what the operators say they hold.
-fn resident_beside_state(worker: &Tidewatch) -> f64 {
-    let megabytes = |name: &str| worker.metric(name) / 1e6;
-    let operators = ["admit", "window"]
-        .map(|operator| format!("tidewatch_operator_state_bytes{{operator=\"{operator}\"}}"));
-    megabytes("process_resident_memory_bytes") - operators.iter().map(|name| megabytes(name)).sum::<f64>()
 }

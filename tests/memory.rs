@@ -49,12 +49,9 @@ fn a_burst_leaves_little_behind_beside_the_state_of_its_series() {
     for (series, samples) in [(20_000, 60), (200, 200)] {
         let worker = Tidewatch::start("");
         burst(&worker, series, samples);
-        let megabytes = |name: &str| worker.metric(name) / 1e6;
-        let operators = ["admit", "window"]
-            .map(|operator| format!("tidewatch_operator_state_bytes{{operator=\"{operator}\"}}"));
         let figures = eventually("little is left", Duration::from_secs(60), || {
-            let state: f64 = operators.iter().map(|name| megabytes(name)).sum();
-            let beside = megabytes("process_resident_memory_bytes") - state;
+            let state = worker.state_megabytes();
+            let beside = worker.resident_megabytes() - state;
             let figures = format!("{beside:.0} MB beside {state:.0} MB of state");
             // State is measured shard by shard, so not all of it is told at once.
             let all_told = state > series as f64 * 0.01;

@@ -346,6 +346,18 @@ impl Tidewatch {
         value.map_or(0.0, |value| value.parse().unwrap())
     }
 
+    /// Megabytes of state that the operators say they hold.
+    pub fn state_megabytes(&self) -> f64 {
+        let of =
+            |operator| self.metric(&format!("tidewatch_operator_state_bytes{{operator=\"{operator}\"}}"));
+        ["admit", "window"].map(of).iter().sum::<f64>() / 1e6
+    }
+
+    /// Megabytes of the process.
+    pub fn resident_megabytes(&self) -> f64 {
+        self.metric("process_resident_memory_bytes") / 1e6
+    }
+
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
