@@ -1,4 +1,4 @@
-//! Questions to a worker with 100 k series while 100 k samples a second come in: the whole program as a user runs it.
+//! Questions to a tidewatch with 100 k series while 100 k samples a second come in: the whole program as a user runs it.
 //!
 //! Samples and questions are sent at fixed times whether or not earlier ones are answered (open loop), and each is timed
 //! from when it was due. A series always has the same value, so that every answer can be judged whenever it comes.
@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 const CONFIG: &str = "
 windows: [{length: 1h, hop: 1m}, {length: 3h, hop: 3m}, {length: 12h, hop: 12m}]
-settle: 5s
+idle_timeout: 5s
 store: {rows_per_day_max: 1000000000}
 ";
 
@@ -48,23 +48,23 @@ fn pod(i: usize) -> String {
     format!("exporter-{i:06}")
 }
 
-/// The worker, ended by its id when the bench is over.
-struct Worker {
+/// The tidewatch, ended by its id when the bench is over.
+struct Server {
     child: Child,
     base: String,
     series: usize,
     agent: ureq::Agent,
 }
 
-impl Drop for Worker {
+impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-impl Worker {
-    fn start(folder: &Folder, series: usize) -> Worker {
+impl Server {
+    fn start(folder: &Folder, series: usize) -> Server {
         std::fs::write(folder.0.join("asked.yml"), CONFIG).unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let listen = format!("127.0.0.1:{port}");
@@ -79,9 +79,10 @@ impl Worker {
             .unwrap();
         let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None);
         let agent = config.timeout_global(Some(Duration::from_secs(60))).build().new_agent();
-        let worker = Worker { child, base: format!("http://{listen}"), series, agent };
-        worker.until("it is ready", || worker.try_get("/-/ready").is_some_and(|(status, _)| status == 200));
-        worker
+        let tidewatch = Server { child, base: format!("http://{listen}"), series, agent };
+        tidewatch
+            .until("it is ready", || tidewatch.try_get("/-/ready").is_some_and(|(status, _)| status == 200));
+        tidewatch
     }
 
     fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
@@ -248,10 +249,10 @@ fn judge(rows: &[Value], series: usize) -> BTreeSet<usize> {
     seen
 }
 
-fn one_name(worker: &Worker, turn: usize) -> Judge {
-    let (series, names) = (worker.series, worker.series / PER_NAME);
+fn one_name(tidewatch: &Server, turn: usize) -> Judge {
+    let (series, names) = (tidewatch.series, tidewatch.series / PER_NAME);
     let asked = turn * 37 % names;
-    let text = worker.get(&format!("/api/v1/windows?window=1h&limit=1000&match[]=asked_{asked:03}"));
+    let text = tidewatch.get(&format!("/api/v1/windows?window=1h&limit=1000&match[]=asked_{asked:03}"));
     Box::new(move || {
         let seen = judge(&rows(&text), series);
         assert!(
@@ -262,8 +263,8 @@ fn one_name(worker: &Worker, turn: usize) -> Judge {
 }
 
 /// In turn a word that one series has, two of which each is found often, and one that is nowhere.
-fn search(worker: &Worker, turn: usize) -> Judge {
-    let i = turn * 7_717 % worker.series;
+fn search(tidewatch: &Server, turn: usize) -> Judge {
+    let i = turn * 7_717 % tidewatch.series;
     let (words, wanted) = match turn % 3 {
         0 => (pod(i).to_uppercase(), BTreeSet::from([i])),
         1 => {
@@ -273,16 +274,16 @@ fn search(worker: &Worker, turn: usize) -> Judge {
         }
         _ => ("monitoring+nowhere".to_owned(), BTreeSet::new()),
     };
-    let series = worker.series;
-    let text = worker.get(&format!("/api/v1/windows?window=1h&limit=100&search={words}"));
+    let series = tidewatch.series;
+    let text = tidewatch.get(&format!("/api/v1/windows?window=1h&limit=100&search={words}"));
     Box::new(move || assert_eq!(judge(&rows(&text), series), wanted, "{words}"))
 }
 
-fn sort(worker: &Worker, turn: usize) -> Judge {
+fn sort(tidewatch: &Server, turn: usize) -> Judge {
     let (column, falling) = [("avg", true), ("last", false), ("max", true)][turn % 3];
     let minus = if falling { "-" } else { "" };
-    let (series, last) = (worker.series, worker.series - 1);
-    let text = worker.get(&format!("/api/v1/windows?window=1h&limit=100&sort={minus}{column}"));
+    let (series, last) = (tidewatch.series, tidewatch.series - 1);
+    let text = tidewatch.get(&format!("/api/v1/windows?window=1h&limit=100&sort={minus}{column}"));
     Box::new(move || {
         let rows = rows(&text);
         judge(&rows, series);
@@ -295,15 +296,15 @@ fn sort(worker: &Worker, turn: usize) -> Judge {
 }
 
 /// What a browser asks for before the first rows are shown, one after the other.
-fn first_view(worker: &Worker, _: usize) -> Judge {
-    let html = worker.get("/");
+fn first_view(tidewatch: &Server, _: usize) -> Judge {
+    let html = tidewatch.get("/");
     let files = html.split("=\"page/").skip(1).filter_map(|rest| rest.split('"').next());
     assert!(files.clone().any(|file| file == "app.js"));
     for file in files {
-        worker.get(&format!("/page/{file}"));
+        tidewatch.get(&format!("/page/{file}"));
     }
-    let (series, status) = (worker.series, worker.get("/api/v1/status"));
-    let text = worker.get("/api/v1/windows?window=1h&limit=100");
+    let (series, status) = (tidewatch.series, tidewatch.get("/api/v1/status"));
+    let text = tidewatch.get("/api/v1/windows?window=1h&limit=100");
     Box::new(move || {
         let status: Value = serde_json::from_str(&status).unwrap();
         assert_eq!(status["series"], series);
@@ -313,7 +314,7 @@ fn first_view(worker: &Worker, _: usize) -> Judge {
 }
 
 /// Fills the store with what the last minutes would have left, and waits until every series has its rows.
-fn fill(worker: &Worker, bodies: &Bodies) {
+fn fill(tidewatch: &Server, bodies: &Bodies) {
     let began = Instant::now();
     let from_ms = now_ms() - MINUTES_BEFORE * 60_000;
     for minute in 0..MINUTES_BEFORE {
@@ -326,25 +327,25 @@ fn fill(worker: &Worker, bodies: &Bodies) {
                         if request >= bodies.plain.len() {
                             return;
                         }
-                        worker.send(&bodies.at(request, from_ms + minute * 60_000));
+                        tidewatch.send(&bodies.at(request, from_ms + minute * 60_000));
                     }
                 });
             }
         });
     }
-    let wanted = (worker.series as i64 * (MINUTES_BEFORE - 2)).cast_unsigned();
-    worker.until("every series has its rows", || {
-        let status: Value = serde_json::from_str(&worker.get("/api/v1/status")).unwrap();
+    let wanted = (tidewatch.series as i64 * (MINUTES_BEFORE - 2)).cast_unsigned();
+    tidewatch.until("every series has its rows", || {
+        let status: Value = serde_json::from_str(&tidewatch.get("/api/v1/status")).unwrap();
         let store = &status["store"];
-        store["series"] == worker.series
+        store["series"] == tidewatch.series
             && store["window_rows"].as_u64() >= Some(wanted)
             && status["epoch"]["store"] == status["epoch"]["outbox"]
     });
-    let status: Value = serde_json::from_str(&worker.get("/api/v1/status")).unwrap();
+    let status: Value = serde_json::from_str(&tidewatch.get("/api/v1/status")).unwrap();
     let (rows, mib) = (&status["store"]["window_rows"], status["store"]["bytes"].as_u64().unwrap_or(0) >> 20);
     println!(
         "{} series, {rows} rows in the store ({mib} MiB) after {:.0} s",
-        worker.series,
+        tidewatch.series,
         began.elapsed().as_secs_f64()
     );
 }
@@ -353,7 +354,7 @@ fn fill(worker: &Worker, bodies: &Bodies) {
 type Judge = Box<dyn FnOnce()>;
 
 /// Asks once; told how often it was asked before.
-type Ask = fn(&Worker, usize) -> Judge;
+type Ask = fn(&Server, usize) -> Judge;
 
 /// What is sent at fixed times.
 #[derive(Clone, Copy)]
@@ -367,15 +368,15 @@ pub fn asked() {
     let (series, seconds) = (setting("ASKED_SERIES", 100_000), setting("ASKED_SECONDS", 60));
     assert!(series.is_multiple_of(PER_REQUEST) && (PER_REQUEST..=1_000_000).contains(&series));
     let folder = Folder::new("asked");
-    let (worker, bodies) = (Worker::start(&folder, series), Bodies::new(series));
-    fill(&worker, &bodies);
+    let (tidewatch, bodies) = (Server::start(&folder, series), Bodies::new(series));
+    fill(&tidewatch, &bodies);
     let (over, requests) = (Duration::from_secs(seconds as u64), bodies.plain.len());
-    let worker = &worker;
+    let tidewatch = &tidewatch;
     for (what, ask) in
         [("one name", one_name as Ask), ("search", search), ("sort", sort), ("first view", first_view)]
     {
         let begin = Instant::now();
-        let judge = ask(worker, 0);
+        let judge = ask(tidewatch, 0);
         println!("{what:<34} {:>7.1} ms alone, the first time", begin.elapsed().as_secs_f64() * 1e3);
         judge();
     }
@@ -391,10 +392,10 @@ pub fn asked() {
             let bodies = &bodies;
             let each = move |turn: usize| match load {
                 Load::Samples => {
-                    worker.send(&bodies.at(turn % requests, now_ms()));
+                    tidewatch.send(&bodies.at(turn % requests, now_ms()));
                     Box::new(|| {})
                 }
-                Load::Question(ask) => ask(worker, turn),
+                Load::Question(ask) => ask(tidewatch, turn),
             };
             (what, scope.spawn(move || open_loop(threads, per_second, over, each)), goal)
         });

@@ -1,4 +1,4 @@
-//! Churn: many more series names than may be alive at once go through a worker, so that slots are freed and filled again.
+//! Churn: many more series names than may be alive at once go through a server, so that slots are freed and filled again.
 //!
 //! The whole program as a user runs it: `generate --churn` piped into `replay --live-order -`. Each name lives a minute and
 //! has six samples. Printed are the resident memory and the series log at ten points, slots, and a verdict: what
@@ -45,7 +45,7 @@ fn run(load: &Load) -> serde_json::Value {
     let folder = Folder::new("churn");
     let program = env!("CARGO_BIN_EXE_tidewatch");
     let settings = format!(
-        "windows: [{{length: 1m, hop: 1m}}, {{length: 5m, hop: 5m}}]\nsettle: 10s\nlateness: 1m\n\
+        "windows: [{{length: 1m, hop: 1m}}, {{length: 5m, hop: 5m}}]\nidle_timeout: 10s\nallowed_lateness: 1m\n\
          limits: {{series: {SERIES_MAX}, series_per_name: {SERIES_MAX}}}\n"
     );
     std::fs::write(folder.0.join("churn.yml"), settings).unwrap();

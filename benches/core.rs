@@ -162,8 +162,8 @@ pub fn run(load: &Load) -> Figures {
                     let now = START_MS + tick as i64 * STEP_MS;
                     ends.send(Mark::End(EpochEnd {
                         epoch,
-                        stream_ms: now,
-                        close_ms: now,
+                        processing_ms: now,
+                        watermark_ms: now,
                         last_of_input: false,
                     }));
                     samples.advance_to(epoch + 1);

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tidewatch_dataflows::driver::Epoch;
-use tidewatch_dataflows::operators::admit::Admit;
-use tidewatch_dataflows::operators::window::Windows;
-use tidewatch_dataflows::outcome::Outcomes;
+use tidewatch_dataflows::driver::EpochBatch;
+use tidewatch_dataflows::rows::Rows;
 use tidewatch_dataflows::sample::{EpochEnd, Samples};
 use tidewatch_dataflows::settings::Settings;
+use tidewatch_dataflows::stages::admit::Admit;
+use tidewatch_dataflows::stages::window::Windows;
 
 use crate::core::{START_MS, median};
 
@@ -26,8 +26,8 @@ struct Series {
 }
 
 impl Series {
-    fn new(lateness_ms: i64) -> Series {
-        let settings = Settings { lateness_ms, late_samples_max: 1 << 20, ..Settings::default() };
+    fn new(allowed_lateness_ms: i64) -> Series {
+        let settings = Settings { allowed_lateness_ms, late_samples_max: 1 << 20, ..Settings::default() };
         let settings = Arc::new(settings.validated().expect("they are within bounds"));
         Series { gate: Admit::new(Arc::clone(&settings)), windows: Windows::new(settings), epoch: 0 }
     }
@@ -38,11 +38,15 @@ impl Series {
         let mut live = Samples::default();
         at_ms.iter().for_each(|at| live.push(0, *at, (*at % 997) as f64));
         let newest_ms = at_ms.iter().copied().max().expect("there is one");
-        let end =
-            EpochEnd { epoch: self.epoch, stream_ms: newest_ms, close_ms: newest_ms, last_of_input: false };
-        let epoch = Epoch { end, controls: &[], fills: &[], live: &live, save: None };
+        let end = EpochEnd {
+            epoch: self.epoch,
+            processing_ms: newest_ms,
+            watermark_ms: newest_ms,
+            last_of_input: false,
+        };
+        let epoch = EpochBatch { end, controls: &[], bootstraps: &[], live: &live, save: None };
         let batch = self.gate.retire(0, epoch);
-        let mut out = Outcomes::default();
+        let mut out = Rows::default();
         self.windows.retire(&batch, &mut out);
         assert!(self.windows.close_silent(newest_ms, usize::MAX, &mut out));
         out.counts.corrections
@@ -50,8 +54,8 @@ impl Series {
 }
 
 /// Nanoseconds for each late sample, and the rows it corrected, of samples that come so much too late.
-fn run(lateness_ms: i64, behind_ms: i64) -> (f64, f64) {
-    let mut series = Series::new(lateness_ms);
+fn run(allowed_lateness_ms: i64, behind_ms: i64) -> (f64, f64) {
+    let mut series = Series::new(allowed_lateness_ms);
     let before: Vec<i64> = (0..TICKS_BEFORE).map(|tick| START_MS + tick * STEP_MS).collect();
     series.retire(&before);
     let (mut spent, mut rows) = (0.0, 0);

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
-use tidewatch::journal::{Config, Journal, Mode, Record};
+use tidewatch::journal::{EpochMode, Journal, JournalOptions, Record};
 use tidewatch::labels::{Labels, Limits};
 use tidewatch::metrics::Metrics;
 use tidewatch::source::remote_write;
-use tidewatch::source::validate::Bounds;
-use tidewatch::store::embedded::{Embedded, Options};
-use tidewatch::store::{Batch, Store};
-use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch::source::validate::EventTimeBounds;
+use tidewatch::store::embedded::{Embedded, EmbeddedOptions};
+use tidewatch::store::{Store, StoreBatch};
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::{EpochEnd, Mark, Samples, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 use tidewatch_dataflows::{driver, graph};
@@ -68,7 +68,12 @@ fn make(mut batch: impl FnMut(Samples), mut end: impl FnMut(EpochEnd), mut fille
             batch(samples);
         }
         if (tick + 1) % EPOCH_TICKS == 0 || tick + 1 == TICKS {
-            end(EpochEnd { epoch: tick as u64 + 1, stream_ms: at_ms, close_ms: at_ms, last_of_input: false });
+            end(EpochEnd {
+                epoch: tick as u64 + 1,
+                processing_ms: at_ms,
+                watermark_ms: at_ms,
+                last_of_input: false,
+            });
         }
     }
 }
@@ -170,7 +175,7 @@ fn without_journal() -> (f64, u64) {
 fn with_journal() -> (f64, u64) {
     let folder = Folder::new("journal");
     let settings = Settings { series_max: 2_000_000, ..Settings::default() };
-    let config = Config { allow_future: true, ..Config::new(Mode::File) };
+    let config = JournalOptions { allow_future: true, ..JournalOptions::new(EpochMode::File) };
     let metrics = Arc::new(Metrics::new());
     let journal = Journal::open(&folder.0, config, settings, Box::new(|| Ok(())), metrics).unwrap();
     let mut reader = journal.reader().unwrap();
@@ -189,7 +194,7 @@ fn with_journal() -> (f64, u64) {
     let mut began = (Instant::now(), 0.0);
     make(
         |samples| journal.append_blocking(samples, "bench").unwrap(),
-        |end| drop(journal.cut(end.stream_ms, end.close_ms, false).unwrap()),
+        |end| drop(journal.cut(end.processing_ms, end.watermark_ms, false).unwrap()),
         || began = (Instant::now(), cpu_seconds()),
     );
     journal.close().unwrap();
@@ -252,7 +257,7 @@ pub fn remote_write() {
                 snap::raw::Encoder::new().compress_vec(&body(n * PER_REQUEST, PER_REQUEST, AT_MS)).unwrap()
             })
             .collect();
-        let bounds = Bounds::at(AT_MS, false);
+        let bounds = EventTimeBounds::at(AT_MS, false);
         let (mut out, mut total, mut rounds) = (Samples::default(), 0, 0);
         let mut start = Instant::now();
         while start.elapsed() < Duration::from_secs(2) || rounds < 2 {
@@ -312,7 +317,7 @@ pub fn labels() {
 /// Rows into SQLite, as the sink writes them.
 pub fn store() {
     let folder = Folder::new("store");
-    let store = Embedded::open(&folder.0.join("store.sqlite"), Options::default()).unwrap();
+    let store = Embedded::open(&folder.0.join("store.sqlite"), EmbeddedOptions::default()).unwrap();
     let mut ids: Vec<u64> = (0..SERIES).map(series_id).collect();
     ids.sort_unstable();
     let row = |id: u64, at_ms: i64| WindowStats {
@@ -338,8 +343,13 @@ pub fn store() {
             .flat_map(|id| (0..6).map(move |k| (*id, AT_MS - AT_MS % 60_000 + (epoch * 6 + k) * 60_000)))
             .map(|(id, at)| row(id, at))
             .collect();
-        let batch =
-            Batch { epoch: epoch as u64 + 1, written_ms: AT_MS, windows: &windows, rejects: &[], types: &[] };
+        let batch = StoreBatch {
+            epoch: epoch as u64 + 1,
+            written_ms: AT_MS,
+            windows: &windows,
+            rejects: &[],
+            types: &[],
+        };
         let labels = |id: SeriesId| {
             Some(vec![("__name__".to_owned(), "bench".to_owned()), ("id".to_owned(), id.to_string())])
         };

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use tidewatch::metrics::Metrics;
 use tidewatch::snapshots::Snapshots;
 use tidewatch_dataflows::driver;
-use tidewatch_dataflows::graph::{self, Shard};
+use tidewatch_dataflows::graph::{self, ShardState};
 use tidewatch_dataflows::sample::{EpochEnd, Mark, SHARDS, Samples};
 use tidewatch_dataflows::settings::Settings;
-use tidewatch_dataflows::state::{Save, Saved};
+use tidewatch_dataflows::snapshot::{SaveRequest, ShardSnapshot};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::ProbeHandle;
 use timely::dataflow::operators::{Input, Probe};
@@ -44,7 +44,7 @@ fn measure(series: usize) {
     let folder = std::env::temp_dir().join(format!("tidewatch-bench-snapshots-{}", std::process::id()));
     let metrics = Arc::new(Metrics::new());
     let open = || Snapshots::open(&folder, Duration::from_secs(300), Arc::clone(&metrics)).unwrap();
-    let (to, from) = channel::<Saved>();
+    let (to, from) = channel::<ShardSnapshot>();
     let writer = std::thread::spawn({
         let snapshots = open();
         move || {
@@ -63,9 +63,9 @@ fn measure(series: usize) {
             (written, sizes)
         }
     });
-    let longest = fill_and_save(series, to);
+    let longest = bootstrap_and_save(series, to);
     let (written, sizes) = writer.join().unwrap();
-    let sum = |whole: bool, of: fn(&(Save, usize, usize)) -> usize| -> f64 {
+    let sum = |whole: bool, of: fn(&(SaveRequest, usize, usize)) -> usize| -> f64 {
         sizes.iter().filter(|(save, ..)| save.whole == whole).map(of).sum::<usize>() as f64
     };
     let all = sum(true, |s| s.1 + s.2) + sum(false, |s| s.1 + s.2);
@@ -77,7 +77,7 @@ fn measure(series: usize) {
             scope.spawn(move || {
                 for shard in (part..SHARDS).step_by(WORKERS) {
                     let loaded = snapshots.load(shard).unwrap().expect("every shard was saved");
-                    Shard::load(shard, &loaded.held()).unwrap();
+                    ShardState::load(shard, &loaded.stored()).unwrap();
                 }
             });
         }
@@ -100,8 +100,8 @@ fn measure(series: usize) {
     std::fs::remove_dir_all(&folder).unwrap();
 }
 
-/// Fills the shards and saves each three times; the longest step without saves, with whole ones, with later ones.
-fn fill_and_save(series: usize, to: std::sync::mpsc::Sender<Saved>) -> [f64; 3] {
+/// Bootstraps the shards and saves each three times; the longest step without saves, with whole ones, with later ones.
+fn bootstrap_and_save(series: usize, to: std::sync::mpsc::Sender<ShardSnapshot>) -> [f64; 3] {
     let settings = Arc::new(Settings { series_max: 2_000_000, ..Settings::default() }.validated().unwrap());
     let longest: [Longest; 3] = Default::default();
     let shared = (settings, Mutex::new(to), Arc::new(Barrier::new(WORKERS)), longest.clone());
@@ -128,7 +128,7 @@ fn fill_and_save(series: usize, to: std::sync::mpsc::Sender<Saved>) -> [f64; 3] 
         let mut tick = |worker: &mut timely::worker::Worker,
                         at_ms: i64,
                         part: (usize, usize),
-                        save: Option<Save>| {
+                        save: Option<SaveRequest>| {
             for (i, id) in mine[mine.len() * part.0 / part.1..mine.len() * (part.0 + 1) / part.1].iter() {
                 batch.push(*id, at_ms, value(*i, at_ms as usize / 15_000));
                 if batch.len() == driver::BATCH_SAMPLES {
@@ -140,7 +140,12 @@ fn fill_and_save(series: usize, to: std::sync::mpsc::Sender<Saved>) -> [f64; 3] 
             batch.clear();
             epoch += 1;
             save.into_iter().for_each(|save| ends.send(Mark::Save(save)));
-            ends.send(Mark::End(EpochEnd { epoch, stream_ms: at_ms, close_ms: at_ms, last_of_input: false }));
+            ends.send(Mark::End(EpochEnd {
+                epoch,
+                processing_ms: at_ms,
+                watermark_ms: at_ms,
+                last_of_input: false,
+            }));
             samples.advance_to(epoch + 1);
             ends.advance_to(epoch + 1);
             let mut most = Duration::ZERO;
@@ -171,7 +176,7 @@ fn fill_and_save(series: usize, to: std::sync::mpsc::Sender<Saved>) -> [f64; 3] 
             barrier.wait();
             let mut most: f64 = 0.0;
             for shard in 0..SHARDS {
-                let save = round.map(|Round { chain, whole }| Save { shard, chain, whole });
+                let save = round.map(|Round { chain, whole }| SaveRequest { shard, chain, whole });
                 most = most.max(tick(worker, now, (shard, SHARDS), save));
             }
             // Five minutes pass between rounds.

@@ -52,17 +52,17 @@ pub enum Command {
         lift_quarantine: Vec<String>,
     },
     /// Make two days of samples, compute over them, and go on live: everything `run` does, with something to see
-    Demo(Demo),
-    /// Say in a dozen lines how a running worker is
-    Status(Status),
+    Demo(DemoArgs),
+    /// Say in a dozen lines how a running server is
+    Status(StatusArgs),
     /// Compute over files of samples; returns when the store holds the last of them
-    Replay(Replay),
+    Replay(ReplayArgs),
     /// Write seeded samples like those of node exporters
     Generate(Generate),
-    /// Write stored rows as JSON lines or CSV; works beside a running worker
-    Export(Export),
-    /// Compare stored windows with those of your own Prometheus; works beside a running worker
-    Verify(Verify),
+    /// Write stored rows as JSON lines or CSV; works beside a running server
+    Export(ExportArgs),
+    /// Compare stored windows with those of your own Prometheus; works beside a running server
+    Verify(VerifyArgs),
     /// Judge the configuration without starting anything
     Check {
         /// Flags for all commands.
@@ -79,7 +79,7 @@ pub enum Command {
 
 /// `demo`
 #[derive(Debug, Args)]
-pub struct Demo {
+pub struct DemoArgs {
     /// How many series, 1 to 10000 [default: 200]
     #[arg(long, value_name = "N")]
     pub series: Option<u64>,
@@ -99,8 +99,8 @@ pub struct Demo {
 
 /// `status`
 #[derive(Debug, Args)]
-pub struct Status {
-    /// The worker, e.g. http://127.0.0.1:7464 [default: the address it is configured to listen on]
+pub struct StatusArgs {
+    /// The server, e.g. http://127.0.0.1:7464 [default: the address it is configured to listen on]
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
     /// Flags for all commands.
@@ -110,7 +110,7 @@ pub struct Status {
 
 /// `replay`
 #[derive(Debug, Args)]
-pub struct Replay {
+pub struct ReplayArgs {
     /// Files: Prometheus text or OpenMetrics with timestamps, CSV, each also in .gz or .zst; `-` is standard input
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<String>,
@@ -122,8 +122,8 @@ pub struct Replay {
     pub live_order: bool,
     /// Beside what is computed already: only the store gets rows, for times the series have left behind
     #[arg(long, conflicts_with = "live_order")]
-    pub into_history: bool,
-    /// Leave out samples before this time, RFC 3339 or Unix seconds; a history answers after it
+    pub backfill: bool,
+    /// Leave out samples before this time, RFC 3339 or Unix seconds; a backfill answers after it
     #[arg(long, value_name = "TIME")]
     pub from: Option<String>,
     /// Leave out samples after this time, RFC 3339 or Unix seconds
@@ -171,8 +171,8 @@ pub struct Generate {
     #[arg(long, value_parser = ["prometheus", "openmetrics", "csv"])]
     pub format: Option<String>,
     /// Order of delivery: time = all series beside one another, series = one after the other (always so in openmetrics)
-    #[arg(long, value_enum, hide_possible_values = true, default_value_t = Order::Time)]
-    pub order: Order,
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = DeliveryOrder::Time)]
+    pub order: DeliveryOrder,
     /// Share of samples delivered late, 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     pub late: f64,
@@ -195,7 +195,7 @@ pub struct Generate {
 
 /// Order of delivery of generated samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Order {
+pub enum DeliveryOrder {
     /// By time, all series beside one another
     Time,
     /// One series after the other
@@ -204,7 +204,7 @@ pub enum Order {
 
 /// `export`
 #[derive(Debug, Args)]
-pub struct Export {
+pub struct ExportArgs {
     /// Which rows; the singular is taken as well
     #[arg(long, default_value = "windows", value_parser = ["windows", "rejects", "window", "reject"])]
     pub kind: String,
@@ -233,7 +233,7 @@ pub struct Export {
 
 /// `verify`
 #[derive(Debug, Args)]
-pub struct Verify {
+pub struct VerifyArgs {
     /// The Prometheus that has the same samples, e.g. http://127.0.0.1:9090
     #[arg(long, value_name = "URL")]
     pub prometheus: String,

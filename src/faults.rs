@@ -1,4 +1,4 @@
-//! Faults that tests put into a worker; they are compiled in only with the feature `faults`.
+//! Faults that tests put into a server; they are compiled in only with the feature `faults`.
 //!
 //! `TIDEWATCH_FAULT` is a list, separated by commas, of `panic:<series>`, `panic-once:<series>`, `hang:<series>` and
 //! `panic-on-settings:<series>` (when its state is carried over to other settings), the series as 16 hex digits; `@<ms>`
@@ -20,7 +20,7 @@
 //! | 9 | states and manifest are renamed into place before they are synced |
 //! | 10 | an epoch that the outbox holds is appended again |
 //! | 11 | what is found at start is not synced |
-//! | 12 | a step of stream time longer than `settle` may be a jump, however short |
+//! | 12 | a step of processing time longer than `idle_timeout` may be a jump, however short |
 //! | 13 | a slow cadence is taken for jumps |
 
 /// Whether the bug with this number is in.

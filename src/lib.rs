@@ -1,4 +1,4 @@
-//! The Tidewatch worker: how the pure dataflows meet the world.
+//! The Tidewatch server: how the pure dataflows meet the world.
 //!
 //! The life of a sample:
 //!

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64};
-use std::sync::{Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
@@ -18,14 +18,14 @@ pub use prometheus_client::metrics::histogram::Histogram;
 
 /// A label of one name: where a sample came from.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Source {
+pub struct SourceLabels {
     /// `remote_write`, `replay`, `prometheus`.
     pub source: &'static str,
 }
 
 /// Why a sample was not taken, and by which gate.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Rejected {
+pub struct RejectLabels {
     /// The source for the gate `validate`; `journal` for the gate `admit`.
     pub source: &'static str,
     /// `validate` or `admit`.
@@ -36,14 +36,14 @@ pub struct Rejected {
 
 /// One HTTP route and its answer.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Route {
+pub struct RouteLabels {
     /// The route's pattern, never the raw path.
     pub route: &'static str,
 }
 
 /// One HTTP route and its answer.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Answer {
+pub struct AnswerLabels {
     /// The route's pattern, never the raw path.
     pub route: &'static str,
     /// The status code.
@@ -52,35 +52,35 @@ pub struct Answer {
 
 /// A limit by its setting's path.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Limit {
+pub struct LimitLabels {
     /// Path of the setting, e.g. `limits.series`.
     pub limit: &'static str,
 }
 
 /// A queue between two rooms.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Queue {
+pub struct QueueLabels {
     /// Which queue.
     pub queue: &'static str,
 }
 
 /// A log on disk.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Log {
+pub struct LogLabels {
     /// `journal`, `outbox`, `series`.
     pub log: &'static str,
 }
 
 /// A sink.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Sink {
+pub struct SinkLabels {
     /// Which sink, e.g. `store`.
     pub sink: &'static str,
 }
 
 /// A kind of row.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Rows {
+pub struct RowsLabels {
     /// Which sink wrote it.
     pub sink: &'static str,
     /// `windows`, `rejects`, `types`.
@@ -89,42 +89,42 @@ pub struct Rows {
 
 /// An operator of the dataflow.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Operator {
+pub struct StageLabels {
     /// Its name in the graph.
     pub operator: String,
 }
 
 /// Why the engine was built anew.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Restart {
+pub struct RestartLabels {
     /// What panicked: `worker`, `feeder`, `merger`.
     pub cause: &'static str,
 }
 
 /// What was checked.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Checked {
+pub struct CheckLabels {
     /// `pane`, `window`: within the state of the workers. `row`: of the outbox, against samples of the journal.
     pub what: &'static str,
 }
 
 /// Why something was not checked.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Skipped {
+pub struct SkipLabels {
     /// The reason's word.
     pub reason: &'static str,
 }
 
 /// How a request of ours ended.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Outcome {
+pub struct OutcomeLabels {
     /// `ok`, `transient`, `too_much`, `definite`.
     pub outcome: &'static str,
 }
 
 /// What was built.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct Build {
+pub struct BuildLabels {
     /// The version of the package.
     pub version: &'static str,
 }
@@ -166,11 +166,11 @@ macro_rules! metrics {
 
 metrics! {
     /// Samples and native histograms that arrived, before any check.
-    received: Family<Source, Counter> = "tidewatch_samples_received", Family::default();
+    received: Family<SourceLabels, Counter> = "tidewatch_samples_received", Family::default();
     /// Samples that passed validation and are durable in the journal.
-    accepted: Family<Source, Counter> = "tidewatch_samples_accepted", Family::default();
+    accepted: Family<SourceLabels, Counter> = "tidewatch_samples_accepted", Family::default();
     /// Samples not taken, by gate and reason.
-    rejected: Family<Rejected, Counter> = "tidewatch_samples_rejected", Family::default();
+    rejected: Family<RejectLabels, Counter> = "tidewatch_samples_rejected", Family::default();
     /// Samples applied to windows.
     applied: Counter = "tidewatch_samples_applied", Counter::default();
     /// Samples that were late and corrected windows.
@@ -178,30 +178,30 @@ metrics! {
     /// Staleness markers seen.
     stale_markers: Counter = "tidewatch_stale_markers", Counter::default();
     /// Exemplars, and metadata that says no type, received and not used.
-    ignored: Family<Source, Counter> = "tidewatch_write_entries_ignored", Family::default();
+    ignored: Family<SourceLabels, Counter> = "tidewatch_write_entries_ignored", Family::default();
     /// Native histograms of which the count and the sum are kept and no bucket.
-    reduced: Family<Source, Counter> = "tidewatch_native_histograms_reduced", Family::default();
+    reduced: Family<SourceLabels, Counter> = "tidewatch_native_histograms_reduced", Family::default();
     /// Seconds from request to answer.
-    request_seconds: Family<Route, Histogram> = "tidewatch_http_request_duration_seconds", Family::new_with_constructor(seconds);
+    request_seconds: Family<RouteLabels, Histogram> = "tidewatch_http_request_duration_seconds", Family::new_with_constructor(seconds);
     /// Connections that are open.
     connections: IntGauge = "tidewatch_http_connections", IntGauge::default();
     /// Answers by status code.
-    responses: Family<Answer, Counter> = "tidewatch_http_responses", Family::default();
+    responses: Family<AnswerLabels, Counter> = "tidewatch_http_responses", Family::default();
     /// Requests to Prometheus servers by outcome.
-    prometheus_requests: Family<Outcome, Counter> = "tidewatch_prometheus_requests", Family::default();
+    prometheus_requests: Family<OutcomeLabels, Counter> = "tidewatch_prometheus_requests", Family::default();
     /// Seconds from a request to a Prometheus server to the end of its answer.
     prometheus_seconds: Histogram = "tidewatch_prometheus_request_duration_seconds", long_seconds();
     /// Seconds that the source furthest behind is behind the clock.
-    source_lag_seconds: Family<Source, FloatGauge> = "tidewatch_source_lag_seconds", Family::default();
-    /// Times that a series got a row and nobody knew its labels: it is in the store's catalogue without them.
+    source_lag_seconds: Family<SourceLabels, FloatGauge> = "tidewatch_source_lag_seconds", Family::default();
+    /// Times that a series got a row and nobody knew its labels: it is in the store's catalog without them.
     series_unlabelled: Counter = "tidewatch_series_unlabelled", Counter::default();
     /// Times a limit refused or held back something.
-    limit_hits: Family<Limit, Counter> = "tidewatch_limit_reached", Family::default();
+    limit_hits: Family<LimitLabels, Counter> = "tidewatch_limit_reached", Family::default();
     /// Epochs cut.
     epochs: Counter = "tidewatch_epochs", Counter::default();
-    /// Seconds that stream time of the newest finished epoch is behind the clock.
-    lag_seconds: FloatGauge = "tidewatch_stream_lag_seconds", FloatGauge::default();
-    /// Seconds that the clock is behind the journal's stream time, which stands still until the clock is there.
+    /// Seconds that processing time of the newest finished epoch is behind the clock.
+    lag_seconds: FloatGauge = "tidewatch_processing_lag_seconds", FloatGauge::default();
+    /// Seconds that the clock is behind the journal's processing time, which stands still until the clock is there.
     clock_behind_seconds: FloatGauge = "tidewatch_clock_behind_seconds", FloatGauge::default();
     /// Series with a slot.
     active_series: IntGauge = "tidewatch_active_series", IntGauge::default();
@@ -214,19 +214,19 @@ metrics! {
     /// Series forgotten because their slots were freed, or because they never had one.
     series_released: Counter = "tidewatch_series_released", Counter::default();
     /// Entries waiting in a queue.
-    queue_depth: Family<Queue, IntGauge> = "tidewatch_queue_depth", Family::default();
+    queue_depth: Family<QueueLabels, IntGauge> = "tidewatch_queue_depth", Family::default();
     /// Bytes of a log on disk.
-    log_bytes: Family<Log, IntGauge> = "tidewatch_log_bytes", Family::default();
+    log_bytes: Family<LogLabels, IntGauge> = "tidewatch_log_bytes", Family::default();
     /// Times a log could not be written, so that intake was refused until it could.
-    log_stalls: Family<Log, Counter> = "tidewatch_log_stalls", Family::default();
+    log_stalls: Family<LogLabels, Counter> = "tidewatch_log_stalls", Family::default();
     /// Whether a log cannot be written now (1), and intake is refused.
-    log_stalled: Family<Log, IntGauge> = "tidewatch_log_stalled", Family::default();
+    log_stalled: Family<LogLabels, IntGauge> = "tidewatch_log_stalled", Family::default();
     /// Bytes of the journal that are damaged and were left out, as `--accept-loss` says.
     journal_lost_bytes: Counter = "tidewatch_journal_lost_bytes", Counter::default();
     /// Times the store was opened anew because a sync of it had failed.
     store_recoveries: Counter = "tidewatch_store_recoveries", Counter::default();
     /// Seconds a sync of a log took.
-    log_sync_seconds: Family<Log, Histogram> = "tidewatch_log_sync_duration_seconds", Family::new_with_constructor(seconds);
+    log_sync_seconds: Family<LogLabels, Histogram> = "tidewatch_log_sync_duration_seconds", Family::new_with_constructor(seconds);
     /// Snapshots of shards made durable.
     snapshots: Counter = "tidewatch_snapshots", Counter::default();
     /// Snapshots that failed and are made anew; logs are not trimmed meanwhile.
@@ -242,11 +242,11 @@ metrics! {
     /// Epoch that the older of two snapshots of every shard has reached; 0 while some shard has not two.
     snapshot_epoch: IntGauge = "tidewatch_snapshot_epoch", IntGauge::default();
     /// Rows written by a sink.
-    rows_written: Family<Rows, Counter> = "tidewatch_rows_written", Family::default();
+    rows_written: Family<RowsLabels, Counter> = "tidewatch_rows_written", Family::default();
     /// Newest epoch a sink holds durably.
-    sink_epoch: Family<Sink, IntGauge> = "tidewatch_sink_epoch", Family::default();
+    sink_epoch: Family<SinkLabels, IntGauge> = "tidewatch_sink_epoch", Family::default();
     /// Seconds between the newest epoch of the outbox and the newest one a sink holds.
-    sink_lag_seconds: Family<Sink, FloatGauge> = "tidewatch_sink_lag_seconds", Family::default();
+    sink_lag_seconds: Family<SinkLabels, FloatGauge> = "tidewatch_sink_lag_seconds", Family::default();
     /// Window rows that the series make in a day; the store is meant for tidewatch_store_rows_per_day_max.
     rows_per_day: IntGauge = "tidewatch_store_rows_per_day", IntGauge::default();
     /// Window rows a day that the store is meant for: the setting store.rows_per_day_max.
@@ -256,27 +256,27 @@ metrics! {
     /// Bytes of the write-ahead log of the store, which readers that last hold up.
     store_log_bytes: IntGauge = "tidewatch_store_log_bytes", IntGauge::default();
     /// Failed writes of a sink that will be tried again.
-    sink_errors: Family<Sink, Counter> = "tidewatch_sink_errors", Family::default();
+    sink_errors: Family<SinkLabels, Counter> = "tidewatch_sink_errors", Family::default();
     /// Rows that corrected an earlier row.
     corrections: Counter = "tidewatch_corrections", Counter::default();
     /// Bytes of state an operator holds.
-    operator_bytes: Family<Operator, IntGauge> = "tidewatch_operator_state_bytes", Family::default();
+    operator_bytes: Family<StageLabels, IntGauge> = "tidewatch_operator_state_bytes", Family::default();
     /// Seconds an operator has computed.
-    operator_seconds: Family<Operator, FloatCounter> = "tidewatch_operator_busy_seconds", Family::default();
+    operator_seconds: Family<StageLabels, FloatCounter> = "tidewatch_operator_busy_seconds", Family::default();
     /// Panics after which the engine was built anew in the same process, or was to be.
-    engine_restarts: Family<Restart, Counter> = "tidewatch_engine_restarts", Family::default();
+    engine_restarts: Family<RestartLabels, Counter> = "tidewatch_engine_restarts", Family::default();
     /// Longest time an operator ran before others of its worker could.
-    operator_longest_seconds: Family<Operator, FloatGauge> = "tidewatch_operator_longest_run_seconds", Family::default();
+    operator_longest_seconds: Family<StageLabels, FloatGauge> = "tidewatch_operator_longest_run_seconds", Family::default();
     /// Series whose state was computed again and compared.
     audit_series: Counter = "tidewatch_audit_series", Counter::default();
     /// Panes, windows and rows that were computed again.
-    audit_checks: Family<Checked, Counter> = "tidewatch_audit_checks", Family::default();
+    audit_checks: Family<CheckLabels, Counter> = "tidewatch_audit_checks", Family::default();
     /// Numbers that are not what computing them again gives.
-    audit_mismatches: Family<Checked, Counter> = "tidewatch_audit_mismatches", Family::default();
+    audit_mismatches: Family<CheckLabels, Counter> = "tidewatch_audit_mismatches", Family::default();
     /// The largest relative difference of sums since the start: rounding, if nothing is wrong.
     audit_difference: FloatGauge = "tidewatch_audit_relative_difference_max", FloatGauge::default();
     /// Rows of followed series that were not computed again, and series followed no longer, by reason.
-    audit_skipped: Family<Skipped, Counter> = "tidewatch_audit_skipped", Family::default();
+    audit_skipped: Family<SkipLabels, Counter> = "tidewatch_audit_skipped", Family::default();
     /// Series whose samples are taken from the journal, so that their rows are computed again.
     audit_followed: IntGauge = "tidewatch_audit_followed_series", IntGauge::default();
     /// Samples of followed series that are kept.
@@ -290,7 +290,7 @@ metrics! {
     /// Times the watchdog ended the process because nothing was computed.
     watchdog_expired: Counter = "tidewatch_watchdog_expired", Counter::default();
     /// What was built, always 1.
-    build_info: Family<Build, IntGauge> = "tidewatch_build_info", Family::default();
+    build_info: Family<BuildLabels, IntGauge> = "tidewatch_build_info", Family::default();
     /// Seconds of processor time used.
     process_cpu_seconds: FloatCounter = "process_cpu_seconds", FloatCounter::default();
     /// Bytes of resident memory.
@@ -314,18 +314,18 @@ impl Default for Metrics {
 impl Metrics {
     /// Counts `n` samples refused by the gate `validate`.
     pub fn refuse(&self, source: &'static str, reason: &'static str, n: u64) {
-        self.rejected.get_or_create(&Rejected { source, gate: "validate", reason }).inc_by(n);
+        self.rejected.get_or_create(&RejectLabels { source, gate: "validate", reason }).inc_by(n);
     }
 
     /// Counts that a limit refused or held back something.
     pub fn limit(&self, limit: &'static str) {
-        self.limit_hits.get_or_create(&Limit { limit }).inc();
-        *self.reached.lock().unwrap_or_else(PoisonError::into_inner).entry(limit).or_default() += 1;
+        self.limit_hits.get_or_create(&LimitLabels { limit }).inc();
+        *self.reached.lock().entry(limit).or_default() += 1;
     }
 
     /// Every limit that refused or held back something, and how often.
     pub fn limits_reached(&self) -> BTreeMap<&'static str, u64> {
-        self.reached.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.reached.lock().clone()
     }
 
     /// OpenMetrics text 1.0.0, ending with `# EOF`.

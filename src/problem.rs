@@ -72,19 +72,19 @@ kinds! {
          again changes nothing."
     /// 403.
     CrossSite FORBIDDEN "cross-site" "A page of another site asks for this"
-        "A browser sent this for a page that is not this worker's own, as Sec-Fetch-Site, Origin or Referer says, and the request \
+        "A browser sent this for a page that is not this server's own, as Sec-Fetch-Site, Origin or Referer says, and the request \
          would change something or cost more than reading. Nothing was changed. Programs do not send these headers; a proxy has \
          to pass on Host as it came."
     /// 404.
     NoSuchPath NOT_FOUND "no-such-path" "Nothing is at this path"
-        "The worker has no route of this path. Its routes are in /api/v1/openapi.json, which /docs shows."
+        "The server has no route of this path. Its routes are in /api/v1/openapi.json, which /docs shows."
     /// 404.
     UnknownSeries NOT_FOUND "unknown-series" "No series is meant"
         "The series of the path is neither an id of 16 hex digits that is known, nor the name of a series. \
          /api/v1/catalog lists the series with rows."
     /// 404.
     UnknownBackfill NOT_FOUND "unknown-backfill" "No such backfill"
-        "No backfill of this id is known: the last 16 since the worker's start are."
+        "No backfill of this id is known: the last 16 since the server's start are."
     /// 404.
     UnknownProblem NOT_FOUND "unknown-problem" "No such kind of problem"
         "No kind of problem has this name. /api/v1/problems lists them."
@@ -112,14 +112,14 @@ kinds! {
         "The question is understood, and its answer has more rows or groups than are answered at once. Ask for less, as the \
          detail says."
     /// 500.
-    Internal INTERNAL_SERVER_ERROR "internal" "The worker failed"
-        "Something broke that a human must look at: the worker's log says what, the answer does not."
+    Internal INTERNAL_SERVER_ERROR "internal" "The server failed"
+        "Something broke that a human must look at: the server's log says what, the answer does not."
     /// 502.
     ServerFailed BAD_GATEWAY "server-failed" "A server that had to be asked did not answer"
         "Part of the answer had to come from a Prometheus under sources.prometheus, and that failed or none is configured."
     /// 503.
     Unavailable SERVICE_UNAVAILABLE "unavailable" "Not now"
-        "The worker is starting, busy or waiting for space. The same request may succeed after the seconds of Retry-After."
+        "The server is starting, busy or waiting for space. The same request may succeed after the seconds of Retry-After."
     /// 504.
     Deadline GATEWAY_TIMEOUT "deadline" "The answer takes too long"
         "The question was given up after its time limit. Ask for fewer series, fewer windows or a shorter range; the same question \
@@ -143,7 +143,7 @@ pub struct Problem {
 
 /// A problem as it is written.
 #[derive(Serialize)]
-struct Body<'a> {
+struct ProblemBody<'a> {
     detail: &'a str,
     r#type: String,
     title: &'static str,
@@ -199,14 +199,15 @@ impl Problem {
     /// 500: a human must act. The detail goes to the log, not to the client.
     pub fn internal(detail: String) -> Problem {
         tracing::error!("{detail}");
-        Problem::new(Kind::Internal, "the worker failed to answer; its log says why".to_owned())
+        Problem::new(Kind::Internal, "the server failed to answer; its log says why".to_owned())
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let About { status, title, .. } = self.kind.about();
-        let body = Body { detail: &self.detail, r#type: self.kind.uri(), title, status: status.as_u16() };
+        let body =
+            ProblemBody { detail: &self.detail, r#type: self.kind.uri(), title, status: status.as_u16() };
         // Texts and a number: writing them cannot fail, and a client could do without the body.
         let body = serde_json::to_string(&body).unwrap_or_default();
         let mut response = (status, [(CONTENT_TYPE, "application/problem+json")], body).into_response();

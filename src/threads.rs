@@ -1,4 +1,4 @@
-//! Threads that are made at start and stay: who needs one while the worker runs never has to ask the system for it, which
+//! Threads that are made at start and stay: who needs one while the server runs never has to ask the system for it, which
 //! may have none to give.
 //!
 //! A pool has so many threads and a queue as long; whoever hands it work bounds how much that is. Work that panics is
@@ -10,12 +10,13 @@
 use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tokio::sync::oneshot;
 
-type Job = Box<dyn FnOnce() + Send>;
+type PoolJob = Box<dyn FnOnce() + Send>;
 
 /// When a thread without work gives memory back, after its last job: the last time when answers have long been sent.
 const GIVE_BACK_AFTER: [Duration; 3] =
@@ -26,11 +27,11 @@ const COLLECTED_AFTER: usize = 11_000;
 
 /// Threads that are all there, or it did not start.
 #[derive(Clone)]
-pub struct Pool(Arc<Handle>);
+pub struct Pool(Arc<PoolHandle>);
 
 /// Work that was not done to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum NotDone {
+pub enum TaskError {
     /// All threads are at work and as many jobs wait; nothing was begun.
     #[error("no thread is free")]
     Busy,
@@ -40,17 +41,17 @@ pub enum NotDone {
 }
 
 /// Tells the threads to end when nobody can hand them work any more.
-struct Handle(Arc<Shared>);
+struct PoolHandle(Arc<PoolShared>);
 
-struct Shared {
-    state: Mutex<State>,
+struct PoolShared {
+    state: Mutex<PoolState>,
     /// Of each thread.
     wake: Vec<Condvar>,
 }
 
 #[derive(Default)]
-struct State {
-    jobs: VecDeque<Job>,
+struct PoolState {
+    jobs: VecDeque<PoolJob>,
     /// Threads that wait, the one that worked last at the end.
     idle: Vec<usize>,
     closed: bool,
@@ -63,9 +64,9 @@ impl Pool {
     /// The system gives no thread.
     pub fn start(name: &str, threads: usize) -> io::Result<Pool> {
         let wake = (0..threads).map(|_| Condvar::new()).collect();
-        let shared = Arc::new(Shared { state: Mutex::default(), wake });
+        let shared = Arc::new(PoolShared { state: Mutex::default(), wake });
         // Those that have started end with it if another does not.
-        let pool = Pool(Arc::new(Handle(Arc::clone(&shared))));
+        let pool = Pool(Arc::new(PoolHandle(Arc::clone(&shared))));
         for number in 0..threads {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new().name(name.to_owned()).spawn(move || shared.serve(number))?;
@@ -80,33 +81,35 @@ impl Pool {
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, NotDone> {
+    ) -> Result<T, TaskError> {
         let (done, result) = oneshot::channel();
         // Who asked may have gone.
         self.0.0.queue(Box::new(move || drop(done.send(work()))))?;
-        result.await.map_err(|_| NotDone::Panicked)
+        result.await.map_err(|_| TaskError::Panicked)
     }
 }
 
-impl Drop for Handle {
+impl Drop for PoolHandle {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.closed = true;
         state.idle.clear();
         drop(state);
-        self.0.wake.iter().for_each(Condvar::notify_one);
+        self.0.wake.iter().for_each(|wake| {
+            wake.notify_one();
+        });
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+impl PoolShared {
+    fn state(&self) -> MutexGuard<'_, PoolState> {
+        self.state.lock()
     }
 
-    fn queue(&self, job: Job) -> Result<(), NotDone> {
+    fn queue(&self, job: PoolJob) -> Result<(), TaskError> {
         let mut state = self.state();
         if state.jobs.len() >= self.wake.len() {
-            return Err(NotDone::Busy);
+            return Err(TaskError::Busy);
         }
         state.jobs.push_back(job);
         if let Some(next) = state.idle.pop() {
@@ -133,14 +136,12 @@ impl Shared {
             if !state.idle.contains(&number) {
                 state.idle.push(number);
             }
-            let waits = |state: &mut State| state.idle.contains(&number);
+            let waits = |state: &mut PoolState| state.idle.contains(&number);
             let Some(pause) = pauses.next() else {
-                state = self.wake[number].wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
+                self.wake[number].wait_while(&mut state, waits);
                 continue;
             };
-            let waited = self.wake[number].wait_timeout_while(state, *pause, waits);
-            let (held, over) = waited.unwrap_or_else(PoisonError::into_inner);
-            state = held;
+            let over = self.wake[number].wait_while_for(&mut state, waits, *pause);
             if over.timed_out() {
                 drop(state);
                 give_back();
@@ -168,7 +169,7 @@ mod tests {
         let pool = Pool::start("test", 4).unwrap();
         for _ in 0..8 {
             let panicked = pool.run(|| panic!("a job of a test panics")).await;
-            assert_eq!(panicked, Err::<(), _>(NotDone::Panicked));
+            assert_eq!(panicked, Err::<(), _>(TaskError::Panicked));
         }
         // Four that wait for each other need four threads.
         let together = Arc::new(Barrier::new(4));
@@ -206,7 +207,7 @@ mod tests {
             async move { pool.run(|| ()).await }
         });
         tokio::task::yield_now().await;
-        assert_eq!(pool.run(|| panic!("it is begun")).await, Err::<(), _>(NotDone::Busy));
+        assert_eq!(pool.run(|| panic!("it is begun")).await, Err::<(), _>(TaskError::Busy));
         go.send(()).unwrap();
         assert_eq!((first.await.unwrap(), second.await.unwrap()), (Ok(()), Ok(())));
     }

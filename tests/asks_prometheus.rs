@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tidewatch::config::http::{BasicAuth, Credential, HttpConfig, Secret, TlsConfig};
 use tidewatch::metrics::Metrics;
-use tidewatch::source::query::client::{Client, QueryError};
-use tidewatch::source::query::read::{Reading, Span, Watch};
+use tidewatch::source::query::client::{PrometheusClient, QueryError};
+use tidewatch::source::query::read::{ReadObserver, ReadSpan, Reading};
 
 use crate::support::process::{Blocks, Tidewatch};
 use crate::support::{Folder, eventually, server};
@@ -91,7 +91,7 @@ struct Counts {
     left_out: AtomicU64,
 }
 
-impl Watch for Counts {
+impl ReadObserver for Counts {
     fn answered(&self) {}
 
     fn failed(&self, error: &QueryError, _: Duration) {
@@ -99,11 +99,11 @@ impl Watch for Counts {
         self.failed.fetch_add(1, Relaxed);
     }
 
-    fn partial(&self, why: &str, _: Span, _: Duration) -> bool {
+    fn partial(&self, why: &str, _: ReadSpan, _: Duration) -> bool {
         panic!("Prometheus keeps everything itself: {why}")
     }
 
-    fn left_out(&self, error: &QueryError, _: &str, _: Span) {
+    fn left_out(&self, error: &QueryError, _: &str, _: ReadSpan) {
         println!("{error}");
         self.left_out.fetch_add(1, Relaxed);
     }
@@ -140,12 +140,13 @@ fn blocks(variable: &str, samples: &Samples, most: usize) -> Option<Blocks> {
 fn read_all(
     server: &mut Blocks,
     selectors: &[&str],
-    span: Span,
+    span: ReadSpan,
     stop_in_the_middle: bool,
 ) -> (Samples, Counts, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
     let url = server.url("").replace("http://", "https://").parse().unwrap();
-    let client = Client::new(&url, &http_config(server.folder(), "secret"), Arc::clone(&metrics)).unwrap();
+    let client =
+        PrometheusClient::new(&url, &http_config(server.folder(), "secret"), Arc::clone(&metrics)).unwrap();
     assert!(client.version().unwrap().range().is_some());
     let counts = Counts::default();
     let mut got = Samples::new();
@@ -189,7 +190,7 @@ fn every_sample_comes_once(variable: &str) {
     let end_ms = now_ms() / 60_000 * 60_000 - 2 * HOUR_MS;
     let file = samples(end_ms, 24);
     let Some(mut server) = blocks(variable, &file, 3_000) else { return };
-    let span = Span { after_ms: end_ms - 24 * HOUR_MS - 1, to_ms: end_ms };
+    let span = ReadSpan { after_ms: end_ms - 24 * HOUR_MS - 1, to_ms: end_ms };
     let (got, counts, metrics) =
         read_all(&mut server, &["{job=\"0\"}", "{job=\"1\",__name__=~\"live_.*\"}"], span, true);
     for (name, samples) in &file {
@@ -206,7 +207,7 @@ fn every_sample_comes_once(variable: &str) {
         );
     }
     // A bound below what one minute holds: name by name, and nothing is lost.
-    let span = Span { after_ms: end_ms - 600_000, to_ms: end_ms };
+    let span = ReadSpan { after_ms: end_ms - 600_000, to_ms: end_ms };
     drop(server);
     let Some(mut server) = blocks(variable, &file, 60) else { return };
     let (got, counts, _) = read_all(&mut server, &["{job=~\".+\"}"], span, false);
@@ -224,7 +225,7 @@ fn wrong_keys_are_definite(server: &Blocks) {
     let metrics = Arc::new(Metrics::new());
     let base = server.url("").replace("http://", "https://");
     let ask = |url: &str, http: &HttpConfig| {
-        let client = Client::new(&url.parse().unwrap(), http, Arc::clone(&metrics)).unwrap();
+        let client = PrometheusClient::new(&url.parse().unwrap(), http, Arc::clone(&metrics)).unwrap();
         client.query("up", now_ms(), Duration::from_secs(60))
     };
     let good = http_config(server.folder(), "secret");
@@ -249,9 +250,12 @@ fn wrong_keys_are_definite(server: &Blocks) {
         ask(&base, &http).unwrap();
     }
     // Debian's own list of certificates does not know the one made here; a machine may have no list at all.
-    let unknown =
-        Client::new(&base.parse().unwrap(), &tls(|tls| *tls = TlsConfig::default()), Arc::clone(&metrics))
-            .and_then(|client| client.query("up", now_ms(), Duration::from_secs(60)));
+    let unknown = PrometheusClient::new(
+        &base.parse().unwrap(),
+        &tls(|tls| *tls = TlsConfig::default()),
+        Arc::clone(&metrics),
+    )
+    .and_then(|client| client.query("up", now_ms(), Duration::from_secs(60)));
     assert!(matches!(unknown, Err(QueryError::Definite(_))), "{unknown:?}");
 }
 
@@ -269,7 +273,7 @@ fn and_so_it_does_from_prometheus_3() {
 }
 
 /// Its samples as they are and resampled, from the ring and from the server, each once.
-fn history_is_that_of_the_file(worker: &Tidewatch, file: &Samples) {
+fn samples_are_those_of_the_file(tidewatch: &Tidewatch, file: &Samples) {
     for name in file.keys().take(5) {
         let samples: Vec<(i64, f64)> = file[name].iter().map(|(at, value)| (*at, *value)).collect();
         let (first_ms, last_ms) = (samples[0].0, samples[samples.len() - 1].0);
@@ -281,19 +285,19 @@ fn history_is_that_of_the_file(worker: &Tidewatch, file: &Samples) {
         labels.push(("__name__".to_owned(), name[..name.find('{').unwrap()].to_owned()));
         labels.sort();
         let pairs: Vec<(&str, &str)> = labels.iter().map(|(name, value)| (&**name, &**value)).collect();
-        let path = format!("/api/v1/history/{}", tidewatch::labels::series_id(&pairs));
+        let path = format!("/api/v1/samples/{}", tidewatch::labels::series_id(&pairs));
         let seconds = |ms: i64| format!("{}.{:03}", ms / 1_000, ms % 1_000);
         let ask = |start_ms: i64, more: &[(&str, &str)]| {
             let (start, end) = (seconds(start_ms), seconds(last_ms));
             let parameters = [&[("start", start.as_str()), ("end", &end)], more].concat();
-            worker.get(&path, &parameters).json()
+            tidewatch.get(&path, &parameters).json()
         };
         let points = |answer: &serde_json::Value| -> Vec<(i64, f64)> {
             let point =
                 |row: &serde_json::Value| (row["at_ms"].as_i64().unwrap(), row["value"].as_f64().unwrap());
             answer["data"].as_array().unwrap().iter().map(point).collect()
         };
-        // Until the end of the fill is computed the server alone has them.
+        // Until the end of the bootstrap is computed the server alone has them.
         eventually("the ring is there", Duration::from_secs(30), || {
             let all = ask(first_ms, &[]);
             assert_eq!(points(&all), samples, "{name}: {}", all["parts"]);
@@ -317,22 +321,22 @@ fn history_is_that_of_the_file(worker: &Tidewatch, file: &Samples) {
 }
 
 #[test]
-fn the_worker_backfills_from_a_real_prometheus_and_polls_on() {
+fn the_server_bootstraps_from_a_real_prometheus_and_polls_on() {
     let end_ms = now_ms() / 60_000 * 60_000 - 60_000;
     let file = samples(end_ms, 6);
     let Some(server) = blocks("TEST_PROMETHEUS", &file, 50_000) else { return };
     let config = format!(
         "windows: [{{length: 1h, hop: 1m}}]\nsources: {{prometheus: [
-        {{url: 'http://127.0.0.1:9', match: [up], backfill: 0s, poll: 0s}},
-        {{url: '{}', match: ['{{job=~\".+\"}}'], backfill: 6h, poll: 1s,
+        {{url: 'http://127.0.0.1:9', match: [up], bootstrap: 0s, poll: 0s}},
+        {{url: '{}', match: ['{{job=~\".+\"}}'], bootstrap: 6h, poll: 1s,
         http_config: {{basic_auth: {{username: u, password: secret}}, tls_config: {{ca_file: '{}'}}}}}}]}}\n",
         server.url("").replace("http://", "https://"),
         server.folder().join("cert.pem").display(),
     );
-    let mut worker = Tidewatch::start(&config);
-    let polling = |worker: &Tidewatch| {
-        eventually("the backfill ends", Duration::from_secs(60), || {
-            let status = worker.get("/api/v1/status", &[]).json();
+    let mut tidewatch = Tidewatch::start(&config);
+    let polling = |tidewatch: &Tidewatch| {
+        eventually("the bootstrap ends", Duration::from_secs(60), || {
+            let status = tidewatch.get("/api/v1/status", &[]).json();
             // Nobody is at the first: the second is asked all the same.
             match status["sources"][1]["state"].as_str() {
                 Some("polling") => Ok(status),
@@ -340,18 +344,18 @@ fn the_worker_backfills_from_a_real_prometheus_and_polls_on() {
             }
         })
     };
-    let status = polling(&worker);
+    let status = polling(&tidewatch);
     let wanted: usize = file.values().map(BTreeMap::len).sum();
-    let accepted = worker.metric("tidewatch_samples_accepted_total{source=\"prometheus\"}");
-    // Samples at the first millisecond may be older than the backfill by the seconds the start took.
+    let accepted = tidewatch.metric("tidewatch_samples_accepted_total{source=\"prometheus\"}");
+    // Samples at the first millisecond may be older than the bootstrap by the seconds the start took.
     assert!(accepted <= wanted as f64 && accepted > wanted as f64 * 0.98, "{accepted} of {wanted}: {status}");
-    assert!(!status.to_string().contains("secret") && !worker.process().log().contains("secret"));
-    history_is_that_of_the_file(&worker, &file);
-    assert!(worker.process().terminate().success());
-    worker.start_again();
-    polling(&worker);
-    let again = worker.metric("tidewatch_samples_accepted_total{source=\"prometheus\"}");
-    assert!(again < accepted / 10.0, "a finished backfill is not done again: {again}");
+    assert!(!status.to_string().contains("secret") && !tidewatch.process().log().contains("secret"));
+    samples_are_those_of_the_file(&tidewatch, &file);
+    assert!(tidewatch.process().terminate().success());
+    tidewatch.start_again();
+    polling(&tidewatch);
+    let again = tidewatch.metric("tidewatch_samples_accepted_total{source=\"prometheus\"}");
+    assert!(again < accepted / 10.0, "a finished bootstrap is not done again: {again}");
 }
 
 /// The table says what Go says; a real Prometheus is of the same mind. Before version 3 its dot left line ends out, which
@@ -374,7 +378,7 @@ fn regexes_mean_to_prometheus_what_the_table_says() {
         let Some(server) = blocks(variable, &file.clone().collect(), 50_000) else { return };
         let url = server.url("").replace("http://", "https://").parse().unwrap();
         let metrics = Arc::new(Metrics::new());
-        let client = Client::new(&url, &http_config(server.folder(), "secret"), metrics).unwrap();
+        let client = PrometheusClient::new(&url, &http_config(server.folder(), "secret"), metrics).unwrap();
         eventually("it answers", Duration::from_secs(60), || {
             client.alive(at_ms).map_err(|error| error.to_string())
         });
@@ -383,7 +387,7 @@ fn regexes_mean_to_prometheus_what_the_table_says() {
             let selector = format!("r{{v=~\"(?s){}\"}}", quoted(pattern));
             let said = match client.query(&selector, at_ms, Duration::from_secs(10)) {
                 Ok(answer) => {
-                    let number = |series: &tidewatch::source::query::client::Series| {
+                    let number = |series: &tidewatch::source::query::client::QuerySeries| {
                         let n = series.labels.iter().find(|(name, _)| name == "n");
                         n.unwrap().1.parse::<usize>().unwrap()
                     };

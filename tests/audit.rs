@@ -1,4 +1,4 @@
-//! The audit of a running worker: on samples that come in, late, twice and in any order, over restarts, it checks and
+//! The audit of a running server: on samples that come in, late, twice and in any order, over restarts, it checks and
 //! finds nothing; samples that a start loses it finds.
 
 use std::time::Duration;
@@ -11,8 +11,8 @@ use crate::support::remote_write::WriteRequest;
 
 const CONFIG: &str = "
 windows: [{length: 10s, hop: 5s}, {length: 1m, hop: 10s}, {length: 30m, hop: 1m}]
-settle: 5s
-lateness: 2m
+idle_timeout: 5s
+allowed_lateness: 2m
 audit: 1000
 snapshots: {every: 1s}
 ";
@@ -23,7 +23,7 @@ const START_MS: i64 = 1_767_225_600_000;
 const NAMES: [&str; 5] = ["a_total", "b", "far_from_zero", "c", "d"];
 
 /// A second of every series; some of it comes later.
-fn send(worker: &Tidewatch, rng: &mut fastrand::Rng, held: &mut Vec<(usize, i64)>, second: i64) {
+fn send(tidewatch: &Tidewatch, rng: &mut fastrand::Rng, held: &mut Vec<(usize, i64)>, second: i64) {
     held.extend((0..NAMES.len()).map(|series| (series, second)));
     let mut request = WriteRequest::default();
     for (series, name) in NAMES.iter().enumerate() {
@@ -43,36 +43,36 @@ fn send(worker: &Tidewatch, rng: &mut fastrand::Rng, held: &mut Vec<(usize, i64)
         samples.extend(samples.last().map(|(at_ms, value)| (at_ms - rng.i64(0..3) * 1_000, value + other)));
         request = request.series(&[("__name__", name)], &samples);
     }
-    let answer = request.send(&worker.url("/api/v1/write")).unwrap();
+    let answer = request.send(&tidewatch.url("/api/v1/write")).unwrap();
     assert!((200..300).contains(&answer.status), "{answer:?}");
 }
 
 /// Waits until so many series are followed.
-fn followed(worker: &Tidewatch, series: usize) {
+fn followed(tidewatch: &Tidewatch, series: usize) {
     eventually("series are followed", Duration::from_secs(60), || {
-        let followed = worker.metric("tidewatch_audit_followed_series");
+        let followed = tidewatch.metric("tidewatch_audit_followed_series");
         if followed >= series as f64 { Ok(()) } else { Err(format!("{followed} of {series}")) }
     });
 }
 
 /// Waits until the snapshots hold what was computed so far, and the file of the audit as well.
-fn kept(worker: &Tidewatch) {
-    let epoch = worker.get("/api/v1/status", &[]).json()["epoch"]["journal"].as_f64().unwrap();
+fn kept(tidewatch: &Tidewatch) {
+    let epoch = tidewatch.get("/api/v1/status", &[]).json()["epoch"]["journal"].as_f64().unwrap();
     for metric in ["tidewatch_snapshot_epoch", "tidewatch_audit_epoch"] {
         eventually(metric, Duration::from_secs(60), || {
-            let held = worker.metric(metric);
+            let held = tidewatch.metric(metric);
             if held >= epoch { Ok(()) } else { Err(format!("{held} of {epoch}")) }
         });
     }
 }
 
-fn mismatches(worker: &Tidewatch, what: &str) -> f64 {
-    worker.metric(&format!("tidewatch_audit_mismatches_total{{what=\"{what}\"}}"))
+fn mismatches(tidewatch: &Tidewatch, what: &str) -> f64 {
+    tidewatch.metric(&format!("tidewatch_audit_mismatches_total{{what=\"{what}\"}}"))
 }
 
-fn rows_checked(worker: &Tidewatch, at_least: f64) {
+fn rows_checked(tidewatch: &Tidewatch, at_least: f64) {
     eventually("rows were computed again", Duration::from_secs(60), || {
-        let rows = worker.metric("tidewatch_audit_checks_total{what=\"row\"}");
+        let rows = tidewatch.metric("tidewatch_audit_checks_total{what=\"row\"}");
         if rows >= at_least { Ok(()) } else { Err(format!("{rows} of {at_least}")) }
     });
 }
@@ -82,116 +82,115 @@ fn it_checks_what_comes_in_and_finds_nothing() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     let mut rng = fastrand::Rng::with_seed(seed);
-    let mut worker = Tidewatch::start(&format!("{CONFIG}workers: 2\n"));
+    let mut tidewatch = Tidewatch::start(&format!("{CONFIG}workers: 2\n"));
     let mut held = Vec::new();
     for second in 0..400 {
         if second % 80 == 79 {
             // Late is what comes in a later epoch.
-            let epochs = || worker.metric("tidewatch_epochs_total");
+            let epochs = || tidewatch.metric("tidewatch_epochs_total");
             let before = epochs();
             eventually("an epoch ends", Duration::from_secs(30), || {
                 (epochs() > before).then_some(()).ok_or_else(String::new)
             });
-            followed(&worker, NAMES.len());
+            followed(&tidewatch, NAMES.len());
         }
-        send(&worker, &mut rng, &mut held, second);
+        send(&tidewatch, &mut rng, &mut held, second);
     }
-    let wait = |worker: &Tidewatch| {
+    let wait = |tidewatch: &Tidewatch| {
         eventually("panes and windows were checked", Duration::from_secs(60), || {
             let checked = ["pane", "window"]
-                .map(|what| worker.metric(&format!("tidewatch_audit_checks_total{{what=\"{what}\"}}")));
+                .map(|what| tidewatch.metric(&format!("tidewatch_audit_checks_total{{what=\"{what}\"}}")));
             if checked[0] > 2_000.0 && checked[1] > 500.0 { Ok(()) } else { Err(format!("{checked:?}")) }
         });
         for what in ["pane", "window", "row"] {
-            assert_eq!(mismatches(worker, what), 0.0, "{what}");
+            assert_eq!(mismatches(tidewatch, what), 0.0, "{what}");
         }
-        assert!(worker.metric("tidewatch_audit_relative_difference_max") < 1e-12);
+        assert!(tidewatch.metric("tidewatch_audit_relative_difference_max") < 1e-12);
     };
     // 320 seconds of five series: 64 rows of 10s each, and as many corrections as late samples make.
-    rows_checked(&worker, 300.0);
-    wait(&worker);
-    assert!(worker.metric("tidewatch_samples_late_total") > 10.0, "nothing was late");
+    rows_checked(&tidewatch, 300.0);
+    wait(&tidewatch);
+    assert!(tidewatch.metric("tidewatch_samples_late_total") > 10.0, "nothing was late");
     // The state that a start computes again is the same.
     for (round, kill) in [true, false, true].into_iter().enumerate() {
-        kept(&worker);
+        kept(&tidewatch);
         if kill {
-            worker.process().kill();
+            tidewatch.process().kill();
         } else {
-            assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
+            assert_eq!(tidewatch.process().terminate().code(), Some(0), "{}", tidewatch.process().log_tail());
         }
-        worker.start_again();
-        followed(&worker, NAMES.len());
+        tidewatch.start_again();
+        followed(&tidewatch, NAMES.len());
         for second in 400 + 100 * round as i64..500 + 100 * round as i64 {
-            send(&worker, &mut rng, &mut held, second);
+            send(&tidewatch, &mut rng, &mut held, second);
         }
-        rows_checked(&worker, 90.0);
-        wait(&worker);
+        rows_checked(&tidewatch, 90.0);
+        wait(&tidewatch);
     }
-    for reason in ["journal", "fill", "quarantine", "silent", "settings", "samples"] {
+    for reason in ["journal", "bootstrap", "quarantine", "silent", "settings", "samples"] {
         let name = format!("tidewatch_audit_skipped_total{{reason=\"{reason}\"}}");
-        assert_eq!(worker.metric(&name), 0.0, "{reason}");
+        assert_eq!(tidewatch.metric(&name), 0.0, "{reason}");
     }
-    let log = worker.process().log();
+    let log = tidewatch.process().log();
     assert!(!log.contains("audit:") && !log.contains("panicked"), "{log}");
-    assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
+    assert_eq!(tidewatch.process().terminate().code(), Some(0), "{}", tidewatch.process().log_tail());
 }
 
 #[test]
 fn none_is_audited_if_none_is_to_be() {
-    let worker = Tidewatch::start("audit: 0\n");
+    let tidewatch = Tidewatch::start("audit: 0\n");
     let mut rng = fastrand::Rng::with_seed(1);
-    send(&worker, &mut rng, &mut Vec::new(), 0);
-    assert_eq!(worker.metric("tidewatch_audit_mismatches_total{what=\"pane\"}"), 0.0);
-    assert_eq!(worker.metric("tidewatch_audit_series_total"), 0.0);
+    send(&tidewatch, &mut rng, &mut Vec::new(), 0);
+    assert_eq!(tidewatch.metric("tidewatch_audit_mismatches_total{what=\"pane\"}"), 0.0);
+    assert_eq!(tidewatch.metric("tidewatch_audit_series_total"), 0.0);
 }
 
 /// One base pane of a window of 5m goes at a start. Panes and windows agree with one another, so nothing of the state tells.
 #[cfg(feature = "faults")]
 fn restart(lose: bool) -> Tidewatch {
-    let config =
-        "windows: [{length: 5m, hop: 10s}]\nsettle: 5s\nlateness: 30s\naudit: 1000\nsnapshots: {every: 1s}\n";
-    let mut worker = Tidewatch::start(config);
+    let config = "windows: [{length: 5m, hop: 10s}]\nidle_timeout: 5s\nallowed_lateness: 30s\naudit: 1000\nsnapshots: {every: 1s}\n";
+    let mut tidewatch = Tidewatch::start(config);
     let labels = [("__name__", "lost"), ("job", "audit")];
-    let send = |worker: &Tidewatch, from: i64, to: i64| {
+    let send = |tidewatch: &Tidewatch, from: i64, to: i64| {
         let samples: Vec<_> = (from..to).map(|i| (START_MS + i * 1_000, (i * i % 37) as f64)).collect();
         let answer =
-            WriteRequest::default().series(&labels, &samples).send(&worker.url("/api/v1/write")).unwrap();
+            WriteRequest::default().series(&labels, &samples).send(&tidewatch.url("/api/v1/write")).unwrap();
         assert!((200..300).contains(&answer.status), "{answer:?}");
     };
-    send(&worker, 0, 1);
-    followed(&worker, 1);
-    send(&worker, 1, 200);
-    kept(&worker);
-    worker.process().kill();
+    send(&tidewatch, 0, 1);
+    followed(&tidewatch, 1);
+    send(&tidewatch, 1, 200);
+    kept(&tidewatch);
+    tidewatch.process().kill();
     let series = tidewatch::labels::series_id(&labels);
     let fault = format!("lose:{series}@{}", START_MS + 100_000);
     let faults = [("TIDEWATCH_FAULT", fault.as_str())];
-    worker.next_with(&faults[..usize::from(lose)], &[]);
-    worker.start_again();
-    send(&worker, 200, 401);
+    tidewatch.next_with(&faults[..usize::from(lose)], &[]);
+    tidewatch.start_again();
+    send(&tidewatch, 200, 401);
     // Those from 300 s to 400 s reach back to the first sample, and no further.
-    rows_checked(&worker, 10.0);
-    worker
+    rows_checked(&tidewatch, 10.0);
+    tidewatch
 }
 
 #[cfg(feature = "faults")]
 #[test]
 fn samples_that_a_start_loses_are_found_in_the_rows_that_lack_them() {
-    let mut worker = restart(true);
+    let mut tidewatch = restart(true);
     eventually("panes and windows are checked after it", Duration::from_secs(60), || {
-        let checked = worker.metric("tidewatch_audit_checks_total{what=\"window\"}");
+        let checked = tidewatch.metric("tidewatch_audit_checks_total{what=\"window\"}");
         if checked > 10.0 { Ok(()) } else { Err(format!("{checked}")) }
     });
-    assert!(mismatches(&worker, "row") >= 10.0);
+    assert!(mismatches(&tidewatch, "row") >= 10.0);
     assert_eq!(
-        ["pane", "window"].map(|what| mismatches(&worker, what)),
+        ["pane", "window"].map(|what| mismatches(&tidewatch, what)),
         [0.0, 0.0],
         "the state tells by itself"
     );
     let series = tidewatch::labels::series_id(&[("__name__", "lost"), ("job", "audit")]);
     let words = format!("audit: series {series}");
     let line = eventually("it is told", Duration::from_secs(10), || {
-        let log = worker.process().log();
+        let log = tidewatch.process().log();
         let line = log.lines().find(|line| line.contains("ERROR") && line.contains(&words));
         line.map(str::to_owned).ok_or(log)
     });
@@ -209,12 +208,12 @@ fn samples_that_a_start_loses_are_found_in_the_rows_that_lack_them() {
 #[cfg(feature = "faults")]
 #[test]
 fn the_same_restart_without_the_loss_is_not_told() {
-    let mut worker = restart(false);
+    let mut tidewatch = restart(false);
     assert_eq!(
-        ["pane", "window", "row"].map(|what| mismatches(&worker, what)),
+        ["pane", "window", "row"].map(|what| mismatches(&tidewatch, what)),
         [0.0; 3],
         "{}",
-        worker.process().log()
+        tidewatch.process().log()
     );
 }
 
@@ -223,59 +222,59 @@ fn the_same_restart_without_the_loss_is_not_told() {
 fn settings_of_a_file_that_the_journal_was_trimmed_beyond_do_not_hold_on() {
     let config = |lateness: &str, audit: u32| {
         format!(
-            "windows: [{{length: 10s, hop: 5s}}, {{length: 1m, hop: 10s}}]\nsettle: 5s\nlateness: {lateness}\n\
+            "windows: [{{length: 10s, hop: 5s}}, {{length: 1m, hop: 10s}}]\nidle_timeout: 5s\nallowed_lateness: {lateness}\n\
              audit: {audit}\nsnapshots: {{every: 1s}}\njournal: {{bytes_max: 1MiB}}\n"
         )
     };
-    let write = |worker: &Tidewatch, samples: &[(i64, f64)]| {
+    let write = |tidewatch: &Tidewatch, samples: &[(i64, f64)]| {
         let answer = WriteRequest::default().series(&[("__name__", "late")], samples);
-        let answer = answer.send(&worker.url("/api/v1/write")).unwrap();
+        let answer = answer.send(&tidewatch.url("/api/v1/write")).unwrap();
         assert!((200..300).contains(&answer.status), "{answer:?}");
     };
     let at = |second: i64| START_MS + second * 1_000;
-    let mut worker = Tidewatch::start(&config("10s", 1_000));
-    write(&worker, &[(at(0), 1.0)]);
-    followed(&worker, 1);
-    kept(&worker);
-    assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
+    let mut tidewatch = Tidewatch::start(&config("10s", 1_000));
+    write(&tidewatch, &[(at(0), 1.0)]);
+    followed(&tidewatch, 1);
+    kept(&tidewatch);
+    assert_eq!(tidewatch.process().terminate().code(), Some(0), "{}", tidewatch.process().log_tail());
 
-    worker.configure(&config("2m", 0));
-    worker.start_again();
-    let first = worker.folder().join("data/journal/00000000000000000000.seg");
+    tidewatch.configure(&config("2m", 0));
+    tidewatch.start_again();
+    let first = tidewatch.folder().join("data/journal/00000000000000000000.seg");
     assert!(first.exists());
     let mut second = 0;
     eventually("the journal is trimmed", Duration::from_secs(60), || {
-        // A segment is an eighth of the journal: some of them are filled, and then snapshots go on.
+        // A segment is an eighth of the journal: some of them are bootstrapped, and then snapshots go on.
         let many = if second < 20 { 999 } else { 1 };
         let samples: Vec<_> = (0..many).map(|i| (at(second) + 1 + i, i as f64)).collect();
         second += 1;
-        write(&worker, &samples);
+        write(&tidewatch, &samples);
         if first.exists() { Err(format!("second {second}")) } else { Ok(()) }
     });
-    assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
+    assert_eq!(tidewatch.process().terminate().code(), Some(0), "{}", tidewatch.process().log_tail());
 
-    worker.configure(&config("2m", 1_000));
-    worker.start_again();
+    tidewatch.configure(&config("2m", 1_000));
+    tidewatch.start_again();
     eventually("what was followed is given up", Duration::from_secs(30), || {
-        let log = worker.process().log();
+        let log = tidewatch.process().log();
         if log.contains("it was trimmed") { Ok(()) } else { Err(log) }
     });
-    write(&worker, &[(at(second + 1), 1.0)]);
-    followed(&worker, 1);
+    write(&tidewatch, &[(at(second + 1), 1.0)]);
+    followed(&tidewatch, 1);
     let begin = second + 2;
     for second in begin..begin + 300 {
         // Of every ten seconds one comes 30 to 40 seconds late: the gate takes it.
         let late = (second % 10 == 9).then(|| (at(second - 35), 7.0));
         let now = (second % 10 != 4).then(|| (at(second), (second * second % 37) as f64));
         let late = late.filter(|(at_ms, _)| *at_ms > at(begin));
-        write(&worker, &now.into_iter().collect::<Vec<_>>());
+        write(&tidewatch, &now.into_iter().collect::<Vec<_>>());
         if let Some(late) = late {
             std::thread::sleep(Duration::from_millis(150));
-            write(&worker, &[late]);
+            write(&tidewatch, &[late]);
         }
     }
-    rows_checked(&worker, 80.0);
-    assert!(worker.metric("tidewatch_samples_late_total") > 10.0, "nothing was late");
-    kept(&worker);
-    assert_eq!(mismatches(&worker, "row"), 0.0, "{}", worker.process().log());
+    rows_checked(&tidewatch, 80.0);
+    assert!(tidewatch.metric("tidewatch_samples_late_total") > 10.0, "nothing was late");
+    kept(&tidewatch);
+    assert_eq!(mismatches(&tidewatch, "row"), 0.0, "{}", tidewatch.process().log());
 }

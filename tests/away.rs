@@ -1,17 +1,17 @@
-//! Nobody there: a sender that comes back with two hours of backlog, and a worker that was away as long and is killed
+//! Nobody there: a sender that comes back with two hours of backlog, and a server that was away as long and is killed
 //! again while it waits for its senders.
 //!
-//! Time is simulated; epochs are cut by the worker's own rule ([`EpochCutter`], and once by a whole [`Journal`] with a
+//! Time is simulated; epochs are cut by the server's own rule ([`EpochCutter`], and once by a whole [`Journal`] with a
 //! clock of ours). Every row equals the slow model's; beyond that the laws need no model: the windows are those of a
-//! run without outage, a sender's outage costs a key at most one more row, a worker's none.
+//! run without outage, a sender's outage costs a key at most one more row, a server's none.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use tidewatch::journal::{Config, EpochCutter, Journal, Mode, Record};
+use tidewatch::journal::{EpochCutter, EpochMode, Journal, JournalOptions, Record};
 use tidewatch::metrics::Metrics;
-use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::{EpochEnd, Samples, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 
@@ -65,7 +65,7 @@ impl Scraped {
         all
     }
 
-    /// When each sample reaches a worker that is there; with an outage it waits for the end of that and is then drained
+    /// When each sample reaches a server that is there; with an outage it waits for the end of that and is then drained
     /// at so many times real time.
     fn arrivals(&self, outage: bool) -> Vec<Arrival> {
         let mut all = Vec::new();
@@ -74,7 +74,7 @@ impl Scraped {
                 let behind = (*at_ms - self.away) as f64 / self.speed;
                 let drained = self.away + AWAY + behind as i64;
                 let when_ms = if outage && *at_ms >= self.away { drained.max(*at_ms) } else { *at_ms };
-                Arrival { when_ms, series: *series, at_ms: *at_ms, value: *value, fill: 0 }
+                Arrival { when_ms, series: *series, at_ms: *at_ms, value: *value, bootstrap: 0 }
             }));
         }
         all.sort_by_key(|a| (a.when_ms, a.series));
@@ -86,13 +86,13 @@ impl Scraped {
     }
 }
 
-/// The epochs that a worker writes which is there from `lives[..].0` to `lives[..].1` and each time killed, not stopped:
+/// The epochs that a server writes which is there from `lives[..].0` to `lives[..].1` and each time killed, not stopped:
 /// what arrived since the last cut is in an epoch without an end, which the next life closes.
 fn cut(settings: &Settings, arrivals: &[Arrival], lives: &[(i64, i64)], step_ms: i64) -> Vec<Epoch> {
     let (mut epochs, mut last, mut next): (Vec<Epoch>, Option<EpochEnd>, usize) = (Vec::new(), None, 0);
     let mut torn = Samples::default();
     for (from, to) in lives.iter().copied() {
-        let mut cutter = EpochCutter::new(last, settings.settle_ms, settings.catch_up_ms, 1_000);
+        let mut cutter = EpochCutter::new(last, settings.idle_timeout_ms, settings.catch_up_ms, 1_000);
         if !torn.is_empty() {
             epochs.push((cutter.cut_at(from, i64::MIN, i64::MIN, false), std::mem::take(&mut torn)).into());
         }
@@ -196,21 +196,22 @@ fn a_sender_that_was_away_costs_at_most_one_more_row_per_key() {
 }
 
 #[test]
-fn a_worker_that_was_away_and_is_killed_while_it_waits_publishes_no_half_empty_window() {
+fn a_server_that_was_away_and_is_killed_while_it_waits_publishes_no_half_empty_window() {
     let settings = Settings::default();
     let mut half_empty = 0;
     each_pace(2, |what, rng, step_ms, speed| {
         let scraped = Scraped::new(rng, step_ms, speed);
         let arrivals = scraped.arrivals(true);
         let (back, until) = (scraped.away + AWAY, arrivals[arrivals.len() - 1].when_ms + 5 * SECOND);
-        // Up to three kills within the wait; each time it is away for less or for more than settle.
+        // Up to three kills within the wait; each time it is away for less or for more than the idle timeout.
         let mut lives = vec![(START_MS, scraped.away)];
         let mut from = back;
         for _ in 0..rng.usize(1..4) {
             let to = from + rng.i64(0..settings.catch_up_ms);
             lives.push((from, to));
             from = to
-                + [rng.i64(1..settings.settle_ms), rng.i64(settings.settle_ms..90 * SECOND)][rng.usize(0..2)];
+                + [rng.i64(1..settings.idle_timeout_ms), rng.i64(settings.idle_timeout_ms..90 * SECOND)]
+                    [rng.usize(0..2)];
         }
         lives.push((from, until.max(from + MINUTE)));
         let what = format!(
@@ -220,7 +221,7 @@ fn a_worker_that_was_away_and_is_killed_while_it_waits_publishes_no_half_empty_w
         let mut epochs = cut(&settings, &arrivals, &lives, SECOND);
         check(&what, &settings, &scraped, &rows(&what, &settings, &epochs), 1);
         // Without the wait, or with one that a kill ends, the same feed has windows that are closed too early.
-        epochs.iter_mut().for_each(|epoch| epoch.end.close_ms = epoch.end.stream_ms);
+        epochs.iter_mut().for_each(|epoch| epoch.end.watermark_ms = epoch.end.processing_ms);
         half_empty += rows(&what, &settings, &epochs).values().filter(|all| all.len() > 1).count();
     });
     assert!(half_empty > 0, "this test must be able to see a half-empty window");
@@ -237,7 +238,7 @@ fn a_journal_that_finds_its_wait_cut_short_begins_it_anew() {
         let arrivals = scraped.arrivals(true);
         let back = scraped.away + AWAY;
         let killed = back + rng.i64(10 * SECOND..settings.catch_up_ms - 10 * SECOND);
-        // So soon that stream time does not jump by more than settle: only the last end tells of the wait.
+        // So soon that processing time does not jump by more than the idle timeout: only the last end tells of the wait.
         let again = killed + rng.i64(SECOND..9 * SECOND);
         let until = arrivals[arrivals.len() - 1].when_ms + 20 * SECOND;
         let lives = [(START_MS, scraped.away), (back, killed), (again, until)];
@@ -249,12 +250,13 @@ fn a_journal_that_finds_its_wait_cut_short_begins_it_anew() {
         );
         let folder = Folder::new("journal");
         let epochs = live(&folder, &settings, &arrivals, &lives, 10 * SECOND);
-        let end_at = |at: i64| epochs.iter().map(|epoch| epoch.end).find(|end| end.stream_ms >= at).unwrap();
-        assert!(end_at(back).close_ms < scraped.away + MINUTE, "{what}: it waits when it is back");
+        let end_at =
+            |at: i64| epochs.iter().map(|epoch| epoch.end).find(|end| end.processing_ms >= at).unwrap();
+        assert!(end_at(back).watermark_ms < scraped.away + MINUTE, "{what}: it waits when it is back");
         let waited = end_at(again + settings.catch_up_ms - 10 * SECOND);
-        assert!(waited.close_ms < scraped.away + MINUTE, "{what}: the wait begins anew: {waited:?}");
+        assert!(waited.watermark_ms < scraped.away + MINUTE, "{what}: the wait begins anew: {waited:?}");
         let over = end_at(again + settings.catch_up_ms + 10 * SECOND);
-        assert_eq!(over.close_ms, over.stream_ms, "{what}: the wait ends");
+        assert_eq!(over.watermark_ms, over.processing_ms, "{what}: the wait ends");
         check(&what, &settings, &scraped, &rows(&what, &settings, &epochs), 1);
     }
 }
@@ -273,8 +275,10 @@ fn live(
         drop(journal.take());
         clock.store(from, Ordering::SeqCst);
         let hand = Arc::clone(&clock);
-        let config =
-            Config { clock: Arc::new(move || hand.load(Ordering::SeqCst)), ..Config::new(Mode::Live) };
+        let config = JournalOptions {
+            clock: Arc::new(move || hand.load(Ordering::SeqCst)),
+            ..JournalOptions::new(EpochMode::Live)
+        };
         let nothing = Box::new(|| Ok(()));
         let opened =
             Journal::open(folder.path(), config, settings.clone(), nothing, Arc::new(Metrics::new()))
@@ -298,7 +302,7 @@ fn live(
         match record {
             Record::Samples(mut more) => samples.append(&mut more),
             Record::EpochEnd(end) => epochs.push((end, std::mem::take(&mut samples)).into()),
-            Record::Settings(_) | Record::Control(_) | Record::Fills(_) => {}
+            Record::Settings(_) | Record::Control(_) | Record::Bootstraps(_) => {}
         }
     }
     epochs

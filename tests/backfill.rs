@@ -1,4 +1,4 @@
-//! Histories from a real Prometheus into a running worker: `POST /api/v1/backfill`. Every window it may write is what the
+//! Backfills from a real Prometheus into a running server: `POST /api/v1/backfill`. Every window it may write is what the
 //! server's own samples give; a second one writes nothing; one at a time; a kill leaves nothing behind.
 
 use std::collections::BTreeMap;
@@ -26,9 +26,10 @@ fn settings() -> Settings {
     Settings { windows: vec![minutes(5, 1), minutes(60, 3)], ..Settings::default() }.validated().unwrap()
 }
 
-/// A worker that may ask these servers, and asks none by itself.
+/// A server that may ask these servers, and asks none by itself.
 fn config(servers: &[&str]) -> String {
-    let entry = |url: &&str| format!("{{url: '{url}', match: ['{{job=\"node\"}}'], backfill: 0s, poll: 0s}}");
+    let entry =
+        |url: &&str| format!("{{url: '{url}', match: ['{{job=\"node\"}}'], bootstrap: 0s, poll: 0s}}");
     let entries: Vec<_> = servers.iter().map(entry).collect();
     format!(
         "windows: [{{length: 5m, hop: 1m}}, {{length: 1h, hop: 3m}}]\nsources: {{prometheus: [{}]}}\n",
@@ -78,17 +79,17 @@ fn blocks(promtool: &Path, folder: &Path, text: &str) {
 }
 
 /// Sends these lines as remote write, and waits until the store holds what came of them.
-fn send(worker: &Tidewatch, text: &str) {
+fn send(tidewatch: &Tidewatch, text: &str) {
     let lines: Vec<_> = text.lines().collect();
     for some in lines.chunks(2_000) {
         let request = some.iter().fold(WriteRequest::default(), |request, line| {
             let (labels, at_ms, value) = parts(line);
             request.series(&labels, &[(at_ms, value)])
         });
-        let answer = request.send(&worker.url("/api/v1/write")).unwrap();
+        let answer = request.send(&tidewatch.url("/api/v1/write")).unwrap();
         assert_eq!(answer.status, 204, "{answer:?}");
     }
-    let epoch = |of: &str| worker.get("/api/v1/status", &[]).json()["epoch"][of].as_u64();
+    let epoch = |of: &str| tidewatch.get("/api/v1/status", &[]).json()["epoch"][of].as_u64();
     let last = epoch("journal").unwrap_or(0);
     eventually("all of it is stored", PATIENCE, || match epoch("store") {
         Some(stored) if stored > last => Ok(()),
@@ -96,9 +97,9 @@ fn send(worker: &Tidewatch, text: &str) {
     });
 }
 
-fn order(worker: &Tidewatch, body: &Value) -> http::Answer {
+fn order(tidewatch: &Tidewatch, body: &Value) -> http::Answer {
     http::post(
-        &worker.url("/api/v1/backfill"),
+        &tidewatch.url("/api/v1/backfill"),
         &[("content-type", "application/json")],
         body.to_string().as_bytes(),
     )
@@ -106,18 +107,18 @@ fn order(worker: &Tidewatch, body: &Value) -> http::Answer {
 }
 
 /// Begins a backfill and follows it to its end.
-fn finished(worker: &Tidewatch, body: &Value) -> Value {
-    let begun = order(worker, body);
+fn finished(tidewatch: &Tidewatch, body: &Value) -> Value {
+    let begun = order(tidewatch, body);
     assert_eq!(begun.status, 202, "{begun:?}");
     let path = format!("/api/v1/backfill/{}", begun.json()["id"].as_str().unwrap());
     eventually("the backfill has ended", PATIENCE, || {
-        let job = worker.get(&path, &[]).json();
+        let job = tidewatch.get(&path, &[]).json();
         if job["state"] == "running" { Err(job.to_string()) } else { Ok(job) }
     })
 }
 
 #[test]
-fn a_history_from_a_real_prometheus_is_what_its_samples_give() {
+fn a_backfill_from_a_real_prometheus_is_what_its_samples_give() {
     let (Some(promtool), Some(program)) = (server("TEST_PROMTOOL"), server("TEST_PROMETHEUS")) else {
         return;
     };
@@ -127,8 +128,8 @@ fn a_history_from_a_real_prometheus_is_what_its_samples_give() {
     let folder = Folder::new("prometheus");
     blocks(&promtool, folder.path(), &text);
     let prometheus = Prometheus::start_in(folder, &program, |_| String::new());
-    let mut worker = Tidewatch::start(&config(&[&prometheus.url()]));
-    // The worker was there for the last hour, and every tenth sample never came.
+    let mut tidewatch = Tidewatch::start(&config(&[&prometheus.url()]));
+    // The server was there for the last hour, and every tenth sample never came.
     let middle = now_ms - 60 * MINUTE_MS;
     let mut n = 0;
     let lines = text.lines().filter(|line| {
@@ -139,15 +140,15 @@ fn a_history_from_a_real_prometheus_is_what_its_samples_give() {
         writeln!(all, "{line}").unwrap();
         all
     });
-    send(&worker, &live);
+    send(&tidewatch, &live);
     let start_ms = now_ms - 120 * MINUTE_MS;
     let body = json!({"start": start_ms as f64 / 1e3, "end": jiff::Timestamp::from_millisecond(now_ms).unwrap().to_string()});
-    let job = finished(&worker, &body);
+    let job = finished(&tidewatch, &body);
     assert_eq!((&job["state"], &job["error"]), (&json!("done"), &Value::Null), "{job}");
     assert!(job["requests"].as_u64().unwrap() >= 3, "{job}");
     assert!(job["rows_written"].as_u64().unwrap() > 0 && job["summary"]["series"] == 20, "{job}");
 
-    // Every key up to the limit of its series has all samples; nothing was kept, for the history knows all.
+    // Every key up to the limit of its series has all samples; nothing was kept, for the backfill knows all.
     let settings = settings();
     let (want, newest) = (from_scratch(&settings, &samples), stored::newest(&samples_of(&live)));
     let first: BTreeMap<u64, i64> = firsts(&samples, start_ms - 60 * MINUTE_MS);
@@ -157,7 +158,7 @@ fn a_history_from_a_real_prometheus_is_what_its_samples_give() {
         let (mut checked, mut partial) = (0, 0);
         for (key, want) in &want {
             let Some(newest) = newest.get(&key.0.0) else { continue };
-            if key.2 <= start_ms || key.2 > newest - settings.lateness_ms {
+            if key.2 <= start_ms || key.2 > newest - settings.allowed_lateness_ms {
                 continue;
             }
             // A sparse series may begin within the window: then a row that is there stays.
@@ -171,28 +172,28 @@ fn a_history_from_a_real_prometheus_is_what_its_samples_give() {
         }
         assert!(checked > 1_000 && partial < checked / 4, "{checked} rows checked, {partial} not");
     };
-    check(&done(worker.folder(), &["export", "--final"], None));
+    check(&done(tidewatch.folder(), &["export", "--final"], None));
 
     // A second one writes nothing. While one is at work there is no other; it can be ended.
-    let again = finished(&worker, &body);
+    let again = finished(&tidewatch, &body);
     assert_eq!((&again["state"], &again["rows_written"]), (&json!("done"), &json!(0)), "{again}");
-    let begun = order(&worker, &body);
+    let begun = order(&tidewatch, &body);
     assert_eq!(begun.status, 202, "{begun:?}");
     let id = begun.json()["id"].as_str().unwrap().to_owned();
-    let refused = order(&worker, &body);
+    let refused = order(&tidewatch, &body);
     // It may be that fast.
     if refused.status != 202 {
         assert_eq!((refused.status, refused.content_type.as_str()), (409, "application/problem+json"));
         assert!(refused.text.contains(&id), "{refused:?}");
     }
-    let left = worker.folder().join("data/history");
-    worker.process().kill();
-    worker.start_again();
-    assert!(!left.exists(), "a history that was killed leaves nothing behind");
-    let forgotten = http::get(&worker.url(&format!("/api/v1/backfill/{id}")), &[]).unwrap();
+    let left = tidewatch.folder().join("data/backfill");
+    tidewatch.process().kill();
+    tidewatch.start_again();
+    assert!(!left.exists(), "a backfill that was killed leaves nothing behind");
+    let forgotten = http::get(&tidewatch.url(&format!("/api/v1/backfill/{id}")), &[]).unwrap();
     assert_eq!(forgotten.status, 404, "{forgotten:?}");
-    check(&done(worker.folder(), &["export", "--final"], None));
-    assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
+    check(&done(tidewatch.folder(), &["export", "--final"], None));
+    assert_eq!(tidewatch.process().terminate().code(), Some(0), "{}", tidewatch.process().log_tail());
 }
 
 /// The first sample of each series from a time on.
@@ -213,24 +214,25 @@ fn what_cannot_be_backfilled_is_told() {
     assert_eq!((refused.status, refused.content_type.as_str()), (400, "application/problem+json"));
     assert!(refused.text.contains("of which none is configured"), "{refused:?}");
     // Two servers that are none: one nobody listens at, and one that knows no such path.
-    let mut worker = Tidewatch::start(&config(&["http://127.0.0.1:9", &none.url("/nothing")]));
+    let mut tidewatch = Tidewatch::start(&config(&["http://127.0.0.1:9", &none.url("/nothing")]));
     for (source, says) in [
         (json!(2), "or its place from 0; got 2"),
         (json!("http://127.0.0.1:9090"), "source must be one of http://127.0.0.1:9, "),
     ] {
-        let refused = order(&worker, &json!({"source": source, "start": body["start"], "end": body["end"]}));
+        let refused =
+            order(&tidewatch, &json!({"source": source, "start": body["start"], "end": body["end"]}));
         assert_eq!(refused.status, 400, "{refused:?}");
         assert!(refused.text.contains(says), "{refused:?}");
     }
     let with = |source: Value| json!({"source": source, "start": body["start"], "end": body["end"]});
-    let failed = finished(&worker, &with(json!(none.url("/nothing"))));
+    let failed = finished(&tidewatch, &with(json!(none.url("/nothing"))));
     assert_eq!(failed["state"], "failed", "{failed}");
     assert!(failed["error"].as_str().unwrap().contains("404"), "{failed}");
     // One that is tried again until someone ends it.
-    let begun = order(&worker, &with(json!(0)));
+    let begun = order(&tidewatch, &with(json!(0)));
     assert_eq!(begun.status, 202, "{begun:?}");
     let path = format!("/api/v1/backfill/{}", begun.json()["id"].as_str().unwrap());
-    let job = || worker.get(&path, &[]).json();
+    let job = || tidewatch.get(&path, &[]).json();
     eventually("it fails and goes on", PATIENCE, || {
         let job = job();
         if job["requests_failed"].as_u64() > Some(0) && job["state"] == "running" {
@@ -239,21 +241,21 @@ fn what_cannot_be_backfilled_is_told() {
             Err(job.to_string())
         }
     });
-    let second = order(&worker, &with(json!(0)));
+    let second = order(&tidewatch, &with(json!(0)));
     assert_eq!((second.status, second.json()["status"].as_u64()), (409, Some(409)), "{second:?}");
     assert!(second.text.contains(&path), "{second:?}");
-    assert_eq!(worker.metric("tidewatch_limit_reached_total{limit=\"backfill.running\"}"), 1.0);
-    let ended = http::delete(&worker.url(&path)).unwrap();
+    assert_eq!(tidewatch.metric("tidewatch_limit_reached_total{limit=\"backfill.running\"}"), 1.0);
+    let ended = http::delete(&tidewatch.url(&path)).unwrap();
     assert_eq!(ended.status, 200, "{ended:?}");
     eventually("it is cancelled", PATIENCE, || match job()["state"].as_str() {
         Some("cancelled") => Ok(()),
         state => Err(format!("{state:?}")),
     });
-    assert!(!worker.folder().join("data/history").exists());
+    assert!(!tidewatch.folder().join("data/backfill").exists());
     // SIGTERM does not wait for one.
-    assert_eq!(order(&worker, &with(json!(0))).status, 202);
-    assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
-    assert!(!worker.folder().join("data/history").exists());
+    assert_eq!(order(&tidewatch, &with(json!(0))).status, 202);
+    assert_eq!(tidewatch.process().terminate().code(), Some(0), "{}", tidewatch.process().log_tail());
+    assert!(!tidewatch.folder().join("data/backfill").exists());
 }
 
 /// A question may hang for minutes: who cancels the job ends the question as well.
@@ -261,9 +263,9 @@ fn what_cannot_be_backfilled_is_told() {
 fn a_cancelled_backfill_leaves_no_question_behind() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", silent.local_addr().unwrap());
-    // `poll` and `backfill` of 0: nobody but the job asks.
-    let source = format!("{{url: '{url}', match: [up], backfill: 0s, poll: 0s}}");
-    let worker = Tidewatch::start(&format!("sources: {{prometheus: [{source}]}}\n"));
+    // `poll` and `bootstrap` of 0: nobody but the job asks.
+    let source = format!("{{url: '{url}', match: [up], bootstrap: 0s, poll: 0s}}");
+    let tidewatch = Tidewatch::start(&format!("sources: {{prometheus: [{source}]}}\n"));
     let (to, asked) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for stream in silent.incoming() {
@@ -276,11 +278,11 @@ fn a_cancelled_backfill_leaves_no_question_behind() {
             }
         }
     });
-    let begun = order(&worker, &json!({"start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z"}));
+    let begun = order(&tidewatch, &json!({"start": "2026-01-01T00:00:00Z", "end": "2026-01-02T00:00:00Z"}));
     assert_eq!(begun.status, 202, "{begun:?}");
     let mut question = asked.recv_timeout(5 * PATIENCE).expect("the job asks");
     let path = format!("/api/v1/backfill/{}", begun.json()["id"].as_str().unwrap());
-    assert_eq!(http::delete(&worker.url(&path)).unwrap().status, 200);
+    assert_eq!(http::delete(&tidewatch.url(&path)).unwrap().status, 200);
     // The rest of the question, then the end: without the job's care it would come minutes later.
     question.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
     let mut rest = Vec::new();

@@ -257,7 +257,7 @@ fn inputs() -> Vec<Input> {
         (
             "answer.prom",
             b"{\"status\":\"success\"}\n".to_vec(),
-            &["--into-history"],
+            &["--backfill"],
             "nothing of answer.prom can be taken: 1 of 1 lines are refused; answer.prom line 1: ",
         ),
         (
@@ -360,13 +360,16 @@ fn each_wrong_file_ends_with_1_and_its_name_and_nothing_of_it_is_stored() {
 const CONFIGURATIONS: [(&str, &str); 31] = [
     ("workers: [1", "file tidewatch.yml is not valid YAML: "),
     ("workers: 1\nworkers: 2", "file tidewatch.yml is not valid YAML: "),
-    ("worker: 2", "there is no setting worker (file tidewatch.yml); at the top there are "),
+    ("worker: 2", "there is no setting tidewatch (file tidewatch.yml); at the top there are "),
     ("limits: {serie: 2}", "there is no setting limits.serie (file tidewatch.yml); at limits there are "),
     ("workers: 0", "workers must be a whole number from 1 to 256; got 0 (file tidewatch.yml)"),
     ("listen: localhost", "listen must be an IP address and port such as 127.0.0.1:7464; got \"localhost\""),
-    ("settle: 30", "settle must be a duration such as 30s or 1h30m; got 30 (file tidewatch.yml)"),
-    ("settle: 2h", "settle must be 1s to 1h; got 2h (file tidewatch.yml)"),
-    ("lateness: -1m", "lateness must be a duration such as 30s or 1h30m; got \"-1m\" (file tidewatch.yml)"),
+    ("idle_timeout: 30", "idle_timeout must be a duration such as 30s or 1h30m; got 30 (file tidewatch.yml)"),
+    ("idle_timeout: 2h", "idle_timeout must be 1s to 1h; got 2h (file tidewatch.yml)"),
+    (
+        "allowed_lateness: -1m",
+        "allowed_lateness must be a duration such as 30s or 1h30m; got \"-1m\" (file tidewatch.yml)",
+    ),
     ("windows: []", "windows must be a list of 1 to 16 windows such as [{length: 1h, hop: 1m}]; got []"),
     (
         "windows: [{length: 1h, hop: 7m}]",
@@ -412,8 +415,8 @@ const CONFIGURATIONS: [(&str, &str); 31] = [
         "sources.prometheus[0].poll must be 0s, or a duration from 1s to 1h; got \"100ms\"",
     ),
     (
-        "SOURCE url: 'http://h', match: [up], backfill: soon",
-        "sources.prometheus[0].backfill must be a duration from 0s to 30d; got \"soon\"",
+        "SOURCE url: 'http://h', match: [up], bootstrap: soon",
+        "sources.prometheus[0].bootstrap must be a duration from 0s to 30d; got \"soon\"",
     ),
     (
         "SOURCE url: 'http://h', match: [up], http_config: {basic_auth: {username: u}, authorization: {credentials: t}}",

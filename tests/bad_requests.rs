@@ -1,4 +1,4 @@
-//! Requests that are wrong in one way each: the status says whose fault it is, nothing is half applied, and the worker
+//! Requests that are wrong in one way each: the status says whose fault it is, nothing is half applied, and the server
 //! goes on answering.
 
 use std::collections::BTreeSet;
@@ -367,8 +367,8 @@ fn refused() -> Vec<WrongSeries> {
 
 #[test]
 fn each_wrong_write_has_its_status_and_nothing_of_it_is_applied() {
-    let mut worker = Tidewatch::start("limits: {body_bytes: 64KiB}\n");
-    let url = worker.url("/api/v1/write");
+    let mut tidewatch = Tidewatch::start("limits: {body_bytes: 64KiB}\n");
+    let url = tidewatch.url("/api/v1/write");
     for (what, headers, body, status, problem, says) in unreadable() {
         let answer = http::post(&url, headers, &body).unwrap();
         assert_eq!((answer.status, answer.problem().as_str()), (status, problem), "{what}: {answer:?}");
@@ -411,20 +411,20 @@ fn each_wrong_write_has_its_status_and_nothing_of_it_is_applied() {
     let (start, end) = ((AT_MS / 1_000).to_string(), ((AT_MS + HOUR_MS) / 1_000 - 1).to_string());
     let expected: BTreeSet<String> = names.into_iter().collect();
     eventually("the good series have their windows", Duration::from_secs(30), || {
-        let rows = worker.rows("/api/v1/windows", &[("window", "1h"), ("start", &start), ("end", &end)]);
+        let rows = tidewatch.rows("/api/v1/windows", &[("window", "1h"), ("start", &start), ("end", &end)]);
         let found: BTreeSet<String> =
             rows.iter().map(|row| row["name"].as_str().unwrap().to_owned()).collect();
         assert!(found.is_subset(&expected), "half applied: {found:?}");
         if found == expected { Ok(()) } else { Err(format!("{found:?}")) }
     });
-    let known: BTreeSet<String> = worker
+    let known: BTreeSet<String> = tidewatch
         .rows("/api/v1/catalog", &[])
         .iter()
         .map(|row| row["name"].as_str().unwrap().to_owned())
         .filter(|name| name != "bad_metric")
         .collect();
     assert_eq!(known, expected, "a series was registered");
-    assert!(!worker.process().log().contains("panicked"), "{}", worker.process().log_tail());
+    assert!(!tidewatch.process().log().contains("panicked"), "{}", tidewatch.process().log_tail());
 }
 
 /// A path, a parameter, the status, the problem, and what its detail says.
@@ -612,9 +612,9 @@ const QUESTIONS: [Question; 71] = [
     ("/api/v1/windows/up/corrections", "window", "1", 400, "bad-parameter", "window must be a duration"),
     ("/api/v1/windows/up/corrections", "cursor", "ff", 400, "bad-parameter", "cursor must be"),
     ("/api/v1/windows/up/other", "limit", "1", 404, "no-such-path", "there is nothing at"),
-    ("/api/v1/history/up", "resample", "1h", 404, "unknown-series", "there is no series \"up\""),
+    ("/api/v1/samples/up", "resample", "1h", 404, "unknown-series", "there is no series \"up\""),
     (
-        "/api/v1/history/up",
+        "/api/v1/samples/up",
         "aggregate",
         "mean",
         400,
@@ -751,13 +751,13 @@ const QUESTIONS: [Question; 71] = [
 
 #[test]
 fn each_wrong_question_is_a_problem_that_says_what_is_wrong() {
-    let worker = Tidewatch::start("");
+    let tidewatch = Tidewatch::start("");
     let judge = |asked: &str, answer: http::Answer, status: u16, problem: &str, says: &str| {
         let asked = format!("{asked}: {answer:?}");
         assert_eq!((answer.status, answer.problem().as_str()), (status, problem), "{asked}");
         assert!(answer.says().contains(says), "{asked}");
         // What the type says can be read where it points.
-        let meaning = worker.get(&format!("/api/v1/problems/{problem}"), &[]).json();
+        let meaning = tidewatch.get(&format!("/api/v1/problems/{problem}"), &[]).json();
         assert_eq!(
             (&meaning["type"], &meaning["status"]),
             (&answer.json()["type"], &status.into()),
@@ -765,28 +765,28 @@ fn each_wrong_question_is_a_problem_that_says_what_is_wrong() {
         );
     };
     for (path, name, value, status, problem, says) in QUESTIONS {
-        let answer = http::get(&worker.url(path), &[(name, value)]).unwrap();
+        let answer = http::get(&tidewatch.url(path), &[(name, value)]).unwrap();
         judge(&format!("{path} {name}={value}"), answer, status, problem, says);
     }
     for (path, problem, says) in [
         ("/api/v1/backfill/1", "unknown-backfill", "there is no backfill \"1\""),
         ("/api/v1/problems/none", "unknown-problem", "there is no problem \"none\""),
     ] {
-        judge(path, http::get(&worker.url(path), &[]).unwrap(), 404, problem, says);
+        judge(path, http::get(&tidewatch.url(path), &[]).unwrap(), 404, problem, says);
     }
     // What a browser sends for a page of another site.
     for (path, site) in
         [("/api/v1/write", "cross-site"), ("/api/v1/backfill", "same-site"), ("/api/v1/nothing", "x")]
     {
-        let answer = http::post(&worker.url(path), &[("sec-fetch-site", site)], b"{}").unwrap();
+        let answer = http::post(&tidewatch.url(path), &[("sec-fetch-site", site)], b"{}").unwrap();
         judge(
             &format!("POST {path}, {site}"),
             answer,
             403,
             "cross-site",
-            "Sec-Fetch-Site must be this worker's own",
+            "Sec-Fetch-Site must be this server's own",
         );
-        let own = http::post(&worker.url(path), &[("sec-fetch-site", "same-origin")], b"{}").unwrap();
+        let own = http::post(&tidewatch.url(path), &[("sec-fetch-site", "same-origin")], b"{}").unwrap();
         assert_ne!(own.status, 403, "{own:?}");
     }
     for path in [
@@ -794,7 +794,7 @@ fn each_wrong_question_is_a_problem_that_says_what_is_wrong() {
         "/api/v1/windows/up",
         "/api/v1/windows/up/corrections",
         "/api/v1/windows/up/explain",
-        "/api/v1/history/up",
+        "/api/v1/samples/up",
         "/api/v1/problems",
         "/api/v1/names",
         "/api/v1/catalog",
@@ -803,7 +803,7 @@ fn each_wrong_question_is_a_problem_that_says_what_is_wrong() {
         "/metrics",
         "/-/ready",
     ] {
-        let answer = http::post(&worker.url(path), &[], b"{}").unwrap();
+        let answer = http::post(&tidewatch.url(path), &[], b"{}").unwrap();
         judge(
             &format!("POST {path}"),
             answer,
@@ -812,17 +812,17 @@ fn each_wrong_question_is_a_problem_that_says_what_is_wrong() {
             &format!("{path:?} does not take \"POST\""),
         );
     }
-    assert_eq!(worker.get("/-/healthy", &[]).status, 200);
-    assert_eq!(worker.rows("/api/v1/windows", &[]).len(), 0);
+    assert_eq!(tidewatch.get("/-/healthy", &[]).status, 200);
+    assert_eq!(tidewatch.rows("/api/v1/windows", &[]).len(), 0);
 }
 
 #[test]
 fn what_is_accepted_is_counted_once() {
-    let worker = Tidewatch::start("");
+    let tidewatch = Tidewatch::start("");
     let samples = [(AT_MS, 1.0), (AT_MS + 1, f64::NAN), (AT_MS + 2, 2.0)];
     let request = WriteRequest::default().series(&[("__name__", "up")], &samples);
-    assert_eq!(request.send(&worker.url("/api/v1/write")).unwrap().status, 204);
-    let text = worker.get("/metrics", &[]).text;
+    assert_eq!(request.send(&tidewatch.url("/api/v1/write")).unwrap().status, 204);
+    let text = tidewatch.get("/metrics", &[]).text;
     for line in [
         "tidewatch_samples_received_total{source=\"remote_write\"} 3",
         "tidewatch_samples_accepted_total{source=\"remote_write\"} 3",

@@ -1,4 +1,4 @@
-//! The page in a real Chromium, beside a running worker with data: loads, searches, sorts, opens a series, reloads, goes
+//! The page in a real Chromium, beside a running server with data: loads, searches, sorts, opens a series, reloads, goes
 //! back, in light and dark, wide and narrow. What is judged is in `tests/browser/page.mjs`.
 //!
 //! `TEST_CHROMIUM`, `TEST_NODE` and `TEST_PLAYWRIGHT` (the folder of the package playwright-core) are set by `./test.sh`.
@@ -14,7 +14,7 @@ use crate::support::{Folder, eventually, repository, server};
 
 const CONFIG: &str = "
 windows: [{length: 5m, hop: 1m}, {length: 1h, hop: 1m}, {length: 3h, hop: 3m}]
-settle: 5s
+idle_timeout: 5s
 store: {rows_per_day_max: 1000}
 ";
 
@@ -36,16 +36,16 @@ fn tools() -> Option<[PathBuf; 3]> {
     Some([server("TEST_CHROMIUM")?, server("TEST_NODE")?, server("TEST_PLAYWRIGHT")?])
 }
 
-/// Runs the script against a worker; what it said.
-fn drive(worker: &Tidewatch, [chromium, node, playwright]: [PathBuf; 3], name: &str) -> String {
+/// Runs the script against a server; what it said.
+fn drive(tidewatch: &Tidewatch, [chromium, node, playwright]: [PathBuf; 3], name: &str) -> String {
     let kept = std::env::var_os("TEST_SCREENSHOTS").filter(|path| !path.is_empty()).map(PathBuf::from);
-    let pictures = kept.unwrap_or_else(|| worker.folder().join("screenshots")).join(name);
+    let pictures = kept.unwrap_or_else(|| tidewatch.folder().join("screenshots")).join(name);
     let script = repository().join("tests/browser/page.mjs");
-    let log = worker.folder().join("page.log");
+    let log = tidewatch.folder().join("page.log");
     let said = std::fs::File::create(&log).unwrap();
     let child = Command::new(&node)
         .arg(script)
-        .arg(worker.url("/"))
+        .arg(tidewatch.url("/"))
         .arg(&pictures)
         .env("TEST_CHROMIUM", chromium)
         .env("TEST_PLAYWRIGHT", playwright)
@@ -87,7 +87,7 @@ fn the_page_of_a_demo_shows_two_days_and_goes_on() {
     let Some(tools) = tools() else { return };
     let folder = Folder::new("demo-page");
     std::fs::write(folder.path().join("tidewatch.yml"), "").unwrap();
-    let mut worker = Tidewatch::begin(folder, &["demo"]);
-    worker.process().await_ready("/-/ready");
-    drive(&worker, tools, "demo");
+    let mut tidewatch = Tidewatch::begin(folder, &["demo"]);
+    tidewatch.process().await_ready("/-/ready");
+    drive(&tidewatch, tools, "demo");
 }

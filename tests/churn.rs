@@ -24,7 +24,7 @@ fn minutes(windows: &[(i64, i64)]) -> Vec<Window> {
 fn the_state_of_a_shard_does_not_grow_with_the_names_that_were() {
     let settings = Settings {
         windows: minutes(&[(1, 1), (5, 5)]),
-        lateness_ms: 60_000,
+        allowed_lateness_ms: 60_000,
         series_max: 25_600,
         ..Settings::default()
     };
@@ -33,8 +33,12 @@ fn the_state_of_a_shard_does_not_grow_with_the_names_that_were() {
     let (mut id, mut bytes, mut freed) = (0_u64, Vec::new(), 0);
     for minute in 0..600_i64 {
         let at_ms = 1_767_225_600_000 + minute * 60_000;
-        let end =
-            EpochEnd { epoch: minute as u64 + 1, stream_ms: at_ms, close_ms: at_ms, last_of_input: false };
+        let end = EpochEnd {
+            epoch: minute as u64 + 1,
+            processing_ms: at_ms,
+            watermark_ms: at_ms,
+            last_of_input: false,
+        };
         let mut live = Samples::default();
         for _ in 0..300 {
             id += 1;
@@ -44,7 +48,7 @@ fn the_state_of_a_shard_does_not_grow_with_the_names_that_were() {
             // Rejects hold their slots for a minute, no longer.
             live.push(series, at_ms - 29_000, f64::NAN);
         }
-        freed += tactics.epoch(&Epoch { end, controls: vec![], fills: vec![], live }).freed.len() as u64;
+        freed += tactics.epoch(&Epoch { end, controls: vec![], bootstraps: vec![], live }).freed.len() as u64;
         bytes.push(tactics.bytes());
     }
     assert!(id - freed < 300 * 10, "{} of {id} names still have a slot", id - freed);
@@ -52,20 +56,20 @@ fn the_state_of_a_shard_does_not_grow_with_the_names_that_were() {
     assert!(late <= early, "{early} bytes after 60,000 names, {late} after 180,000");
 }
 
-/// In place of the stream time at which a series was heard, in the epoch that has not ended.
+/// In place of the processing time at which a series last applied a sample, in the epoch that has not ended.
 const HEARD_NOW: i64 = i64::MAX;
 
-/// Ends an epoch: what was heard in it bears its time, and what fell silent is forgotten.
-fn end_epoch(known: &mut HashMap<&str, (i64, i64)>, stream_ms: i64, settings: &Settings) {
+/// Ends an epoch: what was applied in it bears its time, and what fell silent is forgotten.
+fn end_epoch(known: &mut HashMap<&str, (i64, i64)>, processing_ms: i64, settings: &Settings) {
     let keep = settings.keep_ms();
-    known.retain(|_, (newest, heard)| {
-        if *heard == HEARD_NOW {
-            *heard = stream_ms;
+    known.retain(|_, (newest, last_applied_ms)| {
+        if *last_applied_ms == HEARD_NOW {
+            *last_applied_ms = processing_ms;
         }
-        let behind = *heard - *newest > settings.settle_ms;
-        let wait = if behind { settings.catch_up_ms } else { settings.settle_ms };
-        let quiet = stream_ms > *newest + keep && stream_ms > *heard + keep;
-        !(quiet && *heard + wait <= stream_ms)
+        let behind = *last_applied_ms - *newest > settings.idle_timeout_ms;
+        let wait = if behind { settings.catch_up_ms } else { settings.idle_timeout_ms };
+        let quiet = processing_ms > *newest + keep && processing_ms > *last_applied_ms + keep;
+        !(quiet && *last_applied_ms + wait <= processing_ms)
     });
 }
 
@@ -98,13 +102,13 @@ fn model(lines: &str, settings: &Settings) -> (u64, u64) {
             (taken, in_epoch) = (taken + 1, in_epoch + 1);
             if in_epoch == 65_536 {
                 in_epoch = 0;
-                end_epoch(&mut known, highest - settings.settle_ms, settings);
+                end_epoch(&mut known, highest - settings.idle_timeout_ms, settings);
             }
         }
         in_epoch += refused - refused_before;
         if in_epoch >= 65_536 {
             in_epoch = 0;
-            end_epoch(&mut known, highest - settings.settle_ms, settings);
+            end_epoch(&mut known, highest - settings.idle_timeout_ms, settings);
         }
     }
     (taken, refused)
@@ -112,12 +116,12 @@ fn model(lines: &str, settings: &Settings) -> (u64, u64) {
 
 #[test]
 fn what_does_not_fit_of_a_file_is_counted_to_the_sample() {
-    let config = "windows: [{length: 1m, hop: 1m}, {length: 5m, hop: 5m}]\nsettle: 10s\nlateness: 1m\n\
+    let config = "windows: [{length: 1m, hop: 1m}, {length: 5m, hop: 5m}]\nidle_timeout: 10s\nallowed_lateness: 1m\n\
                   limits: {series: 20000, series_per_name: 20000}\n";
     let settings = Settings {
         windows: minutes(&[(1, 1), (5, 5)]),
-        settle_ms: 10_000,
-        lateness_ms: 60_000,
+        idle_timeout_ms: 10_000,
+        allowed_lateness_ms: 60_000,
         series_max: 20_000,
         ..Settings::default()
     };
@@ -143,29 +147,29 @@ fn now_ms() -> i64 {
 }
 
 /// Sends one sample now of each of these names; the status and how many samples were taken.
-fn send(worker: &Tidewatch, names: std::ops::Range<u64>) -> (u16, f64) {
-    let accepted = || worker.metric("tidewatch_samples_accepted_total{source=\"remote_write\"}");
+fn send(tidewatch: &Tidewatch, names: std::ops::Range<u64>) -> (u16, f64) {
+    let accepted = || tidewatch.metric("tidewatch_samples_accepted_total{source=\"remote_write\"}");
     let at_ms = now_ms();
     let request = names.fold(WriteRequest::default(), |request, n| {
         request.series(&[("__name__", "churn"), ("n", &n.to_string())], &[(at_ms, n as f64)])
     });
     let before = accepted();
-    let status = request.send(&worker.url("/api/v1/write")).unwrap().status;
+    let status = request.send(&tidewatch.url("/api/v1/write")).unwrap().status;
     (status, accepted() - before)
 }
 
 #[test]
-fn a_running_worker_forgets_what_fell_silent_and_takes_others() {
+fn a_running_server_forgets_what_fell_silent_and_takes_others() {
     // What was sent first must still be known when the rest is sent, on a slow machine as well.
-    let mut worker = Tidewatch::start(
-        "windows: [{length: 2s, hop: 1s}]\nsettle: 8s\nlateness: 1s\ncatch_up: 8s\n\
+    let mut tidewatch = Tidewatch::start(
+        "windows: [{length: 2s, hop: 1s}]\nidle_timeout: 8s\nallowed_lateness: 1s\ncatch_up: 8s\n\
          limits: {series: 1000, series_per_name: 1000}\nstore: {rows_per_day_max: 1000000000}\n",
     );
     let reached =
-        |worker: &Tidewatch| worker.metric("tidewatch_limit_reached_total{limit=\"limits.series\"}");
-    let empty = |worker: &Tidewatch| {
+        |tidewatch: &Tidewatch| tidewatch.metric("tidewatch_limit_reached_total{limit=\"limits.series\"}");
+    let empty = |tidewatch: &Tidewatch| {
         eventually("all are forgotten", PATIENCE, || {
-            match worker.metric("tidewatch_label_entries") + worker.metric("tidewatch_active_series") {
+            match tidewatch.metric("tidewatch_label_entries") + tidewatch.metric("tidewatch_active_series") {
                 0.0 => Ok(()),
                 n => Err(format!("{n} left")),
             }
@@ -174,24 +178,24 @@ fn a_running_worker_forgets_what_fell_silent_and_takes_others() {
     let mut bytes = Vec::new();
     for round in 0..3_u64 {
         let first = round * 10_000;
-        assert_eq!(send(&worker, first..first + 900), (204, 900.0), "round {round}");
+        assert_eq!(send(&tidewatch, first..first + 900), (204, 900.0), "round {round}");
         // 100 more fit, the other 50 are refused one by one; those known go on.
-        assert_eq!(send(&worker, first + 850..first + 1_050), (400, 150.0), "round {round}");
-        assert_eq!(reached(&worker), 50.0 * (round + 1) as f64);
-        empty(&worker);
-        assert_eq!(worker.metric("tidewatch_series_released_total"), 1_000.0 * (round + 1) as f64);
+        assert_eq!(send(&tidewatch, first + 850..first + 1_050), (400, 150.0), "round {round}");
+        assert_eq!(reached(&tidewatch), 50.0 * (round + 1) as f64);
+        empty(&tidewatch);
+        assert_eq!(tidewatch.metric("tidewatch_series_released_total"), 1_000.0 * (round + 1) as f64);
         bytes.push(["admit", "window"].map(|operator| {
-            worker.metric(&format!("tidewatch_operator_state_bytes{{operator=\"{operator}\"}}"))
+            tidewatch.metric(&format!("tidewatch_operator_state_bytes{{operator=\"{operator}\"}}"))
         }));
     }
-    assert_eq!(worker.metric("tidewatch_slots_given_total"), 3_000.0);
-    assert_eq!(worker.metric("tidewatch_slots_freed_total"), 3_000.0);
+    assert_eq!(tidewatch.metric("tidewatch_slots_given_total"), 3_000.0);
+    assert_eq!(tidewatch.metric("tidewatch_slots_freed_total"), 3_000.0);
     // After a kill the log brings all of them back; they are forgotten once the workers know better.
-    worker.process().kill();
-    worker.start_again();
-    empty(&worker);
-    assert_eq!(send(&worker, 90_000..91_000), (204, 1_000.0));
-    let log = worker.process().log();
+    tidewatch.process().kill();
+    tidewatch.start_again();
+    empty(&tidewatch);
+    assert_eq!(send(&tidewatch, 90_000..91_000), (204, 1_000.0));
+    let log = tidewatch.process().log();
     assert!(!log.contains("panicked"), "{log}");
     println!("bytes of state after each round: {bytes:?}");
 }

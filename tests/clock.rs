@@ -1,5 +1,5 @@
 //! A clock that is wrong for a while: no stored row is dropped, every restart goes on, samples of the true time are
-//! asked for again, and stream time goes back when senders agree with the clock or the operator says so.
+//! asked for again, and processing time goes back when senders agree with the clock or the operator says so.
 
 use std::io::{Read as _, Write as _};
 use std::net::Ipv4Addr;
@@ -13,7 +13,8 @@ use crate::support::remote_write::{WriteRequest, snappy};
 use crate::support::{Folder, eventually, stored};
 
 const HOUR_MS: i64 = 3_600_000;
-const CONFIG: &str = "windows: [{length: 10s, hop: 5s}]\nsettle: 1s\ncatch_up: 1s\nsnapshots: {every: 1s}\n";
+const CONFIG: &str =
+    "windows: [{length: 10s, hop: 5s}]\nidle_timeout: 1s\ncatch_up: 1s\nsnapshots: {every: 1s}\n";
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The true time.
@@ -21,9 +22,9 @@ fn unix_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
-/// A worker whose clock the test sets.
+/// A server whose clock the test sets.
 struct Clocked {
-    worker: Tidewatch,
+    tidewatch: Tidewatch,
     clock: Folder,
     sent: Vec<(i64, f64)>,
 }
@@ -33,8 +34,8 @@ impl Clocked {
         let clock = Folder::new("clock");
         let file = clock.path().join("ahead_ms");
         std::fs::write(&file, "0").unwrap();
-        let worker = Tidewatch::start_with(CONFIG, &[("TIDEWATCH_CLOCK", file.to_str().unwrap())]);
-        Clocked { worker, clock, sent: Vec::new() }
+        let tidewatch = Tidewatch::start_with(CONFIG, &[("TIDEWATCH_CLOCK", file.to_str().unwrap())]);
+        Clocked { tidewatch, clock, sent: Vec::new() }
     }
 
     /// Sets the clock so far ahead of the machine's.
@@ -47,23 +48,23 @@ impl Clocked {
     /// Sends one sample of a series, so far from the true time; the status.
     fn send(&self, series: &str, ahead_ms: i64) -> u16 {
         let request = WriteRequest::default().series(&[("__name__", series)], &[(unix_ms() + ahead_ms, 1.0)]);
-        request.send(&self.worker.url("/api/v1/write")).unwrap().status
+        request.send(&self.tidewatch.url("/api/v1/write")).unwrap().status
     }
 
     /// Sends one sample of the true time, which must be taken.
     fn send_now(&mut self) {
         let sample = (unix_ms(), self.sent.len() as f64);
         let request = WriteRequest::default().series(&[("__name__", "steady")], &[sample]);
-        let answer = request.send(&self.worker.url("/api/v1/write")).unwrap();
+        let answer = request.send(&self.tidewatch.url("/api/v1/write")).unwrap();
         assert_eq!(answer.status, 204, "{answer:?}");
         self.sent.push(sample);
     }
 
     fn behind_seconds(&self) -> f64 {
-        self.worker.get("/api/v1/status", &[]).json()["clock_behind_seconds"].as_f64().unwrap()
+        self.tidewatch.get("/api/v1/status", &[]).json()["clock_behind_seconds"].as_f64().unwrap()
     }
 
-    /// Waits until stream time is so far ahead of the clock, in seconds.
+    /// Waits until processing time is so far ahead of the clock, in seconds.
     fn await_behind(&self, wanted: std::ops::RangeInclusive<f64>) {
         eventually("the clock is so far behind", PATIENCE, || {
             let behind = self.behind_seconds();
@@ -74,13 +75,13 @@ impl Clocked {
     /// The clock jumps forward, is seen there, and is set right.
     fn jump(&mut self, ahead_ms: i64) {
         self.set(ahead_ms);
-        let epoch = || self.worker.get("/api/v1/status", &[]).json()["epoch"]["journal"].as_i64().unwrap();
+        let epoch = || self.tidewatch.get("/api/v1/status", &[]).json()["epoch"]["journal"].as_i64().unwrap();
         eventually("an epoch under the wrong clock", PATIENCE, || match epoch() {
             epoch if epoch > unix_ms() + ahead_ms / 2 => Ok(()),
             epoch => Err(epoch.to_string()),
         });
         eventually("the jump is told", PATIENCE, || {
-            let log = self.worker.process().log();
+            let log = self.tidewatch.process().log();
             if log.contains("the clock has jumped") { Ok(()) } else { Err(log) }
         });
         self.set(0);
@@ -88,7 +89,7 @@ impl Clocked {
 
     /// The rows of a series so far.
     fn rows(&self, series: &str) -> Vec<serde_json::Value> {
-        self.worker.rows("/api/v1/windows", &[("match[]", series), ("start", "0")])
+        self.tidewatch.rows("/api/v1/windows", &[("match[]", series), ("start", "0")])
     }
 
     /// Rows whose windows begin after `from_ms` are right, to the end; the journal holds so many resets.
@@ -116,16 +117,17 @@ impl Clocked {
             checked += 1;
         }
         assert!(checked > 0, "{:?}", self.rows("steady"));
-        let status = self.worker.process().terminate();
-        assert_eq!(status.code(), Some(0), "{}", self.worker.process().log_tail());
-        let (epochs, _) = stored::epochs(&self.worker.folder().join("data"));
+        let status = self.tidewatch.process().terminate();
+        assert_eq!(status.code(), Some(0), "{}", self.tidewatch.process().log_tail());
+        let (epochs, _) = stored::epochs(&self.tidewatch.folder().join("data"));
         let found = epochs.iter().filter(|epoch| {
             epoch.controls.iter().any(|control| matches!(**control, Control::ClockReset { .. }))
         });
         let found: Vec<_> = found.collect();
         assert_eq!(found.len(), resets);
         assert!(found.iter().all(|epoch| epoch.live.is_empty()), "a reset has an epoch of its own");
-        let back = epochs.windows(2).filter(|two| two[1].end.stream_ms < two[0].end.stream_ms).count();
+        let back =
+            epochs.windows(2).filter(|two| two[1].end.processing_ms < two[0].end.processing_ms).count();
         assert_eq!(back, resets, "time goes back nowhere else");
     }
 }
@@ -172,34 +174,34 @@ fn a_clock_that_was_ahead_drops_no_rows_refuses_no_restart_and_is_accepted() {
     assert_eq!(clocked.send("ahead", 50 * 24 * HOUR_MS), 400);
     clocked.send_now();
     assert!(clocked.rows("steady").len() >= rows, "rows are dropped");
-    let log = clocked.worker.process().log();
+    let log = clocked.tidewatch.process().log();
     // A step between two looks may take a second.
     let told =
         ["40d", "39d23h59m"].iter().any(|by| log.contains(&format!("the clock has jumped and is now {by}")));
     assert!(log.contains("ERROR") && told, "{log}");
     clocked.await_behind(3_400_000.0..=3_500_000.0);
     // Every restart goes on.
-    clocked.worker.process().kill();
-    clocked.worker.start_again();
+    clocked.tidewatch.process().kill();
+    clocked.tidewatch.start_again();
     clocked.await_behind(3_400_000.0..=3_500_000.0);
     assert!(clocked.rows("steady").len() >= rows, "rows are dropped");
     clocked.send_now();
-    clocked.worker.process().kill();
+    clocked.tidewatch.process().kill();
     let file = clocked.clock.path().join("ahead_ms").to_str().unwrap().to_owned();
-    clocked.worker.next_with(&[("TIDEWATCH_CLOCK", &file)], &["--accept-clock"]);
-    clocked.worker.start_again();
+    clocked.tidewatch.next_with(&[("TIDEWATCH_CLOCK", &file)], &["--accept-clock"]);
+    clocked.tidewatch.start_again();
     clocked.await_behind(0.0..=60.0);
     assert_eq!(clocked.send("ahead", 24 * HOUR_MS), 400);
     // A kill right after it changes nothing.
-    clocked.worker.process().kill();
-    clocked.worker.start_again();
+    clocked.tidewatch.process().kill();
+    clocked.tidewatch.start_again();
     clocked.await_behind(0.0..=60.0);
     let from_ms = unix_ms();
     clocked.end(1, from_ms);
 }
 
 #[test]
-fn several_senders_who_agree_with_the_clock_set_stream_time_right() {
+fn several_senders_who_agree_with_the_clock_set_processing_time_right() {
     let mut clocked = Clocked::start();
     clocked.send_now();
     clocked.set(6 * HOUR_MS);
@@ -216,8 +218,8 @@ fn several_senders_who_agree_with_the_clock_set_stream_time_right() {
         std::thread::sleep(Duration::from_secs(2));
     }
     assert!(clocked.behind_seconds() > 21_000.0, "one sender is not several");
-    let address = clocked.worker.address();
-    eventually("stream time is right", PATIENCE, || {
+    let address = clocked.tidewatch.address();
+    eventually("processing time is right", PATIENCE, || {
         clocked.send_now();
         let answer = send_from(Ipv4Addr::new(127, 0, 0, 2), &address);
         assert!(answer.contains("204"), "{answer}");
@@ -225,7 +227,7 @@ fn several_senders_who_agree_with_the_clock_set_stream_time_right() {
         let behind = clocked.behind_seconds();
         if behind < 60.0 { Ok(()) } else { Err(format!("{behind} s")) }
     });
-    let log = clocked.worker.process().log();
+    let log = clocked.tidewatch.process().log();
     assert!(log.contains("2 senders agree with the clock"), "{log}");
     let from_ms = unix_ms();
     eventually("the series of the wrong time begins anew", PATIENCE, || {
@@ -237,8 +239,8 @@ fn several_senders_who_agree_with_the_clock_set_stream_time_right() {
             rows.iter().filter_map(|row| row["at_ms"].as_i64()).any(|at| (from_ms..now).contains(&at));
         if right { Ok(()) } else { Err(format!("{rows:?}")) }
     });
-    clocked.worker.process().kill();
-    clocked.worker.start_again();
+    clocked.tidewatch.process().kill();
+    clocked.tidewatch.start_again();
     clocked.end(1, from_ms);
 }
 
@@ -247,13 +249,13 @@ fn a_clock_that_is_behind_asks_for_live_samples_again_and_drops_nothing() {
     let mut clocked = Clocked::start();
     clocked.send_now();
     eventually("an epoch", PATIENCE, || {
-        let status = clocked.worker.get("/api/v1/status", &[]).json();
+        let status = clocked.tidewatch.get("/api/v1/status", &[]).json();
         if status["epoch"]["journal"].is_u64() { Ok(()) } else { Err(status.to_string()) }
     });
     clocked.set(-6 * HOUR_MS);
     assert_eq!(clocked.send("live", 0), 503);
-    clocked.worker.process().kill();
-    clocked.worker.start_again();
+    clocked.tidewatch.process().kill();
+    clocked.tidewatch.start_again();
     assert_eq!(clocked.send("live", 0), 503, "also after a restart");
     assert_eq!(clocked.send("live", 12 * HOUR_MS), 400);
     clocked.set(0);

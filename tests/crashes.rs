@@ -33,8 +33,8 @@ pub fn any_settings(rng: &mut fastrand::Rng) -> Settings {
         }
         let settings = Settings {
             windows,
-            settle_ms: [1_000, 5_000, 30_000][rng.usize(0..3)],
-            lateness_ms: [600_000, 900_000, 3_600_000][rng.usize(0..3)],
+            idle_timeout_ms: [1_000, 5_000, 30_000][rng.usize(0..3)],
+            allowed_lateness_ms: [600_000, 900_000, 3_600_000][rng.usize(0..3)],
             ..Settings::default()
         };
         // A row for each second and series would be most of the run.
@@ -51,11 +51,11 @@ pub fn config(settings: &Settings, workers: usize, trim: &str) -> String {
     let (journal, outbox) = if trim == "on" { ("1MiB", "2MiB") } else { ("1GiB", "1GiB") };
     let windows: Vec<String> = settings.windows.iter().map(window).collect();
     format!(
-        "windows: [{}]\nsettle: {}\nlateness: {}\nworkers: {workers}\n\
+        "windows: [{}]\nidle_timeout: {}\nallowed_lateness: {}\nworkers: {workers}\n\
          snapshots: {{every: 1s}}\njournal: {{bytes_max: {journal}, trim: {trim}}}\noutbox: {{bytes_max: {outbox}}}\n",
         windows.join(", "),
-        duration(settings.settle_ms),
-        duration(settings.lateness_ms)
+        duration(settings.idle_timeout_ms),
+        duration(settings.allowed_lateness_ms)
     )
 }
 
@@ -147,29 +147,29 @@ fn crash(seed: u64, rounds: u64, trim: &str) -> Figures {
     let settings = any_settings(&mut rng);
     println!("seed {seed}, {rounds} rounds, trim {trim}, {}", config(&settings, 1, trim).replace('\n', ", "));
     let mut figures = Figures { runs: 1, ..Figures::default() };
-    let mut worker = Tidewatch::start(&config(&settings, 1, trim));
-    let data = worker.folder().join("data");
+    let mut tidewatch = Tidewatch::start(&config(&settings, 1, trim));
+    let data = tidewatch.folder().join("data");
     let mut mirror = Mirror::start(&data);
     let mut senders = [0, 1].map(|n| Sender::new(seed + n as u64, names(n)));
     let mut replayed = BTreeSet::new();
     for round in 0..rounds {
         let begun = Instant::now();
-        send_and_kill(&mut worker, &mut senders, rounds - round, &mut rng);
+        send_and_kill(&mut tidewatch, &mut senders, rounds - round, &mut rng);
         println!("round {round}: killed after {:?}", begun.elapsed());
         figures.kills += 1;
-        worker.configure(&config(&settings, [2, 4, 1][round as usize % 3], trim));
+        tidewatch.configure(&config(&settings, [2, 4, 1][round as usize % 3], trim));
         if rng.u8(0..3) == 0 {
             figures.replays += 1;
-            replay_and_kill(worker.folder(), round, &mut replayed, &mut rng);
+            replay_and_kill(tidewatch.folder(), round, &mut replayed, &mut rng);
         }
         if rng.u8(0..3) == 0 {
-            worker.start_and_kill(Duration::from_micros(rng.u64(0..400_000)));
+            tidewatch.start_and_kill(Duration::from_micros(rng.u64(0..400_000)));
             figures.kills += 1;
         }
         let begun = Instant::now();
-        worker.start_again();
+        tidewatch.start_again();
         figures.slowest_start = figures.slowest_start.max(begun.elapsed());
-        figures.restored += u64::from(worker.metric("tidewatch_snapshot_epoch") > 0.0);
+        figures.restored += u64::from(tidewatch.metric("tidewatch_snapshot_epoch") > 0.0);
     }
     if trim == "on" {
         // However short the rounds were, it comes to two snapshots of every shard, and a start from them.
@@ -177,14 +177,14 @@ fn crash(seed: u64, rounds: u64, trim: &str) -> Figures {
             let first = segments(&data, "journal").first().cloned().unwrap_or_default();
             if first > format!("{:020}.seg", 0) { Ok(()) } else { Err(format!("it begins with {first}")) }
         });
-        worker.process().kill();
-        worker.start_again();
-        figures.restored += u64::from(worker.metric("tidewatch_snapshot_epoch") > 0.0);
+        tidewatch.process().kill();
+        tidewatch.start_again();
+        figures.restored += u64::from(tidewatch.metric("tidewatch_snapshot_epoch") > 0.0);
     }
-    let url = worker.url("/api/v1/write");
-    assert!(senders.iter_mut().all(|sender| sender.send(&url)), "{}", worker.process().log_tail());
-    let status = worker.process().terminate();
-    assert_eq!(status.code(), Some(0), "{}", worker.process().log_tail());
+    let url = tidewatch.url("/api/v1/write");
+    assert!(senders.iter_mut().all(|sender| sender.send(&url)), "{}", tidewatch.process().log_tail());
+    let status = tidewatch.process().terminate();
+    assert_eq!(status.code(), Some(0), "{}", tidewatch.process().log_tail());
     let all = mirror.finish();
     if trim == "off" {
         assert_eq!(segments(&data, "journal"), segments(all, "journal"));
@@ -205,11 +205,11 @@ fn crash(seed: u64, rounds: u64, trim: &str) -> Figures {
     assert!(revised > 0, "seed {seed}: nothing was late");
     let mut samples = Samples::default();
     held.iter().for_each(|(series, at)| samples.push(*series, *at, value(*series, *at)));
-    worker.start_again();
+    tidewatch.start_again();
     let range = [("start", "2025-12-31T00:00:00Z"), ("end", "2026-01-02T00:00:00Z")];
     let what = format!("seed {seed}, after all kills");
-    stored::check(&what, &settings, &worker.rows("/api/v1/windows", &range), &samples);
-    assert!(!worker.process().log().contains("panicked"), "{}", worker.process().log());
+    stored::check(&what, &settings, &tidewatch.rows("/api/v1/windows", &range), &samples);
+    assert!(!tidewatch.process().log().contains("panicked"), "{}", tidewatch.process().log());
     let trimmed = segments(all, "journal").len() - segments(&data, "journal").len();
     assert_eq!(trimmed > 0, trim == "on", "seed {seed}: {trimmed} segments of the journal were trimmed");
     figures
@@ -241,14 +241,14 @@ pub fn rerun(what: &str, settings: &Settings, all: &Path) -> usize {
     crashed.iter().flat_map(|batch| &batch.windows).filter(|row| row.revision > 0).count()
 }
 
-/// Both send for a moment or for some seconds; then the worker is killed in the middle of it.
+/// Both send for a moment or for some seconds; then the server is killed in the middle of it.
 fn send_and_kill(
-    worker: &mut Tidewatch,
+    tidewatch: &mut Tidewatch,
     senders: &mut [Sender; 2],
     rounds_left: u64,
     rng: &mut fastrand::Rng,
 ) {
-    let (url, stop) = (worker.url("/api/v1/write"), AtomicBool::new(false));
+    let (url, stop) = (tidewatch.url("/api/v1/write"), AtomicBool::new(false));
     // Some rounds are long enough for two rounds of snapshots.
     let lasts = Duration::from_millis(if rng.bool() { rng.u64(2_000..5_000) } else { rng.u64(0..400) });
     std::thread::scope(|scope| {
@@ -267,7 +267,7 @@ fn send_and_kill(
             });
         }
         std::thread::sleep(lasts);
-        worker.process().kill();
+        tidewatch.process().kill();
         stop.store(true, Ordering::Relaxed);
     });
 }

@@ -8,28 +8,28 @@ use crate::support::remote_write::WriteRequest;
 
 const CONFIG: &str = "
 windows: [{length: 10s, hop: 5s}, {length: 1m, hop: 10s}]
-settle: 5s
+idle_timeout: 5s
 ";
 
 const START_MS: i64 = 1_767_225_600_000;
 const LONG: Duration = Duration::from_secs(90);
 
 /// Sends the samples number `n` of a series of that number; the status, unless there was no answer.
-fn send(worker: &Tidewatch, n: i64) -> Option<u16> {
+fn send(tidewatch: &Tidewatch, n: i64) -> Option<u16> {
     let name = n.to_string();
     let labels = [("__name__", "failed"), ("n", name.as_str())];
     let samples: Vec<(i64, f64)> = (0..30).map(|i| (START_MS + i * 1_000, i as f64)).collect();
     let request = WriteRequest::default().series(&labels, &samples);
-    request.send(&worker.url("/api/v1/write")).ok().map(|answer| answer.status)
+    request.send(&tidewatch.url("/api/v1/write")).ok().map(|answer| answer.status)
 }
 
-/// Sends until the worker is gone; the numbers that were acknowledged.
-fn send_until_it_ends(worker: &mut Tidewatch) -> Vec<i64> {
+/// Sends until the server is gone; the numbers that were acknowledged.
+fn send_until_it_ends(tidewatch: &mut Tidewatch) -> Vec<i64> {
     let mut taken = Vec::new();
     let mut n = 0;
-    eventually("the worker ends", LONG, || {
+    eventually("the server ends", LONG, || {
         n += 1;
-        match send(worker, n) {
+        match send(tidewatch, n) {
             None => Ok(()),
             Some(204) => {
                 taken.push(n);
@@ -43,13 +43,13 @@ fn send_until_it_ends(worker: &mut Tidewatch) -> Vec<i64> {
 }
 
 /// Waits until each of these series has a full window.
-fn are_stored(worker: &Tidewatch, series: &[i64]) {
+fn are_stored(tidewatch: &Tidewatch, series: &[i64]) {
     for n in series {
         let name = format!("failed{{n=\"{n}\"}}");
         let (start, end) = ((START_MS / 1_000).to_string(), (START_MS / 1_000 + 20).to_string());
         let range = [("match[]", name.as_str()), ("window", "10s"), ("start", &start), ("end", &end)];
         eventually(&format!("the rows of {name}"), LONG, || {
-            let rows = worker.rows("/api/v1/windows", &range);
+            let rows = tidewatch.rows("/api/v1/windows", &range);
             let full = rows.iter().filter(|row| row["count"] == 10).count();
             if full >= 2 { Ok(()) } else { Err(format!("{rows:?}")) }
         });
@@ -64,39 +64,39 @@ fn a_log_whose_sync_fails_ends_the_process_which_may_be_started_again() {
         ("outbox", "the outbox cannot be written: cannot sync"),
     ] {
         let fault = format!("fail-sync:{log}@6");
-        let mut worker = Tidewatch::start_with(CONFIG, &[("TIDEWATCH_FAULT", &fault)]);
-        let taken = send_until_it_ends(&mut worker);
-        let status = worker.process().ended();
-        assert_eq!(status.code(), Some(75), "{log}: {}", worker.process().log_tail());
-        let log_text = worker.process().log();
+        let mut tidewatch = Tidewatch::start_with(CONFIG, &[("TIDEWATCH_FAULT", &fault)]);
+        let taken = send_until_it_ends(&mut tidewatch);
+        let status = tidewatch.process().ended();
+        assert_eq!(status.code(), Some(75), "{log}: {}", tidewatch.process().log_tail());
+        let log_text = tidewatch.process().log();
         let error = log_text.lines().find(|line| line.contains("ERROR") && line.contains(said));
         assert!(error.is_some(), "{log}: {log_text}");
-        worker.next_with(&[], &[]);
-        worker.start_again();
-        are_stored(&worker, &taken);
-        assert_eq!(send(&worker, 1_000_000), Some(204), "{log}");
+        tidewatch.next_with(&[], &[]);
+        tidewatch.start_again();
+        are_stored(&tidewatch, &taken);
+        assert_eq!(send(&tidewatch, 1_000_000), Some(204), "{log}");
     }
 }
 
 /// The store takes again from the outbox what may not be on the disk, and goes on; pushes are taken meanwhile.
 #[test]
 fn a_store_whose_sync_fails_is_opened_anew_and_lacks_nothing() {
-    // The first sync is made when the worker starts, the next half a minute later.
-    let mut worker = Tidewatch::start_with(CONFIG, &[("TIDEWATCH_FAULT", "fail-sync:store@2")]);
+    // The first sync is made when the server starts, the next half a minute later.
+    let mut tidewatch = Tidewatch::start_with(CONFIG, &[("TIDEWATCH_FAULT", "fail-sync:store@2")]);
     let mut taken = Vec::new();
     eventually("the store is opened anew", LONG, || {
         let n = taken.len() as i64 + 1;
-        assert_eq!(send(&worker, n), Some(204));
+        assert_eq!(send(&tidewatch, n), Some(204));
         taken.push(n);
-        match worker.metric("tidewatch_store_recoveries_total") {
+        match tidewatch.metric("tidewatch_store_recoveries_total") {
             1.0 => Ok(()),
             other => Err(format!("{other} times, {n} taken")),
         }
     });
-    are_stored(&worker, &taken);
-    let log = worker.process().log();
+    are_stored(&tidewatch, &taken);
+    let log = tidewatch.process().log();
     assert!(log.lines().any(|line| line.contains("ERROR") && line.contains("it was opened anew")), "{log}");
-    assert_eq!(send(&worker, 1_000_000), Some(204));
-    are_stored(&worker, &[1_000_000]);
-    assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
+    assert_eq!(send(&tidewatch, 1_000_000), Some(204));
+    are_stored(&tidewatch, &[1_000_000]);
+    assert_eq!(tidewatch.process().terminate().code(), Some(0), "{}", tidewatch.process().log_tail());
 }

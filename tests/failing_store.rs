@@ -30,9 +30,9 @@ struct Failing {
 }
 
 impl Failing {
-    fn begin(strace: &Path, worker: &mut Tidewatch, file: &str, calls: &str, inject: &str) -> Failing {
-        let (path, trace) = (worker.folder().join("data").join(file), worker.folder().join("trace"));
-        let pid = worker.process().id();
+    fn begin(strace: &Path, tidewatch: &mut Tidewatch, file: &str, calls: &str, inject: &str) -> Failing {
+        let (path, trace) = (tidewatch.folder().join("data").join(file), tidewatch.folder().join("trace"));
+        let pid = tidewatch.process().id();
         let strace = Command::new(strace)
             .args(["-f", "-qq", "-p", &pid.to_string(), "-e", &format!("trace={calls}"), "-e", inject, "-P"])
             .args([path.as_os_str(), "-o".as_ref(), trace.as_os_str()])
@@ -64,38 +64,38 @@ impl Drop for Failing {
 fn fail(strace: &Path, seed: u64, (file, calls, error): (&str, &str, &str)) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let settings = any_settings(&mut rng);
-    let mut worker = Tidewatch::start(&config(&settings, 2, "off"));
+    let mut tidewatch = Tidewatch::start(&config(&settings, 2, "off"));
     let mut sender = Sender::new(seed, (0..30).map(|i| format!("failing_{i}")));
     // Of the store's file itself checkpoints are few, and syncs of both are seconds apart.
     let first = if (file, calls) == ("store.sqlite-wal", "pwrite64") { rng.usize(1..20) } else { 1 };
     let strikes = [1, 3, 20][rng.usize(0..3)];
     let inject = format!("inject={calls}:error={error}:when={first}..{}", first + strikes - 1);
     let what = format!("seed {seed}, {file}: {inject}");
-    let url = worker.url("/api/v1/write");
+    let url = tidewatch.url("/api/v1/write");
     assert!(sender.send(&url), "{what}");
-    let failing = Failing::begin(strace, &mut worker, file, calls, &inject);
+    let failing = Failing::begin(strace, &mut tidewatch, file, calls, &inject);
     for n in 0..40 {
         // It may end with the failure, and whoever runs it starts it again.
-        if !worker.process().has_ended() {
+        if !tidewatch.process().has_ended() {
             sender.send(&url);
         }
         std::thread::sleep(Duration::from_millis([0, 20, 150, 400][n % 4]));
     }
-    if !worker.process().has_ended() {
-        let code = worker.process().terminate().code();
-        assert!(matches!(code, Some(0 | 75)), "{what}: {code:?}: {}", worker.process().log_tail());
+    if !tidewatch.process().has_ended() {
+        let code = tidewatch.process().terminate().code();
+        assert!(matches!(code, Some(0 | 75)), "{what}: {code:?}: {}", tidewatch.process().log_tail());
     }
     let struck = failing.failed();
     drop(failing);
     println!("{what}: {struck} calls failed, {} samples were acknowledged", sender.acknowledged.len());
-    worker.start_again();
-    let url = worker.url("/api/v1/write");
-    assert!((0..4).all(|_| sender.send(&url)), "{what}: {}", worker.process().log_tail());
-    assert_eq!(worker.process().terminate().code(), Some(0), "{what}: {}", worker.process().log_tail());
-    worker.start_again();
+    tidewatch.start_again();
+    let url = tidewatch.url("/api/v1/write");
+    assert!((0..4).all(|_| sender.send(&url)), "{what}: {}", tidewatch.process().log_tail());
+    assert_eq!(tidewatch.process().terminate().code(), Some(0), "{what}: {}", tidewatch.process().log_tail());
+    tidewatch.start_again();
     let range = [("start", "2025-12-31T00:00:00Z"), ("end", "2026-01-02T00:00:00Z")];
-    let rows = worker.rows("/api/v1/windows", &range);
-    let journal = stored::samples(&worker.folder().join("data"));
+    let rows = tidewatch.rows("/api/v1/windows", &range);
+    let journal = stored::samples(&tidewatch.folder().join("data"));
     let held: BTreeSet<(u64, i64)> =
         journal.series.iter().copied().zip(journal.at_ms.iter().copied()).collect();
     let lost = sender.acknowledged.difference(&held).next();
@@ -104,7 +104,7 @@ fn fail(strace: &Path, seed: u64, (file, calls, error): (&str, &str, &str)) {
     held.iter().for_each(|(series, at)| samples.push(*series, *at, value(*series, *at)));
     stored::check(&what, &settings, &rows, &samples);
     assert!(struck > 0, "{what}: nothing failed");
-    assert!(!worker.process().log().contains("panicked"), "{what}: {}", worker.process().log());
+    assert!(!tidewatch.process().log().contains("panicked"), "{what}: {}", tidewatch.process().log());
 }
 
 #[test]

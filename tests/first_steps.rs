@@ -134,11 +134,11 @@ fn the_config_for_prometheus_is_good_and_is_the_one_in_the_readme() {
 
 #[test]
 fn each_accepted_sample_is_counted_once() {
-    let worker = Tidewatch::start("");
+    let tidewatch = Tidewatch::start("");
     let samples: Vec<_> = (0..7).map(|i| (1_767_225_600_000 + i * 1_000, 1.0)).collect();
     let request = WriteRequest::default().series(&[("__name__", "up")], &samples);
-    assert_eq!(request.send(&worker.url("/api/v1/write")).unwrap().status, 204);
-    let metrics = worker.get("/metrics", &[]).text;
+    assert_eq!(request.send(&tidewatch.url("/api/v1/write")).unwrap().status, 204);
+    let metrics = tidewatch.get("/metrics", &[]).text;
     for word in ["received", "accepted"] {
         let line = format!("tidewatch_samples_{word}_total{{source=\"remote_write\"}} 7\n");
         assert!(metrics.contains(&line), "{line} is not in {metrics}");

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use tidewatch::source::replay::Format;
+use tidewatch::source::replay::FileFormat;
 
 /// Written once, for the fuzz targets too.
 #[path = "../fuzz/src/lib.rs"]
@@ -17,16 +17,16 @@ const TARGETS: [(&str, Law); 10] = [
     ("answer", laws::answer),
     ("csv", |text| {
         laws::csv(text);
-        laws::file(Format::Csv, text);
+        laws::file(FileFormat::Csv, text);
     }),
     ("exposition", |text| {
         laws::exposition(text);
-        laws::file(Format::Prometheus, text);
+        laws::file(FileFormat::Prometheus, text);
     }),
     ("journal", laws::journal),
     ("openmetrics", |text| {
         laws::openmetrics(text);
-        laws::file(Format::OpenMetrics, text);
+        laws::file(FileFormat::OpenMetrics, text);
     }),
     ("outbox", laws::outbox),
     ("remote_write", laws::remote_write),

@@ -6,7 +6,7 @@
 //! are summed plainly, and a pane is one pass and panes merge pairwise; min and max are exact.
 
 use serde::Deserialize;
-use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::{EpochEnd, Samples};
 use tidewatch_dataflows::settings::{Settings, Window};
 
@@ -58,7 +58,7 @@ fn answers(x: &[f64], n: usize) -> Vec<WindowStats> {
     for (i, value) in x.iter().chain([&0.0]).enumerate() {
         samples.push(77, START_MS + (i as i64 + 1) * STEP_MS, *value);
     }
-    let end = EpochEnd { epoch: 1, stream_ms: i64::MIN, close_ms: i64::MIN, last_of_input: false };
+    let end = EpochEnd { epoch: 1, processing_ms: i64::MIN, watermark_ms: i64::MIN, last_of_input: false };
     Tactics::new(&settings).epoch(&(end, samples).into()).windows
 }
 

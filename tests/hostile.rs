@@ -164,7 +164,7 @@ fn do_not_read(address: &str, stop: &AtomicBool) {
 }
 
 /// Asks for what costs most to match; what was answered.
-fn ask_regexes(worker: &Tidewatch, n: usize, stop: &AtomicBool) {
+fn ask_regexes(tidewatch: &Tidewatch, n: usize, stop: &AtomicBool) {
     let repeat = [150, 400, 800, 900][n % 4];
     let matching = format!("{{__name__=~\"flap.*\",instance!~\"(.*[a-z0-9-]{{1,{repeat}}}){{2}}Z\"}}");
     while !stop.load(Relaxed) {
@@ -175,7 +175,7 @@ fn ask_regexes(worker: &Tidewatch, n: usize, stop: &AtomicBool) {
         };
         let parameters: Vec<(&str, &str)> =
             std::iter::once(("match[]", matching.as_str())).chain(more).collect();
-        let _ = http::get(&worker.url(path), &parameters);
+        let _ = http::get(&tidewatch.url(path), &parameters);
     }
 }
 
@@ -192,8 +192,8 @@ fn flap(url: &str, stop: &AtomicBool) {
 fn all_at_once_hold_up_no_honest_sender() {
     let seconds = 20 * crate::rounds(1);
     let all = seconds * 1_000 / REQUEST_EVERY.as_millis() as u64;
-    let worker = Tidewatch::start("windows: [{length: 10m, hop: 1m}, {length: 1h, hop: 1m}]\n");
-    let (url, address) = (worker.url("/api/v1/write"), worker.address());
+    let tidewatch = Tidewatch::start("windows: [{length: 10m, hop: 1m}, {length: 1h, hop: 1m}]\n");
+    let (url, address) = (tidewatch.url("/api/v1/write"), tidewatch.address());
     // All series are known before it begins.
     let first: Vec<u16> =
         (0..SERIES / REQUEST_SERIES).map(|n| request(n, now_ms()).send(&url).unwrap().status).collect();
@@ -201,13 +201,13 @@ fn all_at_once_hold_up_no_honest_sender() {
     let (pushes, health, stop, next) =
         (Seen::default(), Seen::default(), AtomicBool::new(false), AtomicU64::new(0));
     let opened = std::thread::scope(|scope| {
-        let (url, address, stop, health, worker) = (&url, &address, &stop, &health, &worker);
+        let (url, address, stop, health, tidewatch) = (&url, &address, &stop, &health, &tidewatch);
         let (next, pushes) = (&next, &pushes);
         let slow = scope.spawn(|| be_slow(address, stop));
         scope.spawn(|| do_not_read(address, stop));
-        (0..ASKERS).for_each(|n| drop(scope.spawn(move || ask_regexes(worker, n, stop))));
+        (0..ASKERS).for_each(|n| drop(scope.spawn(move || ask_regexes(tidewatch, n, stop))));
         (0..FLAPPERS).for_each(|_| drop(scope.spawn(|| flap(url, stop))));
-        let healthy = worker.url("/-/healthy");
+        let healthy = tidewatch.url("/-/healthy");
         scope.spawn(move || ask_health(&healthy, stop, health));
         // The strangers come first.
         std::thread::sleep(Duration::from_secs(2));
@@ -218,7 +218,7 @@ fn all_at_once_hold_up_no_honest_sender() {
         stop.store(true, Relaxed);
         slow.join().unwrap()
     });
-    let beside_state = || worker.resident_megabytes() - worker.state_megabytes();
+    let beside_state = || tidewatch.resident_megabytes() - tidewatch.state_megabytes();
     let peak = beside_state();
     let beside = eventually("little is left", Duration::from_secs(60), || {
         let beside = beside_state();
@@ -238,7 +238,7 @@ fn all_at_once_hold_up_no_honest_sender() {
     assert!(healthy.1 < HEALTHY_P99, "/-/healthy: p99 {:?}", healthy.1);
     let sent = ((all + SERIES / REQUEST_SERIES) * REQUEST_SERIES) as f64;
     eventually("all samples are applied", Duration::from_secs(60), || {
-        match worker.metric("tidewatch_samples_applied_total") {
+        match tidewatch.metric("tidewatch_samples_applied_total") {
             applied if applied == sent => Ok(()),
             applied => Err(format!("{applied} of {sent}")),
         }

@@ -1,4 +1,4 @@
-//! One worker, killed and started again: what was answered 2xx is never lost, and what was computed stays the same.
+//! One server, killed and started again: what was answered 2xx is never lost, and what was computed stays the same.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,7 @@ const WINDOWS: [Window; 2] = [("10s", 10_000, 5_000), ("1m", 60_000, 10_000)];
 
 const CONFIG: &str = "
 windows: [{length: 10s, hop: 5s}, {length: 1m, hop: 10s}]
-settle: 5s
+idle_timeout: 5s
 snapshots: {every: 1s}
 ";
 
@@ -28,19 +28,19 @@ snapshots: {every: 1s}
 pub const START_MS: i64 = 1_767_225_600_000;
 
 /// Sends the samples of a series from index `from` to `to`, one a second, and expects them to be taken.
-fn send(worker: &Tidewatch, from: i64, to: i64) {
+fn send(tidewatch: &Tidewatch, from: i64, to: i64) {
     let samples: Vec<(i64, f64)> = (from..to).map(|i| (START_MS + i * 1_000, (i * i % 37) as f64)).collect();
     let request = WriteRequest::default().series(&[("__name__", "test_total"), ("job", "kill")], &samples);
-    let answer = request.send(&worker.url("/api/v1/write")).unwrap();
+    let answer = request.send(&tidewatch.url("/api/v1/write")).unwrap();
     assert!((200..300).contains(&answer.status), "{answer:?}");
 }
 
 /// The rows of the series now, after a check that they are what samples 0 to `to` give.
-fn rows(worker: &Tidewatch, to: i64) -> Vec<Value> {
+fn rows(tidewatch: &Tidewatch, to: i64) -> Vec<Value> {
     let samples: Vec<(i64, f64)> = (0..to).map(|i| (START_MS + i * 1_000, (i * i % 37) as f64)).collect();
     let (start, end) = (START_MS / 1_000 - 60, START_MS / 1_000 + to + 60);
     let range = [("match[]", "test_total"), ("start", &start.to_string()), ("end", &end.to_string())];
-    let rows = worker.rows("/api/v1/windows", &range);
+    let rows = tidewatch.rows("/api/v1/windows", &range);
     for window in WINDOWS {
         let of_window = rows.iter().filter(|row| row["window"] == window.0);
         let times: Vec<i64> = of_window.clone().map(|row| row["at_ms"].as_i64().unwrap()).collect();
@@ -55,27 +55,27 @@ fn rows(worker: &Tidewatch, to: i64) -> Vec<Value> {
 
 #[test]
 fn nothing_acknowledged_is_lost_and_nothing_changes() {
-    let mut worker = Tidewatch::start(CONFIG);
-    send(&worker, 0, 100);
-    worker.process().kill();
+    let mut tidewatch = Tidewatch::start(CONFIG);
+    send(&tidewatch, 0, 100);
+    tidewatch.process().kill();
     // Ready means that the store holds every epoch the journal held at start.
-    worker.start_again();
-    let before = rows(&worker, 100);
+    tidewatch.start_again();
+    let before = rows(&tidewatch, 100);
     assert!(!before.is_empty());
 
-    send(&worker, 100, 200);
+    send(&tidewatch, 100, 200);
     // A sender that saw no answer sends again.
-    send(&worker, 100, 200);
-    worker.process().kill();
-    worker.start_again();
-    let after = rows(&worker, 200);
+    send(&tidewatch, 100, 200);
+    tidewatch.process().kill();
+    tidewatch.start_again();
+    let after = rows(&tidewatch, 200);
     let known = |row: &&Value| before.contains(row);
     assert_eq!(after.iter().filter(known).count(), before.len(), "a published row changed");
 
-    let status = worker.process().terminate();
-    assert_eq!(status.code(), Some(0), "{}", worker.process().log_tail());
-    worker.start_again();
-    assert_eq!(rows(&worker, 200), after);
+    let status = tidewatch.process().terminate();
+    assert_eq!(status.code(), Some(0), "{}", tidewatch.process().log_tail());
+    tidewatch.start_again();
+    assert_eq!(rows(&tidewatch, 200), after);
 }
 
 /// One who sends: its own series, and one that another sends as well.
@@ -171,8 +171,11 @@ pub const SECONDS: i64 = 550;
 
 pub fn settings() -> Settings {
     let second = |length: i64, hop: i64| settings::Window { length_ms: length * 1_000, hop_ms: hop * 1_000 };
-    let settings =
-        Settings { windows: vec![second(10, 5), second(60, 10)], settle_ms: 5_000, ..Settings::default() };
+    let settings = Settings {
+        windows: vec![second(10, 5), second(60, 10)],
+        idle_timeout_ms: 5_000,
+        ..Settings::default()
+    };
     settings.validated().unwrap()
 }
 
@@ -186,29 +189,29 @@ fn whatever_the_moment_of_a_kill_rows_are_those_of_an_undisturbed_run() {
 
 fn kill_again_and_again(seed: u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let mut worker = Tidewatch::start(&format!("{CONFIG}workers: 1\n"));
+    let mut tidewatch = Tidewatch::start(&format!("{CONFIG}workers: 1\n"));
     let mut senders = [
         Sender::new(seed + 1, ["a_total", "b", "both"].map(str::to_owned)),
         Sender::new(seed + 2, ["c_total", "d", "both"].map(str::to_owned)),
     ];
     for round in 0..7 {
-        kill_while_sending(&mut worker, &mut senders, &mut rng);
-        // What was stored can be read without a worker.
-        done(worker.folder(), &["export"], None);
+        kill_while_sending(&mut tidewatch, &mut senders, &mut rng);
+        // What was stored can be read without a server.
+        done(tidewatch.folder(), &["export"], None);
         let workers = [2, 4, 1][round % 3];
-        worker.configure(&format!("{CONFIG}workers: {workers}\n"));
+        tidewatch.configure(&format!("{CONFIG}workers: {workers}\n"));
         if rng.u8(0..3) == 0 {
-            worker.start_and_kill(Duration::from_micros(rng.u64(0..300_000)));
+            tidewatch.start_and_kill(Duration::from_micros(rng.u64(0..300_000)));
         }
-        worker.start_again();
+        tidewatch.start_again();
     }
     // One more of each, so that there is something after the last kill.
-    let url = worker.url("/api/v1/write");
-    assert!(senders.iter_mut().all(|sender| sender.send(&url)), "{}", worker.process().log_tail());
-    let status = worker.process().terminate();
-    assert_eq!(status.code(), Some(0), "{}", worker.process().log_tail());
+    let url = tidewatch.url("/api/v1/write");
+    assert!(senders.iter_mut().all(|sender| sender.send(&url)), "{}", tidewatch.process().log_tail());
+    let status = tidewatch.process().terminate();
+    assert_eq!(status.code(), Some(0), "{}", tidewatch.process().log_tail());
 
-    let data = worker.folder().join("data");
+    let data = tidewatch.folder().join("data");
     let journal = stored::samples(&data);
     let held: BTreeSet<(u64, i64)> =
         journal.series.iter().copied().zip(journal.at_ms.iter().copied()).collect();
@@ -257,16 +260,16 @@ fn kill_again_and_again(seed: u64) {
         assert_eq!(batch.rejects, [], "only duplicates were sent");
     }
 
-    worker.start_again();
+    tidewatch.start_again();
     let range = [("start", "2025-12-31T00:00:00Z"), ("end", "2026-01-02T00:00:00Z")];
-    stored::check("after all kills", &settings(), &worker.rows("/api/v1/windows", &range), &samples);
-    let log = worker.process().log();
+    stored::check("after all kills", &settings(), &tidewatch.rows("/api/v1/windows", &range), &samples);
+    let log = tidewatch.process().log();
     assert!(!log.contains("panicked"), "{log}");
 }
 
-/// Lets both send, and kills the worker in the middle of it, after some answers and a moment.
-fn kill_while_sending(worker: &mut Tidewatch, senders: &mut [Sender; 2], rng: &mut fastrand::Rng) {
-    let (url, stop) = (worker.url("/api/v1/write"), AtomicBool::new(false));
+/// Lets both send, and kills the server in the middle of it, after some answers and a moment.
+fn kill_while_sending(tidewatch: &mut Tidewatch, senders: &mut [Sender; 2], rng: &mut fastrand::Rng) {
+    let (url, stop) = (tidewatch.url("/api/v1/write"), AtomicBool::new(false));
     let (answered, answers) = mpsc::channel();
     std::thread::scope(|scope| {
         for sender in senders.iter_mut() {
@@ -281,7 +284,7 @@ fn kill_while_sending(worker: &mut Tidewatch, senders: &mut [Sender; 2], rng: &m
             answers.recv_timeout(Duration::from_secs(300)).expect("an answer");
         }
         std::thread::sleep(Duration::from_micros(rng.u64(0..20_000)));
-        worker.process().kill();
+        tidewatch.process().kill();
         stop.store(true, Ordering::Relaxed);
     });
 }

@@ -15,8 +15,8 @@ const STEP_MS: i64 = 15_000;
 const START_MS: i64 = 1_767_225_600_000;
 
 /// Sends so many samples of each of some series, all series at one time after the other, as a Prometheus does.
-fn burst(worker: &Tidewatch, series: usize, samples: i64) {
-    let url = worker.url("/api/v1/write");
+fn burst(tidewatch: &Tidewatch, series: usize, samples: i64) {
+    let url = tidewatch.url("/api/v1/write");
     let all: Vec<usize> = (0..series).collect();
     for n in 0..samples {
         for part in all.chunks(REQUEST_SAMPLES) {
@@ -34,7 +34,7 @@ fn burst(worker: &Tidewatch, series: usize, samples: i64) {
     }
     let sent = series as f64 * samples as f64;
     eventually("all are applied", Duration::from_secs(60), || {
-        match worker.metric("tidewatch_samples_applied_total") {
+        match tidewatch.metric("tidewatch_samples_applied_total") {
             applied if applied == sent => Ok(()),
             applied => Err(format!("{applied} of {sent}")),
         }
@@ -47,11 +47,11 @@ fn a_burst_leaves_little_behind_beside_the_state_of_its_series() {
     assert!(readme.contains(&format!("at most {BESIDE_MAX_MB} MB beside that a minute after any burst")));
     // Few series as well: they are spread over as many shards.
     for (series, samples) in [(20_000, 60), (200, 200)] {
-        let worker = Tidewatch::start("");
-        burst(&worker, series, samples);
+        let tidewatch = Tidewatch::start("");
+        burst(&tidewatch, series, samples);
         let figures = eventually("little is left", Duration::from_secs(60), || {
-            let state = worker.state_megabytes();
-            let beside = worker.resident_megabytes() - state;
+            let state = tidewatch.state_megabytes();
+            let beside = tidewatch.resident_megabytes() - state;
             let figures = format!("{beside:.0} MB beside {state:.0} MB of state");
             // State is measured shard by shard, so not all of it is told at once.
             let all_told = state > series as f64 * 0.01;

@@ -15,8 +15,8 @@ use crate::support::{eventually, stored};
 
 const CONFIG: &str = "
 windows: [{length: 10s, hop: 1s}, {length: 1m, hop: 5s}, {length: 1h, hop: 1m}, {length: 12h, hop: 12m}]
-settle: 2s
-lateness: 1m
+idle_timeout: 2s
+allowed_lateness: 1m
 limits: {late_samples: 60000}
 ";
 const WINDOWS: [Window; 4] =
@@ -57,8 +57,8 @@ impl Drop for Stop<'_> {
 }
 
 /// Looks again and again while samples come in; every row that was shown.
-fn look(worker: &Tidewatch, rng: &mut fastrand::Rng) -> Vec<Value> {
-    let (stop, url) = (AtomicBool::new(false), worker.url("/api/v1/write"));
+fn look(tidewatch: &Tidewatch, rng: &mut fastrand::Rng) -> Vec<Value> {
+    let (stop, url) = (AtomicBool::new(false), tidewatch.url("/api/v1/write"));
     std::thread::scope(|scope| {
         let mut rng = rng.fork();
         scope.spawn({
@@ -74,24 +74,24 @@ fn look(worker: &Tidewatch, rng: &mut fastrand::Rng) -> Vec<Value> {
         let _stop = Stop(&stop);
         // Both names of each series come before long.
         eventually("all series are open", Duration::from_secs(60), || {
-            let rows = worker.rows("/api/v1/windows", &[("at", "now")]);
+            let rows = tidewatch.rows("/api/v1/windows", &[("at", "now")]);
             let series: BTreeSet<_> = rows.iter().map(|row| row["series"].as_str().unwrap()).collect();
             (series.len() == 2 * SERIES).then_some(()).ok_or_else(|| format!("{} series", series.len()))
         });
         let (begun, mut seen, mut epochs) = (Instant::now(), Vec::new(), BTreeSet::new());
         while epochs.len() < EPOCHS {
             assert!(begun.elapsed() < Duration::from_secs(300), "no more epochs than {epochs:?}");
-            let rows = worker.rows("/api/v1/windows", &[("at", "now")]);
+            let rows = tidewatch.rows("/api/v1/windows", &[("at", "now")]);
             epochs.extend(rows.iter().map(|row| row["epoch"].as_u64().unwrap()));
             // The shortest window of one that had no sample for ten seconds is empty.
             assert!(rows.len() >= 2 * SERIES * (WINDOWS.len() - 1), "{} rows", rows.len());
             // One series by itself, page by page, shows the same keys.
             let series = rows[seen.len() % rows.len()]["series"].as_str().unwrap();
             let path = format!("/api/v1/windows/{series}");
-            let first = worker.get(&path, &[("at", "now"), ("limit", "1")]).json();
+            let first = tidewatch.get(&path, &[("at", "now"), ("limit", "1")]).json();
             let mut one = first["data"].as_array().unwrap().clone();
             if let Some(next) = first["next"].as_str() {
-                one.extend(worker.rows(&path, &[("at", "now"), ("cursor", next)]));
+                one.extend(tidewatch.rows(&path, &[("at", "now"), ("cursor", next)]));
             }
             assert!(one.len() >= WINDOWS.len() - 1, "{one:?}");
             assert!(one.iter().all(|row| row["series"] == series), "{one:?}");
@@ -108,13 +108,13 @@ fn open_windows_equal_what_the_journal_gives_while_samples_come_in() {
     println!("seed {seed}");
     let mut rng = fastrand::Rng::with_seed(seed);
     for workers in [1, 2, 4] {
-        let mut worker = Tidewatch::start(&format!("{CONFIG}workers: {workers}\n"));
-        let rows = look(&worker, &mut rng);
+        let mut tidewatch = Tidewatch::start(&format!("{CONFIG}workers: {workers}\n"));
+        let rows = look(&tidewatch, &mut rng);
         let stored: BTreeSet<i64> =
-            worker.rows("/api/v1/windows", &[]).iter().map(|row| row["at_ms"].as_i64().unwrap()).collect();
+            tidewatch.rows("/api/v1/windows", &[]).iter().map(|row| row["at_ms"].as_i64().unwrap()).collect();
         assert!(!stored.is_empty(), "windows close as well");
-        worker.process().kill();
-        let (epochs, _) = stored::epochs(&worker.folder().join("data"));
+        tidewatch.process().kill();
+        let (epochs, _) = stored::epochs(&tidewatch.folder().join("data"));
         let mut of: BTreeMap<SeriesId, Vec<(u64, i64, f64)>> = BTreeMap::new();
         for epoch in &epochs {
             for ((series, at_ms), value) in
@@ -124,14 +124,18 @@ fn open_windows_equal_what_the_journal_gives_while_samples_come_in() {
             }
         }
         let ends: BTreeMap<u64, i64> =
-            epochs.iter().map(|epoch| (epoch.end.epoch, epoch.end.stream_ms)).collect();
+            epochs.iter().map(|epoch| (epoch.end.epoch, epoch.end.processing_ms)).collect();
         let (mut instants, mut latest) = (BTreeSet::new(), 0);
         for row in &rows {
             let series: SeriesId = row["series"].as_str().unwrap().parse().unwrap();
             let window = WINDOWS.iter().find(|window| row["window"] == window.0).unwrap();
             let (epoch, at_ms) = (row["epoch"].as_u64().unwrap(), row["at_ms"].as_i64().unwrap());
-            let stream_ms = ends[&epoch];
-            assert_eq!(at_ms, (stream_ms.div_euclid(window.2) + 1) * window.2, "workers {workers}: {row}");
+            let processing_ms = ends[&epoch];
+            assert_eq!(
+                at_ms,
+                (processing_ms.div_euclid(window.2) + 1) * window.2,
+                "workers {workers}: {row}"
+            );
             assert_eq!(
                 (&row["open"], row.get("partial"), row.get("revision")),
                 (&Value::Bool(true), None, None)
@@ -151,19 +155,19 @@ fn open_windows_equal_what_the_journal_gives_while_samples_come_in() {
 
 #[test]
 fn samples_are_shown_as_far_as_the_ring_reaches() {
-    let worker = Tidewatch::start("windows: [{length: 1m, hop: 1s}]\n");
+    let tidewatch = Tidewatch::start("windows: [{length: 1m, hop: 1s}]\n");
     let newest_ms = now_ms() / 1_000 * 1_000;
     let samples: Vec<(i64, f64)> =
         (0..60).rev().map(|i| (newest_ms - i * 1_000, (i * i % 17) as f64 / 4.0)).collect();
     let request = WriteRequest::default().series(&[("__name__", "load"), ("host", "a")], &samples);
-    assert_eq!(request.send(&worker.url("/api/v1/write")).unwrap().status, 204);
+    assert_eq!(request.send(&tidewatch.url("/api/v1/write")).unwrap().status, 204);
     let points = |parameters: &[(&str, &str)]| {
-        let answer = worker.get("/api/v1/history/load", parameters).json();
+        let answer = tidewatch.get("/api/v1/samples/load", parameters).json();
         let point = |row: &Value| (row["at_ms"].as_i64().unwrap(), row["value"].as_f64().unwrap());
         (answer["data"].as_array().unwrap().iter().map(point).collect::<Vec<_>>(), answer)
     };
     eventually("the series has rows", Duration::from_secs(30), || {
-        let rows = worker.rows("/api/v1/windows", &[]);
+        let rows = tidewatch.rows("/api/v1/windows", &[]);
         (!rows.is_empty()).then_some(()).ok_or_else(String::new)
     });
     let (all, answer) = points(&[]);
@@ -188,7 +192,7 @@ fn samples_are_shown_as_far_as_the_ring_reaches() {
         }
     }
     let status = |path: &str, parameters: &[(&str, &str)]| {
-        crate::support::http::get(&worker.url(path), parameters).unwrap().status
+        crate::support::http::get(&tidewatch.url(path), parameters).unwrap().status
     };
     for (code, parameters) in [
         (400, &[("aggregate", "max")][..]),
@@ -198,7 +202,7 @@ fn samples_are_shown_as_far_as_the_ring_reaches() {
         (400, &[("at", "now")]),
         (422, &[("start", "0"), ("resample", "1s")]),
     ] {
-        assert_eq!(status("/api/v1/history/load", parameters), code, "{parameters:?}");
+        assert_eq!(status("/api/v1/samples/load", parameters), code, "{parameters:?}");
     }
-    assert_eq!(status("/api/v1/history/nobody", &[]), 404);
+    assert_eq!(status("/api/v1/samples/nobody", &[]), 404);
 }

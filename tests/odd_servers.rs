@@ -1,4 +1,4 @@
-//! Servers that answer like Prometheus and have a quirk each, asked by a running worker: what they give is computed,
+//! Servers that answer like Prometheus and have a quirk each, asked by a running server: what they give is computed,
 //! what they do not is told, and nothing waits for ever.
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -87,7 +87,7 @@ fn answer(mut stream: TcpStream, first_ms: i64, quirk: Quirk) {
         }
     };
     let head = format!("HTTP/1.1 {status} x\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
-    // A worker that ends does not wait for its answer.
+    // A server that ends does not wait for its answer.
     let _ = stream.write_all((head + &body).as_bytes());
 }
 
@@ -95,10 +95,10 @@ fn matrix(result: Vec<Value>) -> Value {
     json!({"status": "success", "data": {"resultType": "matrix", "result": result}})
 }
 
-/// A worker that asks these servers, each for three hours back.
+/// A server that asks these servers, each for three hours back.
 fn asks(addresses: &[String]) -> Tidewatch {
     let one = |address: &String| {
-        format!("{{url: 'http://{address}', match: ['{{job=\"x\"}}'], poll: 1s, backfill: 3h, chunk: 1h}}")
+        format!("{{url: 'http://{address}', match: ['{{job=\"x\"}}'], poll: 1s, bootstrap: 3h, chunk: 1h}}")
     };
     let all: Vec<String> = addresses.iter().map(one).collect();
     Tidewatch::start(&format!(
@@ -108,23 +108,23 @@ fn asks(addresses: &[String]) -> Tidewatch {
 }
 
 /// Waits until a source is as `wanted` says.
-fn source(worker: &Tidewatch, at: usize, wanted: impl Fn(&Value) -> bool) -> Value {
+fn source(tidewatch: &Tidewatch, at: usize, wanted: impl Fn(&Value) -> bool) -> Value {
     eventually("the source is as it should be", Duration::from_secs(60), || {
-        let status = worker.get("/api/v1/status", &[]).json();
+        let status = tidewatch.get("/api/v1/status", &[]).json();
         let source = status["sources"][at].clone();
         if wanted(&source) { Ok(source) } else { Err(source.to_string()) }
     })
 }
 
 /// How many samples of a name are in the window that is open.
-fn open_count(worker: &Tidewatch, name: &str) -> u64 {
-    let rows = worker.rows("/api/v1/windows", &[("at", "now"), ("match[]", name)]);
+fn open_count(tidewatch: &Tidewatch, name: &str) -> u64 {
+    let rows = tidewatch.rows("/api/v1/windows", &[("at", "now"), ("match[]", name)]);
     rows.first().and_then(|row| row["count"].as_u64()).unwrap_or(0)
 }
 
-fn counted(worker: &Tidewatch, name: &str) {
+fn counted(tidewatch: &Tidewatch, name: &str) {
     eventually("its samples are computed", Duration::from_secs(60), || {
-        let count = open_count(worker, name);
+        let count = open_count(tidewatch, name);
         if count > 200 { Ok(()) } else { Err(format!("{name}: {count} samples")) }
     });
 }
@@ -139,10 +139,10 @@ fn null_for_nothing_is_nothing() {
         all["warnings"] = Value::Null;
         Ok(all)
     });
-    let worker = asks(&[address]);
-    let status = source(&worker, 0, |source| source["state"] == "polling");
+    let tidewatch = asks(&[address]);
+    let status = source(&tidewatch, 0, |source| source["state"] == "polling");
     assert_eq!((&status["failing"], &status["last_error"]), (&json!(false), &Value::Null), "{status}");
-    counted(&worker, "good");
+    counted(&tidewatch, "good");
 }
 
 #[test]
@@ -159,24 +159,24 @@ fn what_is_refused_for_good_is_told_and_the_rest_goes_on() {
         if old { Err((422, "no such block")) } else { Ok(matrix(found)) }
     });
     let bad_server = serve(|_, _, _| Err((401, "who are you")));
-    let worker = asks(&[bad_name, bad_range, bad_server]);
-    let named = source(&worker, 0, |source| source["state"] == "polling");
+    let tidewatch = asks(&[bad_name, bad_range, bad_server]);
+    let named = source(&tidewatch, 0, |source| source["state"] == "polling");
     let left_out = named["not_read"].as_array().unwrap();
     assert!(!left_out.is_empty() && named["not_read_total"].as_u64() >= Some(1), "{named}");
     for part in left_out {
         assert_eq!(part["match"], "{job=\"x\",__name__=\"bad\"}", "{named}");
         assert!(part["error"].as_str().unwrap().contains("422: expanding series: corrupt block"), "{named}");
     }
-    counted(&worker, "good");
+    counted(&tidewatch, "good");
     // The second server has that name.
-    counted(&worker, "bad");
-    let ranged = source(&worker, 1, |source| source["state"] == "polling");
+    counted(&tidewatch, "bad");
+    let ranged = source(&tidewatch, 1, |source| source["state"] == "polling");
     let parts = ranged["not_read"].as_array().unwrap();
     assert!(parts.iter().any(|part| part["error"].as_str().unwrap().contains("no such block")), "{ranged}");
     assert!(parts.iter().all(|part| part["to"].as_str() < ranged["read_to"].as_str()), "{ranged}");
     // Who we are is for a human to mend: nothing is passed over.
-    let refused = source(&worker, 2, |source| source["failing"] == true);
-    assert_eq!((&refused["state"], &refused["not_read"]), (&json!("backfilling"), &json!([])), "{refused}");
+    let refused = source(&tidewatch, 2, |source| source["failing"] == true);
+    assert_eq!((&refused["state"], &refused["not_read"]), (&json!("bootstrapping"), &json!([])), "{refused}");
     assert!(refused["last_error"].as_str().unwrap().contains("401: who are you"), "{refused}");
 }
 
@@ -194,18 +194,18 @@ fn an_answer_that_is_partial_is_told_and_asked_again() {
             Ok(all)
         },
     ];
-    let worker = asks(&quirks.map(serve));
+    let tidewatch = asks(&quirks.map(serve));
     for (at, why) in [(0, "isPartial is true"), (1, "store 10.0.0.7:10901 is away (and 1 more warnings)")] {
-        let status = source(&worker, at, |source| source["partial"]["why"] == why);
+        let status = source(&tidewatch, at, |source| source["partial"]["why"] == why);
         assert_eq!((&status["failing"], &status["read_to"]), (&json!(true), &Value::Null), "{status}");
         assert!(status["last_error"].as_str().unwrap().contains("asked again in"), "{status}");
     }
     eventually("they are asked again", Duration::from_secs(30), || {
-        let met = worker.metric("tidewatch_limit_reached_total{limit=\"prometheus.partial\"}");
+        let met = tidewatch.metric("tidewatch_limit_reached_total{limit=\"prometheus.partial\"}");
         if met >= 4.0 { Ok(()) } else { Err(met.to_string()) }
     });
-    let mut worker = worker;
-    let log = worker.process().log();
+    let mut tidewatch = tidewatch;
+    let log = tidewatch.process().log();
     assert_eq!(log.matches("the answer is partial").count(), 2, "once each: {log}");
 }
 
@@ -222,22 +222,22 @@ fn names_that_cannot_be_listed_for_a_while_cost_no_sample() {
         _ if found.iter().any(|series| series["metric"]["__name__"] == "bad") => Err((422, "corrupt block")),
         _ => Ok(matrix(found)),
     });
-    let mut worker = asks(&[address]);
-    let status = source(&worker, 0, |source| source["state"] == "polling");
-    counted(&worker, "good");
+    let mut tidewatch = asks(&[address]);
+    let status = source(&tidewatch, 0, |source| source["state"] == "polling");
+    counted(&tidewatch, "good");
     let left_out = status["not_read"].as_array().unwrap();
     assert!(!left_out.is_empty(), "{status}");
     for part in left_out {
         assert_eq!(part["match"], "{job=\"x\",__name__=\"bad\"}", "{status}");
     }
     // Some polls later: the bad name is known, and the log says so once.
-    let polls = || worker.metric("tidewatch_limit_reached_total{limit=\"prometheus.piece\"}");
+    let polls = || tidewatch.metric("tidewatch_limit_reached_total{limit=\"prometheus.piece\"}");
     let before = polls();
     eventually("it polls on", Duration::from_secs(60), || {
         if polls() >= before + 3.0 { Ok(()) } else { Err(polls().to_string()) }
     });
     assert!(LISTED.load(SeqCst) < 12, "{LISTED:?}");
-    let log = worker.process().log();
+    let log = tidewatch.process().log();
     assert_eq!(log.matches("is left out").count(), 1, "{log}");
     assert!(log.matches("answers again").count() <= 2, "{log}");
 }

@@ -1,4 +1,4 @@
-//! A worker that may open few files: it says so or does not start, and no segment's end is the end of intake.
+//! A server that may open few files: it says so or does not start, and no segment's end is the end of intake.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use crate::support::{Folder, eventually, http};
 
 const START_MS: i64 = 1_767_225_600_000;
 const CONFIG: &str = "journal: {bytes_max: 16MiB}\nsnapshots: {every: 5s}\n";
-/// A segment of the journal is an eighth of its bound: so many samples of some 20 bytes fill several.
+/// A segment of the journal is an eighth of its bound: so many samples of some 20 bytes bootstrap several.
 const SAMPLES: i64 = 1_000;
 const ROUNDS: i64 = 20;
 
@@ -55,7 +55,7 @@ fn push(sender: &mut TcpStream, round: i64) -> u16 {
     let mut some = [0; 4_096];
     loop {
         let n = sender.read(&mut some).unwrap();
-        assert!(n > 0, "the worker ended the connection: {}", String::from_utf8_lossy(&answer));
+        assert!(n > 0, "the server ended the connection: {}", String::from_utf8_lossy(&answer));
         answer.extend_from_slice(&some[..n]);
         let text = String::from_utf8_lossy(&answer);
         let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
@@ -69,16 +69,17 @@ fn push(sender: &mut TcpStream, round: i64) -> u16 {
 
 /// Idle connections take every descriptor there is, while segments end.
 #[test]
-fn a_worker_without_descriptors_goes_on_taking() {
+fn a_server_without_descriptors_goes_on_taking() {
     let (folder, port) = (folder(), free_port());
     let words = limited(170, port);
-    let mut worker = Process::begin(&words, folder.path(), port);
-    worker.await_ready("/-/ready");
-    assert!(worker.log().contains("170 files open (ulimit -n): 128 are for logs"), "{}", worker.log());
-    let mut sender = TcpStream::connect(worker.address()).unwrap();
+    let mut tidewatch = Process::begin(&words, folder.path(), port);
+    tidewatch.await_ready("/-/ready");
+    assert!(tidewatch.log().contains("170 files open (ulimit -n): 128 are for logs"), "{}", tidewatch.log());
+    let mut sender = TcpStream::connect(tidewatch.address()).unwrap();
     assert_eq!(push(&mut sender, 0), 204);
-    // The worker may end idle ones, or take no more: what counts is that its descriptors are gone for a while.
-    let idle: Vec<TcpStream> = (0..250).filter_map(|_| TcpStream::connect(worker.address()).ok()).collect();
+    // The server may end idle ones, or take no more: what counts is that its descriptors are gone for a while.
+    let idle: Vec<TcpStream> =
+        (0..250).filter_map(|_| TcpStream::connect(tidewatch.address()).ok()).collect();
     let segments = || std::fs::read_dir(folder.path().join("data/journal")).unwrap().count();
     let begun = Instant::now();
     for round in 1..ROUNDS {
@@ -100,8 +101,8 @@ fn a_worker_without_descriptors_goes_on_taking() {
         if segments() > 3 { Ok(()) } else { Err(format!("{} segments", segments())) }
     });
     drop(sender);
-    worker.await_ready("/-/ready");
-    let answer = http::get(&worker.url("/-/healthy"), &[]).unwrap();
+    tidewatch.await_ready("/-/ready");
+    let answer = http::get(&tidewatch.url("/-/healthy"), &[]).unwrap();
     assert_eq!(answer.status, 200);
-    assert_eq!(worker.terminate().code(), Some(0), "{}", worker.log_tail());
+    assert_eq!(tidewatch.terminate().code(), Some(0), "{}", tidewatch.log_tail());
 }

@@ -1,4 +1,4 @@
-//! Panics and hangs in the computation of a real worker, put in by the feature `faults`.
+//! Panics and hangs in the computation of a real server, put in by the feature `faults`.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const WINDOWS: [Window; 2] = [("10s", 10_000, 5_000), ("1m", 60_000, 10_000)];
 
 const CONFIG: &str = "
 windows: [{length: 10s, hop: 5s}, {length: 1m, hop: 10s}]
-settle: 5s
+idle_timeout: 5s
 watchdog: 10s
 ";
 
@@ -37,16 +37,16 @@ fn samples(from: i64, to: i64) -> Vec<(i64, f64)> {
 }
 
 /// Sends samples of these series, one a second, and expects them to be taken.
-fn send(worker: &Tidewatch, names: &[&str], from: i64, to: i64) {
+fn send(tidewatch: &Tidewatch, names: &[&str], from: i64, to: i64) {
     let request = names
         .iter()
         .fold(WriteRequest::default(), |request, name| request.series(&labels(name), &samples(from, to)));
-    let answer = request.send(&worker.url("/api/v1/write")).unwrap();
+    let answer = request.send(&tidewatch.url("/api/v1/write")).unwrap();
     assert!((200..300).contains(&answer.status), "{answer:?}");
 }
 
 /// The rows of a series up to its sample `to`, once all are there, after a check that they are right.
-fn rows(worker: &Tidewatch, name: &str, to: i64) -> Vec<Value> {
+fn rows(tidewatch: &Tidewatch, name: &str, to: i64) -> Vec<Value> {
     let samples = samples(0, to);
     let want: Vec<(&str, i64)> = WINDOWS
         .iter()
@@ -55,7 +55,7 @@ fn rows(worker: &Tidewatch, name: &str, to: i64) -> Vec<Value> {
     let (start, end) = (START_MS / 1_000 - 60, START_MS / 1_000 + to + 60);
     let range = [("match[]", name), ("start", &start.to_string()), ("end", &end.to_string())];
     let rows = eventually(&format!("the rows of {name}"), LONG, || {
-        let rows = worker.rows("/api/v1/windows", &range);
+        let rows = tidewatch.rows("/api/v1/windows", &range);
         let there = |(window, at_ms): &(&str, i64)| {
             rows.iter().any(|row| row["window"] == *window && row["at_ms"] == *at_ms)
         };
@@ -72,88 +72,88 @@ fn rows(worker: &Tidewatch, name: &str, to: i64) -> Vec<Value> {
     rows
 }
 
-fn restarts(worker: &Tidewatch) -> f64 {
-    worker.metric("tidewatch_engine_restarts_total{cause=\"worker\"}")
+fn restarts(tidewatch: &Tidewatch) -> f64 {
+    tidewatch.metric("tidewatch_engine_restarts_total{cause=\"worker\"}")
 }
 
-fn quarantined(worker: &Tidewatch) -> Value {
-    worker.get("/api/v1/status", &[]).json()["quarantined"].clone()
+fn quarantined(tidewatch: &Tidewatch) -> Value {
+    tidewatch.get("/api/v1/status", &[]).json()["quarantined"].clone()
 }
 
 #[test]
-fn after_a_panic_every_row_is_right_and_the_worker_answers_meanwhile() {
+fn after_a_panic_every_row_is_right_and_the_server_answers_meanwhile() {
     let fault = format!("panic-once:{}@{}", id("bad"), START_MS + 150_000);
-    let worker = Tidewatch::start_with(CONFIG, &[("TIDEWATCH_FAULT", &fault)]);
-    send(&worker, &["bad", "good"], 0, 100);
-    rows(&worker, "bad", 100);
-    assert_eq!(restarts(&worker), 0.0);
-    send(&worker, &["bad", "good"], 100, 200);
+    let tidewatch = Tidewatch::start_with(CONFIG, &[("TIDEWATCH_FAULT", &fault)]);
+    send(&tidewatch, &["bad", "good"], 0, 100);
+    rows(&tidewatch, "bad", 100);
+    assert_eq!(restarts(&tidewatch), 0.0);
+    send(&tidewatch, &["bad", "good"], 100, 200);
     let mut taken = 200;
     eventually("a restart", LONG, || {
         // Intake and API go on.
-        send(&worker, &["good"], taken, taken + 10);
+        send(&tidewatch, &["good"], taken, taken + 10);
         taken += 10;
-        worker.get("/api/v1/windows", &[("match[]", "good")]);
-        if restarts(&worker) == 1.0 { Ok(()) } else { Err("none yet".to_owned()) }
+        tidewatch.get("/api/v1/windows", &[("match[]", "good")]);
+        if restarts(&tidewatch) == 1.0 { Ok(()) } else { Err("none yet".to_owned()) }
     });
-    rows(&worker, "bad", 200);
-    rows(&worker, "good", taken);
-    eventually("ready again", LONG, || match http::get(&worker.url("/-/ready"), &[])? {
+    rows(&tidewatch, "bad", 200);
+    rows(&tidewatch, "good", taken);
+    eventually("ready again", LONG, || match http::get(&tidewatch.url("/-/ready"), &[])? {
         answer if answer.status == 200 => Ok(()),
         answer => {
             assert!(answer.text.contains("the engine was restarted after: worker"), "{}", answer.text);
             Err(answer.text)
         }
     });
-    assert_eq!(restarts(&worker), 1.0);
-    assert_eq!(quarantined(&worker)["count"], 0);
+    assert_eq!(restarts(&tidewatch), 1.0);
+    assert_eq!(quarantined(&tidewatch)["count"], 0);
 }
 
 #[test]
 fn a_series_that_always_panics_is_kept_out_until_it_is_let_in_again() {
     let fault = format!("panic:{}@{}", id("bad"), START_MS + 150_000);
-    let mut worker = Tidewatch::start_with(CONFIG, &[("TIDEWATCH_FAULT", &fault)]);
-    send(&worker, &["bad", "good"], 0, 100);
-    let before = rows(&worker, "bad", 100);
-    send(&worker, &["bad", "good"], 100, 200);
-    rows(&worker, "good", 200);
-    assert_eq!(restarts(&worker), 2.0);
+    let mut tidewatch = Tidewatch::start_with(CONFIG, &[("TIDEWATCH_FAULT", &fault)]);
+    send(&tidewatch, &["bad", "good"], 0, 100);
+    let before = rows(&tidewatch, "bad", 100);
+    send(&tidewatch, &["bad", "good"], 100, 200);
+    rows(&tidewatch, "good", 200);
+    assert_eq!(restarts(&tidewatch), 2.0);
     let held = serde_json::json!({"count": 1, "series": [id("bad").to_string()]});
-    assert_eq!(quarantined(&worker), held);
+    assert_eq!(quarantined(&tidewatch), held);
     let name = format!("series {} bad{{job=\"panics\"}} is quarantined", id("bad"));
-    assert!(worker.process().log().contains(&name), "{}", worker.process().log_tail());
-    send(&worker, &["bad", "good"], 200, 300);
-    rows(&worker, "good", 300);
+    assert!(tidewatch.process().log().contains(&name), "{}", tidewatch.process().log_tail());
+    send(&tidewatch, &["bad", "good"], 200, 300);
+    rows(&tidewatch, "good", 300);
     let refused =
         "tidewatch_samples_rejected_total{source=\"journal\",gate=\"admit\",reason=\"quarantined\"}";
-    eventually("its samples are refused", LONG, || match worker.metric(refused) {
+    eventually("its samples are refused", LONG, || match tidewatch.metric(refused) {
         200.0 => Ok(()),
         other => Err(format!("{other} are")),
     });
     eventually("the refusal is a row", LONG * 2, || {
-        let rejects = worker.get("/api/v1/rejects", &[]).json();
+        let rejects = tidewatch.get("/api/v1/rejects", &[]).json();
         let all = rejects["data"].as_array().unwrap();
         all.iter().find(|row| row["reason"] == "quarantined").map(|_| ()).ok_or(rejects.to_string())
     });
 
     // The journal knows it: killed and started again, it is kept out of the same epoch on, at once.
-    worker.process().kill();
-    worker.start_again();
-    assert_eq!((quarantined(&worker), restarts(&worker)), (held, 0.0));
-    rows(&worker, "good", 300);
+    tidewatch.process().kill();
+    tidewatch.start_again();
+    assert_eq!((quarantined(&tidewatch), restarts(&tidewatch)), (held, 0.0));
+    rows(&tidewatch, "good", 300);
     let all = [("match[]", "bad"), ("start", "2026-01-01T00:00:00Z"), ("end", "2026-01-01T01:00:00Z")];
-    let kept = worker.rows("/api/v1/windows", &all);
+    let kept = tidewatch.rows("/api/v1/windows", &all);
     assert!(before.iter().all(|row| kept.contains(row)), "rows from before are gone");
     assert!(kept.iter().all(|row| row["at_ms"].as_i64().unwrap() < START_MS + 150_000), "{kept:?}");
 
     // A rerun of a copy of the journal, by a program without the fault, keeps it out of the same epoch on.
-    worker.process().kill();
+    tidewatch.process().kill();
     let rerun = Folder::new("rerun");
     std::fs::write(rerun.path().join("tidewatch.yml"), CONFIG).unwrap();
     for log in ["journal", "series"] {
         let to = rerun.path().join("data").join(log);
         std::fs::create_dir_all(&to).unwrap();
-        for file in std::fs::read_dir(worker.folder().join("data").join(log)).unwrap() {
+        for file in std::fs::read_dir(tidewatch.folder().join("data").join(log)).unwrap() {
             let file = file.unwrap();
             std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
         }
@@ -165,60 +165,60 @@ fn a_series_that_always_panics_is_kept_out_until_it_is_let_in_again() {
     drop(rerun);
 
     // Mended, and let in again: what is newer than what it had is computed.
-    worker.next_with(&[], &["--lift-quarantine", &id("bad").to_string()]);
-    worker.start_again();
-    eventually("it is let in", LONG, || match quarantined(&worker) {
+    tidewatch.next_with(&[], &["--lift-quarantine", &id("bad").to_string()]);
+    tidewatch.start_again();
+    eventually("it is let in", LONG, || match quarantined(&tidewatch) {
         none if none["count"] == 0 => Ok(()),
         some => Err(some.to_string()),
     });
-    send(&worker, &["bad"], 400, 500);
+    send(&tidewatch, &["bad"], 400, 500);
     let key = START_MS + 490_000;
     eventually("it is computed again", LONG, || {
-        let rows = worker.rows("/api/v1/windows", &all);
+        let rows = tidewatch.rows("/api/v1/windows", &all);
         rows.iter().find(|row| row["at_ms"] == key).map(|_| ()).ok_or(format!("{} rows", rows.len()))
     });
-    worker.process().kill();
-    worker.start_again();
-    assert_eq!((quarantined(&worker)["count"].clone(), restarts(&worker)), (0.into(), 0.0));
+    tidewatch.process().kill();
+    tidewatch.start_again();
+    assert_eq!((quarantined(&tidewatch)["count"].clone(), restarts(&tidewatch)), (0.into(), 0.0));
 }
 
 /// Without the name of the series nothing could be kept out, and the process would end with 75 for ever.
 #[test]
 fn a_series_at_which_other_settings_panic_is_kept_out() {
-    let mut worker = Tidewatch::start(CONFIG);
-    send(&worker, &["bad", "good"], 0, 100);
-    rows(&worker, "bad", 100);
-    rows(&worker, "good", 100);
-    assert_eq!(worker.process().terminate().code(), Some(0));
-    worker.configure(
+    let mut tidewatch = Tidewatch::start(CONFIG);
+    send(&tidewatch, &["bad", "good"], 0, 100);
+    rows(&tidewatch, "bad", 100);
+    rows(&tidewatch, "good", 100);
+    assert_eq!(tidewatch.process().terminate().code(), Some(0));
+    tidewatch.configure(
         &CONFIG.replace("{length: 1m, hop: 10s}", "{length: 1m, hop: 10s}, {length: 40s, hop: 20s}"),
     );
-    worker.next_with(&[("TIDEWATCH_FAULT", &format!("panic-on-settings:{}", id("bad")))], &[]);
-    worker.start_again_alive();
-    eventually("it is kept out", LONG, || match quarantined(&worker) {
+    tidewatch.next_with(&[("TIDEWATCH_FAULT", &format!("panic-on-settings:{}", id("bad")))], &[]);
+    tidewatch.start_again_alive();
+    eventually("it is kept out", LONG, || match quarantined(&tidewatch) {
         held if held["count"] == 1 => Ok(()),
         other => Err(other.to_string()),
     });
-    let log = worker.process().log();
+    let log = tidewatch.process().log();
     assert!(log.contains(&format!("series {} bad{{job=\"panics\"}} is quarantined", id("bad"))), "{log}");
-    send(&worker, &["good"], 100, 300);
-    rows(&worker, "good", 300);
-    assert_eq!(restarts(&worker), 2.0);
+    send(&tidewatch, &["good"], 100, 300);
+    rows(&tidewatch, "good", 300);
+    assert_eq!(restarts(&tidewatch), 2.0);
 }
 
 #[test]
 fn after_eight_restarts_the_process_asks_to_be_started_again() {
     let names = ["a", "b", "c", "d", "e"];
     let faults: Vec<String> = names.iter().map(|name| format!("panic:{}", id(name))).collect();
-    let mut worker = Tidewatch::start_with(CONFIG, &[("TIDEWATCH_FAULT", &faults.join(","))]);
-    send(&worker, &names, 0, 100);
-    let status = worker.process().ended();
-    let log = worker.process().log();
+    let mut tidewatch = Tidewatch::start_with(CONFIG, &[("TIDEWATCH_FAULT", &faults.join(","))]);
+    send(&tidewatch, &names, 0, 100);
+    let status = tidewatch.process().ended();
+    let log = tidewatch.process().log();
     assert_eq!(status.code(), Some(75), "{log}");
     assert!(log.contains("the engine was built anew 8 times within 10 minutes already"), "{log}");
     // Four were found out, and the next start finds the fifth.
-    worker.start_again_alive();
-    eventually("all are kept out", LONG, || match quarantined(&worker) {
+    tidewatch.start_again_alive();
+    eventually("all are kept out", LONG, || match quarantined(&tidewatch) {
         all if all["count"] == 5 => Ok(()),
         other => Err(other.to_string()),
     });
@@ -227,17 +227,17 @@ fn after_eight_restarts_the_process_asks_to_be_started_again() {
 #[test]
 fn a_computation_that_stands_still_ends_the_process() {
     let fault = format!("hang:{}@{}", id("bad"), START_MS + 150_000);
-    let mut worker = Tidewatch::start_with(CONFIG, &[("TIDEWATCH_FAULT", &fault)]);
-    send(&worker, &["bad", "good"], 0, 100);
-    rows(&worker, "bad", 100);
-    send(&worker, &["bad", "good"], 100, 200);
-    let status = worker.process().ended();
-    let log = worker.process().log();
+    let mut tidewatch = Tidewatch::start_with(CONFIG, &[("TIDEWATCH_FAULT", &fault)]);
+    send(&tidewatch, &["bad", "good"], 0, 100);
+    rows(&tidewatch, "bad", 100);
+    send(&tidewatch, &["bad", "good"], 100, 200);
+    let status = tidewatch.process().ended();
+    let log = tidewatch.process().log();
     assert_eq!(status.code(), Some(75), "{log}");
     let said = format!("is at series {} of epoch", id("bad"));
     assert!(log.contains("nothing was computed for 10 s (watchdog)") && log.contains(&said), "{log}");
-    worker.next_with(&[], &[]);
-    worker.start_again();
-    rows(&worker, "bad", 200);
-    rows(&worker, "good", 200);
+    tidewatch.next_with(&[], &[]);
+    tidewatch.start_again();
+    rows(&tidewatch, "bad", 200);
+    rows(&tidewatch, "good", 200);
 }

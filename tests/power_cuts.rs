@@ -318,19 +318,19 @@ fn trace(seed: u64, settings: &Settings, strace: &Path) -> Traced {
     ];
     let wrap: Vec<&str> = wrap.into_iter().chain([file.to_str().unwrap()]).collect();
     std::fs::write(folder.path().join("tidewatch.yml"), config(settings, 2, "off")).unwrap();
-    let mut worker = Tidewatch::start_under(folder, &wrap);
+    let mut tidewatch = Tidewatch::start_under(folder, &wrap);
     let names = (0..30).map(|i| format!("cut_{i}{}", ["", "_total"][i % 2]));
     let mut sender = Sender::new(seed, names);
-    let (url, mut acknowledged) = (worker.url("/api/v1/write"), Vec::new());
+    let (url, mut acknowledged) = (tidewatch.url("/api/v1/write"), Vec::new());
     let mut before = BTreeSet::new();
     for n in 0..60 {
-        assert!(sender.send(&url), "{}", worker.process().log_tail());
+        assert!(sender.send(&url), "{}", tidewatch.process().log_tail());
         acknowledged.push(sender.acknowledged.difference(&before).copied().collect());
         before.clone_from(&sender.acknowledged);
         // Some of it within one commit of the journal, some in epochs and snapshots apart.
         std::thread::sleep(Duration::from_millis([0, 20, 150, 400][n % 4]));
     }
-    worker.terminate_inner();
+    tidewatch.terminate_inner();
     let events = events(&std::fs::read_to_string(&file).unwrap());
     Traced { root, events, acknowledged, sent: sender.sent }
 }
@@ -345,11 +345,11 @@ fn start_from(seed: u64, settings: &Settings, traced: &Traced, upto: usize, rng:
         .unwrap();
     let what = format!("seed {seed}, the power cut after {upto} of {} calls", traced.events.len());
     println!("{what}: {acknowledged} requests were acknowledged");
-    let mut worker = Tidewatch::start_in(image);
+    let mut tidewatch = Tidewatch::start_in(image);
     let range = [("start", "2025-12-31T00:00:00Z"), ("end", "2026-01-02T00:00:00Z")];
-    let rows = worker.rows("/api/v1/windows", &range);
-    assert_eq!(worker.process().terminate().code(), Some(0), "{what}: {}", worker.process().log_tail());
-    let data = worker.folder().join("data");
+    let rows = tidewatch.rows("/api/v1/windows", &range);
+    assert_eq!(tidewatch.process().terminate().code(), Some(0), "{what}: {}", tidewatch.process().log_tail());
+    let data = tidewatch.folder().join("data");
     let journal = stored::samples(&data);
     let held: BTreeSet<(u64, i64)> =
         journal.series.iter().copied().zip(journal.at_ms.iter().copied()).collect();

@@ -10,7 +10,7 @@ use crate::support::process::{Tidewatch, done};
 use crate::support::remote_write::WriteRequest;
 
 const START_MS: i64 = 1_767_225_600_000;
-const CONFIG: &str = "windows: [{length: 10s, hop: 5s}]\nsettle: 5s\n";
+const CONFIG: &str = "windows: [{length: 10s, hop: 5s}]\nidle_timeout: 5s\n";
 const ROWS: usize = 18;
 /// Who owns nothing.
 const NOBODY: u32 = 65_534;
@@ -65,24 +65,24 @@ fn export(folder: &Folder) -> String {
 
 #[test]
 fn a_store_that_can_only_be_read_is_exported_whole() {
-    let mut worker = Tidewatch::start(CONFIG);
+    let mut tidewatch = Tidewatch::start(CONFIG);
     let samples: Vec<(i64, f64)> = (0..100).map(|i| (START_MS + i * 1_000, i as f64)).collect();
     let write = WriteRequest::default().series(&[("__name__", "read_only")], &samples);
-    assert_eq!(write.send(&worker.url("/api/v1/write")).unwrap().status, 204);
-    let folder = worker.folder().to_owned();
+    assert_eq!(write.send(&tidewatch.url("/api/v1/write")).unwrap().status, 204);
+    let folder = tidewatch.folder().to_owned();
     let rows = || done(&folder, &["export", "--final"], None);
     let want = eventually("all rows", std::time::Duration::from_secs(60), || match rows() {
         text if exported(&text) >= ROWS => Ok(text),
         text => Err(text),
     });
     let data = folder.join("data");
-    worker.process().kill();
+    tidewatch.process().kill();
     // What the log holds is not in the file yet.
     assert!(std::fs::metadata(data.join("store.sqlite-wal")).unwrap().len() > 0);
     assert_eq!(export(&sealed(&data, &["", "-wal", "-shm"])), want, "with a log and its index");
     assert_eq!(export(&sealed(&data, &["", "-wal"])), want, "with a log");
-    worker.start_again();
-    assert_eq!(worker.process().terminate().code(), Some(0));
+    tidewatch.start_again();
+    assert_eq!(tidewatch.process().terminate().code(), Some(0));
     let want = rows();
     assert!(exported(&want) >= ROWS);
     assert_eq!(export(&sealed(&data, &[""])), want, "without a log");

@@ -1,4 +1,4 @@
-//! A real Prometheus scrapes itself, a node exporter and the worker, and writes all of it to the worker.
+//! A real Prometheus scrapes itself, a node exporter and the server, and writes all of it to the server.
 //!
 //! Then every window of every one of its series has to be what Prometheus' own raw samples give. Windows are short, so
 //! that the test is over in two minutes.
@@ -19,7 +19,7 @@ const WINDOWS: [Window; 2] = [("30s", 30_000, 5_000), ("1m", 60_000, 10_000)];
 
 const CONFIG: &str = "
 windows: [{length: 30s, hop: 5s}, {length: 1m, hop: 10s}]
-settle: 5s
+idle_timeout: 5s
 ";
 
 /// Scrapes of the slowest job before the windows are looked at: 75 s, more than the longest window.
@@ -52,7 +52,7 @@ fn prometheus_config(own: &str, node: &str, tidewatch: &str, write_url: &str, me
     )
 }
 
-/// All raw samples of Prometheus, by series and time: finite ones, as the worker takes no others.
+/// All raw samples of Prometheus, by series and time: finite ones, as the server takes no others.
 fn raw(prometheus: &Prometheus) -> BTreeMap<Series, Vec<(i64, f64)>> {
     let matrix = prometheus.query("{__name__!=\"\"}[10m]").unwrap();
     let of = |series: &Value| {
@@ -81,9 +81,10 @@ fn and_so_they_do_by_remote_write_2_0_of_prometheus_3() {
 
 fn every_window_equals(program: &Path, message: &str) {
     let Some(node) = NodeExporter::start() else { return };
-    let worker = Tidewatch::start(CONFIG);
-    let write_url = worker.url("/api/v1/write");
-    let config = |own: &str| prometheus_config(own, &node.address(), &worker.address(), &write_url, message);
+    let tidewatch = Tidewatch::start(CONFIG);
+    let write_url = tidewatch.url("/api/v1/write");
+    let config =
+        |own: &str| prometheus_config(own, &node.address(), &tidewatch.address(), &write_url, message);
     let prometheus = Prometheus::start_in(Folder::new("prometheus"), program, config);
     eventually("Prometheus has scraped long enough", Duration::from_secs(180), || {
         let found = prometheus.query("min(count_over_time(up[10m]))")?;
@@ -102,7 +103,7 @@ fn every_window_equals(program: &Path, message: &str) {
         .flat_map(|(series, window, times)| times.into_iter().map(move |at_ms| (series, window, at_ms)))
         .collect();
     let rows = eventually("every expected row is in the store", Duration::from_secs(60), || {
-        let rows = rows(&worker, &expected);
+        let rows = rows(&tidewatch, &expected);
         let missing: Vec<_> =
             expected.iter().filter(|(s, w, at)| !rows.contains_key(&(*s, w.0, *at))).collect();
         match missing.first() {
@@ -125,12 +126,12 @@ fn every_window_equals(program: &Path, message: &str) {
         let found = prometheus.query(&sum).unwrap();
         assert!(found.iter().all(|series| series["value"][1] == "0"), "{counter}: {found:?}");
     }
-    own_metrics_are_clean(&worker);
+    own_metrics_are_clean(&tidewatch);
 }
 
 /// The rows of the API over the expected times, by key, of the series that Prometheus had when it was asked.
 fn rows<'a>(
-    worker: &Tidewatch,
+    tidewatch: &Tidewatch,
     expected: &[(&'a Series, Window, i64)],
 ) -> BTreeMap<(&'a Series, &'static str, i64), Value> {
     let known: BTreeMap<&Series, &'a Series> =
@@ -138,7 +139,7 @@ fn rows<'a>(
     let times = || expected.iter().map(|(_, _, at_ms)| at_ms / 1_000);
     let (start, end) = (times().min().unwrap_or(0).to_string(), times().max().unwrap_or(0).to_string());
     let mut rows = BTreeMap::new();
-    for row in worker.rows("/api/v1/windows", &[("start", &start), ("end", &end)]) {
+    for row in tidewatch.rows("/api/v1/windows", &[("start", &start), ("end", &end)]) {
         let (_, labels) = series_of(&row["labels"]);
         let series = (row["name"].as_str().unwrap().to_owned(), labels);
         let window = WINDOWS.iter().find(|window| row["window"].as_str() == Some(window.0));
@@ -151,10 +152,10 @@ fn rows<'a>(
     rows
 }
 
-/// `promtool check metrics` has nothing to say about the worker's own metrics.
-fn own_metrics_are_clean(worker: &Tidewatch) {
+/// `promtool check metrics` has nothing to say about the server's own metrics.
+fn own_metrics_are_clean(tidewatch: &Tidewatch) {
     let Some(promtool) = server("TEST_PROMTOOL") else { return };
-    let text = worker.get("/metrics", &[]).text;
+    let text = tidewatch.get("/metrics", &[]).text;
     let mut check = Command::new(promtool)
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

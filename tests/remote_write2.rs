@@ -46,10 +46,10 @@ fn expected() -> Samples {
 }
 
 /// All window rows, once there are as many as the samples give.
-fn rows(what: &str, worker: &Tidewatch) -> Vec<Value> {
+fn rows(what: &str, tidewatch: &Tidewatch) -> Vec<Value> {
     let want = crate::oracle::from_scratch(&settings(), &expected()).len();
     let (start, end) = ((START_MS / 1_000).to_string(), (START_MS / 1_000 + 1_000).to_string());
-    let rows = || worker.rows("/api/v1/windows", &[("start", &start), ("end", &end)]);
+    let rows = || tidewatch.rows("/api/v1/windows", &[("start", &start), ("end", &end)]);
     eventually(what, PATIENCE, || {
         let rows = rows().len();
         if rows >= want { Ok(()) } else { Err(format!("{rows} of {want} rows")) }
@@ -104,9 +104,9 @@ fn the_same_samples_by_1_0_and_2_0_give_the_same_rows() {
 }
 
 #[test]
-fn both_versions_may_write_to_one_worker() {
-    let worker = Tidewatch::start(WINDOWS);
-    let url = worker.url("/api/v1/write");
+fn both_versions_may_write_to_one_server() {
+    let tidewatch = Tidewatch::start(WINDOWS);
+    let url = tidewatch.url("/api/v1/write");
     // Every series by both, half of the samples twice.
     for half in [0..20, 10..30] {
         for (number, labels) in SERIES.iter().enumerate() {
@@ -116,15 +116,15 @@ fn both_versions_may_write_to_one_worker() {
             assert_eq!(WriteRequest::default().series(labels, samples).send(&url).unwrap().status, 204);
         }
     }
-    let rows = rows("the rows", &worker);
+    let rows = rows("the rows", &tidewatch);
     stored::check("both", &settings(), &rows, &expected());
-    assert_eq!(worker.rows("/api/v1/catalog", &[]).len(), SERIES.len());
+    assert_eq!(tidewatch.rows("/api/v1/catalog", &[]).len(), SERIES.len());
 }
 
 #[test]
 fn a_partly_bad_request_keeps_the_good_and_says_how_much_is_written() {
-    let worker = Tidewatch::start(WINDOWS);
-    let url = worker.url("/api/v1/write");
+    let tidewatch = Tidewatch::start(WINDOWS);
+    let url = tidewatch.url("/api/v1/write");
     let samples = [(START_MS, 1.0), (START_MS + 1, f64::NAN), (START_MS, 1.0)];
     let one = &samples[..1];
     let good = Series2 { labels: SERIES[1], samples: &samples, exemplars: 2, ..Series2::default() };
@@ -150,9 +150,9 @@ fn a_partly_bad_request_keeps_the_good_and_says_how_much_is_written() {
         );
     }
     let histograms = "tidewatch_samples_rejected_total{source=\"remote_write\",gate=\"validate\",reason=\"bad_histogram\"}";
-    assert_eq!(worker.metric(histograms), 2.0);
+    assert_eq!(tidewatch.metric(histograms), 2.0);
     eventually("the catalog has the good series", PATIENCE, || {
-        match &worker.rows("/api/v1/catalog", &[])[..] {
+        match &tidewatch.rows("/api/v1/catalog", &[])[..] {
             [row] if row["name"] == "http.server duration" => Ok(()),
             rows => Err(format!("{rows:?}")),
         }
@@ -169,8 +169,8 @@ fn a_partly_bad_request_keeps_the_good_and_says_how_much_is_written() {
 
 #[test]
 fn the_message_is_chosen_by_content_type_alone_and_before_the_body_is_read() {
-    let worker = Tidewatch::start(WINDOWS);
-    let url = worker.url("/api/v1/write");
+    let tidewatch = Tidewatch::start(WINDOWS);
+    let url = tidewatch.url("/api/v1/write");
     let series = Series2 { labels: SERIES[0], samples: &[(START_MS, 1.0)], ..Series2::default() };
     let two = snappy(&WriteRequest2::default().series(&series).message());
     let one = snappy(WriteRequest::default().series(SERIES[0], &[(START_MS, 1.0)]).message());

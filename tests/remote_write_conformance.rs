@@ -1,5 +1,5 @@
 //! What a receiver of remote write has to answer, row by row: the specifications of 1.0 and 2.0, what the reference
-//! receiver does, and what the public compliance suite checks, its traps included; sent to a running worker, and what it
+//! receiver does, and what the public compliance suite checks, its traps included; sent to a running server, and what it
 //! says it stored is read back.
 //!
 //! Where we differ from the reference on purpose, the row says why: what is malformed is refused by the first gate with a
@@ -15,8 +15,8 @@ use crate::support::remote_write::{
 use crate::support::{eventually, http};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Windows close soon, so that samples of now can be read back; a sample of an hour ago is within `lateness`.
-const CONFIG: &str = "windows: [{length: 10s, hop: 1s}]\nsettle: 1s\ncatch_up: 1s\nlateness: 65m\n\
+/// Windows close soon, so that samples of now can be read back; a sample of an hour ago is within `allowed_lateness`.
+const CONFIG: &str = "windows: [{length: 10s, hop: 1s}]\nidle_timeout: 1s\ncatch_up: 1s\nallowed_lateness: 65m\n\
                       limits: {body_bytes: 64KiB}\n";
 const BODY_MAX: usize = 64 << 10;
 const STALE: u64 = 0x7ff0_0000_0000_0002;
@@ -95,10 +95,10 @@ impl Case {
     }
 }
 
-fn check(worker: &Tidewatch, case: &Case) {
+fn check(tidewatch: &Tidewatch, case: &Case) {
     let what = case.what;
     for _ in 0..case.times {
-        let answer = http::post(&worker.url("/api/v1/write"), &case.headers, &case.body).unwrap();
+        let answer = http::post(&tidewatch.url("/api/v1/write"), &case.headers, &case.body).unwrap();
         assert_eq!((answer.status, answer.written), (case.status, case.written), "{what}: {answer:?}");
         assert!(answer.says().contains(case.says), "{what}: {answer:?}");
         assert_eq!(answer.status == 204, answer.text.is_empty(), "{what}: {answer:?}");
@@ -106,12 +106,12 @@ fn check(worker: &Tidewatch, case: &Case) {
 }
 
 /// Waits until the window that ends right after a sample shows it.
-fn check_stored(worker: &Tidewatch, what: &str, (labels, at_ms, value): &Stored) {
+fn check_stored(tidewatch: &Tidewatch, what: &str, (labels, at_ms, value): &Stored) {
     let end_ms = (at_ms + 999).div_euclid(1_000) * 1_000;
     let end = (end_ms / 1_000).to_string();
     let name = &labels.iter().find(|(name, _)| name == "__name__").unwrap().1;
     eventually(&format!("{what}: {labels:?} is stored"), PATIENCE, || {
-        let rows = worker.rows("/api/v1/windows", &[("start", &end), ("end", &end)]);
+        let rows = tidewatch.rows("/api/v1/windows", &[("start", &end), ("end", &end)]);
         let row = rows.iter().find(|row| {
             let held = row["labels"].as_object().unwrap();
             let same = |(name, value): &(String, String)| {
@@ -529,36 +529,36 @@ fn histograms(now: i64) -> Vec<Case> {
 
 #[test]
 fn every_row_of_the_contract_is_answered_and_stored_as_it_says() {
-    let worker = Tidewatch::start(CONFIG);
+    let tidewatch = Tidewatch::start(CONFIG);
     let now = now_ms();
     let all: Vec<Case> = [transport(now), labels(now), samples(now), beside(now), histograms(now)]
         .into_iter()
         .flatten()
         .collect();
     for case in &all {
-        check(&worker, case);
+        check(&tidewatch, case);
     }
     for case in &all {
-        case.stored.iter().for_each(|stored| check_stored(&worker, case.what, stored));
+        case.stored.iter().for_each(|stored| check_stored(&tidewatch, case.what, stored));
     }
     // What was refused is nowhere.
-    for row in worker.rows("/api/v1/catalog", &[]) {
+    for row in tidewatch.rows("/api/v1/catalog", &[]) {
         let name = row["name"].as_str().unwrap();
         assert!(!["never", "x", "b_orphan", "s_nothing", "h_bad_count", "h_ints"].contains(&name), "{row}");
     }
     let reduced = "tidewatch_native_histograms_reduced_total{source=\"remote_write\"}";
-    assert_eq!(worker.metric(reduced), 7.0 + 6.0);
+    assert_eq!(tidewatch.metric(reduced), 7.0 + 6.0);
     // Too old is judged by the computation, once it has applied what is newer.
     let old = [(now - 72 * HOUR_MS, 2.0)];
     let old = request(&[series(&[("__name__", "s_one")], &old)]);
-    check(&worker, &Case::two("days ago", &old, [1, 0, 0]));
+    check(&tidewatch, &Case::two("days ago", &old, [1, 0, 0]));
     // What the computation did not apply is listed by its reason, though it was answered 2xx.
     eventually("the second gate tells", PATIENCE, || {
         let admitted = |reason: &str| {
             let name = format!(
                 "tidewatch_samples_rejected_total{{source=\"journal\",gate=\"admit\",reason=\"{reason}\"}}"
             );
-            worker.metric(&name)
+            tidewatch.metric(&name)
         };
         let told = ["not_finite", "duplicate", "duplicate_timestamp", "too_old"].map(admitted);
         // A request sent again, histograms sent again: duplicates.
@@ -572,9 +572,9 @@ fn every_row_of_the_contract_is_answered_and_stored_as_it_says() {
 
 #[test]
 fn only_post_is_taken() {
-    let worker = Tidewatch::start(CONFIG);
+    let tidewatch = Tidewatch::start(CONFIG);
     for method in ["GET", "PUT", "DELETE", "HEAD", "PATCH", "OPTIONS"] {
-        let mut stream = std::net::TcpStream::connect(worker.address()).unwrap();
+        let mut stream = std::net::TcpStream::connect(tidewatch.address()).unwrap();
         let request =
             format!("{method} /api/v1/write HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
@@ -588,12 +588,12 @@ fn only_post_is_taken() {
 
 #[test]
 fn what_may_pass_by_itself_is_503_with_retry_after_and_says_nothing_of_written() {
-    let worker = Tidewatch::start("journal: {bytes_max: 1MiB}\n");
+    let tidewatch = Tidewatch::start("journal: {bytes_max: 1MiB}\n");
     let now = now_ms();
     let samples: Vec<(i64, f64)> = (0..2_000).map(|n| (now - n, n as f64)).collect();
     let request = request(&[series(&[("__name__", "up")], &samples)]);
     let answer = (0..100)
-        .map(|_| request.send(&worker.url("/api/v1/write")).unwrap())
+        .map(|_| request.send(&tidewatch.url("/api/v1/write")).unwrap())
         .find(|answer| answer.status != 204);
     let answer = answer.unwrap();
     assert_eq!((answer.status, answer.written), (503, [None; 3]), "{answer:?}");

@@ -105,13 +105,13 @@ pub fn same(what: &str, got: &str, want: &str) {
 
 /// The lines in an order in which none is further behind the newest of its series than lateness, some of them twice.
 pub fn shuffled(rng: &mut fastrand::Rng, text: &str) -> String {
-    let lateness_ms = settings().lateness_ms;
+    let allowed_lateness_ms = settings().allowed_lateness_ms;
     let mut lines: Vec<(i64, &str)> = Vec::new();
     for line in text.lines() {
         let at_ms: i64 = line.rsplit_once(' ').unwrap().1.parse().unwrap();
-        lines.push((at_ms + rng.i64(0..lateness_ms), line));
+        lines.push((at_ms + rng.i64(0..allowed_lateness_ms), line));
         if rng.u8(0..5) == 0 {
-            lines.push((at_ms + rng.i64(0..lateness_ms), line));
+            lines.push((at_ms + rng.i64(0..allowed_lateness_ms), line));
         }
     }
     lines.sort_by_key(|(when, _)| *when);
@@ -195,7 +195,7 @@ fn any_order_format_and_number_of_workers_gives_the_same_bytes() {
 }
 
 #[test]
-fn two_commands_and_then_a_worker_on_one_directory_show_the_same_rows() {
+fn two_commands_and_then_a_server_on_one_directory_show_the_same_rows() {
     for seed in 0..crate::rounds(1) {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x2A1F);
         let folder = folder();
@@ -212,9 +212,9 @@ fn two_commands_and_then_a_worker_on_one_directory_show_the_same_rows() {
         let exported = export(folder.path());
         stored::check(&what, &settings(), &rows(&exported), &samples);
 
-        let mut worker = Tidewatch::start_in(folder);
+        let mut tidewatch = Tidewatch::start_in(folder);
         let (start, end) = ("2025-12-31T00:00:00Z", "2026-01-02T00:00:00Z");
-        let mut shown = worker.rows("/api/v1/windows", &[("start", start), ("end", end)]);
+        let mut shown = tidewatch.rows("/api/v1/windows", &[("start", start), ("end", end)]);
         for row in &mut shown {
             row.as_object_mut().unwrap().remove("revision").unwrap();
         }
@@ -229,11 +229,11 @@ fn two_commands_and_then_a_worker_on_one_directory_show_the_same_rows() {
         for (shown, exported) in shown.iter().zip(&exported_rows) {
             assert_eq!(shown, exported, "{what}");
         }
-        let in_use = run(worker.folder(), &["replay", "all.prom"], None);
+        let in_use = run(tidewatch.folder(), &["replay", "all.prom"], None);
         assert_eq!(in_use.code, Some(1), "{in_use:?}");
         assert!(in_use.err.contains("in use"), "{in_use:?}");
-        assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
-        same(&what, &export(worker.folder()), &exported);
+        assert_eq!(tidewatch.process().terminate().code(), Some(0), "{}", tidewatch.process().log_tail());
+        same(&what, &export(tidewatch.folder()), &exported);
     }
 }
 
@@ -252,33 +252,33 @@ fn requests(text: &str, samples_max: usize) -> Vec<WriteRequest> {
 }
 
 #[test]
-fn what_is_written_to_a_worker_gives_the_bytes_of_a_file() {
+fn what_is_written_to_a_server_gives_the_bytes_of_a_file() {
     for seed in 0..crate::rounds(1) {
         let file = folder();
         generate(file.path(), seed, 40, &["--late", "0.2", "--duplicates", "0.1"], "all.prom");
         done(file.path(), &["replay", "all.prom"], None);
         let text = std::fs::read_to_string(file.path().join("all.prom")).unwrap();
         let samples = samples_of(&text);
-        let mut worker = Tidewatch::start(CONFIG);
+        let mut tidewatch = Tidewatch::start(CONFIG);
         for request in requests(&text, 2_000) {
-            let answer = request.send(&worker.url("/api/v1/write")).unwrap();
+            let answer = request.send(&tidewatch.url("/api/v1/write")).unwrap();
             assert_eq!(answer.status, 204, "{answer:?}");
         }
-        // Beside the worker, and after it.
+        // Beside the server, and after it.
         // None before the first epoch is cut.
-        let last = worker.get("/api/v1/status", &[]).json()["epoch"]["journal"].as_u64().unwrap_or(0);
+        let last = tidewatch.get("/api/v1/status", &[]).json()["epoch"]["journal"].as_u64().unwrap_or(0);
         eventually("all of it is stored", Duration::from_secs(60), || {
             // The epoch after the last answer is whole, and so is everything that was answered.
-            match worker.get("/api/v1/status", &[]).json()["epoch"]["store"].as_u64() {
+            match tidewatch.get("/api/v1/status", &[]).json()["epoch"]["store"].as_u64() {
                 Some(stored) if stored > last => Ok(()),
                 stored => Err(format!("{stored:?}, not above {last}")),
             }
         });
         let what = format!("seed {seed}");
         let want = settled(&export(file.path()), &samples);
-        same(&what, &settled(&export(worker.folder()), &samples), &want);
-        assert_eq!(worker.process().terminate().code(), Some(0), "{}", worker.process().log_tail());
-        same(&what, &settled(&export(worker.folder()), &samples), &want);
+        same(&what, &settled(&export(tidewatch.folder()), &samples), &want);
+        assert_eq!(tidewatch.process().terminate().code(), Some(0), "{}", tidewatch.process().log_tail());
+        same(&what, &settled(&export(tidewatch.folder()), &samples), &want);
     }
 }
 
@@ -512,13 +512,13 @@ fn a_damaged_file_is_stored_up_to_its_damage_and_the_others_whole() {
     }
 }
 
-/// A history out of a damaged file is written as far as it was read.
+/// A backfill out of a damaged file is written as far as it was read.
 #[test]
-fn a_history_is_written_up_to_the_damage_of_its_file() {
+fn a_backfill_is_written_up_to_the_damage_of_its_file() {
     let source = folder();
     generate(source.path(), 8, 20, &[], "all.prom");
     let text = std::fs::read_to_string(source.path().join("all.prom")).unwrap();
-    // The same series a day later: what is old is history to them.
+    // The same series a day later: what is old is past to them.
     let live: String = text
         .lines()
         .map(|line| {
@@ -534,7 +534,7 @@ fn a_history_is_written_up_to_the_damage_of_its_file() {
     }
     std::fs::write(damaged.path().join("cut.prom.gz"), &packed[..packed.len() / 2]).unwrap();
     let before = export(damaged.path());
-    let ended = run(damaged.path(), &["replay", "--into-history", "--json", "cut.prom.gz"], None);
+    let ended = run(damaged.path(), &["replay", "--backfill", "--json", "cut.prom.gz"], None);
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.err.contains("reading cut.prom.gz: it is cut off: "), "{ended:?}");
     let summary: Value = serde_json::from_str(ended.out.trim()).unwrap();
@@ -542,10 +542,10 @@ fn a_history_is_written_up_to_the_damage_of_its_file() {
     assert!(read > text.lines().count() / 4, "{summary}");
     let part: String = text.split_inclusive('\n').take(read).collect();
     std::fs::write(want.path().join("part.prom"), part).unwrap();
-    done(want.path(), &["replay", "--into-history", "part.prom"], None);
+    done(want.path(), &["replay", "--backfill", "part.prom"], None);
     let got = export(damaged.path());
-    same("history", &got, &export(want.path()));
-    assert!(got.len() > before.len(), "rows of the history are written");
+    same("backfill", &got, &export(want.path()));
+    assert!(got.len() > before.len(), "rows of the backfill are written");
 }
 
 /// Standard input is told by its first bytes as a file is, also where a pipe gives them one by one.

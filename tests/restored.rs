@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use tidewatch_dataflows::driver;
-use tidewatch_dataflows::graph::{self, Shard, owned};
-use tidewatch_dataflows::outcome::Outcomes;
+use tidewatch_dataflows::graph::{self, ShardState, owned};
+use tidewatch_dataflows::rows::Rows;
 use tidewatch_dataflows::sample::{EpochEnd, Mark, SHARDS, Samples};
 use tidewatch_dataflows::settings::Settings;
-use tidewatch_dataflows::state::{CHAINS, Held, Save, Saved};
+use tidewatch_dataflows::snapshot::{CHAINS, SaveRequest, ShardSnapshot, StoredShard};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::ProbeHandle;
 use timely::dataflow::operators::{Input, Probe};
@@ -30,9 +30,9 @@ struct Chain {
 }
 
 impl Chain {
-    fn held(&self) -> Held<'_> {
+    fn held(&self) -> StoredShard<'_> {
         let panes = self.panes.iter().map(Vec::as_slice).collect();
-        Held { end: self.end, settings: self.settings.clone(), state: &self.state, panes }
+        StoredShard { end: self.end, settings: self.settings.clone(), state: &self.state, panes }
     }
 }
 
@@ -40,8 +40,8 @@ impl Chain {
 type Kept = Vec<[Option<Chain>; CHAINS]>;
 
 /// Puts a save where it belongs.
-fn keep(kept: &mut Kept, saved: Saved) {
-    let Saved { save, end, settings, state, panes } = saved;
+fn keep(kept: &mut Kept, saved: ShardSnapshot) {
+    let ShardSnapshot { save, end, settings, state, panes } = saved;
     let place = &mut kept[save.shard][save.chain];
     let mut all = if save.whole { Vec::new() } else { place.take().expect("a chain begins whole").panes };
     all.push(panes);
@@ -54,17 +54,17 @@ fn run(
     workers: usize,
     begun: &[Option<Chain>],
     epochs: &[Epoch],
-    saves: &BTreeMap<u64, Vec<Save>>,
-) -> (BTreeMap<u64, Outcomes>, Vec<Saved>) {
-    let collected: Arc<Mutex<BTreeMap<u64, Outcomes>>> = Arc::default();
+    saves: &BTreeMap<u64, Vec<SaveRequest>>,
+) -> (BTreeMap<u64, Rows>, Vec<ShardSnapshot>) {
+    let collected: Arc<Mutex<BTreeMap<u64, Rows>>> = Arc::default();
     let shared = (settings.clone(), begun.to_vec(), epochs.to_vec(), saves.clone(), collected.clone());
     let guards = timely::execute(timely::Config::process(workers), move |worker| {
         let (settings, begun, epochs, saves, collected) = shared.clone();
         let settings = Arc::new(settings);
         let mine = owned(worker.index(), workers);
         let shard = |shard: usize| match begun.get(shard).and_then(Option::as_ref) {
-            Some(chain) => Shard::load(shard, &chain.held()).expect("what was saved loads"),
-            None => Shard::new(&settings),
+            Some(chain) => ShardState::load(shard, &chain.held()).expect("what was saved loads"),
+            None => ShardState::new(&settings),
         };
         let shards = (0..SHARDS).map(|s| mine(s).then(|| shard(s))).collect();
         let probe = ProbeHandle::new();
@@ -81,7 +81,7 @@ fn run(
         });
         for (n, epoch) in epochs.iter().enumerate() {
             if worker.index() == n % workers {
-                for batch in epoch.fills.iter().chain([&epoch.live]).filter(|batch| !batch.is_empty()) {
+                for batch in epoch.bootstraps.iter().chain([&epoch.live]).filter(|batch| !batch.is_empty()) {
                     samples.send_batch(&mut batch.clone());
                 }
             }
@@ -96,10 +96,10 @@ fn run(
     .unwrap();
     guards.join().into_iter().for_each(|joined| joined.unwrap());
     let mut all = std::mem::take(&mut *collected.lock().unwrap());
-    let mut saved: Vec<Saved> =
+    let mut saved: Vec<ShardSnapshot> =
         all.values_mut().flat_map(|outcomes| std::mem::take(&mut outcomes.saved)).collect();
     saved.sort_by_key(|saved| saved.end.epoch);
-    all.values_mut().for_each(Outcomes::settle);
+    all.values_mut().for_each(Rows::sort);
     (all, saved)
 }
 
@@ -109,11 +109,12 @@ fn plan(
     epochs: &[Epoch],
     kept: &Kept,
     begun: &[Option<Chain>],
-) -> BTreeMap<u64, Vec<Save>> {
-    let mut saves: BTreeMap<u64, Vec<Save>> = BTreeMap::new();
+) -> BTreeMap<u64, Vec<SaveRequest>> {
+    let mut saves: BTreeMap<u64, Vec<SaveRequest>> = BTreeMap::new();
     let often = rng.u8(1..8);
     for shard in USED {
-        let loaded = begun[shard].as_ref().map(|chain| Shard::load(shard, &chain.held()).expect("it loads"));
+        let loaded =
+            begun[shard].as_ref().map(|chain| ShardState::load(shard, &chain.held()).expect("it loads"));
         // A chain goes on only from the save that the shard knows as its last.
         let mut goes_on: [bool; CHAINS] = std::array::from_fn(|chain| {
             let epoch = kept[shard][chain].as_ref().map(|chain| chain.end.epoch);
@@ -125,7 +126,7 @@ fn plan(
                 let chain = rng.usize(0..CHAINS);
                 let whole = !goes_on[chain] || rng.u8(0..6) == 0;
                 goes_on[chain] = true;
-                saves.entry(epoch.end.epoch).or_default().push(Save { shard, chain, whole });
+                saves.entry(epoch.end.epoch).or_default().push(SaveRequest { shard, chain, whole });
             }
         }
     }

@@ -1,15 +1,15 @@
 //! The rules of closing, late samples, reopening and slots: every row and revision of the dataflow's tactics
-//! equals the slow model's, on random feeds with outages of sender and worker.
+//! equals the slow model's, on random feeds with outages of sender and server.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidewatch_dataflows::driver;
-use tidewatch_dataflows::operators::admit::Admit;
-use tidewatch_dataflows::operators::window::Windows;
-use tidewatch_dataflows::outcome::Outcomes;
+use tidewatch_dataflows::rows::Rows;
 use tidewatch_dataflows::sample::{Control, EpochEnd, Reason, SHARDS, STALE_NAN_BITS, Samples, SeriesId};
 use tidewatch_dataflows::settings::{Settings, Window};
+use tidewatch_dataflows::stages::admit::Admit;
+use tidewatch_dataflows::stages::window::Windows;
 
 use crate::oracle::{Epoch, Model, feed, from_scratch, same_row};
 
@@ -38,16 +38,16 @@ impl Tactics {
         self.shards.entry(shard).or_insert_with(new)
     }
 
-    pub fn epoch(&mut self, Epoch { end, controls, fills, live }: &Epoch) -> Outcomes {
+    pub fn epoch(&mut self, Epoch { end, controls, bootstraps, live }: &Epoch) -> Rows {
         // A control is told to every shard, so one that is met first later must have heard it, too.
         (0..if controls.is_empty() { 0 } else { SHARDS }).for_each(|shard| {
             self.shard(shard);
         });
-        let mut parts = by_shard(fills, live);
+        let mut parts = by_shard(bootstraps, live);
         for shard in self.shards.keys() {
             parts.entry(*shard).or_default();
         }
-        let mut out = Outcomes::default();
+        let mut out = Rows::default();
         for (shard, part) in parts {
             out.append(&mut retire_shard(self.shard(shard), shard, *end, controls, part));
         }
@@ -55,7 +55,7 @@ impl Tactics {
         if self.epochs.is_multiple_of(AUDITED_EVERY) {
             self.audit(live);
         }
-        out.settle();
+        out.sort();
         out
     }
 
@@ -63,7 +63,7 @@ impl Tactics {
     fn audit(&self, samples: &Samples) {
         for series in samples.series.iter().copied().collect::<BTreeSet<_>>() {
             let (gate, windows) = &self.shards[&SeriesId(series).shard()];
-            if let Some(raw) = gate.raw(series).ok().filter(|raw| !raw.filling) {
+            if let Some(raw) = gate.raw(series).ok().filter(|raw| !raw.bootstrapping) {
                 assert_eq!(windows.check(&raw).mismatches, [], "series {series}");
             }
         }
@@ -74,12 +74,13 @@ impl Tactics {
 pub type ShardSamples = BTreeMap<u64, Samples>;
 
 /// Deals the samples of an epoch to their shards.
-pub fn by_shard(fills: &[Samples], live: &Samples) -> BTreeMap<usize, ShardSamples> {
+pub fn by_shard(bootstraps: &[Samples], live: &Samples) -> BTreeMap<usize, ShardSamples> {
     let mut parts: BTreeMap<usize, ShardSamples> = BTreeMap::new();
-    for samples in fills.iter().chain([live]) {
+    for samples in bootstraps.iter().chain([live]) {
         for i in 0..samples.len() {
             let part = parts.entry(SeriesId(samples.series[i]).shard()).or_default();
-            let part = part.entry(samples.fill).or_insert_with(|| Samples::of_fill(samples.fill));
+            let part =
+                part.entry(samples.bootstrap).or_insert_with(|| Samples::of_bootstrap(samples.bootstrap));
             part.push(samples.series[i], samples.at_ms[i], samples.value[i]);
         }
     }
@@ -93,11 +94,14 @@ pub fn retire_shard(
     end: EpochEnd,
     controls: &[Arc<Control>],
     mut part: ShardSamples,
-) -> Outcomes {
-    let mut out = Outcomes::default();
+) -> Rows {
+    let mut out = Rows::default();
     let live = part.remove(&0).unwrap_or_default();
-    let fills: Vec<Samples> = part.into_values().collect();
-    let batch = gate.retire(shard, driver::Epoch { end, controls, fills: &fills, live: &live, save: None });
+    let bootstraps: Vec<Samples> = part.into_values().collect();
+    let batch = gate.retire(
+        shard,
+        driver::EpochBatch { end, controls, bootstraps: &bootstraps, live: &live, save: None },
+    );
     out.rejects.extend_from_slice(&batch.rejects);
     out.freed.extend_from_slice(&batch.freed_series);
     out.counts.add(&batch.counts);
@@ -105,8 +109,8 @@ pub fn retire_shard(
     // In slices of three rows, so that stopping and going on is exercised everywhere.
     let mut done = false;
     while !done {
-        let mut slice = Outcomes::default();
-        done = windows.close_silent(end.close_ms, 3, &mut slice);
+        let mut slice = Rows::default();
+        done = windows.close_silent(end.watermark_ms, 3, &mut slice);
         out.append(&mut slice);
     }
     windows.free(&batch);
@@ -119,14 +123,14 @@ pub fn same_epoch(
     model: &mut Model,
     epoch: &Epoch,
     place: &dyn Fn() -> String,
-) -> Outcomes {
+) -> Rows {
     let got = tactics.epoch(epoch);
     same_as_model(&got, &model.epoch(epoch), place);
     got
 }
 
 /// Holds what came out of an epoch to what the slow model makes of it.
-pub fn same_as_model(got: &Outcomes, want: &Outcomes, place: &dyn Fn() -> String) {
+pub fn same_as_model(got: &Rows, want: &Rows, place: &dyn Fn() -> String) {
     for (g, w) in got.windows.iter().zip(&want.windows) {
         assert!(same_row(g, w), "{}:\n got {g:?}\nwant {w:?}", place());
     }
@@ -151,7 +155,7 @@ fn check(
     what: &str,
     settings: &Settings,
     epochs: &[Epoch],
-) -> BTreeMap<(tidewatch_dataflows::sample::SeriesId, i64, i64), tidewatch_dataflows::outcome::WindowStats> {
+) -> BTreeMap<(tidewatch_dataflows::sample::SeriesId, i64, i64), tidewatch_dataflows::rows::WindowStats> {
     let (mut tactics, mut model) = (Tactics::new(settings), Model::new(settings));
     let mut last = BTreeMap::new();
     for (n, epoch) in epochs.iter().enumerate() {
@@ -202,8 +206,8 @@ fn quarantined_series_leave_and_come_back_as_in_the_slow_model() {
             let history = |id: SeriesId| (id.0, (1..50).map(|i| (first - i * 20_000, 1.0)).rev().collect());
             let series: Vec<_> = ids.iter().copied().map(history).collect();
             let begins_ms = first + rng.i64(0..200_000);
-            let (filled, more) = feed::fill(&mut rng, 5, begins_ms, &series, first);
-            arrivals.extend(filled);
+            let (bootstrapped, more) = feed::bootstrap(&mut rng, 5, begins_ms, &series, first);
+            arrivals.extend(bootstrapped);
             told.extend(more);
         }
         for _ in 0..rng.usize(1..8) {
@@ -218,7 +222,7 @@ fn quarantined_series_leave_and_come_back_as_in_the_slow_model() {
         // All shards hear of controls, so epochs are dear here.
         let step_ms = ((last - first) / 300).max(5_000);
         let after_ms = 100 * step_ms;
-        let epochs = feed::live_with_fills(&settings, arrivals, &told, step_ms, &[], after_ms);
+        let epochs = feed::live_with_bootstraps(&settings, arrivals, &told, step_ms, &[], after_ms);
         let (mut tactics, mut model) = (Tactics::new(&settings), Model::new(&settings));
         for (n, epoch) in epochs.iter().enumerate() {
             let place = || format!("seed {seed}, epoch {n} of {}, {:?}", epochs.len(), epoch.end);
@@ -239,15 +243,15 @@ pub fn jump(rng: &mut fastrand::Rng, epochs: &mut Vec<Epoch>, ids: &[SeriesId], 
     let ahead_ms = [700_000, 3_600_000, 90_000_000, 40 * 86_400_000][rng.usize(0..4)];
     let wrong: Vec<u64> = ids.iter().filter(|_| rng.u8(0..3) == 0).map(|id| id.0).collect();
     let before = epochs[from - 1].end;
-    let jumped_ms = epochs[from].end.stream_ms + ahead_ms;
-    let close = |stream_ms: i64| match stream_ms >= jumped_ms + catch_up_ms {
-        true => stream_ms,
-        false => before.close_ms,
+    let jumped_ms = epochs[from].end.processing_ms + ahead_ms;
+    let close = |processing_ms: i64| match processing_ms >= jumped_ms + catch_up_ms {
+        true => processing_ms,
+        false => before.watermark_ms,
     };
-    let last_ms = epochs[to - 1].end.stream_ms + ahead_ms;
+    let last_ms = epochs[to - 1].end.processing_ms + ahead_ms;
     for (n, epoch) in epochs.iter_mut().enumerate().take(reset).skip(from) {
-        epoch.end.stream_ms = if n < to { epoch.end.stream_ms + ahead_ms } else { last_ms };
-        epoch.end.close_ms = close(epoch.end.stream_ms);
+        epoch.end.processing_ms = if n < to { epoch.end.processing_ms + ahead_ms } else { last_ms };
+        epoch.end.watermark_ms = close(epoch.end.processing_ms);
         let live = &mut epoch.live;
         for i in (0..live.len()).filter(|_| n < to) {
             if wrong.contains(&live.series[i]) {
@@ -255,16 +259,16 @@ pub fn jump(rng: &mut fastrand::Rng, epochs: &mut Vec<Epoch>, ids: &[SeriesId], 
             }
         }
     }
-    let (held, to_ms) = (epochs[reset - 1].end, epochs[reset].end.stream_ms);
+    let (held, to_ms) = (epochs[reset - 1].end, epochs[reset].end.processing_ms);
     let mut end = EpochEnd { epoch: epochs[reset].end.epoch, ..held.reset(to_ms) };
     end.last_of_input = false;
     let controls = vec![Arc::new(Control::ClockReset { to_ms })];
-    let mut least = end.close_ms;
+    let mut least = end.watermark_ms;
     for (n, epoch) in epochs.iter_mut().enumerate().skip(reset) {
         epoch.end.epoch += 1;
-        // The wait of a jump may be going on at the reset: close time never goes back otherwise.
-        least = least.max(epoch.end.close_ms);
-        epoch.end.close_ms = if n == reset { end.close_ms } else { least };
+        // The wait of a jump may be going on at the reset: the watermark never goes back otherwise.
+        least = least.max(epoch.end.watermark_ms);
+        epoch.end.watermark_ms = if n == reset { end.watermark_ms } else { least };
     }
     epochs.insert(reset, Epoch { end, controls, ..Epoch::default() });
 }
@@ -333,7 +337,7 @@ fn a_file_in_any_order_within_lateness_gives_the_windows_computed_from_scratch()
                 let mut rows = check(seed, what, &settings, &feed::file(&samples, per_epoch));
                 rows.retain(|(id, _, at), _| *at < newest[&id.0]);
                 for ((key, got), (_, want)) in rows.iter().zip(&want) {
-                    let want = tidewatch_dataflows::outcome::WindowStats { revision: got.revision, ..*want };
+                    let want = tidewatch_dataflows::rows::WindowStats { revision: got.revision, ..*want };
                     assert!(
                         same_row(got, &want),
                         "seed {seed}, {what}, {key:?}:\n got {got:?}\nwant {want:?}"
@@ -365,8 +369,8 @@ fn late_samples_of_one_batch_that_fill_the_ring_leave_every_pane_whole() {
     let start = feed::START_MS;
     let end = |n: u64| EpochEnd {
         epoch: n,
-        stream_ms: start + 20 * minute,
-        close_ms: i64::MIN,
+        processing_ms: start + 20 * minute,
+        watermark_ms: i64::MIN,
         last_of_input: false,
     };
     // Sixteen samples: one, then four, then eleven in the panes of three minutes that follow one another.
@@ -387,7 +391,12 @@ fn late_samples_of_one_batch_that_fill_the_ring_leave_every_pane_whole() {
 #[test]
 fn only_the_bits_of_the_staleness_marker_are_one() {
     let settings = Settings::default().validated().unwrap();
-    let end = EpochEnd { epoch: 1, stream_ms: feed::START_MS, close_ms: feed::START_MS, last_of_input: true };
+    let end = EpochEnd {
+        epoch: 1,
+        processing_ms: feed::START_MS,
+        watermark_ms: feed::START_MS,
+        last_of_input: true,
+    };
     let mut samples = Samples::default();
     samples.push(7, feed::START_MS, f64::from_bits(u64::MAX));
     samples.push(7, feed::START_MS, f64::from_bits(STALE_NAN_BITS));
@@ -396,16 +405,16 @@ fn only_the_bits_of_the_staleness_marker_are_one() {
     assert_eq!(out.counts.rejected[Reason::NotFinite as usize], 1);
 }
 
-/// Feeds one series to tactics and model, epoch by epoch: (stream time in ms, samples); the rows by (window, at).
+/// Feeds one series to tactics and model, epoch by epoch: (processing time in ms, samples); the rows by (window, at).
 fn scenario(settings: &Settings, epochs: &[(i64, &[i64])]) -> BTreeMap<(i64, i64), (u32, bool)> {
     let (mut tactics, mut model) = (Tactics::new(settings), Model::new(settings));
     let mut rows = BTreeMap::new();
-    for (n, (stream_ms, times)) in epochs.iter().enumerate() {
+    for (n, (processing_ms, times)) in epochs.iter().enumerate() {
         let mut samples = Samples::default();
         times.iter().for_each(|at| samples.push(7, *at, (at % 97) as f64));
-        let (epoch, close_ms) = (n as u64 + 1, *stream_ms);
-        let end = EpochEnd { epoch, stream_ms: *stream_ms, close_ms, last_of_input: false };
-        let place = || format!("epoch {n} at {stream_ms}");
+        let (epoch, watermark_ms) = (n as u64 + 1, *processing_ms);
+        let end = EpochEnd { epoch, processing_ms: *processing_ms, watermark_ms, last_of_input: false };
+        let place = || format!("epoch {n} at {processing_ms}");
         for row in same_epoch(&mut tactics, &mut model, &(end, samples).into(), &place).windows {
             rows.insert((row.window_ms, row.at_ms - feed::START_MS), (row.count, row.partial));
         }
@@ -420,8 +429,8 @@ fn a_correction_of_an_open_key_leaves_the_panes_of_other_windows_alone() {
     let window = |length: i64, hop: i64| Window { length_ms: length * 1_000, hop_ms: hop * 1_000 };
     let settings = Settings {
         windows: vec![window(2_400, 1_200), window(2_700, 900)],
-        lateness_ms: 60_000,
-        settle_ms: 30_000,
+        allowed_lateness_ms: 60_000,
+        idle_timeout_ms: 30_000,
         catch_up_ms: 30_000,
         ..Settings::default()
     };
@@ -442,16 +451,16 @@ fn a_correction_of_an_open_key_leaves_the_panes_of_other_windows_alone() {
 #[test]
 fn an_open_window_says_partial_where_panes_left_their_ring() {
     let windows = vec![Window { length_ms: 60_000, hop_ms: 10_000 }];
-    let settings = Settings { windows, lateness_ms: 0, ..Settings::default() }.validated().unwrap();
+    let settings = Settings { windows, allowed_lateness_ms: 0, ..Settings::default() }.validated().unwrap();
     let shown = |ahead_ms: i64| {
         let mut tactics = Tactics::new(&settings);
-        let stream_ms = feed::START_MS + 600_000;
+        let processing_ms = feed::START_MS + 600_000;
         let mut samples = Samples::default();
         (0..600_000 + ahead_ms).step_by(1_000).for_each(|at| samples.push(7, feed::START_MS + at, 1.0));
-        let end = EpochEnd { epoch: 1, stream_ms, close_ms: stream_ms, last_of_input: false };
+        let end = EpochEnd { epoch: 1, processing_ms, watermark_ms: processing_ms, last_of_input: false };
         tactics.epoch(&(end, samples).into());
         let (gate, windows) = tactics.shard(SeriesId(7).shard());
-        let rows = windows.open(gate.slot(7).unwrap(), SeriesId(7), &[], stream_ms);
+        let rows = windows.open(gate.slot(7).unwrap(), SeriesId(7), &[], processing_ms);
         rows.iter().map(|row| (row.count, row.partial)).collect::<Vec<_>>()
     };
     assert_eq!(shown(0), [(49, false)]);

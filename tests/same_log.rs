@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, mpsc};
 
 use tidewatch::outbox;
-use tidewatch_dataflows::outcome::Outcomes;
+use tidewatch_dataflows::rows::Rows;
 use tidewatch_dataflows::sample::{Control, Mark, MetricType, Samples, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 use tidewatch_dataflows::{driver, graph};
@@ -16,7 +16,7 @@ use timely::dataflow::{InputHandle, ProbeHandle};
 
 use crate::oracle::{Epoch, feed};
 
-type Collected = Arc<Mutex<BTreeMap<u64, Outcomes>>>;
+type Collected = Arc<Mutex<BTreeMap<u64, Rows>>>;
 
 /// What one worker feeds of an epoch.
 type Part = (Vec<Samples>, Vec<Mark>);
@@ -68,13 +68,13 @@ fn types(samples: &Samples) -> Vec<Mark> {
 fn deal(epochs: &[Epoch], workers: usize, rng: &mut fastrand::Rng) -> Vec<Vec<Part>> {
     let batch_max = [1, 7, 64, 4_096][rng.usize(0..4)];
     let mut dealt = vec![Vec::new(); workers];
-    for Epoch { end, controls, fills, live } in epochs {
+    for Epoch { end, controls, bootstraps, live } in epochs {
         let mut parts: Vec<Vec<Samples>> = vec![Vec::new(); workers];
-        for samples in fills.iter().chain([live]) {
+        for samples in bootstraps.iter().chain([live]) {
             let mut from = 0;
             while from < samples.len() {
                 let to = (from + rng.usize(1..=batch_max)).min(samples.len());
-                let mut batch = Samples::of_fill(samples.fill);
+                let mut batch = Samples::of_bootstrap(samples.bootstrap);
                 (from..to).for_each(|i| batch.push(samples.series[i], samples.at_ms[i], samples.value[i]));
                 parts[rng.usize(0..workers)].push(batch);
                 from = to;
@@ -159,13 +159,13 @@ fn run(settings: &Settings, epochs: &[Epoch], workers: usize, seed: u64, refuses
     guards.join().into_iter().for_each(|joined| joined.unwrap());
     let mut bytes = Vec::new();
     for (epoch, mut all) in std::mem::take(&mut *collected.lock().unwrap()) {
-        all.settle();
+        all.sort();
         outbox::encode(epoch, &all, &mut bytes);
     }
     (bytes, schedule)
 }
 
-/// A short log with everything in it: late, duplicate and missing samples, outages, rejects, freed slots, fills and
+/// A short log with everything in it: late, duplicate and missing samples, outages, rejects, freed slots, bootstraps and
 /// changed settings.
 pub fn log(seed: u64) -> (Settings, Vec<Epoch>) {
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -179,7 +179,7 @@ pub fn log(seed: u64) -> (Settings, Vec<Epoch>) {
     let span =
         arrivals.iter().map(|a| a.when_ms).max().unwrap() - arrivals.iter().map(|a| a.when_ms).min().unwrap();
     let step_ms = (span / 120).max(1_000);
-    // Every other log has a fill in it.
+    // Every other log has a bootstrap in it.
     let mut told = Vec::new();
     if seed % 2 == 1 {
         let first = arrivals.iter().map(|a| a.when_ms).min().unwrap();
@@ -187,8 +187,8 @@ pub fn log(seed: u64) -> (Settings, Vec<Epoch>) {
         let mut series: Vec<_> = ids.iter().copied().map(history).collect();
         series.push(history(SeriesId(77)));
         let begins_ms = first + rng.i64(-10..10) * step_ms;
-        let (filled, more) = feed::fill(&mut rng, 5, begins_ms, &series, begins_ms);
-        arrivals.extend(filled);
+        let (bootstrapped, more) = feed::bootstrap(&mut rng, 5, begins_ms, &series, begins_ms);
+        arrivals.extend(bootstrapped);
         told = more;
     }
     // And every third a series that is kept out for a while, and other settings.
@@ -199,7 +199,7 @@ pub fn log(seed: u64) -> (Settings, Vec<Epoch>) {
         told.push((first + (last - first) / 2, Control::Lift { series }));
         told.sort_by_key(|(when_ms, _)| *when_ms);
     }
-    let mut epochs = feed::live_with_fills(&settings, arrivals, &told, step_ms, &[], 20 * step_ms);
+    let mut epochs = feed::live_with_bootstraps(&settings, arrivals, &told, step_ms, &[], 20 * step_ms);
     if seed % 3 == 1 {
         feed::change_settings(&mut rng, &settings, &mut epochs);
     }

@@ -11,13 +11,13 @@ use crate::support::filled::filled;
 use crate::support::process::{Prometheus, Tidewatch};
 use crate::support::{Folder, repository, server};
 
-/// The server answers old samples and histories; it scrapes itself.
+/// The server answers old samples and backfills; it scrapes itself.
 fn config(server: &str) -> String {
     format!(
         "
 windows: [{{length: 5m, hop: 1m}}, {{length: 1h, hop: 1m}}]
-settle: 5s
-sources: {{prometheus: [{{url: '{server}', match: ['up'], backfill: 0s, poll: 1s}}]}}
+idle_timeout: 5s
+sources: {{prometheus: [{{url: '{server}', match: ['up'], bootstrap: 0s, poll: 1s}}]}}
 "
     )
 }
@@ -45,13 +45,13 @@ fn close(schema: &mut Value) {
     }
 }
 
-/// Narrows what would have to be guessed to values of this worker; others are made up as wrong ones.
-fn hint(document: &mut Value, worker: &Tidewatch) {
+/// Narrows what would have to be guessed to values of this server; others are made up as wrong ones.
+fn hint(document: &mut Value, tidewatch: &Tidewatch) {
     let corrected = [("window", "5m"), ("start", "0"), ("min_revision", "1"), ("limit", "1")];
-    let row = &worker.get("/api/v1/windows", &corrected).json()["data"][0];
+    let row = &tidewatch.get("/api/v1/windows", &corrected).json()["data"][0];
     let (at, revised) = (row["at"].clone(), row["series"].clone());
     assert!(at.is_string(), "a late sample corrected a row");
-    let page = worker.get("/api/v1/catalog", &[("limit", "3")]).json();
+    let page = tidewatch.get("/api/v1/catalog", &[("limit", "3")]).json();
     let mut known: Vec<Value> =
         page["data"].as_array().unwrap().iter().map(|row| row["series"].clone()).collect();
     // The name of one series, and one that several bear.
@@ -83,20 +83,20 @@ fn no_request_is_answered_otherwise_than_described() {
         return;
     };
     let prometheus = Prometheus::start_in(Folder::new("prometheus"), &prometheus, scrapes);
-    let worker = filled("schemathesis", &config(&prometheus.url()));
-    let mut document = worker.get("/api/v1/openapi.json", &[]).json();
+    let tidewatch = filled("schemathesis", &config(&prometheus.url()));
+    let mut document = tidewatch.get("/api/v1/openapi.json", &[]).json();
     let described: usize =
         document["paths"].as_object().unwrap().values().map(|path| path.as_object().unwrap().len()).sum();
     close(&mut document);
-    hint(&mut document, &worker);
-    let file = worker.folder().join("openapi.json");
+    hint(&mut document, &tidewatch);
+    let file = tidewatch.folder().join("openapi.json");
     std::fs::write(&file, document.to_string()).unwrap();
-    // Whoever waited for the worker was told 503 until it was ready; what counts comes after.
-    let failed = |worker: &Tidewatch| -> Vec<String> {
-        let metrics = worker.get("/metrics", &[]).text;
+    // Whoever waited for the server was told 503 until it was ready; what counts comes after.
+    let failed = |tidewatch: &Tidewatch| -> Vec<String> {
+        let metrics = tidewatch.get("/metrics", &[]).text;
         metrics.lines().filter(|line| line.contains(",code=\"5")).map(str::to_owned).collect()
     };
-    let before = failed(&worker);
+    let before = failed(&tidewatch);
     let settings = repository().join("tests/schemathesis");
     let examples = crate::rounds(EXAMPLES).to_string();
     let run = Command::new(program)
@@ -104,9 +104,9 @@ fn no_request_is_answered_otherwise_than_described() {
         .arg(settings.join("schemathesis.toml"))
         .arg("run")
         .arg(&file)
-        .args(["--url", &worker.url(""), "--max-examples", &examples, "--no-color"])
+        .args(["--url", &tidewatch.url(""), "--max-examples", &examples, "--no-color"])
         .env("SCHEMATHESIS_HOOKS", settings.join("hooks.py"))
-        .current_dir(worker.folder())
+        .current_dir(tidewatch.folder())
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&run.stdout);
@@ -118,8 +118,8 @@ fn no_request_is_answered_otherwise_than_described() {
     let all = format!("{described} selected / {described} total");
     assert!(said.contains(&all), "every operation is asked: {all}");
     // Every route was asked something right, and nothing failed.
-    assert_eq!(failed(&worker), before);
-    let metrics = worker.get("/metrics", &[]).text;
+    assert_eq!(failed(&tidewatch), before);
+    let metrics = tidewatch.get("/metrics", &[]).text;
     for path in document["paths"].as_object().unwrap().keys() {
         // Nobody makes up a message in protobuf.
         let right = format!("tidewatch_http_responses_total{{route=\"{path}\",code=\"2");

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::Value;
-use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::Control;
 use tidewatch_dataflows::settings::{Settings, Window};
 
@@ -16,21 +16,21 @@ use crate::support::process::Tidewatch;
 use crate::support::remote_write::WriteRequest;
 use crate::support::stored;
 
-/// A live feed of a few series, at times with fills and a worker that was away.
-fn feed(rng: &mut fastrand::Rng, settings: &Settings, fills: bool) -> Vec<Epoch> {
+/// A live feed of a few series, at times with bootstraps and a server that was away.
+fn feed(rng: &mut fastrand::Rng, settings: &Settings, bootstraps: bool) -> Vec<Epoch> {
     let (mut arrivals, mut history, mut told): (Vec<Arrival>, Vec<_>, Vec<Told>) = Default::default();
     for id in feed::series(rng, 5) {
         let truth = feed::truth(rng);
-        let live = if fills { rng.usize(0..truth.len() / 2) } else { 0 };
+        let live = if bootstraps { rng.usize(0..truth.len() / 2) } else { 0 };
         arrivals.extend(feed::arrivals(rng, id.0, &truth[live..]));
         history.push((id.0, truth));
     }
     let first = arrivals.iter().map(|a| a.when_ms).min().expect("there are arrivals");
-    if fills {
-        for fill in 1..=rng.u64(1..3) {
+    if bootstraps {
+        for bootstrap in 1..=rng.u64(1..3) {
             let begins_ms = first + rng.i64(0..1_500_000);
             let publish_from_ms = [begins_ms, i64::MIN][rng.usize(0..2)];
-            let more = feed::fill(rng, fill, begins_ms, &history, publish_from_ms);
+            let more = feed::bootstrap(rng, bootstrap, begins_ms, &history, publish_from_ms);
             arrivals.extend(more.0);
             told.extend(more.1);
         }
@@ -39,7 +39,14 @@ fn feed(rng: &mut fastrand::Rng, settings: &Settings, fills: bool) -> Vec<Epoch>
     let away = first + rng.i64(0..4_000_000);
     let down = if rng.bool() { vec![(away, away + rng.i64(20_000..9_000_000))] } else { Vec::new() };
     let step_ms = [1_000, 7_000, 17_000][rng.usize(0..3)];
-    feed::live_with_fills(settings, arrivals, &told, step_ms, &down, [100_000, 15_000_000][rng.usize(0..2)])
+    feed::live_with_bootstraps(
+        settings,
+        arrivals,
+        &told,
+        step_ms,
+        &down,
+        [100_000, 15_000_000][rng.usize(0..2)],
+    )
 }
 
 #[test]
@@ -48,8 +55,8 @@ fn every_row_and_revision_equals_the_slow_model() {
     for seed in 0..crate::rounds(40) {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5E77);
         let first = feed::settings(&mut rng);
-        let fills = rng.u8(0..3) == 0;
-        let mut epochs = feed(&mut rng, &first, fills);
+        let bootstraps = rng.u8(0..3) == 0;
+        let mut epochs = feed(&mut rng, &first, bootstraps);
         let all = feed::change_settings(&mut rng, &first, &mut epochs);
         other_base += all.windows(2).filter(|pair| pair[0].base_ms() != pair[1].base_ms()).count();
         let was: BTreeSet<i64> = first.windows.iter().map(|w| w.length_ms).collect();
@@ -114,18 +121,18 @@ fn windows_that_stay_are_the_same_bits_as_if_nothing_had_changed() {
     assert!(changed > 0, "some feeds must have rows of added windows");
 }
 
-/// A worker's settings: lines of windows, and the rest.
+/// A server's settings: lines of windows, and the rest.
 fn config(windows: &str, rest: &str) -> String {
-    format!("windows: [{windows}]\n{rest}\nlateness: 30s\n")
+    format!("windows: [{windows}]\n{rest}\nallowed_lateness: 30s\n")
 }
 
 /// Sends a sample a second, `from..to` seconds after `start_ms`.
-fn send(worker: &Tidewatch, start_ms: i64, from: i64, to: i64) {
+fn send(tidewatch: &Tidewatch, start_ms: i64, from: i64, to: i64) {
     for name in ["one", "two_total"] {
         let samples: Vec<(i64, f64)> =
             (from..to).map(|i| (start_ms + i * 1_000, (i * i % 37) as f64)).collect();
         let request = WriteRequest::default().series(&[("__name__", name), ("job", "changes")], &samples);
-        let answer = request.send(&worker.url("/api/v1/write")).unwrap();
+        let answer = request.send(&tidewatch.url("/api/v1/write")).unwrap();
         assert!((200..300).contains(&answer.status), "{answer:?}");
     }
 }
@@ -139,49 +146,49 @@ fn count(rows: &[Value], window: &str) -> (usize, usize) {
 }
 
 #[test]
-fn a_worker_starts_with_other_settings_and_goes_on() {
+fn a_server_starts_with_other_settings_and_goes_on() {
     let kept = "{length: 10s, hop: 5s}";
-    let first = config(&format!("{kept}, {{length: 1m, hop: 10s}}"), "settle: 5s");
-    let mut worker = Tidewatch::start(&first);
+    let first = config(&format!("{kept}, {{length: 1m, hop: 10s}}"), "idle_timeout: 5s");
+    let mut tidewatch = Tidewatch::start(&first);
     let now_ms = jiff::Timestamp::now().as_millisecond();
     let start_ms = (now_ms - 200_000).div_euclid(60_000) * 60_000;
     // What is sent after a change is a little ahead of the clock, and so beyond what was past then.
-    send(&worker, start_ms, 0, 180);
-    assert_eq!(worker.process().terminate().code(), Some(0));
+    send(&tidewatch, start_ms, 0, 180);
+    assert_eq!(tidewatch.process().terminate().code(), Some(0));
 
     // One window goes; of those that come, one can be made of what is held, the other not wholly.
-    worker.configure(&config(
+    tidewatch.configure(&config(
         &format!("{kept}, {{length: 20s, hop: 10s}}, {{length: 3m, hop: 10s}}"),
-        "settle: 7s",
+        "idle_timeout: 7s",
     ));
-    worker.start_again();
-    let log = worker.process().log();
-    assert!(log.contains("settings changed: settle_ms is 5000 in the journal and 7000 now"), "{log}");
-    send(&worker, start_ms, 180, 420);
-    worker.process().kill();
+    tidewatch.start_again();
+    let log = tidewatch.process().log();
+    assert!(log.contains("settings changed: idle_timeout_ms is 5000 in the journal and 7000 now"), "{log}");
+    send(&tidewatch, start_ms, 180, 420);
+    tidewatch.process().kill();
 
     // And again, with another base pane, after kill -9.
-    worker.configure(&config(
+    tidewatch.configure(&config(
         &format!("{kept}, {{length: 3m, hop: 10s}}, {{length: 16s, hop: 4s}}"),
         "catch_up: 6m",
     ));
-    worker.start_again();
-    send(&worker, start_ms, 420, 700);
-    worker.process().kill();
-    worker.start_again();
+    tidewatch.start_again();
+    send(&tidewatch, start_ms, 420, 700);
+    tidewatch.process().kill();
+    tidewatch.start_again();
     let (from, to) = (start_ms / 1_000 - 60, start_ms / 1_000 + 900);
     let range = [("start", from.to_string()), ("end", to.to_string())];
     let range: Vec<(&str, &str)> = range.iter().map(|(key, value)| (*key, value.as_str())).collect();
-    let rows = worker.rows("/api/v1/windows", &range);
+    let rows = tidewatch.rows("/api/v1/windows", &range);
     assert_eq!(count(&rows, "10s").0, 0);
     assert!(count(&rows, "1m").1 > 0 && count(&rows, "20s").1 > 0, "{rows:?}");
     let (partial, full) = count(&rows, "3m");
     assert!(partial > 0 && full > 0, "3m: {partial} partial, {full} full");
     assert!(count(&rows, "16s").1 > 0);
-    assert_eq!(worker.process().terminate().code(), Some(0));
+    assert_eq!(tidewatch.process().terminate().code(), Some(0));
 
     // Every epoch is what the slow model makes of that journal.
-    let data = worker.folder().join("data");
+    let data = tidewatch.folder().join("data");
     let (epochs, _) = stored::epochs(&data);
     let held = stored::outbox(&data);
     let told =
@@ -198,6 +205,6 @@ fn a_worker_starts_with_other_settings_and_goes_on() {
             assert!(same_row(got, want), "{:?}:\n got {got:?}\nwant {want:?}", epoch.end);
         }
     }
-    let log = worker.process().log();
+    let log = tidewatch.process().log();
     assert!(!log.contains("panicked"), "{log}");
 }

@@ -1,4 +1,4 @@
-//! `tidewatch status`: a dozen lines about a worker, as JSON for programs, and a sentence for what is no worker.
+//! `tidewatch status`: a dozen lines about a server, as JSON for programs, and a sentence for what is no server.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -19,8 +19,8 @@ fn folder() -> Folder {
 }
 
 #[test]
-fn a_worker_is_told_in_a_dozen_lines() {
-    let worker = Tidewatch::start("limits: {series: 256}\n");
+fn a_server_is_told_in_a_dozen_lines() {
+    let tidewatch = Tidewatch::start("limits: {series: 256}\n");
     let mut request = WriteRequest::default();
     for n in 0..300 {
         request = request.series(
@@ -28,12 +28,12 @@ fn a_worker_is_told_in_a_dozen_lines() {
             &[(START_MS, 1.0), (START_MS + 60_001, 2.0)],
         );
     }
-    assert_eq!(request.send(&worker.url("/api/v1/write")).unwrap().status, 400, "44 series too many");
-    let url = worker.url("");
+    assert_eq!(request.send(&tidewatch.url("/api/v1/write")).unwrap().status, 400, "44 series too many");
+    let url = tidewatch.url("");
     let told = |more: &[&str]| {
         let arguments: Vec<&str> =
             ["status", "--url", &url].into_iter().chain(more.iter().copied()).collect();
-        done(worker.folder(), &arguments, None)
+        done(tidewatch.folder(), &arguments, None)
     };
     let text = eventually("all is computed", Duration::from_secs(60), || {
         let text = told(&[]);
@@ -61,24 +61,24 @@ fn a_worker_is_told_in_a_dozen_lines() {
     for path in ["/disk/journal/bytes", "/disk/outbox/bytes", "/disk/series/bytes", "/store/bytes"] {
         assert!(value.pointer(path).and_then(Value::as_u64) > Some(0), "{path}: {value}");
     }
-    // Without --url it asks where the worker is configured to listen.
-    let listen = worker.address();
-    assert!(done(worker.folder(), &["status", "--listen", &listen], None).contains("up "));
+    // Without --url it asks where the server is configured to listen.
+    let listen = tidewatch.address();
+    assert!(done(tidewatch.folder(), &["status", "--listen", &listen], None).contains("up "));
 }
 
 #[test]
 fn what_a_start_computes_again_is_no_live_sample() {
     const SAMPLES: u64 = 200_000;
-    let mut worker = Tidewatch::start("");
+    let mut tidewatch = Tidewatch::start("");
     let samples: Vec<(i64, f64)> = (0..SAMPLES as i64 / 100).map(|n| (START_MS + n * 1_000, 1.0)).collect();
     let mut request = WriteRequest::default();
     for n in 0..100 {
         request = request.series(&[("__name__", "up"), ("n", &n.to_string())], &samples);
     }
-    assert_eq!(request.send(&worker.url("/api/v1/write")).unwrap().status, 204);
-    let told = |worker: &Tidewatch, what: &str, holds: &dyn Fn(u64, f64) -> bool| {
+    assert_eq!(request.send(&tidewatch.url("/api/v1/write")).unwrap().status, 204);
+    let told = |tidewatch: &Tidewatch, what: &str, holds: &dyn Fn(u64, f64) -> bool| {
         eventually(what, Duration::from_secs(60), || {
-            let status = worker.get("/api/v1/status", &[]).json();
+            let status = tidewatch.get("/api/v1/status", &[]).json();
             let figures = status["samples"].as_u64().zip(status["samples_per_second"].as_f64());
             match figures {
                 Some((samples, rate)) if holds(samples, rate) => Ok(rate),
@@ -86,14 +86,14 @@ fn what_a_start_computes_again_is_no_live_sample() {
             }
         })
     };
-    told(&worker, "live samples are computed", &|samples, rate| samples >= SAMPLES && rate > 100.0);
-    worker.process().kill();
-    worker.start_again();
-    let rate = told(&worker, "they are computed again", &|samples, _| samples >= SAMPLES);
+    told(&tidewatch, "live samples are computed", &|samples, rate| samples >= SAMPLES && rate > 100.0);
+    tidewatch.process().kill();
+    tidewatch.start_again();
+    let rate = told(&tidewatch, "they are computed again", &|samples, _| samples >= SAMPLES);
     assert_eq!(rate, 0.0, "nothing is live");
     let one = WriteRequest::default().series(&[("__name__", "up")], &samples[..300]);
-    assert_eq!(one.send(&worker.url("/api/v1/write")).unwrap().status, 204);
-    told(&worker, "what came is", &|_, rate| rate > 0.0 && rate <= 300.0);
+    assert_eq!(one.send(&tidewatch.url("/api/v1/write")).unwrap().status, 204);
+    told(&tidewatch, "what came is", &|_, rate| rate > 0.0 && rate <= 300.0);
 }
 
 /// What `status` says of a server that answers every request like this.
@@ -112,7 +112,7 @@ fn asked(answer: &'static str) -> Ended {
 }
 
 #[test]
-fn what_is_no_worker_is_told_in_a_sentence() {
+fn what_is_no_server_is_told_in_a_sentence() {
     let nobody = format!("http://127.0.0.1:{}", free_port());
     let nobody = run(folder().path(), &["status", "--url", &nobody], None);
     let table = [

@@ -32,8 +32,8 @@ impl Answer {
 }
 
 impl Sender {
-    fn to(worker: &Tidewatch) -> Sender {
-        let stream = TcpStream::connect(worker.address()).unwrap();
+    fn to(tidewatch: &Tidewatch) -> Sender {
+        let stream = TcpStream::connect(tidewatch.address()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         Sender(stream)
@@ -98,7 +98,7 @@ fn length(bytes: usize, chunked: bool) -> String {
 #[test]
 fn a_refusal_reaches_a_sender_that_writes_first_and_the_connection_goes_on() {
     const JSON: &str = "Content-Type: application/json\r\n";
-    let worker = Tidewatch::start(CONFIG);
+    let tidewatch = Tidewatch::start(CONFIG);
     let table = [
         ("POST /api/v1/write", "Content-Encoding: zstd\r\n", 415),
         ("POST /api/v1/write", JSON, 415),
@@ -120,9 +120,9 @@ fn a_refusal_reaches_a_sender_that_writes_first_and_the_connection_goes_on() {
         // One within the buffers of a socket, and one far beyond them.
         for (bytes, chunked) in [(200_000, false), (200_000, true), (20_000_000, false), (20_000_000, true)] {
             let what = format!("{line} {headers:?} {bytes} bytes, in chunks: {chunked}");
-            let mut sender = Sender::to(&worker);
+            let mut sender = Sender::to(&tidewatch);
             sender.head(line, &format!("{headers}{}", length(bytes, chunked)));
-            // Time for a worker to close the connection, were it to.
+            // Time for a server to close the connection, were it to.
             std::thread::sleep(Duration::from_millis(20));
             sender.body(bytes, chunked).unwrap_or_else(|e| panic!("{what}: {e}"));
             let answer = sender.answer();
@@ -131,17 +131,17 @@ fn a_refusal_reaches_a_sender_that_writes_first_and_the_connection_goes_on() {
             assert_eq!((next.status, next.text.as_str()), (204, ""), "after {what}: {next:?}");
         }
     }
-    assert_eq!(worker.metric("tidewatch_limit_reached_total{limit=\"http.unread_body\"}"), 0.0);
+    assert_eq!(tidewatch.metric("tidewatch_limit_reached_total{limit=\"http.unread_body\"}"), 0.0);
 }
 
 #[test]
 fn a_503_in_the_middle_of_a_body_reaches_its_sender() {
-    let worker = Tidewatch::start(CONFIG);
+    let tidewatch = Tidewatch::start(CONFIG);
     // Eight of these hold all the room there is as long as their last byte does not come. One that finds a request of ours
     // in its place is refused and holds nothing, so there comes another with each.
     let mut holding = Vec::new();
     let mut hold = || {
-        let mut sender = Sender::to(&worker);
+        let mut sender = Sender::to(&tidewatch);
         sender.head("POST /api/v1/write", &length(65_536, false));
         sender.body(65_535, false).unwrap();
         holding.push(sender);
@@ -149,7 +149,7 @@ fn a_503_in_the_middle_of_a_body_reaches_its_sender() {
     (0..8).for_each(|_| hold());
     let refused = eventually("no room is left", PATIENCE, || {
         hold();
-        let mut sender = Sender::to(&worker);
+        let mut sender = Sender::to(&tidewatch);
         sender.head("POST /api/v1/write", &length(60_000, false));
         sender.body(60_000, false).unwrap();
         match sender.answer() {
@@ -168,38 +168,38 @@ fn a_503_in_the_middle_of_a_body_reaches_its_sender() {
 
 #[test]
 fn beyond_its_bounds_an_answer_says_that_the_connection_closes() {
-    let worker = Tidewatch::start(CONFIG);
+    let tidewatch = Tidewatch::start(CONFIG);
     // More than is thrown away is declared: the answer does not wait for it, and what still comes harms nobody.
-    let mut sender = Sender::to(&worker);
+    let mut sender = Sender::to(&tidewatch);
     sender.head("POST /api/v1/nosuch", &length(1 << 30, false));
     let answer = sender.answer();
     assert!(answer.status == 404 && answer.closes(), "{answer:?}");
     sender.body(8 << 20, false).unwrap();
     // More comes than is thrown away.
-    let mut sender = Sender::to(&worker);
+    let mut sender = Sender::to(&tidewatch);
     sender.head("POST /api/v1/nosuch", &length(0, true));
     sender.body(80 << 20, true).unwrap();
     let answer = sender.answer();
     assert!(answer.status == 404 && answer.closes(), "{answer:?}");
     // It does not come: the answer waits, but not for long.
     let begun = Instant::now();
-    let mut sender = Sender::to(&worker);
+    let mut sender = Sender::to(&tidewatch);
     sender.head("POST /api/v1/nosuch", &length(1_000, false));
     sender.body(10, false).unwrap();
     let answer = sender.answer();
     assert!(answer.status == 404 && answer.closes() && begun.elapsed() < PATIENCE / 2, "{answer:?}");
-    assert_eq!(worker.metric("tidewatch_limit_reached_total{limit=\"http.unread_body\"}"), 3.0);
+    assert_eq!(tidewatch.metric("tidewatch_limit_reached_total{limit=\"http.unread_body\"}"), 3.0);
 }
 
 #[test]
 fn who_asks_before_sending_a_body_is_refused_at_once() {
-    let worker = Tidewatch::start(CONFIG);
-    let mut sender = Sender::to(&worker);
+    let tidewatch = Tidewatch::start(CONFIG);
+    let mut sender = Sender::to(&tidewatch);
     sender.head("POST /api/v1/nosuch", &format!("Expect: 100-continue\r\n{}", length(1_000_000, false)));
     let answer = sender.answer();
     assert!(answer.status == 404 && answer.closes(), "{answer:?}");
     // Where the body is wanted, the leave is given.
-    let mut sender = Sender::to(&worker);
+    let mut sender = Sender::to(&tidewatch);
     sender.head("POST /api/v1/write", &format!("Expect: 100-continue\r\n{}", length(60_000, false)));
     assert_eq!(sender.answer().status, 100);
     sender.body(60_000, false).unwrap();

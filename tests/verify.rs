@@ -318,11 +318,11 @@ fn what_cannot_be_asked_is_said() {
 const SCRAPES: f64 = 25.0;
 
 #[test]
-fn what_prometheus_writes_is_clean_beside_the_running_worker() {
+fn what_prometheus_writes_is_clean_beside_the_running_server() {
     let Some(node) = NodeExporter::start() else { return };
     for program in programs() {
-        let worker =
-            Tidewatch::start("windows: [{length: 30s, hop: 5s}, {length: 1h, hop: 10s}]\nsettle: 5s\n");
+        let tidewatch =
+            Tidewatch::start("windows: [{length: 30s, hop: 5s}, {length: 1h, hop: 10s}]\nidle_timeout: 5s\n");
         let config = |own: &str| {
             format!(
                 "global: {{scrape_interval: 2s, scrape_timeout: 1s, external_labels: {{replica: a}}}}\n\
@@ -330,7 +330,7 @@ fn what_prometheus_writes_is_clean_beside_the_running_worker() {
                 scrape_configs:\n\
                 - {{job_name: prometheus, static_configs: [{{targets: ['{own}']}}]}}\n\
                 - {{job_name: node, static_configs: [{{targets: ['{}']}}]}}\n",
-                worker.url("/api/v1/write"),
+                tidewatch.url("/api/v1/write"),
                 node.address()
             )
         };
@@ -341,7 +341,7 @@ fn what_prometheus_writes_is_clean_beside_the_running_worker() {
                 found.first().and_then(|r| r["value"][1].as_str()?.parse::<f64>().ok()).unwrap_or(0.0);
             if count >= SCRAPES { Ok(()) } else { Err(format!("{count} scrapes; {}", prometheus.log_tail())) }
         });
-        let (code, report) = verify(worker.folder(), &prometheus.url(), &["--without-label", "replica"]);
+        let (code, report) = verify(tidewatch.folder(), &prometheus.url(), &["--without-label", "replica"]);
         println!("{report:#}");
         assert_eq!((code, count(&report, "different")), (Some(0), 0), "{report:#}");
         assert!(count(&report, "compared") > 600, "{report:#}");
@@ -349,15 +349,15 @@ fn what_prometheus_writes_is_clean_beside_the_running_worker() {
             assert_eq!(count(&report, other), 0, "{other}: {report:#}");
         }
         // Its name for them is another one.
-        let (code, report) = verify(worker.folder(), &prometheus.url(), &["--match", "up"]);
+        let (code, report) = verify(tidewatch.folder(), &prometheus.url(), &["--match", "up"]);
         assert_eq!((code, count(&report, "not_in_prometheus")), (Some(1), 4), "{report:#}");
     }
 }
 
-/// A worker that asks a Prometheus for hours of samples, killed while it does and again later: minutes after its start
+/// A server that asks a Prometheus for hours of samples, killed while it does and again later: minutes after its start
 /// windows are full, and none that it ever published from then on is half-empty.
 #[test]
-fn what_a_killed_backfill_filled_is_clean() {
+fn what_a_killed_bootstrap_bootstrapped_is_clean() {
     let history = Folder::new("history");
     let generate = ["generate", "--series", "100", "--hours", "4", "--format", "openmetrics"];
     let text = done(history.path(), &generate, None);
@@ -374,36 +374,36 @@ fn what_a_killed_backfill_filled_is_clean() {
             if found.is_empty() { Err(prometheus.log_tail()) } else { Ok(()) }
         });
         let config = format!(
-            "windows: [{{length: 1m, hop: 5s}}, {{length: 3h, hop: 10s}}]\nsettle: 5s\ncatch_up: 10s\n\
+            "windows: [{{length: 1m, hop: 5s}}, {{length: 3h, hop: 10s}}]\nidle_timeout: 5s\ncatch_up: 10s\n\
             sources: {{prometheus: [{{url: '{}', match: ['{{__name__!=\"\"}}'], chunk: 1m, poll: 1s}}]}}\n",
             prometheus.url()
         );
-        let mut worker = Tidewatch::start(&config);
+        let mut tidewatch = Tidewatch::start(&config);
         let mut resumed = 0;
         for kill in 0..20 {
             std::thread::sleep(Duration::from_millis(50 + 40 * kill));
-            worker.process().kill();
-            worker.start_again();
-            let log = worker.process().log();
-            resumed += u64::from(log.contains("resuming the backfill"));
+            tidewatch.process().kill();
+            tidewatch.start_again();
+            let log = tidewatch.process().log();
+            resumed += u64::from(log.contains("resuming the bootstrap"));
             if log.contains("polling") || resumed == 3 {
                 break;
             }
         }
-        assert!(resumed > 0, "no kill met the backfill: {}", worker.process().log());
+        assert!(resumed > 0, "no kill met the bootstrap: {}", tidewatch.process().log());
         eventually("3h windows of live series", Duration::from_secs(90), || {
             let query = [("window", "3h"), ("match[]", "{job=\"prometheus\"}"), ("min_count", "20")];
-            let rows = worker.rows("/api/v1/windows", &query).len();
-            if rows > 100 { Ok(()) } else { Err(format!("{rows} rows; {}", worker.process().log_tail())) }
+            let rows = tidewatch.rows("/api/v1/windows", &query).len();
+            if rows > 100 { Ok(()) } else { Err(format!("{rows} rows; {}", tidewatch.process().log_tail())) }
         });
         eventually("and of those that ended", Duration::from_secs(60), || {
             // Some of the generated series have long gaps.
             let query =
                 [("window", "3h"), ("match[]", "{job=~\".+\",job!=\"prometheus\"}"), ("min_count", "600")];
-            let rows = worker.rows("/api/v1/windows", &query).len();
-            if rows >= 60 { Ok(()) } else { Err(format!("{rows} rows; {}", worker.process().log_tail())) }
+            let rows = tidewatch.rows("/api/v1/windows", &query).len();
+            if rows >= 60 { Ok(()) } else { Err(format!("{rows} rows; {}", tidewatch.process().log_tail())) }
         });
-        let (code, report) = verify(worker.folder(), &prometheus.url(), &[]);
+        let (code, report) = verify(tidewatch.folder(), &prometheus.url(), &[]);
         assert_eq!((code, count(&report, "different")), (Some(0), 0), "{report:#}");
         assert!(count(&report, "compared") > 600, "{report:#}");
         for other in ["not_full", "not_in_prometheus", "partly_in_prometheus"] {
@@ -459,15 +459,15 @@ fn send_late(prometheus: &Prometheus, stop: &AtomicBool) {
 fn late_samples_that_arrive_while_it_compares_are_no_difference() {
     let rounds: usize = std::env::var("TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2).min(50);
     for program in programs() {
-        let worker =
-            Tidewatch::start("windows: [{length: 1m, hop: 5s}, {length: 5m, hop: 10s}]\nsettle: 5s\n");
+        let tidewatch =
+            Tidewatch::start("windows: [{length: 1m, hop: 5s}, {length: 5m, hop: 10s}]\nidle_timeout: 5s\n");
         let config = |own: &str| {
             format!(
                 "global: {{scrape_interval: 2s, scrape_timeout: 1s}}\n\
                 storage: {{tsdb: {{out_of_order_time_window: 10m}}}}\n\
                 remote_write: [{{url: '{}', send_native_histograms: true, queue_config: {{batch_send_deadline: 1s}}}}]\n\
                 scrape_configs: [{{job_name: prometheus, static_configs: [{{targets: ['{own}']}}]}}]\n",
-                worker.url("/api/v1/write"),
+                tidewatch.url("/api/v1/write"),
             )
         };
         let flags = ["--web.enable-remote-write-receiver", "--enable-feature=native-histograms"];
@@ -476,7 +476,7 @@ fn late_samples_that_arrive_while_it_compares_are_no_difference() {
         std::thread::scope(|scope| {
             scope.spawn(|| send_late(&prometheus, &stop));
             let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                compared_while_late_samples_come(&worker, &prometheus, rounds);
+                compared_while_late_samples_come(&tidewatch, &prometheus, rounds);
             }));
             stop.store(true, Relaxed);
             if let Err(panic) = checked {
@@ -486,10 +486,10 @@ fn late_samples_that_arrive_while_it_compares_are_no_difference() {
     }
 }
 
-fn compared_while_late_samples_come(worker: &Tidewatch, prometheus: &Prometheus, rounds: usize) {
+fn compared_while_late_samples_come(tidewatch: &Tidewatch, prometheus: &Prometheus, rounds: usize) {
     eventually("rows that late samples correct", Duration::from_secs(120), || {
         let corrected =
-            worker.rows("/api/v1/windows", &[("match[]", "late"), ("window", "5m"), ("min_count", "80")]);
+            tidewatch.rows("/api/v1/windows", &[("match[]", "late"), ("window", "5m"), ("min_count", "80")]);
         let corrected = corrected.iter().filter(|row| row["revision"].as_i64() > Some(0)).count();
         if corrected >= LATE as usize {
             Ok(())
@@ -503,7 +503,7 @@ fn compared_while_late_samples_come(worker: &Tidewatch, prometheus: &Prometheus,
         if round >= rounds && settled > 0 {
             break;
         }
-        let (code, report) = verify(worker.folder(), &prometheus.url(), &[]);
+        let (code, report) = verify(tidewatch.folder(), &prometheus.url(), &[]);
         let rest =
             ["different", "not_in_prometheus", "partly_in_prometheus"].map(|what| count(&report, what));
         assert_eq!((code, rest), (Some(0), [0; 3]), "round {round}: {report:#}");
@@ -515,6 +515,6 @@ fn compared_while_late_samples_come(worker: &Tidewatch, prometheus: &Prometheus,
     }
     assert!(settled > 0, "no late sample came between the questions");
     let words =
-        run(worker.folder(), &["verify", "--match", "infinite", "--prometheus", &prometheus.url()], None);
+        run(tidewatch.folder(), &["verify", "--match", "infinite", "--prometheus", &prometheus.url()], None);
     assert!(words.out.contains("+Inf and -Inf are left out"), "{words:?}");
 }

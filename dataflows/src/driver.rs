@@ -26,9 +26,9 @@ use timely::dataflow::operators::generic::Operator;
 use timely::dataflow::{Stream, StreamVec};
 use timely::progress::Stamp;
 
-use crate::outcome::Outcomes;
+use crate::rows::Rows;
 use crate::sample::{Control, EpochEnd, Mark, SHARDS, Samples};
-use crate::state::Save;
+use crate::snapshot::SaveRequest;
 
 /// Samples for which the memory of a shard stays from epoch to epoch; what a larger epoch took is given back.
 const SHARD_SAMPLES_KEPT: usize = 512;
@@ -46,41 +46,41 @@ pub fn owner(shard: usize, peers: usize) -> usize {
 
 /// One epoch of one shard, complete.
 #[derive(Clone, Copy, Debug)]
-pub struct Epoch<'a> {
+pub struct EpochBatch<'a> {
     /// Its end.
     pub end: EpochEnd,
     /// What was told to all shards, in the order of the journal.
     pub controls: &'a [Arc<Control>],
-    /// Samples of fills, one batch a fill, in any order.
-    pub fills: &'a [Samples],
+    /// Samples of bootstraps, one batch a bootstrap, in any order.
+    pub bootstraps: &'a [Samples],
     /// Live samples, in any order.
     pub live: &'a Samples,
     /// Whether the state of the shard as of this end is wanted.
-    pub save: Option<Save>,
+    pub save: Option<SaveRequest>,
 }
 
 /// One epoch that is still arriving, or being retired.
-struct Pending {
+struct PendingEpoch {
     capability: Capability<u64>,
     end: Option<EpochEnd>,
     controls: Vec<Arc<Control>>,
-    saves: Vec<Save>,
+    saves: Vec<SaveRequest>,
     shards: Vec<Samples>,
     /// By shard; few epochs have any.
-    fills: BTreeMap<usize, Vec<Samples>>,
+    bootstraps: BTreeMap<usize, Vec<Samples>>,
     /// The next shard to retire.
     next: usize,
 }
 
-impl Pending {
-    fn new(capability: Capability<u64>, spare: &mut Vec<Vec<Samples>>) -> Pending {
-        Pending {
+impl PendingEpoch {
+    fn new(capability: Capability<u64>, spare: &mut Vec<Vec<Samples>>) -> PendingEpoch {
+        PendingEpoch {
             capability,
             end: None,
             controls: Vec::new(),
             saves: Vec::new(),
             shards: spare.pop().unwrap_or_else(|| vec![Samples::default(); SHARDS]),
-            fills: BTreeMap::new(),
+            bootstraps: BTreeMap::new(),
             next: 0,
         }
     }
@@ -92,24 +92,24 @@ impl Pending {
         for i in 0..n {
             let series = batch.series[i];
             let shard = (series % SHARDS as u64) as usize;
-            match batch.fill {
+            match batch.bootstrap {
                 0 => self.shards[shard].push(series, at_ms[i], value[i]),
-                fill => self.of_fill(shard, fill).push(series, at_ms[i], value[i]),
+                bootstrap => self.of_bootstrap(shard, bootstrap).push(series, at_ms[i], value[i]),
             }
         }
         batch.clear();
     }
 
-    fn of_fill(&mut self, shard: usize, fill: u64) -> &mut Samples {
-        let fills = self.fills.entry(shard).or_default();
-        let at = fills.iter().position(|samples| samples.fill == fill).unwrap_or_else(|| {
-            fills.push(Samples::of_fill(fill));
-            fills.len() - 1
+    fn of_bootstrap(&mut self, shard: usize, bootstrap: u64) -> &mut Samples {
+        let bootstraps = self.bootstraps.entry(shard).or_default();
+        let at = bootstraps.iter().position(|samples| samples.bootstrap == bootstrap).unwrap_or_else(|| {
+            bootstraps.push(Samples::of_bootstrap(bootstrap));
+            bootstraps.len() - 1
         });
-        &mut fills[at]
+        &mut bootstraps[at]
     }
 
-    fn hear(&mut self, mark: Mark) {
+    fn record(&mut self, mark: Mark) {
         match mark {
             Mark::Control(control) => self.controls.push(control),
             Mark::Save(save) => self.saves.push(save),
@@ -118,14 +118,14 @@ impl Pending {
     }
 
     /// The epoch of the next shard.
-    fn epoch(&mut self, end: EpochEnd) -> Epoch<'_> {
-        let fills = self.fills.get_mut(&self.next);
-        let fills = fills.map_or(&mut [][..], |fills| {
-            fills.sort_by_key(|samples| samples.fill);
-            fills
+    fn epoch(&mut self, end: EpochEnd) -> EpochBatch<'_> {
+        let bootstraps = self.bootstraps.get_mut(&self.next);
+        let bootstraps = bootstraps.map_or(&mut [][..], |bootstraps| {
+            bootstraps.sort_by_key(|samples| samples.bootstrap);
+            bootstraps
         });
         let save = self.saves.iter().find(|save| save.shard == self.next).copied();
-        Epoch { end, controls: &self.controls, fills, live: &self.shards[self.next], save }
+        EpochBatch { end, controls: &self.controls, bootstraps, live: &self.shards[self.next], save }
     }
 }
 
@@ -136,7 +136,7 @@ pub fn by_shard<'scope, O: 'static>(
     samples: Stream<'scope, u64, Samples>,
     marks: StreamVec<'scope, u64, Mark>,
     name: &str,
-    mut retire: impl FnMut(usize, Epoch) -> O + 'static,
+    mut retire: impl FnMut(usize, EpochBatch) -> O + 'static,
 ) -> StreamVec<'scope, u64, Rc<O>> {
     let scope = samples.scope();
     let (index, peers) = (scope.index(), scope.peers());
@@ -148,7 +148,7 @@ pub fn by_shard<'scope, O: 'static>(
         move |initial, info| {
             drop(initial);
             let activator = scope.activator_for(info.address);
-            let mut pending: BTreeMap<u64, Pending> = BTreeMap::new();
+            let mut pending: BTreeMap<u64, PendingEpoch> = BTreeMap::new();
             let mut spare: Vec<Vec<Samples>> = Vec::new();
             move |(samples, samples_frontier), (marks, marks_frontier), output| {
                 let port = output.output_index();
@@ -156,15 +156,15 @@ pub fn by_shard<'scope, O: 'static>(
                     let Some(capability) = stamp.retain_least(port) else { return };
                     let epoch = pending
                         .entry(*capability.time())
-                        .or_insert_with(|| Pending::new(capability, &mut spare));
+                        .or_insert_with(|| PendingEpoch::new(capability, &mut spare));
                     batches.for_each(|batch| epoch.scatter(batch));
                 });
                 marks.for_each_stamp(|stamp, batches| {
                     let Some(capability) = stamp.retain_least(port) else { return };
                     let epoch = pending
                         .entry(*capability.time())
-                        .or_insert_with(|| Pending::new(capability, &mut spare));
-                    batches.for_each(|batch| batch.drain(..).for_each(|mark| epoch.hear(mark)));
+                        .or_insert_with(|| PendingEpoch::new(capability, &mut spare));
+                    batches.for_each(|batch| batch.drain(..).for_each(|mark| epoch.record(mark)));
                 });
                 let mut retired = 0;
                 while let Some(mut first) = pending.first_entry() {
@@ -179,8 +179,8 @@ pub fn by_shard<'scope, O: 'static>(
                             let shard = epoch.next;
                             if owner(shard, peers) == index {
                                 let whole = epoch.epoch(end);
-                                retired +=
-                                    whole.live.len() + whole.fills.iter().map(Samples::len).sum::<usize>();
+                                retired += whole.live.len()
+                                    + whole.bootstraps.iter().map(Samples::len).sum::<usize>();
                                 // What a shard hands on when its settings change is large: one at a time.
                                 if whole.controls.iter().any(|c| matches!(**c, Control::Settings(_))) {
                                     retired = SLICE_SAMPLES;
@@ -228,10 +228,10 @@ pub enum Slice {
 pub fn in_slices<'scope, I: 'static>(
     batches: StreamVec<'scope, u64, Rc<I>>,
     name: &str,
-    mut step: impl FnMut(&I, bool, &mut Outcomes) -> Slice + 'static,
-) -> StreamVec<'scope, u64, Outcomes> {
+    mut step: impl FnMut(&I, bool, &mut Rows) -> Slice + 'static,
+) -> StreamVec<'scope, u64, Rows> {
     let scope = batches.scope();
-    batches.unary::<CapacityContainerBuilder<Vec<Outcomes>>, _, _, _>(Pipeline, name, move |initial, info| {
+    batches.unary::<CapacityContainerBuilder<Vec<Rows>>, _, _, _>(Pipeline, name, move |initial, info| {
         drop(initial);
         let activator = scope.activator_for(info.address);
         let mut queue: VecDeque<(Capability<u64>, Rc<I>, bool)> = VecDeque::new();
@@ -248,7 +248,7 @@ pub fn in_slices<'scope, I: 'static>(
                     activator.activate();
                     return;
                 }
-                let mut out = Outcomes::default();
+                let mut out = Rows::default();
                 let slice = step(batch, std::mem::take(first), &mut out);
                 // A save is a slice's worth by itself.
                 emitted += if out.saved.is_empty() { out.windows.len() } else { SLICE_ROWS };
@@ -270,10 +270,10 @@ pub fn in_slices<'scope, I: 'static>(
 /// `take` may return false: it is full, and is asked again a little later. Until it takes an epoch the output
 /// frontier stays there.
 pub fn complete<'scope>(
-    outcomes: StreamVec<'scope, u64, Outcomes>,
+    outcomes: StreamVec<'scope, u64, Rows>,
     marks: StreamVec<'scope, u64, Mark>,
     name: &str,
-    mut take: impl FnMut(EpochEnd, &mut Outcomes) -> bool + 'static,
+    mut take: impl FnMut(EpochEnd, &mut Rows) -> bool + 'static,
 ) -> StreamVec<'scope, u64, ()> {
     let scope = outcomes.scope();
     outcomes.binary_frontier::<_, CapacityContainerBuilder<Vec<()>>, _, _, _, _>(
@@ -284,14 +284,14 @@ pub fn complete<'scope>(
         move |initial, info| {
             drop(initial);
             let activator = scope.activator_for(info.address);
-            let mut pending: BTreeMap<u64, (Capability<u64>, Option<EpochEnd>, Outcomes)> = BTreeMap::new();
+            let mut pending: BTreeMap<u64, (Capability<u64>, Option<EpochEnd>, Rows)> = BTreeMap::new();
             move |(outcomes, outcomes_frontier), (marks, marks_frontier), output| {
                 let port = output.output_index();
                 outcomes.for_each_stamp(|stamp, batches| {
                     let Some(capability) = stamp.retain_least(port) else { return };
                     let epoch = pending
                         .entry(*capability.time())
-                        .or_insert_with(|| (capability, None, Outcomes::default()));
+                        .or_insert_with(|| (capability, None, Rows::default()));
                     for batch in batches {
                         batch.iter_mut().for_each(|part| epoch.2.append(part));
                         batch.clear();
@@ -301,7 +301,7 @@ pub fn complete<'scope>(
                     let Some(capability) = stamp.retain_least(port) else { return };
                     let epoch = pending
                         .entry(*capability.time())
-                        .or_insert_with(|| (capability, None, Outcomes::default()));
+                        .or_insert_with(|| (capability, None, Rows::default()));
                     for mark in batches.flat_map(|batch| batch.drain(..)) {
                         if let Mark::End(end) = mark {
                             epoch.1 = Some(end);
@@ -332,7 +332,7 @@ impl Accountable for Samples {
     }
 }
 
-/// The wire form, for processes that exchange over sockets: count, fill, then the three columns, little-endian.
+/// The wire form, for processes that exchange over sockets: count, bootstrap, then the three columns, little-endian.
 impl ContainerBytes for Samples {
     fn from_bytes(bytes: timely::bytes::arc::Bytes) -> Self {
         let word = |i: usize| u64::from_le_bytes(bytes[8 * i..8 * i + 8].try_into().expect("eight bytes"));
@@ -341,7 +341,7 @@ impl ContainerBytes for Samples {
             series: (0..n).map(|i| word(2 + i)).collect(),
             at_ms: (0..n).map(|i| word(2 + n + i) as i64).collect(),
             value: (0..n).map(|i| f64::from_bits(word(2 + 2 * n + i))).collect(),
-            fill: word(1),
+            bootstrap: word(1),
         }
     }
 
@@ -350,7 +350,7 @@ impl ContainerBytes for Samples {
     }
 
     fn into_bytes<W: std::io::Write>(&self, writer: &mut W) {
-        let words = [self.len() as u64, self.fill]
+        let words = [self.len() as u64, self.bootstrap]
             .into_iter()
             .chain(self.series.iter().copied())
             .chain(self.at_ms.iter().map(|at| *at as u64))
@@ -361,7 +361,7 @@ impl ContainerBytes for Samples {
     }
 }
 
-/// Partitions batches by owner of the shard, filling batches of [`BATCH_SAMPLES`], each of one fill.
+/// Partitions batches by owner of the shard, filling batches of [`BATCH_SAMPLES`], each of one bootstrap.
 pub struct ByShard {
     staged: Vec<Samples>,
     owners: [u16; SHARDS],
@@ -385,11 +385,11 @@ impl Distributor<Samples> for ByShard {
             *staged = Samples::with_capacity(BATCH_SAMPLES.max(batch.len()));
         }
         for (staged, pusher) in self.staged.iter_mut().zip(&mut *pushers) {
-            if staged.fill != batch.fill && !staged.is_empty() {
+            if staged.bootstrap != batch.bootstrap && !staged.is_empty() {
                 Message::push_at(staged, stamp.clone(), pusher);
                 staged.clear();
             }
-            staged.fill = batch.fill;
+            staged.bootstrap = batch.bootstrap;
         }
         let n = batch.len();
         let (at_ms, value) = (&batch.at_ms[..n], &batch.value[..n]);

@@ -13,15 +13,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use timely::dataflow::{Stream, StreamVec};
 
-use crate::driver::{self, Epoch, SLICE_ROWS, Slice, owner};
-use crate::operators::admit::Admit;
-use crate::operators::window::{Saving, Windows};
-use crate::outcome::look::{Checked, Explained, NotNow, Open};
-use crate::outcome::{Outcomes, Seen};
+use crate::driver::{self, EpochBatch, SLICE_ROWS, Slice, owner};
+use crate::rows::inspect::{Explanation, OpenWindows, StateCheck, Unavailable};
+use crate::rows::{Rows, SeriesPresence};
 use crate::sample::{Control, EpochEnd, Mark, MetricType, SHARDS, Samples, SeriesId};
 use crate::settings::Settings;
-use crate::shard::{Admitted, GateSaved, RawHeld, Working};
-use crate::state::{BadState, CHAINS, Held, Put, Save, Saved, Take};
+use crate::shard::{AdmittedBatch, GateSnapshot, RawSamples, WorkPosition};
+use crate::snapshot::{BadState, CHAINS, SaveRequest, ShardSnapshot, StateReader, StateWriter, StoredShard};
+use crate::stages::admit::Admit;
+use crate::stages::window::{SnapshotCursor, Windows};
 
 /// The operators, by their names in the graph.
 pub const OPERATORS: [&str; 2] = ["admit", "window"];
@@ -49,7 +49,7 @@ pub struct Sizes {
     /// Series with a slot.
     pub series: AtomicU64,
     /// What each worker is at.
-    pub working: Mutex<BTreeMap<usize, Arc<Working>>>,
+    pub working: Mutex<BTreeMap<usize, Arc<WorkPosition>>>,
 }
 
 /// Adds up a changing figure over shards.
@@ -67,14 +67,14 @@ impl PerShard {
 
 /// The types of series that were told in one epoch, by shard.
 #[derive(Default)]
-struct Told {
+struct TypesByShard {
     epoch: Option<u64>,
     shards: Vec<Vec<(SeriesId, MetricType)>>,
 }
 
-impl Told {
+impl TypesByShard {
     /// Those of a shard's series, in the order of the journal; all shards of a worker ask, one after the other.
-    fn take(&mut self, shard: usize, epoch: &Epoch) -> Vec<(SeriesId, MetricType)> {
+    fn take(&mut self, shard: usize, epoch: &EpochBatch) -> Vec<(SeriesId, MetricType)> {
         if epoch.controls.is_empty() {
             return Vec::new();
         }
@@ -98,20 +98,20 @@ type Shards<T> = Rc<RefCell<Vec<Option<T>>>>;
 
 /// The gates and windows of one worker, to be looked at between its steps. Looking changes nothing.
 #[derive(Clone)]
-pub struct Gates {
+pub struct StateQueries {
     admits: Shards<Admit>,
     windows: Shards<Windows>,
     /// By shard: the epoch that each operator has retired, or began with; [`AT_WORK`] while it retires one.
     retired: Rc<RefCell<Vec<[u64; OPERATORS.len()]>>>,
-    /// By shard: the stream time of the epoch that `window` has retired.
-    stream_ms: Rc<RefCell<Vec<i64>>>,
+    /// By shard: the processing time of the epoch that `window` has retired.
+    processing_ms: Rc<RefCell<Vec<i64>>>,
     /// This worker, and how many there are.
     place: (usize, usize),
 }
 
-impl Gates {
+impl StateQueries {
     /// What is known of a series, as of the last epoch its shard retired; `None` if another worker owns it.
-    pub fn seen(&self, series: u64) -> Option<Seen> {
+    pub fn seen(&self, series: u64) -> Option<SeriesPresence> {
         let gates = self.admits.borrow();
         gates[SeriesId(series).shard()].as_ref().map(|gate| gate.seen(series))
     }
@@ -135,19 +135,24 @@ impl Gates {
     }
 
     /// Computes again what is held of a series; `None` if another worker owns it.
-    pub fn check(&self, series: u64) -> Option<Result<Checked, NotNow>> {
+    pub fn check(&self, series: u64) -> Option<Result<StateCheck, Unavailable>> {
         let (admits, windows) = (self.admits.borrow(), self.windows.borrow());
         let shard = SeriesId(series).shard();
         let (admit, windows) = (admits[shard].as_ref()?, windows[shard].as_ref()?);
         Some(self.at_one(shard).and_then(|_| match admit.raw(series)? {
-            raw if raw.filling => Err(NotNow::Filling),
+            raw if raw.bootstrapping => Err(Unavailable::Bootstrapping),
             raw => Ok(windows.check(&raw)),
         }))
     }
 
     /// What the key `at_ms` of a window of a series is made of; `None` if another worker owns the series, or there is
     /// no window of this length.
-    pub fn explain(&self, series: u64, window_ms: i64, at_ms: i64) -> Option<Result<Explained, NotNow>> {
+    pub fn explain(
+        &self,
+        series: u64,
+        window_ms: i64,
+        at_ms: i64,
+    ) -> Option<Result<Explanation, Unavailable>> {
         let (admits, windows) = (self.admits.borrow(), self.windows.borrow());
         let shard = SeriesId(series).shard();
         let (admit, windows) = (admits[shard].as_ref()?, windows[shard].as_ref()?);
@@ -158,47 +163,47 @@ impl Gates {
     }
 
     /// The raw samples that are held of a series; `None` if another worker owns it.
-    pub fn raw(&self, series: u64) -> Option<Result<RawHeld, NotNow>> {
+    pub fn raw(&self, series: u64) -> Option<Result<RawSamples, Unavailable>> {
         let gates = self.admits.borrow();
         gates[SeriesId(series).shard()].as_ref().map(|gate| gate.raw(series))
     }
 
     /// The windows of these lengths of a series that are open, as far as they are filled; all if no length is named. `None`
     /// if another worker owns it.
-    pub fn open(&self, series: SeriesId, lengths_ms: &[i64]) -> Option<Result<Open, NotNow>> {
+    pub fn open(&self, series: SeriesId, lengths_ms: &[i64]) -> Option<Result<OpenWindows, Unavailable>> {
         let (admits, windows) = (self.admits.borrow(), self.windows.borrow());
         let shard = series.shard();
         let (admit, windows) = (admits[shard].as_ref()?, windows[shard].as_ref()?);
         let epoch = self.retired.borrow()[shard][1];
         if epoch == AT_WORK {
-            return Some(Err(NotNow::Between));
+            return Some(Err(Unavailable::Between));
         }
-        let stream_ms = self.stream_ms.borrow()[shard];
-        let rows = admit.slot(series.0).map(|slot| windows.open(slot, series, lengths_ms, stream_ms));
-        Some(Ok(Open { epoch, rows: rows.unwrap_or_default() }))
+        let processing_ms = self.processing_ms.borrow()[shard];
+        let rows = admit.slot(series.0).map(|slot| windows.open(slot, series, lengths_ms, processing_ms));
+        Some(Ok(OpenWindows { epoch, rows: rows.unwrap_or_default() }))
     }
 
     /// The epoch that both operators have retired of a shard: between two steps one may be ahead.
-    fn at_one(&self, shard: usize) -> Result<u64, NotNow> {
+    fn at_one(&self, shard: usize) -> Result<u64, Unavailable> {
         match self.retired.borrow()[shard] {
             [admit, window] if admit == window && admit != AT_WORK => Ok(admit),
-            _ => Err(NotNow::Between),
+            _ => Err(Unavailable::Between),
         }
     }
 }
 
 /// A shard to begin with.
-pub struct Shard {
+pub struct ShardState {
     gate: Admit,
     windows: Windows,
     /// The end of the epoch it is the state of: this one and those before it change nothing.
     upto: Option<EpochEnd>,
 }
 
-impl Shard {
+impl ShardState {
     /// Of no samples.
-    pub fn new(settings: &Arc<Settings>) -> Shard {
-        Shard {
+    pub fn new(settings: &Arc<Settings>) -> ShardState {
+        ShardState {
             gate: Admit::new(Arc::clone(settings)),
             windows: Windows::new(Arc::clone(settings)),
             upto: None,
@@ -209,19 +214,19 @@ impl Shard {
     ///
     /// # Errors
     /// Bytes that no shard wrote.
-    pub fn load(shard: usize, held: &Held) -> Result<Shard, BadState> {
+    pub fn load(shard: usize, held: &StoredShard) -> Result<ShardState, BadState> {
         let settings = Arc::new(
             held.settings
                 .clone()
                 .computable()
                 .map_err(|_| BadState("nothing is computed with its settings"))?,
         );
-        let mut state = Take(held.state);
+        let mut state = StateReader(held.state);
         let (gate, windows) = (state.part()?, state.part()?);
         state.end()?;
         let (gate, live) = Admit::load(Arc::clone(&settings), shard, gate.0)?;
         let windows = Windows::load(settings, gate.slots(), &live, windows.0, &held.panes)?;
-        Ok(Shard { gate, windows, upto: Some(held.end) })
+        Ok(ShardState { gate, windows, upto: Some(held.end) })
     }
 
     /// The epoch of the last save of a chain, as the shard knows it.
@@ -236,14 +241,14 @@ impl Shard {
 }
 
 /// Puts the two parts of a shard's state together.
-fn saved(gate: &GateSaved, saving: Saving, end: EpochEnd, settings: &Settings) -> Saved {
-    let save = Save { chain: gate.save.chain % CHAINS, whole: saving.whole, ..gate.save };
+fn saved(gate: &GateSnapshot, saving: SnapshotCursor, end: EpochEnd, settings: &Settings) -> ShardSnapshot {
+    let save = SaveRequest { chain: gate.save.chain % CHAINS, whole: saving.whole, ..gate.save };
     let (state, panes) = saving.bytes();
-    let mut both = Put(Vec::with_capacity(gate.state.len() + state.len() + 16));
+    let mut both = StateWriter(Vec::with_capacity(gate.state.len() + state.len() + 16));
     for part in [&gate.state, &state] {
         both.part(part);
     }
-    Saved { save, end, settings: settings.clone(), state: both.0, panes }
+    ShardSnapshot { save, end, settings: settings.clone(), state: both.0, panes }
 }
 
 /// Builds the dataflow on one worker: samples and epoch ends in, outcomes out; and a look at its gates.
@@ -254,9 +259,9 @@ pub fn build<'scope>(
     marks: StreamVec<'scope, u64, Mark>,
     settings: &Arc<Settings>,
     sizes: &Arc<Sizes>,
-) -> (StreamVec<'scope, u64, Outcomes>, Gates) {
+) -> (StreamVec<'scope, u64, Rows>, StateQueries) {
     let mine = owned(samples.scope().index(), samples.scope().peers());
-    let shards = (0..SHARDS).map(|shard| mine(shard).then(|| Shard::new(settings))).collect();
+    let shards = (0..SHARDS).map(|shard| mine(shard).then(|| ShardState::new(settings))).collect();
     build_from(samples, marks, shards, sizes)
 }
 
@@ -272,13 +277,13 @@ pub fn owned(index: usize, peers: usize) -> impl Fn(usize) -> bool {
 pub fn build_from<'scope>(
     samples: Stream<'scope, u64, Samples>,
     marks: StreamVec<'scope, u64, Mark>,
-    shards: Vec<Option<Shard>>,
+    shards: Vec<Option<ShardState>>,
     sizes: &Arc<Sizes>,
-) -> (StreamVec<'scope, u64, Outcomes>, Gates) {
+) -> (StreamVec<'scope, u64, Rows>, StateQueries) {
     let scope = samples.scope();
     let mine = owned(scope.index(), scope.peers());
     let (mut gates, mut windows, mut known) = (Vec::new(), Vec::new(), Vec::new());
-    let working: Arc<Working> = Arc::default();
+    let working: Arc<WorkPosition> = Arc::default();
     let mut workers = sizes.working.lock().unwrap_or_else(PoisonError::into_inner);
     workers.insert(scope.index(), Arc::clone(&working));
     drop(workers);
@@ -295,19 +300,19 @@ pub fn build_from<'scope>(
         windows.push(window);
         known.push(upto);
     }
-    let began = |upto: &Option<EpochEnd>| upto.map_or((0, i64::MIN), |end| (end.epoch, end.stream_ms));
-    let (retired, stream_ms): (Vec<_>, _) =
+    let began = |upto: &Option<EpochEnd>| upto.map_or((0, i64::MIN), |end| (end.epoch, end.processing_ms));
+    let (retired, processing_ms): (Vec<_>, _) =
         known.iter().map(began).map(|(epoch, ms)| ([epoch; OPERATORS.len()], ms)).unzip();
-    let gates = Gates {
+    let gates = StateQueries {
         admits: Rc::new(RefCell::new(gates)),
         windows: Rc::new(RefCell::new(windows)),
         retired: Rc::new(RefCell::new(retired)),
-        stream_ms: Rc::new(RefCell::new(stream_ms)),
+        processing_ms: Rc::new(RefCell::new(processing_ms)),
         place: (scope.index(), scope.peers()),
     };
 
     let (held, mut bytes, mut series, mut turn) = (Arc::clone(sizes), PerShard::new(), PerShard::new(), 0);
-    let mut told = Told::default();
+    let mut told = TypesByShard::default();
     let last = (0..SHARDS).rev().find(|shard| mine(*shard)).unwrap_or(0);
     // Borrowed once per shard and epoch, and never while a worker is between steps.
     let held_here = gates.clone();
@@ -318,7 +323,7 @@ pub fn build_from<'scope>(
         let types = told.take(shard, &epoch);
         let (end, save) = (epoch.end, epoch.save);
         if known[shard].is_some_and(|upto| end.epoch <= upto.epoch) {
-            return Admitted { known: true, ..Admitted::new(end, shard) };
+            return AdmittedBatch { known: true, ..AdmittedBatch::new(end, shard) };
         }
         at_work.begin(end.epoch);
         let mut out = gate.retire(shard, epoch);
@@ -327,7 +332,7 @@ pub fn build_from<'scope>(
         out.saved = save.map(|save| {
             let mut state = Vec::new();
             let live = gate.save(&mut state);
-            GateSaved { save, state, live }
+            GateSnapshot { save, state, live }
         });
         series.set(shard, gate.series() as u64, &held.series);
         if turn % MEASURED_EVERY == shard as u64 % MEASURED_EVERY {
@@ -340,8 +345,8 @@ pub fn build_from<'scope>(
 
     let (held, mut bytes, mut turn) = (Arc::clone(sizes), PerShard::new(), 0);
     let held_here = gates.clone();
-    let mut saving: Option<Saving> = None;
-    let outcomes = driver::in_slices(admitted, OPERATORS[1], move |batch: &Admitted, first, out| {
+    let mut saving: Option<SnapshotCursor> = None;
+    let outcomes = driver::in_slices(admitted, OPERATORS[1], move |batch: &AdmittedBatch, first, out| {
         let mut windows = held_here.windows.borrow_mut();
         let state = windows[batch.shard].as_mut().expect("only owned shards are handed on");
         if batch.known {
@@ -357,11 +362,11 @@ pub fn build_from<'scope>(
                 out.counts = batch.counts;
                 state.retire(batch, out);
             }
-            let done = state.close_silent(batch.end.close_ms, SLICE_ROWS, out);
+            let done = state.close_silent(batch.end.watermark_ms, SLICE_ROWS, out);
             if done {
                 state.free(batch);
                 held_here.retired.borrow_mut()[batch.shard][1] = batch.end.epoch;
-                held_here.stream_ms.borrow_mut()[batch.shard] = batch.end.stream_ms;
+                held_here.processing_ms.borrow_mut()[batch.shard] = batch.end.processing_ms;
                 if turn % MEASURED_EVERY == batch.shard as u64 % MEASURED_EVERY {
                     bytes.set(batch.shard, state.bytes() as u64, &held.bytes[1]);
                 }

@@ -7,8 +7,8 @@
 //! No clock, no I/O, no randomness, no logging here: the same journal gives the same bytes, for any number
 //! of workers. What cannot be used becomes a reject row, never an error.
 //!
-//! Read in this order: [`sample`], [`outcome`], [`settings`], [`state`] (the nouns); [`graph`] (the wiring);
-//! [`driver`] and [`shard`] (what operators share); [`operators`]; [`kernels`].
+//! Read in this order: [`sample`], [`rows`], [`settings`], [`snapshot`] (the nouns); [`graph`] (the wiring);
+//! [`driver`] and [`shard`] (what operators share); [`stages`]; [`kernels`].
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
 #![warn(missing_docs)]
 
@@ -19,11 +19,11 @@ pub mod mutants;
 
 pub mod sample;
 
-pub mod outcome;
+pub mod rows;
 
 pub mod settings;
 
-pub mod state;
+pub mod snapshot;
 
 pub mod graph;
 
@@ -31,6 +31,6 @@ pub mod driver;
 
 pub mod shard;
 
-pub mod operators;
+pub mod stages;
 
 pub mod kernels;

@@ -14,7 +14,7 @@ pub enum Mutant {
     /// A window that is added while a series takes a bootstrap answers keys that lay in the past.
     AddedNotMuted,
     /// Lateness that is lowered in a bootstrap leaves keys open whose panes are gone.
-    LoweredLatenessNotPassed,
+    LoweredAllowedLatenessNotPassed,
     /// The timer of a slot stays where it was when its first sample is applied.
     TimerNotArmed,
     /// Silence counts as an answer although the window knew no sample.

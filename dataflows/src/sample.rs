@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::settings::Settings;
-use crate::state::Save;
+use crate::snapshot::SaveRequest;
 
 /// The number of fixed key groups. State, snapshots and ownership are per shard, never per worker.
 pub const SHARDS: usize = 256;
@@ -85,8 +85,8 @@ pub struct Samples {
     pub at_ms: Vec<i64>,
     /// Observed values; staleness markers and other NaN are carried bit for bit.
     pub value: Vec<f64>,
-    /// The fill that all of them belong to; 0 for live samples.
-    pub fill: u64,
+    /// The bootstrap that all of them belong to; 0 for live samples.
+    pub bootstrap: u64,
 }
 
 impl Samples {
@@ -96,13 +96,13 @@ impl Samples {
             series: Vec::with_capacity(n),
             at_ms: Vec::with_capacity(n),
             value: Vec::with_capacity(n),
-            fill: 0,
+            bootstrap: 0,
         }
     }
 
-    /// An empty batch of samples of a fill.
-    pub fn of_fill(fill: u64) -> Self {
-        Samples { fill, ..Samples::default() }
+    /// An empty batch of samples of a bootstrap.
+    pub fn of_bootstrap(bootstrap: u64) -> Self {
+        Samples { bootstrap, ..Samples::default() }
     }
 
     /// Appends one sample.
@@ -140,13 +140,13 @@ impl Samples {
         }
     }
 
-    /// A copy of the samples in `range`, of the same fill.
+    /// A copy of the samples in `range`, of the same bootstrap.
     pub fn part(&self, range: std::ops::Range<usize>) -> Samples {
         Samples {
             series: self.series[range.clone()].to_vec(),
             at_ms: self.at_ms[range.clone()].to_vec(),
             value: self.value[range].to_vec(),
-            fill: self.fill,
+            bootstrap: self.bootstrap,
         }
     }
 
@@ -156,11 +156,11 @@ impl Samples {
             series: self.series.split_off(at),
             at_ms: self.at_ms.split_off(at),
             value: self.value.split_off(at),
-            fill: self.fill,
+            bootstrap: self.bootstrap,
         }
     }
 
-    /// Appends all samples of `other`, which are of the same fill, leaving it empty.
+    /// Appends all samples of `other`, which are of the same bootstrap, leaving it empty.
     pub fn append(&mut self, other: &mut Samples) {
         self.series.append(&mut other.series);
         self.at_ms.append(&mut other.at_ms);
@@ -168,16 +168,16 @@ impl Samples {
     }
 }
 
-/// A backfill: history that is applied before the live samples of its series.
+/// A bootstrap: the past of live series, applied before the live samples of its series.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fill {
+pub struct Bootstrap {
     /// Its identity in the journal; never 0.
     pub id: u64,
     /// Where its samples come from, in the words of whoever began it: what it is resumed by.
     pub source: String,
     /// The first event time asked for, Unix milliseconds.
     pub from_ms: i64,
-    /// Keys before this that were not published before fill state and are never published.
+    /// Keys before this that were not published before bootstrap state and are never published.
     pub publish_from_ms: i64,
 }
 
@@ -210,12 +210,12 @@ impl MetricType {
 /// What changes results and is no sample. Applies to the whole epoch it is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Control {
-    /// Samples of this fill may follow.
-    FillBegin(Fill),
-    /// All samples of the fill are in epochs before this one: live samples that waited for them are applied.
-    FillEnd {
-        /// The fill.
-        fill: u64,
+    /// Samples of this bootstrap may follow.
+    BootstrapBegin(Bootstrap),
+    /// All samples of the bootstrap are in epochs before this one: live samples that waited for them are applied.
+    BootstrapEnd {
+        /// The bootstrap.
+        bootstrap: u64,
     },
     /// The types of series, as far as a source said so.
     Types(Vec<(u64, MetricType)>),
@@ -234,7 +234,7 @@ pub enum Control {
         /// The series.
         series: u64,
     },
-    /// The clock was wrong, and says this now: stream time and close time go back to it. It has an epoch of its own,
+    /// The clock was wrong, and says this now: processing time and the watermark go back to it. It has an epoch of its own,
     /// without samples.
     ClockReset {
         /// The clock, Unix milliseconds.
@@ -247,11 +247,11 @@ pub enum Control {
 pub struct EpochEnd {
     /// Number of the epoch; grows, with gaps.
     pub epoch: u64,
-    /// Stream time: wall clock when the epoch was cut. It goes back only at a [`Control::ClockReset`]. `i64::MIN` before
+    /// Processing time: wall clock when the epoch was cut. It goes back only at a [`Control::ClockReset`]. `i64::MIN` before
     /// the first clock.
-    pub stream_ms: i64,
-    /// How far silence may be judged; never above `stream_ms`.
-    pub close_ms: i64,
+    pub processing_ms: i64,
+    /// How far silence may be judged; never above `processing_ms`.
+    pub watermark_ms: i64,
     /// Whether an input ends here (the last epoch of a replayed file): pending reject rows are emitted now.
     pub last_of_input: bool,
 }
@@ -259,7 +259,11 @@ pub struct EpochEnd {
 impl EpochEnd {
     /// The same with the times that hold once the clock was set back to `to_ms`.
     pub fn reset(self, to_ms: i64) -> EpochEnd {
-        EpochEnd { stream_ms: self.stream_ms.min(to_ms), close_ms: self.close_ms.min(to_ms), ..self }
+        EpochEnd {
+            processing_ms: self.processing_ms.min(to_ms),
+            watermark_ms: self.watermark_ms.min(to_ms),
+            ..self
+        }
     }
 }
 
@@ -269,7 +273,7 @@ pub enum Mark {
     /// Something that is no sample.
     Control(Arc<Control>),
     /// The state of this shard as of the end of the epoch is wanted. Changes no outcome, so it is in no journal.
-    Save(Save),
+    Save(SaveRequest),
     /// Nothing more of this epoch comes.
     End(EpochEnd),
 }
@@ -283,14 +287,14 @@ pub enum Reason {
     Duplicate = 0,
     /// Same time, another value: the first applied wins.
     DuplicateTimestamp = 1,
-    /// Further behind the newest sample of its series than `lateness`, or not newer than its tombstone.
+    /// Further behind the newest sample of its series than `allowed_lateness`, or not newer than its tombstone.
     TooOld = 2,
     /// Its base pane is no longer wholly in the raw ring.
     LateRingFull = 3,
     /// NaN or infinite, and not a staleness marker.
     NotFinite = 4,
-    /// A fill's, of a series that has forgotten some of its live samples already, or is in another fill.
-    FillTooLate = 5,
+    /// A bootstrap's, of a series that has forgotten some of its live samples already, or is in another bootstrap.
+    BootstrapTooLate = 5,
     /// Its series is quarantined, because it made the computation panic twice.
     Quarantined = 6,
 }
@@ -303,7 +307,7 @@ impl Reason {
         Reason::TooOld,
         Reason::LateRingFull,
         Reason::NotFinite,
-        Reason::FillTooLate,
+        Reason::BootstrapTooLate,
         Reason::Quarantined,
     ];
 
@@ -315,7 +319,7 @@ impl Reason {
             Reason::TooOld => "too_old",
             Reason::LateRingFull => "late_ring_full",
             Reason::NotFinite => "not_finite",
-            Reason::FillTooLate => "fill_too_late",
+            Reason::BootstrapTooLate => "bootstrap_too_late",
             Reason::Quarantined => "quarantined",
         }
     }

@@ -18,9 +18,9 @@ pub struct Settings {
     /// The windows, by rising length.
     pub windows: Vec<Window>,
     /// How long a silent series is waited for before its window closes.
-    pub settle_ms: i64,
+    pub idle_timeout_ms: i64,
     /// How far behind the newest sample of its series a late one still corrects.
-    pub lateness_ms: i64,
+    pub allowed_lateness_ms: i64,
     /// How long one that was away is waited for before silence closes windows again.
     pub catch_up_ms: i64,
     /// Most raw samples kept per series for late corrections.
@@ -64,8 +64,8 @@ impl Default for Settings {
         let window = |hours: i64| Window { length_ms: hours * 3_600_000, hop_ms: hours * 60_000 };
         Settings {
             windows: vec![window(1), window(3), window(12)],
-            settle_ms: 30_000,
-            lateness_ms: 600_000,
+            idle_timeout_ms: 30_000,
+            allowed_lateness_ms: 600_000,
             catch_up_ms: 300_000,
             late_samples_max: 1_024,
             series_max: 1_200_000,
@@ -93,9 +93,11 @@ impl Settings {
                 return err("windows.hop", w.hop_ms);
             }
         }
-        for (name, value) in
-            [("settle", self.settle_ms), ("lateness", self.lateness_ms), ("catch_up", self.catch_up_ms)]
-        {
+        for (name, value) in [
+            ("idle_timeout", self.idle_timeout_ms),
+            ("allowed_lateness", self.allowed_lateness_ms),
+            ("catch_up", self.catch_up_ms),
+        ] {
             if !(0..=TIME_WRITTEN_MAX_MS).contains(&value) {
                 return err(name, value);
             }
@@ -129,19 +131,19 @@ impl Settings {
             );
         }
         for (name, value, low, high) in [
-            ("settle", self.settle_ms, SECOND_MS, 3_600_000),
-            ("lateness", self.lateness_ms, 0, DAY_MS),
+            ("idle_timeout", self.idle_timeout_ms, SECOND_MS, 3_600_000),
+            ("allowed_lateness", self.allowed_lateness_ms, 0, DAY_MS),
             ("catch_up", self.catch_up_ms, 0, DAY_MS),
         ] {
             if !(low..=high).contains(&value) {
                 return err(name, duration(value), format!("{} to {}", duration(low), duration(high)));
             }
         }
-        if self.catch_up_ms < self.settle_ms {
+        if self.catch_up_ms < self.idle_timeout_ms {
             return err(
                 "catch_up",
                 duration(self.catch_up_ms),
-                format!("at least settle ({})", duration(self.settle_ms)),
+                format!("at least idle_timeout ({})", duration(self.idle_timeout_ms)),
             );
         }
         for (i, w) in self.windows.iter().enumerate() {
@@ -173,7 +175,7 @@ impl Settings {
         let panes = self.panes_max();
         if panes > PANES_MAX {
             let bound = format!(
-                "such that no ring of a series holds more than {PANES_MAX} panes (length plus lateness over hop)"
+                "such that no ring of a series holds more than {PANES_MAX} panes (length plus allowed_lateness over hop)"
             );
             return err("windows", format!("{panes} panes"), bound);
         }
@@ -194,7 +196,7 @@ impl Settings {
     /// Base panes kept per series: enough to rebuild any hop a late sample can touch.
     pub fn base_panes(&self) -> i64 {
         let hop = self.windows.iter().map(|w| w.hop_ms).max().unwrap_or(0);
-        (self.lateness_ms + hop) / self.base_ms() + 2
+        (self.allowed_lateness_ms + hop) / self.base_ms() + 2
     }
 
     /// Panes of the largest ring of a series.
@@ -204,12 +206,12 @@ impl Settings {
 
     /// Panes of one hop kept per series for window `w`: its length and the span that late samples can touch.
     pub fn ring_panes(&self, w: Window) -> i64 {
-        (w.length_ms + self.lateness_ms) / w.hop_ms + 2
+        (w.length_ms + self.allowed_lateness_ms) / w.hop_ms + 2
     }
 
     /// How long a silent series keeps its slot.
     pub fn keep_ms(&self) -> i64 {
-        self.longest_ms().max(self.lateness_ms) + self.settle_ms
+        self.longest_ms().max(self.allowed_lateness_ms) + self.idle_timeout_ms
     }
 }
 
@@ -282,7 +284,7 @@ mod tests {
     fn what_was_written_down_is_read_under_tighter_bounds() {
         let wide = Settings {
             windows: vec![Window { length_ms: 60 * DAY_MS, hop_ms: 3_600_000 }],
-            settle_ms: 500,
+            idle_timeout_ms: 500,
             late_samples_max: 8,
             series_max: 1,
             ..Settings::default()
@@ -304,8 +306,8 @@ mod tests {
         }
         assert!(with(30 * DAY_MS, 1_000).computable().is_err(), "too many panes");
         assert!(Settings { windows: Vec::new(), ..Settings::default() }.computable().is_err());
-        assert!(Settings { settle_ms: -1, ..Settings::default() }.computable().is_err());
-        assert!(Settings { lateness_ms: i64::MAX, ..Settings::default() }.computable().is_err());
+        assert!(Settings { idle_timeout_ms: -1, ..Settings::default() }.computable().is_err());
+        assert!(Settings { allowed_lateness_ms: i64::MAX, ..Settings::default() }.computable().is_err());
         let twice = vec![Window { length_ms: 60_000, hop_ms: 1_000 }; 2];
         assert!(Settings { windows: twice, ..Settings::default() }.computable().is_err());
         assert_eq!(Settings::default().computable(), Ok(Settings::default()));

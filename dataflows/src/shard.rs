@@ -9,19 +9,19 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::outcome::{Counts, Reject};
+use crate::rows::{Counts, Reject};
 use crate::sample::{EpochEnd, MetricType, SeriesId};
 use crate::settings::Settings;
-use crate::state::Save;
+use crate::snapshot::SaveRequest;
 
 /// What one worker is at, for whoever finds it panicked or standing still.
 #[derive(Debug, Default)]
-pub struct Working {
+pub struct WorkPosition {
     epoch: AtomicU64,
     series: AtomicU64,
 }
 
-impl Working {
+impl WorkPosition {
     /// A shard's part of the epoch with this number begins.
     pub fn begin(&self, epoch: u64) {
         self.series.store(0, Ordering::Relaxed);
@@ -141,14 +141,14 @@ impl Slots {
     }
 }
 
-/// Slots to look at again when the close time reaches a moment; a second of granularity, never late.
+/// Slots to look at again when the watermark reaches a moment; a second of granularity, never late.
 #[derive(Default)]
 pub struct Timers {
     buckets: BTreeMap<i64, Vec<u32>>,
 }
 
 impl Timers {
-    /// Marks `slot` to be looked at once close time is at or after `due_ms`.
+    /// Marks `slot` to be looked at once the watermark is at or after `due_ms`.
     pub fn arm(&mut self, slot: u32, due_ms: i64) {
         self.buckets.entry(Timers::bucket(due_ms)).or_default().push(slot);
     }
@@ -161,9 +161,9 @@ impl Timers {
     /// Takes one due bucket and its number, the armed time in whole seconds.
     ///
     /// A slot may be due no more (its owner judges again) but none is missed.
-    pub fn due(&mut self, close_ms: i64) -> Option<(i64, Vec<u32>)> {
+    pub fn due(&mut self, watermark_ms: i64) -> Option<(i64, Vec<u32>)> {
         let first = self.buckets.first_entry()?;
-        (*first.key() <= Timers::bucket(close_ms)).then(|| first.remove_entry())
+        (*first.key() <= Timers::bucket(watermark_ms)).then(|| first.remove_entry())
     }
 
     /// Bytes held.
@@ -234,22 +234,22 @@ fn allocated(bytes: usize) -> usize {
 
 /// The raw samples that are held of one series.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RawHeld {
+pub struct RawSamples {
     /// Its slot.
     pub slot: u32,
     /// Newest applied sample.
     pub newest_ms: i64,
     /// Every applied sample after this is held.
     pub whole_after_ms: i64,
-    /// Whether it takes a fill.
-    pub filling: bool,
+    /// Whether it takes a bootstrap.
+    pub bootstrapping: bool,
     /// Times, rising.
     pub at_ms: Vec<i64>,
     /// Values.
     pub value: Vec<f64>,
 }
 
-impl RawHeld {
+impl RawSamples {
     /// Whether every applied sample in `(start_ms, ...]` is held.
     pub fn whole(&self, start_ms: i64) -> bool {
         start_ms >= self.whole_after_ms
@@ -264,7 +264,7 @@ impl RawHeld {
 
 /// A slot was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Given {
+pub struct SlotAssignment {
     /// The slot.
     pub slot: u32,
     /// Its series.
@@ -286,36 +286,36 @@ pub struct LatePane {
     pub late: (u32, u32),
 }
 
-/// A step of a fill for one slot, taken before the new sample at `place`. Late panes come after the last of them.
+/// A step of a bootstrap for one slot, taken before the new sample at `place`. Late panes come after the last of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Phase {
+pub struct BootstrapPhase {
     /// The slot.
     pub slot: u32,
     /// Index into the new samples.
     pub place: u32,
     /// What happens.
-    pub step: FillStep,
+    pub step: BootstrapStep,
 }
 
-/// What happens to a series in a fill.
+/// What happens to a series in a bootstrap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FillStep {
-    /// It takes the fill: its state begins anew, and no key closes.
+pub enum BootstrapStep {
+    /// It takes the bootstrap: its state begins anew, and no key closes.
     Begin {
-        /// Keys before this fill state and are not published, unless they were before.
+        /// Keys before this bootstrap state and are not published, unless they were before.
         publish_from_ms: i64,
         /// All samples it had applied, as a range of the raw samples.
         had: (u32, u32),
     },
     /// Its live samples that waited come next.
     End,
-    /// It leaves the fill and its state begins anew; its live samples that waited come next.
+    /// It leaves the bootstrap and its state begins anew; its live samples that waited come next.
     Drop,
 }
 
 /// A series that lives on under other settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Carried {
+pub struct CarriedSeries {
     /// The slot.
     pub slot: u32,
     /// Its newest sample, be it applied or waiting for the end of a bootstrap; `i64::MIN` if it has none.
@@ -328,7 +328,7 @@ pub struct Carried {
 
 /// The clock was set back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClockSet {
+pub struct ClockChange {
     /// What it says.
     pub to_ms: i64,
     /// The slots that go on, rising.
@@ -337,7 +337,7 @@ pub struct ClockSet {
 
 /// What `admit` hands on for one epoch of one shard: complete and ordered.
 #[derive(Debug)]
-pub struct Admitted {
+pub struct AdmittedBatch {
     /// The epoch.
     pub end: EpochEnd,
     /// The shard.
@@ -345,11 +345,11 @@ pub struct Admitted {
     /// New settings, which apply before everything else.
     pub settings: Option<Arc<Settings>>,
     /// The clock was set back; applies after the settings.
-    pub clock: Option<ClockSet>,
+    pub clock: Option<ClockChange>,
     /// If there are new settings, all series that have a slot, by slot.
-    pub carried: Vec<Carried>,
+    pub carried: Vec<CarriedSeries>,
     /// Slots given in this epoch; before every sample.
-    pub given: Vec<Given>,
+    pub given: Vec<SlotAssignment>,
     /// Panes touched by late samples, by (slot, pane).
     pub late: Vec<LatePane>,
     /// Raw samples of touched panes: times.
@@ -358,8 +358,8 @@ pub struct Admitted {
     pub raw_value: Vec<f64>,
     /// Times of the late samples merged.
     pub late_at_ms: Vec<i64>,
-    /// Where fills begin and end among the new samples, by (slot, place).
-    pub phases: Vec<Phase>,
+    /// Where bootstraps begin and end among the new samples, by (slot, place).
+    pub phases: Vec<BootstrapPhase>,
     /// New samples by (slot, at): slots.
     pub slot: Vec<u32>,
     /// New samples: times.
@@ -380,26 +380,26 @@ pub struct Admitted {
     /// What was counted.
     pub counts: Counts,
     /// The state of the gate, if it was asked for.
-    pub saved: Option<GateSaved>,
+    pub saved: Option<GateSnapshot>,
     /// The state that the shard began with has this epoch already: nothing is to be done.
     pub known: bool,
 }
 
 /// The state of a gate as of the end of an epoch.
 #[derive(Debug)]
-pub struct GateSaved {
+pub struct GateSnapshot {
     /// What was asked for.
-    pub save: Save,
+    pub save: SaveRequest,
     /// The gate's part.
     pub state: Vec<u8>,
     /// The slots in use.
     pub live: Vec<u32>,
 }
 
-impl Admitted {
+impl AdmittedBatch {
     /// An empty batch.
     pub fn new(end: EpochEnd, shard: usize) -> Self {
-        Admitted {
+        AdmittedBatch {
             end,
             shard,
             settings: None,
@@ -432,10 +432,10 @@ pub fn pane_of(at_ms: i64, size_ms: i64) -> i64 {
     -(-at_ms).div_euclid(size_ms)
 }
 
-/// How long silence must last: longer for a series that was behind when last heard.
-pub fn wait_ms(settings: &Settings, heard_ms: i64, newest_ms: i64) -> i64 {
-    let behind = heard_ms.saturating_sub(newest_ms) > settings.settle_ms;
-    if behind { settings.catch_up_ms } else { settings.settle_ms }
+/// How long silence must last: longer for a series that was behind at its last applied sample.
+pub fn wait_ms(settings: &Settings, last_applied_ms: i64, newest_ms: i64) -> i64 {
+    let behind = last_applied_ms.saturating_sub(newest_ms) > settings.idle_timeout_ms;
+    if behind { settings.catch_up_ms } else { settings.idle_timeout_ms }
 }
 
 #[cfg(test)]

@@ -17,15 +17,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidewatch::labels::{Labels, Limits, NAME};
 use tidewatch::metrics::Metrics;
-use tidewatch::source::csv::{Bad, Table};
+use tidewatch::source::csv::{CsvError, CsvTable};
 use tidewatch::source::dump;
-use tidewatch::source::exposition::{self, Dialect, Value};
+use tidewatch::source::exposition::{self, Dialect, LineSeries};
 use tidewatch::source::openmetrics;
-use tidewatch::source::query::answer::{self, QueryData, Series};
-use tidewatch::source::remote_write::{self, Decoded, Undecodable};
+use tidewatch::source::query::answer::{self, QueryData, QuerySeries};
+use tidewatch::source::remote_write::{self, DecodeError, DecodedBody};
 use tidewatch::source::remote_write2::{self, Decoded2};
-use tidewatch::source::replay::{Format, Options, Replay, ReplayError, Summary};
-use tidewatch::source::validate::{Bounds, Refusals, own_result};
+use tidewatch::source::replay::{FileFormat, ReplayError, ReplayOptions, ReplayReader, ReplaySummary};
+use tidewatch::source::validate::{EventTimeBounds, Refusals, own_result};
 use tidewatch_dataflows::sample::{Samples, SeriesId};
 
 pub use self::logs::{journal, outbox, series, snapshots};
@@ -91,8 +91,8 @@ fn with_rig(check: impl FnOnce(&Rig) -> bool) {
     });
 }
 
-fn bounds() -> Bounds {
-    Bounds::at(NOW_MS, false)
+fn bounds() -> EventTimeBounds {
+    EventTimeBounds::at(NOW_MS, false)
 }
 
 /// The samples of a batch, values as bits so that NaN equals itself.
@@ -155,7 +155,7 @@ pub fn remote_write2(body: &[u8]) {
     });
 }
 
-type Decode<'a> = &'a dyn Fn(&[u8], &mut Samples) -> Result<Decoded2, Undecodable>;
+type Decode<'a> = &'a dyn Fn(&[u8], &mut Samples) -> Result<Decoded2, DecodeError>;
 
 /// What holds for a request of either version.
 fn request(rig: &Rig, body: &[u8], decode: Decode) -> bool {
@@ -201,13 +201,14 @@ fn request(rig: &Rig, body: &[u8], decode: Decode) -> bool {
 type Facts = ([u64; 4], Vec<(&'static str, u64, String)>);
 
 fn facts(decoded: &Decoded2) -> Facts {
-    let Decoded2 { decoded: Decoded { received, histograms, ignored, refusals, .. }, exemplars } = decoded;
+    let Decoded2 { decoded: DecodedBody { received, histograms, ignored, refusals, .. }, exemplars } =
+        decoded;
     let refused = refusals.iter().map(|refusal| (refusal.reason, refusal.count, refusal.first.clone()));
     ([*received, *histograms, *ignored, *exemplars], refused.collect())
 }
 
 fn judge(decoded: &Decoded2, samples: &Samples, labels: &Labels) {
-    let Decoded { received, histograms, types, refusals, .. } = &decoded.decoded;
+    let DecodedBody { received, histograms, types, refusals, .. } = &decoded.decoded;
     // Of a native histogram two samples are given out.
     assert!(2 * histograms <= samples.len() as u64, "{decoded:?}");
     let kept = samples.len() as u64 - histograms;
@@ -227,7 +228,7 @@ pub fn exposition(text: &[u8]) {
 
 /// Lines of OpenMetrics.
 pub fn openmetrics(text: &[u8]) {
-    let mut file = openmetrics::File::default();
+    let mut file = openmetrics::OpenMetricsFile::default();
     for line in text.split(|byte| *byte == b'\n') {
         let ended = file.ended();
         let taken = file.takes(line);
@@ -258,7 +259,7 @@ fn line_holds(line: &[u8], dialect: Dialect) {
         let (got, want) = ((glanced.key, glanced.at_ms), (read.key, read.at_ms));
         assert_eq!(got, want, "{}", line.escape_ascii());
         let number =
-            |value| matches!(value, Value::Float(float) if float.to_bits() == glanced.value.to_bits());
+            |value| matches!(value, LineSeries::Float(float) if float.to_bits() == glanced.value.to_bits());
         assert!(number(read.value), "{}", line.escape_ascii());
     }
     let read = match read {
@@ -268,8 +269,8 @@ fn line_holds(line: &[u8], dialect: Dialect) {
     };
     assert!(!read.pairs.is_empty() || read.key.starts_with(b"{"), "{read:?}");
     let value = match read.value {
-        Value::Float(value) => value.to_string(),
-        Value::Histogram(histogram) => match histogram.judge() {
+        LineSeries::Float(value) => value.to_string(),
+        LineSeries::Histogram(histogram) => match histogram.judge() {
             Ok(kept) => write_histogram(kept),
             Err(why) => return assert!(!why.is_empty() && why.len() <= SENTENCE_BYTES_MAX, "{why}"),
         },
@@ -278,16 +279,16 @@ fn line_holds(line: &[u8], dialect: Dialect) {
     let again = exposition::read(&text, dialect).unwrap_or_else(|why| panic!("{why}: {text:?} of {read:?}"));
     assert_eq!((&again.pairs, again.at_ms), (&read.pairs, read.at_ms), "{text:?}");
     let both = match (read.value, again.value) {
-        (Value::Float(a), Value::Float(b)) => same(a, b),
-        (Value::Histogram(a), Value::Histogram(b)) => equal(&a, &b),
+        (LineSeries::Float(a), LineSeries::Float(b)) => same(a, b),
+        (LineSeries::Histogram(a), LineSeries::Histogram(b)) => equal(&a, &b),
         _ => false,
     };
     assert!(both, "{text:?} of {read:?}");
 }
 
 /// Whether the same is kept of two histograms.
-fn equal(a: &dump::Histogram, b: &dump::Histogram) -> bool {
-    let kept = |histogram: &dump::Histogram| histogram.judge().expect("it was judged");
+fn equal(a: &dump::DumpHistogram, b: &dump::DumpHistogram) -> bool {
+    let kept = |histogram: &dump::DumpHistogram| histogram.judge().expect("it was judged");
     kept(a).into_iter().zip(kept(b)).all(|(a, b)| same(a, b))
 }
 
@@ -305,9 +306,9 @@ fn is_series(key: &str, dialect: Dialect) -> bool {
     exposition::read(&line, dialect).is_ok_and(|read| read.key == key.as_bytes())
 }
 
-fn write_line(read: &exposition::Line<'_>, value: &str, dialect: Dialect) -> String {
+fn write_line(read: &exposition::ExpositionLine<'_>, value: &str, dialect: Dialect) -> String {
     let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    let dumped = matches!(read.value, Value::Histogram(_));
+    let dumped = matches!(read.value, LineSeries::Histogram(_));
     let mut text = "{".to_owned();
     for (name, value) in &read.pairs {
         // Only so is the line one of a dump.
@@ -339,15 +340,15 @@ fn same(a: f64, b: f64) -> bool {
 pub fn csv(text: &[u8]) {
     let mut lines = text.split(|byte| *byte == b'\n');
     let header = lines.next().unwrap_or_default();
-    let mut table = match Table::new(header) {
+    let mut table = match CsvTable::new(header) {
         Ok(table) => table,
         Err(why) => return assert!(!why.is_empty() && why.len() <= SENTENCE_BYTES_MAX, "{why}"),
     };
     for line in lines {
         let row = match table.read(line) {
             Ok(row) => row,
-            Err(Bad::Open) => continue,
-            Err(Bad::Malformed(why)) => {
+            Err(CsvError::Open) => continue,
+            Err(CsvError::Malformed(why)) => {
                 assert!(!why.is_empty() && why.len() <= SENTENCE_BYTES_MAX, "{why}");
                 continue;
             }
@@ -368,7 +369,8 @@ pub fn csv(text: &[u8]) {
         if !pairs.iter().any(|(name, _)| *name == NAME) {
             continue;
         }
-        let mut other = Table::new(format!("{names}timestamp_ms,value").as_bytes()).expect("a good header");
+        let mut other =
+            CsvTable::new(format!("{names}timestamp_ms,value").as_bytes()).expect("a good header");
         let again = other.read(format!("{cells}{},{}", row.at_ms, row.value).as_bytes()).expect("a good row");
         assert_eq!((other.pairs().as_ref(), again.at_ms), (Ok(&pairs), row.at_ms));
         assert!(same(again.value, row.value), "{row:?}");
@@ -376,7 +378,7 @@ pub fn csv(text: &[u8]) {
 }
 
 /// A file of a format, read as `replay` does. Too slow to be a target of its own: it is held over the corpora of the formats.
-pub fn file(format: Format, text: &[u8]) {
+pub fn file(format: FileFormat, text: &[u8]) {
     // What is compressed is another matter.
     if text.starts_with(&[0x1f, 0x8b]) || text.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
         return;
@@ -414,9 +416,14 @@ pub fn file(format: Format, text: &[u8]) {
     });
 }
 
-fn read_file(rig: &Rig, name: &str, format: Format, strict: bool) -> (Samples, Summary, Option<ReplayError>) {
-    let options = Options { format: Some(format), strict, allow_future: false, clock: || NOW_MS };
-    let opened = Replay::open(&[name.to_owned()], options, rig.labels.clone(), rig.metrics.clone());
+fn read_file(
+    rig: &Rig,
+    name: &str,
+    format: FileFormat,
+    strict: bool,
+) -> (Samples, ReplaySummary, Option<ReplayError>) {
+    let options = ReplayOptions { format: Some(format), strict, allow_future: false, clock: || NOW_MS };
+    let opened = ReplayReader::open(&[name.to_owned()], options, rig.labels.clone(), rig.metrics.clone());
     let mut replay = opened.expect("the file is there");
     let (mut all, mut batch) = (Samples::default(), Samples::default());
     let error = loop {
@@ -449,16 +456,17 @@ pub fn answer(body: &[u8]) {
     }
 }
 
-fn facts_of(result: &[Series]) -> impl PartialEq + Debug {
+fn facts_of(result: &[QuerySeries]) -> impl PartialEq + Debug {
     let bits = |value: f64| if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() };
     // What is no time that a float tells to the millisecond is only known to be far away.
     let time = |at_ms: i64| at_ms.clamp(-FAR_MS, FAR_MS);
-    let samples = |one: &Series| one.samples.iter().map(|(at, v)| (time(*at), bits(*v))).collect::<Vec<_>>();
+    let samples =
+        |one: &QuerySeries| one.samples.iter().map(|(at, v)| (time(*at), bits(*v))).collect::<Vec<_>>();
     result.iter().map(|one| (one.labels.clone(), samples(one), one.histograms)).collect::<Vec<_>>()
 }
 
 /// A matrix as Prometheus writes it.
-fn write_answer(result: &[Series]) -> String {
+fn write_answer(result: &[QuerySeries]) -> String {
     let quoted = |text: &str| {
         let mut out = "\"".to_owned();
         for c in text.chars() {

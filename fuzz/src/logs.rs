@@ -11,16 +11,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use tidewatch::disk::{Disk, DiskDir, DiskFile, Folder};
-use tidewatch::journal::{self, Reader, Record};
+use tidewatch::disk::{Disk, DiskDir, DiskFile, DiskFolder};
+use tidewatch::journal::{self, JournalReader, Record};
 use tidewatch::labels::Labels;
 use tidewatch::metrics::Metrics;
 use tidewatch::outbox::{self, Outbox, Tail};
-use tidewatch::segments::{Durable, HEADER_BYTES, Position, SegmentReader, Segments, SegmentsError};
+use tidewatch::segments::{DurablePosition, HEADER_BYTES, Position, SegmentReader, Segments, SegmentsError};
 use tidewatch::snapshots::format;
-use tidewatch_dataflows::graph::Shard;
-use tidewatch_dataflows::outcome::Outcomes;
-use tidewatch_dataflows::state::Held;
+use tidewatch_dataflows::graph::ShardState;
+use tidewatch_dataflows::rows::Rows;
+use tidewatch_dataflows::snapshot::StoredShard;
 
 use super::LIMITS;
 
@@ -120,13 +120,13 @@ impl DiskFile for MemoryFile {
 }
 
 /// A folder with one file.
-fn folder_with(name: &str, content: &[u8]) -> Folder {
-    let folder = Folder::on(Arc::new(Memory::default()), "log");
+fn folder_with(name: &str, content: &[u8]) -> DiskFolder {
+    let folder = DiskFolder::on(Arc::new(Memory::default()), "log");
     put(&folder, name, content);
     folder
 }
 
-fn put(folder: &Folder, name: &str, content: &[u8]) {
+fn put(folder: &DiskFolder, name: &str, content: &[u8]) {
     let file = folder.create(name).expect("there is no such file yet");
     file.write_at(content, 0).expect("memory takes it");
 }
@@ -258,8 +258,8 @@ fn read(log: &'static str, written: &Written) -> Vec<Plain> {
     got
 }
 
-fn all_of(file: &[u8]) -> Arc<Durable> {
-    let durable = Arc::new(Durable::new(Position { segment: 0, offset: file.len() as u64 }, None));
+fn all_of(file: &[u8]) -> Arc<DurablePosition> {
+    let durable = Arc::new(DurablePosition::new(Position { segment: 0, offset: file.len() as u64 }, None));
     durable.close();
     durable
 }
@@ -279,7 +279,7 @@ pub fn journal(bytes: &[u8]) {
         }
     }
     let folder = folder_with(SEGMENT, &written.file);
-    let Ok(mut reader) = Reader::open(&folder, all_of(&written.file)) else { return };
+    let Ok(mut reader) = JournalReader::open(&folder, all_of(&written.file)) else { return };
     while let Ok(Some(_)) = reader.next_ready() {}
 }
 
@@ -289,7 +289,7 @@ fn rewritten(record: &Record) -> Option<Plain> {
     let kind = match record {
         Record::Samples(samples) => {
             journal::encode_samples(samples, &mut out);
-            if samples.fill == 0 { journal::KIND_SAMPLES } else { journal::KIND_FILL_SAMPLES }
+            if samples.bootstrap == 0 { journal::KIND_SAMPLES } else { journal::KIND_BOOTSTRAP_SAMPLES }
         }
         Record::EpochEnd(end) => {
             journal::encode_epoch_end(end, &mut out);
@@ -322,16 +322,16 @@ pub fn outbox(bytes: &[u8]) {
             before = Some(batch.epoch);
         }
     }
-    if let Ok(outbox) = Outbox::open(&folder, outbox::Config::default(), Arc::new(Metrics::new())) {
+    if let Ok(outbox) = Outbox::open(&folder, outbox::OutboxOptions::default(), Arc::new(Metrics::new())) {
         let mut tail = Tail::open(&folder, outbox.durable(), None).expect("it was opened");
         while let Ok(Some(_)) = tail.next() {}
     }
 }
 
-fn rows(batch: outbox::Batch) -> Vec<u8> {
-    let outbox::Batch { epoch, windows, rejects, types } = batch;
+fn rows(batch: outbox::OutboxBatch) -> Vec<u8> {
+    let outbox::OutboxBatch { epoch, windows, rejects, types } = batch;
     let mut out = Vec::new();
-    outbox::encode(epoch, &Outcomes { windows, rejects, types, ..Outcomes::default() }, &mut out);
+    outbox::encode(epoch, &Rows { windows, rejects, types, ..Rows::default() }, &mut out);
     out
 }
 
@@ -366,11 +366,12 @@ pub fn snapshots(bytes: &[u8]) {
         let again = format::read_state(&folder, "again").expect("what was written is read");
         assert_eq!((again.end, &again.settings, &again.state), (state.end, &state.settings, &state.state));
         // What looks like a state may be none, or one that has no panes.
-        let held = Held { end: state.end, settings: state.settings, state: &state.state, panes: Vec::new() };
-        drop(Shard::load(state.entry.shard, &held));
+        let held =
+            StoredShard { end: state.end, settings: state.settings, state: &state.state, panes: Vec::new() };
+        drop(ShardState::load(state.entry.shard, &held));
     }
     let length = file.len() as u64;
-    let entry = format::Entry {
+    let entry = format::ManifestEntry {
         shard: 0,
         chain: 0,
         epoch: 0,

@@ -1,6 +1,6 @@
-//! `POST /api/v1/backfill`: a history from a configured server; `GET` and `DELETE /api/v1/backfill/{id}` follow and end it.
+//! `POST /api/v1/backfill`: a backfill from a configured server; `GET` and `DELETE /api/v1/backfill/{id}` follow and end it.
 //!
-//! What is asked for is judged here; what is configured and what is at work only the worker knows ([`Backfills`]).
+//! What is asked for is judged here; what is configured and what is at work only the server knows ([`Backfills`]).
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::{Kind, shown};
 use super::params::{Params, time_ms};
-use super::series::InPath;
+use super::series::SeriesPath;
 use super::{Api, Problem, operations};
 use crate::store::selector::Selectors;
 
@@ -31,11 +31,11 @@ pub const SELECTORS_MAX: usize = 64;
 /// The longest time between `start` and `end`.
 pub const RANGE_MS_MAX: i64 = 400 * 86_400_000;
 
-/// Which history is asked for.
+/// Which backfill is asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Order {
+pub struct BackfillOrder {
     /// Of which configured server: its URL, or its place in the list; the first if absent.
-    pub source: Option<Named>,
+    pub source: Option<ServerName>,
     /// Selectors; those of the server if absent.
     pub matching: Option<Vec<String>>,
     /// Keys after this time.
@@ -46,16 +46,16 @@ pub struct Order {
 
 /// How a server is named.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Named {
+pub enum ServerName {
     /// By its URL.
     Url(String),
     /// By its place, counted from 0.
     Place(u64),
 }
 
-/// Why there will be no history.
+/// Why there will be no backfill.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum BackfillRefusal {
     /// The field names nothing that is configured: what it must be, and what it was.
     Source(String, String),
     /// One is at work, under this id.
@@ -64,25 +64,25 @@ pub enum Refusal {
     Later(String),
 }
 
-/// What the API asks whoever computes histories.
+/// What the API asks whoever computes backfills.
 pub trait Backfills: Send + Sync {
-    /// Begins a history; what [`Backfills::show`] shows of it.
+    /// Begins a backfill; what [`Backfills::show`] shows of it.
     ///
     /// # Errors
     /// [`Refusal`]; nothing was begun.
-    fn begin(&self, order: Order) -> Result<Value, Refusal>;
+    fn begin(&self, order: BackfillOrder) -> Result<Value, BackfillRefusal>;
 
-    /// How far a history is, if it is known.
+    /// How far a backfill is, if it is known.
     fn show(&self, id: &str) -> Option<Value>;
 
-    /// Tells a history to end, and shows it.
+    /// Tells a backfill to end, and shows it.
     fn cancel(&self, id: &str) -> Option<Value>;
 
     /// Unix milliseconds.
     fn now_ms(&self) -> i64;
 }
 
-/// Begins a history: 202 with its id, 409 while one is at work.
+/// Begins a backfill: 202 with its id, 409 while one is at work.
 pub async fn begin(
     State(api): State<Api>,
     uri: Uri,
@@ -142,41 +142,51 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     }
 }
 
-/// How far a history is.
-pub async fn show(State(api): State<Api>, uri: Uri, InPath(id): InPath) -> Result<Json<Value>, Problem> {
+/// How far a backfill is.
+pub async fn show(
+    State(api): State<Api>,
+    uri: Uri,
+    SeriesPath(id): SeriesPath,
+) -> Result<Json<Value>, Problem> {
     Params::read(&uri, &operations::BACKFILL_SHOWN)?;
     api.backfills.show(&id).map(Json).ok_or_else(|| unknown(&id))
 }
 
-/// Ends a history that is at work; what it has written stays.
-pub async fn cancel(State(api): State<Api>, uri: Uri, InPath(id): InPath) -> Result<Json<Value>, Problem> {
+/// Ends a backfill that is at work; what it has written stays.
+pub async fn cancel(
+    State(api): State<Api>,
+    uri: Uri,
+    SeriesPath(id): SeriesPath,
+) -> Result<Json<Value>, Problem> {
     Params::read(&uri, &operations::END_BACKFILL)?;
     api.backfills.cancel(&id).map(Json).ok_or_else(|| unknown(&id))
 }
 
 fn unknown(id: &str) -> Problem {
     let id = shown(id);
-    let detail = format!("there is no backfill {id}; the last 16 since the worker's start are known");
+    let detail = format!("there is no backfill {id}; the last 16 since the server's start are known");
     Problem::new(Kind::UnknownBackfill, detail)
 }
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Problem {
+impl From<BackfillRefusal> for Problem {
+    fn from(refusal: BackfillRefusal) -> Problem {
         match refusal {
-            Refusal::Source(bound, got) => Problem::bad_request(format!("source must be {bound}; got {got}")),
-            Refusal::Running(id) => Problem::new(
+            BackfillRefusal::Source(bound, got) => {
+                Problem::bad_request(format!("source must be {bound}; got {got}"))
+            }
+            BackfillRefusal::Running(id) => Problem::new(
                 Kind::BackfillRunning,
                 format!(
                     "backfill {id} is running, and there is one at a time; its progress is at /api/v1/backfill/{id}"
                 ),
             ),
-            Refusal::Later(why) => Problem::unavailable(why),
+            BackfillRefusal::Later(why) => Problem::unavailable(why),
         }
     }
 }
 
 /// Judges an order.
-fn read(bytes: &[u8], now_ms: i64) -> Result<Order, Problem> {
+fn read(bytes: &[u8], now_ms: i64) -> Result<BackfillOrder, Problem> {
     const FIELDS: &str = "source, match, start and end";
     let body: Value = serde_json::from_slice(bytes)
         .map_err(|error| Problem::new(Kind::BadBody, format!("the body must be a JSON object: {error}")))?;
@@ -203,7 +213,7 @@ fn read(bytes: &[u8], now_ms: i64) -> Result<Order, Problem> {
         let bound = format!("at most {} days after start ({})", RANGE_MS_MAX / 86_400_000, got("start"));
         return Err(Problem::parameter("end", &bound, &got("end")));
     }
-    Ok(Order { source: source(&fields)?, matching: matching(&fields)?, start_ms, end_ms })
+    Ok(BackfillOrder { source: source(&fields)?, matching: matching(&fields)?, start_ms, end_ms })
 }
 
 fn time(fields: &Map<String, Value>, name: &str) -> Result<i64, Problem> {
@@ -217,13 +227,13 @@ fn time(fields: &Map<String, Value>, name: &str) -> Result<i64, Problem> {
     }
 }
 
-fn source(fields: &Map<String, Value>) -> Result<Option<Named>, Problem> {
+fn source(fields: &Map<String, Value>) -> Result<Option<ServerName>, Problem> {
     let bound = "the URL of an entry of sources.prometheus, or its place counted from 0";
     match fields.get("source") {
         None | Some(Value::Null) => Ok(None),
-        Some(Value::String(url)) => Ok(Some(Named::Url(url.clone()))),
+        Some(Value::String(url)) => Ok(Some(ServerName::Url(url.clone()))),
         Some(other) => match other.as_u64() {
-            Some(place) => Ok(Some(Named::Place(place))),
+            Some(place) => Ok(Some(ServerName::Place(place))),
             None => Err(Problem::parameter("source", bound, &other.to_string())),
         },
     }

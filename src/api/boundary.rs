@@ -1,6 +1,6 @@
-//! The browser's boundary: what a page of another site may not do with this worker.
+//! The browser's boundary: what a page of another site may not do with this server.
 //!
-//! A worker has no users and no passwords, and every page that its user opens can send requests to it. Three things
+//! A server has no users and no passwords, and every page that its user opens can send requests to it. Three things
 //! keep such pages out. The name in `Host` must be one that nobody else can point here, or a page whose name is
 //! pointed here would count as our own. What changes something must not come from another page, as `Sec-Fetch-Site` and
 //! `Origin` say. And questions that cost something are not answered to another page, though it could not read the answer.
@@ -8,7 +8,7 @@
 //! Programs send none of these headers but `Host`. Not here: who may ask at all; a proxy in front knows that.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::{Request, State};
@@ -17,10 +17,11 @@ use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue, Method, Uri};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use parking_lot::Mutex;
 
 use super::error::{Kind, shown};
 use super::{Problem, operations};
-use crate::metrics::{Answer, Metrics};
+use crate::metrics::{AnswerLabels, Metrics};
 
 /// How often the log tells of a host that is refused.
 const TELL_EVERY: Duration = Duration::from_secs(60);
@@ -35,7 +36,7 @@ pub struct Boundary {
 
 /// Why a request is not taken.
 #[derive(Debug, PartialEq, Eq)]
-enum Outside {
+enum BoundaryError {
     /// The name that was asked for is none of ours.
     Host(String),
     /// It comes from a page of another site: the header that says so, and its value.
@@ -49,23 +50,23 @@ impl Boundary {
         Boundary { listen, hosts, metrics, told: Mutex::default() }
     }
 
-    fn judge(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Outside> {
+    fn judge(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), BoundaryError> {
         let named = headers.get_all(HOST).iter().map(text);
         // A whole address in the first line counts instead of the header, so both have to be ours.
         for host in named.chain(uri.authority().map(|authority| authority.as_str().to_owned())) {
             if !self.is_ours(&host) {
-                return Err(Outside::Host(host));
+                return Err(BoundaryError::Host(host));
             }
         }
         let changes = ![Method::GET, Method::HEAD].contains(method);
         if changes || is_costly(uri.path()) {
-            foreign(headers, changes).map_or(Ok(()), |(name, value)| Err(Outside::Site(name, value)))
+            foreign(headers, changes).map_or(Ok(()), |(name, value)| Err(BoundaryError::Site(name, value)))
         } else {
             Ok(())
         }
     }
 
-    /// Whether a host, with or without a port, is a name of this worker that no other site can take.
+    /// Whether a host, with or without a port, is a name of this server that no other site can take.
     fn is_ours(&self, host: &str) -> bool {
         let Ok(authority) = host.parse::<Authority>() else { return false };
         let name = authority.host();
@@ -77,12 +78,12 @@ impl Boundary {
                 || self.hosts.iter().any(|ours| name.eq_ignore_ascii_case(ours)))
     }
 
-    fn refuse(&self, outside: Outside, method: &Method) -> Response {
+    fn refuse(&self, outside: BoundaryError, method: &Method) -> Response {
         let response = match outside {
-            Outside::Host(host) => {
+            BoundaryError::Host(host) => {
                 self.metrics.limit("web.hosts");
                 let host = shown(&host);
-                let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut told = self.told.lock();
                 if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
                     *told = Some(Instant::now());
                     tracing::warn!("a request for the host {host} is refused: it is not in web.hosts");
@@ -90,15 +91,15 @@ impl Boundary {
                 let bound = "an address, localhost or one of web.hosts";
                 Problem::new(Kind::Misdirected, format!("Host must be {bound}; got {host}"))
             }
-            Outside::Site(name, value) => {
+            BoundaryError::Site(name, value) => {
                 self.metrics.limit("http.cross_site");
-                let bound = format!("this worker's own for a {method} of this path");
+                let bound = format!("this server's own for a {method} of this path");
                 Problem::new(Kind::CrossSite, format!("{name} must be {bound}; got {}", shown(&value)))
             }
         };
         let response = response.into_response();
         let code = response.status().as_u16();
-        self.metrics.responses.get_or_create(&Answer { route: "other", code }).inc();
+        self.metrics.responses.get_or_create(&AnswerLabels { route: "other", code }).inc();
         response
     }
 }
@@ -170,7 +171,7 @@ mod tests {
         Boundary::new("[fe80::1]:7464".parse().unwrap(), &hosts, Arc::new(Metrics::new()))
     }
 
-    fn judge(request: &str, headers: &[(&str, &str)]) -> Result<(), Outside> {
+    fn judge(request: &str, headers: &[(&str, &str)]) -> Result<(), BoundaryError> {
         let (method, uri) = request.split_once(' ').unwrap();
         let mut all = HeaderMap::new();
         for (name, value) in headers {
@@ -207,13 +208,13 @@ mod tests {
             "é",
         ] {
             for request in ["GET /", "GET /-/healthy", "POST /api/v1/write", "GET /api/v1/names"] {
-                let refused = Err(Outside::Host(host.to_owned()));
+                let refused = Err(BoundaryError::Host(host.to_owned()));
                 assert_eq!(judge(request, &[("host", host)]), refused, "{host}");
                 assert_eq!(judge(request, &[("host", "localhost"), ("host", host)]), refused, "{host}");
             }
         }
         let whole = judge("GET http://evil.test/api/v1/names", &[("host", "localhost")]);
-        assert_eq!(whole, Err(Outside::Host("evil.test".to_owned())));
+        assert_eq!(whole, Err(BoundaryError::Host("evil.test".to_owned())));
         // Old programs send none; a browser always does.
         assert_eq!(judge("GET /-/healthy", &[]), Ok(()));
     }
@@ -241,7 +242,10 @@ mod tests {
                 "GET /metrics",
                 "OPTIONS /api/v1/write",
             ] {
-                assert!(matches!(judge(request, &[host, one]), Err(Outside::Site(..))), "{request} {one:?}");
+                assert!(
+                    matches!(judge(request, &[host, one]), Err(BoundaryError::Site(..))),
+                    "{request} {one:?}"
+                );
             }
             for request in ["GET /", "GET /docs", "GET /-/healthy", "GET /api/v1/problems/too-much"] {
                 assert_eq!(judge(request, &[host, one]), Ok(()), "{request} {one:?}");

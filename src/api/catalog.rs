@@ -4,11 +4,11 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 
-use super::cursor::Cursor;
+use super::cursor::PageCursor;
 use super::params::Params;
 use super::{Api, Problem, list, operations};
 use crate::store::budget::Budget;
-use crate::store::{CatalogueQuery, SeriesKey, Store};
+use crate::store::{CatalogQuery, SeriesKey, Store};
 
 /// Answers with a page of series, by (name, series).
 pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
@@ -18,12 +18,12 @@ pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem>
 fn page(store: &dyn Store, budget: &Budget, uri: &Uri) -> Result<Response, Problem> {
     let params = Params::read(uri, &operations::CATALOG)?;
     params.format()?;
-    let after = Cursor::of(&params)?.map(|cursor| SeriesKey { name: cursor.name, series: cursor.series });
-    let query = CatalogueQuery { select: params.selectors()?.within(budget), after, limit: params.limit()? };
-    let page = store.catalogue(&query)?;
-    list::answer(&params, &page, |row| Cursor {
+    let after = PageCursor::of(&params)?.map(|cursor| SeriesKey { name: cursor.name, series: cursor.series });
+    let query = CatalogQuery { select: params.selectors()?.within(budget), after, limit: params.limit()? };
+    let page = store.catalog(&query)?;
+    list::answer(&params, &page, |row| PageCursor {
         name: row.name.clone(),
         series: row.series,
-        ..Cursor::default()
+        ..PageCursor::default()
     })
 }

@@ -4,15 +4,19 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 
-use super::cursor::Cursor;
+use super::cursor::PageCursor;
 use super::params::Params;
-use super::series::{InPath, find};
+use super::series::{SeriesPath, find};
 use super::{Api, Problem, list, operations};
 use crate::store::budget::Budget;
 use crate::store::{CorrectionQuery, Store};
 
 /// Answers with a page of revisions of one series.
-pub async fn show(State(api): State<Api>, uri: Uri, InPath(series): InPath) -> Result<Response, Problem> {
+pub async fn show(
+    State(api): State<Api>,
+    uri: Uri,
+    SeriesPath(series): SeriesPath,
+) -> Result<Response, Problem> {
     let about = api.clone();
     api.ask(move |store, budget| page(&about, store, budget, &uri, &series)).await
 }
@@ -20,9 +24,9 @@ pub async fn show(State(api): State<Api>, uri: Uri, InPath(series): InPath) -> R
 fn page(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri, series: &str) -> Result<Response, Problem> {
     let params = Params::read(uri, &operations::CORRECTIONS)?;
     params.format()?;
-    let before = Cursor::of(&params)?.map(|cursor| cursor.a);
+    let before = PageCursor::of(&params)?.map(|cursor| cursor.a);
     let (windows, limit) = (params.windows()?, params.limit()?);
     let series = find(api, store, budget, series)?;
     let page = store.corrections(&CorrectionQuery { series, windows, before, limit })?;
-    list::answer(&params, &page, |row| Cursor { a: row.number, ..Cursor::default() })
+    list::answer(&params, &page, |row| PageCursor { a: row.number, ..PageCursor::default() })
 }

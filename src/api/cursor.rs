@@ -15,7 +15,7 @@ const FIXED: usize = 4 + 8 + 8 + 8;
 
 /// The key of the last row of a page; what a resource does not use is 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Cursor {
+pub struct PageCursor {
     /// Metric name.
     pub name: String,
     /// Series.
@@ -26,12 +26,12 @@ pub struct Cursor {
     pub b: i64,
 }
 
-impl Cursor {
+impl PageCursor {
     /// The cursor of a request, if it has one.
     ///
     /// # Errors
     /// 400 if it is not one that this question was answered with.
-    pub fn of(params: &Params) -> Result<Option<Cursor>, Problem> {
+    pub fn of(params: &Params) -> Result<Option<PageCursor>, Problem> {
         let Some(text) = params.cursor() else { return Ok(None) };
         let cursor = decode(text, &params.question());
         let bound = "the next of an answer to the same question";
@@ -39,9 +39,9 @@ impl Cursor {
     }
 
     /// The cursor of a sorted list: the number of the last row, if it shows one, and whose it is.
-    pub fn of_place(value: Option<f64>, name: String, series: SeriesId) -> Cursor {
+    pub fn of_place(value: Option<f64>, name: String, series: SeriesId) -> PageCursor {
         let a = value.map_or(0, |value| value.to_bits().cast_signed());
-        Cursor { name, series, a, b: i64::from(value.is_some()) }
+        PageCursor { name, series, a, b: i64::from(value.is_some()) }
     }
 
     /// Where a sorted list goes on.
@@ -62,7 +62,7 @@ impl Cursor {
     }
 }
 
-fn decode(text: &str, question: &[u8]) -> Option<Cursor> {
+fn decode(text: &str, question: &[u8]) -> Option<PageCursor> {
     if !text.is_ascii() || !text.len().is_multiple_of(2) || text.len() > CURSOR_BYTES_MAX {
         return None;
     }
@@ -74,7 +74,7 @@ fn decode(text: &str, question: &[u8]) -> Option<Cursor> {
         return None;
     }
     let number = |at: usize| fixed[at..at + 8].try_into().ok().map(i64::from_be_bytes);
-    Some(Cursor {
+    Some(PageCursor {
         name: String::from_utf8(name.to_vec()).ok()?,
         series: SeriesId(number(4)?.cast_unsigned()),
         a: number(12)?,
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_cursor_belongs_to_one_question() {
-        let cursor = Cursor { name: "naïve".into(), series: SeriesId(u64::MAX - 5), a: -1, b: i64::MAX };
+        let cursor = PageCursor { name: "naïve".into(), series: SeriesId(u64::MAX - 5), a: -1, b: i64::MAX };
         let text = cursor.encode(&params("/x?match[]=up"));
         for same in ["/x?match[]=up", "/x?limit=5&match[]=up&cursor=zz"] {
             assert_eq!(decode(&text, &params(same).question()), Some(cursor.clone()), "{same}");
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn whatever_is_no_cursor_is_refused() {
         let question = params("/x").question();
-        let text = Cursor { name: "up".into(), ..Cursor::default() }.encode(&params("/x"));
+        let text = PageCursor { name: "up".into(), ..PageCursor::default() }.encode(&params("/x"));
         for i in 0..text.len() {
             let mut broken = text.clone().into_bytes();
             broken[i] = if broken[i] == b'0' { b'1' } else { b'0' };

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 
 pub use crate::problem::{Kind, Problem, shown};
 use crate::store::StoreError;
-use crate::store::budget::Over;
+use crate::store::budget::BudgetExceeded;
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Problem {
@@ -28,8 +28,8 @@ impl From<StoreError> for Problem {
     }
 }
 
-impl From<Over> for Problem {
-    fn from(over: Over) -> Problem {
+impl From<BudgetExceeded> for Problem {
+    fn from(over: BudgetExceeded) -> Problem {
         StoreError::from(over).into()
     }
 }

@@ -8,23 +8,23 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 use serde_json::{Value, json};
-use tidewatch_dataflows::outcome::look::{Explained, PaneSeen};
+use tidewatch_dataflows::rows::inspect::{Explanation, PaneView};
 use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::settings::{Settings, Window, duration};
 
 use super::params::Params;
-use super::series::{InPath, find, row};
+use super::series::{SeriesPath, find, row};
 use super::{Api, Problem, operations};
 use crate::store::budget::Budget;
-use crate::store::record::{Rfc3339, Shape, write_json};
+use crate::store::record::{ColumnShape, Rfc3339, write_json};
 use crate::store::row::{SeriesRow, WindowRow};
-use crate::store::{Correction, LabelPairs, Store, Told};
+use crate::store::{Correction, LabelPairs, Store, StoredKey};
 
 /// What the workers know of a series.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Known {
+pub enum SeriesState {
     /// It is held.
-    Held(Box<Explained>),
+    Held(Box<Explanation>),
     /// Its slot was freed; nothing up to this sample is ever computed again.
     Freed {
         /// Unix milliseconds.
@@ -34,7 +34,7 @@ pub enum Known {
     Unknown,
 }
 
-/// What explaining asks the rest of the worker.
+/// What explaining asks the rest of the server.
 pub trait Workings: Send + Sync {
     /// What the results are computed with.
     fn settings(&self) -> Settings;
@@ -46,51 +46,55 @@ pub trait Workings: Send + Sync {
     ///
     /// # Errors
     /// Why not now: come again.
-    fn explain(&self, series: SeriesId, window_ms: i64, at_ms: i64) -> Result<Known, String>;
+    fn explain(&self, series: SeriesId, window_ms: i64, at_ms: i64) -> Result<SeriesState, String>;
 }
 
 /// Explains one key of one series.
-pub async fn show(State(api): State<Api>, uri: Uri, InPath(series): InPath) -> Result<Response, Problem> {
+pub async fn show(
+    State(api): State<Api>,
+    uri: Uri,
+    SeriesPath(series): SeriesPath,
+) -> Result<Response, Problem> {
     let asked = api.clone();
     // The workers answer between their steps, so this may wait: on the same thread as the store.
     api.ask(move |store, budget| explain(&asked, store, budget, &uri, &series).map(Json)).await
 }
 
 fn explain(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri, series: &str) -> Result<Value, Problem> {
-    let worker = &*api.worker;
-    let settings = worker.settings();
+    let server = &*api.server;
+    let settings = server.settings();
     let (window, at_ms) = Params::read(uri, &operations::EXPLAIN)?.key(&settings.windows)?;
     let series = find(api, store, budget, series)?;
     let told = store.explain(series, window.length_ms, at_ms)?;
-    let known = worker.explain(series, window.length_ms, at_ms).map_err(Problem::unavailable)?;
-    let row = row(told.series.clone(), worker, series);
-    Ok(Key { settings: &settings, window, at_ms, told: &told, known: &known }.shown(&row))
+    let known = server.explain(series, window.length_ms, at_ms).map_err(Problem::unavailable)?;
+    let row = row(told.series.clone(), server, series);
+    Ok(ExplainedKey { settings: &settings, window, at_ms, told: &told, known: &known }.shown(&row))
 }
 
 /// One key and everything that is known of it.
-struct Key<'a> {
+struct ExplainedKey<'a> {
     settings: &'a Settings,
     window: Window,
     at_ms: i64,
-    told: &'a Told,
-    known: &'a Known,
+    told: &'a StoredKey,
+    known: &'a SeriesState,
 }
 
-impl Key<'_> {
+impl ExplainedKey<'_> {
     fn shown(&self, series: &SeriesRow) -> Value {
-        let held = self.held();
+        let held = self.explanation();
         let labels: Value = serde_json::from_str(&series.labels).unwrap_or_default();
         let row = self.told.row.map(|stats| {
             let (row, mut text) = (WindowRow { series: series.clone().into(), stats }, Vec::new());
             // Writing to memory cannot fail, and what is written is JSON.
-            let written = write_json(&row, Shape::default(), &mut text).ok();
+            let written = write_json(&row, ColumnShape::default(), &mut text).ok();
             written.and_then(|()| serde_json::from_slice(&text).ok()).unwrap_or(Value::Null)
         });
         let panes: Option<Vec<Value>> = held.map(|held| held.panes.iter().map(pane).collect());
         let newest_ms = match self.known {
-            Known::Held(held) => Some(held.newest_ms),
-            Known::Freed { newest_ms } => Some(*newest_ms),
-            Known::Unknown => None,
+            SeriesState::Held(held) => Some(held.newest_ms),
+            SeriesState::Freed { newest_ms } => Some(*newest_ms),
+            SeriesState::Unknown => None,
         };
         json!({
             "series": series.series.to_string(),
@@ -115,9 +119,9 @@ impl Key<'_> {
         })
     }
 
-    fn held(&self) -> Option<&Explained> {
+    fn explanation(&self) -> Option<&Explanation> {
         match self.known {
-            Known::Held(held) => Some(held),
+            SeriesState::Held(held) => Some(held),
             _ => None,
         }
     }
@@ -138,25 +142,27 @@ impl Key<'_> {
 
     /// Whether a sample may still change it.
     fn correctable(&self) -> bool {
-        self.held().is_some_and(|held| held.newest_ms.saturating_sub(self.at_ms) <= self.settings.lateness_ms)
+        self.explanation().is_some_and(|held| {
+            held.newest_ms.saturating_sub(self.at_ms) <= self.settings.allowed_lateness_ms
+        })
     }
 
     /// In words: why it is as it is, and what is missing.
     fn why(&self) -> Vec<String> {
         let mut why = Vec::new();
         match self.known {
-            Known::Held(held) => self.why_held(held, &mut why),
-            Known::Freed { newest_ms } => why.push(format!(
+            SeriesState::Held(held) => self.why_held(held, &mut why),
+            SeriesState::Freed { newest_ms } => why.push(format!(
                 "the series was silent for so long that its state is gone; its newest sample was at {}, and no key up to it changes",
                 time(*newest_ms)
             )),
-            Known::Unknown => why.push("the workers hold no sample of this series".to_owned()),
+            SeriesState::Unknown => why.push("the workers hold no sample of this series".to_owned()),
         }
         if let Some(row) = &self.told.row {
             match (row.revision, self.told.corrections.as_slice()) {
                 (0, _) => why.push("the row is the first answer to this key".to_owned()),
                 (_, []) => why.push(
-                    "its earlier revisions are no longer kept, or a history wrote it where no row was"
+                    "its earlier revisions are no longer kept, or a backfill wrote it where no row was"
                         .to_owned(),
                 ),
                 (_, [first, ..]) if first.revision > 0 => {
@@ -170,13 +176,16 @@ impl Key<'_> {
         why
     }
 
-    fn why_held(&self, held: &Explained, why: &mut Vec<String>) {
-        let (lateness, settle) = (duration(self.settings.lateness_ms), duration(self.settings.settle_ms));
-        if held.filling {
-            why.push("the series takes a history now; its keys are answered when that has ended".to_owned());
+    fn why_held(&self, held: &Explanation, why: &mut Vec<String>) {
+        let (lateness, idle_timeout) =
+            (duration(self.settings.allowed_lateness_ms), duration(self.settings.idle_timeout_ms));
+        if held.bootstrapping {
+            why.push(
+                "the series takes a bootstrap now; its keys are answered when that has ended".to_owned(),
+            );
         } else if self.at_ms > held.closed_ms {
             why.push(format!(
-                "the key is not closed: it closes when a sample newer than it comes, or after {settle} of silence"
+                "the key is not closed: it closes when a sample newer than it comes, or after {idle_timeout} of silence"
             ));
         }
         if held.newest_ms <= self.start_ms() {
@@ -190,7 +199,7 @@ impl Key<'_> {
         }
         if let Some(from) = held.publish_from_ms.filter(|from| self.at_ms < *from) {
             why.push(format!(
-                "before {}, from where on keys are published that history filled; only keys published before it are",
+                "before {}, from where on keys are published that a bootstrap bootstrapped; only keys published before it are",
                 time(from)
             ));
         }
@@ -200,10 +209,10 @@ impl Key<'_> {
         } else if held.panes.is_empty() && held.newest_ms > self.start_ms() {
             why.push("the panes of the window hold no sample".to_owned());
         }
-        let closed = self.at_ms <= held.closed_ms && !held.filling && !gone;
+        let closed = self.at_ms <= held.closed_ms && !held.bootstrapping && !gone;
         match &self.told.row {
             Some(row) if closed && u64::from(row.count) != samples(held) => why.push(format!(
-                "the row has {} samples and the panes {}: the store is behind the workers, or a history wrote the row",
+                "the row has {} samples and the panes {}: the store is behind the workers, or a backfill wrote the row",
                 row.count,
                 samples(held)
             )),
@@ -226,11 +235,11 @@ impl Key<'_> {
     }
 }
 
-fn samples(held: &Explained) -> u64 {
+fn samples(held: &Explanation) -> u64 {
     held.panes.iter().map(|pane| u64::from(pane.count)).sum()
 }
 
-fn pane(pane: &PaneSeen) -> Value {
+fn pane(pane: &PaneView) -> Value {
     json!({
         "start": time(pane.start_ms),
         "end": time(pane.end_ms),

@@ -14,13 +14,13 @@ pub async fn healthy() -> &'static str {
 
 /// 200 once the store holds every epoch found at start; until then 503 with what is still to come.
 pub async fn ready(State(api): State<Api>) -> Result<&'static str, Problem> {
-    api.worker.ready().map_err(Problem::unavailable)?;
+    api.server.ready().map_err(Problem::unavailable)?;
     Ok("Tidewatch is ready.\n")
 }
 
 /// Our own metrics, as OpenMetrics if the scraper prefers it.
 pub async fn metrics(State(api): State<Api>, headers: HeaderMap) -> Response {
-    api.worker.before_scrape();
+    api.server.before_scrape();
     let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("");
     let (content_type, body) =
         if weight(accept, "application/openmetrics-text") > weight(accept, "text/plain") {

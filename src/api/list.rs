@@ -4,34 +4,34 @@ use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 
-use super::cursor::Cursor;
+use super::cursor::PageCursor;
 use super::error::Problem;
-use super::params::{Format, Params};
+use super::params::{ListFormat, Params};
 use crate::store::Page;
-use crate::store::record::{Record, Shape, write_csv, write_csv_header, write_json};
+use crate::store::record::{ColumnShape, RowRecord, write_csv, write_csv_header, write_json};
 
 /// The answer to a question for a list; `key` is the cursor of a row.
 ///
 /// # Errors
 /// 400 for a bad `format`; nothing else can fail.
-pub fn answer<R: Record>(
+pub fn answer<R: RowRecord>(
     params: &Params,
     page: &Page<R>,
-    key: impl FnOnce(&R) -> Cursor,
+    key: impl FnOnce(&R) -> PageCursor,
 ) -> Result<Response, Problem> {
     let next = page.rows.last().filter(|_| page.more).map(|row| key(row).encode(params));
     let format = params.format()?;
     let body = match format {
-        Format::Json => json(&page.rows, next.as_deref()),
-        Format::Csv => csv(&page.rows),
+        ListFormat::Json => json(&page.rows, next.as_deref()),
+        ListFormat::Csv => csv(&page.rows),
     };
     let body = body.map_err(|error| Problem::internal(format!("cannot write a list: {error}")))?;
     let content_type = match format {
-        Format::Json => "application/json",
-        Format::Csv => "text/csv; charset=utf-8",
+        ListFormat::Json => "application/json",
+        ListFormat::Csv => "text/csv; charset=utf-8",
     };
     let mut response = ([(CONTENT_TYPE, content_type)], body).into_response();
-    if let (Format::Csv, Some(next)) = (format, next)
+    if let (ListFormat::Csv, Some(next)) = (format, next)
         && let Ok(next) = HeaderValue::from_str(&next)
     {
         response.headers_mut().insert("x-next-cursor", next);
@@ -39,13 +39,13 @@ pub fn answer<R: Record>(
     Ok(response)
 }
 
-fn json<R: Record>(rows: &[R], next: Option<&str>) -> std::io::Result<Vec<u8>> {
+fn json<R: RowRecord>(rows: &[R], next: Option<&str>) -> std::io::Result<Vec<u8>> {
     let mut body = b"{\"data\":[".to_vec();
     for (i, row) in rows.iter().enumerate() {
         if i > 0 {
             body.push(b',');
         }
-        write_json(row, Shape::default(), &mut body)?;
+        write_json(row, ColumnShape::default(), &mut body)?;
     }
     body.extend_from_slice(b"],\"next\":");
     serde_json::to_writer(&mut body, &next)?;
@@ -53,11 +53,11 @@ fn json<R: Record>(rows: &[R], next: Option<&str>) -> std::io::Result<Vec<u8>> {
     Ok(body)
 }
 
-fn csv<R: Record>(rows: &[R]) -> std::io::Result<Vec<u8>> {
+fn csv<R: RowRecord>(rows: &[R]) -> std::io::Result<Vec<u8>> {
     let mut body = Vec::new();
-    write_csv_header::<R>(Shape::default(), &mut body)?;
+    write_csv_header::<R>(ColumnShape::default(), &mut body)?;
     for row in rows {
-        write_csv(row, Shape::default(), &mut body)?;
+        write_csv(row, ColumnShape::default(), &mut body)?;
     }
     Ok(body)
 }

@@ -1,4 +1,4 @@
-//! The HTTP API: what the store holds and how the worker fares, for people, scripts and Prometheus.
+//! The HTTP API: what the store holds and how the server fares, for people, scripts and Prometheus.
 //!
 //! What can be asked for is the table in [`operations`]; `/` and `/docs` are pages ([`page`]).
 //!
@@ -6,7 +6,7 @@
 //! `application/problem+json`. Questions to the store block, so they run on threads of their own, at most
 //! [`QUESTIONS_MAX`] at once; beyond that the answer is 503.
 //!
-//! Not here: `POST /api/v1/write`, whose router is merged with this one; what a history is ([`backfill::Backfills`] is asked for it).
+//! Not here: `POST /api/v1/write`, whose router is merged with this one; what a backfill is ([`backfill::Backfills`] is asked for it).
 
 pub mod backfill;
 pub mod boundary;
@@ -16,7 +16,6 @@ mod cursor;
 mod error;
 pub mod explain;
 mod health;
-pub mod history;
 mod list;
 mod names;
 mod now;
@@ -26,6 +25,7 @@ mod page;
 mod params;
 mod problems;
 mod rejects;
+pub mod samples;
 mod series;
 mod status;
 #[cfg(test)]
@@ -47,10 +47,10 @@ use axum::routing::{get, post};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::labels::Labels;
-use crate::metrics::{Answer, Metrics, Route};
+use crate::metrics::{AnswerLabels, Metrics, RouteLabels};
 use crate::store::budget::Budget;
-use crate::store::{Latest, Store};
-use crate::threads::{NotDone, Pool};
+use crate::store::{OpenWindowSource, Store};
+use crate::threads::{Pool, TaskError};
 use backfill::Backfills;
 use error::Kind;
 pub use error::{Problem, shown};
@@ -65,11 +65,11 @@ pub const QUESTIONS_MAX: usize = 16;
 /// Most of those that ask how everything is, which have to be answered when it is not well.
 const BESIDE_MAX: usize = 4;
 
-/// Threads that this takes: one for each question, and one that begins histories.
+/// Threads that this takes: one for each question, and one that begins backfills.
 pub const THREADS: usize = QUESTIONS_MAX + BESIDE_MAX + 1;
 
-/// What the API asks the rest of the worker.
-pub trait Worker: explain::Workings {
+/// What the API asks the rest of the server.
+pub trait ServerState: explain::Workings {
     /// Whether the store holds every epoch that was found at start.
     ///
     /// # Errors
@@ -87,33 +87,33 @@ pub trait Worker: explain::Workings {
 #[derive(Clone)]
 pub struct Api {
     store: Arc<dyn Store>,
-    worker: Arc<dyn Worker>,
+    server: Arc<dyn ServerState>,
     metrics: Arc<Metrics>,
     backfills: Arc<dyn Backfills>,
-    latest: Arc<dyn Latest>,
-    raw: Arc<dyn history::Raw>,
+    latest: Arc<dyn OpenWindowSource>,
+    raw: Arc<dyn samples::SampleSource>,
     labels: Arc<Labels>,
     questions: Arc<Semaphore>,
     /// Of [`Api::ask_beside`].
     beside: Arc<Semaphore>,
     threads: Pool,
-    /// Histories that begin.
+    /// Backfills that begin.
     beginning: Arc<Semaphore>,
 }
 
 /// Whom the API asks.
-pub struct Asked {
+pub struct Deps {
     /// For what is stored.
     pub store: Arc<dyn Store>,
     /// For what is not closed yet.
-    pub latest: Arc<dyn Latest>,
+    pub latest: Arc<dyn OpenWindowSource>,
     /// For samples.
-    pub raw: Arc<dyn history::Raw>,
+    pub raw: Arc<dyn samples::SampleSource>,
     /// For series.
     pub labels: Arc<Labels>,
-    /// For how the worker fares.
-    pub worker: Arc<dyn Worker>,
-    /// For histories.
+    /// For how the server fares.
+    pub server: Arc<dyn ServerState>,
+    /// For backfills.
     pub backfills: Arc<dyn Backfills>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
@@ -123,12 +123,12 @@ pub struct Asked {
 
 impl Api {
     /// An API over those who know.
-    pub fn new(asked: Asked) -> Api {
-        let Asked { store, latest, raw, labels, worker, backfills, metrics, threads } = asked;
+    pub fn new(asked: Deps) -> Api {
+        let Deps { store, latest, raw, labels, server, backfills, metrics, threads } = asked;
         let questions = Arc::new(Semaphore::new(QUESTIONS_MAX));
         let beside = Arc::new(Semaphore::new(BESIDE_MAX));
         let beginning = Arc::new(Semaphore::new(1));
-        Api { store, worker, metrics, backfills, latest, raw, labels, questions, beside, threads, beginning }
+        Api { store, server, metrics, backfills, latest, raw, labels, questions, beside, threads, beginning }
     }
 
     /// Answers a question to the store on a thread that may block: reading parameters, whose regexes may be costly, and
@@ -166,16 +166,16 @@ impl Api {
         };
         let store = self.store.clone();
         // Who waits here is dropped with the connection.
-        let waiting = Waiting::default();
+        let waiting = ClientWatch::default();
         let budget = Budget::of(DEADLINE).until(Arc::clone(&waiting.gone));
         // The permit is held until the store is done, also if the client has gone.
         let answer = self.threads.run(move || (question(store.as_ref(), &budget), permit)).await;
         let (answer, permit) = answer.map_err(|error| match error {
-            NotDone::Busy => {
+            TaskError::Busy => {
                 self.metrics.limit("api.questions");
                 Problem::unavailable("no thread is free; try again".to_owned())
             }
-            NotDone::Panicked => Problem::internal("a question to the store panicked".to_owned()),
+            TaskError::Panicked => Problem::internal("a question to the store panicked".to_owned()),
         })?;
         let answer = answer.inspect_err(|problem| match (problem.limit(), problem.kind()) {
             (Some(limit), _) => self.metrics.limit(limit),
@@ -189,23 +189,23 @@ impl Api {
 
 /// Whoever waits for an answer; without him it is not needed any more.
 #[derive(Default)]
-struct Waiting {
+struct ClientWatch {
     gone: Arc<AtomicBool>,
 }
 
-impl Drop for Waiting {
+impl Drop for ClientWatch {
     fn drop(&mut self) {
         self.gone.store(true, Ordering::Relaxed);
     }
 }
 
 /// The bytes of an answer, and what is held until the last of them is sent.
-struct Sending {
+struct AnswerBody {
     bytes: Bytes,
     _permit: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for Sending {
+impl AsRef<[u8]> for AnswerBody {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
@@ -218,7 +218,7 @@ async fn hold(answer: Response, permit: OwnedSemaphorePermit) -> Response {
     let Ok(bytes) = to_bytes(body, usize::MAX).await else {
         return Problem::internal("an answer is not whole".to_owned()).into_response();
     };
-    Response::from_parts(head, Body::from(Bytes::from_owner(Sending { bytes, _permit: permit })))
+    Response::from_parts(head, Body::from(Bytes::from_owner(AnswerBody { bytes, _permit: permit })))
 }
 
 /// The routes of this API. It has the fallback for unknown paths: merge routers without one into it.
@@ -234,7 +234,7 @@ pub fn router(api: Api) -> Router {
         (&operations::WINDOWS_OF_SERIES, get(windows::of_series)),
         (&operations::CORRECTIONS, get(corrections::show)),
         (&operations::EXPLAIN, get(explain::show)),
-        (&operations::HISTORY, get(history::show)),
+        (&operations::SAMPLES, get(samples::show)),
         (&operations::REJECTS, get(rejects::list)),
         (&operations::BEGIN_BACKFILL, post(backfill::begin)),
         (&operations::BACKFILL_SHOWN, get(backfill::show).delete(backfill::cancel)),
@@ -263,7 +263,7 @@ async fn measure(
 ) -> Response {
     let begin = Instant::now();
     let response = next.run(request).await.into_response();
-    metrics.request_seconds.get_or_create(&Route { route }).observe(begin.elapsed().as_secs_f64());
-    metrics.responses.get_or_create(&Answer { route, code: response.status().as_u16() }).inc();
+    metrics.request_seconds.get_or_create(&RouteLabels { route }).observe(begin.elapsed().as_secs_f64());
+    metrics.responses.get_or_create(&AnswerLabels { route, code: response.status().as_u16() }).inc();
     response
 }

@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 
-use super::cursor::Cursor;
+use super::cursor::PageCursor;
 use super::params::Params;
 use super::{Api, Problem, list, operations};
 use crate::store::budget::Budget;
@@ -18,8 +18,8 @@ pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem>
 fn page(store: &dyn Store, budget: &Budget, uri: &Uri) -> Result<Response, Problem> {
     let params = Params::read(uri, &operations::NAMES)?;
     params.format()?;
-    let after = Cursor::of(&params)?.map(|cursor| cursor.name);
+    let after = PageCursor::of(&params)?.map(|cursor| cursor.name);
     let query = NamesQuery { select: params.selectors()?.within(budget), after, limit: params.limit()? };
     let page = store.names(&query)?;
-    list::answer(&params, &page, |row| Cursor { name: row.name.clone(), ..Cursor::default() })
+    list::answer(&params, &page, |row| PageCursor { name: row.name.clone(), ..PageCursor::default() })
 }

@@ -1,6 +1,6 @@
 //! `GET /api/v1/windows?at=now`: windows that are not closed yet, as far as they are filled.
 //!
-//! Nothing of this is stored: the workers are asked, between their steps, for the next key of each window after stream time.
+//! Nothing of this is stored: the workers are asked, between their steps, for the next key of each window after processing time.
 //! The list is that of the series known now, so one whose first window is still open is in it.
 
 use std::sync::Arc;
@@ -8,14 +8,14 @@ use std::sync::Arc;
 use axum::response::Response;
 use tidewatch_dataflows::sample::SeriesId;
 
-use super::cursor::Cursor;
+use super::cursor::PageCursor;
 use super::params::Params;
 use super::series::of_listed;
 use super::{Api, Problem, list};
-use crate::labels::{LabelSet, Labels, Listed};
-use crate::store::budget::Over;
+use crate::labels::{LabelSet, Labels, LabelsOfSeries};
+use crate::store::budget::BudgetExceeded;
 use crate::store::row::OpenRow;
-use crate::store::{Latest, NoAnswer, PAGE_BYTES_MAX, Page, WindowKey, WindowQuery};
+use crate::store::{NoAnswer, OpenWindowSource, PAGE_BYTES_MAX, Page, WindowKey, WindowQuery};
 
 /// Series the workers are asked about at once.
 const ASKED_AT_ONCE: usize = 1_024;
@@ -41,7 +41,7 @@ pub fn page(api: &Api, params: &Params, query: &WindowQuery) -> Result<Response,
             break;
         }
     }
-    list::answer(params, &page, |row| Cursor {
+    list::answer(params, &page, |row| PageCursor {
         name: row.series.name.clone(),
         series: row.series.series,
         a: row.stats.window_ms,
@@ -54,7 +54,7 @@ fn listed(
     labels: &Labels,
     query: &WindowQuery,
     after: Option<&(String, SeriesId)>,
-) -> Result<Vec<Listed>, Problem> {
+) -> Result<Vec<LabelsOfSeries>, Problem> {
     if let Some(only) = query.select.only() {
         return Ok(labels
             .listed(only)
@@ -67,8 +67,8 @@ fn listed(
         query.search.is_every() || query.search.means(set.name(), &labels(), &mut String::new())
     };
     let wanted = |set: &LabelSet| {
-        query.select.budget().look()?;
-        Ok::<_, Over>(query.select.matches(set.name(), |label| set.get(label))? && found(set))
+        query.select.budget().check()?;
+        Ok::<_, BudgetExceeded>(query.select.matches(set.name(), |label| set.get(label))? && found(set))
     };
     let after = after.map(|(name, series)| (name.as_str(), *series));
     Ok(labels.list(wanted, after, ASKED_AT_ONCE)?)
@@ -78,9 +78,9 @@ fn listed(
 fn fill(
     page: &mut Page<OpenRow>,
     bytes: &mut usize,
-    latest: &dyn Latest,
+    latest: &dyn OpenWindowSource,
     query: &WindowQuery,
-    series: &[Listed],
+    series: &[LabelsOfSeries],
 ) -> Result<bool, Problem> {
     let ids: Vec<SeriesId> = series.iter().map(|listed| listed.series).collect();
     let open = latest.open(&ids, &query.windows, query.select.budget()).map_err(|error| match error {

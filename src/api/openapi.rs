@@ -11,16 +11,16 @@ use serde_json::{Map, Value, json};
 use super::boundary::is_costly;
 use super::error::{Kind, Problem};
 use super::operations::{
-    self, ALL, Answer, Body, DURATION, Operation, Param, Place, Rows, SERIES, Tag, Verb,
+    self, ALL, AnswerKind, DURATION, Operation, Param, ParamPlace, RequestBody, RowKind, SERIES, Tag, Verb,
 };
 use super::params::Params;
-use crate::store::Stat;
-use crate::store::record::{Column, Of};
+use crate::store::Statistic;
+use crate::store::record::{CellType, Column};
 
 const ABOUT: &str = "Statistics of every series over sliding windows, corrected by late samples, and what they are made of.\n\n\
     A list is `{\"data\": [...], \"next\": cursor or null}`, or CSV with the cursor in the header `x-next-cursor`. Times are \
     RFC 3339 or Unix seconds; ranges include both ends. Every error is `application/problem+json`, also for paths and methods \
-    that are not described here, and its `type`, a path from where this worker is served, says what it means. Only what is no \
+    that are not described here, and its `type`, a path from where this server is served, says what it means. Only what is no \
     HTTP has a status without a body: 400 for characters that an address must not have (`curl -G --data-urlencode` writes \
     quotes as `%22`), 414 and 431 for what is too long.";
 
@@ -54,7 +54,7 @@ fn document() -> Value {
             "description": ABOUT,
             "license": {"name": "MIT OR Apache-2.0"},
         },
-        // Of where the document is: whatever name and path a proxy gives the worker.
+        // Of where the document is: whatever name and path a proxy gives the server.
         "servers": [{"url": "../.."}],
         "tags": Tag::ALL.map(|(_, name, about)| json!({"name": name, "description": about})),
         "paths": paths,
@@ -67,7 +67,7 @@ fn schemas() -> Map<String, Value> {
     // A test reads the file too: it is JSON.
     let mut schemas: Map<String, Value> = serde_json::from_str(SCHEMAS).unwrap_or_default();
     for operation in ALL {
-        if let Answer::Rows(rows) = operation.answer {
+        if let AnswerKind::Rows(rows) = operation.answer {
             schemas.extend(rows.iter().map(|rows| (rows.name.to_owned(), of_row(rows))));
         }
     }
@@ -75,7 +75,7 @@ fn schemas() -> Map<String, Value> {
 }
 
 fn described(operation: &Operation) -> Value {
-    let filters = Stat::ALL.iter().filter(|_| operation.filters).flat_map(|(stat, _)| of_filter(stat));
+    let filters = Statistic::ALL.iter().filter(|_| operation.filters).flat_map(|(stat, _)| of_filter(stat));
     let params: Vec<Value> = operation.params.iter().map(of_param).chain(filters).collect();
     let mut described = json!({
         "operationId": operation.id,
@@ -87,8 +87,8 @@ fn described(operation: &Operation) -> Value {
     });
     if let Some(body) = operation.body {
         let content = match body {
-            Body::Json(name) => json!({"application/json": {"schema": named(name)}}),
-            Body::Bytes(media_type) => {
+            RequestBody::Json(name) => json!({"application/json": {"schema": named(name)}}),
+            RequestBody::Bytes(media_type) => {
                 json!({media_type: {"schema": {"type": "string", "format": "binary"}}})
             }
         };
@@ -99,9 +99,9 @@ fn described(operation: &Operation) -> Value {
 
 fn of_param(param: &Param) -> Value {
     let place = match param.place {
-        Place::Path => "path",
-        Place::Query => "query",
-        Place::Header => "header",
+        ParamPlace::Path => "path",
+        ParamPlace::Query => "query",
+        ParamPlace::Header => "header",
     };
     let mut schema = (param.schema)();
     if !param.example.is_empty() {
@@ -136,15 +136,15 @@ fn of_filter(stat: &str) -> [Value; 2] {
 fn responses(operation: &Operation) -> Map<String, Value> {
     let json_of = |schema: Value| json!({"application/json": {"schema": schema}});
     let (status, answered) = match operation.answer {
-        Answer::Text => ("200", json!({"content": {"text/plain": {"schema": {"type": "string"}}}})),
-        Answer::Exposition => {
+        AnswerKind::Text => ("200", json!({"content": {"text/plain": {"schema": {"type": "string"}}}})),
+        AnswerKind::Exposition => {
             let text = json!({"schema": {"type": "string"}});
             let content = json!({"text/plain": text, "application/openmetrics-text": text});
             ("200", json!({"content": content}))
         }
-        Answer::Rows(rows) => ("200", list(rows)),
-        Answer::Json(name) => ("200", json!({"content": json_of(named(name))})),
-        Answer::Begun(name) => {
+        AnswerKind::Rows(rows) => ("200", list(rows)),
+        AnswerKind::Json(name) => ("200", json!({"content": json_of(named(name))})),
+        AnswerKind::Begun(name) => {
             let place = json!({"description": "Where to ask how far it is.", "schema": {"type": "string"}});
             let id = json!({"id": "$response.body#/id"});
             let links = [&operations::BACKFILL_SHOWN, &operations::END_BACKFILL];
@@ -152,7 +152,7 @@ fn responses(operation: &Operation) -> Map<String, Value> {
             let links = Map::from_iter(links);
             ("202", json!({"headers": {"Location": place}, "content": json_of(named(name)), "links": links}))
         }
-        Answer::Nothing => ("204", json!({})),
+        AnswerKind::Nothing => ("204", json!({})),
     };
     let mut responses = Map::new();
     let about = json!({"description": if status == "204" { "Done." } else { operation.summary }});
@@ -170,7 +170,7 @@ fn responses(operation: &Operation) -> Map<String, Value> {
     responses
 }
 
-fn list(rows: &[Rows]) -> Value {
+fn list(rows: &[RowKind]) -> Value {
     let row = match rows {
         [one] => named(one.name),
         several => json!({"anyOf": several.iter().map(|rows| named(rows.name)).collect::<Vec<_>>()}),
@@ -220,7 +220,7 @@ fn of_problems(kinds: &[Kind]) -> Value {
 }
 
 /// A row by its columns.
-fn of_row(rows: &Rows) -> Value {
+fn of_row(rows: &RowKind) -> Value {
     let columns = || rows.columns.iter().copied().flatten();
     let properties: Map<_, _> = columns().map(|column| (column.name.to_owned(), of_column(column))).collect();
     let required: Vec<_> = columns().filter(|column| !column.optional).map(|column| column.name).collect();
@@ -229,17 +229,17 @@ fn of_row(rows: &Rows) -> Value {
 
 fn of_column(column: &Column) -> Value {
     let (type_name, more) = match column.of {
-        Of::Text => ("string", json!({})),
-        Of::Labels => {
+        CellType::Text => ("string", json!({})),
+        CellType::Labels => {
             ("object", json!({"additionalProperties": {"type": "string"}, "examples": [{"job": "node"}]}))
         }
-        Of::Series => ("string", json!({"pattern": "^[0-9a-f]{16}$", "examples": [SERIES.example]})),
-        Of::Window => ("string", json!({"pattern": DURATION, "examples": ["1h"]})),
-        Of::Time => ("string", json!({"format": "date-time"})),
-        Of::Int => ("integer", json!({})),
-        Of::UInt => ("integer", json!({"minimum": 0})),
-        Of::Float => ("number", json!({})),
-        Of::True => ("boolean", json!({"const": true})),
+        CellType::Series => ("string", json!({"pattern": "^[0-9a-f]{16}$", "examples": [SERIES.example]})),
+        CellType::Window => ("string", json!({"pattern": DURATION, "examples": ["1h"]})),
+        CellType::Time => ("string", json!({"format": "date-time"})),
+        CellType::Int => ("integer", json!({})),
+        CellType::UInt => ("integer", json!({"minimum": 0})),
+        CellType::Float => ("number", json!({})),
+        CellType::True => ("boolean", json!({"const": true})),
     };
     let types = if column.nullable { json!([type_name, "null"]) } else { json!(type_name) };
     merged(json!({"type": types, "description": column.about}), more)
@@ -305,7 +305,7 @@ mod tests {
             let params: Vec<_> = one
                 .params
                 .iter()
-                .filter(|param| param.place == Place::Path)
+                .filter(|param| param.place == ParamPlace::Path)
                 .map(|param| param.name)
                 .collect();
             assert_eq!(in_path, params, "{}", one.id);

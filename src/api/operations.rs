@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use tidewatch_dataflows::sample::AT_MS_MAX;
 
 use super::error::Kind;
-use super::history::Aggregate;
 use super::params::{LIMIT_DEFAULT, sorts};
+use super::samples::Aggregate;
 use crate::store::PAGE_ROWS_MAX;
-use crate::store::record::{Columns, Record};
+use crate::store::record::{Columns, RowRecord};
 use crate::store::row::{CorrectionRow, NameRow, OpenRow, RejectRow, SeriesRow, WindowRow};
 use crate::store::search::SEARCH_BYTES_MAX;
 use crate::store::selector::SELECTOR_BYTES_MAX;
@@ -44,7 +44,7 @@ impl Verb {
 pub enum Tag {
     Results,
     Samples,
-    Worker,
+    Server,
     Description,
 }
 
@@ -53,7 +53,7 @@ impl Tag {
     pub const ALL: [(Tag, &'static str, &'static str); 4] = [
         (Tag::Results, "Results", "What was computed."),
         (Tag::Samples, "Samples", "What comes in, and what came."),
-        (Tag::Worker, "Worker", "How the worker fares."),
+        (Tag::Server, "Server", "How the server fares."),
         (Tag::Description, "Description", "What this API is."),
     ];
 
@@ -64,7 +64,7 @@ impl Tag {
 
 /// Where a parameter is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ParamPlace {
     Path,
     Query,
     Header,
@@ -74,7 +74,7 @@ pub enum Place {
 #[derive(Clone, Copy, Debug)]
 pub struct Param {
     pub name: &'static str,
-    pub place: Place,
+    pub place: ParamPlace,
     pub required: bool,
     /// It may be given more than once.
     pub repeated: bool,
@@ -93,17 +93,17 @@ impl Param {
         about: &'static str,
         schema: fn() -> Value,
     ) -> Param {
-        let place = Place::Query;
+        let place = ParamPlace::Query;
         Param { name, place, required: false, repeated: false, shows: false, about, example, schema }
     }
 
     const fn path(name: &'static str, example: &'static str, about: &'static str) -> Param {
         let schema = || json!({"type": "string", "minLength": 1});
-        Param { place: Place::Path, required: true, ..Param::query(name, example, about, schema) }
+        Param { place: ParamPlace::Path, required: true, ..Param::query(name, example, about, schema) }
     }
 
     const fn header(name: &'static str, required: bool, about: &'static str, schema: fn() -> Value) -> Param {
-        Param { place: Place::Header, required, ..Param::query(name, "", about, schema) }
+        Param { place: ParamPlace::Header, required, ..Param::query(name, "", about, schema) }
     }
 
     const fn required(self) -> Param {
@@ -125,7 +125,7 @@ impl Param {
 
 /// What a request brings beside its parameters.
 #[derive(Clone, Copy, Debug)]
-pub enum Body {
+pub enum RequestBody {
     /// JSON of this schema.
     Json(&'static str),
     /// Bytes of this media type.
@@ -134,13 +134,13 @@ pub enum Body {
 
 /// What is answered when all is well.
 #[derive(Clone, Copy, Debug)]
-pub enum Answer {
+pub enum AnswerKind {
     /// A sentence.
     Text,
-    /// The metrics of the worker.
+    /// The metrics of the server.
     Exposition,
     /// A list of any of these rows, as JSON or CSV.
-    Rows(&'static [Rows]),
+    Rows(&'static [RowKind]),
     /// JSON of this schema.
     Json(&'static str),
     /// 202, a header with the place to ask at, and JSON of this schema.
@@ -151,15 +151,15 @@ pub enum Answer {
 
 /// A kind of row in a list.
 #[derive(Clone, Copy, Debug)]
-pub struct Rows {
+pub struct RowKind {
     /// What it is called.
     pub name: &'static str,
     /// Its columns.
     pub columns: Columns,
 }
 
-const fn rows<R: Record>(name: &'static str) -> Rows {
-    Rows { name, columns: R::COLUMNS }
+const fn rows<R: RowRecord>(name: &'static str) -> RowKind {
+    RowKind { name, columns: R::COLUMNS }
 }
 
 /// One operation.
@@ -174,8 +174,8 @@ pub struct Operation {
     pub params: &'static [Param],
     /// Whether it takes `min_<statistic>` and `max_<statistic>`.
     pub filters: bool,
-    pub body: Option<Body>,
-    pub answer: Answer,
+    pub body: Option<RequestBody>,
+    pub answer: AnswerKind,
     /// What else may be answered.
     pub problems: &'static [Kind],
 }
@@ -183,12 +183,12 @@ pub struct Operation {
 impl Operation {
     /// The parameter of this name in the query, filters aside.
     pub fn query(&self, name: &str) -> Option<&'static Param> {
-        self.params.iter().find(|param| param.place == Place::Query && param.name == name)
+        self.params.iter().find(|param| param.place == ParamPlace::Query && param.name == name)
     }
 
     /// In words: which parameters the query may have.
     pub fn taken(&self) -> String {
-        let query = self.params.iter().filter(|param| param.place == Place::Query);
+        let query = self.params.iter().filter(|param| param.place == ParamPlace::Query);
         let filters = ["min_<statistic>", "max_<statistic>"].into_iter().filter(|_| self.filters);
         let names: Vec<&str> = query.map(|param| param.name).chain(filters).collect();
         if names.is_empty() { "no parameters".to_owned() } else { names.join(", ") }
@@ -324,7 +324,7 @@ const BARE: Operation = Operation {
     params: &[],
     filters: false,
     body: None,
-    answer: Answer::Text,
+    answer: AnswerKind::Text,
     problems: &[],
 };
 
@@ -334,7 +334,7 @@ pub const NAMES: Operation = Operation {
     summary: "Metric names",
     about: "Names of series that have rows, with how many series bear each, by name.",
     params: &[MATCH, LIMIT, CURSOR, FORMAT],
-    answer: Answer::Rows(&[rows::<NameRow>("Name")]),
+    answer: AnswerKind::Rows(&[rows::<NameRow>("Name")]),
     problems: ASKED,
     ..BARE
 };
@@ -344,7 +344,7 @@ pub const CATALOG: Operation = Operation {
     summary: "Series",
     about: "Series that have rows, by (name, series).",
     params: &[MATCH, LIMIT, CURSOR, FORMAT],
-    answer: Answer::Rows(&[rows::<SeriesRow>("Series")]),
+    answer: AnswerKind::Rows(&[rows::<SeriesRow>("Series")]),
     problems: ASKED,
     ..BARE
 };
@@ -356,7 +356,7 @@ pub const WINDOWS: Operation = Operation {
             windows that are still open.",
     params: &[MATCH, SEARCH, SORT, WINDOW, START, END, NOW, LIMIT, CURSOR, FORMAT],
     filters: true,
-    answer: Answer::Rows(&[rows::<WindowRow>("Window"), rows::<OpenRow>("OpenWindow")]),
+    answer: AnswerKind::Rows(&[rows::<WindowRow>("Window"), rows::<OpenRow>("OpenWindow")]),
     problems: ASKED,
     ..BARE
 };
@@ -376,7 +376,7 @@ pub const CORRECTIONS: Operation = Operation {
     summary: "Revisions of one series",
     about: "What was answered before late samples changed it, the newest first. The newest revisions of a store are kept.",
     params: &[SERIES, WINDOW, LIMIT, CURSOR, FORMAT],
-    answer: Answer::Rows(&[rows::<CorrectionRow>("Correction")]),
+    answer: AnswerKind::Rows(&[rows::<CorrectionRow>("Correction")]),
     problems: ASKED_OF_SERIES,
     ..BARE
 };
@@ -391,23 +391,23 @@ pub const EXPLAIN: Operation = Operation {
             .says("The length of a window of the configuration."),
         END_OF_KEY,
     ],
-    answer: Answer::Json("Explanation"),
+    answer: AnswerKind::Json("Explanation"),
     problems: ASKED_OF_SERIES,
     ..BARE
 };
 const END_OF_KEY: Param = Param { name: "at", ..START }
     .required()
     .says("The end of the window, a multiple of its hop: RFC 3339 or Unix seconds.");
-pub const HISTORY: Operation = Operation {
-    id: "history",
-    path: "/api/v1/history/{series}",
+pub const SAMPLES: Operation = Operation {
+    id: "samples",
+    path: "/api/v1/samples/{series}",
     tag: Tag::Samples,
     summary: "Samples of one series",
     about: "The newest from memory, older ones from the configured Prometheus servers; `parts` says which are from where, \
             `missing` what nobody could tell. The last hour if `start` is absent. At most 10,000 points are shown and 1,000,000 \
             samples read; beyond that it is 422.",
     params: &[SERIES, START, END, RESAMPLE, AGGREGATE],
-    answer: Answer::Json("History"),
+    answer: AnswerKind::Json("SeriesSamples"),
     problems: &[
         Kind::BadParameter,
         Kind::UnknownSeries,
@@ -427,7 +427,7 @@ pub const REJECTS: Operation = Operation {
     summary: "Samples that were not applied",
     about: "Sums by series, name and reason, or by fewer of them.",
     params: &[MATCH, BY, START, END, LIMIT, CURSOR, FORMAT],
-    answer: Answer::Rows(&[rows::<RejectRow>("Reject")]),
+    answer: AnswerKind::Rows(&[rows::<RejectRow>("Reject")]),
     problems: &[Kind::BadParameter, Kind::TooMuch, Kind::Internal, Kind::Unavailable, Kind::Deadline],
     ..BARE
 };
@@ -446,8 +446,8 @@ pub const WRITE: Operation = Operation {
         "The block format of snappy, without frames.",
         || json!({"type": "string", "enum": ["snappy"]}),
     )],
-    body: Some(Body::Bytes("application/x-protobuf")),
-    answer: Answer::Nothing,
+    body: Some(RequestBody::Bytes("application/x-protobuf")),
+    answer: AnswerKind::Nothing,
     problems: &[
         Kind::BadBody,
         Kind::SamplesRefused,
@@ -466,8 +466,8 @@ pub const BEGIN_BACKFILL: Operation = Operation {
     tag: Tag::Samples,
     summary: "Begin a backfill",
     about: "Computes a span of the past from a configured Prometheus server, beside what is live; one at a time.",
-    body: Some(Body::Json("BackfillOrder")),
-    answer: Answer::Begun("Backfill"),
+    body: Some(RequestBody::Json("BackfillOrder")),
+    answer: AnswerKind::Begun("Backfill"),
     problems: &[
         Kind::BadParameter,
         Kind::BadBody,
@@ -485,9 +485,9 @@ pub const BACKFILL_SHOWN: Operation = Operation {
     path: "/api/v1/backfill/{id}",
     tag: Tag::Samples,
     summary: "How far a backfill is",
-    about: "The last 16 since the worker's start are known.",
+    about: "The last 16 since the server's start are known.",
     params: &[BACKFILL],
-    answer: Answer::Json("Backfill"),
+    answer: AnswerKind::Json("Backfill"),
     problems: &[Kind::BadParameter, Kind::UnknownBackfill],
     ..BARE
 };
@@ -502,17 +502,17 @@ pub const END_BACKFILL: Operation = Operation {
 pub const STATUS: Operation = Operation {
     id: "status",
     path: "/api/v1/status",
-    tag: Tag::Worker,
+    tag: Tag::Server,
     summary: "How far everything is",
     about: "Epochs, sizes, lags, sources, and limits that were reached.",
-    answer: Answer::Json("Status"),
+    answer: AnswerKind::Json("Status"),
     problems: ASKED,
     ..BARE
 };
 pub const HEALTHY: Operation = Operation {
     id: "healthy",
     path: "/-/healthy",
-    tag: Tag::Worker,
+    tag: Tag::Server,
     summary: "Whether the process answers",
     about: "200 as long as it does.",
     ..BARE
@@ -520,7 +520,7 @@ pub const HEALTHY: Operation = Operation {
 pub const READY: Operation = Operation {
     id: "ready",
     path: "/-/ready",
-    tag: Tag::Worker,
+    tag: Tag::Server,
     summary: "Whether the store holds everything found at start",
     about: "503 with what is still to come until it does, and while intake is refused.",
     problems: &[Kind::Unavailable],
@@ -529,10 +529,10 @@ pub const READY: Operation = Operation {
 pub const METRICS: Operation = Operation {
     id: "metrics",
     path: "/metrics",
-    tag: Tag::Worker,
-    summary: "The worker's own metrics",
+    tag: Tag::Server,
+    summary: "The server's own metrics",
     about: "For Prometheus, as text or as OpenMetrics, whichever the scraper prefers.",
-    answer: Answer::Exposition,
+    answer: AnswerKind::Exposition,
     ..BARE
 };
 pub const PROBLEMS: Operation = Operation {
@@ -541,7 +541,7 @@ pub const PROBLEMS: Operation = Operation {
     tag: Tag::Description,
     summary: "Every kind of problem",
     about: "What the `type` of an error may be.",
-    answer: Answer::Json("Problems"),
+    answer: AnswerKind::Json("Problems"),
     problems: &[Kind::BadParameter],
     ..BARE
 };
@@ -552,7 +552,7 @@ pub const PROBLEM: Operation = Operation {
     summary: "One kind of problem",
     about: "What the `type` of an error means, and what to do about it.",
     params: &[Param::path("slug", "bad-parameter", "The last part of the `type`.")],
-    answer: Answer::Json("ProblemKind"),
+    answer: AnswerKind::Json("ProblemKind"),
     problems: &[Kind::BadParameter, Kind::UnknownProblem],
     ..BARE
 };
@@ -562,7 +562,7 @@ pub const OPENAPI: Operation = Operation {
     tag: Tag::Description,
     summary: "This document",
     about: "OpenAPI 3.1.",
-    answer: Answer::Json("OpenApi"),
+    answer: AnswerKind::Json("OpenApi"),
     problems: &[Kind::BadParameter],
     ..BARE
 };
@@ -581,7 +581,7 @@ pub const ALL: [&Operation; 19] = [
     &WINDOWS_OF_SERIES,
     &CORRECTIONS,
     &EXPLAIN,
-    &HISTORY,
+    &SAMPLES,
     &REJECTS,
     &WRITE,
     &BEGIN_BACKFILL,

@@ -2,7 +2,7 @@
 //!
 //! The page is plain ES modules without a build step; it asks this API and nothing else, and a strict
 //! Content-Security-Policy holds it to that. The description is Swagger UI, which needs a little more. Files are answered with an ETag and asked for again each time, so that a
-//! new version of the worker is a new page at the next reload.
+//! new version of the server is a new page at the next reload.
 //!
 //! Not here: what the page shows (`page/`), and the answers it shows (the rest of this room).
 
@@ -23,7 +23,7 @@ use axum::routing::get;
 use super::{error, measure};
 use crate::metrics::Metrics;
 
-/// What the page may load: files and answers of this worker; no style or script inside HTML.
+/// What the page may load: files and answers of this server; no style or script inside HTML.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 

@@ -6,14 +6,14 @@ use tidewatch_dataflows::sample::AT_MS_MAX;
 use tidewatch_dataflows::settings::{Window, duration, parse_duration};
 
 use super::error::{Problem, shown};
-use super::history::Aggregate;
 use super::operations::Operation;
+use super::samples::Aggregate;
 use crate::store::record::Rfc3339;
-use crate::store::row::By;
+use crate::store::row::RejectGrouping;
 use crate::store::search::{SEARCH_BYTES_MAX, Search};
 use crate::store::selector::Selectors;
 use crate::store::sort::{Sort, SortBy};
-use crate::store::{Filter, PAGE_ROWS_MAX, Range, Stat};
+use crate::store::{Filter, PAGE_ROWS_MAX, Range, Statistic};
 
 /// Most parameters of a request.
 const PARAMETERS_MAX: usize = 256;
@@ -26,7 +26,7 @@ const WINDOW_MS_MAX: i64 = 30 * 86_400_000;
 
 /// How a list is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum ListFormat {
     /// `{"data":[...],"next":...}`
     Json,
     /// A line of column names, then a line per row.
@@ -86,10 +86,10 @@ impl Params {
     }
 
     /// `format`: json or csv.
-    pub fn format(&self) -> Result<Format, Problem> {
+    pub fn format(&self) -> Result<ListFormat, Problem> {
         match self.one("format") {
-            None | Some("json") => Ok(Format::Json),
-            Some("csv") => Ok(Format::Csv),
+            None | Some("json") => Ok(ListFormat::Json),
+            Some("csv") => Ok(ListFormat::Csv),
             Some(text) => Err(Problem::parameter("format", "json or csv", text)),
         }
     }
@@ -111,7 +111,7 @@ impl Params {
     pub fn sort(&self) -> Result<Option<Sort>, Problem> {
         let text = self.one("sort").unwrap_or("name");
         let (descending, word) = text.strip_prefix('-').map_or((false, text), |word| (true, word));
-        let stat = Stat::ALL.iter().find(|(name, _)| *name == word).map(|(_, stat)| SortBy::Stat(*stat));
+        let stat = Statistic::ALL.iter().find(|(name, _)| *name == word).map(|(_, stat)| SortBy::Stat(*stat));
         let by = match (word, stat) {
             ("name", _) if !descending => return Ok(None),
             ("name", _) => SortBy::Name,
@@ -228,11 +228,11 @@ impl Params {
     }
 
     /// `by`: what sums are by, as a list or repeated; by everything if absent.
-    pub fn by(&self) -> Result<By, Problem> {
+    pub fn by(&self) -> Result<RejectGrouping, Problem> {
         if self.one("by").is_none() {
-            return Ok(By::ALL);
+            return Ok(RejectGrouping::ALL);
         }
-        let mut by = By { series: false, name: false, reason: false };
+        let mut by = RejectGrouping { series: false, name: false, reason: false };
         for word in self.all("by").flat_map(|text| text.split(',')) {
             match word {
                 "series" => by.series = true,
@@ -268,17 +268,17 @@ impl Params {
 
 /// What a list may be sorted by.
 pub fn sorts() -> Vec<&'static str> {
-    ["name", "at"].into_iter().chain(Stat::ALL.map(|(name, _)| name)).collect()
+    ["name", "at"].into_iter().chain(Statistic::ALL.map(|(name, _)| name)).collect()
 }
 
 /// Whether a parameter is a lower bound, and of which statistic.
-fn filtered(name: &str) -> Option<(bool, Stat)> {
+fn filtered(name: &str) -> Option<(bool, Statistic)> {
     let (least, stat) = match name.split_once('_')? {
         ("min", stat) => (true, stat),
         ("max", stat) => (false, stat),
         _ => return None,
     };
-    Stat::ALL.iter().find(|(name, _)| *name == stat).map(|(_, stat)| (least, *stat))
+    Statistic::ALL.iter().find(|(name, _)| *name == stat).map(|(_, stat)| (least, *stat))
 }
 
 /// An instant in Unix milliseconds: RFC 3339 or Unix seconds.

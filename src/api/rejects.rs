@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 
-use super::cursor::Cursor;
+use super::cursor::PageCursor;
 use super::params::Params;
 use super::{Api, Problem, list, operations};
 use crate::store::budget::Budget;
@@ -22,7 +22,7 @@ pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem>
 fn page(store: &dyn Store, budget: &Budget, uri: &Uri) -> Result<Response, Problem> {
     let params = Params::read(uri, &operations::REJECTS)?;
     params.format()?;
-    let after = Cursor::of(&params)?.map(|cursor| RejectKey {
+    let after = PageCursor::of(&params)?.map(|cursor| RejectKey {
         nameless: cursor.b & NAMELESS != 0,
         name: cursor.name,
         unlisted: cursor.b & UNLISTED != 0,
@@ -41,6 +41,6 @@ fn page(store: &dyn Store, budget: &Budget, uri: &Uri) -> Result<Response, Probl
         let key = RejectKey::of(row);
         let bit = |set: bool, bit: i64| if set { bit } else { 0 };
         let b = bit(key.nameless, NAMELESS) | bit(key.unlisted, UNLISTED);
-        Cursor { name: key.name, series: key.series, a: key.reason.into(), b }
+        PageCursor { name: key.name, series: key.series, a: key.reason.into(), b }
     })
 }

@@ -6,25 +6,25 @@ use serde_json::Value;
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::error::{Kind, shown};
-use super::{Api, Problem, Worker};
-use crate::labels::{LabelSet, Labels, Listed};
+use super::{Api, Problem, ServerState};
+use crate::labels::{LabelSet, Labels, LabelsOfSeries};
 use crate::store::budget::Budget;
 use crate::store::row::{SeriesRow, labels_json};
 use crate::store::selector::Selectors;
-use crate::store::{CatalogueQuery, Store};
+use crate::store::{CatalogQuery, Store};
 
 /// Most series that are named where several bear the name.
 const NAMED_MAX: usize = 20;
 
 /// The only variable part of a path, as text.
-pub struct InPath(pub String);
+pub struct SeriesPath(pub String);
 
-impl<S: Send + Sync> FromRequestParts<S> for InPath {
+impl<S: Send + Sync> FromRequestParts<S> for SeriesPath {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<InPath, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<SeriesPath, Problem> {
         let text = Path::<String>::from_request_parts(parts, state).await;
-        text.map(|Path(text)| InPath(text)).map_err(|error| Problem::bad_request(error.to_string()))
+        text.map(|Path(text)| SeriesPath(text)).map_err(|error| Problem::bad_request(error.to_string()))
     }
 }
 
@@ -36,7 +36,7 @@ pub fn find(api: &Api, store: &dyn Store, budget: &Budget, text: &str) -> Result
     let id = (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok()).flatten().map(SeriesId);
     if let Some(id) = id {
         // Any window will do: the question is whether anybody knows the series.
-        let known = api.worker.labels(id).is_some() || store.explain(id, 0, 0)?.series.is_some();
+        let known = api.server.labels(id).is_some() || store.explain(id, 0, 0)?.series.is_some();
         if known {
             return Ok(id);
         }
@@ -45,7 +45,7 @@ pub fn find(api: &Api, store: &dyn Store, budget: &Budget, text: &str) -> Result
     let select = Selectors::parse(&[format!("{{__name__={quoted}}}")])
         .map_err(|_| Problem::parameter("{series}", "16 hex digits or a metric name", text))?
         .within(budget);
-    let mut rows = store.catalogue(&CatalogueQuery { select, after: None, limit: NAMED_MAX + 1 })?.rows;
+    let mut rows = store.catalog(&CatalogQuery { select, after: None, limit: NAMED_MAX + 1 })?.rows;
     if rows.is_empty() {
         rows = without_rows(&api.labels, budget, text)?;
     }
@@ -73,29 +73,29 @@ pub fn find(api: &Api, store: &dyn Store, budget: &Budget, text: &str) -> Result
 
 /// Series of a name whose first window has not closed.
 fn without_rows(labels: &Labels, budget: &Budget, name: &str) -> Result<Vec<SeriesRow>, Problem> {
-    let wanted = |set: &LabelSet| budget.look().map(|()| set.name() == name);
+    let wanted = |set: &LabelSet| budget.check().map(|()| set.name() == name);
     let found = labels.list(wanted, None, NAMED_MAX + 1)?;
     Ok(found.iter().map(of_listed).collect())
 }
 
-/// A series as the catalogue will show it.
-pub fn of_listed(listed: &Listed) -> SeriesRow {
+/// A series as the catalog will show it.
+pub fn of_listed(listed: &LabelsOfSeries) -> SeriesRow {
     let labels = Value::Object(listed.labels.to_json_map()).to_string();
     SeriesRow { series: listed.series, name: listed.labels.name().to_owned(), labels, kind: listed.kind }
 }
 
-/// What is known of a series: its row of the catalogue, or the labels of one that has no row yet.
+/// What is known of a series: its row of the catalog, or the labels of one that has no row yet.
 ///
 /// # Errors
 /// The store cannot be read.
-pub fn known_as(store: &dyn Store, worker: &dyn Worker, series: SeriesId) -> Result<SeriesRow, Problem> {
-    Ok(row(store.explain(series, 0, 0)?.series, worker, series))
+pub fn known_as(store: &dyn Store, server: &dyn ServerState, series: SeriesId) -> Result<SeriesRow, Problem> {
+    Ok(row(store.explain(series, 0, 0)?.series, server, series))
 }
 
-/// The row that the store told, or one of what the worker knows.
-pub fn row(told: Option<SeriesRow>, worker: &dyn Worker, series: SeriesId) -> SeriesRow {
+/// The row that the store told, or one of what the server knows.
+pub fn row(told: Option<SeriesRow>, server: &dyn ServerState, series: SeriesId) -> SeriesRow {
     told.unwrap_or_else(|| {
-        let labels = worker.labels(series).unwrap_or_default();
+        let labels = server.labels(series).unwrap_or_default();
         let name = labels.iter().find(|(name, _)| name == "__name__").map(|(_, value)| value.clone());
         let (name, labels) = (name.unwrap_or_default(), labels_json(&labels));
         SeriesRow { series, name, labels, kind: None }

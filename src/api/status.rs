@@ -7,22 +7,22 @@ use serde_json::{Value, json};
 
 use super::params::Params;
 use super::{Api, Problem, operations};
-use crate::store::Status;
+use crate::store::StoreStatus;
 use crate::store::record::Rfc3339;
 
-/// Answers with the worker's figures and, under `store`, the store's.
+/// Answers with the server's figures and, under `store`, the store's.
 pub async fn show(State(api): State<Api>, uri: Uri) -> Result<Json<Value>, Problem> {
     Params::read(&uri, &operations::STATUS)?;
     let store = api.ask_beside(|store| Ok(store.status()?)).await?;
-    let mut status = match api.worker.status() {
+    let mut status = match api.server.status() {
         Value::Object(status) => status,
-        other => serde_json::Map::from_iter([("worker".to_owned(), other)]),
+        other => serde_json::Map::from_iter([("server".to_owned(), other)]),
     };
     status.insert("store".to_owned(), of_store(&store));
     Ok(Json(Value::Object(status)))
 }
 
-fn of_store(status: &Status) -> Value {
+fn of_store(status: &StoreStatus) -> Value {
     let time = |at_ms: Option<i64>| at_ms.and_then(Rfc3339::from_ms).map(|time| time.to_string());
     let (first, last) = status.at_ms.unzip();
     json!({

@@ -7,40 +7,40 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use tidewatch_dataflows::outcome::look::{Explained, Open, PaneSeen};
-use tidewatch_dataflows::outcome::{Reject, WindowStats};
+use tidewatch_dataflows::rows::inspect::{Explanation, OpenWindows, PaneView};
+use tidewatch_dataflows::rows::{Reject, WindowStats};
 use tidewatch_dataflows::sample::{Reason, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 
-use super::backfill::{Backfills, Named, Order, Refusal};
-use super::explain::{Known, Workings};
-use super::history::{Held, NoOlder, Older, Raw};
+use super::backfill::{BackfillOrder, BackfillRefusal, Backfills, ServerName};
+use super::explain::{SeriesState, Workings};
 use super::operations::{self, Verb};
-use super::{Api, Asked, Kind, QUESTIONS_MAX, Worker, router};
+use super::samples::{OlderError, OlderSamples, RingSamples, SampleSource};
+use super::{Api, Deps, Kind, QUESTIONS_MAX, ServerState, router};
 use crate::labels::{Labels, Limits};
 use crate::metrics::Metrics;
-use crate::store::budget::{Budget, Over};
+use crate::store::budget::{Budget, BudgetExceeded};
 use crate::store::testing::labels_of;
-use crate::store::testing::{HOUR_MS, Model, T0, TempDir, series, stats};
-use crate::store::{Batch, LabelPairs, Latest, NoAnswer, Store, StoreError};
+use crate::store::testing::{HOUR_MS, ModelStore, T0, TempDir, series, stats};
+use crate::store::{LabelPairs, NoAnswer, OpenWindowSource, Store, StoreBatch, StoreError};
 
 struct Fake {
     ready: Result<(), String>,
     /// How the budgets of questions ended that were never answered.
-    over: mpsc::Sender<Over>,
+    over: mpsc::Sender<BudgetExceeded>,
 }
 
 /// Windows of this length are never told, those of the other are many.
 const NEVER_MS: i64 = 7_000;
 const MANY_MS: i64 = 9_000;
 
-impl Worker for Fake {
+impl ServerState for Fake {
     fn ready(&self) -> Result<(), String> {
         self.ready.clone()
     }
 
     fn status(&self) -> Value {
-        json!({"stream_ms": 5})
+        json!({"processing_ms": 5})
     }
 }
 
@@ -53,19 +53,19 @@ impl Workings for Fake {
         (0..2).find(|i| series(*i) == id).and_then(|_| labels_of(id))
     }
 
-    fn explain(&self, id: SeriesId, window_ms: i64, at_ms: i64) -> Result<Known, String> {
+    fn explain(&self, id: SeriesId, window_ms: i64, at_ms: i64) -> Result<SeriesState, String> {
         match (0..9).find(|i| series(*i) == id) {
-            Some(0) => Ok(Known::Freed { newest_ms: T0 }),
-            Some(1) => Ok(Known::Held(Box::new(held(window_ms, at_ms)))),
+            Some(0) => Ok(SeriesState::Freed { newest_ms: T0 }),
+            Some(1) => Ok(SeriesState::Held(Box::new(held(window_ms, at_ms)))),
             Some(2) => Err("not now".to_owned()),
-            _ => Ok(Known::Unknown),
+            _ => Ok(SeriesState::Unknown),
         }
     }
 }
 
-/// A worker's view whose newest sample is a minute after an hour of panes.
-fn held(window_ms: i64, at_ms: i64) -> Explained {
-    let pane = |i: i64| PaneSeen {
+/// A server's view whose newest sample is a minute after an hour of panes.
+fn held(window_ms: i64, at_ms: i64) -> Explanation {
+    let pane = |i: i64| PaneView {
         start_ms: at_ms - i * 60_000,
         end_ms: at_ms - (i - 1) * 60_000,
         count: 1,
@@ -74,12 +74,12 @@ fn held(window_ms: i64, at_ms: i64) -> Explained {
         avg: 1.5,
         raw: i == 1,
     };
-    Explained {
+    Explanation {
         epoch: 2,
         newest_ms: T0 + 181 * 60_000,
-        heard_ms: T0,
+        last_applied_ms: T0,
         closed_ms: T0 + 180 * 60_000,
-        filling: false,
+        bootstrapping: false,
         withheld_ms: None,
         publish_from_ms: None,
         held_from_ms: T0 + 120 * 60_000 - window_ms,
@@ -88,38 +88,49 @@ fn held(window_ms: i64, at_ms: i64) -> Explained {
 }
 
 /// Ten samples, a minute apart, of which the ring holds the last five; the server has them all, and some more.
-impl Raw for Fake {
-    fn held(&self, _: SeriesId) -> Result<Option<Held>, String> {
+impl SampleSource for Fake {
+    fn ring_samples(&self, _: SeriesId) -> Result<Option<RingSamples>, String> {
         let samples = (5..10).map(|i| (T0 + i * 60_000, i as f64)).collect();
-        Ok(Some(Held { after_ms: T0 + 5 * 60_000, samples }))
+        Ok(Some(RingSamples { after_ms: T0 + 5 * 60_000, samples }))
     }
 
-    fn older(&self, _: &[(String, String)], after_ms: i64, to_ms: i64, _: Instant) -> Result<Older, NoOlder> {
+    fn older(
+        &self,
+        _: &[(String, String)],
+        after_ms: i64,
+        to_ms: i64,
+        _: Instant,
+    ) -> Result<OlderSamples, OlderError> {
         match after_ms {
-            5 => Err(NoOlder::Late),
-            6 => Err(NoOlder::TooMany),
-            7 => Err(NoOlder::Failed("http://p".to_owned(), "it is gone".to_owned())),
-            8 => Err(NoOlder::NoServer),
+            5 => Err(OlderError::Late),
+            6 => Err(OlderError::TooMany),
+            7 => Err(OlderError::Failed("http://p".to_owned(), "it is gone".to_owned())),
+            8 => Err(OlderError::NoServer),
             _ => {
                 let samples = (-5..10).map(|i| (T0 + i * 60_000, i as f64));
                 let samples = samples.filter(|(at_ms, _)| *at_ms <= to_ms).collect();
-                Ok(Older { server: "http://p".to_owned(), samples })
+                Ok(OlderSamples { server: "http://p".to_owned(), samples })
             }
         }
     }
 }
 
 /// Every series has an open hour and three, as of epoch 7.
-impl Latest for Fake {
-    fn open(&self, ids: &[SeriesId], lengths_ms: &[i64], budget: &Budget) -> Result<Vec<Open>, NoAnswer> {
+impl OpenWindowSource for Fake {
+    fn open(
+        &self,
+        ids: &[SeriesId],
+        lengths_ms: &[i64],
+        budget: &Budget,
+    ) -> Result<Vec<OpenWindows>, NoAnswer> {
         if lengths_ms == [NEVER_MS] {
-            let over = std::iter::repeat_with(|| budget.look()).find_map(Result::err).unwrap();
+            let over = std::iter::repeat_with(|| budget.check()).find_map(Result::err).unwrap();
             self.over.send(over.clone()).unwrap();
             return Err(NoAnswer::Over(over));
         }
         if lengths_ms == [MANY_MS] {
             let rows = |id: &SeriesId| (0..10_000).map(|n| stats(*id, MANY_MS + n, T0, 0, 1.0)).collect();
-            return Ok(ids.iter().map(|id| Open { epoch: 7, rows: rows(id) }).collect());
+            return Ok(ids.iter().map(|id| OpenWindows { epoch: 7, rows: rows(id) }).collect());
         }
         let rows = |id: &SeriesId| {
             let lengths = [3 * HOUR_MS, HOUR_MS].into_iter();
@@ -127,16 +138,18 @@ impl Latest for Fake {
             asked.map(|window_ms| stats(*id, window_ms, T0, 0, 1.0)).collect()
         };
         self.ready.clone().map_err(NoAnswer::Later)?;
-        Ok(ids.iter().map(|id| Open { epoch: 7, rows: rows(id) }).collect())
+        Ok(ids.iter().map(|id| OpenWindows { epoch: 7, rows: rows(id) }).collect())
     }
 }
 
 impl Backfills for Fake {
-    fn begin(&self, order: Order) -> Result<Value, Refusal> {
+    fn begin(&self, order: BackfillOrder) -> Result<Value, BackfillRefusal> {
         match order.source {
-            Some(Named::Place(7)) => Err(Refusal::Running("7".to_owned())),
-            Some(Named::Place(8)) => Err(Refusal::Later("not yet".to_owned())),
-            Some(Named::Place(9)) => Err(Refusal::Source("one of these".to_owned(), "9".to_owned())),
+            Some(ServerName::Place(7)) => Err(BackfillRefusal::Running("7".to_owned())),
+            Some(ServerName::Place(8)) => Err(BackfillRefusal::Later("not yet".to_owned())),
+            Some(ServerName::Place(9)) => {
+                Err(BackfillRefusal::Source("one of these".to_owned(), "9".to_owned()))
+            }
             _ => Ok(json!({"id": "1", "order": format!("{order:?}")})),
         }
     }
@@ -162,7 +175,7 @@ struct Served {
     runtime: tokio::runtime::Runtime,
     labels: Arc<Labels>,
     /// What [`Fake::over`] sends.
-    over: mpsc::Receiver<Over>,
+    over: mpsc::Receiver<BudgetExceeded>,
 }
 
 struct Reply {
@@ -194,12 +207,12 @@ fn serve(store: Arc<dyn Store>, ready: Result<(), String>) -> Served {
         labels.intern(&mut pairs, None, 1).unwrap();
     }
     let labels = Arc::new(labels);
-    let api = Api::new(Asked {
+    let api = Api::new(Deps {
         store,
-        latest: Arc::clone(&fake) as Arc<dyn Latest>,
-        raw: Arc::clone(&fake) as Arc<dyn Raw>,
+        latest: Arc::clone(&fake) as Arc<dyn OpenWindowSource>,
+        raw: Arc::clone(&fake) as Arc<dyn SampleSource>,
         labels: Arc::clone(&labels),
-        worker: Arc::clone(&fake) as Arc<dyn Worker>,
+        server: Arc::clone(&fake) as Arc<dyn ServerState>,
         backfills: fake,
         metrics: Arc::clone(&metrics),
         threads: crate::threads::Pool::start("api", super::THREADS).unwrap(),
@@ -288,11 +301,19 @@ fn filled(dir: &TempDir) -> Arc<dyn Store> {
         [reject(0, Reason::TooOld), reject(1, Reason::NotFinite), reject(5, Reason::TooOld), unlisted];
     let written_ms = T0 + 3 * HOUR_MS;
     store
-        .write(&[Batch { epoch: 1, written_ms, windows: &rows, rejects: &rejects, types: &[] }], &labels_of)
+        .write(
+            &[StoreBatch { epoch: 1, written_ms, windows: &rows, rejects: &rejects, types: &[] }],
+            &labels_of,
+        )
         .unwrap();
     let corrected = [WindowStats { count: 3, ..stats(series(1), HOUR_MS, T0 + 60_000, 1, 1_000.0) }];
-    let batch =
-        Batch { epoch: 2, written_ms: written_ms + HOUR_MS, windows: &corrected, rejects: &[], types: &[] };
+    let batch = StoreBatch {
+        epoch: 2,
+        written_ms: written_ms + HOUR_MS,
+        windows: &corrected,
+        rejects: &[],
+        types: &[],
+    };
     store.write(&[batch], &labels_of).unwrap();
     Arc::new(store)
 }
@@ -477,7 +498,7 @@ fn names_catalog_rejects_and_status_show_the_store() {
     assert!(by("?start=1700000000").is_empty());
 
     let status = served.get("/api/v1/status").json();
-    assert_eq!(status["stream_ms"], 5);
+    assert_eq!(status["processing_ms"], 5);
     assert_eq!((&status["store"]["epoch"], &status["store"]["window_rows"]), (&json!(2), &json!(961)));
     assert_eq!(status["store"]["last_at"], "2023-11-14T03:00:00Z");
 }
@@ -633,7 +654,7 @@ fn a_backfill_is_ordered_followed_and_ended() {
     }
     let good = post(&format!("{{{day},\"source\":\"http://a:1\",\"match\":[\"up\"]}}"));
     assert_eq!((good.status, good.header("location")), (202, "backfill/1"), "{}", good.body);
-    let order = "Order { source: Some(Url(\"http://a:1\")), matching: Some([\"up\"]), start_ms: 1699833600000, end_ms: 1699920000000 }";
+    let order = "BackfillOrder { source: Some(Url(\"http://a:1\")), matching: Some([\"up\"]), start_ms: 1699833600000, end_ms: 1699920000000 }";
     assert_eq!(good.json()["order"], order);
     assert_eq!(served.get("/api/v1/backfill/1").json()["state"], "running");
     let ended = reply(served.agent.delete(format!("{url}/1")).call().unwrap());
@@ -755,9 +776,9 @@ fn a_store_that_fails_is_500_without_its_path() {
     let dir = TempDir::new();
     let served = serve(filled(&dir), Ok(()));
     let conn = rusqlite::Connection::open(dir.file()).unwrap();
-    conn.execute_batch("DROP TABLE catalogue").unwrap();
+    conn.execute_batch("DROP TABLE catalog").unwrap();
     let (status, detail) = served.problem("/api/v1/names");
-    assert_eq!((status, detail.as_str()), (500, "the worker failed to answer; its log says why"));
+    assert_eq!((status, detail.as_str()), (500, "the server failed to answer; its log says why"));
 }
 
 #[test]
@@ -796,7 +817,7 @@ fn one_series_is_asked_for_by_id_or_by_a_name_that_it_alone_bears() {
         .into_iter()
         .flat_map(|i| (1..=9).map(move |minute| stats(series(i), HOUR_MS, T0 + minute * 60_000, 0, i as f64)))
         .collect();
-    let batch = Batch { epoch: 1, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
+    let batch = StoreBatch { epoch: 1, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
     store.write(&[batch], &labels_of).unwrap();
     let served = serve(Arc::new(store), Ok(()));
     for i in [1, 5, 0] {
@@ -839,7 +860,9 @@ fn corrections_of_a_series_come_newest_first_page_by_page() {
     ];
     for (i, windows) in writes.iter().enumerate() {
         let (epoch, written_ms) = (i as u64 + 1, T0 + i as i64 * 1_000);
-        store.write(&[Batch { epoch, written_ms, windows, rejects: &[], types: &[] }], &labels_of).unwrap();
+        store
+            .write(&[StoreBatch { epoch, written_ms, windows, rejects: &[], types: &[] }], &labels_of)
+            .unwrap();
     }
     let served = serve(Arc::new(store), Ok(()));
     let path = format!("/api/v1/windows/{}/corrections", series(0));
@@ -868,7 +891,7 @@ fn corrections_of_a_series_come_newest_first_page_by_page() {
 fn pages_of_a_random_store_are_those_of_the_model() {
     for seed in 400..403 {
         let dir = TempDir::new();
-        let (store, mut model) = (dir.store(), Model::default());
+        let (store, mut model) = (dir.store(), ModelStore::default());
         let mut random = fastrand::Rng::with_seed(seed);
         for hour in 0..5 {
             model.write_random(&store, &mut random, T0 + (8 + hour) * HOUR_MS, 7);
@@ -933,7 +956,7 @@ fn a_row_is_explained_by_what_store_and_worker_know() {
 
     let store = dir.store();
     let row = [stats(series(5), HOUR_MS, T0, 0, 1.0)];
-    let batch = Batch { epoch: 9, written_ms: T0, windows: &row, rejects: &[], types: &[] };
+    let batch = StoreBatch { epoch: 9, written_ms: T0, windows: &row, rejects: &[], types: &[] };
     store.write(&[batch], &labels_of).unwrap();
     let (status, detail) = served.problem("/api/v1/windows/up/explain?window=1h&at=60");
     assert_eq!(status, 409, "{detail}");
@@ -994,10 +1017,10 @@ fn what_is_open_is_listed_page_by_page_in_the_order_of_rows() {
 }
 
 #[test]
-fn the_history_of_a_series_is_put_together_of_ring_and_server() {
+fn the_samples_of_a_series_are_put_together_of_ring_and_server() {
     let dir = TempDir::new();
     let served = serve(Arc::new(dir.store()), Ok(()));
-    let path = format!("/api/v1/history/{}", series(1));
+    let path = format!("/api/v1/samples/{}", series(1));
     let of = |query: String| served.get(&format!("{path}?{query}"));
     let (start, end) = (T0 / 1_000, T0 / 1_000 + 540);
     let answer = of(format!("start={start}&end={end}")).json();
@@ -1047,7 +1070,7 @@ fn a_question_ends_when_its_client_has_gone() {
     let socket = ask(&served, "/api/v1/windows?at=now&window=7s");
     await_free(&served, QUESTIONS_MAX - 1);
     drop(socket);
-    assert_eq!(served.over.recv().unwrap(), Over::Cancelled);
+    assert_eq!(served.over.recv().unwrap(), BudgetExceeded::Cancelled);
     await_free(&served, QUESTIONS_MAX);
 }
 

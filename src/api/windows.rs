@@ -5,14 +5,14 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 
-use super::cursor::Cursor;
+use super::cursor::PageCursor;
 use super::params::Params;
-use super::series::{InPath, find, known_as};
+use super::series::{SeriesPath, find, known_as};
 use super::{Api, Problem, list, now, operations};
 use crate::store::budget::Budget;
 use crate::store::selector::Selectors;
 use crate::store::sort::Sort;
-use crate::store::{Stat, Store, WindowKey, WindowQuery};
+use crate::store::{Statistic, Store, WindowKey, WindowQuery};
 
 /// Answers with a page of windows, by (name, series, window, at) or as it is asked to sort them.
 pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
@@ -24,7 +24,7 @@ pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem>
 pub async fn of_series(
     State(api): State<Api>,
     uri: Uri,
-    InPath(series): InPath,
+    SeriesPath(series): SeriesPath,
 ) -> Result<Response, Problem> {
     let about = api.clone();
     api.ask(move |store, budget| page_of(&about, store, budget, &uri, &series)).await
@@ -38,8 +38,8 @@ fn page_of(
     series: &str,
 ) -> Result<Response, Problem> {
     let params = Params::read(uri, &operations::WINDOWS_OF_SERIES)?;
-    let worker = &*api.worker;
-    let series = known_as(store, worker, find(api, store, budget, series)?)?;
+    let server = &*api.server;
+    let series = known_as(store, server, find(api, store, budget, series)?)?;
     answer(api, store, &params, Selectors::one(series.series, &series.name).within(budget))
 }
 
@@ -51,14 +51,14 @@ fn page(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri) -> Result<Resp
 
 fn answer(api: &Api, store: &dyn Store, params: &Params, select: Selectors) -> Result<Response, Problem> {
     params.format()?;
-    let cursor = Cursor::of(params)?;
+    let cursor = PageCursor::of(params)?;
     let (windows, range, sort) = (params.windows()?, params.range()?, params.sort()?);
     let now = params.now()?;
     if sort.is_some() && (windows.len() != 1 || range.is_some() || now) {
         let detail = "any sort but name takes the latest rows of one window: give window once, and neither start, end nor at";
         return Err(Problem::bad_request(detail.to_owned()));
     }
-    let sort = sort.map(|sort| Sort { after: cursor.clone().map(Cursor::into_place), ..sort });
+    let sort = sort.map(|sort| Sort { after: cursor.clone().map(PageCursor::into_place), ..sort });
     let after = cursor.filter(|_| sort.is_none()).map(|cursor| WindowKey {
         name: cursor.name,
         series: cursor.series,
@@ -66,7 +66,7 @@ fn answer(api: &Api, store: &dyn Store, params: &Params, select: Selectors) -> R
         at_ms: cursor.b,
     });
     let filters = params.filters()?;
-    if now && filters.iter().any(|filter| filter.stat == Stat::Revision) {
+    if now && filters.iter().any(|filter| filter.stat == Statistic::Revision) {
         let detail = "min_revision and max_revision have no place beside at=now, whose rows have none";
         return Err(Problem::bad_request(detail.to_owned()));
     }
@@ -87,8 +87,8 @@ fn answer(api: &Api, store: &dyn Store, params: &Params, select: Selectors) -> R
     list::answer(params, &page, |row| {
         let (name, series) = (row.series.name.clone(), row.series.series);
         match &query.sort {
-            Some(sort) => Cursor::of_place(sort.value(row.series.is_counter(), &row.stats), name, series),
-            None => Cursor { name, series, a: row.stats.window_ms, b: row.stats.at_ms },
+            Some(sort) => PageCursor::of_place(sort.value(row.series.is_counter(), &row.stats), name, series),
+            None => PageCursor { name, series, a: row.stats.window_ms, b: row.stats.at_ms },
         }
     })
 }

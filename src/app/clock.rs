@@ -1,20 +1,21 @@
-//! The clock against the journal's stream time, which never goes back by itself.
+//! The clock against the journal's processing time, which never goes back by itself.
 //!
-//! After a clock was far ahead and was set right, stream time stands still: silence closes nothing until the clock is
-//! there. So stream time goes back to the clock when its operator says so (`--accept-clock`), or by itself when
+//! After a clock was far ahead and was set right, processing time stands still: silence closes nothing until the clock is
+//! there. So processing time goes back to the clock when its operator says so (`--accept-clock`), or by itself when
 //! several senders, each of them a clock of its own, agree with the clock for a while. Servers that are polled do not
 //! count: they are asked for samples up to our clock.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError, Weak};
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tidewatch_dataflows::sample::ahead_of;
 use tidewatch_dataflows::settings::duration;
 
 use super::now_ms;
-use super::run::Live;
+use super::run::RunningServer;
 use crate::journal::CLOCK_BEHIND_MS_MAX;
 
 /// How often the clock is looked at.
@@ -33,11 +34,11 @@ const SENDERS_MAX: usize = 1_024;
 /// Who pushes, and whether their newest samples are of the clock's time.
 #[derive(Debug, Default)]
 pub(super) struct Senders {
-    heard: BTreeMap<IpAddr, Heard>,
+    heard: BTreeMap<IpAddr, SenderClock>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Heard {
+struct SenderClock {
     /// Whether its newest sample was of the clock's time; otherwise it was ahead of it.
     agrees: bool,
     /// Since when it has said the same.
@@ -47,7 +48,7 @@ struct Heard {
 
 impl Senders {
     /// Takes note of the newest sample of a push; `at` is of the monotonic clock.
-    pub(super) fn hear(&mut self, sender: IpAddr, newest_ms: i64, clock_ms: i64, at: Duration) {
+    pub(super) fn observe(&mut self, sender: IpAddr, newest_ms: i64, clock_ms: i64, at: Duration) {
         let ahead_ms = newest_ms.saturating_sub(clock_ms);
         let agrees = match ahead_ms {
             _ if ahead_ms.saturating_abs() <= AGREE_MS => true,
@@ -59,7 +60,7 @@ impl Senders {
             let oldest = self.heard.iter().min_by_key(|(_, heard)| heard.last).map(|(sender, _)| *sender);
             oldest.map(|oldest| self.heard.remove(&oldest));
         }
-        let new = Heard { agrees, since: at, last: at };
+        let new = SenderClock { agrees, since: at, last: at };
         let heard = self.heard.entry(sender).or_insert(new);
         let gone = at.saturating_sub(heard.last) > RECENT;
         if heard.agrees != agrees || gone {
@@ -83,51 +84,51 @@ impl Senders {
     }
 }
 
-/// Looks at the clock once a second, for as long as the worker is there.
-pub(super) async fn watch(worker: Weak<Live>) {
+/// Looks at the clock once a second, for as long as the server is there.
+pub(super) async fn watch(server: Weak<RunningServer>) {
     let (mut every, mut said) = (tokio::time::interval(LOOK_EVERY), false);
     loop {
         every.tick().await;
-        let Some(worker) = worker.upgrade() else { return };
-        let behind_ms = worker.clock_behind_ms();
+        let Some(server) = server.upgrade() else { return };
+        let behind_ms = server.clock_behind_ms();
         if behind_ms <= CLOCK_BEHIND_MS_MAX {
             if std::mem::take(&mut said) {
-                tracing::info!("the clock and the journal's stream time are together again");
-                worker.clock.forget();
+                tracing::info!("the clock and the journal's processing time are together again");
+                server.clock.forget();
             }
             continue;
         }
         if !std::mem::replace(&mut said, true) {
             tracing::error!(
-                "the clock is {} behind the journal's stream time, so silence closes no window until it is there; if the \
+                "the clock is {} behind the journal's processing time, so silence closes no window until it is there; if the \
                  clock is right, this ends when {SENDERS_MIN} senders agree with it, or with run --accept-clock",
                 duration(behind_ms / 1_000 * 1_000)
             );
         }
-        if let Some(senders) = worker.clock.agree() {
-            reset(&worker, behind_ms, senders).await;
+        if let Some(senders) = server.clock.agree() {
+            reset(&server, behind_ms, senders).await;
         }
     }
 }
 
-/// Takes stream time back to the clock.
-async fn reset(worker: &Live, behind_ms: i64, senders: usize) {
-    let synced = match worker.stack.journal.reset_clock(now_ms()) {
+/// Takes processing time back to the clock.
+async fn reset(server: &RunningServer, behind_ms: i64, senders: usize) {
+    let synced = match server.stack.journal.reset_clock(now_ms()) {
         Ok(synced) => synced.await.unwrap_or_else(|_| Err("the journal's writer is gone".to_owned())),
         Err(refused) => Err(refused.to_string()),
     };
     match synced {
         Ok(()) => tracing::warn!(
-            "{senders} senders agree with the clock, so the journal's stream time goes back by {} to it; series that are \
+            "{senders} senders agree with the clock, so the journal's processing time goes back by {} to it; series that are \
              further ahead begin anew",
             duration(behind_ms / 1_000 * 1_000)
         ),
         // Tried again at the next look.
-        Err(why) => tracing::warn!("the journal's stream time cannot go back to the clock now: {why}"),
+        Err(why) => tracing::warn!("the journal's processing time cannot go back to the clock now: {why}"),
     }
 }
 
-/// The senders of a running worker.
+/// The senders of a running server.
 #[derive(Debug)]
 pub(super) struct ClockWitnesses {
     began: Instant,
@@ -144,15 +145,15 @@ impl ClockWitnesses {
     /// As [`Senders::hear`], now.
     pub(super) fn hear(&self, sender: IpAddr, newest_ms: i64) {
         let at = self.began.elapsed();
-        self.senders.lock().unwrap_or_else(PoisonError::into_inner).hear(sender, newest_ms, now_ms(), at);
+        self.senders.lock().observe(sender, newest_ms, now_ms(), at);
     }
 
     fn agree(&self) -> Option<usize> {
-        self.senders.lock().unwrap_or_else(PoisonError::into_inner).agree(self.began.elapsed())
+        self.senders.lock().agree(self.began.elapsed())
     }
 
     fn forget(&self) {
-        self.senders.lock().unwrap_or_else(PoisonError::into_inner).heard.clear();
+        self.senders.lock().heard.clear();
     }
 }
 
@@ -172,7 +173,7 @@ mod tests {
         for s in 0..=20 {
             for (n, ahead_ms) in ahead_ms.iter().enumerate() {
                 let clock_ms = NOW + s as i64 * 1_000;
-                senders.hear(sender(n as u32), clock_ms + ahead_ms, clock_ms, Duration::from_secs(s));
+                senders.observe(sender(n as u32), clock_ms + ahead_ms, clock_ms, Duration::from_secs(s));
             }
         }
         senders.agree(Duration::from_secs(20))
@@ -193,7 +194,7 @@ mod tests {
     fn agreement_takes_a_while_and_does_not_last() {
         let mut senders = Senders::default();
         let mut hear = |n: u32, at: u64, ahead_ms: i64| {
-            senders.hear(sender(n), NOW + ahead_ms, NOW, Duration::from_secs(at));
+            senders.observe(sender(n), NOW + ahead_ms, NOW, Duration::from_secs(at));
             senders.agree(Duration::from_secs(at))
         };
         assert_eq!((hear(0, 0, 0), hear(1, 0, 0), hear(0, 5, 0), hear(1, 9, 0)), (None, None, None, None));
@@ -208,7 +209,7 @@ mod tests {
     #[test]
     fn a_flood_of_senders_is_bounded() {
         let mut senders = Senders::default();
-        (0..5_000).for_each(|n| senders.hear(sender(n), NOW, NOW, Duration::from_secs(u64::from(n))));
+        (0..5_000).for_each(|n| senders.observe(sender(n), NOW, NOW, Duration::from_secs(u64::from(n))));
         assert_eq!(senders.heard.len(), SENDERS_MAX);
         assert!(senders.heard.contains_key(&sender(4_999)) && !senders.heard.contains_key(&sender(0)));
     }

@@ -15,16 +15,16 @@ use crate::config::Config;
 use crate::config::http::{HttpConfig, Url};
 use crate::generate::{self, Generator};
 use crate::metrics::Metrics;
-use crate::source::query::client::Client;
+use crate::source::query::client::PrometheusClient;
 use crate::store::embedded::{self, Embedded};
-use crate::store::export::{self, Format};
-use crate::store::row::Kind;
+use crate::store::export::{self, ExportFormat};
+use crate::store::row::ExportKind;
 use crate::store::selector::Selectors;
 use crate::store::{ExportQuery, Range, Store};
 use crate::verify;
 
-use super::memory::Room;
-use super::rows_per_day::{OnDisk, RowsPerDay};
+use super::memory::SeriesRoom;
+use super::rows_per_day::{DiskRoom, RowsPerDay};
 use super::stack::STORE_FILE;
 use super::status::thousands;
 use super::{now_ms, sources, time_ms, windows_in_words};
@@ -42,7 +42,7 @@ pub fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
     let churn = args.churn.as_deref().map(|text| {
         parse_duration(text).with_context(|| format!("--churn must be a duration such as 10m; got {text:?}"))
     });
-    let options = generate::Options {
+    let options = generate::GenerateOptions {
         series: args.series,
         churn_ms: churn.transpose()?.unwrap_or(0),
         seed: args.seed,
@@ -51,14 +51,14 @@ pub fn generate(args: &cli::Generate) -> anyhow::Result<ExitCode> {
         duplicate_ratio: args.duplicates,
         conflict_ratio: args.conflicts,
         order: match args.order {
-            cli::Order::Time => generate::Order::TimeMajor,
-            cli::Order::Series => generate::Order::SeriesMajor,
+            cli::DeliveryOrder::Time => generate::Order::TimeMajor,
+            cli::DeliveryOrder::Series => generate::Order::SeriesMajor,
         },
-        ..generate::Options::over(start_ms, end_ms)
+        ..generate::GenerateOptions::over(start_ms, end_ms)
     };
-    let named = args.format.as_deref().map(str::parse::<generate::Format>).transpose();
+    let named = args.format.as_deref().map(str::parse::<generate::TextFormat>).transpose();
     let named = named.map_err(|error| anyhow::anyhow!("--{error}"))?;
-    let told = args.output.as_deref().map(generate::Format::of);
+    let told = args.output.as_deref().map(generate::TextFormat::of);
     let format = named.or(told).unwrap_or_default();
     generate::judge(format, &options).map_err(by_flag)?;
     let mut generator = Generator::new(options).map_err(by_flag)?;
@@ -96,15 +96,16 @@ fn by_flag(error: generate::OptionsError) -> anyhow::Error {
     anyhow::anyhow!("--{flag} must be {}; got {}", error.bound, error.value)
 }
 
-/// Writes stored rows; reads beside a running worker.
-pub fn export(config: &Config, args: &cli::Export) -> anyhow::Result<ExitCode> {
-    let kind: Kind = args.kind.parse().map_err(|error| anyhow::anyhow!("--{error}"))?;
-    let format: Format = args.format.parse().map_err(|error| anyhow::anyhow!("--{error}"))?;
+/// Writes stored rows; reads beside a running server.
+pub fn export(config: &Config, args: &cli::ExportArgs) -> anyhow::Result<ExitCode> {
+    let kind: ExportKind = args.kind.parse().map_err(|error| anyhow::anyhow!("--{error}"))?;
+    let format: ExportFormat = args.format.parse().map_err(|error| anyhow::anyhow!("--{error}"))?;
     let select = Selectors::parse(&args.matching).context("--match")?;
     let start_ms = args.start.as_deref().map_or(Ok(i64::MIN), |text| time_ms("--start", text))?;
     let end_ms = args.end.as_deref().map_or(Ok(i64::MAX), |text| time_ms("--end", text))?;
     let query = ExportQuery { kind, select, range: Range { start_ms, end_ms } };
-    let store = Embedded::open_read_only(&config.data_dir.join(STORE_FILE), embedded::Options::default())?;
+    let store =
+        Embedded::open_read_only(&config.data_dir.join(STORE_FILE), embedded::EmbeddedOptions::default())?;
     let store: &dyn Store = &store;
     match &args.output {
         Some(path) => {
@@ -127,8 +128,8 @@ pub fn export(config: &Config, args: &cli::Export) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Compares stored windows with those of a Prometheus; reads beside a running worker.
-pub fn verify(config: &Config, args: &cli::Verify) -> anyhow::Result<ExitCode> {
+/// Compares stored windows with those of a Prometheus; reads beside a running server.
+pub fn verify(config: &Config, args: &cli::VerifyArgs) -> anyhow::Result<ExitCode> {
     let url: Url =
         args.prometheus.parse().map_err(|error| anyhow::anyhow!("--prometheus must be {error}"))?;
     // A server that is asked for samples is reached as it is there; what the flag says of a user wins.
@@ -140,9 +141,10 @@ pub fn verify(config: &Config, args: &cli::Verify) -> anyhow::Result<ExitCode> {
     };
     let at_ms = args.at.as_deref().map(|text| time_ms("--at", text)).transpose()?;
     let select = Selectors::parse(&args.matching).context("--match")?;
-    let options = verify::Options { select, at_ms, without: args.without.clone() };
-    let store = Embedded::open_read_only(&config.data_dir.join(STORE_FILE), embedded::Options::default())?;
-    let client = Client::new(&url, &http, Arc::new(Metrics::new()))?;
+    let options = verify::VerifyOptions { select, at_ms, without: args.without.clone() };
+    let store =
+        Embedded::open_read_only(&config.data_dir.join(STORE_FILE), embedded::EmbeddedOptions::default())?;
+    let client = PrometheusClient::new(&url, &http, Arc::new(Metrics::new()))?;
     let mut told = Instant::now();
     let report = verify::run(&store, &client, &options, &mut |report| {
         if told.elapsed() >= PROGRESS_EVERY {
@@ -167,9 +169,9 @@ pub fn check(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
     // The configuration is judged here; a store that cannot be read does not make it a bad one.
     let stored = stored_series(config);
     let series = *stored.as_ref().unwrap_or(&0);
-    let rows = RowsPerDay::new(config, series, OnDisk::of(&config.data_dir));
+    let rows = RowsPerDay::new(config, series, DiskRoom::of(&config.data_dir));
     let unread = stored.err().map(|error| format!("{error:#}"));
-    let room = Room::here(&settings);
+    let room = SeriesRoom::here(&settings);
     if as_json {
         println!(
             "{}",
@@ -204,7 +206,7 @@ fn stored_series(config: &Config) -> anyhow::Result<u64> {
     if !path.try_exists().with_context(|| format!("reading {}", path.display()))? {
         return Ok(0);
     }
-    let store = Embedded::open_read_only(&path, embedded::Options::default())
+    let store = Embedded::open_read_only(&path, embedded::EmbeddedOptions::default())
         .with_context(|| format!("opening {}", path.display()))?;
     Ok(store.status().context("reading the store")?.series.min(config.limits.series))
 }

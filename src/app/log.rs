@@ -23,8 +23,8 @@ where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let fields = debug_fn(|writer, field, value| match field.name() {
-        "message" => write!(Plain(writer), "{value:?}"),
-        name => write!(Plain(writer), "{name}={value:?}"),
+        "message" => write!(EscapeControls(writer), "{value:?}"),
+        name => write!(EscapeControls(writer), "{name}={value:?}"),
     });
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(to);
     log.with_target(false).fmt_fields(fields.delimited(" ")).finish()
@@ -34,14 +34,14 @@ where
 pub fn plain(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     // A string takes everything.
-    let _ = Plain(&mut shown).write_str(text);
+    let _ = EscapeControls(&mut shown).write_str(text);
     shown
 }
 
 /// Writes controls as escapes.
-struct Plain<W>(W);
+struct EscapeControls<W>(W);
 
-impl<W: Write> Write for Plain<W> {
+impl<W: Write> Write for EscapeControls<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut rest = text;
         while let Some(at) = rest.find(is_hidden) {
@@ -87,7 +87,7 @@ mod tests {
     fn an_event_is_a_line_whatever_is_in_it() {
         let lines = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
         let to = std::sync::Arc::clone(&lines);
-        let log = subscriber(EnvFilter::new("info"), move || Lines(std::sync::Arc::clone(&to)));
+        let log = subscriber(EnvFilter::new("info"), move || LogLines(std::sync::Arc::clone(&to)));
         let forged = "up\n2026-01-01T00:00:00Z ERROR all is lost";
         tracing::subscriber::with_default(log, || {
             tracing::warn!("the series {forged} is too late");
@@ -99,9 +99,9 @@ mod tests {
     }
 
     #[derive(Clone)]
-    struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+    struct LogLines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
 
-    impl std::io::Write for Lines {
+    impl std::io::Write for LogLines {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.0.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())

@@ -19,17 +19,17 @@ const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// What series may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Room {
+pub struct SeriesRoom {
     /// Bytes of memory that this process may use, if the system tells.
     pub memory_bytes: Option<u64>,
     /// Bytes that a series takes with the windows in force, of samples 15 s apart.
     pub series_bytes: u64,
 }
 
-impl Room {
+impl SeriesRoom {
     /// The room on this machine.
-    pub fn here(settings: &Settings) -> Room {
-        Room { memory_bytes: memory_bytes(), series_bytes: series_bytes(settings) }
+    pub fn here(settings: &Settings) -> SeriesRoom {
+        SeriesRoom { memory_bytes: memory_bytes(), series_bytes: series_bytes(settings) }
     }
 
     /// Series that fit; as many as by default where the system does not tell.
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn half_of_the_memory_is_for_series_and_what_is_set_stays() {
-        let room = |memory_bytes| Room { memory_bytes, series_bytes: 20_000 };
+        let room = |memory_bytes| SeriesRoom { memory_bytes, series_bytes: 20_000 };
         assert_eq!(room(Some(2_000_000_000)).series(), 50_000);
         assert_eq!(room(Some(1 << 40)).series(), 1_200_000, "never more than by default");
         assert_eq!((room(Some(1_000)).series(), room(None).series()), (LIMITS_SERIES_MIN, 1_200_000));

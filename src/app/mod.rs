@@ -5,11 +5,11 @@
 //! into the outbox → the sinks drain the outbox → release the lock.
 
 mod audit;
+mod backfill;
 mod clock;
 mod commands;
 mod connections;
 mod demo;
-mod history;
 pub mod log;
 mod memory;
 mod process;
@@ -24,7 +24,7 @@ mod run;
 mod sources;
 mod stack;
 mod status;
-mod stored;
+mod store_check;
 mod trim;
 mod watchdog;
 
@@ -34,10 +34,10 @@ use anyhow::Context;
 use tidewatch_dataflows::settings::{Window, duration};
 
 use crate::cli::{Cli, Command, Common};
-use crate::config::{Config, Flags};
+use crate::config::{Config, ConfigFlags};
 
-use self::memory::Room;
-use self::stack::Accepted;
+use self::memory::SeriesRoom;
+use self::stack::AcceptedRisks;
 
 /// Runs one command to its end.
 ///
@@ -52,7 +52,8 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
     process::raise_open_files();
     match cli.command {
         Command::Run { common, accept_loss, accept_clock, lift_quarantine } => {
-            let accepted = Accepted { loss: accept_loss, clock: accept_clock, ..Accepted::default() };
+            let accepted =
+                AcceptedRisks { loss: accept_loss, clock: accept_clock, ..AcceptedRisks::default() };
             run::run(load(&common)?, accepted, &lift_quarantine, None)
         }
         Command::Replay(args) => replay::replay(load(&args.common)?, &args),
@@ -68,7 +69,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
 
 /// The configuration from file, environment and flags, every setting judged.
 fn load(common: &Common) -> anyhow::Result<Config> {
-    let flags = Flags {
+    let flags = ConfigFlags {
         data_dir: common.data_dir.clone(),
         listen: common.listen.clone(),
         workers: common.workers.clone(),
@@ -83,7 +84,7 @@ fn load(common: &Common) -> anyhow::Result<Config> {
         .context("the configuration cannot be used")?;
     ignored.iter().for_each(|sentence| tracing::warn!("{sentence}"));
     let mut config = config;
-    Room::here(&config.settings()).apply(&mut config);
+    SeriesRoom::here(&config.settings()).apply(&mut config);
     Ok(config)
 }
 

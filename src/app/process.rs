@@ -15,8 +15,8 @@ pub fn refuse_huge_pages() {
     let _ = rustix::thread::disable_transparent_huge_pages(true);
 }
 
-/// Files that a worker has open at once beside its connections and sources: logs and their readers (24), snapshots (4),
-/// the store with 16 questions (56), a history beside it (24), the runtime and the rest (20).
+/// Files that a server has open at once beside its connections and sources: logs and their readers (24), snapshots (4),
+/// the store with 16 questions (56), a backfill beside it (24), the runtime and the rest (20).
 const FILES_OWN: u64 = 128;
 /// Files that one source has open at once.
 const FILES_PER_SOURCE: u64 = 2;
@@ -36,7 +36,7 @@ pub fn raise_open_files() {
 /// Judges how many files may be open.
 ///
 /// # Errors
-/// Fewer than a worker with so many sources needs.
+/// Fewer than a server with so many sources needs.
 pub fn judge_open_files(sources: usize) -> anyhow::Result<()> {
     let open_max = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     if let Some(sentence) = open_files(open_max, sources)? {
@@ -45,7 +45,7 @@ pub fn judge_open_files(sources: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What there is to say of `open_max` files for a worker with so many sources.
+/// What there is to say of `open_max` files for a server with so many sources.
 fn open_files(open_max: u64, sources: usize) -> anyhow::Result<Option<String>> {
     let own = FILES_OWN + FILES_PER_SOURCE * sources as u64;
     let needed = own + CONNECTIONS_MIN;
@@ -91,7 +91,7 @@ pub fn publish(metrics: &Metrics) {
     }
 }
 
-/// How many connections fit beside the files that a worker with so many sources has open itself; none where files are
+/// How many connections fit beside the files that a server with so many sources has open itself; none where files are
 /// not bounded.
 pub fn connections_room(sources: usize) -> Option<u64> {
     let open_max = getrlimit(Resource::Nofile).current?;

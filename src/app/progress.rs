@@ -1,6 +1,6 @@
 //! How far a long reading is: a bar on a terminal, a plain line now and then elsewhere.
 //!
-//! Shared by `replay`, histories and `demo`. It is told numbers; what they count is in [`Measure`].
+//! Shared by `replay`, backfills and `demo`. It is told numbers; what they count is in [`Measure`].
 
 use std::io::IsTerminal;
 use std::sync::atomic::Ordering;
@@ -57,16 +57,16 @@ pub fn minutes(ms: i64) -> String {
 }
 
 /// Shows how far it is.
-pub struct Progress {
+pub struct ProgressLine {
     bar: Option<ProgressBar>,
     started: Instant,
     reported: Instant,
     measure: Measure,
 }
 
-impl Progress {
+impl ProgressLine {
     /// Nothing is done yet.
-    pub fn new(measure: Measure) -> Progress {
+    pub fn new(measure: Measure) -> ProgressLine {
         let now = Instant::now();
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = measure.total().map_or_else(ProgressBar::new_spinner, ProgressBar::new);
@@ -74,7 +74,7 @@ impl Progress {
                 .unwrap_or_else(|_| ProgressStyle::default_bar());
             bar.with_style(style)
         });
-        Progress { bar, started: now, reported: now, measure }
+        ProgressLine { bar, started: now, reported: now, measure }
     }
 
     /// So many samples are read, and so much of what is measured is done.

@@ -1,8 +1,9 @@
 //! Samples a second, over the last half minute: scrapes come in bursts, and a shorter time would show these.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 /// The time the rate is over.
 pub const OVER: Duration = Duration::from_secs(30);
@@ -16,7 +17,7 @@ pub struct Rate(Mutex<VecDeque<(Instant, u64)>>);
 impl Rate {
     /// Notes a total; to be called [`EVERY`] so often.
     pub fn note(&self, now: Instant, total: u64) {
-        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut noted = self.0.lock();
         // One that is older than the time stays, to reckon from.
         while noted.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= OVER) {
             noted.pop_front();
@@ -26,7 +27,7 @@ impl Rate {
 
     /// What came a second since the oldest total that is noted; none before a second has passed.
     pub fn per_second(&self, now: Instant, total: u64) -> Option<f64> {
-        let noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let noted = self.0.lock();
         let (at, then) = *noted.front()?;
         let seconds = now.duration_since(at).as_secs_f64();
         (seconds >= 1.0).then(|| total.saturating_sub(then) as f64 / seconds)
@@ -50,6 +51,6 @@ mod tests {
                 assert!((9.0..=11.0).contains(&found), "{found} at {second} s");
             }
         }
-        assert!(rate.0.lock().unwrap().len() < 40);
+        assert!(rate.0.lock().len() < 40);
     }
 }

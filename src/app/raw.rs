@@ -2,39 +2,39 @@
 
 use std::time::Instant;
 
-use tidewatch_dataflows::outcome::look::NotNow;
+use tidewatch_dataflows::rows::inspect::Unavailable;
 use tidewatch_dataflows::sample::{AT_MS_MIN, SeriesId};
 
 use super::stack::Stack;
-use crate::api::history::{Held, NoOlder, Older, Raw, SAMPLES_MAX};
-use crate::source::query::client::{Answer, Client, QueryError};
+use crate::api::samples::{OlderError, OlderSamples, RingSamples, SAMPLES_MAX, SampleSource};
+use crate::source::query::client::{PrometheusClient, QueryAnswer, QueryError};
 use std::sync::Arc;
 
 /// A server is asked for so much at once: a day of one series is small to it.
 const PIECE_MS: i64 = 86_400_000;
 
-/// Who has samples of a running worker.
-pub struct Samples {
+/// Who has samples of a running server.
+pub struct RawSource {
     stack: Arc<Stack>,
-    clients: Vec<Arc<Client>>,
+    clients: Vec<Arc<PrometheusClient>>,
 }
 
-impl Samples {
+impl RawSource {
     /// Of these workers and these servers.
-    pub fn new(stack: Arc<Stack>, clients: Vec<Arc<Client>>) -> Samples {
-        Samples { stack, clients }
+    pub fn new(stack: Arc<Stack>, clients: Vec<Arc<PrometheusClient>>) -> RawSource {
+        RawSource { stack, clients }
     }
 }
 
-impl Raw for Samples {
-    fn held(&self, series: SeriesId) -> Result<Option<Held>, String> {
+impl SampleSource for RawSource {
+    fn ring_samples(&self, series: SeriesId) -> Result<Option<RingSamples>, String> {
         match self.stack.questions.raw(series).map_err(|error| error.to_string())? {
-            Ok(raw) if !raw.filling => {
+            Ok(raw) if !raw.bootstrapping => {
                 let samples = raw.at_ms.into_iter().zip(raw.value).collect();
-                Ok(Some(Held { after_ms: raw.whole_after_ms, samples }))
+                Ok(Some(RingSamples { after_ms: raw.whole_after_ms, samples }))
             }
-            Ok(_) | Err(NotNow::Unknown | NotNow::Filling) => Ok(None),
-            Err(NotNow::Between) => {
+            Ok(_) | Err(Unavailable::Unknown | Unavailable::Bootstrapping) => Ok(None),
+            Err(Unavailable::Between) => {
                 Err("the workers are inside an epoch of this series; try again".to_owned())
             }
         }
@@ -46,19 +46,19 @@ impl Raw for Samples {
         after_ms: i64,
         to_ms: i64,
         deadline: Instant,
-    ) -> Result<Older, NoOlder> {
-        let (mut none, mut failed) = (Err(NoOlder::NoServer), None);
+    ) -> Result<OlderSamples, OlderError> {
+        let (mut none, mut failed) = (Err(OlderError::NoServer), None);
         for client in &self.clients {
             let samples = match ask(client, labels, (after_ms, to_ms), deadline) {
                 Ok(samples) => samples,
                 // Another server may have them; that nobody has them cannot be said then.
-                Err(error @ NoOlder::Failed(..)) => {
+                Err(error @ OlderError::Failed(..)) => {
                     failed.get_or_insert(error);
                     continue;
                 }
                 Err(error) => return Err(error),
             };
-            let older = Older { server: client.url().to_string(), samples };
+            let older = OlderSamples { server: client.url().to_string(), samples };
             if !older.samples.is_empty() {
                 return Ok(older);
             }
@@ -70,32 +70,32 @@ impl Raw for Samples {
 
 /// The samples of one series in `(after, to]`, in order.
 fn ask(
-    client: &Client,
+    client: &PrometheusClient,
     labels: &[(String, String)],
     (after_ms, to_ms): (i64, i64),
     deadline: Instant,
-) -> Result<Vec<(i64, f64)>, NoOlder> {
+) -> Result<Vec<(i64, f64)>, OlderError> {
     let selector = selector(labels);
     let mut samples: Vec<(i64, f64)> = Vec::new();
     // Nothing older is ever taken.
     let (mut from_ms, mut piece_ms) = (after_ms.max(AT_MS_MIN - 1), PIECE_MS);
     while from_ms < to_ms {
         let end_ms = to_ms.min(from_ms.saturating_add(piece_ms));
-        let left = deadline.checked_duration_since(Instant::now()).ok_or(NoOlder::Late)?;
+        let left = deadline.checked_duration_since(Instant::now()).ok_or(OlderError::Late)?;
         let answer = client.query(&format!("{selector}[{}ms]", end_ms - from_ms), end_ms, left);
         // A part of the samples would look like all of them.
-        let answer = answer.and_then(Answer::whole);
+        let answer = answer.and_then(QueryAnswer::whole);
         if piece_ms > PIECE_MS && matches!(answer, Err(QueryError::TooMuch(_))) {
             piece_ms = PIECE_MS;
             continue;
         }
         let answer = answer.map_err(|error| match error {
-            QueryError::TooMuch(_) => NoOlder::TooMany,
+            QueryError::TooMuch(_) => OlderError::TooMany,
             other if Instant::now() >= deadline => {
                 tracing::debug!("{other}");
-                NoOlder::Late
+                OlderError::Late
             }
-            other => NoOlder::Failed(client.url().to_string(), other.to_string()),
+            other => OlderError::Failed(client.url().to_string(), other.to_string()),
         })?;
         // Years without samples are passed over in few questions.
         piece_ms = if answer.is_empty() { piece_ms.saturating_mul(2) } else { PIECE_MS };
@@ -109,7 +109,7 @@ fn ask(
             }
         }
         if samples.len() > SAMPLES_MAX {
-            return Err(NoOlder::TooMany);
+            return Err(OlderError::TooMany);
         }
         from_ms = end_ms;
     }

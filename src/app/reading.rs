@@ -1,28 +1,29 @@
 //! Samples into a journal as a log of their own: which are taken, and where epochs end.
 //!
-//! Shared by `replay`, histories and `demo`. Not here: where samples come from, and what is made of them.
+//! Shared by `replay`, backfills and `demo`. Not here: where samples come from, and what is made of them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 use tidewatch_dataflows::sample::Samples;
 
 use crate::journal::Journal;
-use crate::source::Durable;
-use crate::source::replay::{Beyond, Replay, ReplayError, Summary};
+use crate::source::DurableFuture;
+use crate::source::replay::{ReplayError, ReplayReader, ReplaySummary, SeriesLimitHit};
 
 /// Samples of one epoch of a file.
 const EPOCH_SAMPLES: usize = 65_536;
 
 /// Replaces the batch by the next samples; `false` at the end of the input. What came before an error is in the batch.
-pub type Next<'a> = dyn FnMut(&mut Samples) -> anyhow::Result<bool> + 'a;
+pub type NextBatch<'a> = dyn FnMut(&mut Samples) -> anyhow::Result<bool> + 'a;
 
 /// What [`Next`] is for files: an input that fails ends there and is noted, and the others are read all the same.
 ///
 /// # Errors
 /// The line that ends strict reading.
 pub fn next_of(
-    replay: &mut Replay,
+    replay: &mut ReplayReader,
     failed: &mut Vec<ReplayError>,
     batch: &mut Samples,
     epoch: u64,
@@ -50,58 +51,66 @@ pub fn all_read<T>(done: anyhow::Result<T>, mut failed: Vec<ReplayError>) -> any
 }
 
 /// Prints what was odd in files, and the first lines that were refused, on standard error.
-pub fn show(summary: &Summary) {
+pub fn show(summary: &ReplaySummary) {
     summary.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     summary.first.iter().for_each(|bad| eprintln!("{bad}"));
 }
 
 /// Ends epochs as DESIGN.md §4 Files says.
-pub struct Cut {
+pub struct EpochCut {
     /// The log.
     pub journal: Journal,
     /// How far the input may be behind its end, with `live_order`.
-    pub settle_ms: i64,
+    pub idle_timeout_ms: i64,
     /// Whether times follow the input.
     pub live_order: bool,
     /// Samples of the input that are beyond the limits on series: with `live_order` they count for where epochs end.
-    pub beyond: Arc<Beyond>,
-    asked: Asked,
+    pub beyond: Arc<SeriesLimitHit>,
+    asked: RequestedEnd,
 }
 
 /// The end of an epoch that was asked for last.
 #[derive(Clone, Default)]
-pub struct Asked(Arc<Mutex<Option<Durable>>>);
+pub struct RequestedEnd(Arc<Mutex<Option<DurableFuture>>>);
 
-impl Asked {
+impl RequestedEnd {
     /// Waits until it is durable, or cannot become so any more.
     pub fn wait(&self) {
-        if let Some(synced) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(synced) = self.0.lock().take() {
             // Whoever asks for the last end is told what went wrong.
             let _ = synced.blocking_recv();
         }
     }
 }
 
-impl Cut {
+impl EpochCut {
     /// Ends epochs of this journal.
-    pub fn new(journal: Journal, settle_ms: i64, live_order: bool) -> Cut {
-        Cut { journal, settle_ms, live_order, beyond: Arc::default(), asked: Asked::default() }
+    pub fn new(journal: Journal, idle_timeout_ms: i64, live_order: bool) -> EpochCut {
+        EpochCut {
+            journal,
+            idle_timeout_ms,
+            live_order,
+            beyond: Arc::default(),
+            asked: RequestedEnd::default(),
+        }
     }
 
     /// The end of an epoch that was asked for last.
-    pub fn asked(&self) -> Asked {
+    pub fn requested_end(&self) -> RequestedEnd {
         self.asked.clone()
     }
 
     /// An epoch is full; the input has come to this time.
     pub fn full(&self, highest_ms: Option<i64>) -> anyhow::Result<()> {
-        let last =
-            self.journal.last_epoch_end().map_or((i64::MIN, i64::MIN), |end| (end.stream_ms, end.close_ms));
+        let last = self
+            .journal
+            .last_epoch_end()
+            .map_or((i64::MIN, i64::MIN), |end| (end.processing_ms, end.watermark_ms));
         let highest_ms = highest_ms.max(self.beyond.highest_ms()).filter(|_| self.live_order);
-        let upto = highest_ms.map_or(i64::MIN, |at| at - self.settle_ms);
+        let upto = highest_ms.map_or(i64::MIN, |at| at - self.idle_timeout_ms);
         // Not waited for: the cut after the last waits for all.
         let synced = self.journal.cut(last.0.max(upto), last.1.max(upto), false)?;
-        *self.asked.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(synced);
+        *self.asked.0.lock() = Some(synced);
         Ok(())
     }
 
@@ -111,8 +120,10 @@ impl Cut {
     /// just now, so which series silence closes would depend on the order of the file.
     pub fn last(&self, highest_ms: Option<i64>) -> anyhow::Result<u64> {
         self.full(highest_ms)?;
-        let last =
-            self.journal.last_epoch_end().map_or((i64::MIN, i64::MIN), |end| (end.stream_ms, end.close_ms));
+        let last = self
+            .journal
+            .last_epoch_end()
+            .map_or((i64::MIN, i64::MIN), |end| (end.processing_ms, end.watermark_ms));
         let upto = highest_ms.unwrap_or(i64::MIN);
         self.durably(last.0.max(upto), last.1.max(upto), true)
     }
@@ -122,8 +133,8 @@ impl Cut {
         self.durably(i64::MIN, i64::MIN, false)
     }
 
-    fn durably(&self, stream_ms: i64, close_ms: i64, last_of_input: bool) -> anyhow::Result<u64> {
-        let synced = self.journal.cut(stream_ms, close_ms, last_of_input)?;
+    fn durably(&self, processing_ms: i64, watermark_ms: i64, last_of_input: bool) -> anyhow::Result<u64> {
+        let synced = self.journal.cut(processing_ms, watermark_ms, last_of_input)?;
         synced
             .blocking_recv()
             .context("the journal ended")?
@@ -134,7 +145,7 @@ impl Cut {
 
 /// Which samples are taken, and what was.
 #[derive(Clone, Debug)]
-pub struct Span {
+pub struct TimeBounds {
     /// Inclusive bounds, Unix milliseconds.
     pub bounds: (i64, i64),
     /// Samples taken.
@@ -145,11 +156,11 @@ pub struct Span {
     pub highest_ms: Option<i64>,
 }
 
-impl Span {
+impl TimeBounds {
     /// Takes what is from `first_ms` to `last_ms`, inclusive.
-    pub fn new(first_ms: Option<i64>, last_ms: Option<i64>) -> Span {
+    pub fn new(first_ms: Option<i64>, last_ms: Option<i64>) -> TimeBounds {
         let bounds = (first_ms.unwrap_or(i64::MIN), last_ms.unwrap_or(i64::MAX));
-        Span { bounds, taken: 0, outside: 0, highest_ms: None }
+        TimeBounds { bounds, taken: 0, outside: 0, highest_ms: None }
     }
 
     /// Leaves out what is outside.
@@ -157,7 +168,7 @@ impl Span {
         let (first, last) = self.bounds;
         let n = batch.len();
         if !batch.at_ms.iter().all(|at| (first..=last).contains(at)) {
-            let all = std::mem::replace(batch, Samples::of_fill(batch.fill));
+            let all = std::mem::replace(batch, Samples::of_bootstrap(batch.bootstrap));
             for i in (0..n).filter(|i| (first..=last).contains(&all.at_ms[*i])) {
                 batch.push(all.series[i], all.at_ms[i], all.value[i]);
             }
@@ -171,9 +182,9 @@ impl Span {
 /// Reads to the end of the input: what `span` takes goes into the journal, epoch by epoch. `tick` is called after each
 /// batch with the samples taken so far.
 pub fn read(
-    next: &mut Next<'_>,
-    cut: &Cut,
-    span: &mut Span,
+    next: &mut NextBatch<'_>,
+    cut: &EpochCut,
+    span: &mut TimeBounds,
     source: &'static str,
     tick: &mut dyn FnMut(u64) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {

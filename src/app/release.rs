@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::sample::SeriesId;
 
-use crate::engine::{AskError, Freed, Progress, Questions};
+use crate::engine::{AskError, EngineProgress, FreedSlots, Questions};
 use crate::labels::Labels;
-use crate::sinks::store::Progress as SinkProgress;
+use crate::sinks::store::SinkProgress;
 
 /// Epochs with freed slots that may wait for the releaser, which never waits for long.
 const FREED_QUEUED: usize = 256;
@@ -38,13 +38,13 @@ const UNUSED_MS: u64 = 120_000;
 const RELEASED_AT_ONCE: usize = 4_096;
 
 /// What the threads share with the rest of the process.
-pub struct Parts {
+pub struct ReleaseDeps {
     /// Whose series are released.
     pub labels: Arc<Labels>,
     /// What the store holds.
     pub sink: Arc<SinkProgress>,
     /// What is computed.
-    pub engine: Arc<Progress>,
+    pub engine: Arc<EngineProgress>,
     /// The workers.
     pub questions: Questions,
     /// The last epoch that the journal held at start.
@@ -60,14 +60,14 @@ pub struct Release {
 
 /// How far releasing is.
 #[derive(Debug, Default)]
-pub struct Released {
+pub struct ReleaseProgress {
     /// Slots freed up to this epoch are released.
     epoch: AtomicU64,
     /// Series of the log that had no slot when everything was computed again are released.
     settled: AtomicBool,
 }
 
-impl Released {
+impl ReleaseProgress {
     /// Whether the series that the log brought back and nobody uses are released.
     pub fn settled(&self) -> bool {
         self.settled.load(Ordering::Acquire)
@@ -80,7 +80,7 @@ impl Released {
 }
 
 /// Where the engine puts freed slots, and where the releaser takes them from.
-pub fn queue() -> (SyncSender<Freed>, Receiver<Freed>) {
+pub fn queue() -> (SyncSender<FreedSlots>, Receiver<FreedSlots>) {
     sync_channel(FREED_QUEUED)
 }
 
@@ -89,7 +89,11 @@ impl Release {
     ///
     /// # Errors
     /// A thread that cannot be started.
-    pub fn start(freed: Receiver<Freed>, parts: Parts, released: &Arc<Released>) -> std::io::Result<Release> {
+    pub fn start(
+        freed: Receiver<FreedSlots>,
+        parts: ReleaseDeps,
+        released: &Arc<ReleaseProgress>,
+    ) -> std::io::Result<Release> {
         // A new log has nothing to be asked about.
         released.settled.store(parts.found_epoch == 0, Ordering::Release);
         let parts = Arc::new(parts);
@@ -114,13 +118,13 @@ impl Release {
 
 /// Freed slots whose epoch the store does not hold yet.
 #[derive(Default)]
-struct Waiting {
+struct FreedQueue {
     by_epoch: BTreeMap<u64, Vec<SeriesId>>,
     last: HashMap<SeriesId, u64>,
 }
 
-impl Waiting {
-    fn add(&mut self, (epoch, series): Freed, labels: &Labels) {
+impl FreedQueue {
+    fn add(&mut self, (epoch, series): FreedSlots, labels: &Labels) {
         let known = |series: &SeriesId| labels.knows(*series);
         let series: Vec<_> = series.into_iter().filter(known).collect();
         for one in &series {
@@ -147,8 +151,8 @@ impl Waiting {
 }
 
 /// Releases what was freed as the store comes on.
-fn follow(freed: &Receiver<Freed>, parts: &Parts, released: &Released) {
-    let mut waiting = Waiting::default();
+fn follow(freed: &Receiver<FreedSlots>, parts: &ReleaseDeps, released: &ReleaseProgress) {
+    let mut waiting = FreedQueue::default();
     loop {
         // Before the queue is emptied: what was freed up to here is in it or was taken from it.
         let stored = parts.sink.epoch.load(Ordering::Acquire);
@@ -174,7 +178,7 @@ fn follow(freed: &Receiver<Freed>, parts: &Parts, released: &Released) {
 }
 
 /// Looks for series that nobody uses.
-fn clean(quit: &Receiver<()>, parts: &Parts, released: &Released) {
+fn clean(quit: &Receiver<()>, parts: &ReleaseDeps, released: &ReleaseProgress) {
     let mut asked = released.settled().then(Instant::now);
     while quit.recv_timeout(CLEAN_EVERY) == Err(RecvTimeoutError::Timeout) {
         let stored = parts.sink.epoch.load(Ordering::Acquire);
@@ -203,7 +207,7 @@ fn clean(quit: &Receiver<()>, parts: &Parts, released: &Released) {
 }
 
 /// Releases the series that were not used since before `epoch` and have no slot; how many.
-fn release_unused(parts: &Parts, epoch: u64) -> Result<usize, AskError> {
+fn release_unused(parts: &ReleaseDeps, epoch: u64) -> Result<usize, AskError> {
     let unused = parts.labels.unused_since(epoch);
     let mut gone = 0;
     for some in unused.chunks(RELEASED_AT_ONCE) {

@@ -10,17 +10,17 @@ use tidewatch_dataflows::sample::Samples;
 
 use crate::cli;
 use crate::config::Config;
-use crate::journal::Mode;
-use crate::source::replay::{Options, Replay, SOURCE, Summary, judge};
+use crate::journal::EpochMode;
+use crate::source::replay::{ReplayOptions, ReplayReader, ReplaySummary, SOURCE, judge};
 
-use super::progress::{Measure, Progress};
-use super::reading::{Cut, Span, all_read, next_of, read, show};
-use super::stack::{Accepted, OnFatal, Stack};
+use super::progress::{Measure, ProgressLine};
+use super::reading::{EpochCut, TimeBounds, all_read, next_of, read, show};
+use super::stack::{AcceptedRisks, FatalHook, Stack};
 use super::watchdog::Watchdog;
-use super::{history, now_ms, time_ms};
+use super::{backfill, now_ms, time_ms};
 
 /// Replays the files and returns when the store holds the last epoch.
-pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
+pub fn replay(config: Config, args: &cli::ReplayArgs) -> anyhow::Result<ExitCode> {
     let format = args
         .format
         .as_deref()
@@ -29,13 +29,15 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
         .map_err(|error: String| anyhow::anyhow!("--{error}"))?;
     // Before the data directory is touched: a mistyped name leaves nothing behind.
     judge(&args.files, format)?;
-    let options = Options { format, strict: args.strict, allow_future: args.allow_future, clock: now_ms };
+    let options =
+        ReplayOptions { format, strict: args.strict, allow_future: args.allow_future, clock: now_ms };
     let (from_ms, to_ms) = range(args)?;
     let on_fatal = end_process();
-    let accepted = Accepted { loss: args.accept_loss, future: args.allow_future, clock: args.accept_clock };
-    let stack = Stack::open(&config, Mode::File, accepted, &on_fatal);
-    if args.into_history {
-        return history::command::replay(&config, args, options, stack, (from_ms, to_ms));
+    let accepted =
+        AcceptedRisks { loss: args.accept_loss, future: args.allow_future, clock: args.accept_clock };
+    let stack = Stack::open(&config, EpochMode::File, accepted, &on_fatal);
+    if args.backfill {
+        return backfill::command::replay(&config, args, options, stack, (from_ms, to_ms));
     }
     let stack = Arc::new(stack?);
     let watchdog = Watchdog::start(
@@ -46,13 +48,13 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
         Arc::clone(&on_fatal),
     )?;
     let mut replay =
-        Replay::open(&args.files, options, Arc::clone(&stack.labels), Arc::clone(&stack.metrics))?;
+        ReplayReader::open(&args.files, options, Arc::clone(&stack.labels), Arc::clone(&stack.metrics))?;
     let started = Instant::now();
-    let mut cut = Cut::new(stack.journal.clone(), config.settle_ms, args.live_order);
+    let mut cut = EpochCut::new(stack.journal.clone(), config.idle_timeout_ms, args.live_order);
     cut.beyond = replay.beyond();
     wait_for_room(&stack, &cut);
-    let mut progress = Progress::new(Measure::Bytes(replay.bytes_total()));
-    let mut span = Span::new(from_ms, to_ms);
+    let mut progress = ProgressLine::new(Measure::Bytes(replay.bytes_total()));
+    let mut span = TimeBounds::new(from_ms, to_ms);
     let bytes = replay.bytes_counter();
     let mut failed = Vec::new();
     let mut next =
@@ -71,7 +73,7 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
     let summary = replay.summary().clone();
     let computed_at = progress.until_stored(&stack, end);
     let stored_at = Instant::now();
-    let done = Done {
+    let done = ReplayOutcome {
         seconds_computed: (computed_at.unwrap_or(stored_at) - started).as_secs_f64().max(1e-9),
         seconds_stored: (stored_at - started).as_secs_f64().max(1e-9),
         computed: stack.engine_progress.samples.load(Ordering::Relaxed),
@@ -98,7 +100,7 @@ pub fn replay(config: Config, args: &cli::Replay) -> anyhow::Result<ExitCode> {
 }
 
 /// What ends the process ends it at once.
-pub fn end_process() -> OnFatal {
+pub fn end_process() -> FatalHook {
     Arc::new(|fatal| {
         tracing::error!("{}", fatal.message);
         // Threads may wait for one that is gone; what is in the journal is durable and is computed at the next start.
@@ -109,8 +111,8 @@ pub fn end_process() -> OnFatal {
 
 /// Before a series is refused because there are as many as may be, those go that are freed by what was read so far: what
 /// is refused depends on the file, not on how far the computation is behind the reading.
-fn wait_for_room(stack: &Arc<Stack>, cut: &Cut) {
-    let (stack, asked, tried) = (Arc::downgrade(stack), cut.asked(), AtomicU64::new(0));
+fn wait_for_room(stack: &Arc<Stack>, cut: &EpochCut) {
+    let (stack, asked, tried) = (Arc::downgrade(stack), cut.requested_end(), AtomicU64::new(0));
     let labels = stack.upgrade().map(|stack| Arc::clone(&stack.labels));
     let room = move || {
         let Some(stack) = stack.upgrade() else { return false };
@@ -131,7 +133,7 @@ fn wait_for_room(stack: &Arc<Stack>, cut: &Cut) {
 }
 
 /// `--from` and `--to`.
-fn range(args: &cli::Replay) -> anyhow::Result<(Option<i64>, Option<i64>)> {
+fn range(args: &cli::ReplayArgs) -> anyhow::Result<(Option<i64>, Option<i64>)> {
     let time = |field, text: &Option<String>| text.as_deref().map(|text| time_ms(field, text)).transpose();
     let (from, to) = (time("--from", &args.from)?, time("--to", &args.to)?);
     if let (Some(from_ms), Some(to_ms)) = (from, to) {
@@ -146,7 +148,7 @@ fn range(args: &cli::Replay) -> anyhow::Result<(Option<i64>, Option<i64>)> {
 }
 
 /// What a replay came to.
-struct Done {
+struct ReplayOutcome {
     /// From the start until every outcome was durable in the outbox.
     seconds_computed: f64,
     /// From the start until the store held the last epoch.
@@ -164,7 +166,7 @@ struct Done {
     outside: u64,
 }
 
-fn report(summary: &Summary, as_json: bool, done: &Done) {
+fn report(summary: &ReplaySummary, as_json: bool, done: &ReplayOutcome) {
     let taken = summary.received + summary.histograms - summary.refusals.total() - done.outside;
     let computed_rate = done.computed as f64 / done.seconds_computed;
     let stored_rate = taken as f64 / done.seconds_stored;

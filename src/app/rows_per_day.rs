@@ -34,24 +34,24 @@ pub struct RowsPerDay {
     max: u64,
     /// `store.retention`.
     retention_ms: i64,
-    disk: OnDisk,
+    disk: DiskRoom,
 }
 
 /// The store on its disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OnDisk {
+pub struct DiskRoom {
     /// Bytes that the file system has free; none where it does not say.
     free_bytes: Option<u64>,
     /// Bytes that the store takes already. Rows that go leave their place to others.
     store_bytes: u64,
 }
 
-impl OnDisk {
+impl DiskRoom {
     /// As it is now; asks the file system, which may take its time.
-    pub fn of(data_dir: &Path) -> OnDisk {
+    pub fn of(data_dir: &Path) -> DiskRoom {
         let files = ["", "-wal"].map(|end| data_dir.join([STORE_FILE, end].concat()));
         let bytes = files.iter().filter_map(|file| file.metadata().ok()).map(|file| file.len());
-        OnDisk { free_bytes: free_bytes(data_dir), store_bytes: bytes.sum() }
+        DiskRoom { free_bytes: free_bytes(data_dir), store_bytes: bytes.sum() }
     }
 
     fn bytes(&self) -> Option<u64> {
@@ -61,7 +61,7 @@ impl OnDisk {
 
 impl RowsPerDay {
     /// With the settings at hand.
-    pub fn new(config: &Config, series: u64, disk: OnDisk) -> RowsPerDay {
+    pub fn new(config: &Config, series: u64, disk: DiskRoom) -> RowsPerDay {
         RowsPerDay {
             series,
             of_one: config.rows_per_day(1),
@@ -152,7 +152,7 @@ fn free_bytes(data_dir: &Path) -> Option<u64> {
 
 /// What the log should say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Say {
+pub enum Notice {
     /// There are too many rows, for the first time or again.
     Exceeded,
     /// There are no longer too many.
@@ -168,15 +168,15 @@ pub struct Warning {
 
 impl Warning {
     /// Takes note of how it is `now`; what the log should say, if anything.
-    pub fn look(&mut self, exceeded: bool, now: Instant) -> Option<Say> {
+    pub fn judge(&mut self, exceeded: bool, now: Instant) -> Option<Notice> {
         if !exceeded {
-            return std::mem::take(&mut self.holds).then_some(Say::Over);
+            return std::mem::take(&mut self.holds).then_some(Notice::Over);
         }
         // A number that goes up and down around the bound is no reason to say it more often.
         let due = self.said.is_none_or(|said| now.duration_since(said) >= AGAIN);
         due.then(|| {
             *self = Warning { said: Some(now), holds: true };
-            Say::Exceeded
+            Notice::Exceeded
         })
     }
 }
@@ -186,7 +186,7 @@ mod tests {
     use super::*;
 
     fn rows(series: u64, free_bytes: Option<u64>, store_bytes: u64) -> RowsPerDay {
-        RowsPerDay::new(&Config::default(), series, OnDisk { free_bytes, store_bytes })
+        RowsPerDay::new(&Config::default(), series, DiskRoom { free_bytes, store_bytes })
     }
 
     #[test]
@@ -240,32 +240,32 @@ mod tests {
         let after = |minutes: u64| begun + Duration::from_secs(60 * minutes);
         let table = [
             (0, false, None),
-            (1, true, Some(Say::Exceeded)),
+            (1, true, Some(Notice::Exceeded)),
             (2, true, None),
             (60, true, None),
-            (61, true, Some(Say::Exceeded)),
+            (61, true, Some(Notice::Exceeded)),
             (120, true, None),
-            (121, true, Some(Say::Exceeded)),
-            (122, false, Some(Say::Over)),
+            (121, true, Some(Notice::Exceeded)),
+            (122, false, Some(Notice::Over)),
             (123, false, None),
             (124, true, None),
             (125, false, None),
-            (181, true, Some(Say::Exceeded)),
-            (182, false, Some(Say::Over)),
+            (181, true, Some(Notice::Exceeded)),
+            (182, false, Some(Notice::Over)),
         ];
         for (minute, exceeded, say) in table {
-            assert_eq!(warning.look(exceeded, after(minute)), say, "minute {minute}");
+            assert_eq!(warning.judge(exceeded, after(minute)), say, "minute {minute}");
         }
     }
 
     #[test]
     fn the_bytes_of_the_store_are_those_of_its_files() {
         let folder = crate::store::testing::TempDir::new();
-        assert_eq!(OnDisk::of(folder.path()).store_bytes, 0);
+        assert_eq!(DiskRoom::of(folder.path()).store_bytes, 0);
         for (file, bytes) in [(STORE_FILE.to_owned(), 5_000), (format!("{STORE_FILE}-wal"), 700)] {
             std::fs::write(folder.path().join(file), vec![0; bytes]).unwrap();
         }
-        let disk = OnDisk::of(folder.path());
+        let disk = DiskRoom::of(folder.path());
         assert!(disk.store_bytes == 5_700 && disk.free_bytes > Some(0), "{disk:?}");
     }
 

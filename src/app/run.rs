@@ -3,42 +3,43 @@
 use std::net::IpAddr;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use axum::middleware::from_fn_with_state;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tidewatch_dataflows::outcome::Seen;
-use tidewatch_dataflows::outcome::look::NotNow;
+use tidewatch_dataflows::rows::SeriesPresence;
+use tidewatch_dataflows::rows::inspect::Unavailable;
 use tidewatch_dataflows::sample::{Control, MetricType, Samples, SeriesId};
 use tidewatch_dataflows::settings::{Settings, duration};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::boundary::Boundary;
-use crate::api::explain::Known;
-use crate::api::{self, Api, Asked};
+use crate::api::explain::SeriesState;
+use crate::api::{self, Api, Deps};
 use crate::config::Config;
 use crate::engine::publish_sizes;
-use crate::journal::{CLOCK_BEHIND_MS_MAX, Mode, Refused as JournalRefused};
-use crate::metrics::{Log, Metrics, Queue, Sink};
+use crate::journal::{CLOCK_BEHIND_MS_MAX, EpochMode, QueueError as JournalRefused};
+use crate::metrics::{LogLabels, Metrics, QueueLabels, SinkLabels};
 use crate::source::receive::{self, Receiver};
 use crate::source::remote_write;
-use crate::source::{Durable, Intake, Refused};
+use crate::source::{DurableFuture, Intake, IntakeRefusal};
 use crate::store::{LabelPairs, Store, StoreError};
 use crate::threads::Pool;
 
 use super::audit::Audit;
+use super::backfill::jobs::BackfillJobs;
 use super::clock::{self, ClockWitnesses};
-use super::connections::{self, Bounds};
-use super::history::jobs::Histories;
-use super::memory::Room;
+use super::connections::{self, ConnectionBounds};
+use super::memory::SeriesRoom;
 use super::rate::{self, Rate};
-use super::rows_per_day::{self, OnDisk, RowsPerDay, Say, Warning};
-use super::sources::{self, Guest, Sources};
-use super::stack::{Accepted, Fatal, OnFatal, Stack};
+use super::rows_per_day::{self, DiskRoom, Notice, RowsPerDay, Warning};
+use super::sources::{self, Guest, RunningSources};
+use super::stack::{AcceptedRisks, Fatal, FatalHook, Stack};
 use super::watchdog::Watchdog;
-use super::{now_ms, process, raw, stored, windows_in_words};
+use super::{now_ms, process, raw, store_check, windows_in_words};
 
 /// How long requests may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
@@ -57,7 +58,7 @@ const RETRY_SECONDS: u64 = 5;
 /// Runs until SIGTERM or SIGINT, drains, and returns 0. A guest is one more source.
 pub fn run(
     config: Config,
-    accepted: Accepted,
+    accepted: AcceptedRisks,
     lift: &[String],
     guest: Option<Guest>,
 ) -> anyhow::Result<ExitCode> {
@@ -67,7 +68,7 @@ pub fn run(
 
 async fn serve(
     config: Config,
-    accepted: Accepted,
+    accepted: AcceptedRisks,
     lift: &[String],
     guest: Option<Guest>,
 ) -> anyhow::Result<ExitCode> {
@@ -77,9 +78,9 @@ async fn serve(
     process::judge_open_files(clients.len()).context("the limits of the process cannot be used")?;
     let (fatal_to, mut fatal_from) = mpsc::unbounded_channel();
     // The receiver lives as long as this function: a message is lost only when the process ends anyway.
-    let on_fatal: OnFatal = Arc::new(move |fatal| drop(fatal_to.send(fatal)));
+    let on_fatal: FatalHook = Arc::new(move |fatal| drop(fatal_to.send(fatal)));
     let opened = Instant::now();
-    let stack = Arc::new(Stack::open(&config, Mode::Live, accepted, &on_fatal)?);
+    let stack = Arc::new(Stack::open(&config, EpochMode::Live, accepted, &on_fatal)?);
     lift_quarantine(&stack, lift).await?;
     let watchdog = Watchdog::start(
         Duration::from_millis(config.watchdog_ms.unsigned_abs()),
@@ -89,21 +90,21 @@ async fn serve(
         Arc::clone(&on_fatal),
     )?;
     let store: Arc<dyn Store> = Arc::clone(&stack.store) as _;
-    let check = stored::Check::start(config.data_dir.clone(), store, Arc::clone(&on_fatal))
+    let check = store_check::StoreCheck::start(config.data_dir.clone(), store, Arc::clone(&on_fatal))
         .context("starting the check of the store")?;
     announce(&config, &stack, opened);
     let mut statuses = sources::statuses(&config);
     statuses.extend(guest.iter().map(|guest| Arc::clone(&guest.status)));
-    let catalogue = match stack.store.status() {
+    let catalog = match stack.store.status() {
         Ok(status) => status.series,
         // Whoever found that ends the process in a moment, with a mark for the next start.
         Err(StoreError::Corrupt { .. }) => 0,
         Err(error) => return Err(error).context("reading the store"),
     };
-    let worker = Arc::new(Live {
-        // The catalogue holds those that fell silent as well, as long as their rows are kept, and the log some of them.
-        series: AtomicU64::new(catalogue.min(stack.labels.len() as u64).min(config.limits.series)),
-        disk: Mutex::new(OnDisk::of(&config.data_dir)),
+    let server = Arc::new(RunningServer {
+        // The catalog holds those that fell silent as well, as long as their rows are kept, and the log some of them.
+        series: AtomicU64::new(catalog.min(stack.labels.len() as u64).min(config.limits.series)),
+        disk: Mutex::new(DiskRoom::of(&config.data_dir)),
         stack: Arc::clone(&stack),
         config: config.clone(),
         closing: AtomicBool::new(false),
@@ -113,31 +114,31 @@ async fn serve(
         clock: ClockWitnesses::default(),
     });
     let mut warning = Warning::default();
-    if worker.tell_rows_per_day(&mut warning).is_none() && catalogue > 0 {
-        tracing::info!("the store gets {}", worker.rows_per_day());
+    if server.report_rows_per_day(&mut warning).is_none() && catalog > 0 {
+        tracing::info!("the store gets {}", server.rows_per_day());
     }
-    tokio::spawn(note_rate(Arc::downgrade(&worker)));
+    tokio::spawn(note_rate(Arc::downgrade(&server)));
     // All that is ever needed: who asks later may get none.
     let threads = Pool::start("blocking", api::THREADS + receive::DECODERS_MAX + CHORES_MAX);
     let threads = threads.context("starting the threads that answer")?;
-    tokio::spawn(clock::watch(Arc::downgrade(&worker)));
-    tokio::spawn(watch_rows_per_day(Arc::downgrade(&worker), warning, threads.clone()));
+    tokio::spawn(clock::watch(Arc::downgrade(&server)));
+    tokio::spawn(watch_rows_per_day(Arc::downgrade(&server), warning, threads.clone()));
     let receiver = Receiver::new(
-        Arc::clone(&worker) as Arc<dyn Intake>,
+        Arc::clone(&server) as Arc<dyn Intake>,
         Arc::clone(&stack.labels),
         Arc::clone(&stack.metrics),
         config.limits.body_bytes,
         now_ms,
         threads.clone(),
     );
-    let histories = Arc::new(Histories::new(config.clone(), Arc::clone(&stack)));
-    let api = Api::new(Asked {
+    let backfills = Arc::new(BackfillJobs::new(config.clone(), Arc::clone(&stack)));
+    let api = Api::new(Deps {
         store: Arc::clone(&stack.store) as Arc<dyn Store>,
         latest: Arc::new(stack.questions.clone()),
-        raw: Arc::new(raw::Samples::new(Arc::clone(&stack), clients)),
+        raw: Arc::new(raw::RawSource::new(Arc::clone(&stack), clients)),
         labels: Arc::clone(&stack.labels),
-        worker: Arc::clone(&worker) as Arc<dyn api::Worker>,
-        backfills: Arc::clone(&histories) as Arc<dyn api::backfill::Backfills>,
+        server: Arc::clone(&server) as Arc<dyn api::ServerState>,
+        backfills: Arc::clone(&backfills) as Arc<dyn api::backfill::Backfills>,
         metrics: Arc::clone(&stack.metrics),
         threads: threads.clone(),
     });
@@ -150,29 +151,29 @@ async fn serve(
         .with_context(|| format!("binding {}", config.listen))?;
     let address = listener.local_addr()?;
     tracing::info!("listening on http://{address}; remote write goes to http://{address}/api/v1/write");
-    let parts = sources::Parts {
-        log: Arc::clone(&worker) as Arc<dyn sources::Log>,
+    let parts = sources::SourceDeps {
+        log: Arc::clone(&server) as Arc<dyn sources::SourceJournal>,
         journal: stack.journal.clone(),
         labels: Arc::clone(&stack.labels),
         metrics: Arc::clone(&stack.metrics),
         clock: now_ms,
     };
-    let mut sources = Sources::start(&config, &worker.sources, &parts)?;
+    let mut sources = RunningSources::start(&config, &server.sources, &parts)?;
     guest.map_or(Ok(()), |guest| sources.host(guest, &parts, address))?;
     drop(parts);
     let audit = Audit::start(&config, accepted.loss, &stack).context("starting the audit")?;
     let (stop_to, stop_from) = watch::channel(false);
-    let most = connections::most(config.limits.connections, process::connections_room(worker.sources.len()));
-    let (bounds, metrics) = (Bounds::of(most), Arc::clone(&stack.metrics));
-    let server = tokio::spawn(connections::serve(listener, router, bounds, metrics, stop_from));
+    let most = connections::most(config.limits.connections, process::connections_room(server.sources.len()));
+    let (bounds, metrics) = (ConnectionBounds::of(most), Arc::clone(&stack.metrics));
+    let connections = tokio::spawn(connections::serve(listener, router, bounds, metrics, stop_from));
     let fatal = tokio::select! {
-        signal = told_to_stop() => { tracing::info!("{signal}: draining"); None }
+        signal = stop_signal() => { tracing::info!("{signal}: draining"); None }
         fatal = fatal_from.recv() => fatal,
     };
-    worker.closing.store(true, Ordering::Relaxed);
+    server.closing.store(true, Ordering::Relaxed);
     drop(stop_to);
     threads.run(move || sources.stop()).await.context("stopping the sources")?;
-    if tokio::time::timeout(GRACE, server).await.is_err() {
+    if tokio::time::timeout(GRACE, connections).await.is_err() {
         tracing::warn!("some requests did not end within {GRACE:?} and are cut off");
     }
     if let Some(Fatal { message, code }) = fatal {
@@ -181,11 +182,11 @@ async fn serve(
         #[allow(clippy::disallowed_methods)]
         std::process::exit(code.into());
     }
-    drop(worker);
+    drop(server);
     let full = Arc::clone(&stack);
     let close = move || {
         // It asks the engine and writes to the store: first it, then those.
-        histories.close();
+        backfills.close();
         drop(check);
         audit.into_iter().for_each(Audit::stop);
         let closed = stack.close();
@@ -200,7 +201,7 @@ async fn serve(
     }
     closed?;
     let last = full.journal.last_epoch_end().map_or(0, |end| end.epoch);
-    if let Some(why) = full.engine_progress.held_up() {
+    if let Some(why) = full.engine_progress.blocked_on() {
         tracing::warn!("everything taken is durable; {why}, so not all of it is stored");
     } else if full.sink_progress.epoch.load(Ordering::Acquire) < last {
         tracing::warn!("everything taken is durable; not all of it is computed, the next start does it");
@@ -249,7 +250,7 @@ fn announce(config: &Config, stack: &Stack, opened: Instant) {
         config.workers,
         windows_in_words(config).join(", ")
     );
-    let room = Room::here(&config.settings());
+    let room = SeriesRoom::here(&config.settings());
     match room.exceeded(config) {
         true => tracing::warn!("{}: more than that may come", room.sentence(config)),
         false => tracing::info!("{}", room.sentence(config)),
@@ -270,33 +271,33 @@ fn announce(config: &Config, stack: &Stack, opened: Instant) {
     });
 }
 
-/// Notes how many samples are computed, for as long as the worker is there.
-async fn note_rate(worker: Weak<Live>) {
+/// Notes how many samples are computed, for as long as the server is there.
+async fn note_rate(server: Weak<RunningServer>) {
     let mut every = tokio::time::interval(rate::EVERY);
     loop {
         every.tick().await;
-        let Some(worker) = worker.upgrade() else { return };
-        worker.rate.note(Instant::now(), worker.stack.engine_progress.live_samples());
+        let Some(server) = server.upgrade() else { return };
+        server.rate.note(Instant::now(), server.stack.engine_progress.live_samples());
     }
 }
 
 /// Looks now and then what the disk has free and whether there are more rows a day than the store is meant for, for as
-/// long as the worker is there.
-async fn watch_rows_per_day(worker: Weak<Live>, mut warning: Warning, threads: Pool) {
+/// long as the server is there.
+async fn watch_rows_per_day(server: Weak<RunningServer>, mut warning: Warning, threads: Pool) {
     loop {
         tokio::time::sleep(rows_per_day::LOOK_EVERY).await;
-        let Some(data_dir) = worker.upgrade().map(|worker| worker.config.data_dir.clone()) else { return };
+        let Some(data_dir) = server.upgrade().map(|server| server.config.data_dir.clone()) else { return };
         // A file system may take its time, so no question waits for it.
-        let looked = threads.run(move || OnDisk::of(&data_dir)).await;
-        let Some(worker) = worker.upgrade() else { return };
+        let looked = threads.run(move || DiskRoom::of(&data_dir)).await;
+        let Some(server) = server.upgrade() else { return };
         if let Ok(disk) = looked {
-            *worker.disk.lock().unwrap_or_else(PoisonError::into_inner) = disk;
+            *server.disk.lock() = disk;
         }
-        worker.tell_rows_per_day(&mut warning);
+        server.report_rows_per_day(&mut warning);
     }
 }
 
-async fn told_to_stop() -> &'static str {
+async fn stop_signal() -> &'static str {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
@@ -310,31 +311,31 @@ async fn told_to_stop() -> &'static str {
     }
 }
 
-/// The running worker as sources and the API see it.
-pub(super) struct Live {
+/// The running server as sources and the API see it.
+pub(super) struct RunningServer {
     rate: Rate,
     /// What senders say of the clock.
     pub(super) clock: ClockWitnesses,
     /// Series that make rows: what was found at start, until the workers have read all of it back.
     series: AtomicU64,
     /// The store on its disk, as it was looked at last.
-    disk: Mutex<OnDisk>,
+    disk: Mutex<DiskRoom>,
     pub(super) stack: Arc<Stack>,
     config: Config,
     closing: AtomicBool,
     opened: Instant,
-    sources: Vec<Arc<sources::Status>>,
+    sources: Vec<Arc<sources::SourceStatus>>,
 }
 
-fn refused(why: impl ToString) -> Refused {
-    Refused { retry_after_seconds: RETRY_SECONDS, why: why.to_string() }
+fn refused(why: impl ToString) -> IntakeRefusal {
+    IntakeRefusal { retry_after_seconds: RETRY_SECONDS, why: why.to_string() }
 }
 
-fn later(error: JournalRefused) -> Refused {
+fn later(error: JournalRefused) -> IntakeRefusal {
     refused(error)
 }
 
-impl Live {
+impl RunningServer {
     /// The rows that the series make in a day. While the state is read back the workers hold less than there is.
     fn rows_per_day(&self) -> RowsPerDay {
         let progress = &self.stack.engine_progress;
@@ -345,51 +346,51 @@ impl Live {
             self.series.store(held, Ordering::Relaxed);
             held
         };
-        let disk = *self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        let disk = *self.disk.lock();
         RowsPerDay::new(&self.config, series, disk)
     }
 
-    /// Says in the log what is due of [`Live::rows_per_day`].
-    fn tell_rows_per_day(&self, warning: &mut Warning) -> Option<Say> {
+    /// Says in the log what is due of [`RunningServer::rows_per_day`].
+    fn report_rows_per_day(&self, warning: &mut Warning) -> Option<Notice> {
         let rows = self.rows_per_day();
-        let say = warning.look(rows.exceeded(), Instant::now())?;
+        let say = warning.judge(rows.exceeded(), Instant::now())?;
         match say {
-            Say::Exceeded => {
+            Notice::Exceeded => {
                 self.stack.metrics.limit("store.rows_per_day_max");
                 tracing::warn!(
                     "the store gets more rows than it is meant for: {rows}; choose longer hops or fewer series, or raise store.rows_per_day_max"
                 );
             }
-            Say::Over => tracing::info!("the store gets no more rows than it is meant for: {rows}"),
+            Notice::Over => tracing::info!("the store gets no more rows than it is meant for: {rows}"),
         }
         Some(say)
     }
 
-    /// How far the clock is behind the journal's stream time; negative if it is ahead.
+    /// How far the clock is behind the journal's processing time; negative if it is ahead.
     pub(super) fn clock_behind_ms(&self) -> i64 {
-        let stream_ms = self.stack.journal.last_epoch_end().map_or(i64::MIN, |end| end.stream_ms);
-        stream_ms.saturating_sub(now_ms())
+        let processing_ms = self.stack.journal.last_epoch_end().map_or(i64::MIN, |end| end.processing_ms);
+        processing_ms.saturating_sub(now_ms())
     }
 
     /// Whether anything is taken at all now.
-    fn open(&self) -> Result<(), Refused> {
+    fn open(&self) -> Result<(), IntakeRefusal> {
         if self.closing.load(Ordering::Relaxed) {
-            return Err(refused("the worker is shutting down"));
+            return Err(refused("the server is shutting down"));
         }
-        match self.stack.held_up() {
+        match self.stack.blocked_on() {
             Some(why) => Err(refused(why)),
             None => Ok(()),
         }
     }
 }
 
-impl sources::Log for Live {
-    fn append(&self, samples: Samples, source: &'static str) -> Result<Durable, Refused> {
+impl sources::SourceJournal for RunningServer {
+    fn append(&self, samples: Samples, source: &'static str) -> Result<DurableFuture, IntakeRefusal> {
         self.open()?;
         self.stack.journal.try_append(samples, source).map_err(later)
     }
 
-    fn control(&self, control: Control) -> Result<Durable, Refused> {
+    fn control(&self, control: Control) -> Result<DurableFuture, IntakeRefusal> {
         self.open()?;
         self.stack.journal.try_control(control).map_err(later)
     }
@@ -407,13 +408,13 @@ impl sources::Log for Live {
     }
 }
 
-impl Intake for Live {
-    fn offer(&self, samples: Samples) -> Result<Durable, Refused> {
+impl Intake for RunningServer {
+    fn offer(&self, samples: Samples) -> Result<DurableFuture, IntakeRefusal> {
         self.open()?;
         self.stack.journal.try_append(samples, remote_write::SOURCE).map_err(later)
     }
 
-    fn tell(&self, types: Vec<(u64, MetricType)>) -> Result<Durable, Refused> {
+    fn record_types(&self, types: Vec<(u64, MetricType)>) -> Result<DurableFuture, IntakeRefusal> {
         self.open()?;
         self.stack.journal.try_control(Control::Types(types)).map_err(later)
     }
@@ -426,18 +427,18 @@ impl Intake for Live {
         !self.stack.caught_up()
     }
 
-    fn stream_ms(&self) -> i64 {
-        self.stack.journal.last_epoch_end().map_or(i64::MIN, |end| end.stream_ms)
+    fn processing_ms(&self) -> i64 {
+        self.stack.journal.last_epoch_end().map_or(i64::MIN, |end| end.processing_ms)
     }
 
-    fn heard(&self, sender: IpAddr, newest_ms: i64) {
+    fn observe_sender(&self, sender: IpAddr, newest_ms: i64) {
         if self.clock_behind_ms() > CLOCK_BEHIND_MS_MAX {
             self.clock.hear(sender, newest_ms);
         }
     }
 }
 
-impl api::explain::Workings for Live {
+impl api::explain::Workings for RunningServer {
     fn settings(&self) -> Settings {
         self.config.settings()
     }
@@ -447,19 +448,22 @@ impl api::explain::Workings for Live {
         Some(labels.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
     }
 
-    fn explain(&self, series: SeriesId, window_ms: i64, at_ms: i64) -> Result<Known, String> {
+    fn explain(&self, series: SeriesId, window_ms: i64, at_ms: i64) -> Result<SeriesState, String> {
         let questions = &self.stack.questions;
         for _ in 0..LOOKS_MAX {
             match questions.explain(series, window_ms, at_ms).map_err(|error| error.to_string())? {
-                Ok(explained) => return Ok(Known::Held(Box::new(explained))),
-                Err(NotNow::Between) => std::thread::sleep(LOOK_AGAIN),
-                Err(NotNow::Unknown | NotNow::Filling) => {
+                Ok(explained) => return Ok(SeriesState::Held(Box::new(explained))),
+                Err(Unavailable::Between) => std::thread::sleep(LOOK_AGAIN),
+                Err(Unavailable::Unknown | Unavailable::Bootstrapping) => {
                     let seen = questions.newest(&[series.0]).map_err(|error| error.to_string())?;
                     return Ok(match seen[0] {
-                        Seen::Freed { newest_ms } | Seen::Given { freed_ms: Some(newest_ms) } => {
-                            Known::Freed { newest_ms }
+                        SeriesPresence::Freed { newest_ms }
+                        | SeriesPresence::Given { freed_ms: Some(newest_ms) } => {
+                            SeriesState::Freed { newest_ms }
                         }
-                        Seen::Live { .. } | Seen::Given { freed_ms: None } | Seen::Unknown => Known::Unknown,
+                        SeriesPresence::Live { .. }
+                        | SeriesPresence::Given { freed_ms: None }
+                        | SeriesPresence::Unknown => SeriesState::Unknown,
                     });
                 }
             }
@@ -468,18 +472,18 @@ impl api::explain::Workings for Live {
     }
 }
 
-impl api::Worker for Live {
+impl api::ServerState for RunningServer {
     fn ready(&self) -> Result<(), String> {
         self.stack.ready()
     }
 
     fn status(&self) -> Value {
         let (stack, progress) = (&self.stack, &self.stack.engine_progress);
-        let stream_ms = progress.stream_ms.load(Ordering::Relaxed);
+        let processing_ms = progress.processing_ms.load(Ordering::Relaxed);
         let series = progress.sizes.series.load(Ordering::Relaxed);
         let waits_for = stack.ready().err();
         let quarantined = progress.quarantined();
-        let log_bytes = |log| stack.metrics.log_bytes.get_or_create(&Log { log }).get();
+        let log_bytes = |log| stack.metrics.log_bytes.get_or_create(&LogLabels { log }).get();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": self.opened.elapsed().as_secs(),
@@ -489,7 +493,7 @@ impl api::Worker for Live {
             "label_sets": stack.labels.len(),
             "epoch": { "journal": stack.journal.last_epoch_end().map(|end| end.epoch), "outbox": stack.outbox.epoch(),
                        "store": stack.sink_progress.epoch.load(Ordering::Relaxed) },
-            "lag_seconds": (stream_ms != i64::MIN).then(|| (now_ms() - stream_ms).max(0) as f64 / 1e3),
+            "lag_seconds": (processing_ms != i64::MIN).then(|| (now_ms() - processing_ms).max(0) as f64 / 1e3),
             "clock_behind_seconds": self.clock_behind_ms().max(0) as f64 / 1e3,
             "samples": progress.samples.load(Ordering::Relaxed),
             "samples_per_second": self.rate.per_second(Instant::now(), progress.live_samples()),
@@ -518,16 +522,16 @@ impl api::Worker for Live {
         publish_sizes(&stack.engine_progress, metrics);
         metrics.quarantined.set(stack.engine_progress.quarantined().len() as i64);
         metrics.label_entries.set(stack.labels.len() as i64);
-        let stream_ms = stack.engine_progress.stream_ms.load(Ordering::Relaxed);
-        if stream_ms != i64::MIN {
-            metrics.lag_seconds.set((now_ms() - stream_ms).max(0) as f64 / 1e3);
+        let processing_ms = stack.engine_progress.processing_ms.load(Ordering::Relaxed);
+        if processing_ms != i64::MIN {
+            metrics.lag_seconds.set((now_ms() - processing_ms).max(0) as f64 / 1e3);
         }
         metrics.clock_behind_seconds.set(self.clock_behind_ms().max(0) as f64 / 1e3);
         metrics.rows_per_day.set(i64::try_from(self.rows_per_day().estimate()).unwrap_or(i64::MAX));
         metrics.rows_per_day_max.set(i64::try_from(self.config.store.rows_per_day_max).unwrap_or(i64::MAX));
         sources::publish(&self.sources, now_ms(), metrics);
         let behind = stack.sink_behind();
-        metrics.queue_depth.get_or_create(&Queue { queue: "store_epochs" }).set(behind as i64);
-        metrics.sink_lag_seconds.get_or_create(&Sink { sink: "store" }).set(behind as f64 / 1e3);
+        metrics.queue_depth.get_or_create(&QueueLabels { queue: "store_epochs" }).set(behind as i64);
+        metrics.sink_lag_seconds.get_or_create(&SinkLabels { sink: "store" }).set(behind as f64 / 1e3);
     }
 }

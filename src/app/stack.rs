@@ -1,38 +1,39 @@
-//! The rooms of a worker, opened in order and joined by channels.
+//! The rooms of a server, opened in order and joined by channels.
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use parking_lot::Mutex;
 
 use crate::config::{self, Config};
-use crate::disk::Folder;
-use crate::engine::{self, Engine, EngineError, Freed, HeldUp, Questions};
-use crate::journal::{self, Journal, Mode, SyncMode};
+use crate::disk::DiskFolder;
+use crate::engine::{self, BlockedOn, Engine, EngineError, FreedSlots, Questions};
+use crate::journal::{self, EpochMode, Journal, SyncMode};
 use crate::labels::{self, Labels};
-use crate::metrics::{Build, Metrics};
-use crate::outbox::{self, Durable, Outbox};
-use crate::sinks::store::{Parts, Progress as SinkProgress, SinkError, StoreSink};
+use crate::metrics::{BuildLabels, Metrics};
+use crate::outbox::{self, DurablePosition, Outbox};
+use crate::sinks::store::{SinkDeps, SinkError, SinkProgress, StoreSink};
 use crate::snapshots::Snapshots;
 use crate::store::embedded::{self, Embedded};
 use crate::store::{Store, StoreError};
 
 use super::process;
-use super::release::{self, Release, Released};
+use super::release::{self, Release, ReleaseProgress};
 use super::trim::{self, Trim};
-use super::{now_ms, stored};
+use super::{now_ms, store_check};
 
 /// Name of the store's file in the data directory.
 pub const STORE_FILE: &str = "store.sqlite";
 /// Name of the file that one process at a time holds.
 pub const LOCK_FILE: &str = "lock";
-/// Name of the folder of a history in the data directory; one that is found at start was left behind.
-pub const HISTORY_DIR: &str = "history";
+/// Name of the folder of a backfill in the data directory; one that is found at start was left behind.
+pub const BACKFILL_DIR: &str = "backfill";
 /// Segments are this long, but never more than an eighth of what the log may take.
 const SEGMENT_BYTES: u64 = 64 << 20;
 
@@ -45,38 +46,38 @@ pub struct Stack {
     /// The log in.
     pub journal: Journal,
     /// How far the outbox is durable.
-    pub outbox: Arc<Durable>,
+    pub outbox: Arc<DurablePosition>,
     /// What can be read back.
     pub store: Arc<Embedded>,
     /// Where the engine is.
-    pub engine_progress: Arc<engine::Progress>,
+    pub engine_progress: Arc<engine::EngineProgress>,
     /// Where the store's sink is.
     pub sink_progress: Arc<SinkProgress>,
     /// What the workers hold.
     pub questions: Questions,
     /// How far series are released whose slots were freed.
-    pub released: Arc<Released>,
+    pub released: Arc<ReleaseProgress>,
     /// The last epoch that the journal held at start; ready means that the store holds it.
     pub found_epoch: u64,
     /// Whether the outbox is trimmed, so that there comes room in it.
     trims: bool,
-    running: Mutex<Option<Running>>,
+    running: Mutex<Option<StackThreads>>,
     _lock: File,
 }
 
 /// What a start goes on with although it would be refused otherwise.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Accepted {
+pub struct AcceptedRisks {
     /// Records that are damaged or lost (`--accept-loss`).
     pub loss: bool,
-    /// Samples, and stream time, far ahead of the clock (`--allow-future`).
+    /// Samples, and processing time, far ahead of the clock (`--allow-future`).
     pub future: bool,
-    /// That stream time goes back to the clock (`--accept-clock`).
+    /// That processing time goes back to the clock (`--accept-clock`).
     pub clock: bool,
 }
 
 /// The threads, in the order in which they end.
-struct Running {
+struct StackThreads {
     trim: Option<Trim>,
     engine: Engine,
     sink: StoreSink,
@@ -96,7 +97,7 @@ pub struct Fatal {
 pub const RESTART_ME: u8 = 75;
 
 /// Called with what ends the process.
-pub type OnFatal = Arc<dyn Fn(Fatal) + Send + Sync>;
+pub type FatalHook = Arc<dyn Fn(Fatal) + Send + Sync>;
 
 impl Stack {
     /// Opens the data directory and starts engine and sink.
@@ -105,41 +106,42 @@ impl Stack {
     /// Another process holds the directory, a log or the store cannot be opened, or they do not fit together.
     pub fn open(
         config: &Config,
-        mode: Mode,
-        accepted: Accepted,
-        on_fatal: &OnFatal,
+        mode: EpochMode,
+        accepted: AcceptedRisks,
+        on_fatal: &FatalHook,
     ) -> anyhow::Result<Stack> {
         let dir = &config.data_dir;
         let lock = lock(dir, config.umask)?;
         let metrics = Arc::new(Metrics::new());
-        metrics.build_info.get_or_create(&Build { version: env!("CARGO_PKG_VERSION") }).set(1);
-        remove_history(dir)?;
+        metrics.build_info.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
+        remove_backfill(dir)?;
         let labels = open_labels(config, &dir.join("series"), accepted.loss, Arc::clone(&metrics))?;
-        let options = embedded::Options {
+        let options = embedded::EmbeddedOptions {
             retention_ms: config.store.retention_ms,
             // Twice those that are alive at once: as many come as go.
             series_seen: 2 * config.limits.series as usize,
-            ..embedded::Options::default()
+            ..embedded::EmbeddedOptions::default()
         };
-        let store = Arc::new(stored::open(dir, options)?);
+        let store = Arc::new(store_check::open(dir, options)?);
         let stored = store.epoch().context("reading the store's epoch")?;
         // The journal is read from behind the snapshots only, and types stand in it once.
         let types = store.types().context("reading the store's types")?;
-        labels.told(&types.into_iter().map(|(series, kind)| (series.0, kind)).collect::<Vec<_>>());
+        labels.record_types(&types.into_iter().map(|(series, kind)| (series.0, kind)).collect::<Vec<_>>());
 
         let every = Duration::from_millis(config.snapshots.every_ms.unsigned_abs());
         let snapshots = Snapshots::open(dir.join("snapshots"), every, Arc::clone(&metrics))
             .context("opening the snapshots")?;
 
         let outbox_dir = dir.join("outbox");
-        let proof = outbox::Proof { snapshot: snapshots.newest_epoch(), stored, accept_loss: accepted.loss };
+        let proof =
+            outbox::AcceptProof { snapshot: snapshots.newest_epoch(), stored, accept_loss: accepted.loss };
         let outbox = open_outbox(config, &outbox_dir, proof, Arc::clone(&metrics))?;
 
         let mut journal_config = journal_config(config, mode, accepted.future);
         journal_config.accept_loss = accepted.loss;
         journal_config.accept_clock = accepted.clock;
         // Whoever reads a file or makes samples is told by what it waits for.
-        journal_config.on_failed = (mode == Mode::Live).then(|| journal_failed(on_fatal));
+        journal_config.on_failed = (mode == EpochMode::Live).then(|| journal_failed(on_fatal));
         let made = [
             ("outbox", outbox.last_epoch()),
             ("store", stored),
@@ -161,7 +163,7 @@ impl Stack {
         let found_epoch = journal.last_epoch_end().map_or(0, |end| end.epoch);
 
         let (durable, trimmer) = (outbox.durable(), outbox.trimmer());
-        let sink_parts = Parts {
+        let sink_parts = SinkDeps {
             store: Arc::clone(&store) as Arc<dyn Store>,
             labels: Arc::clone(&labels),
             metrics: Arc::clone(&metrics),
@@ -175,17 +177,17 @@ impl Stack {
         let engine = Engine::start(
             config.workers,
             &config.settings(),
-            engine::Logs { journal: journal.clone(), outbox, snapshots: Some(snapshots.clone()) },
+            engine::EngineLogs { journal: journal.clone(), outbox, snapshots: Some(snapshots.clone()) },
             Arc::clone(&metrics),
             engine::Listeners {
                 freed: hand_on(freed_to),
-                types: tell(&labels),
+                types: types_hook(&labels),
                 quarantined: quarantined(&labels),
             },
             fatal(on_fatal, EngineError::restart_helps),
         )?;
         let trim = if config.journal.trim {
-            let parts = trim::Parts {
+            let parts = trim::TrimDeps {
                 journal: journal.clone(),
                 snapshots: snapshots.clone(),
                 outbox: trimmer,
@@ -200,7 +202,7 @@ impl Stack {
             None
         };
         let released = Arc::default();
-        let release_parts = release::Parts {
+        let release_parts = release::ReleaseDeps {
             labels: Arc::clone(&labels),
             sink: sink.progress(),
             engine: engine.progress(),
@@ -220,7 +222,7 @@ impl Stack {
             released,
             found_epoch,
             trims: config.journal.trim,
-            running: Mutex::new(Some(Running { trim, engine, sink, release })),
+            running: Mutex::new(Some(StackThreads { trim, engine, sink, release })),
             _lock: lock,
         })
     }
@@ -231,8 +233,8 @@ impl Stack {
     /// The journal failed; what was answered before that is durable all the same.
     pub fn close(&self) -> anyhow::Result<()> {
         let closed = self.journal.close();
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(Running { trim, engine, sink, release }) = running {
+        let running = self.running.lock().take();
+        if let Some(StackThreads { trim, engine, sink, release }) = running {
             drop(trim);
             engine.join();
             sink.join();
@@ -251,11 +253,11 @@ impl Stack {
     }
 
     /// Why nothing is taken, if the engine waits for its outbox: with the sink that holds it up, if one does.
-    pub fn held_up(&self) -> Option<String> {
-        let why = self.engine_progress.held_up()?;
+    pub fn blocked_on(&self) -> Option<String> {
+        let why = self.engine_progress.blocked_on()?;
         let behind = self.sink_behind();
         Some(match why {
-            HeldUp::Full if behind > 0 => format!(
+            BlockedOn::Full if behind > 0 => format!(
                 "{why}; the sink store holds it up: it has epoch {}, {behind} behind the outbox ({:.1} s)",
                 self.sink_progress.epoch.load(Ordering::Acquire),
                 behind as f64 / 1e3
@@ -265,8 +267,8 @@ impl Stack {
     }
 
     /// Why the engine waits for its outbox, if nobody makes room there: waiting with it would be for ever.
-    pub fn stuck(&self) -> Option<HeldUp> {
-        self.engine_progress.held_up().filter(|why| !self.trims || *why != HeldUp::Full)
+    pub fn stuck(&self) -> Option<BlockedOn> {
+        self.engine_progress.blocked_on().filter(|why| !self.trims || *why != BlockedOn::Full)
     }
 
     /// By how much the number of the store's epoch is behind that of the outbox; numbers of epochs are milliseconds.
@@ -286,10 +288,10 @@ impl Stack {
         if let Some(why) = self.journal.stalled() {
             return Err(format!("the journal is stalled: {why}"));
         }
-        if let Some(why) = self.held_up() {
+        if let Some(why) = self.blocked_on() {
             return Err(format!("{why}; the computation waits"));
         }
-        if let Some(engine::Restarted { after, upto }) = self.engine_progress.restarted() {
+        if let Some(engine::EngineRestart { after, upto }) = self.engine_progress.restarted() {
             let at = self.engine_progress.computed();
             return Err(format!("the engine was restarted after: {after}; at epoch {at} of {upto}"));
         }
@@ -332,17 +334,17 @@ pub fn open_labels(
 pub fn open_outbox(
     config: &Config,
     dir: &Path,
-    proof: outbox::Proof,
+    proof: outbox::AcceptProof,
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<Outbox> {
     let bytes_max = config.outbox.bytes_max;
-    let outbox_config = outbox::Config { segment_bytes: segment_bytes(bytes_max), bytes_max, proof };
+    let outbox_config = outbox::OutboxOptions { segment_bytes: segment_bytes(bytes_max), bytes_max, proof };
     Outbox::open(dir, outbox_config, metrics).context("opening the outbox")
 }
 
 /// A journal of the configured size.
-pub fn journal_config(config: &Config, mode: Mode, allow_future: bool) -> journal::Config {
-    let mut journal_config = journal::Config::new(mode);
+pub fn journal_config(config: &Config, mode: EpochMode, allow_future: bool) -> journal::JournalOptions {
+    let mut journal_config = journal::JournalOptions::new(mode);
     journal_config.bytes_max = config.journal.bytes_max;
     journal_config.segment_bytes = segment_bytes(config.journal.bytes_max);
     journal_config.allow_future = allow_future;
@@ -354,12 +356,12 @@ pub fn journal_config(config: &Config, mode: Mode, allow_future: bool) -> journa
     journal_config
 }
 
-/// Removes what a history left behind that did not come to its end.
-pub fn remove_history(data_dir: &Path) -> anyhow::Result<()> {
-    let dir = data_dir.join(HISTORY_DIR);
+/// Removes what a backfill left behind that did not come to its end.
+pub fn remove_backfill(data_dir: &Path) -> anyhow::Result<()> {
+    let dir = data_dir.join(BACKFILL_DIR);
     match std::fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}, which a history left behind", dir.display()))
+            Err(error).with_context(|| format!("removing {}, which a backfill left behind", dir.display()))
         }
         _ => Ok(()),
     }
@@ -370,7 +372,7 @@ fn segment_bytes(bytes_max: u64) -> u64 {
 }
 
 /// Ends the process when nothing can be taken before another start.
-fn journal_failed(on_fatal: &OnFatal) -> journal::OnFailed {
+fn journal_failed(on_fatal: &FatalHook) -> journal::FailureHook {
     let on_fatal = Arc::clone(on_fatal);
     Arc::new(move |why| {
         on_fatal(Fatal { message: format!("the journal has failed: {why}"), code: RESTART_ME });
@@ -379,7 +381,7 @@ fn journal_failed(on_fatal: &OnFatal) -> journal::OnFailed {
 
 /// Ends the process with an error, and with [`RESTART_ME`] where another start may do better.
 fn fatal<E: std::fmt::Display + 'static>(
-    on_fatal: &OnFatal,
+    on_fatal: &FatalHook,
     restart_helps: fn(&E) -> bool,
 ) -> Arc<dyn Fn(E) + Send + Sync> {
     let on_fatal = Arc::clone(on_fatal);
@@ -390,14 +392,14 @@ fn fatal<E: std::fmt::Display + 'static>(
 }
 
 /// Ends the process; a store that is damaged is begun anew by the next start.
-fn sink_failed(dir: &Path, on_fatal: &OnFatal) -> Arc<dyn Fn(SinkError) + Send + Sync> {
+fn sink_failed(dir: &Path, on_fatal: &FatalHook) -> Arc<dyn Fn(SinkError) + Send + Sync> {
     let (dir, on_fatal) = (dir.to_owned(), Arc::clone(on_fatal));
     Arc::new(move |error| {
         let damage = match &error {
             SinkError::Store(StoreError::Corrupt { why, .. }) => Some(why),
             _ => None,
         };
-        damage.inspect(|why| stored::mark(&dir, why));
+        damage.inspect(|why| store_check::mark(&dir, why));
         let code = if damage.is_some() || error.restart_helps() { RESTART_ME } else { 1 };
         on_fatal(Fatal { message: error.to_string(), code });
     })
@@ -415,7 +417,7 @@ pub struct InUse(pub PathBuf);
 /// [`InUse`], or a directory that cannot be made.
 pub fn lock(dir: &Path, umask: u32) -> anyhow::Result<File> {
     process::restrict_files(umask);
-    Folder::from(dir).make().with_context(|| format!("making the data directory {}", dir.display()))?;
+    DiskFolder::from(dir).make().with_context(|| format!("making the data directory {}", dir.display()))?;
     let mode = std::fs::metadata(dir).map_or(0, |meta| meta.permissions().mode() & 0o777);
     if mode & umask != 0 {
         tracing::warn!(
@@ -436,15 +438,15 @@ pub fn lock(dir: &Path, umask: u32) -> anyhow::Result<File> {
     }
 }
 
-fn hand_on(to: SyncSender<Freed>) -> Box<dyn FnMut(Freed) + Send> {
+fn hand_on(to: SyncSender<FreedSlots>) -> Box<dyn FnMut(FreedSlots) + Send> {
     // The receiver ends only after the engine; nothing is lost by then.
     Box::new(move |freed| drop(to.send(freed)))
 }
 
 /// Tells the labels room which types of series are in the journal: after a start none of them is written again.
-fn tell(labels: &Arc<Labels>) -> engine::OnTypes {
+fn types_hook(labels: &Arc<Labels>) -> engine::OnTypes {
     let labels = Arc::clone(labels);
-    Box::new(move |types| labels.told(types))
+    Box::new(move |types| labels.record_types(types))
 }
 
 /// Says in the log which series is quarantined.

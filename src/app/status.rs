@@ -1,4 +1,4 @@
-//! `status`: how a running worker is, in a dozen lines, as its `/api/v1/status` says.
+//! `status`: how a running server is, in a dozen lines, as its `/api/v1/status` says.
 //!
 //! Not here: what the figures mean (`run`, which gives them).
 
@@ -16,17 +16,17 @@ use crate::cli;
 use crate::config::Config;
 use crate::config::http::{HttpConfig, Url};
 use crate::metrics::Metrics;
-use crate::source::query::client::Client;
+use crate::source::query::client::PrometheusClient;
 
 const PATH: &str = "/api/v1/status";
 /// Most characters of what a server said that we repeat.
 const SAID_MAX: usize = 300;
 
-/// Asks a worker how it is, and prints it.
-pub fn status(config: &Config, args: &cli::Status) -> anyhow::Result<ExitCode> {
+/// Asks a server how it is, and prints it.
+pub fn status(config: &Config, args: &cli::StatusArgs) -> anyhow::Result<ExitCode> {
     let url = args.url.clone().unwrap_or_else(|| format!("http://{}", reached(config.listen)));
     let url: Url = url.parse().map_err(|error| anyhow!("--url must be {error}"))?;
-    let client = Client::new(&url, &HttpConfig::default(), Arc::new(Metrics::new()))?;
+    let client = PrometheusClient::new(&url, &HttpConfig::default(), Arc::new(Metrics::new()))?;
     let now = read(&client)?;
     if args.common.json {
         println!("{now}");
@@ -47,7 +47,7 @@ pub fn reached(listen: SocketAddr) -> SocketAddr {
 }
 
 /// One reading.
-fn read(client: &Client) -> anyhow::Result<Value> {
+fn read(client: &PrometheusClient) -> anyhow::Result<Value> {
     let url = client.url();
     let (status, body) = client.get(PATH).map_err(|error| {
         anyhow!("no tidewatch answers at {url}: {error}; --url says where it is, and tidewatch run or demo starts one")
@@ -87,7 +87,7 @@ fn number(status: &Value, path: &str) -> Option<f64> {
     status.pointer(path)?.as_f64()
 }
 
-/// The dozen lines. What an older worker does not tell shows as `?`.
+/// The dozen lines. What an older server does not tell shows as `?`.
 fn words(url: &Url, status: &Value) -> String {
     let text = |path: &str| status.pointer(path).and_then(Value::as_str).unwrap_or("?").to_owned();
     let count = |path: &str| number(status, path).map_or_else(|| "?".to_owned(), thousands);

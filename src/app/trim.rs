@@ -7,8 +7,8 @@
 //!
 //! `journal.trim: off` keeps everything. Not here: which segments an epoch lies in; what snapshots are.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,8 +18,9 @@ use crate::labels::Labels;
 use crate::outbox;
 use crate::snapshots::Snapshots;
 use crate::store::Store;
+use parking_lot::Mutex;
 
-use super::stack::{Fatal, OnFatal, RESTART_ME};
+use super::stack::{Fatal, FatalHook, RESTART_ME};
 
 /// How often it is looked whether something can go.
 const EVERY: Duration = Duration::from_secs(1);
@@ -28,17 +29,17 @@ const OUTBOX_EVERY: u32 = 30;
 const PATIENCE: Duration = Duration::from_millis(100);
 
 /// What is trimmed, and what tells how far.
-pub struct Parts {
+pub struct TrimDeps {
     pub journal: Journal,
     pub snapshots: Snapshots,
-    pub outbox: outbox::Trimmer,
+    pub outbox: outbox::OutboxTrimmer,
     pub store: Arc<dyn Store>,
     pub labels: Arc<Labels>,
-    pub engine: Arc<engine::Progress>,
+    pub engine: Arc<engine::EngineProgress>,
     /// `journal.bytes_max`.
     pub journal_bytes_max: u64,
     /// Called when the series log has failed while it was made shorter.
-    pub on_fatal: OnFatal,
+    pub on_fatal: FatalHook,
 }
 
 /// The thread that trims.
@@ -49,7 +50,7 @@ pub struct Trim {
 
 impl Trim {
     /// Starts to trim.
-    pub fn start(parts: Parts) -> std::io::Result<Trim> {
+    pub fn start(parts: TrimDeps) -> std::io::Result<Trim> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("trim".to_owned()).spawn(move || {
@@ -81,7 +82,7 @@ impl Trim {
     /// Stops; waits for what is under way.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(thread) = self.thread.lock().take() {
             // A panic of it was printed; logs are whole segments all the same.
             let _ = thread.join();
         }
@@ -94,14 +95,14 @@ impl Drop for Trim {
     }
 }
 
-impl Parts {
+impl TrimDeps {
     /// Half full, only newer snapshots keep intake from being refused.
     fn hurry(&self) {
         self.snapshots.hurry(self.journal.bytes() > self.journal_bytes_max / 2);
     }
 
     fn full(&self) -> bool {
-        self.engine.held_up().is_some()
+        self.engine.blocked_on().is_some()
     }
 
     fn trim_journal(&self) -> anyhow::Result<()> {

@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::stack::{Fatal, OnFatal, RESTART_ME};
-use crate::engine::Progress;
+use super::stack::{Fatal, FatalHook, RESTART_ME};
+use crate::engine::EngineProgress;
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 
@@ -20,16 +20,16 @@ const END_MAX: Duration = Duration::from_secs(30);
 const LOOK_MAX: Duration = Duration::from_secs(1);
 
 /// How long the engine has stood still.
-struct Standing {
+struct StandstillTimer {
     moved: (u64, u64),
     still: Duration,
 }
 
-impl Standing {
+impl StandstillTimer {
     /// Takes note that `passed` went by, and that the engine is here now; how long it has stood still.
-    fn look(&mut self, moved: (u64, u64), behind: bool, passed: Duration) -> Duration {
+    fn judge(&mut self, moved: (u64, u64), behind: bool, passed: Duration) -> Duration {
         if moved != self.moved || !behind {
-            *self = Standing { moved, still: Duration::ZERO };
+            *self = StandstillTimer { moved, still: Duration::ZERO };
         } else {
             self.still += passed;
         }
@@ -51,9 +51,9 @@ impl Watchdog {
     pub fn start(
         patience: Duration,
         journal: Journal,
-        progress: Arc<Progress>,
+        progress: Arc<EngineProgress>,
         metrics: Arc<Metrics>,
-        on_fatal: OnFatal,
+        on_fatal: FatalHook,
     ) -> std::io::Result<Watchdog> {
         let (stop, stopped) = channel();
         let run = move || {
@@ -86,19 +86,19 @@ impl Drop for Watchdog {
 fn watch(
     patience: Duration,
     journal: &Journal,
-    progress: &Progress,
+    progress: &EngineProgress,
     stopped: &Receiver<()>,
 ) -> Option<String> {
     let tick = (patience / 20).min(LOOK_MAX);
-    let mut standing = Standing { moved: progress.moved(), still: Duration::ZERO };
+    let mut standing = StandstillTimer { moved: progress.moved(), still: Duration::ZERO };
     let mut looked = Instant::now();
     while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
         // A process that was stopped and goes on has not stood still all the while.
         let passed = looked.elapsed().min(tick * 2);
         looked = Instant::now();
         let held = journal.last_epoch_end().map_or(0, |end| end.epoch);
-        let full = progress.held_up().is_some();
-        let still = standing.look(progress.moved(), held > progress.computed() && !full, passed);
+        let full = progress.blocked_on().is_some();
+        let still = standing.judge(progress.moved(), held > progress.computed() && !full, passed);
         if still >= patience {
             let (computed, at) = (progress.computed(), progress.at());
             return Some(format!(
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn only_time_in_which_nothing_moves_while_something_waits_counts() {
         let second = Duration::from_secs(1);
-        let mut standing = Standing { moved: (1, 0), still: Duration::ZERO };
+        let mut standing = StandstillTimer { moved: (1, 0), still: Duration::ZERO };
         let looks = [
             ((1, 0), true, 1),
             ((1, 0), true, 2),
@@ -132,7 +132,7 @@ mod tests {
             ((2, 1), true, 1),
         ];
         for (n, (moved, behind, still)) in looks.into_iter().enumerate() {
-            assert_eq!(standing.look(moved, behind, second), second * still, "look {n}");
+            assert_eq!(standing.judge(moved, behind, second), second * still, "look {n}");
         }
     }
 }

@@ -32,7 +32,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A secret, or the file it is read from at each use, so that it can be replaced while the worker runs.
+/// A secret, or the file it is read from at each use, so that it can be replaced while the server runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
     /// Written in the configuration.

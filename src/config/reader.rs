@@ -9,7 +9,7 @@ use serde_json::Value;
 use tidewatch_dataflows::settings::parse_duration;
 
 use super::units::{parse_size, size};
-use super::{ConfigError, Flags};
+use super::{ConfigError, ConfigFlags};
 
 /// What the name of every environment variable of ours begins with.
 const ENV_PREFIX: &str = "TIDEWATCH_";
@@ -26,17 +26,17 @@ const UNKNOWN_NAMED_MAX: usize = 16;
 
 /// One value as it was given: typed by YAML, or the bare text of a variable or flag.
 #[derive(Clone)]
-pub(super) enum Given {
+pub(super) enum ConfigValue {
     Yaml(Value),
     Text(String),
 }
 
-impl Given {
+impl ConfigValue {
     /// The value as a user would recognise it, cut to a readable length.
     pub(super) fn shown(&self) -> String {
         let text = match self {
-            Given::Yaml(value) => value.to_string(),
-            Given::Text(text) => format!("{text:?}"),
+            ConfigValue::Yaml(value) => value.to_string(),
+            ConfigValue::Text(text) => format!("{text:?}"),
         };
         match text.char_indices().nth(SHOWN_MAX) {
             Some((end, _)) => format!("{}...", &text[..end]),
@@ -47,33 +47,33 @@ impl Given {
     /// What it is, where it may be a secret.
     fn kind(&self) -> String {
         let kind = match self {
-            Given::Yaml(Value::Null) => return "null".to_owned(),
-            Given::Yaml(Value::Bool(flag)) => return flag.to_string(),
-            Given::Yaml(Value::Array(_)) => "list",
-            Given::Yaml(Value::Object(_)) => "map",
-            Given::Yaml(Value::Number(_)) => "number",
-            Given::Yaml(Value::String(_)) | Given::Text(_) => "text",
+            ConfigValue::Yaml(Value::Null) => return "null".to_owned(),
+            ConfigValue::Yaml(Value::Bool(flag)) => return flag.to_string(),
+            ConfigValue::Yaml(Value::Array(_)) => "list",
+            ConfigValue::Yaml(Value::Object(_)) => "map",
+            ConfigValue::Yaml(Value::Number(_)) => "number",
+            ConfigValue::Yaml(Value::String(_)) | ConfigValue::Text(_) => "text",
         };
         format!("a {kind} that is not shown")
     }
 
     pub(super) fn text(&self) -> Option<&str> {
         match self {
-            Given::Yaml(Value::String(text)) | Given::Text(text) => Some(text),
-            Given::Yaml(_) => None,
+            ConfigValue::Yaml(Value::String(text)) | ConfigValue::Text(text) => Some(text),
+            ConfigValue::Yaml(_) => None,
         }
     }
 
     pub(super) fn whole_number(&self) -> Option<u64> {
         match self {
-            Given::Yaml(value) => value.as_u64(),
-            Given::Text(text) => text.parse().ok(),
+            ConfigValue::Yaml(value) => value.as_u64(),
+            ConfigValue::Text(text) => text.parse().ok(),
         }
     }
 
     pub(super) fn duration_ms(&self) -> Option<i64> {
         match self {
-            Given::Yaml(value) if value.as_u64() == Some(0) => Some(0),
+            ConfigValue::Yaml(value) if value.as_u64() == Some(0) => Some(0),
             _ => parse_duration(self.text()?),
         }
     }
@@ -81,7 +81,7 @@ impl Given {
     /// `on` and `off`, which older YAML reads as booleans itself.
     pub(super) fn switch(&self) -> Option<bool> {
         match self {
-            Given::Yaml(Value::Bool(on)) => Some(*on),
+            ConfigValue::Yaml(Value::Bool(on)) => Some(*on),
             _ => match self.text()? {
                 "on" | "true" => Some(true),
                 "off" | "false" => Some(false),
@@ -99,12 +99,12 @@ impl Given {
     /// Names of hosts: a list, or in a text separated by commas.
     pub(super) fn hosts(&self) -> Option<Vec<String>> {
         let names: Vec<String> = match self {
-            Given::Yaml(Value::Array(all)) => {
+            ConfigValue::Yaml(Value::Array(all)) => {
                 all.iter().map(|one| one.as_str().map(str::to_owned)).collect::<Option<_>>()?
             }
-            Given::Yaml(_) => return None,
-            Given::Text(text) if text.trim().is_empty() => Vec::new(),
-            Given::Text(text) => text.split(',').map(|name| name.trim().to_owned()).collect(),
+            ConfigValue::Yaml(_) => return None,
+            ConfigValue::Text(text) if text.trim().is_empty() => Vec::new(),
+            ConfigValue::Text(text) => text.split(',').map(|name| name.trim().to_owned()).collect(),
         };
         let is_name = |name: &String| {
             let part = |part: &str| {
@@ -121,7 +121,7 @@ impl Given {
 }
 
 /// The three origins of settings, and which of them exist.
-pub(super) struct Reader {
+pub(super) struct ConfigReader {
     tree: Value,
     file: String,
     env: BTreeMap<String, String>,
@@ -132,13 +132,13 @@ pub(super) struct Reader {
     pub(super) known: BTreeSet<String>,
 }
 
-impl Reader {
+impl ConfigReader {
     pub(super) fn new(
         text: &str,
         file: String,
         variables: impl Iterator<Item = (OsString, OsString)>,
-        flags: Flags,
-    ) -> Result<Reader, ConfigError> {
+        flags: ConfigFlags,
+    ) -> Result<ConfigReader, ConfigError> {
         let mut tree = parse_yaml(text, &file)?;
         if tree.is_null() {
             tree = Value::Object(serde_json::Map::new());
@@ -147,7 +147,7 @@ impl Reader {
             return Err(ConfigError::Bad {
                 path: "the configuration".to_owned(),
                 bound: "a map of settings".to_owned(),
-                value: Given::Yaml(tree).shown(),
+                value: ConfigValue::Yaml(tree).shown(),
                 origin: file,
             });
         }
@@ -164,7 +164,7 @@ impl Reader {
         }
         let flags = [("data_dir", flags.data_dir), ("listen", flags.listen), ("workers", flags.workers)];
         let flags = flags.into_iter().filter_map(|(path, text)| Some((path, text?))).collect();
-        Ok(Reader { tree, file, env, unreadable, flags, known: BTreeSet::new() })
+        Ok(ConfigReader { tree, file, env, unreadable, flags, known: BTreeSet::new() })
     }
 
     /// The value at `path` if anyone gave one, judged by `parse`.
@@ -172,7 +172,7 @@ impl Reader {
         &mut self,
         path: &str,
         bound: &str,
-        parse: impl Fn(&Given) -> Option<T>,
+        parse: impl Fn(&ConfigValue) -> Option<T>,
     ) -> Result<Option<T>, ConfigError> {
         self.known.insert(path.to_owned());
         match self.given(path) {
@@ -203,15 +203,15 @@ impl Reader {
     }
 
     pub(super) fn millis(&mut self, path: &str, default: i64) -> Result<i64, ConfigError> {
-        let value = self.leaf(path, "a duration such as 30s or 1h30m", Given::duration_ms)?;
+        let value = self.leaf(path, "a duration such as 30s or 1h30m", ConfigValue::duration_ms)?;
         Ok(value.unwrap_or(default))
     }
 
     pub(super) fn needed_millis(&mut self, path: &str, default: Option<i64>) -> Result<i64, ConfigError> {
         let bound = "a duration such as 30s or 1h30m";
-        match self.leaf(path, bound, Given::duration_ms)?.or(default) {
+        match self.leaf(path, bound, ConfigValue::duration_ms)?.or(default) {
             Some(value) => Ok(value),
-            None => Err(self.bad(path, bound, &Given::Yaml(Value::Null))),
+            None => Err(self.bad(path, bound, &ConfigValue::Yaml(Value::Null))),
         }
     }
 
@@ -236,13 +236,13 @@ impl Reader {
     }
 
     /// What was given for `path`, by the highest origin. A key without a value counts as not given.
-    pub(super) fn given(&self, path: &str) -> Option<Given> {
+    pub(super) fn given(&self, path: &str) -> Option<ConfigValue> {
         if let Some(text) = self.flags.get(path).or_else(|| self.env.get(&env_name(path))) {
-            return Some(Given::Text(text.clone()));
+            return Some(ConfigValue::Text(text.clone()));
         }
         let pointer: String =
             path.split(['.', '[']).map(|part| format!("/{}", part.trim_end_matches(']'))).collect();
-        self.tree.pointer(&pointer).filter(|value| !value.is_null()).cloned().map(Given::Yaml)
+        self.tree.pointer(&pointer).filter(|value| !value.is_null()).cloned().map(ConfigValue::Yaml)
     }
 
     /// Who gave the value at `path`, or the nearest thing around it.
@@ -264,7 +264,7 @@ impl Reader {
         }
     }
 
-    pub(super) fn bad(&self, path: &str, bound: &str, given: &Given) -> ConfigError {
+    pub(super) fn bad(&self, path: &str, bound: &str, given: &ConfigValue) -> ConfigError {
         ConfigError::Bad {
             path: path.to_owned(),
             bound: bound.to_owned(),
@@ -328,7 +328,7 @@ impl Reader {
         let (section, list) = (format!("{path}."), format!("{path}["));
         if self.known.iter().any(|known| known.starts_with(&section)) {
             if !value.is_object() && !value.is_null() {
-                return Err(self.bad(path, "a map of settings", &Given::Yaml(value.clone())));
+                return Err(self.bad(path, "a map of settings", &ConfigValue::Yaml(value.clone())));
             }
             return self.walk(value, path);
         }
@@ -360,10 +360,10 @@ impl Reader {
 }
 
 /// Whether a value at `path` could hold a secret: everything about servers, but for a few settings.
-fn may_be_secret(path: &str, given: &Given) -> bool {
+fn may_be_secret(path: &str, given: &ConfigValue) -> bool {
     let key = path.rsplit('.').next().unwrap_or(path);
     let plain = match key {
-        "match" | "backfill" | "chunk" | "poll" => true,
+        "match" | "bootstrap" | "chunk" | "poll" => true,
         "url" => given.text().is_some_and(|text| !text.contains('@')),
         _ => false,
     };

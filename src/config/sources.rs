@@ -1,15 +1,15 @@
 //! `sources` and `select`: which Prometheus servers are asked, for what, and what is left out.
 //!
 //! What is below `sources` may be secret, so a message shows a refused value only where that cannot be.
-//! Not here: the syntax of selectors. Whoever composes the worker judges that by the parser of the store.
+//! Not here: the syntax of selectors. Whoever composes the server judges that by the parser of the store.
 
 use std::path::PathBuf;
 
 use serde_json::Value;
 
 use super::http::{Authorization, BasicAuth, Credential, HeaderValue, HttpConfig, Secret, TlsConfig, Url};
-use super::reader::{Given, Reader};
-use super::{ConfigError, Select};
+use super::reader::{ConfigReader, ConfigValue};
+use super::{ConfigError, SelectConfig};
 
 /// Most servers of one kind.
 pub const SOURCES_MAX: usize = 16;
@@ -31,8 +31,8 @@ pub struct PrometheusSource {
     pub url: Url,
     /// `match`: selectors of the series that are asked for.
     pub matching: Vec<String>,
-    /// How far back is asked for once, as a fill; 0 for not at all.
-    pub backfill_ms: i64,
+    /// How far back is asked for once, as a bootstrap; 0 for not at all.
+    pub bootstrap_ms: i64,
     /// The longest span of one question.
     pub chunk_ms: i64,
     /// How often it is asked for what is new; 0 for never.
@@ -54,24 +54,26 @@ impl PrometheusSource {
     }
 }
 
-fn list(given: &Given, most: usize) -> Option<Vec<String>> {
+fn list(given: &ConfigValue, most: usize) -> Option<Vec<String>> {
     let texts: Option<Vec<String>> = match given {
-        Given::Text(text) => Some(vec![text.clone()]),
-        Given::Yaml(Value::Array(all)) => all.iter().map(|one| one.as_str().map(str::to_owned)).collect(),
-        Given::Yaml(_) => None,
+        ConfigValue::Text(text) => Some(vec![text.clone()]),
+        ConfigValue::Yaml(Value::Array(all)) => {
+            all.iter().map(|one| one.as_str().map(str::to_owned)).collect()
+        }
+        ConfigValue::Yaml(_) => None,
     };
     texts.filter(|all| (1..=most).contains(&all.len()))
 }
 
-fn flag(given: &Given) -> Option<bool> {
+fn flag(given: &ConfigValue) -> Option<bool> {
     match given {
-        Given::Yaml(Value::Bool(flag)) => Some(*flag),
-        Given::Text(text) => text.parse().ok(),
-        Given::Yaml(_) => None,
+        ConfigValue::Yaml(Value::Bool(flag)) => Some(*flag),
+        ConfigValue::Text(text) => text.parse().ok(),
+        ConfigValue::Yaml(_) => None,
     }
 }
 
-fn text(given: &Given) -> Option<String> {
+fn text(given: &ConfigValue) -> Option<String> {
     given.text().filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
@@ -79,7 +81,7 @@ fn is_selector(text: &str) -> bool {
     !text.trim().is_empty() && text.len() <= SELECTOR_BYTES_MAX
 }
 
-impl Reader {
+impl ConfigReader {
     /// The servers under `sources.prometheus`; `longest_ms` is the longest window.
     pub(super) fn prometheus_sources(
         &mut self,
@@ -107,7 +109,7 @@ impl Reader {
     fn prometheus(&mut self, path: &str, longest_ms: i64) -> Result<PrometheusSource, ConfigError> {
         let at = |key: &str| format!("{path}.{key}");
         let selectors = format!("a list of 1 to {SELECTORS_MAX} selectors such as ['{{job=\"node\"}}']");
-        let backfill = "a duration from 0s to 30d";
+        let bootstrap = "a duration from 0s to 30d";
         let chunk = "a duration from 1m to 1d";
         let poll = "0s, or a duration from 1s to 1h";
         Ok(PrometheusSource {
@@ -115,8 +117,8 @@ impl Reader {
             matching: self.needed(&at("match"), &selectors, |g| {
                 list(g, SELECTORS_MAX).filter(|all| all.iter().all(|text| is_selector(text)))
             })?,
-            backfill_ms: self
-                .leaf(&at("backfill"), backfill, |g| {
+            bootstrap_ms: self
+                .leaf(&at("bootstrap"), bootstrap, |g| {
                     g.duration_ms().filter(|ms| (0..=30 * DAY_MS).contains(ms))
                 })?
                 .unwrap_or(longest_ms),
@@ -149,7 +151,7 @@ impl Reader {
         }
         let tls = at("tls_config");
         let file = "the path of a file";
-        let path_of = |g: &Given| text(g).map(PathBuf::from);
+        let path_of = |g: &ConfigValue| text(g).map(PathBuf::from);
         let server_name = "the name in the server's certificate";
         let skip = self.leaf(&format!("{tls}.insecure_skip_verify"), "true or false", flag)?;
         Ok(HttpConfig {
@@ -191,7 +193,7 @@ impl Reader {
             }
             (None, None) => Ok(None),
             (None, Some(_)) => {
-                let null = Given::Yaml(Value::Null);
+                let null = ConfigValue::Yaml(Value::Null);
                 Err(self.bad(&format!("{path}.credentials"), "credentials, or credentials_file", &null))
             }
         }
@@ -218,7 +220,7 @@ impl Reader {
     fn headers(&mut self, path: &str) -> Result<Vec<(String, HeaderValue)>, ConfigError> {
         let bound = format!("up to {HEADERS_MAX} headers such as {{X-Scope-OrgID: {{values: [tenant]}}}}");
         let given = self.leaf(path, &bound, |g| match g {
-            Given::Yaml(Value::Object(map)) if map.len() <= HEADERS_MAX => {
+            ConfigValue::Yaml(Value::Object(map)) if map.len() <= HEADERS_MAX => {
                 let all: Option<Vec<_>> = map.iter().map(|(name, given)| header(name, given)).collect();
                 Some(all?.into_iter().flatten().collect())
             }
@@ -228,14 +230,14 @@ impl Reader {
     }
 
     /// The entries of `select`.
-    pub(super) fn select(&mut self) -> Result<Vec<Select>, ConfigError> {
+    pub(super) fn select(&mut self) -> Result<Vec<SelectConfig>, ConfigError> {
         let given = self.entries("select", SELECTORS_MAX, "{match: '{job=\"node\"}', sample: 100}")?;
         let mut entries = Vec::new();
         for at in 0..given {
             let path = format!("select[{at}]");
             let matching = format!("{path}.match");
             let most = format!("{path}.drop_constant");
-            entries.push(Select {
+            entries.push(SelectConfig {
                 matching: self.needed(&matching, "a selector such as {job=\"node\"}", |g| {
                     text(g).filter(|text| is_selector(text))
                 })?,
@@ -252,10 +254,10 @@ impl Reader {
         let given = match self.list(path)? {
             None => return Ok(0),
             Some(Value::Array(list)) if list.len() <= most => list,
-            Some(other) => return Err(self.bad(path, &bound, &Given::Yaml(other))),
+            Some(other) => return Err(self.bad(path, &bound, &ConfigValue::Yaml(other))),
         };
         if let Some(at) = given.iter().position(|entry| !entry.is_object()) {
-            let entry = Given::Yaml(given[at].clone());
+            let entry = ConfigValue::Yaml(given[at].clone());
             return Err(self.bad(&format!("{path}[{at}]"), &format!("a map such as {example}"), &entry));
         }
         Ok(given.len())
@@ -266,11 +268,11 @@ impl Reader {
         &mut self,
         path: &str,
         bound: &str,
-        parse: impl Fn(&Given) -> Option<T>,
+        parse: impl Fn(&ConfigValue) -> Option<T>,
     ) -> Result<T, ConfigError> {
         match self.leaf(path, bound, parse)? {
             Some(value) => Ok(value),
-            None => Err(self.bad(path, bound, &Given::Yaml(Value::Null))),
+            None => Err(self.bad(path, bound, &ConfigValue::Yaml(Value::Null))),
         }
     }
 }
@@ -285,7 +287,7 @@ fn header(name: &str, given: &Value) -> Option<Vec<(String, HeaderValue)>> {
             "files" => |text| HeaderValue::Hidden(Credential::File(text.into())),
             _ => return None,
         };
-        for text in list(&Given::Yaml(all.clone()), HEADERS_MAX)? {
+        for text in list(&ConfigValue::Yaml(all.clone()), HEADERS_MAX)? {
             values.push((name.to_owned(), make(text)));
         }
     }
@@ -294,7 +296,7 @@ fn header(name: &str, given: &Value) -> Option<Vec<(String, HeaderValue)>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Config, Flags};
+    use super::super::{Config, ConfigFlags};
     use super::*;
 
     fn file(text: &str) -> Result<Config, String> {
@@ -303,7 +305,7 @@ mod tests {
 
     fn load(text: &str, env: &[(&str, &str)]) -> Result<Config, String> {
         let env = env.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-        Config::from_parts(text, "file t.yml".to_owned(), env, Flags::default())
+        Config::from_parts(text, "file t.yml".to_owned(), env, ConfigFlags::default())
             .map(|(config, _)| config)
             .map_err(|error| error.to_string())
     }
@@ -317,7 +319,7 @@ mod tests {
     fn a_source_has_defaults_and_everything_can_be_set() {
         let source = file(&one("")).unwrap().sources.prometheus.remove(0);
         assert_eq!(
-            (source.backfill_ms, source.chunk_ms, source.poll_ms),
+            (source.bootstrap_ms, source.chunk_ms, source.poll_ms),
             (12 * 3_600_000, 3_600_000, 15_000)
         );
         assert_eq!(
@@ -326,17 +328,17 @@ mod tests {
         );
         let long = format!("{}\nwindows: [{{length: 2d, hop: 1h}}]", one(""));
         assert_eq!(
-            file(&long).unwrap().sources.prometheus[0].backfill_ms,
+            file(&long).unwrap().sources.prometheus[0].bootstrap_ms,
             2 * DAY_MS,
             "as long as the longest window"
         );
         let all = one(
-            ", backfill: 0s, chunk: 5m, poll: 0s, http_config: {follow_redirects: false, proxy_url: 'http://p:1',
+            ", bootstrap: 0s, chunk: 5m, poll: 0s, http_config: {follow_redirects: false, proxy_url: 'http://p:1',
             basic_auth: {username: u, password_file: /p}, tls_config: {ca_file: /ca, cert_file: /c, key_file: /k,
             server_name: s, insecure_skip_verify: true}, http_headers: {X-Scope-OrgID: {values: [a], secrets: [b], files: [/c]}}}",
         );
         let source = file(&all).unwrap().sources.prometheus.remove(0);
-        assert_eq!((source.backfill_ms, source.chunk_ms, source.poll_ms), (0, 300_000, 0));
+        assert_eq!((source.bootstrap_ms, source.chunk_ms, source.poll_ms), (0, 300_000, 0));
         let http = source.http;
         assert_eq!(http.basic_auth.unwrap().password, Some(Credential::File("/p".into())));
         assert_eq!((http.tls.server_name.as_deref(), http.tls.insecure_skip_verify), (Some("s"), true));
@@ -356,7 +358,7 @@ mod tests {
         assert_eq!(config.select.len(), 2);
         assert_eq!(
             config.select[1],
-            Select { matching: "{a=\"b\"}".to_owned(), drop_constant: true, sample: 3 }
+            SelectConfig { matching: "{a=\"b\"}".to_owned(), drop_constant: true, sample: 3 }
         );
     }
 
@@ -395,7 +397,7 @@ mod tests {
             (source("{url: 'http://h', match: []}"), bad("match", selectors, "[]")),
             (source("{url: 'http://h', match: [' ']}"), bad("match", selectors, "[\" \"]")),
             (source("{url: 'http://h', match: [7]}"), bad("match", selectors, "[7]")),
-            (one(", backfill: 31d"), bad("backfill", "a duration from 0s to 30d", "\"31d\"")),
+            (one(", bootstrap: 31d"), bad("bootstrap", "a duration from 0s to 30d", "\"31d\"")),
             (one(", chunk: 1s"), bad("chunk", "a duration from 1m to 1d", "\"1s\"")),
             (one(", poll: 100ms"), bad("poll", "0s, or a duration from 1s to 1h", "\"100ms\"")),
             (one(", poll: 2h"), bad("poll", "0s, or a duration from 1s to 1h", "\"2h\"")),

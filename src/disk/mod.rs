@@ -108,22 +108,22 @@ pub trait DiskFile: Send + Sync + Debug {
 
 /// A folder on a disk; cheap to clone. A path alone means the operating system's.
 #[derive(Clone, Debug)]
-pub struct Folder {
+pub struct DiskFolder {
     disk: Arc<dyn Disk>,
     path: PathBuf,
     /// Open since it was synced first, for all clones: a log that goes on must not depend on a descriptor to be had.
     open: Arc<OnceLock<Box<dyn DiskDir>>>,
 }
 
-impl Folder {
+impl DiskFolder {
     /// A folder of the operating system.
-    pub fn new(path: impl Into<PathBuf>) -> Folder {
-        Folder::on(Arc::new(Os), path)
+    pub fn new(path: impl Into<PathBuf>) -> DiskFolder {
+        DiskFolder::on(Arc::new(Os), path)
     }
 
     /// A folder on another disk.
-    pub fn on(disk: Arc<dyn Disk>, path: impl Into<PathBuf>) -> Folder {
-        Folder { disk, path: path.into(), open: Arc::default() }
+    pub fn on(disk: Arc<dyn Disk>, path: impl Into<PathBuf>) -> DiskFolder {
+        DiskFolder { disk, path: path.into(), open: Arc::default() }
     }
 
     /// Where it is.
@@ -133,8 +133,8 @@ impl Folder {
 
     /// The folder of this name in it.
     #[must_use]
-    pub fn join(&self, name: impl AsRef<Path>) -> Folder {
-        Folder::on(Arc::clone(&self.disk), self.path.join(name))
+    pub fn join(&self, name: impl AsRef<Path>) -> DiskFolder {
+        DiskFolder::on(Arc::clone(&self.disk), self.path.join(name))
     }
 
     /// See [`Disk::list`].
@@ -201,26 +201,26 @@ impl Folder {
     }
 }
 
-impl From<&Path> for Folder {
-    fn from(path: &Path) -> Folder {
-        Folder::new(path)
+impl From<&Path> for DiskFolder {
+    fn from(path: &Path) -> DiskFolder {
+        DiskFolder::new(path)
     }
 }
 
-impl From<PathBuf> for Folder {
-    fn from(path: PathBuf) -> Folder {
-        Folder::new(path)
+impl From<PathBuf> for DiskFolder {
+    fn from(path: PathBuf) -> DiskFolder {
+        DiskFolder::new(path)
     }
 }
 
-impl From<&PathBuf> for Folder {
-    fn from(path: &PathBuf) -> Folder {
-        Folder::new(path)
+impl From<&PathBuf> for DiskFolder {
+    fn from(path: &PathBuf) -> DiskFolder {
+        DiskFolder::new(path)
     }
 }
 
-impl From<&Folder> for Folder {
-    fn from(folder: &Folder) -> Folder {
+impl From<&DiskFolder> for DiskFolder {
+    fn from(folder: &DiskFolder) -> DiskFolder {
         folder.clone()
     }
 }

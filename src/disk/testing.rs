@@ -2,10 +2,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 
-use super::{Disk, DiskDir, DiskFile, Folder, Os};
+use super::{Disk, DiskDir, DiskFile, DiskFolder, Os};
+use parking_lot::Mutex;
 
 /// What fails from now on.
 #[derive(Debug, Default)]
@@ -28,17 +29,17 @@ pub(crate) struct Faults {
 
 impl Faults {
     /// A folder of the operating system that fails as `self` says.
-    pub(crate) fn folder(self: &Arc<Faults>, path: impl Into<PathBuf>) -> Folder {
-        Folder::on(Arc::new(Failing(Arc::clone(self))), path)
+    pub(crate) fn folder(self: &Arc<Faults>, path: impl Into<PathBuf>) -> DiskFolder {
+        DiskFolder::on(Arc::new(FailingDisk(Arc::clone(self))), path)
     }
 
     /// Lets so many syncs succeed yet.
     pub(crate) fn syncs_left(&self, syncs: usize) {
-        *self.syncs_left.lock().unwrap() = Some(syncs);
+        *self.syncs_left.lock() = Some(syncs);
     }
 
     fn count_down(&self) {
-        let mut left = self.syncs_left.lock().unwrap();
+        let mut left = self.syncs_left.lock();
         match left.as_mut() {
             Some(0) => {
                 *left = None;
@@ -51,12 +52,12 @@ impl Faults {
 
     /// Bytes that can be written yet; `None` for any number.
     pub(crate) fn room(&self, bytes: Option<u64>) {
-        *self.room.lock().unwrap() = bytes;
+        *self.room.lock() = bytes;
     }
 }
 
 #[derive(Debug)]
-struct Failing(Arc<Faults>);
+struct FailingDisk(Arc<Faults>);
 
 #[derive(Debug)]
 struct FailingFile {
@@ -74,13 +75,13 @@ impl Faults {
     }
 }
 
-impl Failing {
+impl FailingDisk {
     fn file(&self, file: Box<dyn DiskFile>) -> Box<dyn DiskFile> {
         Box::new(FailingFile { file, faults: Arc::clone(&self.0) })
     }
 }
 
-impl Disk for Failing {
+impl Disk for FailingDisk {
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         Os.list(dir)
     }
@@ -126,7 +127,7 @@ impl DiskFile for FailingFile {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let mut room = self.faults.room.lock().unwrap();
+        let mut room = self.faults.room.lock();
         let Some(left) = room.as_mut() else { return self.file.write_at(bytes, offset) };
         let taken = bytes.len().min(usize::try_from(*left).unwrap());
         *left -= taken as u64;

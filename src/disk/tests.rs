@@ -6,7 +6,7 @@ use crate::segments::tests::Dir;
 #[test]
 fn the_systems_disk_does_what_the_trait_says() {
     let dir = Dir::new();
-    let folder = Folder::from(dir.path()).join("a/b");
+    let folder = DiskFolder::from(dir.path()).join("a/b");
     folder.make().unwrap();
     folder.make().unwrap();
     let file = folder.create("one").unwrap();

@@ -1,44 +1,45 @@
 //! How long the operators run, as timely logs it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tidewatch_dataflows::graph::OPERATORS;
 use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
 
-use crate::metrics::{Metrics, Operator};
+use crate::metrics::{Metrics, StageLabels};
 
 /// Nanoseconds operators ran, by name: the sum over workers, and the longest at a time.
 #[derive(Default)]
-pub(super) struct Busy(Mutex<HashMap<&'static str, Ran>>);
+pub(super) struct Busy(Mutex<HashMap<&'static str, OperatorTime>>);
 
 /// How long an operator ran, in nanoseconds.
 #[derive(Clone, Copy, Default)]
-struct Ran {
+struct OperatorTime {
     sum: u64,
     longest: u64,
 }
 
-impl Ran {
-    fn add(&mut self, more: Ran) {
+impl OperatorTime {
+    fn add(&mut self, more: OperatorTime) {
         self.sum += more.sum;
         self.longest = self.longest.max(more.longest);
     }
 }
 
 impl Busy {
-    fn add(&self, seen: &mut HashMap<&'static str, Ran>) {
-        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    fn add(&self, seen: &mut HashMap<&'static str, OperatorTime>) {
+        let mut all = self.0.lock();
         for (name, ran) in seen.drain() {
             all.entry(name).or_default().add(ran);
         }
     }
 
     pub(super) fn publish(&self, metrics: &Metrics) {
-        let mut all = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut all = self.0.lock();
         for (operator, ran) in all.drain() {
-            let operator = Operator { operator: operator.to_owned() };
+            let operator = StageLabels { operator: operator.to_owned() };
             metrics.operator_seconds.get_or_create(&operator).inc_by(ran.sum as f64 / 1e9);
             let longest = metrics.operator_longest_seconds.get_or_create(&operator);
             longest.set(longest.get().max(ran.longest as f64 / 1e9));
@@ -51,7 +52,7 @@ pub(super) fn log_operators(worker: &timely::worker::Worker, busy: &Arc<Busy>) {
     let names = [OPERATORS[0], OPERATORS[1], "source", "outbox"];
     let (mut operators, mut running) =
         (HashMap::<usize, &'static str>::new(), HashMap::<usize, Duration>::new());
-    let (mut seen, busy) = (HashMap::<&'static str, Ran>::new(), Arc::clone(busy));
+    let (mut seen, busy) = (HashMap::<&'static str, OperatorTime>::new(), Arc::clone(busy));
     let Some(mut register) = worker.log_register() else { return };
     register.insert::<TimelyEventBuilder, _>("timely", move |_, events| {
         for (at, event) in events.iter_mut().flat_map(|events| events.drain(..)) {
@@ -68,7 +69,7 @@ pub(super) fn log_operators(worker: &timely::worker::Worker, busy: &Arc<Busy>) {
                     (Some(name), StartStop::Stop) => {
                         if let Some(start) = running.remove(&schedule.id) {
                             let ran = at.saturating_sub(start).as_nanos() as u64;
-                            seen.entry(*name).or_default().add(Ran { sum: ran, longest: ran });
+                            seen.entry(*name).or_default().add(OperatorTime { sum: ran, longest: ran });
                         }
                     }
                     (None, _) => {}

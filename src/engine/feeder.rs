@@ -1,20 +1,21 @@
 //! The feeder: reads the journal and deals it out to the workers.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
 
+use parking_lot::Mutex;
 use tidewatch_dataflows::driver::BATCH_SAMPLES;
 use tidewatch_dataflows::sample::{Control, Mark, MetricType, Samples};
 
 use super::generation::Signals;
-use super::start::Start;
-use super::workers::{Feed, Message};
-use super::{OnTypes, PATIENCE, Progress};
-use crate::journal::{JournalError, Quarantined, Record};
+use super::start::FeederStart;
+use super::workers::{WorkerFeed, WorkerMessage};
+use super::{EngineProgress, OnTypes, PATIENCE};
+use crate::journal::{JournalError, QuarantineEntry, Record};
 
 /// Who is told of types, by one generation after the other.
-pub(super) type Types = Arc<Mutex<ToldTypes>>;
+pub(super) type TypesHook = Arc<Mutex<ToldTypes>>;
 
 /// Tells types epoch by epoch, each epoch once: a generation that begins again would tell old types after new ones.
 pub(super) struct ToldTypes {
@@ -45,25 +46,25 @@ impl ToldTypes {
 /// its record came only later, so all of them were collected when the journal was opened.
 struct Quarantines {
     /// By epoch.
-    waiting: VecDeque<Quarantined>,
+    waiting: VecDeque<QuarantineEntry>,
     /// In the epoch at hand.
     lifted: Vec<u64>,
 }
 
 impl Quarantines {
     /// Those that shards which know the epochs up to `after` do not know.
-    fn after(after: Option<u64>, progress: &Progress) -> Quarantines {
-        let all = progress.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut waiting: Vec<Quarantined> = all.clone();
+    fn after(after: Option<u64>, progress: &EngineProgress) -> Quarantines {
+        let all = progress.quarantined.lock();
+        let mut waiting: Vec<QuarantineEntry> = all.clone();
         waiting.retain(|one| after.is_none_or(|after| one.epoch > after));
         waiting.sort_by_key(|one| (one.epoch, one.series));
         Quarantines { waiting: waiting.into(), lifted: Vec::new() }
     }
 
     /// What is to be told with this epoch.
-    fn end(&mut self, epoch: u64, progress: &Progress) -> Vec<Control> {
+    fn end(&mut self, epoch: u64, progress: &EngineProgress) -> Vec<Control> {
         if !self.lifted.is_empty() {
-            let mut all = progress.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut all = progress.quarantined.lock();
             for one in all.iter_mut().filter(|one| one.epoch <= epoch) {
                 one.lifted |= self.lifted.contains(&one.series);
             }
@@ -82,22 +83,22 @@ impl Quarantines {
 /// Ends when the journal is read to its end, or when a worker is gone: that one has told why, and another generation
 /// begins again.
 pub(super) fn feed(
-    start: Start,
-    feeds: &[Feed],
-    progress: &Progress,
+    start: FeederStart,
+    feeds: &[WorkerFeed],
+    progress: &EngineProgress,
     signals: &Signals,
     types: &Mutex<ToldTypes>,
 ) -> Result<(), JournalError> {
-    let Start { mut reader, after, snapshots } = start;
+    let FeederStart { mut reader, after, snapshots } = start;
     let mut quarantines = Quarantines::after(after, progress);
     let (mut turn, mut all_there, mut of_epoch) = (0, true, 0);
-    let mut types = types.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut types = types.lock();
     types.waiting.clear();
-    let put = |to: usize, message: Message| {
+    let put = |to: usize, message: WorkerMessage| {
         let sent = feeds[to].queue.send(message).is_ok();
         sent && feeds[to].activator.activate().is_ok()
     };
-    let tell = |mark: Mark| (0..feeds.len()).all(|to| put(to, Message::Mark(mark.clone())));
+    let tell = |mark: Mark| (0..feeds.len()).all(|to| put(to, WorkerMessage::Mark(mark.clone())));
     while all_there && !signals.over() {
         match reader.next(PATIENCE)? {
             Some(Record::Samples(samples)) => {
@@ -105,7 +106,7 @@ pub(super) fn feed(
                 of_epoch += samples.len() as u64;
                 all_there = parts(samples).all(|part| {
                     turn = (turn + 1) % feeds.len();
-                    put(turn, Message::Batch(part))
+                    put(turn, WorkerMessage::Batch(part))
                 });
             }
             Some(Record::EpochEnd(end)) => {
@@ -136,7 +137,7 @@ pub(super) fn feed(
             Some(Record::Settings(settings)) => {
                 all_there = tell(Mark::Control(Arc::new(Control::Settings(Arc::new(settings)))));
             }
-            Some(Record::Fills(_)) => {}
+            Some(Record::Bootstraps(_)) => {}
             None if reader.finished() => return Ok(()),
             None => {}
         }
@@ -157,8 +158,8 @@ fn parts(samples: Samples) -> impl Iterator<Item = Samples> {
 }
 
 /// Ends the sources, so that the dataflows drain and the workers end.
-pub(super) fn finish(feeds: Vec<Feed>) {
-    for Feed { queue, activator, .. } in feeds {
+pub(super) fn finish(feeds: Vec<WorkerFeed>) {
+    for WorkerFeed { queue, activator, .. } in feeds {
         drop(queue);
         // An activator fails only if its worker is gone, which is what is wanted.
         let _ = activator.activate();

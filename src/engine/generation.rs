@@ -6,21 +6,21 @@
 //! Not here: whether another generation follows (`supervisor`).
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::settings::Settings;
 
 use super::busy::Busy;
-use super::feeder::{Types, feed, finish};
-use super::merger::{FreedTo, Merger};
+use super::feeder::{TypesHook, feed, finish};
+use super::merger::{FreedHook, Merger};
 use super::questions::Questions;
-use super::start::Start;
-use super::workers::{Begun, Feed, Guards, start_workers};
-use super::{EngineError, PATIENCE, Progress};
+use super::start::FeederStart;
+use super::workers::{Guards, ShardEpochs, WorkerFeed, start_workers};
+use super::{EngineError, EngineProgress, PATIENCE};
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 use crate::outbox::Outbox;
@@ -95,43 +95,43 @@ impl Signals {
 
 /// A panic of one thread.
 #[derive(Clone, Debug)]
-pub(super) struct Panicked {
+pub(super) struct ThreadPanic {
     pub(super) thread: Thread,
     pub(super) message: String,
 }
 
-impl fmt::Display for Panicked {
+impl fmt::Display for ThreadPanic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} panicked: {}", self.thread, self.message)
     }
 }
 
 /// Why a thread ended that should not have.
-pub(super) enum Failure {
-    Panic(Panicked),
+pub(super) enum ThreadFailure {
+    Panic(ThreadPanic),
     Error(EngineError),
 }
 
 /// What a thread of a generation tells.
-pub(super) enum Event {
+pub(super) enum ThreadEvent {
     /// A worker has loaded one more shard.
     Loaded,
     /// A worker has built its dataflow.
-    Ready(usize, Feed, Begun),
+    Ready(usize, WorkerFeed, ShardEpochs),
     /// A thread has ended.
-    Ended(Thread, Result<(), Failure>),
+    Ended(Thread, Result<(), ThreadFailure>),
 }
 
 /// Tells how a thread ended, also if it was by a panic outside of its work.
-pub(super) struct Report {
+pub(super) struct ThreadReport {
     thread: Thread,
-    to: Sender<Event>,
+    to: Sender<ThreadEvent>,
     told: bool,
 }
 
-impl Report {
-    pub(super) fn new(thread: Thread, to: Sender<Event>) -> Report {
-        Report { thread, to, told: false }
+impl ThreadReport {
+    pub(super) fn new(thread: Thread, to: Sender<ThreadEvent>) -> ThreadReport {
+        ThreadReport { thread, to, told: false }
     }
 
     /// Does the thread's work and clears up after it, also after a panic; then tells how the work ended.
@@ -146,29 +146,29 @@ impl Report {
             clear(with);
             Ok(())
         });
-        self.tell(ended.and(cleared));
+        self.report(ended.and(cleared));
     }
 
-    fn tell(&mut self, ended: Result<(), Failure>) {
+    fn report(&mut self, ended: Result<(), ThreadFailure>) {
         self.told = true;
         // Nobody listens after the engine has given this generation up.
-        let _ = self.to.send(Event::Ended(self.thread, ended));
+        let _ = self.to.send(ThreadEvent::Ended(self.thread, ended));
     }
 }
 
-impl Drop for Report {
+impl Drop for ThreadReport {
     fn drop(&mut self) {
         if !self.told {
             let message = "it ended without a word".to_owned();
-            self.tell(Err(Failure::Panic(Panicked { thread: self.thread, message })));
+            self.report(Err(ThreadFailure::Panic(ThreadPanic { thread: self.thread, message })));
         }
     }
 }
 
-fn catch(thread: Thread, work: impl FnOnce() -> Result<(), EngineError>) -> Result<(), Failure> {
+fn catch(thread: Thread, work: impl FnOnce() -> Result<(), EngineError>) -> Result<(), ThreadFailure> {
     match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
-        Ok(ended) => ended.map_err(Failure::Error),
-        Err(panic) => Err(Failure::Panic(Panicked { thread, message: message_of(panic.as_ref()) })),
+        Ok(ended) => ended.map_err(ThreadFailure::Error),
+        Err(panic) => Err(ThreadFailure::Panic(ThreadPanic { thread, message: message_of(panic.as_ref()) })),
     }
 }
 
@@ -179,26 +179,26 @@ fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
 }
 
 /// What all generations of an engine share.
-pub(super) struct Shared {
+pub(super) struct EngineShared {
     pub(super) workers: usize,
     pub(super) settings: Arc<Settings>,
-    pub(super) progress: Arc<Progress>,
+    pub(super) progress: Arc<EngineProgress>,
     pub(super) busy: Arc<Busy>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) outbox: Arc<Mutex<Outbox>>,
-    pub(super) freed: FreedTo,
-    pub(super) types: Types,
+    pub(super) outbox: Arc<std::sync::Mutex<Outbox>>,
+    pub(super) freed: FreedHook,
+    pub(super) types: TypesHook,
     pub(super) questions: Questions,
     /// Where shards begin, if they are saved.
     pub(super) snapshots: Option<Snapshots>,
 }
 
 /// How a generation ended.
-pub(super) enum Ended {
+pub(super) enum GenerationEnd {
     /// The journal is closed and all of it is in the outbox, or the engine is left.
     Done,
     /// The first panic.
-    Panicked(Panicked),
+    Panicked(ThreadPanic),
     /// What no other generation would do better.
     Failed(EngineError),
     /// Some threads did not end within [`JOIN_MAX`] after this.
@@ -208,16 +208,16 @@ pub(super) enum Ended {
 /// The threads of a generation.
 pub(super) struct Generation {
     signals: Arc<Signals>,
-    events: Receiver<Event>,
+    events: Receiver<ThreadEvent>,
     running: Vec<Thread>,
     threads: Vec<JoinHandle<()>>,
     guards: Option<Guards>,
-    failure: Option<Failure>,
+    failure: Option<ThreadFailure>,
 }
 
 impl Generation {
     /// Starts all threads, runs until all of them have ended, and tells how that was.
-    pub(super) fn run(shared: &Shared, journal: &Journal, signals: Signals) -> Ended {
+    pub(super) fn run(shared: &EngineShared, journal: &Journal, signals: Signals) -> GenerationEnd {
         let (to, events) = channel();
         let mut generation = Generation {
             signals: Arc::new(signals),
@@ -228,20 +228,25 @@ impl Generation {
             failure: None,
         };
         if let Err(error) = generation.start(shared, journal, to) {
-            generation.fail(Failure::Error(error));
+            generation.fail(ThreadFailure::Error(error));
         }
         let ended = generation.wait();
         shared.questions.none();
         ended
     }
 
-    fn start(&mut self, shared: &Shared, journal: &Journal, to: Sender<Event>) -> Result<(), EngineError> {
+    fn start(
+        &mut self,
+        shared: &EngineShared,
+        journal: &Journal,
+        to: Sender<ThreadEvent>,
+    ) -> Result<(), EngineError> {
         let (to_merger, from_workers): (Vec<_>, Vec<_>) =
             (0..shared.workers).map(|_| sync_channel(EPOCHS_QUEUED)).unzip();
         self.guards = Some(start_workers(shared, to_merger, &self.signals, &to)?);
         self.running.extend((0..shared.workers).map(Thread::Worker));
         let Some((feeds, begun)) = self.ready(shared)? else { return Ok(()) };
-        let start = Start::after(journal, &begun, shared.snapshots.clone())?;
+        let start = FeederStart::after(journal, &begun, shared.snapshots.clone())?;
         shared.progress.computed.store(start.after.unwrap_or(0), Ordering::Release);
         shared.questions.ask_these(feeds.iter().map(|feed| feed.asked.clone()));
 
@@ -268,10 +273,10 @@ impl Generation {
     fn spawn(
         &mut self,
         thread: Thread,
-        to: &Sender<Event>,
+        to: &Sender<ThreadEvent>,
         work: impl FnOnce() -> Result<(), EngineError> + Send + 'static,
     ) -> Result<(), EngineError> {
-        let report = Report::new(thread, to.clone());
+        let report = ThreadReport::new(thread, to.clone());
         let builder = std::thread::Builder::new().name(thread.kind().to_owned());
         self.threads.push(builder.spawn(move || report.run(&mut (), |()| work(), |()| {}))?);
         self.running.push(thread);
@@ -279,21 +284,24 @@ impl Generation {
     }
 
     /// Waits until each worker has built its dataflow; nothing if one of them ends before.
-    fn ready(&mut self, shared: &Shared) -> Result<Option<(Vec<Feed>, Begun)>, EngineError> {
-        let mut feeds: Vec<Option<Feed>> = (0..shared.workers).map(|_| None).collect();
+    fn ready(
+        &mut self,
+        shared: &EngineShared,
+    ) -> Result<Option<(Vec<WorkerFeed>, ShardEpochs)>, EngineError> {
+        let mut feeds: Vec<Option<WorkerFeed>> = (0..shared.workers).map(|_| None).collect();
         let mut deadline = Instant::now() + START_MAX;
-        let mut begun = Begun::default();
+        let mut begun = ShardEpochs::default();
         while feeds.iter().any(Option::is_none) {
             match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Event::Loaded) => {
+                Ok(ThreadEvent::Loaded) => {
                     shared.progress.steps.fetch_add(1, Ordering::Relaxed);
                     deadline = Instant::now() + START_MAX;
                 }
-                Ok(Event::Ready(index, feed, shards)) => {
+                Ok(ThreadEvent::Ready(index, feed, shards)) => {
                     feeds[index] = Some(feed);
                     begun.extend(shards);
                 }
-                Ok(Event::Ended(thread, ended)) => {
+                Ok(ThreadEvent::Ended(thread, ended)) => {
                     self.ended(thread, ended);
                     self.signals.poison();
                     return Ok(None);
@@ -307,13 +315,13 @@ impl Generation {
     }
 
     /// Waits for all threads; not for ever once one of them should make the others end.
-    fn wait(mut self) -> Ended {
+    fn wait(mut self) -> GenerationEnd {
         let mut deadline = None;
         while !self.running.is_empty() {
             match self.events.recv_timeout(PATIENCE) {
-                Ok(Event::Ended(thread, ended)) => self.ended(thread, ended),
+                Ok(ThreadEvent::Ended(thread, ended)) => self.ended(thread, ended),
                 // It was ready too late to matter.
-                Ok(Event::Ready(..) | Event::Loaded) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(ThreadEvent::Ready(..) | ThreadEvent::Loaded) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             if self.signals.over() {
@@ -330,24 +338,24 @@ impl Generation {
         }
         self.guards.into_iter().for_each(|guards| guards.join().into_iter().for_each(drop));
         match self.failure {
-            None => Ended::Done,
-            Some(Failure::Panic(panicked)) => Ended::Panicked(panicked),
-            Some(Failure::Error(error)) => Ended::Failed(error),
+            None => GenerationEnd::Done,
+            Some(ThreadFailure::Panic(panicked)) => GenerationEnd::Panicked(panicked),
+            Some(ThreadFailure::Error(error)) => GenerationEnd::Failed(error),
         }
     }
 
-    fn stuck(self) -> Ended {
+    fn stuck(self) -> GenerationEnd {
         // Dropping the guards would wait for the workers.
         self.guards.into_iter().for_each(std::mem::forget);
         let after = match self.failure {
             None => "the engine was left".to_owned(),
-            Some(Failure::Panic(panicked)) => panicked.to_string(),
-            Some(Failure::Error(error)) => error.to_string(),
+            Some(ThreadFailure::Panic(panicked)) => panicked.to_string(),
+            Some(ThreadFailure::Error(error)) => error.to_string(),
         };
-        Ended::Stuck(self.running, after)
+        GenerationEnd::Stuck(self.running, after)
     }
 
-    fn ended(&mut self, thread: Thread, ended: Result<(), Failure>) {
+    fn ended(&mut self, thread: Thread, ended: Result<(), ThreadFailure>) {
         self.running.retain(|running| *running != thread);
         if let Err(failure) = ended {
             self.fail(failure);
@@ -355,10 +363,10 @@ impl Generation {
     }
 
     /// The first failure counts, for the others may come of it; but an error is more than a panic.
-    fn fail(&mut self, failure: Failure) {
+    fn fail(&mut self, failure: ThreadFailure) {
         self.signals.poison();
         if self.failure.is_none()
-            || matches!((&self.failure, &failure), (Some(Failure::Panic(_)), Failure::Error(_)))
+            || matches!((&self.failure, &failure), (Some(ThreadFailure::Panic(_)), ThreadFailure::Error(_)))
         {
             self.failure = Some(failure);
         }
@@ -373,12 +381,14 @@ mod tests {
     fn how_a_thread_ended_is_told_whatever_ended_it() {
         let told = |work: fn() -> Result<(), EngineError>, clear: fn()| {
             let (to, from) = channel();
-            Report::new(Thread::Merger, to).run(&mut (), |()| work(), |()| clear());
-            let Ok(Event::Ended(Thread::Merger, ended)) = from.recv() else { panic!("nothing was told") };
+            ThreadReport::new(Thread::Merger, to).run(&mut (), |()| work(), |()| clear());
+            let Ok(ThreadEvent::Ended(Thread::Merger, ended)) = from.recv() else {
+                panic!("nothing was told")
+            };
             assert!(from.recv().is_err(), "it was told twice");
             ended.map_err(|failure| match failure {
-                Failure::Panic(panicked) => panicked.to_string(),
-                Failure::Error(error) => error.to_string(),
+                ThreadFailure::Panic(panicked) => panicked.to_string(),
+                ThreadFailure::Error(error) => error.to_string(),
             })
         };
         let panicked = |what: &str| Err(format!("the engine's merger panicked: {what}"));
@@ -389,8 +399,9 @@ mod tests {
         let gone = told(|| Err(EngineError::Timely("gone".to_owned())), || {});
         assert_eq!(gone, Err("the timely workers cannot be started: gone".to_owned()));
         let (to, from) = channel();
-        drop(Report::new(Thread::Worker(3), to));
-        let Ok(Event::Ended(Thread::Worker(3), Err(Failure::Panic(panicked)))) = from.recv() else {
+        drop(ThreadReport::new(Thread::Worker(3), to));
+        let Ok(ThreadEvent::Ended(Thread::Worker(3), Err(ThreadFailure::Panic(panicked)))) = from.recv()
+        else {
             panic!("nothing was told")
         };
         assert_eq!(panicked.to_string(), "worker 3 panicked: it ended without a word");

@@ -1,44 +1,45 @@
 //! The merger: takes each epoch from all workers, sorts it, and makes it durable in the outbox.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tidewatch_dataflows::outcome::Outcomes;
+use parking_lot::Mutex;
+use tidewatch_dataflows::rows::Rows;
 use tidewatch_dataflows::sample::{EpochEnd, Reason};
-use tidewatch_dataflows::state::Saved;
+use tidewatch_dataflows::snapshot::ShardSnapshot;
 
 use super::busy::Busy;
 use super::generation::Signals;
-use super::{EngineError, Freed, HeldUp, PATIENCE, Progress};
+use super::{BlockedOn, EngineError, EngineProgress, FreedSlots, PATIENCE};
 use crate::faults::mutant;
-use crate::metrics::{Log, Metrics, Queue, Rejected};
+use crate::metrics::{LogLabels, Metrics, QueueLabels, RejectLabels};
 use crate::outbox::Outbox;
 use crate::snapshots::Snapshots;
 
-const LOG: Log = Log { log: "outbox" };
+const LOG: LogLabels = LogLabels { log: "outbox" };
 /// Epochs written to the outbox between two syncs, at most.
 const EPOCHS_PER_SYNC: u32 = 64;
 
 /// Who is told of freed slots, by one generation after the other.
-pub(super) type FreedTo = Arc<Mutex<Box<dyn FnMut(Freed) + Send>>>;
+pub(super) type FreedHook = Arc<Mutex<Box<dyn FnMut(FreedSlots) + Send>>>;
 
 /// Merges the workers' outcomes epoch by epoch into the outbox.
 pub(super) struct Merger {
-    pub(super) outbox: Arc<Mutex<Outbox>>,
-    pub(super) progress: Arc<Progress>,
+    pub(super) outbox: Arc<std::sync::Mutex<Outbox>>,
+    pub(super) progress: Arc<EngineProgress>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) busy: Arc<Busy>,
     pub(super) signals: Arc<Signals>,
-    pub(super) freed: FreedTo,
+    pub(super) freed: FreedHook,
     pub(super) snapshots: Option<Snapshots>,
     /// States of shards as of epochs that the outbox does not hold durably yet.
-    pub(super) saved: Vec<Saved>,
+    pub(super) saved: Vec<ShardSnapshot>,
 }
 
 impl Merger {
     /// Runs until the workers have ended, or the generation is over.
-    pub(super) fn run(mut self, workers: &[Receiver<(EpochEnd, Outcomes)>]) -> Result<(), EngineError> {
+    pub(super) fn run(mut self, workers: &[Receiver<(EpochEnd, Rows)>]) -> Result<(), EngineError> {
         let mut unsynced = 0;
         let mut waiting = None;
         while let Some((end, mut all)) = waiting.take().or_else(|| self.receive(&workers[0])) {
@@ -49,7 +50,7 @@ impl Merger {
                 }
                 all.append(&mut more);
             }
-            all.settle();
+            all.sort();
             self.saved.append(&mut all.saved);
             if !self.hand_over(end, all)? {
                 // Nothing is lost: the next start computes it again.
@@ -73,7 +74,7 @@ impl Merger {
                 }
                 self.done(end);
                 self.busy.publish(&self.metrics);
-                let depth = self.metrics.queue_depth.get_or_create(&Queue { queue: "outbox" });
+                let depth = self.metrics.queue_depth.get_or_create(&QueueLabels { queue: "outbox" });
                 depth.set(i64::from(waiting.is_some()));
             }
         }
@@ -84,13 +85,13 @@ impl Merger {
     /// computes it again.
     fn show(&self) -> Result<(), EngineError> {
         match self.outbox().sync() {
-            Err(error) if error.passes() => Ok(()),
+            Err(error) if error.is_transient() => Ok(()),
             done => Ok(done?),
         }
     }
 
     /// The outbox, for one call: a panic in it poisons the lock, and then nobody knows what it holds.
-    fn outbox(&self) -> MutexGuard<'_, Outbox> {
+    fn outbox(&self) -> std::sync::MutexGuard<'_, Outbox> {
         self.outbox.lock().expect("after a panic in the outbox no generation follows")
     }
 
@@ -99,12 +100,12 @@ impl Merger {
         // A generation after a panic begins with epochs that an earlier one has finished with.
         if self.progress.epoch.load(Ordering::Relaxed) <= end.epoch {
             self.progress.epoch.store(end.epoch, Ordering::Relaxed);
-            self.progress.stream_ms.store(end.stream_ms, Ordering::Relaxed);
+            self.progress.processing_ms.store(end.processing_ms, Ordering::Relaxed);
         }
     }
 
     /// The next epoch of a worker; `None` when it has ended or the generation is over.
-    fn receive(&self, worker: &Receiver<(EpochEnd, Outcomes)>) -> Option<(EpochEnd, Outcomes)> {
+    fn receive(&self, worker: &Receiver<(EpochEnd, Rows)>) -> Option<(EpochEnd, Rows)> {
         loop {
             match worker.recv_timeout(PATIENCE) {
                 Ok(epoch) => return Some(epoch),
@@ -115,7 +116,7 @@ impl Merger {
     }
 
     /// Whether the outbox took the epoch: not if it is full and the engine is to end.
-    fn hand_over(&mut self, end: EpochEnd, all: Outcomes) -> Result<bool, EngineError> {
+    fn hand_over(&mut self, end: EpochEnd, all: Rows) -> Result<bool, EngineError> {
         // What the outbox holds already needs no room: after a restart state is built up to its end all the same.
         let no_room = || {
             let outbox = self.outbox();
@@ -125,7 +126,7 @@ impl Merger {
             if self.signals.over() || self.signals.closing() {
                 return Ok(false);
             }
-            if self.hold_up(HeldUp::Full) {
+            if self.block(BlockedOn::Full) {
                 self.metrics.limit("outbox.bytes_max");
                 // Sinks see what is synced only, and room comes from them.
                 self.show()?;
@@ -138,7 +139,7 @@ impl Merger {
         // Before any sink can see the epoch: whoever waited for it there may ask the workers.
         self.progress.computed.store(end.epoch, Ordering::Release);
         let Some(new) = self.append(end.epoch, &all)? else { return Ok(false) };
-        if let Some(HeldUp::Unwritable(_)) = self.progress.set_held_up(None) {
+        if let Some(BlockedOn::Unwritable(_)) = self.progress.set_held_up(None) {
             self.metrics.log_stalled.get_or_create(&LOG).set(0);
             tracing::info!("the outbox can be written again");
         }
@@ -148,24 +149,24 @@ impl Merger {
         self.progress.steps.fetch_add(1, Ordering::Relaxed);
         self.progress.rows.fetch_add(all.windows.len() as u64, Ordering::Relaxed);
         if !all.freed.is_empty() {
-            let mut freed = self.freed.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut freed = self.freed.lock();
             freed((end.epoch, all.freed));
         }
         Ok(true)
     }
 
     /// Appends an epoch, again and again while the disk takes no more; whether it is new. `None` if the engine is to end.
-    fn append(&self, epoch: u64, all: &Outcomes) -> Result<Option<bool>, EngineError> {
+    fn append(&self, epoch: u64, all: &Rows) -> Result<Option<bool>, EngineError> {
         loop {
             // A lock for each attempt, so that others are served in between.
             let appended = self.outbox().append(epoch, all);
             match appended {
                 Ok(new) => return Ok(Some(new)),
-                Err(error) if error.passes() => {
+                Err(error) if error.is_transient() => {
                     if self.signals.over() || self.signals.closing() {
                         return Ok(None);
                     }
-                    if self.hold_up(HeldUp::Unwritable(error.to_string())) {
+                    if self.block(BlockedOn::Unwritable(error.to_string())) {
                         self.metrics.log_stalls.get_or_create(&LOG).inc();
                         self.metrics.log_stalled.get_or_create(&LOG).set(1);
                         tracing::error!("{error}; nothing is computed until the outbox can be written again");
@@ -180,12 +181,12 @@ impl Merger {
     }
 
     /// Says why the engine waits; whether it has not waited before.
-    fn hold_up(&self, why: HeldUp) -> bool {
+    fn block(&self, why: BlockedOn) -> bool {
         self.progress.set_held_up(Some(why)).is_none()
     }
 
     /// Counts an epoch that the outbox did not hold yet: what a restart computes again was counted before.
-    fn count(&self, all: &Outcomes) {
+    fn count(&self, all: &Rows) {
         let (metrics, counts) = (&self.metrics, &all.counts);
         metrics.applied.inc_by(counts.applied);
         metrics.late.inc_by(counts.late);
@@ -194,7 +195,7 @@ impl Merger {
         metrics.slots_given.inc_by(counts.slots_given);
         metrics.slots_freed.inc_by(counts.slots_freed);
         for (reason, n) in Reason::ALL.into_iter().zip(counts.rejected).filter(|(_, n)| *n > 0) {
-            let label = Rejected { source: "journal", gate: "admit", reason: reason.as_str() };
+            let label = RejectLabels { source: "journal", gate: "admit", reason: reason.as_str() };
             metrics.rejected.get_or_create(&label).inc_by(n);
             if reason == Reason::LateRingFull {
                 metrics.limit("limits.late_samples");
@@ -212,7 +213,7 @@ mod tests {
     use crate::outbox;
 
     fn end(epoch: u64) -> EpochEnd {
-        EpochEnd { epoch, stream_ms: epoch as i64, close_ms: epoch as i64, last_of_input: false }
+        EpochEnd { epoch, processing_ms: epoch as i64, watermark_ms: epoch as i64, last_of_input: false }
     }
 
     /// Were two epochs merged into one, the outbox would hold a mixture that no rerun gives.
@@ -220,12 +221,13 @@ mod tests {
     fn epochs_of_workers_that_differ_are_an_error_and_nothing_of_them_is_written() {
         let folder = std::env::temp_dir().join(format!("tidewatch-merger-{}", std::process::id()));
         let metrics = Arc::new(Metrics::new());
-        let outbox = outbox::Outbox::open(&folder, outbox::Config::default(), Arc::clone(&metrics)).unwrap();
-        let outbox = Arc::new(Mutex::new(outbox));
+        let outbox =
+            outbox::Outbox::open(&folder, outbox::OutboxOptions::default(), Arc::clone(&metrics)).unwrap();
+        let outbox = Arc::new(std::sync::Mutex::new(outbox));
         let never: Arc<AtomicBool> = Arc::default();
         let merger = Merger {
             outbox: Arc::clone(&outbox),
-            progress: Arc::new(Progress::new(Vec::new(), 0)),
+            progress: Arc::new(EngineProgress::new(Vec::new(), 0)),
             metrics,
             busy: Arc::default(),
             signals: Arc::new(Signals::new(&never, &never)),
@@ -235,7 +237,7 @@ mod tests {
         };
         let (to, workers): (Vec<_>, Vec<_>) = (0..2).map(|_| sync_channel(4)).unzip();
         for (worker, epochs) in to.iter().zip([[1, 2], [1, 3]]) {
-            epochs.iter().for_each(|epoch| worker.send((end(*epoch), Outcomes::default())).unwrap());
+            epochs.iter().for_each(|epoch| worker.send((end(*epoch), Rows::default())).unwrap());
         }
         drop(to);
         let error = merger.run(&workers).unwrap_err();

@@ -28,21 +28,22 @@ mod start;
 mod supervisor;
 mod workers;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tidewatch_dataflows::graph::{OPERATORS, Sizes};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 
 use self::feeder::ToldTypes;
-use self::generation::Shared;
+use self::generation::EngineShared;
 pub use self::questions::{AskError, Questions};
 use self::supervisor::{QUARANTINED_MAX, RESTARTS_MAX, Supervisor, WITHIN};
-use crate::journal::{Journal, JournalError, Quarantined};
-use crate::metrics::{Metrics, Operator};
+use crate::journal::{Journal, JournalError, QuarantineEntry};
+use crate::metrics::{Metrics, StageLabels};
 use crate::outbox::{Outbox, OutboxError};
 use crate::snapshots::{SnapshotError, Snapshots};
 
@@ -119,7 +120,7 @@ impl EngineError {
 
 /// Where the engine is; read by the API.
 #[derive(Debug)]
-pub struct Progress {
+pub struct EngineProgress {
     /// Samples handed to the workers since the process started, those that it read back included.
     pub samples: AtomicU64,
     /// Of these, those of epochs that ended after the start, each counted once.
@@ -128,12 +129,12 @@ pub struct Progress {
     live_upto: AtomicU64,
     /// The newest epoch computed since the process started, and durable in the outbox; 0 for none.
     pub epoch: AtomicU64,
-    /// Its stream time; `i64::MIN` for none.
-    pub stream_ms: AtomicI64,
+    /// Its processing time; `i64::MIN` for none.
+    pub processing_ms: AtomicI64,
     /// Window rows computed since the process started.
     pub rows: AtomicU64,
     /// Why the engine waits for the outbox, if it does.
-    held_up: Mutex<Option<HeldUp>>,
+    held_up: Mutex<Option<BlockedOn>>,
     /// What the workers hold.
     pub sizes: Arc<Sizes>,
     /// The newest epoch that the present generation has computed; 0 for none.
@@ -145,45 +146,45 @@ pub struct Progress {
     /// Epochs handed to the outbox, those that it holds already included, and shards that were loaded.
     steps: AtomicU64,
     /// Series that were kept out of the computation, and those that still are.
-    quarantined: Mutex<Vec<Quarantined>>,
-    restarted: Mutex<Option<Restarted>>,
+    quarantined: Mutex<Vec<QuarantineEntry>>,
+    restarted: Mutex<Option<EngineRestart>>,
 }
 
 /// Why the engine waits for the outbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HeldUp {
+pub enum BlockedOn {
     /// It is at its bound `outbox.bytes_max`.
     Full,
     /// It cannot be written now, for this reason: the disk is full, most often.
     Unwritable(String),
 }
 
-impl std::fmt::Display for HeldUp {
+impl std::fmt::Display for BlockedOn {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            HeldUp::Full => f.write_str("the outbox is at its bound outbox.bytes_max"),
-            HeldUp::Unwritable(why) => f.write_str(why),
+            BlockedOn::Full => f.write_str("the outbox is at its bound outbox.bytes_max"),
+            BlockedOn::Unwritable(why) => f.write_str(why),
         }
     }
 }
 
 /// Why the engine was built anew the last time.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Restarted {
+pub struct EngineRestart {
     /// The panic.
     pub after: String,
     /// The epoch with which the state is there again.
     pub upto: u64,
 }
 
-impl Progress {
-    fn new(quarantined: Vec<Quarantined>, found: u64) -> Progress {
-        Progress {
+impl EngineProgress {
+    fn new(quarantined: Vec<QuarantineEntry>, found: u64) -> EngineProgress {
+        EngineProgress {
             samples: AtomicU64::new(0),
             live: AtomicU64::new(0),
             live_upto: AtomicU64::new(found),
             epoch: AtomicU64::new(0),
-            stream_ms: AtomicI64::new(i64::MIN),
+            processing_ms: AtomicI64::new(i64::MIN),
             rows: AtomicU64::new(0),
             held_up: Mutex::new(None),
             sizes: Arc::default(),
@@ -210,13 +211,13 @@ impl Progress {
     }
 
     /// Why the engine waits for the outbox, if it does: nothing is computed, so nothing should be taken.
-    pub fn held_up(&self) -> Option<HeldUp> {
-        self.held_up.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn blocked_on(&self) -> Option<BlockedOn> {
+        self.held_up.lock().clone()
     }
 
     /// Sets why it waits; what was said before.
-    fn set_held_up(&self, why: Option<HeldUp>) -> Option<HeldUp> {
-        std::mem::replace(&mut *self.held_up.lock().unwrap_or_else(PoisonError::into_inner), why)
+    fn set_held_up(&self, why: Option<BlockedOn>) -> Option<BlockedOn> {
+        std::mem::replace(&mut *self.held_up.lock(), why)
     }
 
     /// The newest epoch that the present generation has computed; 0 for none.
@@ -230,8 +231,8 @@ impl Progress {
     }
 
     /// Why the state is being computed again, if it is after a panic.
-    pub fn restarted(&self) -> Option<Restarted> {
-        let restarted = self.restarted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    pub fn restarted(&self) -> Option<EngineRestart> {
+        let restarted = self.restarted.lock().clone();
         restarted.filter(|restarted| self.computed() < restarted.upto)
     }
 
@@ -242,7 +243,7 @@ impl Progress {
 
     /// What the workers are at, as a sentence.
     pub fn at(&self) -> String {
-        let working = self.sizes.working.lock().unwrap_or_else(PoisonError::into_inner);
+        let working = self.sizes.working.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let at = working.iter().filter_map(|(index, working)| {
             let (epoch, series) = working.now()?;
             let series = series.map_or_else(|| "a shard".to_owned(), |series| format!("series {series}"));
@@ -254,13 +255,13 @@ impl Progress {
 
     /// Series that are kept out of the computation, in the order in which they were found.
     pub fn quarantined(&self) -> Vec<SeriesId> {
-        let held = self.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = self.quarantined.lock();
         held.iter().filter(|held| !held.lifted).map(|held| SeriesId(held.series)).collect()
     }
 }
 
 /// Slots that were freed in an epoch: the labels room may forget their series once sinks hold that epoch.
-pub type Freed = (u64, Vec<SeriesId>);
+pub type FreedSlots = (u64, Vec<SeriesId>);
 
 /// Told of types of series that the journal holds.
 pub type OnTypes = Box<dyn FnMut(&[(u64, MetricType)]) + Send>;
@@ -271,7 +272,7 @@ pub type OnQuarantine = Box<dyn Fn(SeriesId, &str) + Send>;
 /// Who is told what the engine meets; none of them may block for long.
 pub struct Listeners {
     /// Freed slots, epoch by epoch.
-    pub freed: Box<dyn FnMut(Freed) + Send>,
+    pub freed: Box<dyn FnMut(FreedSlots) + Send>,
     /// Types of series, as the journal holds them.
     pub types: OnTypes,
     /// A series that is quarantined, and the panic.
@@ -279,7 +280,7 @@ pub struct Listeners {
 }
 
 /// What an engine reads and writes.
-pub struct Logs {
+pub struct EngineLogs {
     /// The log in.
     pub journal: Journal,
     /// The log out.
@@ -294,7 +295,7 @@ pub type OnFatal = Arc<dyn Fn(EngineError) + Send + Sync>;
 /// A running engine. It ends when the journal is closed and everything in it has reached the outbox.
 pub struct Engine {
     supervisor: Option<JoinHandle<()>>,
-    progress: Arc<Progress>,
+    progress: Arc<EngineProgress>,
     quit: Arc<AtomicBool>,
     closing: Arc<AtomicBool>,
     questions: Questions,
@@ -309,22 +310,22 @@ impl Engine {
     pub fn start(
         workers: usize,
         settings: &Settings,
-        Logs { journal, outbox, snapshots }: Logs,
+        EngineLogs { journal, outbox, snapshots }: EngineLogs,
         metrics: Arc<Metrics>,
         listeners: Listeners,
         on_fatal: OnFatal,
     ) -> Result<Engine, EngineError> {
         let found = journal.last_epoch_end().map_or(0, |end| end.epoch);
-        let progress = Arc::new(Progress::new(journal.quarantined().to_vec(), found));
+        let progress = Arc::new(EngineProgress::new(journal.quarantined().to_vec(), found));
         let questions = Questions::new(Arc::clone(&progress));
         let (quit, closing) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-        let shared = Shared {
+        let shared = EngineShared {
             workers,
             settings: Arc::new(settings.clone()),
             progress: Arc::clone(&progress),
             busy: Arc::default(),
             metrics,
-            outbox: Arc::new(Mutex::new(outbox)),
+            outbox: Arc::new(std::sync::Mutex::new(outbox)),
             freed: Arc::new(Mutex::new(listeners.freed)),
             types: Arc::new(Mutex::new(ToldTypes::new(listeners.types))),
             questions: questions.clone(),
@@ -344,7 +345,7 @@ impl Engine {
     }
 
     /// Where the engine is.
-    pub fn progress(&self) -> Arc<Progress> {
+    pub fn progress(&self) -> Arc<EngineProgress> {
         Arc::clone(&self.progress)
     }
 
@@ -379,10 +380,10 @@ impl Drop for Engine {
 }
 
 /// Sets the gauges of what the workers hold.
-pub fn publish_sizes(progress: &Progress, metrics: &Metrics) {
+pub fn publish_sizes(progress: &EngineProgress, metrics: &Metrics) {
     metrics.active_series.set(progress.sizes.series.load(Ordering::Relaxed) as i64);
     for (name, bytes) in OPERATORS.iter().zip(&progress.sizes.bytes) {
-        let label = Operator { operator: (*name).to_owned() };
+        let label = StageLabels { operator: (*name).to_owned() };
         metrics.operator_bytes.get_or_create(&label).set(bytes.load(Ordering::Relaxed) as i64);
     }
 }
@@ -390,20 +391,20 @@ pub fn publish_sizes(progress: &Progress, metrics: &Metrics) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{self, Mode};
+    use crate::journal::{self, EpochMode};
     use crate::outbox;
-    use tidewatch_dataflows::outcome::Seen;
+    use tidewatch_dataflows::rows::SeriesPresence;
     use tidewatch_dataflows::sample::Samples;
 
-    fn logs(journal: &Journal, outbox: Outbox) -> Logs {
-        Logs { journal: journal.clone(), outbox, snapshots: None }
+    fn logs(journal: &Journal, outbox: Outbox) -> EngineLogs {
+        EngineLogs { journal: journal.clone(), outbox, snapshots: None }
     }
 
     #[test]
     fn after_a_panic_the_engine_is_built_anew_and_can_be_left() {
         let folder = std::env::temp_dir().join(format!("tidewatch-engine-{}", std::process::id()));
         let metrics = Arc::new(Metrics::new());
-        let config = journal::Config::new(Mode::File);
+        let config = journal::JournalOptions::new(EpochMode::File);
         let journal = Journal::open(
             folder.join("journal"),
             config,
@@ -413,7 +414,8 @@ mod tests {
         )
         .unwrap();
         let outbox =
-            Outbox::open(folder.join("outbox"), outbox::Config::default(), Arc::clone(&metrics)).unwrap();
+            Outbox::open(folder.join("outbox"), outbox::OutboxOptions::default(), Arc::clone(&metrics))
+                .unwrap();
         let on_fatal: OnFatal = Arc::new(|error| panic!("{error}"));
         let listeners =
             Listeners { freed: Box::new(drop), types: Box::new(|_| {}), quarantined: Box::new(|_, _| {}) };
@@ -432,8 +434,9 @@ mod tests {
         [4, 6, 8].into_iter().for_each(|series| samples.push(series, i64::MIN + 1, 1.0));
         journal.append_blocking(samples, "test").unwrap();
         journal.cut(i64::MIN, i64::MIN, false).unwrap().blocking_recv().unwrap().unwrap();
-        let restarts =
-            || metrics.engine_restarts.get_or_create(&crate::metrics::Restart { cause: "worker" }).get();
+        let restarts = || {
+            metrics.engine_restarts.get_or_create(&crate::metrics::RestartLabels { cause: "worker" }).get()
+        };
         let deadline = std::time::Instant::now() + Duration::from_secs(60);
         while restarts() < 3 {
             assert!(std::time::Instant::now() < deadline, "{} restarts", restarts());
@@ -467,7 +470,7 @@ mod tests {
         let folder =
             std::env::temp_dir().join(format!("tidewatch-engine-full-{no_cut}-{}", std::process::id()));
         let metrics = Arc::new(Metrics::new());
-        let (config, settings) = (journal::Config::new(Mode::File), Settings::default());
+        let (config, settings) = (journal::JournalOptions::new(EpochMode::File), Settings::default());
         let open = Box::new(|| Ok(()));
         let journal =
             Journal::open(folder.join("journal"), config, settings.clone(), open, Arc::clone(&metrics))
@@ -475,7 +478,7 @@ mod tests {
         let faults: Arc<crate::disk::testing::Faults> = Arc::default();
         let outbox = Outbox::open(
             faults.folder(folder.join("outbox")),
-            outbox::Config::default(),
+            outbox::OutboxOptions::default(),
             Arc::clone(&metrics),
         )
         .unwrap();
@@ -500,7 +503,7 @@ mod tests {
         let progress = engine.progress();
         let deadline = std::time::Instant::now() + Duration::from_secs(60);
         let why = loop {
-            if let Some(why) = progress.held_up() {
+            if let Some(why) = progress.blocked_on() {
                 break why.to_string();
             }
             assert!(std::time::Instant::now() < deadline, "it is not held up");
@@ -511,7 +514,7 @@ mod tests {
         faults.room(None);
         faults.no_cut.store(false, Ordering::SeqCst);
         assert!(durable.wait_for_epoch(second, Duration::from_secs(30)));
-        assert_eq!(progress.held_up(), None);
+        assert_eq!(progress.blocked_on(), None);
         let text = metrics.text();
         assert!(text.contains(r#"tidewatch_log_stalls_total{log="outbox"} 1"#), "{text}");
         assert!(text.contains(r#"tidewatch_log_stalled{log="outbox"} 0"#), "{text}");
@@ -528,12 +531,13 @@ mod tests {
             let folder = std::env::temp_dir().join(name);
             let metrics = Arc::new(Metrics::new());
             let open = || Box::new(|| Ok(()));
-            let config = journal::Config::new(Mode::File);
+            let config = journal::JournalOptions::new(EpochMode::File);
             let (dir, settings) = (folder.join("journal"), Settings::default());
             let journal =
                 Journal::open(&dir, config, settings.clone(), open(), Arc::clone(&metrics)).unwrap();
             let outbox =
-                Outbox::open(folder.join("outbox"), outbox::Config::default(), Arc::clone(&metrics)).unwrap();
+                Outbox::open(folder.join("outbox"), outbox::OutboxOptions::default(), Arc::clone(&metrics))
+                    .unwrap();
             let durable = outbox.durable();
             let fatal: OnFatal = Arc::new(|error| panic!("{error}"));
             let listeners = Listeners {
@@ -559,10 +563,10 @@ mod tests {
             let ids: Vec<u64> = (0..500).rev().collect();
             for (id, seen) in ids.iter().zip(questions.newest(&ids).unwrap()) {
                 let want = match id {
-                    200..300 => Seen::Live { newest_ms: later + *id as i64 },
-                    400..450 => Seen::Given { freed_ms: None },
-                    0..400 => Seen::Freed { newest_ms: T + *id as i64 },
-                    _ => Seen::Unknown,
+                    200..300 => SeriesPresence::Live { newest_ms: later + *id as i64 },
+                    400..450 => SeriesPresence::Given { freed_ms: None },
+                    0..400 => SeriesPresence::Freed { newest_ms: T + *id as i64 },
+                    _ => SeriesPresence::Unknown,
                 };
                 assert_eq!(seen, want, "{workers} workers, series {id}");
                 assert_eq!(seen.has_slot(), matches!(id, 200..300 | 400..450), "series {id}");

@@ -6,20 +6,21 @@
 //!
 //! Not here: how far the workers are behind the journal. Who asks waits until they are where they should be.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tidewatch_dataflows::graph::Gates;
-use tidewatch_dataflows::outcome::Seen;
-use tidewatch_dataflows::outcome::look::{Checked, Explained, NotNow, Open};
+use parking_lot::Mutex;
+use tidewatch_dataflows::graph::StateQueries;
+use tidewatch_dataflows::rows::SeriesPresence;
+use tidewatch_dataflows::rows::inspect::{Explanation, OpenWindows, StateCheck, Unavailable};
 use tidewatch_dataflows::sample::SeriesId;
-use tidewatch_dataflows::shard::RawHeld;
+use tidewatch_dataflows::shard::RawSamples;
 use timely::scheduling::SyncActivator;
 
-use super::Progress;
+use super::EngineProgress;
 use crate::store::budget::Budget;
-use crate::store::{Latest, NoAnswer};
+use crate::store::{NoAnswer, OpenWindowSource};
 
 /// Questions that may wait for one worker.
 pub const QUESTIONS_QUEUED: usize = 4;
@@ -62,13 +63,13 @@ impl From<AskError> for NoAnswer {
 }
 
 /// A question to one worker. A kind of question is a variant here and an arm in [`Question::answer`].
-pub enum Question {
+pub enum WorkerQuestion {
     /// What is known of these series; answered with the place in the list of each that the worker owns.
     Newest {
         /// The list.
         series: Arc<[u64]>,
         /// Where the answer goes; has room for all workers.
-        answer: SyncSender<Vec<(usize, Seen)>>,
+        answer: SyncSender<Vec<(usize, SeriesPresence)>>,
     },
     /// A known series for each of these numbers, where the worker has one.
     Pick {
@@ -82,7 +83,7 @@ pub enum Question {
         /// The list.
         series: Arc<[SeriesId]>,
         /// Where the answer goes.
-        answer: SyncSender<Vec<Audited>>,
+        answer: SyncSender<Vec<AuditAnswer>>,
     },
     /// What a key of a series is made of.
     Explain {
@@ -93,14 +94,14 @@ pub enum Question {
         /// End of the window.
         at_ms: i64,
         /// Where the answer goes.
-        answer: SyncSender<Option<Result<Explained, NotNow>>>,
+        answer: SyncSender<Option<Result<Explanation, Unavailable>>>,
     },
     /// The raw samples that are held of a series.
     Raw {
         /// The series.
         series: SeriesId,
         /// Where the answer goes.
-        answer: SyncSender<Option<Result<RawHeld, NotNow>>>,
+        answer: SyncSender<Option<Result<RawSamples, Unavailable>>>,
     },
     /// The open windows of these series; answered with the place in the list of each that the worker owns.
     Open {
@@ -109,37 +110,37 @@ pub enum Question {
         /// Lengths of the windows; all if there is none.
         lengths_ms: Arc<[i64]>,
         /// Where the answer goes.
-        answer: SyncSender<Vec<(usize, Result<Open, NotNow>)>>,
+        answer: SyncSender<Vec<(usize, Result<OpenWindows, Unavailable>)>>,
     },
 }
 
 /// A series, and what checking it came to.
-pub type Audited = (SeriesId, Result<Checked, NotNow>);
+pub type AuditAnswer = (SeriesId, Result<StateCheck, Unavailable>);
 
-impl Question {
+impl WorkerQuestion {
     /// Answers from what one worker holds.
-    fn answer(self, gates: &Gates) {
+    fn answer(self, gates: &StateQueries) {
         match self {
-            Question::Newest { series, answer } => {
+            WorkerQuestion::Newest { series, answer } => {
                 let places = series.iter().enumerate();
                 let seen = places.filter_map(|(place, id)| gates.seen(*id).map(|seen| (place, seen)));
                 // Who asked may have given up waiting.
                 let _ = answer.try_send(seen.collect());
             }
-            Question::Pick { numbers, answer } => {
+            WorkerQuestion::Pick { numbers, answer } => {
                 let _ = answer.try_send(numbers.iter().filter_map(|n| gates.pick(*n)).collect());
             }
-            Question::Audit { series, answer } => {
+            WorkerQuestion::Audit { series, answer } => {
                 let checked = series.iter().filter_map(|id| gates.check(id.0).map(|found| (*id, found)));
                 let _ = answer.try_send(checked.collect());
             }
-            Question::Explain { series, window_ms, at_ms, answer } => {
+            WorkerQuestion::Explain { series, window_ms, at_ms, answer } => {
                 let _ = answer.try_send(gates.explain(series.0, window_ms, at_ms));
             }
-            Question::Raw { series, answer } => {
+            WorkerQuestion::Raw { series, answer } => {
                 let _ = answer.try_send(gates.raw(series.0));
             }
-            Question::Open { series, lengths_ms, answer } => {
+            WorkerQuestion::Open { series, lengths_ms, answer } => {
                 let places = series.iter().enumerate();
                 let open = places.filter_map(|(place, id)| Some((place, gates.open(*id, &lengths_ms)?)));
                 let _ = answer.try_send(open.collect());
@@ -149,29 +150,29 @@ impl Question {
 }
 
 /// Answers what is waiting; the queue bounds how much that is.
-pub fn serve(questions: &Receiver<Question>, gates: &Gates) {
+pub fn serve(questions: &Receiver<WorkerQuestion>, gates: &StateQueries) {
     questions.try_iter().take(QUESTIONS_QUEUED).for_each(|question| question.answer(gates));
 }
 
 /// The asking side of one worker.
 #[derive(Clone)]
-pub struct Asked {
-    queue: SyncSender<Question>,
+pub struct WorkerQueue {
+    queue: SyncSender<WorkerQuestion>,
     activator: SyncActivator,
 }
 
-impl Asked {
+impl WorkerQueue {
     /// A queue to the worker that `activator` wakes.
-    pub fn new(activator: SyncActivator) -> (Asked, Receiver<Question>) {
+    pub fn new(activator: SyncActivator) -> (WorkerQueue, Receiver<WorkerQuestion>) {
         let (queue, questions) = sync_channel(QUESTIONS_QUEUED);
-        (Asked { queue, activator }, questions)
+        (WorkerQueue { queue, activator }, questions)
     }
 }
 
 /// Who can be asked.
 enum Workers {
     /// Those of the present generation.
-    These(Arc<[Asked]>),
+    These(Arc<[WorkerQueue]>),
     /// Nobody between two generations.
     None,
     /// Nobody any more.
@@ -182,17 +183,17 @@ enum Workers {
 #[derive(Clone)]
 pub struct Questions {
     workers: Arc<Mutex<Workers>>,
-    progress: Arc<Progress>,
+    progress: Arc<EngineProgress>,
 }
 
 impl Questions {
     /// Questions to workers that are yet to come.
-    pub(super) fn new(progress: Arc<Progress>) -> Questions {
+    pub(super) fn new(progress: Arc<EngineProgress>) -> Questions {
         Questions { workers: Arc::new(Mutex::new(Workers::None)), progress }
     }
 
     /// These workers are there now.
-    pub(super) fn ask_these(&self, workers: impl Iterator<Item = Asked>) {
+    pub(super) fn ask_these(&self, workers: impl Iterator<Item = WorkerQueue>) {
         self.set(Workers::These(workers.collect()));
     }
 
@@ -207,17 +208,17 @@ impl Questions {
     }
 
     fn set(&self, workers: Workers) {
-        *self.workers.lock().unwrap_or_else(PoisonError::into_inner) = workers;
+        *self.workers.lock() = workers;
     }
 
     /// Whether there are, or were, workers to ask: a generation is being built until they are.
     pub fn begun(&self) -> bool {
-        !matches!(*self.workers.lock().unwrap_or_else(PoisonError::into_inner), Workers::None)
+        !matches!(*self.workers.lock(), Workers::None)
     }
 
     /// The workers, if they know what the journal held when they were built.
-    fn workers(&self) -> Result<Arc<[Asked]>, AskError> {
-        match &*self.workers.lock().unwrap_or_else(PoisonError::into_inner) {
+    fn workers(&self) -> Result<Arc<[WorkerQueue]>, AskError> {
+        match &*self.workers.lock() {
             Workers::These(workers) if !self.progress.rebuilding() => Ok(Arc::clone(workers)),
             Workers::These(_) | Workers::None => Err(AskError::Rebuilding),
             Workers::Ended => Err(AskError::Ended),
@@ -226,7 +227,7 @@ impl Questions {
 
     /// What it means that a worker is gone.
     fn gone(&self) -> AskError {
-        match &*self.workers.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.workers.lock() {
             Workers::Ended => AskError::Ended,
             Workers::These(_) | Workers::None => AskError::Rebuilding,
         }
@@ -236,12 +237,12 @@ impl Questions {
     ///
     /// # Errors
     /// The workers are busy, or gone.
-    pub fn newest(&self, series: &[u64]) -> Result<Vec<Seen>, AskError> {
+    pub fn newest(&self, series: &[u64]) -> Result<Vec<SeriesPresence>, AskError> {
         let mut all = Vec::with_capacity(series.len());
         for part in series.chunks(SERIES_PER_QUESTION) {
             let part: Arc<[u64]> = part.into();
-            let mut seen = vec![Seen::Unknown; part.len()];
-            let newest = |answer| Question::Newest { series: Arc::clone(&part), answer };
+            let mut seen = vec![SeriesPresence::Unknown; part.len()];
+            let newest = |answer| WorkerQuestion::Newest { series: Arc::clone(&part), answer };
             for answers in self.ask(newest)? {
                 answers.into_iter().for_each(|(place, one)| seen[place] = one);
             }
@@ -256,7 +257,7 @@ impl Questions {
     /// The workers are busy, or gone.
     pub fn pick(&self, numbers: &[u64]) -> Result<Vec<SeriesId>, AskError> {
         let numbers: Arc<[u64]> = numbers.into();
-        let all = self.ask(|answer| Question::Pick { numbers: Arc::clone(&numbers), answer })?;
+        let all = self.ask(|answer| WorkerQuestion::Pick { numbers: Arc::clone(&numbers), answer })?;
         Ok(all.into_iter().flatten().collect())
     }
 
@@ -264,11 +265,11 @@ impl Questions {
     ///
     /// # Errors
     /// The workers are busy, or gone.
-    pub fn audit(&self, series: &[SeriesId]) -> Result<Vec<Audited>, AskError> {
+    pub fn audit(&self, series: &[SeriesId]) -> Result<Vec<AuditAnswer>, AskError> {
         let mut all = Vec::with_capacity(series.len());
         for part in series.chunks(CHECKS_PER_QUESTION) {
             let part: Arc<[SeriesId]> = part.into();
-            let audit = |answer| Question::Audit { series: Arc::clone(&part), answer };
+            let audit = |answer| WorkerQuestion::Audit { series: Arc::clone(&part), answer };
             all.extend(self.ask(audit)?.into_iter().flatten());
         }
         Ok(all)
@@ -283,20 +284,20 @@ impl Questions {
         series: SeriesId,
         window_ms: i64,
         at_ms: i64,
-    ) -> Result<Result<Explained, NotNow>, AskError> {
-        let explain = |answer| Question::Explain { series, window_ms, at_ms, answer };
+    ) -> Result<Result<Explanation, Unavailable>, AskError> {
+        let explain = |answer| WorkerQuestion::Explain { series, window_ms, at_ms, answer };
         // One worker owns the series; the others have nothing to say.
         let found = self.ask(explain)?.into_iter().flatten().next();
-        Ok(found.unwrap_or(Err(NotNow::Unknown)))
+        Ok(found.unwrap_or(Err(Unavailable::Unknown)))
     }
 
     /// The raw samples that are held of a series, as of the end of some epoch.
     ///
     /// # Errors
     /// The workers are busy, or gone; inside, why the series cannot be looked at.
-    pub fn raw(&self, series: SeriesId) -> Result<Result<RawHeld, NotNow>, AskError> {
-        let found = self.ask(|answer| Question::Raw { series, answer })?.into_iter().flatten().next();
-        Ok(found.unwrap_or(Err(NotNow::Unknown)))
+    pub fn raw(&self, series: SeriesId) -> Result<Result<RawSamples, Unavailable>, AskError> {
+        let found = self.ask(|answer| WorkerQuestion::Raw { series, answer })?.into_iter().flatten().next();
+        Ok(found.unwrap_or(Err(Unavailable::Unknown)))
     }
 
     /// The open windows of each of `series`, of these lengths or all; each as of the end of some epoch.
@@ -308,7 +309,7 @@ impl Questions {
         series: &[SeriesId],
         lengths_ms: &[i64],
         budget: &Budget,
-    ) -> Result<Vec<Open>, NoAnswer> {
+    ) -> Result<Vec<OpenWindows>, NoAnswer> {
         let lengths_ms: Arc<[i64]> = lengths_ms.into();
         let mut all = vec![None; series.len()];
         let mut left: Vec<usize> = (0..series.len()).collect();
@@ -318,9 +319,12 @@ impl Questions {
             }
             for part in left.chunks(OPEN_PER_QUESTION) {
                 let ids: Arc<[SeriesId]> = part.iter().map(|place| series[*place]).collect();
-                let question =
-                    |answer| Question::Open { series: ids.clone(), lengths_ms: lengths_ms.clone(), answer };
-                budget.look().map_err(NoAnswer::Over)?;
+                let question = |answer| WorkerQuestion::Open {
+                    series: ids.clone(),
+                    lengths_ms: lengths_ms.clone(),
+                    answer,
+                };
+                budget.check().map_err(NoAnswer::Over)?;
                 let answers = self.ask_within(question, budget)?;
                 for (place, open) in answers.into_iter().flatten() {
                     all[part[place]] = open.ok();
@@ -335,23 +339,23 @@ impl Questions {
     }
 
     /// Puts a question to every worker and waits for all answers.
-    fn ask<T>(&self, question: impl Fn(SyncSender<T>) -> Question) -> Result<Vec<T>, AskError> {
+    fn ask<T>(&self, question: impl Fn(SyncSender<T>) -> WorkerQuestion) -> Result<Vec<T>, AskError> {
         self.ask_while(question, || true)
     }
 
     /// The same for a question that has a budget.
     fn ask_within<T>(
         &self,
-        question: impl Fn(SyncSender<T>) -> Question,
+        question: impl Fn(SyncSender<T>) -> WorkerQuestion,
         budget: &Budget,
     ) -> Result<Vec<T>, NoAnswer> {
-        let answers = self.ask_while(question, || budget.look().is_ok());
-        answers.map_err(|error| budget.look().err().map_or_else(|| error.into(), NoAnswer::Over))
+        let answers = self.ask_while(question, || budget.check().is_ok());
+        answers.map_err(|error| budget.check().err().map_or_else(|| error.into(), NoAnswer::Over))
     }
 
     fn ask_while<T>(
         &self,
-        question: impl Fn(SyncSender<T>) -> Question,
+        question: impl Fn(SyncSender<T>) -> WorkerQuestion,
         wanted: impl Fn() -> bool,
     ) -> Result<Vec<T>, AskError> {
         let workers = self.workers()?;
@@ -381,8 +385,13 @@ impl Questions {
     }
 }
 
-impl Latest for Questions {
-    fn open(&self, series: &[SeriesId], lengths_ms: &[i64], budget: &Budget) -> Result<Vec<Open>, NoAnswer> {
+impl OpenWindowSource for Questions {
+    fn open(
+        &self,
+        series: &[SeriesId],
+        lengths_ms: &[i64],
+        budget: &Budget,
+    ) -> Result<Vec<OpenWindows>, NoAnswer> {
         self.open_windows(series, lengths_ms, budget)
     }
 }

@@ -5,37 +5,37 @@
 
 use std::sync::Arc;
 
-use tidewatch_dataflows::graph::Shard;
+use tidewatch_dataflows::graph::ShardState;
 use tidewatch_dataflows::settings::Settings;
-use tidewatch_dataflows::state::CHAINS;
+use tidewatch_dataflows::snapshot::CHAINS;
 
 use super::EngineError;
-use super::workers::Begun;
-use crate::journal::{Journal, JournalError, Reader};
+use super::workers::ShardEpochs;
+use crate::journal::{Journal, JournalError, JournalReader};
 use crate::snapshots::Snapshots;
 
 /// What the feeder of one generation begins with.
-pub(super) struct Start {
+pub(super) struct FeederStart {
     /// Hands on the records that not every shard knows.
-    pub(super) reader: Reader,
+    pub(super) reader: JournalReader,
     /// The newest epoch that every shard knows; none if one of them begins empty.
     pub(super) after: Option<u64>,
     /// Asks for snapshots, and takes them.
     pub(super) snapshots: Option<Snapshots>,
 }
 
-impl Start {
+impl FeederStart {
     /// After the epochs that the shards begin with; from the first record if one of them begins empty.
     ///
     /// # Errors
     /// The journal cannot be read, or lacks what is needed.
     pub(super) fn after(
         journal: &Journal,
-        begun: &Begun,
+        begun: &ShardEpochs,
         snapshots: Option<Snapshots>,
-    ) -> Result<Start, JournalError> {
+    ) -> Result<FeederStart, JournalError> {
         let after = begun.iter().copied().min().flatten();
-        Ok(Start { reader: journal.reader_after(after)?, after, snapshots })
+        Ok(FeederStart { reader: journal.reader_after(after)?, after, snapshots })
     }
 }
 
@@ -45,15 +45,15 @@ pub(super) fn shard(
     settings: &Arc<Settings>,
     snapshots: Option<&Snapshots>,
     outbox: Option<u64>,
-) -> Result<Shard, EngineError> {
-    let Some(snapshots) = snapshots else { return Ok(Shard::new(settings)) };
+) -> Result<ShardState, EngineError> {
+    let Some(snapshots) = snapshots else { return Ok(ShardState::new(settings)) };
     while let Some(loaded) = snapshots.load(shard)? {
         // Its end was damaged and cut off: what the snapshot knows would be missing there for ever.
         if outbox.is_none_or(|last| last < loaded.epoch()) {
             snapshots.refuse(shard, &loaded, "the outbox does not hold its epoch any more");
             continue;
         }
-        match Shard::load(shard, &loaded.held()) {
+        match ShardState::load(shard, &loaded.stored()) {
             Ok(begun) => {
                 snapshots.begin(shard, std::array::from_fn(|chain| begun.saved_epoch(chain)));
                 return Ok(begun);
@@ -62,5 +62,5 @@ pub(super) fn shard(
         }
     }
     snapshots.begin(shard, [None; CHAINS]);
-    Ok(Shard::new(settings))
+    Ok(ShardState::new(settings))
 }

@@ -5,17 +5,17 @@
 //! thing to start anew.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::graph::Sizes;
 use tidewatch_dataflows::sample::{Control, SeriesId};
 
-use super::generation::{Ended, Generation, JOIN_MAX, Panicked, Shared, Signals, Thread};
-use super::{EngineError, OnFatal, OnQuarantine, PATIENCE, Progress, Restarted};
-use crate::journal::{Journal, Quarantined, Refused};
-use crate::metrics::Restart;
+use super::generation::{EngineShared, Generation, GenerationEnd, JOIN_MAX, Signals, Thread, ThreadPanic};
+use super::{EngineError, EngineProgress, EngineRestart, OnFatal, OnQuarantine, PATIENCE};
+use crate::journal::{Journal, QuarantineEntry, QueueError};
+use crate::metrics::RestartLabels;
 use crate::snapshots::Snapshots;
 
 /// Restarts within [`WITHIN`] that the engine tries; the next panic ends the process.
@@ -28,7 +28,7 @@ const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
 /// How often it is looked whether the snapshots under way are written.
-const SETTLE: Duration = Duration::from_millis(5);
+const IDLE_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// Panics remembered, to know them again.
 const SUSPECTS_MAX: usize = 64;
@@ -56,7 +56,7 @@ impl Restarts {
 
 /// Runs the generations of an engine.
 pub(super) struct Supervisor {
-    pub(super) shared: Shared,
+    pub(super) shared: EngineShared,
     pub(super) journal: Journal,
     pub(super) quarantined: OnQuarantine,
     pub(super) quit: Arc<AtomicBool>,
@@ -102,10 +102,10 @@ impl Supervisor {
             self.shared.progress.begin(after.take(), upto);
             let signals = Signals::new(&self.quit, &self.closing);
             let panicked = match Generation::run(&self.shared, &self.journal, signals) {
-                Ended::Done => return Ok(()),
-                Ended::Failed(error) => return Err(error),
-                Ended::Stuck(threads, after) => return Err(stuck(&threads, after)),
-                Ended::Panicked(panicked) => panicked,
+                GenerationEnd::Done => return Ok(()),
+                GenerationEnd::Failed(error) => return Err(error),
+                GenerationEnd::Stuck(threads, after) => return Err(stuck(&threads, after)),
+                GenerationEnd::Panicked(panicked) => panicked,
             };
             if self.leaving() {
                 // Everything acknowledged is in the journal; the next start computes it.
@@ -119,15 +119,15 @@ impl Supervisor {
             if let Some((epoch, series)) = at.filter(|at| suspects.again(*at)) {
                 self.quarantine(epoch, series, &panicked)?;
             }
-            let panicked = Panicked { message: told(panicked.message, at), ..panicked };
+            let panicked = ThreadPanic { message: describe(panicked.message, at), ..panicked };
             self.restart(&mut restarts, &panicked)?;
             after = Some(panicked.to_string());
         }
     }
 
     /// Counts, tells and waits; an error if there were too many restarts.
-    fn restart(&self, restarts: &mut Restarts, panicked: &Panicked) -> Result<(), EngineError> {
-        let cause = Restart { cause: panicked.thread.kind() };
+    fn restart(&self, restarts: &mut Restarts, panicked: &ThreadPanic) -> Result<(), EngineError> {
+        let cause = RestartLabels { cause: panicked.thread.kind() };
         self.shared.metrics.engine_restarts.get_or_create(&cause).inc();
         let Some(wait) = restarts.next(Instant::now()) else {
             self.shared.metrics.limit("engine.restarts");
@@ -148,7 +148,7 @@ impl Supervisor {
             if begun.elapsed() > wait + JOIN_MAX {
                 return Err(stuck(&["snapshots"], panicked.to_string()));
             }
-            std::thread::sleep(if left.is_zero() { SETTLE } else { left.min(PATIENCE) });
+            std::thread::sleep(if left.is_zero() { IDLE_TIMEOUT } else { left.min(PATIENCE) });
         }
         Ok(())
     }
@@ -156,14 +156,15 @@ impl Supervisor {
     /// The epoch and the series that a worker was at.
     fn at(&self, thread: Thread) -> Option<(u64, SeriesId)> {
         let Thread::Worker(index) = thread else { return None };
-        let working = self.shared.progress.sizes.working.lock().unwrap_or_else(PoisonError::into_inner);
+        let working =
+            self.shared.progress.sizes.working.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (epoch, series) = working.get(&index)?.now()?;
         Some((epoch, series?))
     }
 
     /// Keeps a series out from this epoch on, in the journal first. If the journal does not take it, the panic comes again.
-    fn quarantine(&self, epoch: u64, series: SeriesId, panicked: &Panicked) -> Result<(), EngineError> {
-        let known = || self.shared.progress.quarantined.lock().unwrap_or_else(PoisonError::into_inner);
+    fn quarantine(&self, epoch: u64, series: SeriesId, panicked: &ThreadPanic) -> Result<(), EngineError> {
+        let known = || self.shared.progress.quarantined.lock();
         if known().len() >= QUARANTINED_MAX {
             self.shared.metrics.limit("engine.quarantined");
             return Err(EngineError::QuarantineFull { message: panicked.to_string() });
@@ -177,7 +178,7 @@ impl Supervisor {
                     written = synced.unwrap_or_else(|_| Err("the journal is gone".to_owned()));
                     break;
                 }
-                Err(Refused::Full { .. }) if !self.leaving() => std::thread::sleep(PATIENCE),
+                Err(QueueError::Full { .. }) if !self.leaving() => std::thread::sleep(PATIENCE),
                 Err(refused) => {
                     written = Err(refused.to_string());
                     break;
@@ -186,7 +187,7 @@ impl Supervisor {
         }
         match written {
             Ok(()) => {
-                known().push(Quarantined { series: series.0, epoch, lifted: false });
+                known().push(QuarantineEntry { series: series.0, epoch, lifted: false });
                 (self.quarantined)(series, &panicked.to_string());
             }
             Err(why) => tracing::error!("series {series} cannot be quarantined: {why}"),
@@ -200,7 +201,7 @@ impl Supervisor {
 }
 
 /// A panic's words, and where it was.
-fn told(message: String, at: Option<(u64, SeriesId)>) -> String {
+fn describe(message: String, at: Option<(u64, SeriesId)>) -> String {
     at.map_or(message.clone(), |(epoch, series)| format!("{message}, at series {series} of epoch {epoch}"))
 }
 
@@ -209,17 +210,17 @@ fn stuck(threads: &[impl ToString], after: String) -> EngineError {
     EngineError::Stuck { threads: threads.join(", "), after, seconds: JOIN_MAX.as_secs() }
 }
 
-impl Progress {
+impl EngineProgress {
     /// A generation begins, after this panic, and has its state again once it has computed `upto`.
     fn begin(&self, after: Option<String>, upto: u64) {
         if let Some(after) = after {
-            let mut restarted = self.restarted.lock().unwrap_or_else(PoisonError::into_inner);
-            *restarted = Some(Restarted { after, upto });
+            let mut restarted = self.restarted.lock();
+            *restarted = Some(EngineRestart { after, upto });
         }
         let Sizes { bytes, series, .. } = &*self.sizes;
         // What a generation held is gone with it.
         bytes.iter().chain([series]).for_each(|size| size.store(0, Ordering::Relaxed));
-        self.sizes.working.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.sizes.working.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
         self.computed.store(0, Ordering::Release);
         self.upto.store(upto, Ordering::Release);
         self.generation.fetch_add(1, Ordering::Relaxed);

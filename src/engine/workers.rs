@@ -2,13 +2,14 @@
 //!
 //! Not here: what feeds them (`feeder`) and who takes what they hand on (`merger`).
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tidewatch_dataflows::driver;
-use tidewatch_dataflows::graph::{self, Shard};
-use tidewatch_dataflows::outcome::Outcomes;
+use tidewatch_dataflows::graph::{self, ShardState};
+use tidewatch_dataflows::rows::Rows;
 use tidewatch_dataflows::sample::{EpochEnd, Mark, SHARDS, Samples};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::operators::Probe;
@@ -17,8 +18,8 @@ use timely::dataflow::{ProbeHandle, Scope, Stream, StreamVec};
 use timely::scheduling::SyncActivator;
 
 use super::busy::log_operators;
-use super::generation::{Event, Report, Shared, Signals, Thread};
-use super::questions::{Asked, serve};
+use super::generation::{EngineShared, Signals, Thread, ThreadEvent, ThreadReport};
+use super::questions::{WorkerQueue, serve};
 use super::start;
 use super::{EngineError, PATIENCE};
 
@@ -27,29 +28,29 @@ const BATCHES_QUEUED: usize = 64;
 /// Epochs a source may be ahead of the output.
 const EPOCHS_IN_FLIGHT: u64 = 4;
 /// What is sent to a worker's source.
-pub(super) enum Message {
+pub(super) enum WorkerMessage {
     Batch(Samples),
     Mark(Mark),
 }
 
 /// The sending side of one worker's source.
-pub(super) struct Feed {
-    pub(super) queue: SyncSender<Message>,
+pub(super) struct WorkerFeed {
+    pub(super) queue: SyncSender<WorkerMessage>,
     pub(super) activator: SyncActivator,
-    pub(super) asked: Asked,
+    pub(super) asked: WorkerQueue,
 }
 
 /// The epochs that shards begin with.
-pub(super) type Begun = Vec<Option<u64>>;
+pub(super) type ShardEpochs = Vec<Option<u64>>;
 
 pub(super) type Guards = timely::communication::WorkerGuards<()>;
 
 /// Starts the workers; each tells when it has built its dataflow, and how it ended.
 pub(super) fn start_workers(
-    shared: &Shared,
-    to_merger: Vec<SyncSender<(EpochEnd, Outcomes)>>,
+    shared: &EngineShared,
+    to_merger: Vec<SyncSender<(EpochEnd, Rows)>>,
     signals: &Arc<Signals>,
-    events: &Sender<Event>,
+    events: &Sender<ThreadEvent>,
 ) -> Result<Guards, EngineError> {
     let of_all = (
         Arc::clone(&shared.settings),
@@ -64,26 +65,22 @@ pub(super) fn start_workers(
     timely::execute(timely::Config::process(shared.workers), move |worker| {
         let (settings, sizes, busy, signals, snapshots, outbox) = of_all.clone();
         let index = worker.index();
-        let (to_merger, events) = of_each[index]
-            .lock()
-            .expect("each worker takes its own")
-            .take()
-            .expect("each worker takes it once");
+        let (to_merger, events) = of_each[index].lock().take().expect("each worker takes it once");
         let work = |worker: &mut timely::worker::Worker| {
             let mine = graph::owned(index, worker.peers());
-            let mut shards: Vec<Option<Shard>> = Vec::with_capacity(SHARDS);
+            let mut shards: Vec<Option<ShardState>> = Vec::with_capacity(SHARDS);
             for shard in 0..SHARDS {
                 // Other workers load theirs meanwhile.
                 shards.push(match mine(shard) && !signals.over() {
                     true => Some(start::shard(shard, &settings, snapshots.as_ref(), outbox)?),
                     false => None,
                 });
-                let _ = events.send(Event::Loaded);
+                let _ = events.send(ThreadEvent::Loaded);
             }
             if signals.over() {
                 return Ok(());
             }
-            let begun = shards.iter().flatten().map(Shard::epoch).collect();
+            let begun = shards.iter().flatten().map(ShardState::epoch).collect();
             log_operators(worker, &busy);
             let (queue, messages) = sync_channel(BATCHES_QUEUED);
             let (activator, gates) = worker.dataflow(|scope| {
@@ -94,9 +91,9 @@ pub(super) fn start_workers(
                     .probe_with(&probe);
                 (activator, gates)
             });
-            let (asked, questions) = Asked::new(activator.clone());
+            let (asked, questions) = WorkerQueue::new(activator.clone());
             // Whoever started this worker may have given the generation up; then it is over.
-            let _ = events.send(Event::Ready(index, Feed { queue, activator, asked }, begun));
+            let _ = events.send(ThreadEvent::Ready(index, WorkerFeed { queue, activator, asked }, begun));
             while worker.has_dataflows() && !signals.over() {
                 worker.step_or_park(Some(PATIENCE));
                 serve(&questions, &gates);
@@ -107,14 +104,14 @@ pub(super) fn start_workers(
         let clear = |worker: &mut timely::worker::Worker| {
             worker.installed_dataflows().into_iter().for_each(|flow| worker.drop_dataflow(flow));
         };
-        Report::new(Thread::Worker(index), events.clone()).run(worker, work, clear);
+        ThreadReport::new(Thread::Worker(index), events.clone()).run(worker, work, clear);
     })
     .map_err(EngineError::Timely)
 }
 
 /// Hands an epoch to the merger; false if it is full.
-fn send(to_merger: &SyncSender<(EpochEnd, Outcomes)>, end: EpochEnd, all: &mut Outcomes) -> bool {
-    all.settle();
+fn send(to_merger: &SyncSender<(EpochEnd, Rows)>, end: EpochEnd, all: &mut Rows) -> bool {
+    all.sort();
     match to_merger.try_send((end, std::mem::take(all))) {
         Ok(()) => true,
         Err(TrySendError::Full((_, back))) => {
@@ -129,7 +126,7 @@ fn send(to_merger: &SyncSender<(EpochEnd, Outcomes)>, end: EpochEnd, all: &mut O
 /// The zero-input operator that takes one worker's messages into the dataflow.
 fn source<'scope>(
     scope: Scope<'scope, u64>,
-    messages: Receiver<Message>,
+    messages: Receiver<WorkerMessage>,
     output: ProbeHandle<u64>,
 ) -> (Stream<'scope, u64, Samples>, StreamVec<'scope, u64, Mark>, SyncActivator) {
     let mut builder = OperatorBuilder::new("source".to_owned(), scope);
@@ -152,10 +149,10 @@ fn source<'scope>(
                     return;
                 }
                 match messages.try_recv() {
-                    Ok(Message::Batch(mut batch)) => {
+                    Ok(WorkerMessage::Batch(mut batch)) => {
                         samples.session_with_builder(&capabilities[0]).give_container(&mut batch)
                     }
-                    Ok(Message::Mark(mark)) => {
+                    Ok(WorkerMessage::Mark(mark)) => {
                         let ends = matches!(mark, Mark::End(_));
                         marks.session(&capabilities[1]).give(mark);
                         if ends {

@@ -6,8 +6,8 @@ use super::{DAY_MS, HOUR_MS};
 
 /// Most series of one generator.
 pub const SERIES_MAX: u64 = 100_000_000;
-/// A late sample is delivered at most this far behind the newest of its series (the default of `lateness`).
-pub const LATENESS_MS: i64 = 600_000;
+/// A late sample is delivered at most this far behind the newest of its series (the default of `allowed_lateness`).
+pub const ALLOWED_LATENESS_MS: i64 = 600_000;
 /// Longest span of time.
 pub const SPAN_MS_MAX: i64 = 3_660 * DAY_MS;
 
@@ -23,7 +23,7 @@ pub enum Order {
 
 /// What to generate. The ratios are probabilities, 0 to 1.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Options {
+pub struct GenerateOptions {
     /// How many series.
     pub series: u64,
     /// Seed of every choice.
@@ -34,10 +34,10 @@ pub struct Options {
     pub end_ms: i64,
     /// Distance of two samples of a series, milliseconds.
     pub step_ms: i64,
-    /// Share of the samples delivered late, by at most `lateness_ms`.
+    /// Share of the samples delivered late, by at most `allowed_lateness_ms`.
     pub late_ratio: f64,
     /// How far behind the newest sample of its series a late one may be, milliseconds.
-    pub lateness_ms: i64,
+    pub allowed_lateness_ms: i64,
     /// Share of the samples delivered a second time, unchanged, at once or late.
     pub duplicate_ratio: f64,
     /// Share of the samples delivered a second time with another value.
@@ -102,17 +102,17 @@ pub fn span(
     })
 }
 
-impl Options {
+impl GenerateOptions {
     /// The defaults over a span of time: 1,000 series every 15 s, delivered in time and once.
-    pub fn over(start_ms: i64, end_ms: i64) -> Options {
-        Options {
+    pub fn over(start_ms: i64, end_ms: i64) -> GenerateOptions {
+        GenerateOptions {
             series: 1_000,
             seed: 1,
             start_ms,
             end_ms,
             step_ms: 15_000,
             late_ratio: 0.0,
-            lateness_ms: LATENESS_MS,
+            allowed_lateness_ms: ALLOWED_LATENESS_MS,
             duplicate_ratio: 0.0,
             conflict_ratio: 0.0,
             outage_ratio: 0.08,
@@ -126,7 +126,7 @@ impl Options {
     ///
     /// # Errors
     /// The first option outside its bounds.
-    pub fn validated(self) -> Result<Options, OptionsError> {
+    pub fn validated(self) -> Result<GenerateOptions, OptionsError> {
         if !(1..=SERIES_MAX).contains(&self.series) {
             return refused("series", format!("1 to {SERIES_MAX}"), self.series);
         }
@@ -143,8 +143,12 @@ impl Options {
             let bound = format!("0 to {} h after start ({})", SPAN_MS_MAX / HOUR_MS, self.start_ms);
             return refused("end", bound, self.end_ms);
         }
-        if !(0..=DAY_MS).contains(&self.lateness_ms) {
-            return refused("lateness", "0 ms to 86400000 ms", format!("{} ms", self.lateness_ms));
+        if !(0..=DAY_MS).contains(&self.allowed_lateness_ms) {
+            return refused(
+                "allowed_lateness",
+                "0 ms to 86400000 ms",
+                format!("{} ms", self.allowed_lateness_ms),
+            );
         }
         if self.churn_ms != 0 && !(self.step_ms..=SPAN_MS_MAX).contains(&self.churn_ms) {
             let bound = format!("0, or a step ({} ms) to {SPAN_MS_MAX} ms", self.step_ms);

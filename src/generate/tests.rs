@@ -7,15 +7,15 @@ use super::*;
 
 const START_MS: i64 = 1_767_225_600_000;
 
-fn hours(hours: i64) -> Options {
-    Options { series: 200, ..Options::over(START_MS, START_MS + hours * HOUR_MS) }
+fn hours(hours: i64) -> GenerateOptions {
+    GenerateOptions { series: 200, ..GenerateOptions::over(START_MS, START_MS + hours * HOUR_MS) }
 }
 
-fn points(options: &Options) -> Vec<Point> {
+fn points(options: &GenerateOptions) -> Vec<GeneratedSample> {
     Generator::new(options.clone()).unwrap().collect()
 }
 
-fn text(options: &Options, format: Format) -> String {
+fn text(options: &GenerateOptions, format: TextFormat) -> String {
     let mut out = Vec::new();
     let mut generator = Generator::new(options.clone()).unwrap();
     let written = write(&mut generator, format, &mut out).unwrap();
@@ -24,26 +24,27 @@ fn text(options: &Options, format: Format) -> String {
 }
 
 /// What is in the series, whatever the delivery.
-fn first_deliveries(points: &[Point]) -> BTreeSet<(u64, i64, i64)> {
+fn first_deliveries(points: &[GeneratedSample]) -> BTreeSet<(u64, i64, i64)> {
     let first = points.iter().filter(|p| matches!(p.delivery, Delivery::InTime | Delivery::Late));
     first.map(|p| (p.series, p.at_ms, p.digits)).collect()
 }
 
 #[test]
 fn same_options_same_bytes_other_seed_other_bytes() {
-    let options = Options { late_ratio: 0.05, duplicate_ratio: 0.02, conflict_ratio: 0.01, ..hours(2) };
-    for format in [Format::Prometheus, Format::Csv] {
+    let options =
+        GenerateOptions { late_ratio: 0.05, duplicate_ratio: 0.02, conflict_ratio: 0.01, ..hours(2) };
+    for format in [TextFormat::Prometheus, TextFormat::Csv] {
         let once = text(&options, format);
         assert_eq!(once, text(&options, format));
-        assert_ne!(once, text(&Options { seed: 2, ..options.clone() }, format));
+        assert_ne!(once, text(&GenerateOptions { seed: 2, ..options.clone() }, format));
     }
 }
 
 #[test]
 fn the_bytes_of_a_seed_are_fixed_for_ever() {
     // Scenarios and reported numbers name a seed: whoever changes these bytes has to know it.
-    let options = Options { late_ratio: 0.05, duplicate_ratio: 0.02, ..hours(1) };
-    let all = text(&options, Format::Prometheus);
+    let options = GenerateOptions { late_ratio: 0.05, duplicate_ratio: 0.02, ..hours(1) };
+    let all = text(&options, TextFormat::Prometheus);
     let hash = xxhash_rust::xxh3::xxh3_64(all.as_bytes());
     assert_eq!(format!("{hash:016x}"), "416c024d0953537f", "first line: {}", all.lines().next().unwrap());
 }
@@ -55,7 +56,7 @@ fn any_delivery_holds_the_same_samples() {
     assert_eq!(samples.len(), plain.len(), "twice in a plain run");
     for order in [Order::TimeMajor, Order::SeriesMajor] {
         for ratio in [0.0, 0.1, 1.0] {
-            let other = Options {
+            let other = GenerateOptions {
                 order,
                 late_ratio: ratio,
                 duplicate_ratio: ratio,
@@ -76,7 +77,7 @@ fn any_delivery_holds_the_same_samples() {
 
 #[test]
 fn parts_make_up_the_whole() {
-    let options = Options { late_ratio: 0.1, ..hours(1) };
+    let options = GenerateOptions { late_ratio: 0.1, ..hours(1) };
     let mut whole = points(&options);
     let mut parts = Vec::new();
     for part in [0..1, 1..77, 77..200] {
@@ -96,7 +97,7 @@ fn parts_make_up_the_whole() {
 fn orders_are_what_they_say() {
     let by_time = points(&hours(2));
     assert!(by_time.windows(2).all(|pair| pair[0].at_ms <= pair[1].at_ms));
-    let by_series = points(&Options { order: Order::SeriesMajor, ..hours(2) });
+    let by_series = points(&GenerateOptions { order: Order::SeriesMajor, ..hours(2) });
     assert!(
         by_series.windows(2).all(|pair| (pair[0].series, pair[0].at_ms) < (pair[1].series, pair[1].at_ms))
     );
@@ -104,7 +105,8 @@ fn orders_are_what_they_say() {
 
 #[test]
 fn the_time_of_delivery_ascends_and_is_that_of_the_sample_unless_it_was_held_back() {
-    let options = Options { late_ratio: 0.1, duplicate_ratio: 0.05, conflict_ratio: 0.05, ..hours(3) };
+    let options =
+        GenerateOptions { late_ratio: 0.1, duplicate_ratio: 0.05, conflict_ratio: 0.05, ..hours(3) };
     let mut generator = Generator::new(options.clone()).unwrap();
     let (mut before, mut later) = (i64::MIN, 0);
     while let Some(point) = generator.next() {
@@ -112,7 +114,10 @@ fn the_time_of_delivery_ascends_and_is_that_of_the_sample_unless_it_was_held_bac
         assert!(before <= at_ms && at_ms <= options.end_ms, "{point:?}: {at_ms} after {before}");
         match point.delivery {
             Delivery::InTime => assert_eq!(at_ms, point.at_ms),
-            _ => assert!((0..=options.lateness_ms).contains(&(at_ms - point.at_ms)), "{point:?}: {at_ms}"),
+            _ => assert!(
+                (0..=options.allowed_lateness_ms).contains(&(at_ms - point.at_ms)),
+                "{point:?}: {at_ms}"
+            ),
         }
         later += u64::from(at_ms > point.at_ms);
         before = at_ms;
@@ -124,7 +129,7 @@ fn the_time_of_delivery_ascends_and_is_that_of_the_sample_unless_it_was_held_bac
 fn late_and_repeated_samples_stay_within_lateness() {
     for order in [Order::TimeMajor, Order::SeriesMajor] {
         let options =
-            Options { late_ratio: 0.2, duplicate_ratio: 0.2, conflict_ratio: 0.1, order, ..hours(2) };
+            GenerateOptions { late_ratio: 0.2, duplicate_ratio: 0.2, conflict_ratio: 0.1, order, ..hours(2) };
         let mut newest: BTreeMap<u64, i64> = BTreeMap::new();
         let mut seen = BTreeSet::new();
         let (mut behind, mut worst_ms) = (0, 0);
@@ -141,14 +146,19 @@ fn late_and_repeated_samples_stay_within_lateness() {
             assert!(point.delivery != Delivery::InTime || point.at_ms >= *newest, "{point:?}");
             *newest = point.at_ms.max(*newest);
         }
-        assert!((LATENESS_MS / 2..=LATENESS_MS).contains(&worst_ms), "{worst_ms}");
+        assert!((ALLOWED_LATENESS_MS / 2..=ALLOWED_LATENESS_MS).contains(&worst_ms), "{worst_ms}");
         assert!(behind > 1_000, "{behind}");
     }
 }
 
 #[test]
 fn a_step_longer_than_lateness_leaves_nothing_to_delay() {
-    let options = Options { step_ms: 2 * LATENESS_MS, late_ratio: 1.0, duplicate_ratio: 1.0, ..hours(4) };
+    let options = GenerateOptions {
+        step_ms: 2 * ALLOWED_LATENESS_MS,
+        late_ratio: 1.0,
+        duplicate_ratio: 1.0,
+        ..hours(4)
+    };
     let all = points(&options);
     assert!(all.iter().all(|p| p.delivery != Delivery::Late));
     assert_eq!(all.len(), 2 * first_deliveries(&all).len());
@@ -156,10 +166,10 @@ fn a_step_longer_than_lateness_leaves_nothing_to_delay() {
 
 #[test]
 fn text_and_csv_say_exactly_the_points() {
-    let options = Options { late_ratio: 0.1, duplicate_ratio: 0.1, ..hours(1) };
+    let options = GenerateOptions { late_ratio: 0.1, duplicate_ratio: 0.1, ..hours(1) };
     let generator = Generator::new(options.clone()).unwrap();
-    let lines = text(&options, Format::Prometheus);
-    let csv = text(&options, Format::Csv);
+    let lines = text(&options, TextFormat::Prometheus);
+    let csv = text(&options, TextFormat::Csv);
     let mut reader = csv::Reader::from_reader(csv.as_bytes());
     let header = reader.headers().unwrap().clone();
     let mut rows = reader.records();
@@ -192,14 +202,14 @@ fn text_and_csv_say_exactly_the_points() {
 #[test]
 fn openmetrics_holds_the_same_samples_by_family() {
     for order in [Order::TimeMajor, Order::SeriesMajor] {
-        let options = Options { order, ..hours(1) };
+        let options = GenerateOptions { order, ..hours(1) };
         let mut want: Vec<(String, i64, String)> = Vec::new();
-        for line in text(&options, Format::Prometheus).lines() {
+        for line in text(&options, TextFormat::Prometheus).lines() {
             let (rest, at_ms) = line.rsplit_once(' ').unwrap();
             let (key, value) = rest.rsplit_once(' ').unwrap();
             want.push((key.to_owned(), at_ms.parse().unwrap(), value.to_owned()));
         }
-        let lines = text(&options, Format::OpenMetrics);
+        let lines = text(&options, TextFormat::OpenMetrics);
         let (mut got, mut family, mut families) = (Vec::new(), "", BTreeSet::new());
         for line in lines.strip_suffix("# EOF\n").unwrap().lines() {
             if let Some(declared) = line.strip_prefix("# TYPE ") {
@@ -222,8 +232,9 @@ fn openmetrics_holds_the_same_samples_by_family() {
         want.sort();
         assert!(got == want, "{order:?}");
     }
-    let late = Options { late_ratio: 0.1, ..hours(1) };
-    let error = write(&mut Generator::new(late).unwrap(), Format::OpenMetrics, &mut Vec::new()).unwrap_err();
+    let late = GenerateOptions { late_ratio: 0.1, ..hours(1) };
+    let error =
+        write(&mut Generator::new(late).unwrap(), TextFormat::OpenMetrics, &mut Vec::new()).unwrap_err();
     let want = "late_ratio must be 0 in openmetrics, which holds every sample once and in order; got 0.1";
     assert_eq!(error.to_string(), want);
 }
@@ -231,14 +242,14 @@ fn openmetrics_holds_the_same_samples_by_family() {
 #[test]
 fn a_name_promises_a_format() {
     for (name, format) in [
-        ("a.csv", Format::Csv),
-        ("a.CSV.gz", Format::Csv),
-        ("a.om", Format::OpenMetrics),
-        ("a.openmetrics.gz", Format::OpenMetrics),
-        ("om", Format::Prometheus),
-        ("a.prom.gz", Format::Prometheus),
+        ("a.csv", TextFormat::Csv),
+        ("a.CSV.gz", TextFormat::Csv),
+        ("a.om", TextFormat::OpenMetrics),
+        ("a.openmetrics.gz", TextFormat::OpenMetrics),
+        ("om", TextFormat::Prometheus),
+        ("a.prom.gz", TextFormat::Prometheus),
     ] {
-        assert_eq!(Format::of(std::path::Path::new(name)), format, "{name}");
+        assert_eq!(TextFormat::of(std::path::Path::new(name)), format, "{name}");
     }
     let error = Output::create(std::path::Path::new("a.om.zst")).unwrap_err();
     assert_eq!(error.to_string(), "what is compressed is written as .gz only");
@@ -263,14 +274,14 @@ fn values_print_as_plain_decimals() {
 
 #[test]
 fn counters_reset_only_at_restarts_and_instances_fall_silent_as_a_whole() {
-    let never = Options { outage_ratio: 0.0, restart_ratio: 0.0, ..hours(12) };
-    let often = Options { outage_ratio: 0.5, restart_ratio: 0.5, ..hours(12) };
+    let never = GenerateOptions { outage_ratio: 0.0, restart_ratio: 0.0, ..hours(12) };
+    let often = GenerateOptions { outage_ratio: 0.5, restart_ratio: 0.5, ..hours(12) };
     let generator = Generator::new(never.clone()).unwrap();
     let is_counter = |series| {
         let labels = generator.labels(series);
         labels.iter().any(|(n, v)| n == "__name__" && (v.ends_with("_total") || v.ends_with("_sum")))
     };
-    let resets = |options: &Options| {
+    let resets = |options: &GenerateOptions| {
         let mut last = BTreeMap::new();
         let drops = points(options).into_iter().filter(|p| is_counter(p.series)).filter(|p| {
             let before = last.insert(p.series, p.digits);
@@ -281,9 +292,9 @@ fn counters_reset_only_at_restarts_and_instances_fall_silent_as_a_whole() {
     assert_eq!(resets(&never), 0);
     assert!(resets(&often) > 100);
 
-    let dense = |options: &Options| {
+    let dense = |options: &GenerateOptions| {
         let sparse = |series| generator.place(series).1.family.name;
-        let kept = |p: &Point| {
+        let kept = |p: &GeneratedSample| {
             !["node_backup_last_duration_seconds", "node_procs_blocked"].contains(&sparse(p.series))
         };
         points(options).into_iter().filter(kept).collect::<Vec<_>>()
@@ -306,7 +317,7 @@ fn counters_reset_only_at_restarts_and_instances_fall_silent_as_a_whole() {
 
 #[test]
 fn labels_are_unique_and_sorted() {
-    let generator = Generator::new(Options { series: 1_000, ..hours(1) }).unwrap();
+    let generator = Generator::new(GenerateOptions { series: 1_000, ..hours(1) }).unwrap();
     let mut seen = BTreeSet::new();
     for series in 0..1_000 {
         let labels = generator.labels(series);
@@ -319,10 +330,12 @@ fn labels_are_unique_and_sorted() {
 fn gauges_have_their_daily_season() {
     // The mean of an afternoon of node_load1 is well above that of a night, for a series of any seed.
     for seed in 0..5 {
-        let options = Options { seed, series: 2, outage_ratio: 0.0, ..hours(24) };
+        let options = GenerateOptions { seed, series: 2, outage_ratio: 0.0, ..hours(24) };
         let mean = |from: i64, to: i64| {
-            let inside = |p: &Point| p.series == 1 && (from..to).contains(&((p.at_ms - START_MS) / HOUR_MS));
-            let values: Vec<f64> = points(&options).iter().filter(|p| inside(p)).map(Point::value).collect();
+            let inside =
+                |p: &GeneratedSample| p.series == 1 && (from..to).contains(&((p.at_ms - START_MS) / HOUR_MS));
+            let values: Vec<f64> =
+                points(&options).iter().filter(|p| inside(p)).map(GeneratedSample::value).collect();
             values.iter().sum::<f64>() / values.len() as f64
         };
         assert!(mean(13, 17) > 1.5 * mean(1, 5), "seed {seed}");
@@ -343,14 +356,14 @@ fn a_name_in_gz_gives_the_same_bytes_compressed() {
     let dir = std::env::temp_dir().join(format!("tidewatch-generate-{}", std::process::id()));
     std::fs::create_dir_all(&dir).unwrap();
     let path = dir.join("samples.csv.gz");
-    assert_eq!(Format::of(&path), Format::Csv);
+    assert_eq!(TextFormat::of(&path), TextFormat::Csv);
     let mut out = Output::create(&path).unwrap();
-    write(&mut Generator::new(hours(1)).unwrap(), Format::of(&path), &mut out).unwrap();
+    write(&mut Generator::new(hours(1)).unwrap(), TextFormat::of(&path), &mut out).unwrap();
     out.finish().unwrap();
     let mut read = String::new();
     flate2::read::GzDecoder::new(std::fs::File::open(&path).unwrap()).read_to_string(&mut read).unwrap();
     std::fs::remove_dir_all(&dir).unwrap();
-    assert_eq!(read, text(&hours(1), Format::Csv));
+    assert_eq!(read, text(&hours(1), TextFormat::Csv));
 }
 
 #[test]
@@ -370,16 +383,16 @@ fn spans_end_now_unless_a_time_is_given() {
 #[test]
 fn options_outside_their_bounds_are_named() {
     let good = hours(1);
-    let cases: [(&str, Options); 9] = [
-        ("series", Options { series: 0, ..good.clone() }),
-        ("series", Options { series: SERIES_MAX + 1, ..good.clone() }),
-        ("step", Options { step_ms: 0, ..good.clone() }),
-        ("start", Options { start_ms: START_MS / 1_000, ..good.clone() }),
-        ("end", Options { end_ms: START_MS - 1, ..good.clone() }),
-        ("end", Options { end_ms: START_MS + SPAN_MS_MAX + 1, ..good.clone() }),
-        ("lateness", Options { lateness_ms: -1, ..good.clone() }),
-        ("late_ratio", Options { late_ratio: 1.5, ..good.clone() }),
-        ("duplicate_ratio", Options { duplicate_ratio: f64::NAN, ..good.clone() }),
+    let cases: [(&str, GenerateOptions); 9] = [
+        ("series", GenerateOptions { series: 0, ..good.clone() }),
+        ("series", GenerateOptions { series: SERIES_MAX + 1, ..good.clone() }),
+        ("step", GenerateOptions { step_ms: 0, ..good.clone() }),
+        ("start", GenerateOptions { start_ms: START_MS / 1_000, ..good.clone() }),
+        ("end", GenerateOptions { end_ms: START_MS - 1, ..good.clone() }),
+        ("end", GenerateOptions { end_ms: START_MS + SPAN_MS_MAX + 1, ..good.clone() }),
+        ("allowed_lateness", GenerateOptions { allowed_lateness_ms: -1, ..good.clone() }),
+        ("late_ratio", GenerateOptions { late_ratio: 1.5, ..good.clone() }),
+        ("duplicate_ratio", GenerateOptions { duplicate_ratio: f64::NAN, ..good.clone() }),
     ];
     for (option, options) in cases {
         let error = options.validated().unwrap_err();
@@ -391,14 +404,18 @@ fn options_outside_their_bounds_are_named() {
 
 #[test]
 fn a_series_costs_24_bytes() {
-    assert_eq!(size_of::<State>(), 24);
+    assert_eq!(size_of::<SeriesGenerator>(), 24);
 }
 
 #[test]
 fn churn_gives_new_series_their_lives_one_after_the_other() {
     let hour = START_MS + HOUR_MS;
-    let options =
-        Options { series: 300, churn_ms: 600_000, outage_ratio: 0.0, ..Options::over(START_MS, hour) };
+    let options = GenerateOptions {
+        series: 300,
+        churn_ms: 600_000,
+        outage_ratio: 0.0,
+        ..GenerateOptions::over(START_MS, hour)
+    };
     let generator = Generator::new(options.clone()).unwrap();
     let labels_of = Generator::new(options.clone()).unwrap();
     let mut lives: std::collections::BTreeMap<(u64, String), (i64, i64)> = Default::default();
@@ -417,14 +434,15 @@ fn churn_gives_new_series_their_lives_one_after_the_other() {
     assert!(of_one.windows(2).all(|pair| pair[0].1 < pair[1].0), "{of_one:?}");
     // The text has these labels.
     let mut text = Vec::new();
-    write(&mut Generator::new(options).unwrap(), Format::Prometheus, &mut text).unwrap();
+    write(&mut Generator::new(options).unwrap(), TextFormat::Prometheus, &mut text).unwrap();
     let text = String::from_utf8(text).unwrap();
     let instances: std::collections::BTreeSet<&str> =
         text.lines().filter_map(|line| line.split("instance=\"").nth(1)?.split('"').next()).collect();
     let named: std::collections::BTreeSet<&str> = lives.keys().map(|(_, name)| name.as_str()).collect();
     assert_eq!(instances, named);
     for churn_ms in [1, -5, options::SPAN_MS_MAX + 1] {
-        let refused = Generator::new(Options { churn_ms, ..Options::over(START_MS, hour) }).unwrap_err();
+        let refused = Generator::new(GenerateOptions { churn_ms, ..GenerateOptions::over(START_MS, hour) })
+            .unwrap_err();
         assert!(refused.to_string().starts_with("churn must be 0, or a step (15000 ms) to "), "{refused}");
     }
 }

@@ -13,16 +13,16 @@ use std::str::FromStr;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
-use super::catalogue::{FAMILIES, Slot, label_names, slots};
+use super::catalog::{FAMILIES, Slot, label_names, slots};
 use super::options::refused;
-use super::{Delivery, Generator, Options, OptionsError, Point, instance_name, life};
+use super::{Delivery, GenerateOptions, GeneratedSample, Generator, OptionsError, instance_name, life};
 
 /// Bytes gathered before they are written.
 const CHUNK_BYTES: usize = 1 << 16;
 
 /// A text format for samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
+pub enum TextFormat {
     /// `name{label="value",...} value timestamp_ms`, one sample a line.
     #[default]
     Prometheus,
@@ -32,15 +32,15 @@ pub enum Format {
     Csv,
 }
 
-impl Format {
+impl TextFormat {
     /// The format a file's name promises, with or without `.gz`: CSV for `.csv`, OpenMetrics for `.om` and
     /// `.openmetrics`, else Prometheus text.
-    pub fn of(path: &Path) -> Format {
+    pub fn of(path: &Path) -> TextFormat {
         let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
         match name.trim_end_matches(".gz").rsplit_once('.') {
-            Some((_, "csv")) => Format::Csv,
-            Some((_, "om" | "openmetrics")) => Format::OpenMetrics,
-            _ => Format::Prometheus,
+            Some((_, "csv")) => TextFormat::Csv,
+            Some((_, "om" | "openmetrics")) => TextFormat::OpenMetrics,
+            _ => TextFormat::Prometheus,
         }
     }
 }
@@ -49,14 +49,14 @@ impl Format {
 ///
 /// # Errors
 /// OpenMetrics, which holds every sample once and in order, and an option that asks for something else.
-pub fn judge(format: Format, options: &Options) -> Result<(), OptionsError> {
+pub fn judge(format: TextFormat, options: &GenerateOptions) -> Result<(), OptionsError> {
     let ratios = [
         ("late_ratio", options.late_ratio),
         ("duplicate_ratio", options.duplicate_ratio),
         ("conflict_ratio", options.conflict_ratio),
     ];
     match ratios.into_iter().find(|(_, ratio)| *ratio != 0.0) {
-        Some((option, ratio)) if format == Format::OpenMetrics => {
+        Some((option, ratio)) if format == TextFormat::OpenMetrics => {
             refused(option, "0 in openmetrics, which holds every sample once and in order", ratio)
         }
         _ => Ok(()),
@@ -68,14 +68,14 @@ pub fn judge(format: Format, options: &Options) -> Result<(), OptionsError> {
 #[error("format must be prometheus, openmetrics or csv; got {0}")]
 pub struct NotAFormat(String);
 
-impl FromStr for Format {
+impl FromStr for TextFormat {
     type Err = NotAFormat;
 
-    fn from_str(word: &str) -> Result<Format, NotAFormat> {
+    fn from_str(word: &str) -> Result<TextFormat, NotAFormat> {
         match word {
-            "prometheus" => Ok(Format::Prometheus),
-            "openmetrics" => Ok(Format::OpenMetrics),
-            "csv" => Ok(Format::Csv),
+            "prometheus" => Ok(TextFormat::Prometheus),
+            "openmetrics" => Ok(TextFormat::OpenMetrics),
+            "csv" => Ok(TextFormat::Csv),
             _ => Err(NotAFormat(word.to_owned())),
         }
     }
@@ -83,7 +83,7 @@ impl FromStr for Format {
 
 /// What was written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Written {
+pub struct TextSummary {
     /// Lines with a sample.
     pub samples: u64,
     /// Of these, delivered late.
@@ -166,23 +166,23 @@ impl Write for Output {
 ///
 /// # Errors
 /// The output does not take it, what was written before stays; or what [`judge`] says.
-pub fn write(generator: &mut Generator, format: Format, out: &mut impl Write) -> io::Result<Written> {
-    let mut lines = Lines {
-        pieces: slots().iter().map(|slot| Pieces::of(slot, format)).collect(),
+pub fn write(generator: &mut Generator, format: TextFormat, out: &mut impl Write) -> io::Result<TextSummary> {
+    let mut lines = TextLines {
+        pieces: slots().iter().map(|slot| LabelTexts::of(slot, format)).collect(),
         format,
         options: generator.options.clone(),
         instance: (u64::MAX, 0, String::new()),
         chunk: Vec::with_capacity(CHUNK_BYTES + 1024),
-        written: Written::default(),
+        written: TextSummary::default(),
     };
     match format {
-        Format::Prometheus => lines.points(generator, out)?,
-        Format::Csv => {
+        TextFormat::Prometheus => lines.points(generator, out)?,
+        TextFormat::Csv => {
             let header = format!("name,{},timestamp_ms,value\n", label_names().join(","));
             lines.chunk.extend_from_slice(header.as_bytes());
             lines.points(generator, out)?;
         }
-        Format::OpenMetrics => {
+        TextFormat::OpenMetrics => {
             by_family(generator, &mut lines, out)?;
             lines.chunk.extend_from_slice(b"# EOF\n");
         }
@@ -192,9 +192,9 @@ pub fn write(generator: &mut Generator, format: Format, out: &mut impl Write) ->
 }
 
 /// Writes each series from a generator of its own, which gives the same samples as the one of all.
-fn by_family(generator: &Generator, lines: &mut Lines, out: &mut impl Write) -> io::Result<()> {
+fn by_family(generator: &Generator, lines: &mut TextLines, out: &mut impl Write) -> io::Result<()> {
     let options = &generator.options;
-    judge(Format::OpenMetrics, options).map_err(io::Error::other)?;
+    judge(TextFormat::OpenMetrics, options).map_err(io::Error::other)?;
     let slots = slots();
     let step = slots.len() as u64;
     for family in FAMILIES {
@@ -223,18 +223,22 @@ fn type_line(name: &str) -> String {
 }
 
 /// Lines on their way out.
-struct Lines {
-    pieces: Vec<Pieces>,
-    format: Format,
-    options: Options,
+struct TextLines {
+    pieces: Vec<LabelTexts>,
+    format: TextFormat,
+    options: GenerateOptions,
     /// The instance of the last line, its life, and its name.
     instance: (u64, i64, String),
     chunk: Vec<u8>,
-    written: Written,
+    written: TextSummary,
 }
 
-impl Lines {
-    fn points(&mut self, points: impl IntoIterator<Item = Point>, out: &mut impl Write) -> io::Result<()> {
+impl TextLines {
+    fn points(
+        &mut self,
+        points: impl IntoIterator<Item = GeneratedSample>,
+        out: &mut impl Write,
+    ) -> io::Result<()> {
         let slots = self.pieces.len() as u64;
         for point in points {
             let number = point.series / slots;
@@ -266,19 +270,19 @@ impl Lines {
     }
 }
 
-/// The labels of a slot as text, before and after the instance's name. The catalogue holds nothing that needs escapes.
+/// The labels of a slot as text, before and after the instance's name. The catalog holds nothing that needs escapes.
 #[derive(Debug)]
-struct Pieces {
+struct LabelTexts {
     head: Vec<u8>,
     tail: Vec<u8>,
 }
 
-impl Pieces {
-    fn of(slot: &Slot, format: Format) -> Pieces {
+impl LabelTexts {
+    fn of(slot: &Slot, format: TextFormat) -> LabelTexts {
         let mut text = slot.family.name.to_owned();
         let own = |name: &str| slot.labels.iter().find(|(own, _)| *own == name).map(|(_, value)| *value);
         match format {
-            Format::Prometheus | Format::OpenMetrics => {
+            TextFormat::Prometheus | TextFormat::OpenMetrics => {
                 let value = |name| match name {
                     "instance" => Some("\0"),
                     "job" => Some("node"),
@@ -288,7 +292,7 @@ impl Pieces {
                 let pairs = names.iter().filter_map(|name| Some(format!("{name}=\"{}\"", value(name)?)));
                 text += &format!("{{{}}} ", pairs.collect::<Vec<_>>().join(","));
             }
-            Format::Csv => {
+            TextFormat::Csv => {
                 for name in label_names() {
                     text.push(',');
                     text += match name {
@@ -301,25 +305,25 @@ impl Pieces {
             }
         }
         let (head, tail) = text.split_once('\0').expect("the instance's place was just put in");
-        Pieces { head: head.into(), tail: tail.into() }
+        LabelTexts { head: head.into(), tail: tail.into() }
     }
 
-    fn line(&self, out: &mut Vec<u8>, instance: &str, format: Format, point: &Point) {
+    fn line(&self, out: &mut Vec<u8>, instance: &str, format: TextFormat, point: &GeneratedSample) {
         out.extend_from_slice(&self.head);
         out.extend_from_slice(instance.as_bytes());
         out.extend_from_slice(&self.tail);
         match format {
-            Format::Prometheus => {
+            TextFormat::Prometheus => {
                 decimal(out, point.digits, point.scale);
                 out.push(b' ');
                 decimal(out, point.at_ms, 0);
             }
-            Format::OpenMetrics => {
+            TextFormat::OpenMetrics => {
                 decimal(out, point.digits, point.scale);
                 out.push(b' ');
                 decimal(out, point.at_ms, 3);
             }
-            Format::Csv => {
+            TextFormat::Csv => {
                 decimal(out, point.at_ms, 0);
                 out.push(b',');
                 decimal(out, point.digits, point.scale);

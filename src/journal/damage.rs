@@ -4,12 +4,15 @@
 //! (`--accept-loss`): then it is gone round, logged and counted. The damaged bytes stay where they are.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::JournalError;
 use super::record::{KIND_EPOCH_END, decode, epoch_of};
 use crate::metrics::Counter;
-use crate::segments::{KIND_SYNCED, Place, Position, Proof, SegmentReader, SegmentsError, decode_synced};
+use crate::segments::{
+    KIND_SYNCED, Position, SegmentPlace, SegmentReader, SegmentsError, TailProof, decode_synced,
+};
+use parking_lot::Mutex;
 
 /// Most damaged places remembered, so that one that is read again is not counted again.
 const PLACES_MAX: usize = 4_096;
@@ -34,12 +37,12 @@ impl Losses {
     }
 
     /// How the segments tell damage from a torn tail.
-    pub(super) fn proof(&self) -> Proof {
-        Proof { plausible, accept_loss: self.accepted }
+    pub(super) fn proof(&self) -> TailProof {
+        TailProof { plausible, accept_loss: self.accepted }
     }
 
-    fn tell(&self, place: Position, bytes: u64, damage: &JournalError) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+    fn report(&self, place: Position, bytes: u64, damage: &JournalError) {
+        let mut told = self.told.lock();
         if told.len() < PLACES_MAX && told.insert(place) {
             self.bytes.inc_by(bytes);
             tracing::error!("going on without what was lost, as accepted: {damage}");
@@ -48,16 +51,16 @@ impl Losses {
 }
 
 /// Reads records and knows the epochs around.
-pub(super) struct Records {
+pub(super) struct DamageReader {
     reader: SegmentReader,
     losses: Losses,
     /// The newest epoch end read.
     epoch: Option<u64>,
 }
 
-impl Records {
-    pub(super) fn new(reader: SegmentReader, losses: Losses) -> Records {
-        Records { reader, losses, epoch: None }
+impl DamageReader {
+    pub(super) fn new(reader: SegmentReader, losses: Losses) -> DamageReader {
+        DamageReader { reader, losses, epoch: None }
     }
 
     /// Reads the next record before `end`; `false` when there is none.
@@ -76,7 +79,7 @@ impl Records {
                         return Err(damage);
                     }
                     let skipped = self.reader.resync(end, plausible)?;
-                    self.losses.tell(skipped.from, skipped.bytes, &damage);
+                    self.losses.report(skipped.from, skipped.bytes, &damage);
                 }
                 Err(other) => return Err(other.into()),
             }
@@ -99,12 +102,12 @@ impl Records {
     }
 
     /// Where to come back to.
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn place(&self) -> SegmentPlace {
         self.reader.place()
     }
 
     /// Goes back to a place it has been at, whose last epoch end was `epoch`.
-    pub(super) fn go_back(&mut self, place: Place, epoch: Option<u64>) -> Result<(), JournalError> {
+    pub(super) fn go_back(&mut self, place: SegmentPlace, epoch: Option<u64>) -> Result<(), JournalError> {
         self.reader.go_to(place)?;
         self.epoch = epoch;
         Ok(())

@@ -4,31 +4,32 @@
 //! epoch or earlier ones, so the newest segment whose *first* epoch end is at or below an epoch holds all that follows it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::damage::plausible;
 use super::record::epoch_of;
 use super::{JournalError, LOG};
-use crate::disk::Folder;
-use crate::segments::{Durable, SegmentReader, SegmentsError, Trimmer};
+use crate::disk::DiskFolder;
+use crate::segments::{DurablePosition, SegmentReader, SegmentTrimmer, SegmentsError};
+use parking_lot::Mutex;
 
 /// The first epoch end of each segment, read when first asked for.
 pub(super) struct Index {
-    folder: Folder,
-    pub(super) trimmer: Trimmer,
-    durable: Arc<Durable>,
+    folder: DiskFolder,
+    pub(super) trimmer: SegmentTrimmer,
+    durable: Arc<DurablePosition>,
     /// Also what keeps trimming and the opening of readers apart.
     firsts: Mutex<BTreeMap<u64, u64>>,
 }
 
 impl Index {
-    pub(super) fn new(folder: Folder, trimmer: Trimmer, durable: Arc<Durable>) -> Index {
+    pub(super) fn new(folder: DiskFolder, trimmer: SegmentTrimmer, durable: Arc<DurablePosition>) -> Index {
         Index { folder, trimmer, durable, firsts: Mutex::default() }
     }
 
     /// Removes the segments that hold nothing but epochs up to `upto`, and gives their bytes.
     pub(super) fn trim(&self, upto: u64) -> Result<u64, JournalError> {
-        let mut firsts = self.firsts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut firsts = self.firsts.lock();
         let Some(segment) = self.newest(upto, &mut firsts)? else { return Ok(0) };
         let freed = self.trimmer.remove_before(segment)?;
         firsts.retain(|held, _| *held >= segment);
@@ -38,7 +39,7 @@ impl Index {
     /// A reader at the beginning of a segment that holds all that follows `epoch`; without an epoch, at the first one.
     /// `None` where there is no segment.
     pub(super) fn reader(&self, epoch: Option<u64>) -> Result<Option<SegmentReader>, JournalError> {
-        let mut firsts = self.firsts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut firsts = self.firsts.lock();
         let newest = match epoch {
             Some(epoch) => self.newest(epoch, &mut firsts)?,
             None => None,

@@ -16,7 +16,7 @@
 //! - A bad record that had been synced is damage (`damage` has what becomes of it). Each commit says how far the log
 //!   was synced before, so that it is not taken for a torn tail, which is cut off.
 //! - Epoch ends are records in the same stream ([`EpochCutter`] has the rules) and wait for nobody.
-//! - Every segment begins with the settings in force and the state of fills, so a segment can be read without those
+//! - Every segment begins with the settings in force and the state of bootstraps, so a segment can be read without those
 //!   before it.
 //!   [`Reader`] hands on a settings record only when it differs from the one before.
 //! - Not here: what samples mean, labels (the id's labels are made durable by `before_commit`), snapshots,
@@ -31,39 +31,40 @@ mod record;
 mod writer;
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tidewatch_dataflows::sample::{Control, EpochEnd, Fill, Samples};
+use parking_lot::Mutex;
+use tidewatch_dataflows::sample::{Bootstrap, Control, EpochEnd, Samples};
 use tidewatch_dataflows::settings::Settings;
 use tokio::sync::oneshot;
 
-use self::damage::{Losses, Records};
+use self::damage::{DamageReader, Losses};
 pub use self::epochs::EpochCutter;
 use self::index::Index;
-use self::queue::{Item, Shared};
-pub use self::reader::Reader;
+use self::queue::{Item, QueueShared};
+pub use self::reader::JournalReader;
 pub use self::record::{
-    Fills, KIND_EPOCH_END, KIND_FILL_SAMPLES, KIND_SAMPLES, KIND_SETTINGS, Quarantined, RECORD_SAMPLES_MAX,
-    Record, decode, encode_control, encode_epoch_end, encode_samples, encode_settings,
+    BootstrapState, KIND_BOOTSTRAP_SAMPLES, KIND_EPOCH_END, KIND_SAMPLES, KIND_SETTINGS, QuarantineEntry,
+    RECORD_SAMPLES_MAX, Record, decode, encode_control, encode_epoch_end, encode_samples, encode_settings,
 };
-use self::writer::Writer;
-use crate::disk::Folder;
-use crate::metrics::{Counter, Gauge, Log, Metrics};
+use self::writer::JournalWriter;
+use crate::disk::DiskFolder;
+use crate::metrics::{Counter, Gauge, LogLabels, Metrics};
 pub use crate::segments::KIND_SYNCED;
-use crate::segments::{Durable, SegmentReader, Segments, SegmentsError};
+use crate::segments::{DurablePosition, SegmentReader, Segments, SegmentsError};
 
 const LOG: &str = "journal";
-/// How far the clock may be behind stream time at start.
+/// How far the clock may be behind processing time at start.
 pub const CLOCK_BEHIND_MS_MAX: i64 = 600_000;
 
 /// The clock in Unix milliseconds; tests bring their own.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// Told once why a journal takes nothing before it is opened anew.
-pub type OnFailed = Arc<dyn Fn(&str) + Send + Sync>;
+pub type FailureHook = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// The machine's clock.
 pub fn system_clock() -> Clock {
@@ -99,8 +100,8 @@ pub enum JournalError {
     #[error("a journal record of kind {kind} cannot be used: {why}")]
     Malformed { kind: u8, why: String },
     /// The clock is far behind what the journal has seen.
-    #[error("the clock says {}, more than 10m behind the journal's stream time {}; set the clock, wait, or go by the clock from now on with --accept-clock", time(*clock_ms), time(*stream_ms))]
-    ClockBehind { clock_ms: i64, stream_ms: i64 },
+    #[error("the clock says {}, more than 10m behind the journal's processing time {}; set the clock, wait, or go by the clock from now on with --accept-clock", time(*clock_ms), time(*processing_ms))]
+    ClockBehind { clock_ms: i64, processing_ms: i64 },
     /// The writer thread could not be started.
     #[error("cannot start the journal's writer thread: {0}")]
     Thread(io::Error),
@@ -136,7 +137,7 @@ fn after(wanted: Option<u64>) -> String {
 
 /// Why the journal did not take a batch. For a source these are all "not now".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum QueueError {
     /// The queue has no room; trying again in a moment helps.
     #[error(
         "the journal's queue is full: {batches} batches of {batches_max}, {samples} samples of {samples_max}"
@@ -158,7 +159,7 @@ pub enum Refused {
 
 /// Who ends epochs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+pub enum EpochMode {
     /// The journal itself, by clock and size.
     Live,
     /// The caller, by [`Journal::cut`].
@@ -178,7 +179,7 @@ pub enum SyncMode {
 
 /// How a journal is run.
 #[derive(Clone)]
-pub struct Config {
+pub struct JournalOptions {
     /// Bytes after which a new segment is begun.
     pub segment_bytes: u64,
     /// Bytes of all segments beyond which nothing is taken.
@@ -192,27 +193,27 @@ pub struct Config {
     /// Longest epoch by the clock, in [`Mode::Live`].
     pub epoch_ms: i64,
     /// Who ends epochs.
-    pub mode: Mode,
+    pub mode: EpochMode,
     /// When what was written is synced.
     pub sync: SyncMode,
     /// Whether the start goes on without records that are lost.
     pub accept_loss: bool,
     /// The last epochs of what is made from the journal, with words for them: the journal must not be behind.
     pub made: Vec<(&'static str, u64)>,
-    /// Whether stream time may be far ahead of the clock (`--allow-future`).
+    /// Whether processing time may be far ahead of the clock (`--allow-future`).
     pub allow_future: bool,
-    /// Whether stream time that is far ahead of the clock goes back to it (`--accept-clock`).
+    /// Whether processing time that is far ahead of the clock goes back to it (`--accept-clock`).
     pub accept_clock: bool,
     /// Unix milliseconds.
     pub clock: Clock,
     /// Told from the writer's thread when the journal has failed.
-    pub on_failed: Option<OnFailed>,
+    pub on_failed: Option<FailureHook>,
 }
 
-impl Config {
+impl JournalOptions {
     /// The usual bounds and the machine's clock.
-    pub fn new(mode: Mode) -> Config {
-        Config {
+    pub fn new(mode: EpochMode) -> JournalOptions {
+        JournalOptions {
             segment_bytes: 64 << 20,
             bytes_max: 20 << 30,
             queue_batches: 1_024,
@@ -233,28 +234,28 @@ impl Config {
 }
 
 /// Told when the group commit that holds a batch is synced, or why it never will be.
-pub type Synced = oneshot::Receiver<Result<(), String>>;
+pub type SyncedCallback = oneshot::Receiver<Result<(), String>>;
 
 /// Handle of an open journal. When the last one is dropped without [`Journal::close`], the writer stops as if killed.
 #[derive(Clone)]
 pub struct Journal {
-    handle: Arc<Handle>,
+    handle: Arc<JournalHandle>,
 }
 
-struct Handle {
-    shared: Arc<Shared>,
-    folder: Folder,
+struct JournalHandle {
+    shared: Arc<QueueShared>,
+    folder: DiskFolder,
     index: Index,
     losses: Losses,
     bytes: Gauge,
     thread: Mutex<Option<JoinHandle<()>>>,
-    found_fills: Fills,
+    found_bootstraps: BootstrapState,
 }
 
-impl Drop for Handle {
+impl Drop for JournalHandle {
     fn drop(&mut self) {
         self.shared.abandon();
-        if let Some(thread) = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(thread) = self.thread.get_mut().take() {
             // A panic of the writer has told its tale already, and there is no one left to tell.
             let _ = thread.join();
         }
@@ -265,16 +266,16 @@ impl Journal {
     /// Opens the journal in `folder` for writing, making it if needed, and starts its writer.
     ///
     /// Settings that differ from the journal's hold from the first epoch on that is written now.
-    /// An epoch that was cut short is closed with the *last* stream and close time. `before_commit` runs on the
+    /// An epoch that was cut short is closed with the *last* processing time and watermark. `before_commit` runs on the
     /// writer's thread before each write; what it returns counts as the journal's own failure.
     ///
     /// # Errors
     /// Damage, a journal behind what was made from it, or, in [`Mode::File`], a clock more than 10 minutes behind its stream
-    /// time. In [`Mode::Live`] such a journal goes on at its stream time until the clock is there or is accepted
+    /// time. In [`Mode::Live`] such a journal goes on at its processing time until the clock is there or is accepted
     /// ([`Journal::reset_clock`]).
     pub fn open(
-        folder: impl Into<Folder>,
-        config: Config,
+        folder: impl Into<DiskFolder>,
+        config: JournalOptions,
         settings: Settings,
         before_commit: Box<dyn FnMut() -> io::Result<()> + Send>,
         metrics: Arc<Metrics>,
@@ -284,12 +285,13 @@ impl Journal {
         let (segments, found) = recover(&folder, config.segment_bytes, &losses)?;
         let reset_to_ms = judge_clock(&config, found.last_end)?;
         let mut cutter =
-            EpochCutter::new(found.last_end, settings.settle_ms, settings.catch_up_ms, config.epoch_ms);
+            EpochCutter::new(found.last_end, settings.idle_timeout_ms, settings.catch_up_ms, config.epoch_ms);
         cutter.begin_at(first_epoch(&config, found.last_end.map_or(0, |end| end.epoch))?);
-        let bytes = metrics.log_bytes.get_or_create(&Log { log: LOG }).clone();
+        let bytes = metrics.log_bytes.get_or_create(&LogLabels { log: LOG }).clone();
         let trimmer = segments.trimmer();
-        let fills = found.fills.clone();
-        let mut writer = Writer::new(segments, cutter, &settings, fills, config, before_commit, metrics);
+        let bootstraps = found.bootstraps.clone();
+        let mut writer =
+            JournalWriter::new(segments, cutter, &settings, bootstraps, config, before_commit, metrics);
         if let Some(held) = &found.settings {
             for difference in differences(held, &settings) {
                 tracing::info!("settings changed: {difference}");
@@ -300,59 +302,69 @@ impl Journal {
         let shared = writer.shared();
         let index = Index::new(folder.clone(), trimmer, shared.durable.clone());
         let thread = Mutex::new(Some(start(writer)?));
-        let found_fills = found.fills;
-        Ok(Journal { handle: Arc::new(Handle { shared, folder, index, losses, bytes, thread, found_fills }) })
+        let found_bootstraps = found.bootstraps;
+        Ok(Journal {
+            handle: Arc::new(JournalHandle {
+                shared,
+                folder,
+                index,
+                losses,
+                bytes,
+                thread,
+                found_bootstraps,
+            }),
+        })
     }
 
     /// Queues `samples`, never waiting; `source` names them in the metrics once they are durable.
     ///
     /// # Errors
     /// [`Refused`]; nothing of the batch was taken.
-    pub fn try_append(&self, samples: Samples, source: &'static str) -> Result<Synced, Refused> {
+    pub fn try_append(&self, samples: Samples, source: &'static str) -> Result<SyncedCallback, QueueError> {
         let (done, synced) = oneshot::channel();
         self.handle.shared.offer(Item::Samples { samples, source, done: Some(done) }, false)?;
         Ok(synced)
     }
 
-    /// Queues what is no sample, never waiting. It applies to the whole epoch it comes into; the end of a fill comes
-    /// into a later one than the fill's samples queued before it.
+    /// Queues what is no sample, never waiting. It applies to the whole epoch it comes into; the end of a bootstrap comes
+    /// into a later one than the bootstrap's samples queued before it.
     ///
     /// # Errors
     /// [`Refused`]; nothing was taken.
-    pub fn try_control(&self, control: Control) -> Result<Synced, Refused> {
+    pub fn try_control(&self, control: Control) -> Result<SyncedCallback, QueueError> {
         let (done, synced) = oneshot::channel();
         self.handle.shared.offer(Item::Control { control, done }, false)?;
         Ok(synced)
     }
 
-    /// Takes stream time and close time back to the clock, in an epoch of its own.
+    /// Takes processing time and the watermark back to the clock, in an epoch of its own.
     ///
     /// # Errors
     /// [`Refused`]; nothing was taken.
-    pub fn reset_clock(&self, to_ms: i64) -> Result<Synced, Refused> {
+    pub fn reset_clock(&self, to_ms: i64) -> Result<SyncedCallback, QueueError> {
         self.try_control(Control::ClockReset { to_ms })
     }
 
-    /// Fills that were begun and not ended when the journal was opened.
-    pub fn open_fills(&self) -> &[Fill] {
-        &self.handle.found_fills.open
+    /// Bootstraps that were begun and not ended when the journal was opened.
+    pub fn open_bootstraps(&self) -> &[Bootstrap] {
+        &self.handle.found_bootstraps.open
     }
 
     /// Series that were quarantined when the journal was opened, each with the epoch it begins with.
-    pub fn quarantined(&self) -> &[Quarantined] {
-        &self.handle.found_fills.quarantined
+    pub fn quarantined(&self) -> &[QuarantineEntry] {
+        &self.handle.found_bootstraps.quarantined
     }
 
-    /// Whether a fill from this source had ended when the journal was opened.
-    pub fn filled(&self, source: &str) -> bool {
-        self.handle.found_fills.done.iter().any(|done| done == source)
+    /// Whether a bootstrap from this source had ended when the journal was opened.
+    pub fn bootstrapped(&self, source: &str) -> bool {
+        self.handle.found_bootstraps.done.iter().any(|done| done == source)
     }
 
     /// Queues `samples`, waiting for room. Whether they became durable shows in what [`Journal::cut`] returns.
     ///
     /// # Errors
     /// [`Refused`], but never [`Refused::Full`].
-    pub fn append_blocking(&self, samples: Samples, source: &'static str) -> Result<(), Refused> {
+    pub fn append_blocking(&self, samples: Samples, source: &'static str) -> Result<(), QueueError> {
         self.handle.shared.offer(Item::Samples { samples, source, done: None }, true)
     }
 
@@ -360,9 +372,14 @@ impl Journal {
     ///
     /// # Errors
     /// [`Refused`], but never [`Refused::Full`].
-    pub fn cut(&self, stream_ms: i64, close_ms: i64, last_of_input: bool) -> Result<Synced, Refused> {
+    pub fn cut(
+        &self,
+        processing_ms: i64,
+        watermark_ms: i64,
+        last_of_input: bool,
+    ) -> Result<SyncedCallback, QueueError> {
         let (done, synced) = oneshot::channel();
-        self.handle.shared.offer(Item::Cut { stream_ms, close_ms, last_of_input, done }, true)?;
+        self.handle.shared.offer(Item::Cut { processing_ms, watermark_ms, last_of_input, done }, true)?;
         Ok(synced)
     }
 
@@ -372,7 +389,7 @@ impl Journal {
     /// A failure of the journal, now or earlier.
     pub fn close(&self) -> Result<(), JournalError> {
         self.handle.shared.close();
-        let thread = self.handle.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self.handle.thread.lock().take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             return Err(JournalError::Failed("the journal's writer panicked".to_owned()));
         }
@@ -380,7 +397,7 @@ impl Journal {
     }
 
     /// How far the journal is durable.
-    pub fn durable(&self) -> Arc<Durable> {
+    pub fn durable(&self) -> Arc<DurablePosition> {
         self.handle.shared.durable.clone()
     }
 
@@ -388,7 +405,7 @@ impl Journal {
     ///
     /// # Errors
     /// Files that cannot be read, or a journal that was trimmed.
-    pub fn reader(&self) -> Result<Reader, JournalError> {
+    pub fn reader(&self) -> Result<JournalReader, JournalError> {
         self.reader_after(None)
     }
 
@@ -397,9 +414,10 @@ impl Journal {
     ///
     /// # Errors
     /// Files that cannot be read, or a journal that was trimmed beyond `epoch`.
-    pub fn reader_after(&self, epoch: Option<u64>) -> Result<Reader, JournalError> {
-        let Handle { folder, index, losses, .. } = &*self.handle;
-        let mut reader = Reader::at(folder.clone(), index.reader(epoch)?, self.durable(), losses.clone());
+    pub fn reader_after(&self, epoch: Option<u64>) -> Result<JournalReader, JournalError> {
+        let JournalHandle { folder, index, losses, .. } = &*self.handle;
+        let mut reader =
+            JournalReader::at(folder.clone(), index.reader(epoch)?, self.durable(), losses.clone());
         if let Some(epoch) = epoch {
             reader.pass(epoch)?;
         }
@@ -411,10 +429,11 @@ impl Journal {
     ///
     /// # Errors
     /// As [`Journal::reader_after`].
-    pub fn strict_reader_after(&self, epoch: u64) -> Result<Reader, JournalError> {
-        let Handle { folder, index, .. } = &*self.handle;
+    pub fn strict_reader_after(&self, epoch: u64) -> Result<JournalReader, JournalError> {
+        let JournalHandle { folder, index, .. } = &*self.handle;
         let losses = Losses::new(false, Counter::default());
-        let mut reader = Reader::at(folder.clone(), index.reader(Some(epoch))?, self.durable(), losses);
+        let mut reader =
+            JournalReader::at(folder.clone(), index.reader(Some(epoch))?, self.durable(), losses);
         reader.pass(epoch)?;
         Ok(reader)
     }
@@ -442,7 +461,7 @@ impl Journal {
 
     /// The newest durable epoch end.
     pub fn last_epoch_end(&self) -> Option<EpochEnd> {
-        *self.handle.shared.last_end.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.handle.shared.last_end.lock()
     }
 
     /// Why the journal takes nothing any more, if it failed.
@@ -464,7 +483,7 @@ impl Journal {
 
 /// What the journal held when it was opened.
 #[derive(Debug)]
-struct Found {
+struct JournalContents {
     last_end: Option<EpochEnd>,
     /// Samples follow the last epoch end.
     open_epoch: bool,
@@ -472,29 +491,29 @@ struct Found {
     reset_ms: i64,
     settings: Option<Settings>,
     /// Every segment's head has what was before it.
-    fills: Fills,
+    bootstraps: BootstrapState,
     /// The first record that made no sense.
     error: Option<JournalError>,
 }
 
-impl Default for Found {
-    fn default() -> Found {
-        Found {
+impl Default for JournalContents {
+    fn default() -> JournalContents {
+        JournalContents {
             last_end: None,
             open_epoch: false,
             reset_ms: i64::MAX,
             settings: None,
-            fills: Fills::default(),
+            bootstraps: BootstrapState::default(),
             error: None,
         }
     }
 }
 
-impl Found {
+impl JournalContents {
     /// Takes note of one record; samples are not decoded.
     fn visit(&mut self, kind: u8, payload: &[u8]) {
         match kind {
-            KIND_SAMPLES | KIND_FILL_SAMPLES => return self.open_epoch = true,
+            KIND_SAMPLES | KIND_BOOTSTRAP_SAMPLES => return self.open_epoch = true,
             KIND_SYNCED => return,
             _ => {}
         }
@@ -509,42 +528,42 @@ impl Found {
                 if let Control::ClockReset { to_ms } = control {
                     self.reset_ms = self.reset_ms.min(to_ms);
                 }
-                self.fills.note(&control);
+                self.bootstraps.note(&control);
             }
-            Ok(Record::Fills(fills)) => self.fills = fills,
+            Ok(Record::Bootstraps(bootstraps)) => self.bootstraps = bootstraps,
             Err(error) => self.error = self.error.take().or(Some(error)),
         }
     }
 }
 
-fn start(writer: Writer) -> Result<JoinHandle<()>, JournalError> {
+fn start(writer: JournalWriter) -> Result<JoinHandle<()>, JournalError> {
     let thread = std::thread::Builder::new().name("journal".to_owned());
     thread.spawn(move || writer.run()).map_err(JournalError::Thread)
 }
 
-/// Judges a clock that is behind stream time: what both times go back to, if it is accepted.
-fn judge_clock(config: &Config, last: Option<EpochEnd>) -> Result<Option<i64>, JournalError> {
+/// Judges a clock that is behind processing time: what both times go back to, if it is accepted.
+fn judge_clock(config: &JournalOptions, last: Option<EpochEnd>) -> Result<Option<i64>, JournalError> {
     let clock_ms = (config.clock)();
-    let Some(stream_ms) = last.map(|last| last.stream_ms) else { return Ok(None) };
-    if stream_ms.saturating_sub(clock_ms) <= CLOCK_BEHIND_MS_MAX || config.allow_future {
+    let Some(processing_ms) = last.map(|last| last.processing_ms) else { return Ok(None) };
+    if processing_ms.saturating_sub(clock_ms) <= CLOCK_BEHIND_MS_MAX || config.allow_future {
         return Ok(None);
     }
     if config.accept_clock {
         tracing::warn!(
-            "the journal's stream time goes back from {} to the clock's {}, as accepted",
-            time(stream_ms),
+            "the journal's processing time goes back from {} to the clock's {}, as accepted",
+            time(processing_ms),
             time(clock_ms)
         );
         return Ok(Some(clock_ms));
     }
     match config.mode {
-        Mode::File => Err(JournalError::ClockBehind { clock_ms, stream_ms }),
-        Mode::Live => Ok(None),
+        EpochMode::File => Err(JournalError::ClockBehind { clock_ms, processing_ms }),
+        EpochMode::Live => Ok(None),
     }
 }
 
 /// The lowest number of the first epoch: above all that was made from epochs the journal does not hold.
-fn first_epoch(config: &Config, found: u64) -> Result<u64, JournalError> {
+fn first_epoch(config: &JournalOptions, found: u64) -> Result<u64, JournalError> {
     let Some((what, epoch)) = config.made.iter().copied().max_by_key(|(_, epoch)| *epoch) else {
         return Ok(1);
     };
@@ -561,13 +580,17 @@ fn first_epoch(config: &Config, found: u64) -> Result<u64, JournalError> {
 }
 
 /// Opens the segments and finds the last epoch end and settings, going back segment by segment as far as needed.
-fn recover(folder: &Folder, segment_bytes: u64, losses: &Losses) -> Result<(Segments, Found), JournalError> {
-    let mut found = Found::default();
+fn recover(
+    folder: &DiskFolder,
+    segment_bytes: u64,
+    losses: &Losses,
+) -> Result<(Segments, JournalContents), JournalError> {
+    let mut found = JournalContents::default();
     let opened = Segments::open_proving(folder, LOG, segment_bytes, Some(losses.proof()), |kind, payload| {
         found.visit(kind, payload);
         // A head that was torn before its settings is cut off and written anew: a segment that went on without them
         // would be taken for empty.
-        kind != record::KIND_FILLS
+        kind != record::KIND_BOOTSTRAPS
     });
     let segments = match opened {
         Ok((segments, _)) => segments,
@@ -577,15 +600,15 @@ fn recover(folder: &Folder, segment_bytes: u64, losses: &Losses) -> Result<(Segm
         if found.error.is_some() || (found.last_end.is_some() && found.settings.is_some()) {
             break;
         }
-        let mut earlier = Found::default();
+        let mut earlier = JournalContents::default();
         let reader = SegmentReader::open_at(folder, LOG, segment)?;
         let end = reader.segment_end()?;
-        let mut records = Records::new(reader, losses.clone());
+        let mut records = DamageReader::new(reader, losses.clone());
         while records.advance(end)? {
             let (kind, payload) = records.record();
             earlier.visit(kind, payload);
         }
-        found = Found {
+        found = JournalContents {
             open_epoch: found.open_epoch || (found.last_end.is_none() && earlier.open_epoch),
             reset_ms: if found.last_end.is_some() {
                 found.reset_ms
@@ -594,7 +617,7 @@ fn recover(folder: &Folder, segment_bytes: u64, losses: &Losses) -> Result<(Segm
             },
             last_end: found.last_end.or(earlier.last_end),
             // A segment without settings was torn at its head, so nothing else is in it.
-            fills: if found.settings.is_some() { found.fills } else { earlier.fills },
+            bootstraps: if found.settings.is_some() { found.bootstraps } else { earlier.bootstraps },
             settings: found.settings.or(earlier.settings),
             error: earlier.error,
         };
@@ -609,7 +632,7 @@ fn recover(folder: &Folder, segment_bytes: u64, losses: &Losses) -> Result<(Segm
 }
 
 /// What could not be opened, with the epochs around if it is a record of the last segment.
-fn damage_at_open(folder: &Folder, error: SegmentsError) -> Result<JournalError, JournalError> {
+fn damage_at_open(folder: &DiskFolder, error: SegmentsError) -> Result<JournalError, JournalError> {
     let SegmentsError::Damaged { segment, offset: 1.., .. } = error else { return Ok(error.into()) };
     let reader = SegmentReader::open_at(folder, LOG, segment)?;
     let end = reader.segment_end()?;
@@ -634,6 +657,6 @@ fn differences(held: &Settings, given: &Settings) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod broken;
+mod damage_tests;
 #[cfg(test)]
 mod tests;

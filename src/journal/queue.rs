@@ -1,32 +1,33 @@
 //! The queue between those who append and the writer. Its lock is held for moments only, never over a disk access.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use tidewatch_dataflows::sample::{Control, EpochEnd, Samples};
 use tokio::sync::oneshot;
 
-use super::{Config, EpochCutter, LOG, OnFailed, Refused};
-use crate::metrics::{Gauge, Metrics, Queue as QueueLabel};
-use crate::segments::{Durable, Segments, Trimmer};
+use super::{EpochCutter, FailureHook, JournalOptions, LOG, QueueError};
+use crate::metrics::{Gauge, Metrics, QueueLabels as QueueLabel};
+use crate::segments::{DurablePosition, SegmentTrimmer, Segments};
 
 /// Samples after which a group commit takes no further batch: about 5 MB, some milliseconds.
 const COMMIT_SAMPLES: usize = 131_072;
 /// Bytes a sample takes on disk, about; to see `bytes_max` coming.
 const SAMPLE_BYTES: u64 = 20;
 
-pub(super) type Done = oneshot::Sender<Result<(), String>>;
+pub(super) type CommitCallback = oneshot::Sender<Result<(), String>>;
 
 /// What waits for the writer.
 pub(super) enum Item {
     /// Samples, and who waits for them.
-    Samples { samples: Samples, source: &'static str, done: Option<Done> },
+    Samples { samples: Samples, source: &'static str, done: Option<CommitCallback> },
     /// What is no sample, and who waits for it.
-    Control { control: Control, done: Done },
+    Control { control: Control, done: CommitCallback },
     /// An epoch end, after what was queued before it.
-    Cut { stream_ms: i64, close_ms: i64, last_of_input: bool, done: Done },
+    Cut { processing_ms: i64, watermark_ms: i64, last_of_input: bool, done: CommitCallback },
 }
 
 impl Item {
@@ -40,7 +41,7 @@ impl Item {
     }
 
     /// Who waits for it.
-    fn done(self) -> Option<Done> {
+    fn done(self) -> Option<CommitCallback> {
         match self {
             Item::Samples { done, .. } => done,
             Item::Control { done, .. } | Item::Cut { done, .. } => Some(done),
@@ -48,7 +49,7 @@ impl Item {
     }
 }
 
-pub(super) enum State {
+pub(super) enum QueueState {
     Running,
     /// Write what is queued, end the epoch, stop.
     Closing,
@@ -58,20 +59,20 @@ pub(super) enum State {
     Failed(String),
 }
 
-struct Queue {
+struct CommitQueue {
     items: VecDeque<Item>,
     samples: usize,
     /// Samples that the writer has taken and not yet made durable: in neither `samples` nor the bytes on disk.
     writing: usize,
-    state: State,
+    state: QueueState,
     /// Why nothing is taken at the moment.
     stalled: Option<String>,
     poked: bool,
 }
 
 /// What the handles and the writer share.
-pub(super) struct Shared {
-    queue: Mutex<Queue>,
+pub(super) struct QueueShared {
+    queue: Mutex<CommitQueue>,
     /// There is something for the writer.
     work: Condvar,
     /// There may be room in the queue.
@@ -79,30 +80,30 @@ pub(super) struct Shared {
     batches_max: usize,
     samples_max: usize,
     bytes_max: u64,
-    pub(super) durable: Arc<Durable>,
+    pub(super) durable: Arc<DurablePosition>,
     pub(super) current_epoch: AtomicU64,
     /// Bytes of the segment being written; those before it know theirs.
     current_bytes: AtomicU64,
-    earlier: Trimmer,
+    earlier: SegmentTrimmer,
     pub(super) last_end: Mutex<Option<EpochEnd>>,
     metrics: Arc<Metrics>,
     depth: Gauge,
-    on_failed: Option<OnFailed>,
+    on_failed: Option<FailureHook>,
 }
 
-impl Shared {
+impl QueueShared {
     pub(super) fn new(
-        config: &Config,
+        config: &JournalOptions,
         segments: &Segments,
         cutter: &EpochCutter,
         metrics: &Arc<Metrics>,
-    ) -> Shared {
-        Shared {
-            queue: Mutex::new(Queue {
+    ) -> QueueShared {
+        QueueShared {
+            queue: Mutex::new(CommitQueue {
                 items: VecDeque::new(),
                 samples: 0,
                 writing: 0,
-                state: State::Running,
+                state: QueueState::Running,
                 stalled: None,
                 poked: false,
             }),
@@ -111,7 +112,7 @@ impl Shared {
             batches_max: config.queue_batches,
             samples_max: config.queue_samples,
             bytes_max: config.bytes_max,
-            durable: Arc::new(Durable::new(segments.end(), cutter.last().map(|end| end.epoch))),
+            durable: Arc::new(DurablePosition::new(segments.end(), cutter.last().map(|end| end.epoch))),
             current_epoch: AtomicU64::new(cutter.current_epoch()),
             current_bytes: AtomicU64::new(segments.current_bytes()),
             earlier: segments.trimmer(),
@@ -128,24 +129,26 @@ impl Shared {
     }
 
     /// Queues `item`; waits for room if `wait`.
-    pub(super) fn offer(&self, item: Item, wait: bool) -> Result<(), Refused> {
+    pub(super) fn offer(&self, item: Item, wait: bool) -> Result<(), QueueError> {
         let samples = item.samples();
         let mut queue = self.lock();
         loop {
             match &queue.state {
-                State::Running => {}
-                State::Failed(why) => return Err(Refused::Failed(why.clone())),
-                State::Closing | State::Abandoned | State::Closed => return Err(Refused::Closed),
+                QueueState::Running => {}
+                QueueState::Failed(why) => return Err(QueueError::Failed(why.clone())),
+                QueueState::Closing | QueueState::Abandoned | QueueState::Closed => {
+                    return Err(QueueError::Closed);
+                }
             }
             if let Some(why) = &queue.stalled {
-                return Err(Refused::Stalled(why.clone()));
+                return Err(QueueError::Stalled(why.clone()));
             }
             let coming = (queue.samples + queue.writing + samples) as u64 * SAMPLE_BYTES;
             let bytes = self.bytes();
-            // Epoch ends and those of fills are taken even then: they let what is there be computed.
+            // Epoch ends and those of bootstraps are taken even then: they let what is there be computed.
             if bytes + coming > self.bytes_max && samples > 0 {
                 self.metrics.limit("journal.bytes_max");
-                return Err(Refused::BytesMax { bytes, bytes_max: self.bytes_max });
+                return Err(QueueError::BytesMax { bytes, bytes_max: self.bytes_max });
             }
             let fits = queue.items.len() < self.batches_max && queue.samples + samples <= self.samples_max;
             if fits || queue.items.is_empty() {
@@ -155,9 +158,9 @@ impl Shared {
                 self.metrics.limit("journal.queue");
                 let (batches, samples) = (queue.items.len(), queue.samples);
                 let (batches_max, samples_max) = (self.batches_max, self.samples_max);
-                return Err(Refused::Full { batches, batches_max, samples, samples_max });
+                return Err(QueueError::Full { batches, batches_max, samples, samples_max });
             }
-            queue = self.room.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            self.room.wait(&mut queue);
         }
         queue.samples += samples;
         queue.items.push_back(item);
@@ -193,29 +196,29 @@ impl Shared {
 
     pub(super) fn stalled(&self) -> Option<String> {
         let queue = self.lock();
-        queue.stalled.clone().filter(|_| matches!(queue.state, State::Running | State::Closing))
+        queue.stalled.clone().filter(|_| matches!(queue.state, QueueState::Running | QueueState::Closing))
     }
 
     pub(super) fn failed(&self) -> Option<String> {
         match &self.lock().state {
-            State::Failed(why) => Some(why.clone()),
+            QueueState::Failed(why) => Some(why.clone()),
             _ => None,
         }
     }
 
     /// Asks the writer to finish.
     pub(super) fn close(&self) {
-        self.leave(State::Closing);
+        self.leave(QueueState::Closing);
     }
 
     /// Asks the writer to stop at once.
     pub(super) fn abandon(&self) {
-        self.leave(State::Abandoned);
+        self.leave(QueueState::Abandoned);
     }
 
-    fn leave(&self, state: State) {
+    fn leave(&self, state: QueueState) {
         let mut queue = self.lock();
-        if matches!(queue.state, State::Running) {
+        if matches!(queue.state, QueueState::Running) {
             queue.state = state;
         }
         drop(queue);
@@ -230,30 +233,30 @@ impl Shared {
     }
 
     /// What is queued, for one commit; nothing after `wait`, or when the journal closes.
-    pub(super) fn take(&self, wait: Option<Duration>) -> Taken {
+    pub(super) fn take(&self, wait: Option<Duration>) -> CommitBatch {
         let begun = Instant::now();
         let mut queue = self.lock();
         loop {
-            if matches!(queue.state, State::Abandoned) {
-                return Taken { items: Vec::new(), stop: Some(Stop::Now) };
+            if matches!(queue.state, QueueState::Abandoned) {
+                return CommitBatch { items: Vec::new(), stop: Some(QueueStop::Now) };
             }
             if !queue.items.is_empty() {
                 break;
             }
-            if matches!(queue.state, State::Closing) {
-                return Taken { items: Vec::new(), stop: Some(Stop::Finish) };
+            if matches!(queue.state, QueueState::Closing) {
+                return CommitBatch { items: Vec::new(), stop: Some(QueueStop::Finish) };
             }
             if std::mem::take(&mut queue.poked) {
-                return Taken::default();
+                return CommitBatch::default();
             }
             let Some(wait) = wait else {
-                queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                self.work.wait(&mut queue);
                 continue;
             };
             let Some(left) = wait.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) else {
-                return Taken::default();
+                return CommitBatch::default();
             };
-            queue = self.work.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.work.wait_for(&mut queue, left);
         }
         let (mut items, mut samples) = (Vec::new(), 0);
         while samples < COMMIT_SAMPLES
@@ -267,19 +270,19 @@ impl Shared {
         self.depth.set(queue.samples as i64);
         drop(queue);
         self.room.notify_all();
-        Taken { items, stop: None }
+        CommitBatch { items, stop: None }
     }
 
     /// Ends the writer's work; with a reason the journal has failed and all who wait hear it.
-    pub(super) fn end(&self, state: State) {
+    pub(super) fn end(&self, state: QueueState) {
         let mut queue = self.lock();
         let waiting = std::mem::take(&mut queue.items);
         queue.samples = 0;
         let why = match &state {
-            State::Failed(why) => why.clone(),
+            QueueState::Failed(why) => why.clone(),
             _ => "the journal is closed".to_owned(),
         };
-        let failed = matches!(state, State::Failed(_));
+        let failed = matches!(state, QueueState::Failed(_));
         queue.state = state;
         drop(queue);
         self.depth.set(0);
@@ -291,12 +294,12 @@ impl Shared {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, CommitQueue> {
+        self.queue.lock()
     }
 }
 
-pub(super) fn answer(waiting: impl Iterator<Item = Done>, result: &Result<(), String>) {
+pub(super) fn answer(waiting: impl Iterator<Item = CommitCallback>, result: &Result<(), String>) {
     for done in waiting {
         // Whoever has stopped waiting does not need the answer.
         let _ = done.send(result.clone());
@@ -304,24 +307,24 @@ pub(super) fn answer(waiting: impl Iterator<Item = Done>, result: &Result<(), St
 }
 
 #[derive(Default)]
-pub(super) struct Taken {
+pub(super) struct CommitBatch {
     pub(super) items: Vec<Item>,
-    pub(super) stop: Option<Stop>,
+    pub(super) stop: Option<QueueStop>,
 }
 
 #[derive(PartialEq, Eq)]
-pub(super) enum Stop {
+pub(super) enum QueueStop {
     Finish,
     Now,
 }
 
 /// If the writer panics, nobody may wait for it.
-pub(super) struct EndOnPanic(pub(super) Arc<Shared>);
+pub(super) struct EndOnPanic(pub(super) Arc<QueueShared>);
 
 impl Drop for EndOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.end(State::Failed("the journal's writer panicked".to_owned()));
+            self.0.end(QueueState::Failed("the journal's writer panicked".to_owned()));
         }
     }
 }

@@ -5,41 +5,44 @@ use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::settings::Settings;
 
-use super::damage::{Losses, Records};
+use super::damage::{DamageReader, Losses};
 use super::record::{KIND_SETTINGS, Record, decode, epoch_of};
 use super::{JournalError, LOG};
-use crate::disk::Folder;
+use crate::disk::DiskFolder;
 use crate::metrics::Counter;
-use crate::segments::{Durable, KIND_SYNCED, SegmentReader};
+use crate::segments::{DurablePosition, KIND_SYNCED, SegmentReader};
 
 /// Reads a journal in order. Sees nothing that is not durable.
-pub struct Reader {
-    folder: Folder,
-    records: Option<Records>,
-    durable: Arc<Durable>,
+pub struct JournalReader {
+    folder: DiskFolder,
+    records: Option<DamageReader>,
+    durable: Arc<DurablePosition>,
     losses: Losses,
     settings: Option<Settings>,
 }
 
-impl Reader {
+impl JournalReader {
     /// Opens the journal in `folder`, which is durable as far as `durable` says, at its first record.
     ///
     /// # Errors
     /// Files that cannot be read.
-    pub fn open(folder: impl Into<Folder>, durable: Arc<Durable>) -> Result<Reader, JournalError> {
+    pub fn open(
+        folder: impl Into<DiskFolder>,
+        durable: Arc<DurablePosition>,
+    ) -> Result<JournalReader, JournalError> {
         let folder = folder.into();
         let reader = SegmentReader::open(&folder, LOG)?;
-        Ok(Reader::at(folder, reader, durable, Losses::new(false, Counter::default())))
+        Ok(JournalReader::at(folder, reader, durable, Losses::new(false, Counter::default())))
     }
 
     pub(super) fn at(
-        folder: Folder,
+        folder: DiskFolder,
         reader: Option<SegmentReader>,
-        durable: Arc<Durable>,
+        durable: Arc<DurablePosition>,
         losses: Losses,
-    ) -> Reader {
-        let records = reader.map(|reader| Records::new(reader, losses.clone()));
-        Reader { folder, records, durable, losses, settings: None }
+    ) -> JournalReader {
+        let records = reader.map(|reader| DamageReader::new(reader, losses.clone()));
+        JournalReader { folder, records, durable, losses, settings: None }
     }
 
     /// Passes over everything up to the end of `epoch`, or of the last one before it.
@@ -106,7 +109,7 @@ impl Reader {
     pub fn next_ready(&mut self) -> Result<Option<Record>, JournalError> {
         if self.records.is_none() {
             let reader = SegmentReader::open(&self.folder, LOG)?;
-            self.records = reader.map(|reader| Records::new(reader, self.losses.clone()));
+            self.records = reader.map(|reader| DamageReader::new(reader, self.losses.clone()));
         }
         let Some(records) = &mut self.records else { return Ok(None) };
         let end = self.durable.end();
@@ -124,7 +127,7 @@ impl Reader {
                 self.settings = Some(settings.clone());
             }
             // For whoever opens the journal; a reader has seen the records it sums up.
-            if matches!(record, Record::Fills(_)) {
+            if matches!(record, Record::Bootstraps(_)) {
                 continue;
             }
             return Ok(Some(record));

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! kind 1  samples    n u32 | width u8 | lowest at i64 | n x (at - lowest at), width bytes each | n x series u64 | n x value bits u64
-//! kind 2  epoch end  epoch u64 | stream_ms i64 | close_ms i64 | last_of_input u8
+//! kind 2  epoch end  epoch u64 | processing_ms i64 | watermark_ms i64 | last_of_input u8
 //! kind 3  settings   JSON
-//! kind 4  fill samples   fill u64 | as kind 1
-//! kind 5  fill begin     JSON
-//! kind 6  fill end       fill u64
+//! kind 4  bootstrap samples   bootstrap u64 | as kind 1
+//! kind 5  bootstrap begin     JSON
+//! kind 6  bootstrap end       bootstrap u64
 //! kind 7  types      n x (series u64 | type u8)
-//! kind 8  fills      JSON: which fills are open, what was filled, what is quarantined; heads every segment as the settings do
+//! kind 8  bootstraps      JSON: which bootstraps are open, what was bootstrapped, what is quarantined; heads every segment as the settings do
 //! kind 9  quarantine   series u64 | epoch u64
 //! kind 10 synced     segment u64 | offset u64: the log was durable up to there before this was written; no [`Record`]
 //! kind 11 lift         series u64
@@ -19,7 +19,7 @@
 //! times is 0, 2, 4 or 8: samples of one scrape share their time, those of one request are seconds apart.
 
 use serde::{Deserialize, Serialize};
-use tidewatch_dataflows::sample::{Control, EpochEnd, Fill, MetricType, Samples};
+use tidewatch_dataflows::sample::{Bootstrap, Control, EpochEnd, MetricType, Samples};
 use tidewatch_dataflows::settings::Settings;
 
 use super::JournalError;
@@ -30,16 +30,16 @@ pub const KIND_SAMPLES: u8 = 1;
 pub const KIND_EPOCH_END: u8 = 2;
 /// Kind byte of [`Record::Settings`].
 pub const KIND_SETTINGS: u8 = 3;
-/// Kind byte of [`Record::Samples`] of a fill.
-pub const KIND_FILL_SAMPLES: u8 = 4;
-/// Kind byte of [`Control::FillBegin`].
-pub const KIND_FILL_BEGIN: u8 = 5;
-/// Kind byte of [`Control::FillEnd`].
-pub const KIND_FILL_END: u8 = 6;
+/// Kind byte of [`Record::Samples`] of a bootstrap.
+pub const KIND_BOOTSTRAP_SAMPLES: u8 = 4;
+/// Kind byte of [`Control::BootstrapBegin`].
+pub const KIND_BOOTSTRAP_BEGIN: u8 = 5;
+/// Kind byte of [`Control::BootstrapEnd`].
+pub const KIND_BOOTSTRAP_END: u8 = 6;
 /// Kind byte of [`Control::Types`].
 pub const KIND_TYPES: u8 = 7;
-/// Kind byte of [`Record::Fills`].
-pub const KIND_FILLS: u8 = 8;
+/// Kind byte of [`Record::Bootstraps`].
+pub const KIND_BOOTSTRAPS: u8 = 8;
 /// Kind byte of [`Control::Quarantine`].
 pub const KIND_QUARANTINE: u8 = 9;
 /// Kind byte of [`Control::Lift`].
@@ -52,8 +52,8 @@ pub const RECORD_SAMPLES_MAX: usize = 4_096;
 
 /// Most series whose types are in one record.
 pub const RECORD_TYPES_MAX: usize = 65_536;
-/// Most sources whose finished fills are remembered; then the oldest is forgotten.
-const SOURCES_FILLED_MAX: usize = 1_024;
+/// Most sources whose finished bootstraps are remembered; then the oldest is forgotten.
+const SOURCES_BOOTSTRAPPED_MAX: usize = 1_024;
 
 const SAMPLES_HEADER: usize = 4 + 1 + 8;
 const TYPE_BYTES: usize = 8 + 1;
@@ -70,25 +70,25 @@ pub enum Record {
     Settings(Settings),
     /// What changes results and is no sample.
     Control(Control),
-    /// The state of fills at the head of a segment, for whoever opens the journal; computes nothing.
-    Fills(Fills),
+    /// The state of bootstraps at the head of a segment, for whoever opens the journal; computes nothing.
+    Bootstraps(BootstrapState),
 }
 
-/// Which fills are going on, and whose are done.
+/// Which bootstraps are going on, and whose are done.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fills {
+pub struct BootstrapState {
     /// Begun and not ended.
-    pub open: Vec<Fill>,
-    /// Sources of fills that ended, oldest first.
+    pub open: Vec<Bootstrap>,
+    /// Sources of bootstraps that ended, oldest first.
     pub done: Vec<String>,
     /// Series that were quarantined, in the order in which that was written.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub quarantined: Vec<Quarantined>,
+    pub quarantined: Vec<QuarantineEntry>,
 }
 
 /// A series that is kept out of the computation, or was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Quarantined {
+pub struct QuarantineEntry {
     /// The series.
     pub series: u64,
     /// The first epoch, or one before it.
@@ -97,19 +97,19 @@ pub struct Quarantined {
     pub lifted: bool,
 }
 
-impl Fills {
-    /// Takes note of a fill's begin or end.
+impl BootstrapState {
+    /// Takes note of a bootstrap's begin or end.
     pub fn note(&mut self, control: &Control) {
         match control {
-            Control::FillBegin(fill) if self.open.iter().all(|open| open.id != fill.id) => {
-                self.open.push(fill.clone());
+            Control::BootstrapBegin(bootstrap) if self.open.iter().all(|open| open.id != bootstrap.id) => {
+                self.open.push(bootstrap.clone());
             }
-            Control::FillEnd { fill } => {
-                let ended = self.open.iter().position(|open| open.id == *fill);
+            Control::BootstrapEnd { bootstrap } => {
+                let ended = self.open.iter().position(|open| open.id == *bootstrap);
                 let Some(ended) = ended.map(|at| self.open.remove(at)) else { return };
                 self.done.retain(|source| *source != ended.source);
                 self.done.push(ended.source);
-                let excess = self.done.len().saturating_sub(SOURCES_FILLED_MAX);
+                let excess = self.done.len().saturating_sub(SOURCES_BOOTSTRAPPED_MAX);
                 self.done.drain(..excess);
             }
             Control::Quarantine { series, epoch } => {
@@ -117,7 +117,11 @@ impl Fills {
                 match held.find(|held| held.series == *series && !held.lifted) {
                     Some(held) => held.epoch = held.epoch.min(*epoch),
                     None => {
-                        self.quarantined.push(Quarantined { series: *series, epoch: *epoch, lifted: false });
+                        self.quarantined.push(QuarantineEntry {
+                            series: *series,
+                            epoch: *epoch,
+                            lifted: false,
+                        });
                     }
                 }
             }
@@ -125,8 +129,10 @@ impl Fills {
                 let held = self.quarantined.iter_mut().filter(|held| held.series == *series);
                 held.for_each(|held| held.lifted = true);
             }
-            Control::FillBegin(_) | Control::Types(_) | Control::Settings(_) | Control::ClockReset { .. } => {
-            }
+            Control::BootstrapBegin(_)
+            | Control::Types(_)
+            | Control::Settings(_)
+            | Control::ClockReset { .. } => {}
         }
     }
 
@@ -136,23 +142,29 @@ impl Fills {
     }
 }
 
-/// Appends the payload of a samples record, whose kind is [`kind_of`] its fill.
+/// Appends the payload of a samples record, whose kind is [`kind_of`] its bootstrap.
 pub fn encode_samples(samples: &Samples, out: &mut Vec<u8>) {
-    encode_columns(samples.fill, &samples.series, &samples.at_ms, &samples.value, out);
+    encode_columns(samples.bootstrap, &samples.series, &samples.at_ms, &samples.value, out);
 }
 
-/// The kind of samples of a fill, or of live ones.
-pub fn kind_of(fill: u64) -> u8 {
-    if fill == 0 { KIND_SAMPLES } else { KIND_FILL_SAMPLES }
+/// The kind of samples of a bootstrap, or of live ones.
+pub fn kind_of(bootstrap: u64) -> u8 {
+    if bootstrap == 0 { KIND_SAMPLES } else { KIND_BOOTSTRAP_SAMPLES }
 }
 
 /// [`encode_samples`] for columns of one length.
 ///
 /// # Panics
 /// If the columns differ in length or have more than `u32::MAX` samples.
-pub(super) fn encode_columns(fill: u64, series: &[u64], at_ms: &[i64], value: &[f64], out: &mut Vec<u8>) {
-    if fill != 0 {
-        out.extend_from_slice(&fill.to_le_bytes());
+pub(super) fn encode_columns(
+    bootstrap: u64,
+    series: &[u64],
+    at_ms: &[i64],
+    value: &[f64],
+    out: &mut Vec<u8>,
+) {
+    if bootstrap != 0 {
+        out.extend_from_slice(&bootstrap.to_le_bytes());
     }
     assert!(
         series.len() == at_ms.len() && at_ms.len() == value.len(),
@@ -192,8 +204,8 @@ fn put_column<T: Copy, const N: usize>(out: &mut Vec<u8>, column: &[T], bytes: i
 /// Appends the payload of an epoch-end record.
 pub fn encode_epoch_end(end: &EpochEnd, out: &mut Vec<u8>) {
     out.extend_from_slice(&end.epoch.to_le_bytes());
-    out.extend_from_slice(&end.stream_ms.to_le_bytes());
-    out.extend_from_slice(&end.close_ms.to_le_bytes());
+    out.extend_from_slice(&end.processing_ms.to_le_bytes());
+    out.extend_from_slice(&end.watermark_ms.to_le_bytes());
     out.push(u8::from(end.last_of_input));
 }
 
@@ -205,13 +217,13 @@ pub fn encode_settings(settings: &Settings, out: &mut Vec<u8>) {
 /// Appends the payload of a control record of at most [`RECORD_TYPES_MAX`] types, and gives its kind.
 pub fn encode_control(control: &Control, out: &mut Vec<u8>) -> u8 {
     match control {
-        Control::FillBegin(fill) => {
-            serde_json::to_writer(out, fill).expect("numbers and a text can always be written as JSON");
-            KIND_FILL_BEGIN
+        Control::BootstrapBegin(bootstrap) => {
+            serde_json::to_writer(out, bootstrap).expect("numbers and a text can always be written as JSON");
+            KIND_BOOTSTRAP_BEGIN
         }
-        Control::FillEnd { fill } => {
-            out.extend_from_slice(&fill.to_le_bytes());
-            KIND_FILL_END
+        Control::BootstrapEnd { bootstrap } => {
+            out.extend_from_slice(&bootstrap.to_le_bytes());
+            KIND_BOOTSTRAP_END
         }
         Control::Types(types) => {
             for (series, kind) in types {
@@ -240,9 +252,9 @@ pub fn encode_control(control: &Control, out: &mut Vec<u8>) -> u8 {
     }
 }
 
-/// Appends the payload of a record of the state of fills.
-pub fn encode_fills(fills: &Fills, out: &mut Vec<u8>) {
-    serde_json::to_writer(out, fills).expect("numbers and texts can always be written as JSON");
+/// Appends the payload of a record of the state of bootstraps.
+pub fn encode_bootstraps(bootstraps: &BootstrapState, out: &mut Vec<u8>) {
+    serde_json::to_writer(out, bootstraps).expect("numbers and texts can always be written as JSON");
 }
 
 /// The number of the epoch, if the record is the end of one.
@@ -265,14 +277,16 @@ pub fn decode(kind: u8, payload: &[u8]) -> Result<Record, JournalError> {
             // They are computed under: what no one would accept must not get there.
             settings.computable().map(Record::Settings).map_err(|e| malformed(e.to_string()))
         }
-        KIND_FILL_SAMPLES => decode_fill_samples(payload).map(Record::Samples).map_err(malformed),
-        KIND_FILL_BEGIN => serde_json::from_slice(payload)
-            .map(|fill| Record::Control(Control::FillBegin(fill)))
+        KIND_BOOTSTRAP_SAMPLES => decode_bootstrap_samples(payload).map(Record::Samples).map_err(malformed),
+        KIND_BOOTSTRAP_BEGIN => serde_json::from_slice(payload)
+            .map(|bootstrap| Record::Control(Control::BootstrapBegin(bootstrap)))
             .map_err(|e| malformed(e.to_string())),
-        KIND_FILL_END if payload.len() == 8 => {
-            Ok(Record::Control(Control::FillEnd { fill: u64::from_le_bytes(array(payload)) }))
+        KIND_BOOTSTRAP_END if payload.len() == 8 => {
+            Ok(Record::Control(Control::BootstrapEnd { bootstrap: u64::from_le_bytes(array(payload)) }))
         }
-        KIND_FILL_END => Err(malformed(format!("{} bytes; the end of a fill has 8", payload.len()))),
+        KIND_BOOTSTRAP_END => {
+            Err(malformed(format!("{} bytes; the end of a bootstrap has 8", payload.len())))
+        }
         KIND_TYPES => {
             decode_types(payload).map(|types| Record::Control(Control::Types(types))).map_err(malformed)
         }
@@ -290,20 +304,20 @@ pub fn decode(kind: u8, payload: &[u8]) -> Result<Record, JournalError> {
             Ok(Record::Control(Control::ClockReset { to_ms: i64::from_le_bytes(array(payload)) }))
         }
         KIND_CLOCK_RESET => Err(malformed(format!("{} bytes; a reset of the clock has 8", payload.len()))),
-        KIND_FILLS => {
-            serde_json::from_slice(payload).map(Record::Fills).map_err(|e| malformed(e.to_string()))
+        KIND_BOOTSTRAPS => {
+            serde_json::from_slice(payload).map(Record::Bootstraps).map_err(|e| malformed(e.to_string()))
         }
         _ => Err(JournalError::UnknownKind { kind }),
     }
 }
 
-fn decode_fill_samples(payload: &[u8]) -> Result<Samples, String> {
-    let Some((fill, samples)) = payload.split_first_chunk::<8>() else {
-        return Err(format!("{} bytes are shorter than the number of a fill", payload.len()));
+fn decode_bootstrap_samples(payload: &[u8]) -> Result<Samples, String> {
+    let Some((bootstrap, samples)) = payload.split_first_chunk::<8>() else {
+        return Err(format!("{} bytes are shorter than the number of a bootstrap", payload.len()));
     };
-    match u64::from_le_bytes(*fill) {
-        0 => Err("a fill is never number 0".to_owned()),
-        fill => Ok(Samples { fill, ..decode_samples(samples)? }),
+    match u64::from_le_bytes(*bootstrap) {
+        0 => Err("a bootstrap is never number 0".to_owned()),
+        bootstrap => Ok(Samples { bootstrap, ..decode_samples(samples)? }),
     }
 }
 
@@ -330,7 +344,7 @@ fn decode_samples(payload: &[u8]) -> Result<Samples, String> {
         other => return Err(format!("the width of times is {other}; it must be 0, 2, 4 or 8")),
     };
     if Some(columns.len()) != n.checked_mul(at_bytes + 16) {
-        return Err(format!("{n} samples do not fill {} bytes of columns exactly", columns.len()));
+        return Err(format!("{n} samples do not bootstrap {} bytes of columns exactly", columns.len()));
     }
     let (at, rest) = columns.split_at(n * at_bytes);
     let (series, value) = rest.split_at(n * 8);
@@ -344,7 +358,7 @@ fn decode_samples(payload: &[u8]) -> Result<Samples, String> {
         series: series.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect(),
         at_ms,
         value: value.as_chunks::<8>().0.iter().map(|b| f64::from_bits(u64::from_le_bytes(*b))).collect(),
-        fill: 0,
+        bootstrap: 0,
     })
 }
 
@@ -363,8 +377,8 @@ fn decode_epoch_end(payload: &[u8]) -> Result<EpochEnd, String> {
     };
     Ok(EpochEnd {
         epoch: u64::from_le_bytes(array(payload)),
-        stream_ms: i64::from_le_bytes(array(&payload[8..])),
-        close_ms: i64::from_le_bytes(array(&payload[16..])),
+        processing_ms: i64::from_le_bytes(array(&payload[8..])),
+        watermark_ms: i64::from_le_bytes(array(&payload[16..])),
         last_of_input,
     })
 }
@@ -423,7 +437,8 @@ mod tests {
 
     #[test]
     fn control_records_come_back() {
-        let end = EpochEnd { epoch: u64::MAX, stream_ms: i64::MIN, close_ms: -1, last_of_input: true };
+        let end =
+            EpochEnd { epoch: u64::MAX, processing_ms: i64::MIN, watermark_ms: -1, last_of_input: true };
         let mut bytes = vec![];
         encode_epoch_end(&end, &mut bytes);
         assert_eq!(decode(KIND_EPOCH_END, &bytes).unwrap(), Record::EpochEnd(end));
@@ -431,23 +446,28 @@ mod tests {
         bytes.clear();
         encode_settings(&settings, &mut bytes);
         assert_eq!(decode(KIND_SETTINGS, &bytes).unwrap(), Record::Settings(settings));
-        let fill = Fill { id: 7, source: "a \"b\"".to_owned(), from_ms: -1, publish_from_ms: i64::MAX };
+        let bootstrap =
+            Bootstrap { id: 7, source: "a \"b\"".to_owned(), from_ms: -1, publish_from_ms: i64::MAX };
         let types = Control::Types(vec![(u64::MAX, MetricType::Counter), (0, MetricType::Gauge)]);
         let quarantine = Control::Quarantine { series: 1, epoch: u64::MAX };
         let lift = Control::Lift { series: u64::MAX };
-        for control in
-            [Control::FillBegin(fill.clone()), Control::FillEnd { fill: 9 }, types, quarantine, lift]
-        {
+        for control in [
+            Control::BootstrapBegin(bootstrap.clone()),
+            Control::BootstrapEnd { bootstrap: 9 },
+            types,
+            quarantine,
+            lift,
+        ] {
             bytes.clear();
             let kind = encode_control(&control, &mut bytes);
             assert_eq!(decode(kind, &bytes).unwrap(), Record::Control(control));
         }
-        let quarantined = vec![Quarantined { series: 5, epoch: 6, lifted: true }];
-        let fills = Fills { open: vec![fill], done: vec!["c".to_owned()], quarantined };
+        let quarantined = vec![QuarantineEntry { series: 5, epoch: 6, lifted: true }];
+        let bootstraps = BootstrapState { open: vec![bootstrap], done: vec!["c".to_owned()], quarantined };
         bytes.clear();
-        encode_fills(&fills, &mut bytes);
-        assert_eq!(decode(KIND_FILLS, &bytes).unwrap(), Record::Fills(fills));
-        let mut samples = Samples::of_fill(3);
+        encode_bootstraps(&bootstraps, &mut bytes);
+        assert_eq!(decode(KIND_BOOTSTRAPS, &bytes).unwrap(), Record::Bootstraps(bootstraps));
+        let mut samples = Samples::of_bootstrap(3);
         (0..9).for_each(|i| samples.push(i, i as i64, i as f64));
         bytes.clear();
         encode_samples(&samples, &mut bytes);

@@ -20,16 +20,20 @@ pub(super) fn hand_clock() -> (Clock, Arc<AtomicI64>) {
     (Arc::new(move || clock.load(Relaxed)), hand)
 }
 
-pub(super) fn config(mode: Mode) -> (Config, Arc<AtomicI64>) {
+pub(super) fn config(mode: EpochMode) -> (JournalOptions, Arc<AtomicI64>) {
     let (clock, hand) = hand_clock();
-    (Config { clock, ..Config::new(mode) }, hand)
+    (JournalOptions { clock, ..JournalOptions::new(mode) }, hand)
 }
 
-pub(super) fn open(dir: &Dir, config: &Config) -> Journal {
+pub(super) fn open(dir: &Dir, config: &JournalOptions) -> Journal {
     try_open(dir, config, Settings::default()).unwrap()
 }
 
-pub(super) fn try_open(dir: &Dir, config: &Config, settings: Settings) -> Result<Journal, JournalError> {
+pub(super) fn try_open(
+    dir: &Dir,
+    config: &JournalOptions,
+    settings: Settings,
+) -> Result<Journal, JournalError> {
     Journal::open(dir.path(), config.clone(), settings, Box::new(|| Ok(())), Arc::new(Metrics::new()))
 }
 
@@ -40,7 +44,7 @@ pub(super) fn batch(series: u64, from: usize, n: usize) -> Samples {
     samples
 }
 
-pub(super) fn synced(waiting: Synced) -> Result<(), String> {
+pub(super) fn synced(waiting: SyncedCallback) -> Result<(), String> {
     waiting.blocking_recv().expect("the writer answers everyone")
 }
 
@@ -58,7 +62,7 @@ pub(super) fn epochs(records: &[Record]) -> (Vec<(usize, EpochEnd)>, usize) {
             Record::Samples(samples) => open += samples.len(),
             Record::EpochEnd(end) => ends.push((std::mem::take(&mut open), *end)),
             Record::Settings(_) | Record::Control(_) => {}
-            Record::Fills(_) => unreachable!("a reader leaves them out"),
+            Record::Bootstraps(_) => unreachable!("a reader leaves them out"),
         }
     }
     (ends, open)
@@ -67,7 +71,7 @@ pub(super) fn epochs(records: &[Record]) -> (Vec<(usize, EpochEnd)>, usize) {
 #[test]
 fn nothing_is_acknowledged_or_read_before_it_is_synced() {
     let dir = Dir::new();
-    let (config, _) = config(Mode::File);
+    let (config, _) = config(EpochMode::File);
     let (let_go, gate) = mpsc::channel::<()>();
     let (arrived, arrivals) = mpsc::channel();
     // The first commit, that of the settings, happens while opening.
@@ -98,7 +102,7 @@ fn nothing_is_acknowledged_or_read_before_it_is_synced() {
 #[test]
 fn a_full_disk_is_told_to_everyone_and_for_good() {
     let dir = Dir::new();
-    let (config, _) = config(Mode::File);
+    let (config, _) = config(EpochMode::File);
     let (let_go, gate) = mpsc::channel::<()>();
     let_go.send(()).unwrap();
     let before_commit = Box::new(move || gate.recv().map_err(io::Error::other));
@@ -108,7 +112,7 @@ fn a_full_disk_is_told_to_everyone_and_for_good() {
     let journal = Journal::open(folder, config.clone(), settings.clone(), before_commit, metrics).unwrap();
     faults.room(Some(0));
     let end = journal.durable().end();
-    let mut waiting: Vec<Synced> =
+    let mut waiting: Vec<SyncedCallback> =
         (0..10).map(|i| journal.try_append(batch(i, 0, 100), "test").unwrap()).collect();
     waiting.push(journal.cut(1, 1, true).unwrap());
     let_go.send(()).unwrap();
@@ -118,8 +122,8 @@ fn a_full_disk_is_told_to_everyone_and_for_good() {
     }
     assert!(journal.failed().is_some() && journal.durable().closed());
     assert_eq!(journal.durable().end(), end);
-    assert!(matches!(journal.try_append(batch(1, 0, 1), "test"), Err(Refused::Failed(_))));
-    assert!(matches!(journal.append_blocking(batch(1, 0, 1), "test"), Err(Refused::Failed(_))));
+    assert!(matches!(journal.try_append(batch(1, 0, 1), "test"), Err(QueueError::Failed(_))));
+    assert!(matches!(journal.append_blocking(batch(1, 0, 1), "test"), Err(QueueError::Failed(_))));
     assert!(matches!(journal.close(), Err(JournalError::Failed(_))));
     drop(journal);
     assert_eq!(records(&open(&dir, &config)), [Record::Settings(settings)]);
@@ -129,7 +133,7 @@ fn a_full_disk_is_told_to_everyone_and_for_good() {
 fn a_failing_series_log_or_a_panic_fails_the_journal() {
     for panics in [false, true] {
         let dir = Dir::new();
-        let (config, _) = config(Mode::Live);
+        let (config, _) = config(EpochMode::Live);
         let mut calls = 0;
         let before_commit = Box::new(move || {
             calls += 1;
@@ -144,7 +148,7 @@ fn a_failing_series_log_or_a_panic_fails_the_journal() {
         assert_eq!(journal.durable().wait_beyond(journal.durable().end(), LONG), journal.durable().end());
         let why = journal.failed().unwrap();
         assert!(why.contains(if panics { "panicked" } else { "series log gone" }), "{why}");
-        assert!(matches!(journal.try_append(batch(1, 0, 5), "test"), Err(Refused::Failed(_))));
+        assert!(matches!(journal.try_append(batch(1, 0, 5), "test"), Err(QueueError::Failed(_))));
         drop(journal);
         assert_eq!(epochs(&records(&open(&dir, &config))), (vec![], 0));
     }
@@ -153,7 +157,7 @@ fn a_failing_series_log_or_a_panic_fails_the_journal() {
 #[test]
 fn an_epoch_lasts_a_second_by_the_clock_idle_or_not() {
     let dir = Dir::new();
-    let (config, hand) = config(Mode::Live);
+    let (config, hand) = config(EpochMode::Live);
     let journal = open(&dir, &config);
     assert_eq!(journal.current_epoch(), 1);
     synced(journal.try_append(batch(1, 0, 10), "test").unwrap()).unwrap();
@@ -168,8 +172,8 @@ fn an_epoch_lasts_a_second_by_the_clock_idle_or_not() {
         let (ends, open) = epochs(&records(&journal));
         let end = EpochEnd {
             epoch: clock_ms as u64,
-            stream_ms: clock_ms,
-            close_ms: clock_ms,
+            processing_ms: clock_ms,
+            watermark_ms: clock_ms,
             last_of_input: false,
         };
         assert_eq!((ends.len(), ends[i], open), (i + 1, (if i == 0 { 20 } else { 0 }, end), 0));
@@ -181,18 +185,18 @@ fn an_epoch_lasts_a_second_by_the_clock_idle_or_not() {
     journal.poke();
     assert!(journal.durable().wait_for_epoch(START_MS as u64 + 3_501, LONG));
     let end = journal.last_epoch_end().unwrap();
-    assert_eq!((end.stream_ms, end.close_ms), (START_MS + 3_500, START_MS + 3_500));
+    assert_eq!((end.processing_ms, end.watermark_ms), (START_MS + 3_500, START_MS + 3_500));
     synced(journal.try_append(batch(1, 20, 5), "test").unwrap()).unwrap();
     journal.close().unwrap();
     let (ends, open) = epochs(&records(&journal));
     assert_eq!((ends.len(), ends[4].0, open), (5, 5, 0), "closing ends the last epoch");
-    assert!(matches!(journal.try_append(batch(1, 0, 1), "test"), Err(Refused::Closed)));
+    assert!(matches!(journal.try_append(batch(1, 0, 1), "test"), Err(QueueError::Closed)));
 }
 
 #[test]
 fn an_epoch_holds_at_most_256_ki_samples() {
     let dir = Dir::new();
-    let (config, _) = config(Mode::Live);
+    let (config, _) = config(EpochMode::Live);
     let journal = open(&dir, &config);
     let sizes = [100, 299_900, 7, 4_096, 300_000, 1];
     let total: usize = sizes.iter().sum();
@@ -222,7 +226,7 @@ fn an_epoch_holds_at_most_256_ki_samples() {
 fn an_epoch_cut_short_is_closed_with_the_last_times() {
     for torn in [0, 1, 300] {
         let dir = Dir::new();
-        let (config, hand) = config(Mode::Live);
+        let (config, hand) = config(EpochMode::Live);
         let journal = open(&dir, &config);
         hand.fetch_add(1_000, Relaxed);
         journal.poke();
@@ -236,20 +240,22 @@ fn an_epoch_cut_short_is_closed_with_the_last_times() {
         let journal = open(&dir, &config);
         let last = EpochEnd {
             epoch: away_ms as u64,
-            stream_ms: START_MS + 1_000,
-            close_ms: START_MS + 1_000,
+            processing_ms: START_MS + 1_000,
+            watermark_ms: START_MS + 1_000,
             last_of_input: false,
         };
         let (ends, open) = epochs(&records(&journal));
         assert_eq!((ends.len(), ends[1], open), (2, (10, last), 0), "{torn} torn bytes");
         assert_eq!((journal.last_epoch_end(), journal.durable().epoch()), (Some(last), Some(last.epoch)));
-        // Then the worker was away: close time stands still until senders had time to catch up.
-        for (now_ms, close_ms) in [(away_ms + 1_000, last.close_ms), (away_ms + 20_000, last.close_ms)] {
+        // Then the server was away: the watermark stands still until senders had time to catch up.
+        for (now_ms, watermark_ms) in
+            [(away_ms + 1_000, last.watermark_ms), (away_ms + 20_000, last.watermark_ms)]
+        {
             hand.store(now_ms, Relaxed);
             journal.poke();
             assert!(journal.durable().wait_for_epoch(now_ms as u64, LONG));
             let end = journal.last_epoch_end().unwrap();
-            assert_eq!((end.stream_ms, end.close_ms), (now_ms, close_ms));
+            assert_eq!((end.processing_ms, end.watermark_ms), (now_ms, watermark_ms));
         }
         drop(journal);
         // Nothing was left open this time, so nothing is closed; the wait begins anew.
@@ -257,52 +263,62 @@ fn an_epoch_cut_short_is_closed_with_the_last_times() {
         assert_eq!(epochs(&records(&journal)).0.len(), 4);
         hand.store(away_ms + 40_000, Relaxed);
         for now_ms in (away_ms + 40_000..=away_ms + 340_000).step_by(30_000) {
-            assert!(journal.last_epoch_end().unwrap().close_ms == last.close_ms, "before {now_ms}");
+            assert!(journal.last_epoch_end().unwrap().watermark_ms == last.watermark_ms, "before {now_ms}");
             hand.store(now_ms, Relaxed);
             journal.poke();
             assert!(journal.durable().wait_for_epoch(now_ms as u64, LONG));
         }
-        assert_eq!(journal.last_epoch_end().unwrap().close_ms, away_ms + 340_000);
+        assert_eq!(journal.last_epoch_end().unwrap().watermark_ms, away_ms + 340_000);
     }
 }
 
 #[test]
-fn a_fill_ends_in_a_later_epoch_than_its_samples_and_is_known_to_the_next_start() {
+fn a_bootstrap_ends_in_a_later_epoch_than_its_samples_and_is_known_to_the_next_start() {
     let dir = Dir::new();
-    let (config, _) = config(Mode::Live);
-    let config = Config { segment_bytes: 4_096, ..config };
+    let (config, _) = config(EpochMode::Live);
+    let config = JournalOptions { segment_bytes: 4_096, ..config };
     let journal = open(&dir, &config);
-    let fill = Fill { id: 7, source: "a".to_owned(), from_ms: 5, publish_from_ms: 6 };
-    let other = Fill { id: 8, source: "b".to_owned(), ..fill.clone() };
+    let bootstrap = Bootstrap { id: 7, source: "a".to_owned(), from_ms: 5, publish_from_ms: 6 };
+    let other = Bootstrap { id: 8, source: "b".to_owned(), ..bootstrap.clone() };
     let control = |journal: &Journal, control| synced(journal.try_control(control).unwrap()).unwrap();
-    control(&journal, Control::FillBegin(fill.clone()));
-    control(&journal, Control::FillBegin(other.clone()));
+    control(&journal, Control::BootstrapBegin(bootstrap.clone()));
+    control(&journal, Control::BootstrapBegin(other.clone()));
     for i in 0..20 {
         synced(journal.try_append(batch(1, i, 10), "test").unwrap()).unwrap();
-        synced(journal.try_append(Samples { fill: 7, ..batch(1, i, 50) }, "test").unwrap()).unwrap();
+        synced(journal.try_append(Samples { bootstrap: 7, ..batch(1, i, 50) }, "test").unwrap()).unwrap();
     }
-    assert!((journal.open_fills(), journal.filled("a")) == (&[][..], false), "what was found at the start");
+    assert!(
+        (journal.open_bootstraps(), journal.bootstrapped("a")) == (&[][..], false),
+        "what was found at the start"
+    );
     drop(journal);
     let journal = open(&dir, &config);
-    assert!((journal.open_fills(), journal.filled("a")) == (&[fill, other.clone()][..], false));
-    synced(journal.try_append(Samples { fill: 7, ..batch(1, 0, 10) }, "test").unwrap()).unwrap();
+    assert!(
+        (journal.open_bootstraps(), journal.bootstrapped("a")) == (&[bootstrap, other.clone()][..], false)
+    );
+    synced(journal.try_append(Samples { bootstrap: 7, ..batch(1, 0, 10) }, "test").unwrap()).unwrap();
     synced(journal.try_append(batch(1, 0, 10), "test").unwrap()).unwrap();
-    control(&journal, Control::FillEnd { fill: 7 });
-    control(&journal, Control::FillEnd { fill: 99 });
+    control(&journal, Control::BootstrapEnd { bootstrap: 7 });
+    control(&journal, Control::BootstrapEnd { bootstrap: 99 });
     journal.close().unwrap();
-    let (mut filled, mut of_epoch) = (0, 0);
+    let (mut bootstrapped, mut of_epoch) = (0, 0);
     for record in records(&journal) {
         match record {
-            Record::Samples(samples) if samples.fill == 7 => (filled, of_epoch) = (filled + samples.len(), 1),
-            Record::Control(Control::FillEnd { .. }) => assert_eq!(of_epoch, 0, "an epoch of its own"),
+            Record::Samples(samples) if samples.bootstrap == 7 => {
+                (bootstrapped, of_epoch) = (bootstrapped + samples.len(), 1)
+            }
+            Record::Control(Control::BootstrapEnd { .. }) => assert_eq!(of_epoch, 0, "an epoch of its own"),
             Record::EpochEnd(_) => of_epoch = 0,
             _ => {}
         }
     }
-    assert_eq!(filled, 20 * 50 + 10);
+    assert_eq!(bootstrapped, 20 * 50 + 10);
     drop(journal);
     let journal = open(&dir, &config);
-    assert!((journal.open_fills(), journal.filled("a"), journal.filled("b")) == (&[other][..], true, false));
+    assert!(
+        (journal.open_bootstraps(), journal.bootstrapped("a"), journal.bootstrapped("b"))
+            == (&[other][..], true, false)
+    );
 }
 
 /// Keeps only as much of the last segment as ends with its first record of this kind, or right before that.
@@ -326,47 +342,50 @@ fn tear(dir: &Dir, kind: u8, with: bool) {
 }
 
 #[test]
-fn the_head_of_a_segment_says_nothing_of_fills_that_a_lost_record_would_have_said() {
-    let fill = Fill { id: 7, source: "a".to_owned(), from_ms: 5, publish_from_ms: 6 };
-    let end = Control::FillEnd { fill: 7 };
+fn the_head_of_a_segment_says_nothing_of_bootstraps_that_a_lost_record_would_have_said() {
+    let bootstrap = Bootstrap { id: 7, source: "a".to_owned(), from_ms: 5, publish_from_ms: 6 };
+    let end = Control::BootstrapEnd { bootstrap: 7 };
     let control = |journal: &Journal, control| synced(journal.try_control(control).unwrap()).unwrap();
     // Each commit begins a segment.
-    let config = Config { segment_bytes: 1, ..config(Mode::File).0 };
+    let config = JournalOptions { segment_bytes: 1, ..config(EpochMode::File).0 };
     let dir = Dir::new();
     let journal = open(&dir, &config);
-    control(&journal, Control::FillBegin(fill.clone()));
+    control(&journal, Control::BootstrapBegin(bootstrap.clone()));
     drop(journal);
-    tear(&dir, record::KIND_FILL_BEGIN, false);
+    tear(&dir, record::KIND_BOOTSTRAP_BEGIN, false);
     let journal = open(&dir, &config);
-    assert_eq!(journal.open_fills(), [], "its begin was lost");
-    control(&journal, Control::FillBegin(fill.clone()));
+    assert_eq!(journal.open_bootstraps(), [], "its begin was lost");
+    control(&journal, Control::BootstrapBegin(bootstrap.clone()));
     control(&journal, end.clone());
     drop(journal);
-    tear(&dir, record::KIND_FILL_END, false);
+    tear(&dir, record::KIND_BOOTSTRAP_END, false);
     let journal = open(&dir, &config);
-    assert!((journal.open_fills(), journal.filled("a")) == (&[fill.clone()][..], false), "its end was lost");
+    assert!(
+        (journal.open_bootstraps(), journal.bootstrapped("a")) == (&[bootstrap.clone()][..], false),
+        "its end was lost"
+    );
     control(&journal, end.clone());
     drop(journal);
     // The head itself was torn in its middle: what follows is found all the same.
-    tear(&dir, record::KIND_FILLS, true);
+    tear(&dir, record::KIND_BOOTSTRAPS, true);
     let journal = open(&dir, &config);
-    assert!((journal.open_fills(), journal.filled("a")) == (&[fill][..], false));
+    assert!((journal.open_bootstraps(), journal.bootstrapped("a")) == (&[bootstrap][..], false));
     control(&journal, end);
     drop(journal);
     let journal = open(&dir, &config);
-    assert!((journal.open_fills(), journal.filled("a")) == (&[][..], true));
+    assert!((journal.open_bootstraps(), journal.bootstrapped("a")) == (&[][..], true));
 }
 
 #[test]
 fn the_last_epoch_end_is_found_however_many_segments_back() {
     let dir = Dir::new();
-    let (config, _) = config(Mode::File);
-    let config = Config { segment_bytes: 64, ..config };
+    let (config, _) = config(EpochMode::File);
+    let config = JournalOptions { segment_bytes: 64, ..config };
     let journal = open(&dir, &config);
     synced(journal.try_append(batch(1, 0, 5), "test").unwrap()).unwrap();
     synced(journal.cut(77, 66, false).unwrap()).unwrap();
     let end = journal.last_epoch_end().unwrap();
-    assert_eq!((end.stream_ms, end.close_ms), (77, 66));
+    assert_eq!((end.processing_ms, end.watermark_ms), (77, 66));
     for i in 0..10 {
         synced(journal.try_append(batch(2, i, 1), "test").unwrap()).unwrap();
     }
@@ -392,14 +411,14 @@ fn the_last_epoch_end_is_found_however_many_segments_back() {
 #[test]
 fn other_settings_hold_from_the_next_epoch_on() {
     let dir = Dir::new();
-    let (config, hand) = config(Mode::Live);
+    let (config, hand) = config(EpochMode::Live);
     let first = Settings::default();
-    let other = Settings { settle_ms: 45_000, late_samples_max: 99, ..Settings::default() };
+    let other = Settings { idle_timeout_ms: 45_000, late_samples_max: 99, ..Settings::default() };
     let told = differences(&first, &other);
     assert_eq!(
         told,
         [
-            "settle_ms is 30000 in the journal and 45000 now",
+            "idle_timeout_ms is 30000 in the journal and 45000 now",
             "late_samples_max is 1024 in the journal and 99 now"
         ]
     );
@@ -415,14 +434,14 @@ fn other_settings_hold_from_the_next_epoch_on() {
     drop(journal);
     let kinds = |records: &[Record]| -> Vec<String> {
         let word = |record: &Record| match record {
-            Record::Settings(settings) => format!("settle {}", settings.settle_ms),
+            Record::Settings(settings) => format!("idle_timeout {}", settings.idle_timeout_ms),
             Record::Samples(samples) => format!("{} samples", samples.len()),
             Record::EpochEnd(_) => "end".to_owned(),
-            Record::Control(_) | Record::Fills(_) => "other".to_owned(),
+            Record::Control(_) | Record::Bootstraps(_) => "other".to_owned(),
         };
         records.iter().map(word).filter(|word| word != "end").collect()
     };
-    let want = ["settle 30000", "3 samples", "settle 45000", "2 samples"];
+    let want = ["idle_timeout 30000", "3 samples", "idle_timeout 45000", "2 samples"];
     let journal = try_open(&dir, &config, other.clone()).unwrap();
     let found = records(&journal);
     assert_eq!(kinds(&found), want, "the same settings again are no news");
@@ -431,31 +450,31 @@ fn other_settings_hold_from_the_next_epoch_on() {
             |record: &Record| kinds(std::slice::from_ref(record)).first().is_some_and(|kind| kind == word);
         found.iter().position(is).unwrap()
     };
-    assert!(matches!(found[at("settle 45000") - 1], Record::EpochEnd(_)), "{found:?}");
+    assert!(matches!(found[at("idle_timeout 45000") - 1], Record::EpochEnd(_)), "{found:?}");
     // Who begins after an epoch is not handed the settings in force there, but can ask for them.
-    let Record::EpochEnd(end) = found[at("settle 45000") - 1] else { panic!("{found:?}") };
-    let settle = |reader: &Reader| reader.settings().map(|settings| settings.settle_ms);
+    let Record::EpochEnd(end) = found[at("idle_timeout 45000") - 1] else { panic!("{found:?}") };
+    let idle_timeout = |reader: &JournalReader| reader.settings().map(|settings| settings.idle_timeout_ms);
     let mut reader = journal.strict_reader_after(end.epoch).unwrap();
-    assert_eq!(settle(&reader), Some(30_000), "the others hold from the next epoch on");
+    assert_eq!(idle_timeout(&reader), Some(30_000), "the others hold from the next epoch on");
     assert!(matches!(reader.next_ready(), Ok(Some(Record::Settings(_)))));
-    assert_eq!(settle(&reader), Some(45_000));
+    assert_eq!(idle_timeout(&reader), Some(45_000));
     let last = journal.last_epoch_end().unwrap();
-    assert_eq!(settle(&journal.strict_reader_after(last.epoch).unwrap()), Some(45_000));
-    assert_eq!(settle(&journal.strict_reader_after(0).unwrap()), None, "none is passed over");
+    assert_eq!(idle_timeout(&journal.strict_reader_after(last.epoch).unwrap()), Some(45_000));
+    assert_eq!(idle_timeout(&journal.strict_reader_after(0).unwrap()), None, "none is passed over");
     drop(journal);
     // Back again, and once more before an epoch ended: each start finds the newest.
     for settings in [first.clone(), other, first] {
         drop(try_open(&dir, &config, settings).unwrap());
     }
     let journal = open(&dir, &config);
-    let back = ["settle 30000", "settle 45000", "settle 30000"];
+    let back = ["idle_timeout 30000", "idle_timeout 45000", "idle_timeout 30000"];
     assert_eq!(kinds(&records(&journal))[4..], back);
 }
 
 #[test]
 fn a_clock_far_behind_refuses_the_start() {
     let dir = Dir::new();
-    let (config, hand) = config(Mode::Live);
+    let (config, hand) = config(EpochMode::Live);
     let journal = open(&dir, &config);
     hand.fetch_add(1_000, Relaxed);
     journal.close().unwrap();
@@ -463,10 +482,10 @@ fn a_clock_far_behind_refuses_the_start() {
     hand.fetch_sub(CLOCK_BEHIND_MS_MAX + 1, Relaxed);
     // What runs live goes on, and waits until the clock is there or is accepted.
     drop(open(&dir, &config));
-    let config = Config { mode: Mode::File, ..config };
+    let config = JournalOptions { mode: EpochMode::File, ..config };
     let text = try_open(&dir, &config, Settings::default()).err().unwrap().to_string();
     assert!(text.contains("2023-11-14T22:03:20.999Z") && text.contains("2023-11-14T22:13:21Z"), "{text}");
-    try_open(&dir, &Config { allow_future: true, ..config.clone() }, Settings::default()).unwrap();
+    try_open(&dir, &JournalOptions { allow_future: true, ..config.clone() }, Settings::default()).unwrap();
     hand.fetch_add(1, Relaxed);
     try_open(&dir, &config, Settings::default()).unwrap();
 }
@@ -476,14 +495,14 @@ fn a_clock_that_is_accepted_sets_both_times_back_in_an_epoch_of_its_own() {
     const DAY_MS: i64 = 86_400_000;
     for segment_bytes in [1, 64 << 20] {
         let dir = Dir::new();
-        let (config, hand) = config(Mode::Live);
-        let config = Config { segment_bytes, ..config };
+        let (config, hand) = config(EpochMode::Live);
+        let config = JournalOptions { segment_bytes, ..config };
         let journal = open(&dir, &config);
         hand.fetch_add(40 * DAY_MS, Relaxed);
         synced(journal.try_append(batch(1, 0, 3), "test").unwrap()).unwrap();
         journal.poke();
         let wrong_ms = START_MS + 40 * DAY_MS;
-        while journal.last_epoch_end().is_none_or(|end| end.stream_ms < wrong_ms) {
+        while journal.last_epoch_end().is_none_or(|end| end.processing_ms < wrong_ms) {
             std::thread::yield_now();
         }
         hand.store(START_MS + 5_000, Relaxed);
@@ -492,7 +511,10 @@ fn a_clock_that_is_accepted_sets_both_times_back_in_an_epoch_of_its_own() {
         synced(journal.reset_clock(START_MS + 5_000).unwrap()).unwrap();
         synced(journal.try_append(batch(1, 5, 2), "test").unwrap()).unwrap();
         let last = journal.last_epoch_end().unwrap();
-        assert!(last.stream_ms <= START_MS + 5_000 && last.close_ms <= last.stream_ms, "{last:?}");
+        assert!(
+            last.processing_ms <= START_MS + 5_000 && last.watermark_ms <= last.processing_ms,
+            "{last:?}"
+        );
         journal.close().unwrap();
         let judge = |journal: &Journal| {
             let (mut before, mut resets, mut samples) = (None::<EpochEnd>, 0, 0);
@@ -509,8 +531,8 @@ fn a_clock_that_is_accepted_sets_both_times_back_in_an_epoch_of_its_own() {
                             assert!(end.epoch > before.epoch);
                             assert!(!reset || samples == 0, "{samples} samples in its epoch");
                             assert_eq!(
-                                end.stream_ms < before.stream_ms,
-                                reset && before.stream_ms == wrong_ms
+                                end.processing_ms < before.processing_ms,
+                                reset && before.processing_ms == wrong_ms
                             );
                         }
                         (before, samples, reset) = (Some(end), 0, false);
@@ -522,20 +544,20 @@ fn a_clock_that_is_accepted_sets_both_times_back_in_an_epoch_of_its_own() {
         };
         assert_eq!(judge(&journal), 1);
         drop(journal);
-        assert_eq!(open(&dir, &config).last_epoch_end().unwrap().stream_ms, START_MS + 5_000);
+        assert_eq!(open(&dir, &config).last_epoch_end().unwrap().processing_ms, START_MS + 5_000);
         // Torn behind the reset: its epoch is closed at the time it says.
         tear(&dir, record::KIND_CLOCK_RESET, true);
         let journal = open(&dir, &config);
-        assert_eq!(journal.last_epoch_end().unwrap().stream_ms, START_MS + 5_000);
+        assert_eq!(journal.last_epoch_end().unwrap().processing_ms, START_MS + 5_000);
         assert_eq!(judge(&journal), 1);
         drop(journal);
         // Torn before it, the wrong time is there again, and a start may accept the clock.
         tear(&dir, record::KIND_CLOCK_RESET, false);
-        assert_eq!(open(&dir, &config).last_epoch_end().unwrap().stream_ms, wrong_ms);
-        let file = Config { mode: Mode::File, ..config.clone() };
+        assert_eq!(open(&dir, &config).last_epoch_end().unwrap().processing_ms, wrong_ms);
+        let file = JournalOptions { mode: EpochMode::File, ..config.clone() };
         assert!(matches!(try_open(&dir, &file, Settings::default()), Err(JournalError::ClockBehind { .. })));
-        let journal = open(&dir, &Config { accept_clock: true, ..file });
-        assert_eq!(journal.last_epoch_end().unwrap().stream_ms, START_MS + 5_000);
+        let journal = open(&dir, &JournalOptions { accept_clock: true, ..file });
+        assert_eq!(journal.last_epoch_end().unwrap().processing_ms, START_MS + 5_000);
         assert_eq!(judge(&journal), 1);
     }
 }
@@ -543,8 +565,8 @@ fn a_clock_that_is_accepted_sets_both_times_back_in_an_epoch_of_its_own() {
 #[test]
 fn a_full_queue_refuses_or_waits_and_a_full_journal_refuses() {
     let dir = Dir::new();
-    let (config, _) = config(Mode::File);
-    let config = Config { queue_batches: 2, queue_samples: 100, ..config };
+    let (config, _) = config(EpochMode::File);
+    let config = JournalOptions { queue_batches: 2, queue_samples: 100, ..config };
     let (let_go, gate) = mpsc::channel::<()>();
     let (arrived, arrivals) = mpsc::channel();
     let_go.send(()).unwrap();
@@ -562,7 +584,7 @@ fn a_full_queue_refuses_or_waits_and_a_full_journal_refuses() {
     arrivals.recv().unwrap();
     journal.append_blocking(batch(1, 1, 150), "file").unwrap();
     let refused = journal.try_append(batch(1, 151, 1), "push").unwrap_err();
-    assert_eq!(refused, Refused::Full { batches: 1, batches_max: 2, samples: 150, samples_max: 100 });
+    assert_eq!(refused, QueueError::Full { batches: 1, batches_max: 2, samples: 150, samples_max: 100 });
     let blocked = journal.clone();
     let thread = std::thread::spawn(move || blocked.append_blocking(batch(1, 151, 1), "file"));
     (0..4).for_each(|_| let_go.send(()).unwrap());
@@ -577,21 +599,21 @@ fn a_full_queue_refuses_or_waits_and_a_full_journal_refuses() {
     journal.close().unwrap();
     drop(journal);
 
-    let journal = open(&dir, &Config { bytes_max: 4_000, ..config });
+    let journal = open(&dir, &JournalOptions { bytes_max: 4_000, ..config });
     let refused = journal.try_append(batch(1, 0, 100), "push").unwrap_err();
-    assert!(matches!(refused, Refused::BytesMax { bytes_max: 4_000, .. }), "{refused}");
+    assert!(matches!(refused, QueueError::BytesMax { bytes_max: 4_000, .. }), "{refused}");
 }
 
 #[test]
 fn every_acknowledged_batch_is_read_whole_and_in_its_senders_order() {
     let dir = Dir::new();
     let (clock, _) = hand_clock();
-    let config = Config {
+    let config = JournalOptions {
         clock,
         segment_bytes: 20_000,
         epoch_samples_max: 1_000,
         queue_batches: 8,
-        ..Config::new(Mode::Live)
+        ..JournalOptions::new(EpochMode::Live)
     };
     let journal = open(&dir, &config);
     let mut reader = journal.reader().unwrap();
@@ -616,7 +638,7 @@ fn every_acknowledged_batch_is_read_whole_and_in_its_senders_order() {
                             synced(waiting).unwrap();
                             from += n;
                         }
-                        Err(Refused::Full { .. }) => {}
+                        Err(QueueError::Full { .. }) => {}
                         Err(other) => panic!("{other}"),
                     }
                 }

@@ -4,21 +4,21 @@
 //! two commits.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::sample::{Control, EpochEnd, Samples};
 use tidewatch_dataflows::settings::Settings;
 
-use super::queue::{Done, EndOnPanic, Item, Shared, State, Stop, answer};
+use super::queue::{CommitCallback, EndOnPanic, Item, QueueShared, QueueState, QueueStop, answer};
 use super::record::{
-    Fills, KIND_EPOCH_END, KIND_FILLS, KIND_SETTINGS, RECORD_SAMPLES_MAX, RECORD_TYPES_MAX, encode_columns,
-    encode_control, encode_epoch_end, encode_fills, encode_settings, kind_of,
+    BootstrapState, KIND_BOOTSTRAPS, KIND_EPOCH_END, KIND_SETTINGS, RECORD_SAMPLES_MAX, RECORD_TYPES_MAX,
+    encode_bootstraps, encode_columns, encode_control, encode_epoch_end, encode_settings, kind_of,
 };
-use super::{Config, EpochCutter, JournalError, LOG, Mode, SyncMode};
+use super::{EpochCutter, EpochMode, JournalError, JournalOptions, LOG, SyncMode};
 use crate::faults::mutant;
-use crate::metrics::{Gauge, Histogram, Log, Metrics, Source};
+use crate::metrics::{Gauge, Histogram, LogLabels, Metrics, SourceLabels};
 use crate::segments::{HEADER_BYTES, KIND_SYNCED, Position, Segments, SegmentsError, encode_synced};
 
 /// How often a stalled writer looks whether the disk takes something.
@@ -29,28 +29,28 @@ const PROBE_BYTES: usize = 1 << 20;
 const SERIES_LOG: &str = "series";
 
 /// The one who writes.
-pub(super) struct Writer {
-    shared: Arc<Shared>,
+pub(super) struct JournalWriter {
+    shared: Arc<QueueShared>,
     segments: Segments,
     cutter: EpochCutter,
-    config: Config,
+    config: JournalOptions,
     before_commit: Box<dyn FnMut() -> io::Result<()> + Send>,
     metrics: Arc<Metrics>,
     bytes: Gauge,
     sync_seconds: Histogram,
     settings: Vec<u8>,
-    fills: Fills,
+    bootstraps: BootstrapState,
     /// Samples of the current epoch not yet encoded; less than a record.
     partial: Samples,
     epoch_samples: usize,
-    /// The epoch holds samples of a fill.
-    filled: bool,
+    /// The epoch holds samples of a bootstrap.
+    bootstrapped: bool,
     epoch_began_ms: i64,
     /// Something was appended since the last commit.
     dirty: bool,
-    waiting: Vec<Done>,
+    waiting: Vec<CommitCallback>,
     /// Those who are answered when their commit is synced, however long after the write that is.
-    waiting_for_sync: Vec<Done>,
+    waiting_for_sync: Vec<CommitCallback>,
     /// Since when something is written and not synced.
     unsynced_since: Option<Instant>,
     /// The next sync does not wait.
@@ -58,7 +58,7 @@ pub(super) struct Writer {
     /// How far the log was synced, as the last record of that says.
     proven: Position,
     /// What stands in the log: where a failed commit goes back to.
-    kept: Kept,
+    kept: CommittedState,
     /// A control came since `kept` was taken.
     controls: bool,
     /// The log whose write failed; nothing is taken.
@@ -69,66 +69,66 @@ pub(super) struct Writer {
 }
 
 /// The state of the writer behind the last commit.
-struct Kept {
+struct CommittedState {
     cutter: EpochCutter,
-    fills: Fills,
+    bootstraps: BootstrapState,
     epoch_samples: usize,
-    filled: bool,
+    bootstrapped: bool,
     epoch_began_ms: i64,
 }
 
 /// Why a commit was not made.
-enum Failure {
+enum CommitError {
     /// The disk did not take it, and may later.
     Write { log: &'static str, why: String },
     /// Nobody knows what is on disk.
     Definite(String),
 }
 
-impl Failure {
+impl CommitError {
     fn why(self) -> String {
         match self {
-            Failure::Write { why, .. } | Failure::Definite(why) => why,
+            CommitError::Write { why, .. } | CommitError::Definite(why) => why,
         }
     }
 }
 
-impl From<SegmentsError> for Failure {
-    fn from(error: SegmentsError) -> Failure {
-        match error.passes() {
-            true => Failure::Write { log: LOG, why: error.to_string() },
-            false => Failure::Definite(error.to_string()),
+impl From<SegmentsError> for CommitError {
+    fn from(error: SegmentsError) -> CommitError {
+        match error.is_transient() {
+            true => CommitError::Write { log: LOG, why: error.to_string() },
+            false => CommitError::Definite(error.to_string()),
         }
     }
 }
 
-impl Writer {
+impl JournalWriter {
     pub(super) fn new(
         segments: Segments,
         cutter: EpochCutter,
         settings: &Settings,
-        fills: Fills,
-        config: Config,
+        bootstraps: BootstrapState,
+        config: JournalOptions,
         before_commit: Box<dyn FnMut() -> io::Result<()> + Send>,
         metrics: Arc<Metrics>,
-    ) -> Writer {
-        let log = Log { log: LOG };
-        let shared = Shared::new(&config, &segments, &cutter, &metrics);
+    ) -> JournalWriter {
+        let log = LogLabels { log: LOG };
+        let shared = QueueShared::new(&config, &segments, &cutter, &metrics);
         let mut payload = Vec::new();
         encode_settings(settings, &mut payload);
         let bytes = metrics.log_bytes.get_or_create(&log).clone();
         let sync_seconds = metrics.log_sync_seconds.get_or_create(&log).clone();
         // An epoch of no samples would never be filled.
-        let config = Config { epoch_samples_max: config.epoch_samples_max.max(1), ..config };
+        let config = JournalOptions { epoch_samples_max: config.epoch_samples_max.max(1), ..config };
         let epoch_began_ms = (config.clock)();
-        let kept = Kept {
+        let kept = CommittedState {
             cutter: cutter.clone(),
-            fills: fills.clone(),
+            bootstraps: bootstraps.clone(),
             epoch_samples: 0,
-            filled: false,
+            bootstrapped: false,
             epoch_began_ms,
         };
-        Writer {
+        JournalWriter {
             shared: Arc::new(shared),
             segments,
             cutter,
@@ -139,10 +139,10 @@ impl Writer {
             sync_seconds,
             metrics,
             settings: payload,
-            fills,
+            bootstraps,
             partial: Samples::with_capacity(RECORD_SAMPLES_MAX),
             epoch_samples: 0,
-            filled: false,
+            bootstrapped: false,
             dirty: false,
             waiting: Vec::new(),
             waiting_for_sync: Vec::new(),
@@ -157,14 +157,14 @@ impl Writer {
         }
     }
 
-    pub(super) fn shared(&self) -> Arc<Shared> {
+    pub(super) fn shared(&self) -> Arc<QueueShared> {
         self.shared.clone()
     }
 
     /// Before anything is taken: settings at the head of the segment, and an end for an epoch that was cut short.
     ///
     /// `before` are the settings that held until now, if they were others: they hold to the end of the epoch that was
-    /// cut short. With `reset_to_ms` stream time goes back to it then.
+    /// cut short. With `reset_to_ms` processing time goes back to it then.
     pub(super) fn begin(
         &mut self,
         open_epoch: bool,
@@ -199,31 +199,31 @@ impl Writer {
         let _guard = EndOnPanic(self.shared.clone());
         loop {
             let taken = self.shared.take(self.patience());
-            if taken.stop == Some(Stop::Now) {
-                return self.shared.end(State::Closed);
+            if taken.stop == Some(QueueStop::Now) {
+                return self.shared.end(QueueState::Closed);
             }
-            let finish = taken.stop == Some(Stop::Finish);
+            let finish = taken.stop == Some(QueueStop::Finish);
             let done = if self.stalled.is_some() { self.probe() } else { Ok(()) };
             let done = done.and_then(|()| self.work(taken.items, finish));
             match done {
-                Err(Failure::Write { log, why }) if self.config.mode == Mode::Live && !finish => {
+                Err(CommitError::Write { log, why }) if self.config.mode == EpochMode::Live && !finish => {
                     if let Err(failure) = self.stall(log, &why) {
                         return self.fail(failure.why());
                     }
                 }
                 Err(failure) => return self.fail(failure.why()),
-                Ok(()) if finish => return self.shared.end(State::Closed),
+                Ok(()) if finish => return self.shared.end(QueueState::Closed),
                 Ok(()) => {}
             }
         }
     }
 
     /// Puts what was taken from the queue into the log.
-    fn work(&mut self, items: Vec<Item>, finish: bool) -> Result<(), Failure> {
+    fn work(&mut self, items: Vec<Item>, finish: bool) -> Result<(), CommitError> {
         for item in items {
             self.encode(item);
         }
-        if self.config.mode == Mode::Live && (finish || self.time_left() == Some(Duration::ZERO)) {
+        if self.config.mode == EpochMode::Live && (finish || self.time_left() == Some(Duration::ZERO)) {
             self.cut_live();
         }
         self.urgent |= finish;
@@ -234,22 +234,22 @@ impl Writer {
     fn fail(&mut self, why: String) {
         tracing::error!(why, "the journal has failed; nothing is taken before a restart");
         // First the state, then the answers: who hears of the failure finds the journal failed.
-        self.shared.end(State::Failed(why.clone()));
+        self.shared.end(QueueState::Failed(why.clone()));
         answer(self.waiting.drain(..).chain(self.waiting_for_sync.drain(..)), &Err(why));
     }
 
     /// Goes back to what stands in the log, and takes nothing until the disk does.
-    fn stall(&mut self, log: &'static str, why: &str) -> Result<(), Failure> {
-        let Kept { cutter, fills, epoch_samples, filled, epoch_began_ms } = &self.kept;
-        (self.cutter, self.fills) = (cutter.clone(), fills.clone());
-        (self.epoch_samples, self.filled) = (*epoch_samples, *filled);
+    fn stall(&mut self, log: &'static str, why: &str) -> Result<(), CommitError> {
+        let CommittedState { cutter, bootstraps, epoch_samples, bootstrapped, epoch_began_ms } = &self.kept;
+        (self.cutter, self.bootstraps) = (cutter.clone(), bootstraps.clone());
+        (self.epoch_samples, self.bootstrapped) = (*epoch_samples, *bootstrapped);
         self.epoch_began_ms = *epoch_began_ms;
         self.partial.clear();
         self.accepted.clear();
         (self.dirty, self.controls, self.epochs) = (false, false, 0);
         self.proven = Position { segment: 0, offset: 0 };
         self.shared.current_epoch.store(self.cutter.current_epoch(), Relaxed);
-        let label = Log { log };
+        let label = LogLabels { log };
         if self.stalled.replace(log).is_none() {
             tracing::error!("the {log} log cannot be written, nothing is taken until it can: {why}");
             self.metrics.log_stalls.get_or_create(&label).inc();
@@ -259,31 +259,31 @@ impl Writer {
         // First the state, then the answers, as for a failure.
         self.shared.stall(why);
         answer(self.waiting.drain(..).chain(self.waiting_for_sync.drain(..)), &Err(why.to_owned()));
-        match rewound.map_err(Failure::from) {
+        match rewound.map_err(CommitError::from) {
             // Tried again before anything is written.
-            Err(Failure::Write { .. }) | Ok(()) => Ok(()),
+            Err(CommitError::Write { .. }) | Ok(()) => Ok(()),
             Err(definite) => Err(definite),
         }
     }
 
     /// Whether the disk takes something again; then everything goes on.
-    fn probe(&mut self) -> Result<(), Failure> {
+    fn probe(&mut self) -> Result<(), CommitError> {
         self.sync_series_log()?;
         self.segments.probe(PROBE_BYTES)?;
         if let Some(log) = self.stalled.take() {
             tracing::info!("the {log} log can be written again");
-            self.metrics.log_stalled.get_or_create(&Log { log }).set(0);
+            self.metrics.log_stalled.get_or_create(&LogLabels { log }).set(0);
         }
         self.shared.resume();
         Ok(())
     }
 
-    fn sync_series_log(&mut self) -> Result<(), Failure> {
+    fn sync_series_log(&mut self) -> Result<(), CommitError> {
         (self.before_commit)().map_err(|e| {
             let segments = e.get_ref().and_then(|e| e.downcast_ref::<SegmentsError>());
-            let passes = segments.is_some_and(SegmentsError::passes);
+            let passes = segments.is_some_and(SegmentsError::is_transient);
             let why = format!("cannot sync the series log: {e}");
-            if passes { Failure::Write { log: SERIES_LOG, why } } else { Failure::Definite(why) }
+            if passes { CommitError::Write { log: SERIES_LOG, why } } else { CommitError::Definite(why) }
         })
     }
 
@@ -301,7 +301,7 @@ impl Writer {
 
     /// How long the epoch may last yet; no bound when the caller ends epochs.
     fn time_left(&self) -> Option<Duration> {
-        if self.config.mode == Mode::File {
+        if self.config.mode == EpochMode::File {
             return None;
         }
         let lasted_ms = (self.config.clock)().saturating_sub(self.epoch_began_ms);
@@ -326,8 +326,9 @@ impl Writer {
                 self.add_control(control);
                 self.waiting.push(done);
             }
-            Item::Cut { stream_ms, close_ms, last_of_input, done } => {
-                let end = self.cutter.cut_at((self.config.clock)(), stream_ms, close_ms, last_of_input);
+            Item::Cut { processing_ms, watermark_ms, last_of_input, done } => {
+                let end =
+                    self.cutter.cut_at((self.config.clock)(), processing_ms, watermark_ms, last_of_input);
                 self.end_epoch(end);
                 // Who cuts asks next how far the journal is durable.
                 self.waiting_for_sync.push(done);
@@ -356,12 +357,12 @@ impl Writer {
             self.end_epoch(end);
             return self.reset_clock(to_ms);
         }
-        // A control applies to its whole epoch, so the end of a fill must not be in one with the fill's samples.
-        if self.filled && matches!(control, Control::FillEnd { .. }) {
+        // A control applies to its whole epoch, so the end of a bootstrap must not be in one with the bootstrap's samples.
+        if self.bootstrapped && matches!(control, Control::BootstrapEnd { .. }) {
             match self.config.mode {
-                Mode::Live => self.cut_live(),
+                EpochMode::Live => self.cut_live(),
                 // Times of a file are the caller's.
-                Mode::File => {
+                EpochMode::File => {
                     let end = self.cutter.cut_at((self.config.clock)(), i64::MIN, i64::MIN, false);
                     self.end_epoch(end);
                 }
@@ -380,23 +381,23 @@ impl Writer {
             let kind = encode_control(&part, &mut payload);
             self.segments.append(kind, &payload);
             // Only now: a head that knew it already would say so even if the tail from here on is torn off.
-            self.fills.note(&part);
+            self.bootstraps.note(&part);
         }
         (self.dirty, self.controls) = (true, true);
     }
 
     /// Puts samples into records, and ends the epoch each time it is full.
     fn add(&mut self, samples: &Samples) {
-        if self.partial.fill != samples.fill {
+        if self.partial.bootstrap != samples.bootstrap {
             self.flush();
-            self.partial.fill = samples.fill;
+            self.partial.bootstrap = samples.bootstrap;
         }
-        self.filled |= samples.fill != 0;
-        let fill = samples.fill;
+        self.bootstrapped |= samples.bootstrap != 0;
+        let bootstrap = samples.bootstrap;
         let mut from = 0;
         while from < samples.len() {
             let mut n = (samples.len() - from).min(RECORD_SAMPLES_MAX - self.partial.len());
-            if self.config.mode == Mode::Live {
+            if self.config.mode == EpochMode::Live {
                 n = n.min(self.config.epoch_samples_max - self.epoch_samples);
             }
             let to = from + n;
@@ -404,8 +405,9 @@ impl Writer {
             let value = &samples.value[from..to];
             if self.partial.is_empty() && n == RECORD_SAMPLES_MAX {
                 self.head();
-                self.segments
-                    .append_with(kind_of(fill), |out| encode_columns(fill, series, at_ms, value, out));
+                self.segments.append_with(kind_of(bootstrap), |out| {
+                    encode_columns(bootstrap, series, at_ms, value, out)
+                });
             } else {
                 self.partial.series.extend_from_slice(series);
                 self.partial.at_ms.extend_from_slice(at_ms);
@@ -417,21 +419,22 @@ impl Writer {
             if self.partial.len() == RECORD_SAMPLES_MAX {
                 self.flush();
             }
-            if self.config.mode == Mode::Live && self.epoch_samples >= self.config.epoch_samples_max {
+            if self.config.mode == EpochMode::Live && self.epoch_samples >= self.config.epoch_samples_max {
                 self.cut_live();
-                self.filled = fill != 0 && from < samples.len();
+                self.bootstrapped = bootstrap != 0 && from < samples.len();
             }
         }
     }
 
-    /// Encodes the samples that do not fill a record.
+    /// Encodes the samples that do not bootstrap a record.
     fn flush(&mut self) {
         if self.partial.is_empty() {
             return;
         }
         self.head();
-        let Samples { series, at_ms, value, fill } = &self.partial;
-        self.segments.append_with(kind_of(*fill), |out| encode_columns(*fill, series, at_ms, value, out));
+        let Samples { series, at_ms, value, bootstrap } = &self.partial;
+        self.segments
+            .append_with(kind_of(*bootstrap), |out| encode_columns(*bootstrap, series, at_ms, value, out));
         self.partial.clear();
     }
 
@@ -448,19 +451,19 @@ impl Writer {
         self.segments.append_with(KIND_EPOCH_END, |out| encode_epoch_end(&end, out));
         self.dirty = true;
         self.epoch_samples = 0;
-        self.filled = false;
+        self.bootstrapped = false;
         self.epochs += 1;
         self.shared.current_epoch.store(self.cutter.current_epoch(), Relaxed);
     }
 
-    /// Every segment begins with the state of fills, if there were any, and the settings in force: whoever finds
+    /// Every segment begins with the state of bootstraps, if there were any, and the settings in force: whoever finds
     /// these in a segment has found those.
     fn head(&mut self) {
         if self.segments.at_segment_start() {
-            if !self.fills.is_empty() {
+            if !self.bootstraps.is_empty() {
                 let mut payload = Vec::new();
-                encode_fills(&self.fills, &mut payload);
-                self.segments.append(KIND_FILLS, &payload);
+                encode_bootstraps(&self.bootstraps, &mut payload);
+                self.segments.append(KIND_BOOTSTRAPS, &payload);
             }
             self.segments.append(KIND_SETTINGS, &self.settings);
             self.dirty = true;
@@ -468,7 +471,7 @@ impl Writer {
     }
 
     /// Writes what was appended, makes it durable when it is time for that, and tells everyone.
-    fn commit(&mut self) -> Result<(), Failure> {
+    fn commit(&mut self) -> Result<(), CommitError> {
         if self.dirty || !self.waiting.is_empty() {
             self.flush();
             // In all modes before the write: no crash leaves an id in the journal whose labels are nowhere.
@@ -508,7 +511,7 @@ impl Writer {
         self.urgent = false;
         self.unsynced_since = None;
         let last = self.cutter.last();
-        *self.shared.last_end.lock().unwrap_or_else(PoisonError::into_inner) = last;
+        *self.shared.last_end.lock() = last;
         self.shared.durable.advance(self.segments.end(), last.map(|end| end.epoch));
         self.acknowledge();
         answer(self.waiting_for_sync.drain(..), &Ok(()));
@@ -519,14 +522,14 @@ impl Writer {
     fn acknowledge(&mut self) {
         self.kept.cutter.clone_from(&self.cutter);
         if std::mem::take(&mut self.controls) {
-            self.kept.fills.clone_from(&self.fills);
+            self.kept.bootstraps.clone_from(&self.bootstraps);
         }
-        (self.kept.epoch_samples, self.kept.filled) = (self.epoch_samples, self.filled);
+        (self.kept.epoch_samples, self.kept.bootstrapped) = (self.epoch_samples, self.bootstrapped);
         self.kept.epoch_began_ms = self.epoch_began_ms;
         self.bytes.set(i64::try_from(self.segments.bytes()).unwrap_or(i64::MAX));
         self.shared.written(self.segments.current_bytes());
         for (source, n) in self.accepted.drain(..) {
-            self.metrics.accepted.get_or_create(&Source { source }).inc_by(n);
+            self.metrics.accepted.get_or_create(&SourceLabels { source }).inc_by(n);
         }
         self.metrics.epochs.inc_by(std::mem::take(&mut self.epochs));
         answer(self.waiting.drain(..), &Ok(()));

@@ -16,7 +16,6 @@
 //! there again, durably. Series that come and go meanwhile have their records behind the segment.
 
 use std::io;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Labels, LabelsError, lock};
@@ -26,7 +25,7 @@ const RECORDS_PER_SYNC: usize = 4_096;
 
 /// What [`Labels::compact`] did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Compacted {
+pub struct CompactionSummary {
     /// Records that were needed and so appended anew.
     pub copied: u64,
     /// Bytes of the segment that was removed; 0 if none was.
@@ -41,29 +40,34 @@ impl Labels {
     ///
     /// # Errors
     /// Disk errors. One of a sync stays, as in [`Labels::sync`].
-    pub fn compact(&self, make_safe: impl FnOnce() -> io::Result<()>) -> Result<Compacted, LabelsError> {
+    pub fn compact(
+        &self,
+        make_safe: impl FnOnce() -> io::Result<()>,
+    ) -> Result<CompactionSummary, LabelsError> {
         let _alone = lock(&self.compacting);
         let needed = {
-            let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+            let entries = self.entries.read();
             entries.record_bytes
         };
-        let Some((oldest, next)) = lock(&self.log).too_long(needed) else { return Ok(Compacted::default()) };
+        let Some((oldest, next)) = lock(&self.log).too_long(needed) else {
+            return Ok(CompactionSummary::default());
+        };
         let copied = self.copy_from(oldest)?;
         make_safe().map_err(LabelsError::Sink)?;
         let trimmer = lock(&self.log).trimmer();
         let removed_bytes = {
             // Who reads the log goes from segment to segment.
-            let _nobody_reads = self.segments.write().unwrap_or_else(PoisonError::into_inner);
+            let _nobody_reads = self.segments.write();
             trimmer.remove_before(next)?
         };
         lock(&self.log).publish();
-        Ok(Compacted { copied, removed_bytes })
+        Ok(CompactionSummary { copied, removed_bytes })
     }
 
     /// Appends anew what is needed and in no later segment than `oldest`; durable when it returns.
     pub(super) fn copy_from(&self, oldest: u64) -> Result<u64, LabelsError> {
         let needed = {
-            let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+            let entries = self.entries.read();
             entries.only_in(oldest)
         };
         for some in needed.chunks(RECORDS_PER_SYNC) {
@@ -71,7 +75,7 @@ impl Labels {
             let segment =
                 log.write_all(some.iter().map(|(series, used, labels)| (*series, *used, &**labels)))?;
             drop(log);
-            let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+            let entries = self.entries.read();
             some.iter().for_each(|(series, ..)| entries.written(*series, segment));
         }
         Ok(needed.len() as u64)
@@ -79,12 +83,12 @@ impl Labels {
 
     /// Bytes of the series log that are needed.
     pub fn log_bytes_needed(&self) -> u64 {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner).record_bytes
+        self.entries.read().record_bytes
     }
 
     /// Series, by their ids, that were not used since before `epoch`: whoever knows that they have no slot releases them.
     pub fn unused_since(&self, epoch: u64) -> Vec<u64> {
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries.read();
         let unused = entries.by_id.iter().filter(|(_, entry)| {
             entry.used.load(Relaxed) < epoch && entry.spellings.iter().all(|hash| self.used(*hash) < epoch)
         });

@@ -10,7 +10,7 @@ use tidewatch_dataflows::sample::SeriesId;
 
 use super::ByHash;
 use super::log::record_bytes;
-use super::set::{self, LabelSet, Limits, Refused};
+use super::set::{self, LabelSet, LabelsRefusal, Limits};
 
 /// Most released label sets kept in memory for sinks that lag; older ones are read from the series log.
 pub(super) const RELEASED_MAX: usize = 16_384;
@@ -18,7 +18,7 @@ pub(super) const RELEASED_MAX: usize = 16_384;
 pub(super) const NO_SEGMENT: u64 = u64::MAX;
 
 /// A series in use.
-pub(super) struct Entry {
+pub(super) struct SeriesEntry {
     pub(super) labels: Arc<LabelSet>,
     /// Epoch of the last registration or `intern`; uses by `find` are marked in the spellings.
     pub(super) used: AtomicU64,
@@ -30,7 +30,7 @@ pub(super) struct Entry {
 }
 
 /// A series that was released.
-pub(super) struct Released {
+pub(super) struct ReleasedSeries {
     pub(super) labels: Arc<LabelSet>,
     pub(super) used: u64,
     pub(super) segment: AtomicU64,
@@ -41,9 +41,9 @@ pub(super) struct Released {
 /// All series by their id.
 #[derive(Default)]
 pub(super) struct Entries {
-    pub(super) by_id: ByHash<Entry>,
+    pub(super) by_id: ByHash<SeriesEntry>,
     pub(super) per_name: HashMap<Box<str>, usize>,
-    pub(super) released: ByHash<Released>,
+    pub(super) released: ByHash<ReleasedSeries>,
     /// Releases in their order, each with its number; the series may have come back since.
     order: VecDeque<(u64, u64)>,
     releases: u64,
@@ -55,13 +55,16 @@ pub(super) struct Entries {
 
 impl Entries {
     /// Judges whether one more series with these labels fits.
-    pub(super) fn admit(&self, labels: &LabelSet, limits: &Limits) -> Result<(), Refused> {
+    pub(super) fn admit(&self, labels: &LabelSet, limits: &Limits) -> Result<(), LabelsRefusal> {
         let name = labels.name();
         if self.by_id.len() >= limits.series {
-            return Err(Refused::SeriesLimit { name: set::shown(name), max: limits.series });
+            return Err(LabelsRefusal::SeriesLimit { name: set::shown(name), max: limits.series });
         }
         if self.per_name.get(name).is_some_and(|n| *n >= limits.series_per_name) {
-            return Err(Refused::SeriesPerNameLimit { name: set::shown(name), max: limits.series_per_name });
+            return Err(LabelsRefusal::SeriesPerNameLimit {
+                name: set::shown(name),
+                max: limits.series_per_name,
+            });
         }
         Ok(())
     }
@@ -79,7 +82,7 @@ impl Entries {
         }
         self.by_id.insert(
             series.0,
-            Entry {
+            SeriesEntry {
                 labels,
                 used: AtomicU64::new(epoch),
                 told: AtomicU8::new(0),
@@ -109,8 +112,8 @@ impl Entries {
         }
         self.releases += 1;
         self.order.push_back((series.0, self.releases));
-        let Entry { labels, segment, .. } = entry;
-        self.released.insert(series.0, Released { labels, used, segment, number: self.releases });
+        let SeriesEntry { labels, segment, .. } = entry;
+        self.released.insert(series.0, ReleasedSeries { labels, used, segment, number: self.releases });
     }
 
     /// Takes note of the segment of the log that holds the newest record of a series.

@@ -1,8 +1,8 @@
 //! The series known, as an ordered list that can be read page by page.
 
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, PoisonError};
 
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
@@ -13,7 +13,7 @@ const LOOKED_AT_ONCE: usize = 4_096;
 
 /// A series and its labels.
 #[derive(Clone, Debug)]
-pub struct Listed {
+pub struct LabelsOfSeries {
     /// The series.
     pub series: SeriesId,
     /// Its labels.
@@ -22,7 +22,7 @@ pub struct Listed {
     pub kind: Option<MetricType>,
 }
 
-impl Listed {
+impl LabelsOfSeries {
     /// The place in the list: by name, then by series.
     fn key(&self) -> (&str, u64) {
         (self.labels.name(), self.series.0)
@@ -34,21 +34,21 @@ impl Listed {
     }
 }
 
-impl PartialEq for Listed {
+impl PartialEq for LabelsOfSeries {
     fn eq(&self, other: &Self) -> bool {
         self.key() == other.key()
     }
 }
 
-impl Eq for Listed {}
+impl Eq for LabelsOfSeries {}
 
-impl PartialOrd for Listed {
+impl PartialOrd for LabelsOfSeries {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Listed {
+impl Ord for LabelsOfSeries {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.key().cmp(&other.key())
     }
@@ -56,11 +56,11 @@ impl Ord for Listed {
 
 impl Labels {
     /// A series as the list shows it, if it is known.
-    pub fn listed(&self, series: SeriesId) -> Option<Listed> {
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+    pub fn listed(&self, series: SeriesId) -> Option<LabelsOfSeries> {
+        let entries = self.entries.read();
         let entry = entries.by_id.get(&series.0)?;
         let kind = MetricType::from_code(entry.told.load(Relaxed));
-        Some(Listed { series, labels: Arc::clone(&entry.labels), kind })
+        Some(LabelsOfSeries { series, labels: Arc::clone(&entry.labels), kind })
     }
 
     /// The first `limit` series by (name, series) after `after` that `wanted` takes.
@@ -75,9 +75,9 @@ impl Labels {
         mut wanted: impl FnMut(&LabelSet) -> Result<bool, E>,
         after: Option<(&str, SeriesId)>,
         limit: usize,
-    ) -> Result<Vec<Listed>, E> {
+    ) -> Result<Vec<LabelsOfSeries>, E> {
         let ids: Vec<u64> = {
-            let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+            let entries = self.entries.read();
             entries.by_id.keys().copied().collect()
         };
         // The greatest of those that are kept is on top.
@@ -85,7 +85,7 @@ impl Labels {
         for some in ids.chunks(LOOKED_AT_ONCE) {
             for listed in self.copy(some) {
                 let shown = after.is_some_and(|(name, series)| listed.key() <= (name, series.0));
-                let beyond = |least: &BinaryHeap<Listed>| {
+                let beyond = |least: &BinaryHeap<LabelsOfSeries>| {
                     least.len() == limit && least.peek().is_none_or(|top| *top < listed)
                 };
                 if shown || beyond(&least) || !wanted(&listed.labels)? {
@@ -101,12 +101,12 @@ impl Labels {
     }
 
     /// Those of some series that are still known.
-    fn copy(&self, ids: &[u64]) -> Vec<Listed> {
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+    fn copy(&self, ids: &[u64]) -> Vec<LabelsOfSeries> {
+        let entries = self.entries.read();
         let found = ids.iter().filter_map(|id| {
             let entry = entries.by_id.get(id)?;
             let kind = MetricType::from_code(entry.told.load(Relaxed));
-            Some(Listed { series: SeriesId(*id), labels: Arc::clone(&entry.labels), kind })
+            Some(LabelsOfSeries { series: SeriesId(*id), labels: Arc::clone(&entry.labels), kind })
         });
         found.collect()
     }

@@ -9,10 +9,10 @@ use tidewatch_dataflows::sample::SeriesId;
 
 use super::LabelsError;
 use super::set::{LABEL_BYTES_MAX, LabelSet};
-use crate::disk::Folder;
-use crate::metrics::{Gauge, Histogram, Log, Metrics};
+use crate::disk::DiskFolder;
+use crate::metrics::{Gauge, Histogram, LogLabels, Metrics};
 use crate::segments::{
-    KIND_SYNCED, Position, Proof, SegmentReader, Segments, SegmentsError, Trimmer, decode_synced,
+    KIND_SYNCED, Position, SegmentReader, SegmentTrimmer, Segments, SegmentsError, TailProof, decode_synced,
 };
 
 const LOG: &str = "series";
@@ -33,26 +33,26 @@ pub(super) struct SeriesLog {
 impl SeriesLog {
     /// Opens the log in `folder` and gives each entry, in order, to `visit`, with the number of its segment.
     pub(super) fn open(
-        folder: &Folder,
+        folder: &DiskFolder,
         segment_bytes: u64,
         accept_loss: bool,
         metrics: &Arc<Metrics>,
         mut visit: impl FnMut(u64, SeriesId, u64, LabelSet),
     ) -> Result<SeriesLog, LabelsError> {
         // First the torn tail goes, then all segments are read as a reader would.
-        let proof = Some(Proof { plausible, accept_loss });
+        let proof = Some(TailProof { plausible, accept_loss });
         let opened = Segments::open_proving(folder, LOG, segment_bytes, proof, |_, _| true);
         // What is wrong with the last segment's header says itself what to do.
         let (mut segments, _) = opened.map_err(|error| match error {
             SegmentsError::Damaged { offset: 0, .. } => LabelsError::Segments(error),
             other => damage(other),
         })?;
-        let log = Log { log: LOG };
+        let log = LogLabels { log: LOG };
         let bytes = metrics.log_bytes.get_or_create(&log).clone();
         bytes.set(i64::try_from(segments.bytes()).unwrap_or(i64::MAX));
         let sync_seconds = metrics.log_sync_seconds.get_or_create(&log).clone();
         each(
-            &Place { folder: folder.clone(), end: segments.end(), accept_loss },
+            &SeriesLogPlace { folder: folder.clone(), end: segments.end(), accept_loss },
             |segment, series, epoch, labels| {
                 visit(segment, series, epoch, labels);
                 true
@@ -74,7 +74,7 @@ impl SeriesLog {
             self.segments.append_with(KIND_SERIES, |out| encode(series, epoch, labels, out));
         }
         if let Err(error) = self.segments.sync() {
-            if error.passes() {
+            if error.is_transient() {
                 // Should that fail as well, the next write does it first.
                 let _ = self.segments.rewind();
             }
@@ -97,7 +97,7 @@ impl SeriesLog {
     }
 
     /// Removes old segments, without the log's lock.
-    pub(super) fn trimmer(&self) -> Trimmer {
+    pub(super) fn trimmer(&self) -> SegmentTrimmer {
         self.segments.trimmer()
     }
 
@@ -107,9 +107,9 @@ impl SeriesLog {
     }
 
     /// Where a reader finds what is written so far.
-    pub(super) fn place(&self) -> Place {
+    pub(super) fn place(&self) -> SeriesLogPlace {
         let (folder, end) = (self.segments.folder().clone(), self.segments.end());
-        Place { folder, end, accept_loss: self.accept_loss }
+        SeriesLogPlace { folder, end, accept_loss: self.accept_loss }
     }
 
     /// Whether nothing can be written any more.
@@ -124,15 +124,18 @@ impl SeriesLog {
 }
 
 /// What a reader of the log needs.
-pub(super) struct Place {
-    folder: Folder,
+pub(super) struct SeriesLogPlace {
+    folder: DiskFolder,
     end: Position,
     /// Whether it goes round what is damaged.
     accept_loss: bool,
 }
 
 /// Reads the labels of `wanted` from the log, in one pass that ends when all are found.
-pub(super) fn find(place: &Place, wanted: &[SeriesId]) -> Result<HashMap<SeriesId, LabelSet>, LabelsError> {
+pub(super) fn find(
+    place: &SeriesLogPlace,
+    wanted: &[SeriesId],
+) -> Result<HashMap<SeriesId, LabelSet>, LabelsError> {
     let mut missing: HashSet<SeriesId> = wanted.iter().copied().collect();
     let mut found = HashMap::new();
     each(place, |_, series, _, labels| {
@@ -146,7 +149,7 @@ pub(super) fn find(place: &Place, wanted: &[SeriesId]) -> Result<HashMap<SeriesI
 
 /// Gives each entry to `visit` until that says to stop.
 fn each(
-    place: &Place,
+    place: &SeriesLogPlace,
     mut visit: impl FnMut(u64, SeriesId, u64, LabelSet) -> bool,
 ) -> Result<(), LabelsError> {
     let Some(mut reader) = SegmentReader::open(&place.folder, LOG).map_err(damage)? else { return Ok(()) };

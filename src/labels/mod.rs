@@ -27,18 +27,19 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 use xxhash_rust::xxh3::xxh3_64;
 
-pub use self::compact::Compacted;
-use self::entries::{Entries, Entry, NO_SEGMENT};
-pub use self::list::Listed;
+pub use self::compact::CompactionSummary;
+use self::entries::{Entries, NO_SEGMENT, SeriesEntry};
+pub use self::list::LabelsOfSeries;
 use self::log::SeriesLog;
-pub use self::set::{Iter, LABEL_BYTES_MAX, LabelSet, Limits, NAME, Refused, check, series_id};
-pub use self::types::{FAMILIES_MAX, Family};
-use crate::disk::Folder;
+pub use self::set::{Iter, LABEL_BYTES_MAX, LabelSet, LabelsRefusal, Limits, NAME, check, series_id};
+pub use self::types::{FAMILIES_MAX, TypeFamily};
+use crate::disk::DiskFolder;
 use crate::metrics::Metrics;
 use crate::segments::SegmentsError;
 
@@ -75,9 +76,9 @@ pub enum LabelsError {
 
 /// Keys are hashes already.
 #[derive(Default)]
-struct Hashed(u64);
+struct IdentityHash(u64);
 
-impl Hasher for Hashed {
+impl Hasher for IdentityHash {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -91,7 +92,7 @@ impl Hasher for Hashed {
     }
 }
 
-type ByHash<T> = HashMap<u64, T, BuildHasherDefault<Hashed>>;
+type ByHash<T> = HashMap<u64, T, BuildHasherDefault<IdentityHash>>;
 
 /// One encoding of a series' labels.
 struct Spelling {
@@ -119,14 +120,14 @@ impl Spelling {
         let _ = self.state.fetch_update(Relaxed, Relaxed, newer);
     }
 
-    fn tell(&self, kind: MetricType) {
+    fn record_type(&self, kind: MetricType) {
         let told = |state: u64| Some(state & !3 | kind as u64);
         self.state.fetch_update(Relaxed, Relaxed, told).expect("every state may be told");
     }
 }
 
 /// An entry on its way to the series log.
-struct Pending {
+struct PendingSeries {
     series: SeriesId,
     epoch: u64,
     labels: Arc<LabelSet>,
@@ -138,7 +139,7 @@ pub struct Labels {
     metrics: Arc<Metrics>,
     entries: RwLock<Entries>,
     spellings: Vec<RwLock<ByHash<Spelling>>>,
-    pending: Mutex<Vec<Pending>>,
+    pending: Mutex<Vec<PendingSeries>>,
     /// Entries that are not yet durable; also counts those [`Labels::sync`] has taken and not finished with.
     unsynced: AtomicUsize,
     text_bytes: AtomicUsize,
@@ -147,7 +148,7 @@ pub struct Labels {
     segments: RwLock<()>,
     /// Held by the one who compacts.
     compacting: Mutex<()>,
-    types: types::Types,
+    types: types::KnownTypes,
     when_full: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
 }
 
@@ -159,7 +160,7 @@ impl Labels {
     /// # Errors
     /// Files that cannot be read or written, or are damaged before their end.
     pub fn open(
-        folder: impl Into<Folder>,
+        folder: impl Into<DiskFolder>,
         limits: Limits,
         metrics: Arc<Metrics>,
     ) -> Result<Labels, LabelsError> {
@@ -171,7 +172,7 @@ impl Labels {
     /// # Errors
     /// Files that cannot be read or written.
     pub fn open_accepting_loss(
-        folder: impl Into<Folder>,
+        folder: impl Into<DiskFolder>,
         limits: Limits,
         metrics: Arc<Metrics>,
     ) -> Result<Labels, LabelsError> {
@@ -183,7 +184,7 @@ impl Labels {
     /// # Errors
     /// As [`Labels::open`].
     pub fn open_with_segments(
-        folder: impl Into<Folder>,
+        folder: impl Into<DiskFolder>,
         limits: Limits,
         segment_bytes: u64,
         metrics: Arc<Metrics>,
@@ -192,7 +193,7 @@ impl Labels {
     }
 
     fn open_with(
-        folder: impl Into<Folder>,
+        folder: impl Into<DiskFolder>,
         limits: Limits,
         segment_bytes: u64,
         accept_loss: bool,
@@ -222,7 +223,7 @@ impl Labels {
             log: Mutex::new(log),
             segments: RwLock::default(),
             compacting: Mutex::default(),
-            types: types::Types::default(),
+            types: types::KnownTypes::default(),
             when_full: OnceLock::new(),
         })
     }
@@ -232,19 +233,19 @@ impl Labels {
     /// `None` sends the caller to [`Labels::intern`]. Allocates nothing.
     #[inline]
     pub fn find(&self, encoded: &[u8], epoch: u64) -> Option<SeriesId> {
-        self.find_told(encoded, epoch, None).map(|(series, _)| series)
+        self.find_recorded(encoded, epoch, None).map(|(series, _)| series)
     }
 
     /// [`Labels::find`], and whether the journal holds the type that is said of the series, if one is.
     #[inline]
-    pub fn find_told(
+    pub fn find_recorded(
         &self,
         encoded: &[u8],
         epoch: u64,
         said: Option<MetricType>,
     ) -> Option<(SeriesId, bool)> {
         let hash = xxh3_64(encoded);
-        let spellings = self.stripe(hash).read().unwrap_or_else(PoisonError::into_inner);
+        let spellings = self.stripe(hash).read();
         let spelling = spellings.get(&hash)?;
         if *spelling.encoded != *encoded {
             return None;
@@ -267,15 +268,15 @@ impl Labels {
         pairs: &mut Vec<(&str, &str)>,
         encoded: Option<&[u8]>,
         epoch: u64,
-    ) -> Result<SeriesId, Refused> {
+    ) -> Result<SeriesId, LabelsRefusal> {
         let checked = check(pairs, &self.limits);
         let mut done = checked.and_then(|()| self.intern_as(series_id(pairs), pairs, encoded, epoch));
-        if let Err(Refused::SeriesLimit { .. } | Refused::SeriesPerNameLimit { .. }) = done
+        if let Err(LabelsRefusal::SeriesLimit { .. } | LabelsRefusal::SeriesPerNameLimit { .. }) = done
             && self.when_full.get().is_some_and(|room| room())
         {
             done = self.intern_as(series_id(pairs), pairs, encoded, epoch);
         }
-        if let Some(limit) = done.as_ref().err().and_then(Refused::limit) {
+        if let Some(limit) = done.as_ref().err().and_then(LabelsRefusal::limit) {
             self.metrics.limit(limit);
         }
         done
@@ -294,12 +295,12 @@ impl Labels {
         pairs: &[(&str, &str)],
         encoded: Option<&[u8]>,
         epoch: u64,
-    ) -> Result<SeriesId, Refused> {
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+    ) -> Result<SeriesId, LabelsRefusal> {
+        let mut entries = self.entries.write();
         if let Some(entry) = entries.by_id.get(&series.0) {
             if !entry.labels.same(pairs) {
                 let refused = set::shown(&set::selector(pairs.iter().copied()));
-                return Err(Refused::IdCollision {
+                return Err(LabelsRefusal::IdCollision {
                     id: series,
                     held: set::shown(&entry.labels.to_string()),
                     refused,
@@ -314,7 +315,7 @@ impl Labels {
             self.metrics.label_entries.set(i64::try_from(entries.by_id.len()).unwrap_or(i64::MAX));
             // Queued before anyone else can find the series, so a sync that follows its first use covers it.
             let mut pending = lock(&self.pending);
-            pending.push(Pending { series, epoch, labels });
+            pending.push(PendingSeries { series, epoch, labels });
             self.unsynced.fetch_add(1, Release);
         }
         if let (Some(encoded), Some(entry)) = (encoded, entries.by_id.get_mut(&series.0)) {
@@ -324,12 +325,12 @@ impl Labels {
     }
 
     /// Remembers `encoded` as a spelling of `series`, within bounds.
-    fn spell(&self, entry: &mut Entry, series: SeriesId, encoded: &[u8], epoch: u64) {
+    fn spell(&self, entry: &mut SeriesEntry, series: SeriesId, encoded: &[u8], epoch: u64) {
         if entry.spellings.len() >= SPELLINGS_MAX || encoded.len() > 4 * entry.labels.bytes() + 64 {
             return;
         }
         let hash = xxh3_64(encoded);
-        let mut spellings = self.stripe(hash).write().unwrap_or_else(PoisonError::into_inner);
+        let mut spellings = self.stripe(hash).write();
         // Another spelling with this hash keeps its place: the newcomer goes through `intern` each time.
         spellings.entry(hash).or_insert_with(|| {
             entry.spellings.push(hash);
@@ -359,14 +360,14 @@ impl Labels {
         };
         drop(log);
         self.unsynced.fetch_sub(pending.len(), Release);
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries.read();
         pending.iter().for_each(|entry| entries.written(entry.series, segment));
         Ok(())
     }
 
     /// The labels of `series`, also for a while after it was released.
     pub fn get(&self, series: SeriesId) -> Option<Arc<LabelSet>> {
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries.read();
         if let Some(entry) = entries.by_id.get(&series.0) {
             return Some(entry.labels.clone());
         }
@@ -382,7 +383,7 @@ impl Labels {
         if series.is_empty() {
             return 0;
         }
-        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let mut entries = self.entries.write();
         let before = entries.by_id.len();
         for &series in series {
             let Some(entry) = entries.by_id.get_mut(&series.0) else { continue };
@@ -390,7 +391,7 @@ impl Labels {
             let mut bytes = 0;
             while let Some(hash) = entry.spellings.last().filter(|_| used < freed_epoch) {
                 // Under the lock for writing: who finds it has marked it, or does not find it any more.
-                let mut spellings = self.stripe(*hash).write().unwrap_or_else(PoisonError::into_inner);
+                let mut spellings = self.stripe(*hash).write();
                 let spelled = spellings.get(hash).map_or(0, Spelling::used);
                 used = used.max(spelled);
                 if used < freed_epoch {
@@ -402,7 +403,7 @@ impl Labels {
                 bytes += entry.labels.bytes();
                 entries.release(series, used);
             } else if entry.used.fetch_max(used, Relaxed) < freed_epoch {
-                lock(&self.pending).push(Pending { series, epoch: used, labels: entry.labels.clone() });
+                lock(&self.pending).push(PendingSeries { series, epoch: used, labels: entry.labels.clone() });
                 self.unsynced.fetch_add(1, Release);
             }
             self.text_bytes.fetch_sub(bytes, Relaxed);
@@ -415,7 +416,7 @@ impl Labels {
 
     /// Whether a series is known now.
     pub fn knows(&self, series: SeriesId) -> bool {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner).by_id.contains_key(&series.0)
+        self.entries.read().by_id.contains_key(&series.0)
     }
 
     /// The bounds that new series are judged by.
@@ -424,21 +425,21 @@ impl Labels {
     }
 
     /// Refuses, and counts, a series of this name with so many labels that nobody gathers them.
-    pub fn too_many(&self, name: &str, got: usize) -> Refused {
+    pub fn too_many(&self, name: &str, got: usize) -> LabelsRefusal {
         self.metrics.limit("limits.labels");
-        Refused::TooManyLabels { name: set::shown(name), got, max: self.limits.labels }
+        LabelsRefusal::TooManyLabels { name: set::shown(name), got, max: self.limits.labels }
     }
 
     /// Refuses, and counts, a series of this name with labels so long that nobody copies them.
-    pub fn too_long(&self, name: &str, got: usize) -> Refused {
+    pub fn too_long(&self, name: &str, got: usize) -> LabelsRefusal {
         self.metrics.limit("limits.label_bytes");
         let max = self.limits.label_bytes.min(LABEL_BYTES_MAX);
-        Refused::LabelsTooLong { name: set::shown(name), got, max }
+        LabelsRefusal::LabelsTooLong { name: set::shown(name), got, max }
     }
 
     /// Series known.
     pub fn len(&self) -> usize {
-        self.entries.read().unwrap_or_else(PoisonError::into_inner).by_id.len()
+        self.entries.read().by_id.len()
     }
 
     /// Whether no series is known.
@@ -475,14 +476,14 @@ impl Labels {
     /// # Errors
     /// Files that cannot be read or are damaged.
     pub fn find_many_in_log(&self, series: &[SeriesId]) -> Result<HashMap<SeriesId, LabelSet>, LabelsError> {
-        let _nothing_goes = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let _nothing_goes = self.segments.read();
         let place = lock(&self.log).place();
         log::find(&place, series)
     }
 
     /// The last use of a spelling.
     fn used(&self, hash: u64) -> u64 {
-        let spellings = self.stripe(hash).read().unwrap_or_else(PoisonError::into_inner);
+        let spellings = self.stripe(hash).read();
         spellings.get(&hash).map_or(0, Spelling::used)
     }
 
@@ -494,7 +495,7 @@ impl Labels {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic while holding the lock leaves whole entries behind; the process ends by it anyway.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 #[cfg(test)]

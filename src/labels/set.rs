@@ -34,7 +34,7 @@ impl Default for Limits {
 
 /// Why a label set was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum LabelsRefusal {
     /// There is no metric name.
     #[error("label __name__ must be present and not empty; got labels {labels}")]
     MissingName { labels: String },
@@ -63,28 +63,28 @@ pub enum Refused {
     IdCollision { id: SeriesId, held: String, refused: String },
 }
 
-impl Refused {
+impl LabelsRefusal {
     /// The word used in metrics and answers.
     pub fn reason(&self) -> &'static str {
         match self {
-            Refused::MissingName { .. } => "missing_name",
-            Refused::EmptyLabelName { .. } => "empty_label_name",
-            Refused::DuplicateLabel { .. } => "duplicate_label",
-            Refused::TooManyLabels { .. } => "too_many_labels",
-            Refused::LabelsTooLong { .. } => "labels_too_long",
-            Refused::SeriesLimit { .. } => "series_limit",
-            Refused::SeriesPerNameLimit { .. } => "series_per_name_limit",
-            Refused::IdCollision { .. } => "id_collision",
+            LabelsRefusal::MissingName { .. } => "missing_name",
+            LabelsRefusal::EmptyLabelName { .. } => "empty_label_name",
+            LabelsRefusal::DuplicateLabel { .. } => "duplicate_label",
+            LabelsRefusal::TooManyLabels { .. } => "too_many_labels",
+            LabelsRefusal::LabelsTooLong { .. } => "labels_too_long",
+            LabelsRefusal::SeriesLimit { .. } => "series_limit",
+            LabelsRefusal::SeriesPerNameLimit { .. } => "series_per_name_limit",
+            LabelsRefusal::IdCollision { .. } => "id_collision",
         }
     }
 
     /// The path of the setting that refused it, if it was a limit.
     pub fn limit(&self) -> Option<&'static str> {
         match self {
-            Refused::TooManyLabels { .. } => Some("limits.labels"),
-            Refused::LabelsTooLong { .. } => Some("limits.label_bytes"),
-            Refused::SeriesLimit { .. } => Some("limits.series"),
-            Refused::SeriesPerNameLimit { .. } => Some("limits.series_per_name"),
+            LabelsRefusal::TooManyLabels { .. } => Some("limits.labels"),
+            LabelsRefusal::LabelsTooLong { .. } => Some("limits.label_bytes"),
+            LabelsRefusal::SeriesLimit { .. } => Some("limits.series"),
+            LabelsRefusal::SeriesPerNameLimit { .. } => Some("limits.series_per_name"),
             _ => None,
         }
     }
@@ -233,9 +233,9 @@ fn id_of<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>, bytes: usize) -> S
 ///
 /// # Errors
 /// The first reason, in the order: empty name, count, bytes, duplicate, metric name.
-pub fn check(pairs: &mut Vec<(&str, &str)>, limits: &Limits) -> Result<(), Refused> {
+pub fn check(pairs: &mut Vec<(&str, &str)>, limits: &Limits) -> Result<(), LabelsRefusal> {
     if let Some((_, value)) = pairs.iter().find(|(name, _)| name.is_empty()) {
-        return Err(Refused::EmptyLabelName { value: shown(value) });
+        return Err(LabelsRefusal::EmptyLabelName { value: shown(value) });
     }
     let name = |pairs: &[(&str, &str)]| {
         shown(pairs.iter().find(|(name, _)| *name == NAME).map_or("", |(_, value)| value))
@@ -243,17 +243,17 @@ pub fn check(pairs: &mut Vec<(&str, &str)>, limits: &Limits) -> Result<(), Refus
     let held = || pairs.iter().filter(|(_, value)| !value.is_empty());
     let count = held().count();
     if count > limits.labels {
-        return Err(Refused::TooManyLabels { name: name(pairs), got: count, max: limits.labels });
+        return Err(LabelsRefusal::TooManyLabels { name: name(pairs), got: count, max: limits.labels });
     }
     let bytes = held().map(|(name, value)| name.len() + value.len()).sum::<usize>();
     let bytes_max = limits.label_bytes.min(LABEL_BYTES_MAX);
     if bytes > bytes_max {
-        return Err(Refused::LabelsTooLong { name: name(pairs), got: bytes, max: bytes_max });
+        return Err(LabelsRefusal::LabelsTooLong { name: name(pairs), got: bytes, max: bytes_max });
     }
     // Senders sort already, which the sort notices; duplicates are judged before empty values go: `{a="",a="x"}` is unclear.
     pairs.sort_unstable();
     if let Some(two) = pairs.windows(2).find(|two| two[0].0 == two[1].0) {
-        return Err(Refused::DuplicateLabel {
+        return Err(LabelsRefusal::DuplicateLabel {
             name: shown(two[0].0),
             first: shown(two[0].1),
             second: shown(two[1].1),
@@ -261,7 +261,7 @@ pub fn check(pairs: &mut Vec<(&str, &str)>, limits: &Limits) -> Result<(), Refus
     }
     pairs.retain(|(_, value)| !value.is_empty());
     if !pairs.iter().any(|(name, _)| *name == NAME) {
-        return Err(Refused::MissingName { labels: shown(&selector(pairs.iter().copied())) });
+        return Err(LabelsRefusal::MissingName { labels: shown(&selector(pairs.iter().copied())) });
     }
     Ok(())
 }

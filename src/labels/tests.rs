@@ -48,7 +48,7 @@ fn find_compares_bytes() {
     // As if the bytes "down" had the hash of "up": another spelling sits where they would be looked for.
     let hash = xxh3_64(b"down");
     let squatter = Spelling::new(b"up", up, 0, 0);
-    labels.stripe(hash).write().unwrap().insert(hash, squatter);
+    labels.stripe(hash).write().insert(hash, squatter);
     assert_eq!(labels.find(b"down", 1), None);
     let down = labels.intern(&mut name("down"), Some(b"down"), 1).unwrap();
     assert_ne!(down, up);

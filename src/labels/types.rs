@@ -15,10 +15,9 @@
 //! Not here: what rows show for a type (`store`).
 
 use std::collections::HashMap;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
-use std::sync::{Mutex, RwLock};
 
+use parking_lot::{Mutex, RwLock};
 use tidewatch_dataflows::sample::MetricType::{self, Counter, Gauge};
 
 use super::{Labels, lock};
@@ -34,7 +33,7 @@ const NAMES_GONE_MIN: u64 = 1_024;
 
 /// The type of a metric family, as far as it decides what its series are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub enum TypeFamily {
     /// One series, which may be named `_total`.
     Counter,
     /// One series; also what `info` and `stateset` are made of.
@@ -50,15 +49,15 @@ pub enum Family {
 /// The endings of names that families give to their series.
 const SUFFIXES: [&str; 6] = ["_total", "_bucket", "_count", "_sum", "_gcount", "_gsum"];
 
-impl Family {
+impl TypeFamily {
     /// The type with this number in both versions of remote write; none for `unknown`, and for numbers of later ones.
-    pub fn from_code(code: i64) -> Option<Family> {
+    pub fn from_code(code: i64) -> Option<TypeFamily> {
         match code {
-            1 => Some(Family::Counter),
-            2 | 6 | 7 => Some(Family::Gauge),
-            3 => Some(Family::Histogram),
-            4 => Some(Family::GaugeHistogram),
-            5 => Some(Family::Summary),
+            1 => Some(TypeFamily::Counter),
+            2 | 6 | 7 => Some(TypeFamily::Gauge),
+            3 => Some(TypeFamily::Histogram),
+            4 => Some(TypeFamily::GaugeHistogram),
+            5 => Some(TypeFamily::Summary),
             _ => None,
         }
     }
@@ -66,18 +65,18 @@ impl Family {
     /// The series of a family of this type, by what their names have more than its name.
     fn series(self) -> &'static [(&'static str, MetricType)] {
         match self {
-            Family::Counter => &[("", Counter), ("_total", Counter)],
-            Family::Gauge => &[("", Gauge)],
-            Family::Histogram => &[("_bucket", Counter), ("_count", Counter), ("_sum", Counter)],
+            TypeFamily::Counter => &[("", Counter), ("_total", Counter)],
+            TypeFamily::Gauge => &[("", Gauge)],
+            TypeFamily::Histogram => &[("_bucket", Counter), ("_count", Counter), ("_sum", Counter)],
             // A native one is kept as `_count` and `_sum`.
-            Family::GaugeHistogram => &[
+            TypeFamily::GaugeHistogram => &[
                 ("_bucket", Gauge),
                 ("_gcount", Gauge),
                 ("_gsum", Gauge),
                 ("_count", Gauge),
                 ("_sum", Gauge),
             ],
-            Family::Summary => &[("", Gauge), ("_count", Counter), ("_sum", Counter)],
+            TypeFamily::Summary => &[("", Gauge), ("_count", Counter), ("_sum", Counter)],
         }
     }
 
@@ -89,20 +88,20 @@ impl Family {
 
     /// The type of what is kept of a native histogram of a family of this type.
     pub fn of_derived(self) -> Option<MetricType> {
-        self.of(b"_count").filter(|_| matches!(self, Family::Histogram | Family::GaugeHistogram))
+        self.of(b"_count").filter(|_| matches!(self, TypeFamily::Histogram | TypeFamily::GaugeHistogram))
     }
 }
 
 /// What was heard of a family.
-struct Heard {
-    family: Family,
+struct FamilyType {
+    family: TypeFamily,
     /// The epoch in which it was another one before.
     changed: Option<u64>,
 }
 
 /// Types by the name of their family.
 #[derive(Default)]
-struct Families(HashMap<Box<str>, Heard>);
+struct Families(HashMap<Box<str>, FamilyType>);
 
 /// Types that were said of series of a name, where others were in the journal; and since which epoch.
 #[derive(Default)]
@@ -148,7 +147,7 @@ impl Families {
 
 /// What was heard of types.
 #[derive(Default)]
-pub(super) struct Types {
+pub(super) struct KnownTypes {
     families: RwLock<Families>,
     changes: Mutex<Changes>,
     /// Found new, and not yet in the journal: whoever found them could not write them, or not yet.
@@ -163,13 +162,13 @@ impl Labels {
     /// journal. A type that changed within the last hour stays.
     ///
     /// A family whose type is as before costs one look-up under a lock that readers share.
-    pub fn hear(&self, families: &[(&str, Family)], epoch: u64) -> Vec<(u64, MetricType)> {
+    pub fn observe_families(&self, families: &[(&str, TypeFamily)], epoch: u64) -> Vec<(u64, MetricType)> {
         let changed = if families.is_empty() { Vec::new() } else { self.note(families, epoch) };
         if changed.is_empty() {
             return Vec::new();
         }
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        let held = self.types.families.read().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries.read();
+        let held = self.types.families.read();
         let mut touched: HashMap<String, MetricType> = HashMap::new();
         for (family, kind) in changed {
             for (suffix, _) in kind.series() {
@@ -192,10 +191,10 @@ impl Labels {
     }
 
     /// Remembers the types of families within bounds; those that are new or another than before.
-    fn note<'a>(&self, families: &[(&'a str, Family)], epoch: u64) -> Vec<(&'a str, Family)> {
+    fn note<'a>(&self, families: &[(&'a str, TypeFamily)], epoch: u64) -> Vec<(&'a str, TypeFamily)> {
         let mut changed = families.to_vec();
         {
-            let held = self.types.families.read().unwrap_or_else(PoisonError::into_inner);
+            let held = self.types.families.read();
             changed.retain(|(name, kind)| match held.0.get(*name) {
                 Some(heard) if heard.family == *kind => false,
                 Some(heard) => self.may_change(heard.changed, epoch),
@@ -206,19 +205,19 @@ impl Labels {
             return changed;
         }
         self.make_room(changed.len());
-        let mut held = self.types.families.write().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.types.families.write();
         changed.retain(|(name, kind)| {
             // Also within a request a family may be named twice.
             if let Some(heard) = held.0.get_mut(*name) {
                 let fresh = heard.family != *kind && self.may_change(heard.changed, epoch);
                 if fresh {
-                    *heard = Heard { family: *kind, changed: Some(epoch) };
+                    *heard = FamilyType { family: *kind, changed: Some(epoch) };
                 }
                 return fresh;
             }
             let fits = held.0.len() < FAMILIES_MAX && name.len() <= self.limits.label_bytes;
             if fits {
-                held.0.insert((*name).into(), Heard { family: *kind, changed: None });
+                held.0.insert((*name).into(), FamilyType { family: *kind, changed: None });
             } else {
                 self.family_beyond();
             }
@@ -240,8 +239,8 @@ impl Labels {
     ///
     /// One whose series come only later is heard of again with them, as senders repeat what they say.
     fn make_room(&self, more: usize) {
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        let mut held = self.types.families.write().unwrap_or_else(PoisonError::into_inner);
+        let entries = self.entries.read();
+        let mut held = self.types.families.write();
         let gone = entries.names_gone;
         if held.0.len() + more <= FAMILIES_MAX || gone < self.types.looked.load(Relaxed) + NAMES_GONE_MIN {
             return;
@@ -266,11 +265,11 @@ impl Labels {
     /// The type of a series that is to be written to the journal in `epoch`: what was said of it, else what its family's
     /// type says, if that is not what the journal holds. Where it holds another one, series of this name change at most
     /// once an hour.
-    pub fn untold(&self, series: u64, said: Option<MetricType>, epoch: u64) -> Option<MetricType> {
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+    pub fn unrecorded_type(&self, series: u64, said: Option<MetricType>, epoch: u64) -> Option<MetricType> {
+        let entries = self.entries.read();
         let entry = entries.by_id.get(&series)?;
         let heard = || {
-            let families = self.types.families.read().unwrap_or_else(PoisonError::into_inner);
+            let families = self.types.families.read();
             families.of(entry.labels.name())
         };
         let kind = said.or_else(heard)?;
@@ -286,15 +285,15 @@ impl Labels {
     }
 
     /// Takes note that the journal holds these types, durably. Series that are not known are passed over.
-    pub fn told(&self, types: &[(u64, MetricType)]) {
-        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+    pub fn record_types(&self, types: &[(u64, MetricType)]) {
+        let entries = self.entries.read();
         for (series, kind) in types {
             let Some(entry) = entries.by_id.get(series) else { continue };
             entry.told.store(*kind as u8, Relaxed);
             for hash in &entry.spellings {
-                let spellings = self.stripe(*hash).read().unwrap_or_else(PoisonError::into_inner);
+                let spellings = self.stripe(*hash).read();
                 if let Some(spelling) = spellings.get(hash) {
-                    spelling.tell(*kind);
+                    spelling.record_type(*kind);
                 }
             }
         }
@@ -307,7 +306,7 @@ impl Labels {
         waiting.extend(types);
         if waiting.len() > self.limits.series {
             // Of series that were released meanwhile nothing has to be told.
-            let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+            let entries = self.entries.read();
             waiting.retain(|series, _| entries.by_id.contains_key(series));
         }
         self.types.waits.store(waiting.len(), Release);
@@ -323,7 +322,7 @@ impl Labels {
             self.types.waits.store(0, Release);
             std::mem::take(&mut *waiting)
         };
-        let untold = |(series, kind): &(u64, _)| self.untold(*series, Some(*kind), epoch).is_some();
+        let untold = |(series, kind): &(u64, _)| self.unrecorded_type(*series, Some(*kind), epoch).is_some();
         waiting.into_iter().filter(untold).collect()
     }
 }
@@ -347,24 +346,24 @@ mod tests {
 
     #[test]
     fn the_type_of_a_series_follows_from_its_familys_and_its_suffix() {
-        let table: [(Family, &str, Option<MetricType>); 17] = [
-            (Family::Counter, "x", Some(Counter)),
-            (Family::Counter, "x_total", Some(Counter)),
-            (Family::Counter, "x_count", None),
-            (Family::Gauge, "x", Some(Gauge)),
-            (Family::Gauge, "x_total", None),
-            (Family::Histogram, "x", None),
-            (Family::Histogram, "x_bucket", Some(Counter)),
-            (Family::Histogram, "x_count", Some(Counter)),
-            (Family::Histogram, "x_sum", Some(Counter)),
-            (Family::GaugeHistogram, "x_bucket", Some(Gauge)),
-            (Family::GaugeHistogram, "x_gcount", Some(Gauge)),
-            (Family::GaugeHistogram, "x_gsum", Some(Gauge)),
-            (Family::GaugeHistogram, "x_sum", Some(Gauge)),
-            (Family::Summary, "x", Some(Gauge)),
-            (Family::Summary, "x_count", Some(Counter)),
-            (Family::Summary, "x_sum", Some(Counter)),
-            (Family::Summary, "x_bucket", None),
+        let table: [(TypeFamily, &str, Option<MetricType>); 17] = [
+            (TypeFamily::Counter, "x", Some(Counter)),
+            (TypeFamily::Counter, "x_total", Some(Counter)),
+            (TypeFamily::Counter, "x_count", None),
+            (TypeFamily::Gauge, "x", Some(Gauge)),
+            (TypeFamily::Gauge, "x_total", None),
+            (TypeFamily::Histogram, "x", None),
+            (TypeFamily::Histogram, "x_bucket", Some(Counter)),
+            (TypeFamily::Histogram, "x_count", Some(Counter)),
+            (TypeFamily::Histogram, "x_sum", Some(Counter)),
+            (TypeFamily::GaugeHistogram, "x_bucket", Some(Gauge)),
+            (TypeFamily::GaugeHistogram, "x_gcount", Some(Gauge)),
+            (TypeFamily::GaugeHistogram, "x_gsum", Some(Gauge)),
+            (TypeFamily::GaugeHistogram, "x_sum", Some(Gauge)),
+            (TypeFamily::Summary, "x", Some(Gauge)),
+            (TypeFamily::Summary, "x_count", Some(Counter)),
+            (TypeFamily::Summary, "x_sum", Some(Counter)),
+            (TypeFamily::Summary, "x_bucket", None),
         ];
         for (family, name, kind) in table {
             // The family is heard of after the series, and before it.
@@ -372,23 +371,24 @@ mod tests {
             let (after, before) = (labels(&after), labels(&before));
             let id = intern(&after, name);
             let want: Vec<_> = kind.map(|kind| (id, kind)).into_iter().collect();
-            assert_eq!(after.hear(&[("x", family)], 1), want, "{family:?} {name}");
-            assert!(before.hear(&[("x", family)], 1).is_empty());
+            assert_eq!(after.observe_families(&[("x", family)], 1), want, "{family:?} {name}");
+            assert!(before.observe_families(&[("x", family)], 1).is_empty());
             intern(&before, name);
-            assert_eq!(before.untold(id, None, 1), kind, "{family:?} {name}");
+            assert_eq!(before.unrecorded_type(id, None, 1), kind, "{family:?} {name}");
         }
         // Said of the series itself, whose family's name is not known.
         for (family, name, kind) in table.into_iter().filter(|(_, name, _)| *name != "x_total") {
             let said = family.of(name.as_bytes());
             assert!(kind.is_none() || said == kind, "{family:?} {name}");
         }
-        assert_eq!(Family::Gauge.of(b"odd_total"), Some(Gauge));
-        assert_eq!(Family::Summary.of(b"x_bucket"), Some(Gauge));
+        assert_eq!(TypeFamily::Gauge.of(b"odd_total"), Some(Gauge));
+        assert_eq!(TypeFamily::Summary.of(b"x_bucket"), Some(Gauge));
         assert_eq!(
-            [Family::Histogram, Family::GaugeHistogram, Family::Counter].map(Family::of_derived),
+            [TypeFamily::Histogram, TypeFamily::GaugeHistogram, TypeFamily::Counter]
+                .map(TypeFamily::of_derived),
             [Some(Counter), Some(Gauge), None]
         );
-        let codes: Vec<_> = (-1..10).filter_map(Family::from_code).collect();
+        let codes: Vec<_> = (-1..10).filter_map(TypeFamily::from_code).collect();
         assert_eq!(codes.len(), 7);
     }
 
@@ -397,8 +397,8 @@ mod tests {
         let dir = Dir::new();
         let labels = labels(&dir);
         let (x, count) = (intern(&labels, "x"), intern(&labels, "y_count"));
-        let said = [("x", Family::Counter), ("y", Family::Histogram), ("z", Family::Gauge)];
-        let mut types = labels.hear(&said, 1);
+        let said = [("x", TypeFamily::Counter), ("y", TypeFamily::Histogram), ("z", TypeFamily::Gauge)];
+        let mut types = labels.observe_families(&said, 1);
         types.sort_unstable();
         let mut want = vec![(x, Counter), (count, Counter)];
         want.sort_unstable();
@@ -409,20 +409,20 @@ mod tests {
         let mut again = labels.waiting(1);
         again.sort_unstable();
         assert_eq!((again, labels.waiting(1)), (types.clone(), vec![]));
-        assert!(!labels.find_told(b"x", 1, Some(Counter)).unwrap().1);
-        labels.told(&types);
-        assert!(labels.find_told(b"x", 1, Some(Counter)).unwrap().1);
-        assert!(!labels.find_told(b"x", 1, Some(Gauge)).unwrap().1);
-        assert_eq!((labels.untold(x, None, 1), labels.hear(&said, 1)), (None, vec![]));
+        assert!(!labels.find_recorded(b"x", 1, Some(Counter)).unwrap().1);
+        labels.record_types(&types);
+        assert!(labels.find_recorded(b"x", 1, Some(Counter)).unwrap().1);
+        assert!(!labels.find_recorded(b"x", 1, Some(Gauge)).unwrap().1);
+        assert_eq!((labels.unrecorded_type(x, None, 1), labels.observe_families(&said, 1)), (None, vec![]));
         // The newest type counts; the exact name comes before a suffix.
-        assert_eq!(labels.hear(&[("y_count", Family::Gauge)], 1), [(count, Gauge)]);
-        assert_eq!(labels.hear(&[("x", Family::Gauge)], 1), [(x, Gauge)]);
+        assert_eq!(labels.observe_families(&[("y_count", TypeFamily::Gauge)], 1), [(count, Gauge)]);
+        assert_eq!(labels.observe_families(&[("x", TypeFamily::Gauge)], 1), [(x, Gauge)]);
         // A series that was forgotten is told anew when it comes back, in whatever spelling.
-        labels.told(&[(x, Gauge), (count, Gauge)]);
+        labels.record_types(&[(x, Gauge), (count, Gauge)]);
         labels.release(&[tidewatch_dataflows::sample::SeriesId(x)], 9);
-        labels.told(&[(x, Gauge)]);
+        labels.record_types(&[(x, Gauge)]);
         assert_eq!(intern(&labels, "x"), x);
-        assert_eq!(labels.untold(x, None, 1), Some(Gauge));
+        assert_eq!(labels.unrecorded_type(x, None, 1), Some(Gauge));
     }
 
     #[test]
@@ -430,12 +430,15 @@ mod tests {
         let dir = Dir::new();
         let labels = labels(&dir);
         let names: Vec<String> = (0..FAMILIES_MAX + 3).map(|n| format!("f{n}")).collect();
-        let all: Vec<_> = names.iter().map(|name| (name.as_str(), Family::Gauge)).collect();
-        labels.hear(&all, 1);
+        let all: Vec<_> = names.iter().map(|name| (name.as_str(), TypeFamily::Gauge)).collect();
+        labels.observe_families(&all, 1);
         let long = "x".repeat(5_000);
-        labels.hear(&[(&long, Family::Counter), ("f0", Family::Counter)], 1);
+        labels.observe_families(&[(&long, TypeFamily::Counter), ("f0", TypeFamily::Counter)], 1);
         let (held, beyond) = (intern(&labels, "f0"), intern(&labels, &names[FAMILIES_MAX]));
-        assert_eq!((labels.untold(held, None, 1), labels.untold(beyond, None, 1)), (Some(Counter), None));
+        assert_eq!(
+            (labels.unrecorded_type(held, None, 1), labels.unrecorded_type(beyond, None, 1)),
+            (Some(Counter), None)
+        );
         let text = labels.metrics.text();
         assert!(text.contains("tidewatch_limit_reached_total{limit=\"write.families\"} 4"), "{text}");
     }
@@ -446,14 +449,14 @@ mod tests {
         let labels = labels(&dir);
         for round in 0..3 {
             let names: Vec<String> = (0..FAMILIES_MAX).map(|n| format!("f{round}_{n}")).collect();
-            let all: Vec<_> = names.iter().map(|name| (name.as_str(), Family::Gauge)).collect();
+            let all: Vec<_> = names.iter().map(|name| (name.as_str(), TypeFamily::Gauge)).collect();
             let ids: Vec<_> = names.iter().map(|name| intern(&labels, name)).collect();
-            labels.hear(&[("stays", Family::Counter)], 1);
+            labels.observe_families(&[("stays", TypeFamily::Counter)], 1);
             let stays = intern(&labels, "stays");
-            labels.hear(&all[1..], 1);
+            labels.observe_families(&all[1..], 1);
             // Each round has room because the series of the one before were released.
-            assert_eq!(labels.untold(ids[FAMILIES_MAX - 1], None, 1), Some(Gauge), "round {round}");
-            assert_eq!(labels.untold(stays, None, 1), Some(Counter));
+            assert_eq!(labels.unrecorded_type(ids[FAMILIES_MAX - 1], None, 1), Some(Gauge), "round {round}");
+            assert_eq!(labels.unrecorded_type(stays, None, 1), Some(Counter));
             let ids: Vec<_> = ids.into_iter().map(tidewatch_dataflows::sample::SeriesId).collect();
             assert_eq!(labels.release(&ids, 9), FAMILIES_MAX);
         }
@@ -469,15 +472,15 @@ mod tests {
             .map(|value| labels.intern(&mut vec![("__name__", "flip"), ("n", value)], None, 1).unwrap().0)
             .to_vec();
         let other = intern(&labels, "other");
-        let (families, hour) = ([Family::Counter, Family::Gauge], CHANGE_EVERY_MS);
+        let (families, hour) = ([TypeFamily::Counter, TypeFamily::Gauge], CHANGE_EVERY_MS);
         let mut written = 0;
         for n in 0..200 {
             // Nine minutes apart in the end: three hours.
             let epoch = 1_000 + n * 54_000;
-            let types = labels.hear(&[("flip", families[n as usize % 2])], epoch);
+            let types = labels.observe_families(&[("flip", families[n as usize % 2])], epoch);
             assert!(types.len() == 3 || types.is_empty());
             written += types.len();
-            labels.told(&types);
+            labels.record_types(&types);
         }
         // The first word, and three changes.
         assert_eq!(written, 3 * 4);
@@ -485,18 +488,19 @@ mod tests {
         // Half of the words say what holds.
         assert!((90..100).contains(&hits), "{hits}");
         // Others are heard meanwhile.
-        assert_eq!(labels.hear(&[("other", Family::Gauge)], 1_000).len(), 1);
+        assert_eq!(labels.observe_families(&[("other", TypeFamily::Gauge)], 1_000).len(), 1);
         // Said of each series: all of a name follow one change, and none comes back within the hour.
-        labels.told(&[(other, Gauge)]);
+        labels.record_types(&[(other, Gauge)]);
         let at = 100 * hour;
-        flip.iter().for_each(|series| labels.told(&[(*series, Gauge)]));
-        let untold =
-            |kind, epoch| flip.iter().filter(|id| labels.untold(**id, Some(kind), epoch).is_some()).count();
+        flip.iter().for_each(|series| labels.record_types(&[(*series, Gauge)]));
+        let untold = |kind, epoch| {
+            flip.iter().filter(|id| labels.unrecorded_type(**id, Some(kind), epoch).is_some()).count()
+        };
         assert_eq!(untold(Counter, at), 3);
-        labels.told(&[(flip[0], Counter)]);
+        labels.record_types(&[(flip[0], Counter)]);
         assert_eq!((untold(Counter, at + 1), untold(Gauge, at + 2)), (2, 0));
-        assert_eq!(labels.untold(other, Some(Counter), at + 3), Some(Counter));
-        flip.iter().for_each(|series| labels.told(&[(*series, Counter)]));
+        assert_eq!(labels.unrecorded_type(other, Some(Counter), at + 3), Some(Counter));
+        flip.iter().for_each(|series| labels.record_types(&[(*series, Counter)]));
         assert_eq!((untold(Gauge, at + hour - 1), untold(Gauge, at + hour)), (0, 3));
     }
 }

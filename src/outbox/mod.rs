@@ -10,7 +10,7 @@
 //! A segment ends when it is full, also within an epoch: an epoch may be larger than the bound. If its writing is cut
 //! short behind that, it is written again from its beginning, and readers pass over what was there before.
 //!
-//! Not here: sorting (`Outcomes::settle`), what sinks do with rows, when is trimmed.
+//! Not here: sorting (`Rows::settle`), what sinks do with rows, when is trimmed.
 
 mod record;
 mod records;
@@ -22,18 +22,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tidewatch_dataflows::outcome::Outcomes;
+use tidewatch_dataflows::rows::Rows;
 
-pub use self::record::{Batch, KIND_BATCH, decode, encode};
-use self::record::{Ends, Header, Rows, encode_part, header};
-use self::records::{Records, Step, plausible};
-pub use self::tail::{Picked, Tail};
-pub use self::trim::Trimmer;
-use crate::disk::Folder;
+use self::record::{Ends, OutboxRows, RecordHeader, encode_part, header};
+pub use self::record::{KIND_BATCH, OutboxBatch, decode, encode};
+use self::records::{OutboxRecords, RecordStep, plausible};
+pub use self::tail::{ReadStep, Tail};
+pub use self::trim::OutboxTrimmer;
+use crate::disk::DiskFolder;
 use crate::faults::mutant;
-use crate::metrics::{Gauge, Histogram, Log, Metrics};
-pub use crate::segments::Durable;
-use crate::segments::{self, Ending, KIND_SYNCED, Segments, SegmentsError};
+use crate::metrics::{Gauge, Histogram, LogLabels, Metrics};
+pub use crate::segments::DurablePosition;
+use crate::segments::{self, KIND_SYNCED, Segments, SegmentsError, TailCut};
 
 const LOG: &str = "outbox";
 
@@ -83,8 +83,8 @@ impl OutboxError {
     }
 
     /// Whether the same can be written again when this is over: the disk has no room, most often.
-    pub fn passes(&self) -> bool {
-        matches!(self, OutboxError::Segments(error) if error.passes())
+    pub fn is_transient(&self) -> bool {
+        matches!(self, OutboxError::Segments(error) if error.is_transient())
     }
 
     /// Whether another start of the process may do better.
@@ -95,19 +95,19 @@ impl OutboxError {
 
 /// How an outbox is run.
 #[derive(Clone, Copy, Debug)]
-pub struct Config {
+pub struct OutboxOptions {
     /// Bytes after which a new segment is begun.
     pub segment_bytes: u64,
     /// Bytes of all segments beyond which [`Outbox::full`] says so.
     pub bytes_max: u64,
     /// What proves which epochs it must hold.
-    pub proof: Proof,
+    pub proof: AcceptProof,
 }
 
 /// The newest epochs of what is made only from epochs that are durable here. An outbox that ends before them has not a
 /// torn tail: it is damaged.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Proof {
+pub struct AcceptProof {
     /// That of the newest snapshot.
     pub snapshot: Option<u64>,
     /// That of the store.
@@ -116,7 +116,7 @@ pub struct Proof {
     pub accept_loss: bool,
 }
 
-impl Proof {
+impl AcceptProof {
     /// The newest epoch of all, and whose it is.
     fn newest(&self) -> Option<(&'static str, u64)> {
         let all = [("newest snapshot", self.snapshot), ("store", self.stored)];
@@ -124,22 +124,22 @@ impl Proof {
     }
 }
 
-impl Default for Config {
+impl Default for OutboxOptions {
     fn default() -> Self {
-        Config { segment_bytes: 64 << 20, bytes_max: 10 << 30, proof: Proof::default() }
+        OutboxOptions { segment_bytes: 64 << 20, bytes_max: 10 << 30, proof: AcceptProof::default() }
     }
 }
 
 /// The writer of the outbox; one at a time.
 pub struct Outbox {
     segments: Segments,
-    config: Config,
+    config: OutboxOptions,
     /// The newest epoch held, durable or not yet.
     last_epoch: Option<u64>,
     /// The segment it ends in.
     whole_in: u64,
-    durable: Arc<Durable>,
-    trimmer: Trimmer,
+    durable: Arc<DurablePosition>,
+    trimmer: OutboxTrimmer,
     bytes: Gauge,
     sync_seconds: Histogram,
 }
@@ -151,8 +151,8 @@ impl Outbox {
     /// Files that cannot be read or written, or are damaged before their end. An outbox that ends before what
     /// [`Config::proof`] says; nothing is cut off then, unless the loss is accepted.
     pub fn open(
-        folder: impl Into<Folder>,
-        config: Config,
+        folder: impl Into<DiskFolder>,
+        config: OutboxOptions,
         metrics: Arc<Metrics>,
     ) -> Result<Outbox, OutboxError> {
         let folder = folder.into();
@@ -185,19 +185,19 @@ impl Outbox {
             last.set(last_here.get().or(before.get().map(|(epoch, _)| epoch)));
             judge(&config.proof, last.get(), ending)
         };
-        let damage = segments::Proof { plausible, accept_loss };
+        let damage = segments::TailProof { plausible, accept_loss };
         let bytes = config.segment_bytes;
         let opened = Segments::open_judging(&folder, LOG, bytes, Some(damage), visit, judge);
         let (mut segments, _) = opened.map_err(OutboxError::of_opening)?;
         segments.mark();
         let whole_in = before.get().map_or(segments.end().segment, |(_, segment)| segment);
         let last_epoch = last.get();
-        let log = Log { log: LOG };
+        let log = LogLabels { log: LOG };
         let bytes = metrics.log_bytes.get_or_create(&log).clone();
         let sync_seconds = metrics.log_sync_seconds.get_or_create(&log).clone();
         bytes.set(i64::try_from(segments.bytes()).unwrap_or(i64::MAX));
-        let durable = Arc::new(Durable::new(segments.end(), last_epoch));
-        let trimmer = Trimmer::new(folder, segments.trimmer(), bytes.clone(), whole_in, accept_loss);
+        let durable = Arc::new(DurablePosition::new(segments.end(), last_epoch));
+        let trimmer = OutboxTrimmer::new(folder, segments.trimmer(), bytes.clone(), whole_in, accept_loss);
         let mut outbox =
             Outbox { segments, config, last_epoch, whole_in, durable, trimmer, bytes, sync_seconds };
         outbox.pass_loss()?;
@@ -223,7 +223,7 @@ impl Outbox {
                 held.unwrap_or(0)
             );
         }
-        self.append(proven, &Outcomes::default())?;
+        self.append(proven, &Rows::default())?;
         self.sync()
     }
 
@@ -239,12 +239,12 @@ impl Outbox {
     /// # Errors
     /// Disk errors. After one that [passes](OutboxError::passes) nothing of the epoch is in the outbox, and the same call
     /// may be made again; after others every call fails.
-    pub fn append(&mut self, epoch: u64, outcomes: &Outcomes) -> Result<bool, OutboxError> {
+    pub fn append(&mut self, epoch: u64, outcomes: &Rows) -> Result<bool, OutboxError> {
         if self.last_epoch.is_some_and(|last| epoch <= last) && !mutant(10) {
             return Ok(false);
         }
-        if let Err(error) = self.append_rows(epoch, Rows::of(outcomes)) {
-            if error.passes() {
+        if let Err(error) = self.append_rows(epoch, OutboxRows::of(outcomes)) {
+            if error.is_transient() {
                 // Should that fail as well, the next write does it first.
                 let _ = self.segments.rewind();
             }
@@ -253,7 +253,7 @@ impl Outbox {
         Ok(true)
     }
 
-    fn append_rows(&mut self, epoch: u64, mut rows: Rows<'_>) -> Result<(), SegmentsError> {
+    fn append_rows(&mut self, epoch: u64, mut rows: OutboxRows<'_>) -> Result<(), SegmentsError> {
         let mut first = true;
         loop {
             let some = rows.take();
@@ -296,12 +296,12 @@ impl Outbox {
     }
 
     /// How far the outbox is durable. Closed when the outbox is dropped.
-    pub fn durable(&self) -> Arc<Durable> {
+    pub fn durable(&self) -> Arc<DurablePosition> {
         self.durable.clone()
     }
 
     /// Removes old segments, from any thread.
-    pub fn trimmer(&self) -> Trimmer {
+    pub fn trimmer(&self) -> OutboxTrimmer {
         self.trimmer.clone()
     }
 
@@ -324,10 +324,10 @@ impl Drop for Outbox {
 }
 
 /// Whether an outbox may end with this epoch.
-fn judge(proof: &Proof, found: Option<u64>, ending: Ending) -> Result<(), OutboxError> {
+fn judge(proof: &AcceptProof, found: Option<u64>, ending: TailCut) -> Result<(), OutboxError> {
     match proof.newest() {
         Some((what, epoch)) if found.is_none_or(|found| found < epoch) && !proof.accept_loss => {
-            let Ending { path, offset, why } = ending;
+            let TailCut { path, offset, why } = ending;
             Err(OutboxError::Behind { path, offset, why, what, epoch, found })
         }
         _ => Ok(()),
@@ -335,7 +335,7 @@ fn judge(proof: &Proof, found: Option<u64>, ending: Ending) -> Result<(), Outbox
 }
 
 /// The newest epoch that ends before the last segment, and the segment it ends in.
-fn last_end_before(folder: &Folder, accept_loss: bool) -> Result<Option<(u64, u64)>, OutboxError> {
+fn last_end_before(folder: &DiskFolder, accept_loss: bool) -> Result<Option<(u64, u64)>, OutboxError> {
     for segment in segments::list(folder)?.into_iter().rev().skip(1) {
         if let Some(epoch) = last_epoch_of(folder, segment, accept_loss, |header| header.last)? {
             return Ok(Some((epoch, segment)));
@@ -346,18 +346,18 @@ fn last_end_before(folder: &Folder, accept_loss: bool) -> Result<Option<(u64, u6
 
 /// The last epoch of which a segment that is written no more has a record that `counts`.
 fn last_epoch_of(
-    folder: &Folder,
+    folder: &DiskFolder,
     segment: u64,
     accept_loss: bool,
-    counts: impl Fn(&Header) -> bool,
+    counts: impl Fn(&RecordHeader) -> bool,
 ) -> Result<Option<u64>, OutboxError> {
-    let mut records = Records::open_at(folder, segment, accept_loss)?;
+    let mut records = OutboxRecords::open_at(folder, segment, accept_loss)?;
     let (end, mut last) = (records.segment_end()?, None);
     loop {
         match records.advance(end)? {
-            Step::Nothing => return Ok(last),
-            Step::Lost => {}
-            Step::Batch => {
+            RecordStep::Nothing => return Ok(last),
+            RecordStep::Lost => {}
+            RecordStep::Batch => {
                 let (kind, payload) = records.record();
                 let (header, _) = header(kind, payload)?;
                 if counts(&header) {

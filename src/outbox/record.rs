@@ -12,7 +12,7 @@
 //! writing was cut short behind the end of a segment.
 //! A NaN is always written as `0x7ff8000000000000`: which NaN arithmetic gives is up to the processor.
 
-use tidewatch_dataflows::outcome::{Outcomes, Reject, WindowStats};
+use tidewatch_dataflows::rows::{Reject, Rows, WindowStats};
 use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
 
 use super::OutboxError;
@@ -39,7 +39,7 @@ const NAN_BITS: u64 = 0x7ff8_0000_0000_0000;
 
 /// The result rows of one epoch.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Batch {
+pub struct OutboxBatch {
     /// The epoch whose outcomes these are.
     pub epoch: u64,
     /// Window rows, sorted by (series, window, at).
@@ -52,22 +52,22 @@ pub struct Batch {
 
 /// Some rows of one epoch, of each kind.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Rows<'a> {
+pub(super) struct OutboxRows<'a> {
     pub(super) windows: &'a [WindowStats],
     pub(super) rejects: &'a [Reject],
     pub(super) types: &'a [(SeriesId, MetricType)],
 }
 
-impl<'a> Rows<'a> {
+impl<'a> OutboxRows<'a> {
     /// All rows of these outcomes that are written.
-    pub(super) fn of(outcomes: &'a Outcomes) -> Rows<'a> {
-        Rows { windows: &outcomes.windows, rejects: &outcomes.rejects, types: &outcomes.types }
+    pub(super) fn of(outcomes: &'a Rows) -> OutboxRows<'a> {
+        OutboxRows { windows: &outcomes.windows, rejects: &outcomes.rejects, types: &outcomes.types }
     }
 
     /// Takes as many rows as one record holds.
-    pub(super) fn take(&mut self) -> Rows<'a> {
+    pub(super) fn take(&mut self) -> OutboxRows<'a> {
         let mut room = RECORD_ROWS_MAX;
-        Rows {
+        OutboxRows {
             windows: split(&mut self.windows, &mut room),
             rejects: split(&mut self.rejects, &mut room),
             types: split(&mut self.types, &mut room),
@@ -91,8 +91,8 @@ fn split<'a, T>(rows: &mut &'a [T], room: &mut usize) -> &'a [T] {
 ///
 /// # Panics
 /// If there are more than `u32::MAX` rows of a kind.
-pub fn encode(epoch: u64, outcomes: &Outcomes, out: &mut Vec<u8>) {
-    encode_part(epoch, Ends { first: true, last: true }, Rows::of(outcomes), out);
+pub fn encode(epoch: u64, outcomes: &Rows, out: &mut Vec<u8>) {
+    encode_part(epoch, Ends { first: true, last: true }, OutboxRows::of(outcomes), out);
 }
 
 /// Which ends of an epoch a record is.
@@ -103,8 +103,8 @@ pub(super) struct Ends {
 }
 
 /// Appends some rows of an epoch.
-pub(super) fn encode_part(epoch: u64, ends: Ends, rows: Rows, out: &mut Vec<u8>) {
-    let Rows { windows, rejects, types } = rows;
+pub(super) fn encode_part(epoch: u64, ends: Ends, rows: OutboxRows, out: &mut Vec<u8>) {
+    let OutboxRows { windows, rejects, types } = rows;
     let count = |n: usize| u32::try_from(n).expect("memory ends long before 2^32 rows").to_le_bytes();
     let rows = windows.len() * WINDOW_BYTES + rejects.len() * REJECT_BYTES + types.len() * TYPE_BYTES;
     out.reserve(HEADER_BYTES + TYPES_BYTES + rows);
@@ -153,8 +153,8 @@ fn put_window(row: &WindowStats, place: &mut [u8; WINDOW_BYTES]) {
 ///
 /// # Errors
 /// Bytes that [`encode`] does not write.
-pub fn decode(payload: &[u8]) -> Result<Batch, OutboxError> {
-    let mut batch = Batch::default();
+pub fn decode(payload: &[u8]) -> Result<OutboxBatch, OutboxError> {
+    let mut batch = OutboxBatch::default();
     if !decode_part(KIND_BATCH, payload, &mut batch)? {
         return Err(OutboxError::Malformed { why: "the end of the epoch is missing".to_owned() });
     }
@@ -162,7 +162,7 @@ pub fn decode(payload: &[u8]) -> Result<Batch, OutboxError> {
 }
 
 /// What the header of a record says.
-pub(super) struct Header {
+pub(super) struct RecordHeader {
     pub(super) epoch: u64,
     pub(super) last: bool,
     /// Whether the epoch begins with it; not known before version 4, when no epoch went over the end of a segment.
@@ -174,7 +174,7 @@ pub(super) struct Header {
 }
 
 /// The header of a record and the bytes of its rows, which are as many as it says.
-pub(super) fn header(kind: u8, payload: &[u8]) -> Result<(Header, &[u8]), OutboxError> {
+pub(super) fn header(kind: u8, payload: &[u8]) -> Result<(RecordHeader, &[u8]), OutboxError> {
     let malformed = |why: String| OutboxError::Malformed { why };
     if kind != KIND_BATCH {
         return Err(OutboxError::UnknownKind { kind });
@@ -213,11 +213,14 @@ pub(super) fn header(kind: u8, payload: &[u8]) -> Result<(Header, &[u8]), Outbox
     }
     let epoch = u64::from_le_bytes(array(&header[2..]));
     let first = (header[0] >= 4).then_some(header[1] & FIRST != 0);
-    Ok((Header { epoch, last: header[1] & LAST != 0, first, windows, window_bytes, rejects, types }, rows))
+    Ok((
+        RecordHeader { epoch, last: header[1] & LAST != 0, first, windows, window_bytes, rejects, types },
+        rows,
+    ))
 }
 
 /// Appends a record's rows to `batch`; whether the epoch ends with it.
-pub(super) fn decode_part(kind: u8, payload: &[u8], batch: &mut Batch) -> Result<bool, OutboxError> {
+pub(super) fn decode_part(kind: u8, payload: &[u8], batch: &mut OutboxBatch) -> Result<bool, OutboxError> {
     let (header, rows) = header(kind, payload)?;
     let (windows, rows) = rows.split_at(header.windows * header.window_bytes);
     let (rejects, types) = rows.split_at(header.rejects * REJECT_BYTES);
@@ -357,14 +360,14 @@ pub(super) mod tests {
         if rng.bool() { MetricType::Counter } else { MetricType::Gauge }
     }
 
-    /// Rows of any bits; as many types as rejects.
-    pub fn outcomes(rng: &mut fastrand::Rng, windows: usize, rejects: usize) -> Outcomes {
-        Outcomes {
+    /// OutboxRows of any bits; as many types as rejects.
+    pub fn outcomes(rng: &mut fastrand::Rng, windows: usize, rejects: usize) -> Rows {
+        Rows {
             windows: (0..windows).map(|_| window(rng)).collect(),
             rejects: (0..rejects).map(|_| reject(rng)).collect(),
             types: (0..rejects).map(|_| (SeriesId(rng.u64(..)), kind(rng))).collect(),
             freed: vec![SeriesId(1)],
-            ..Outcomes::default()
+            ..Rows::default()
         }
     }
 
@@ -406,7 +409,7 @@ pub(super) mod tests {
             }
             // Encoding what was decoded gives the same bytes.
             let mut again = vec![];
-            let rows = Rows { windows: &back.windows, rejects: &back.rejects, types: &back.types };
+            let rows = OutboxRows { windows: &back.windows, rejects: &back.rejects, types: &back.types };
             encode_part(back.epoch, Ends { first: true, last: true }, rows, &mut again);
             assert_eq!(again, bytes);
         }
@@ -415,7 +418,7 @@ pub(super) mod tests {
     #[test]
     fn records_of_older_versions_which_know_no_types_or_partial_windows_are_read() {
         let mut rng = fastrand::Rng::with_seed(5);
-        let mut outcomes = Outcomes { types: Vec::new(), ..outcomes(&mut rng, 3, 2) };
+        let mut outcomes = Rows { types: Vec::new(), ..outcomes(&mut rng, 3, 2) };
         outcomes.windows.iter_mut().for_each(|row| row.partial = false);
         let mut bytes = vec![];
         encode(7, &outcomes, &mut bytes);
@@ -457,11 +460,11 @@ pub(super) mod tests {
 
     #[test]
     fn what_stays_inside_is_not_written() {
-        let mut outcomes = Outcomes { freed: vec![SeriesId(9)], ..Outcomes::default() };
+        let mut outcomes = Rows { freed: vec![SeriesId(9)], ..Rows::default() };
         outcomes.counts.applied = 77;
         let (mut with, mut without) = (vec![], vec![]);
         encode(5, &outcomes, &mut with);
-        encode(5, &Outcomes::default(), &mut without);
+        encode(5, &Rows::default(), &mut without);
         assert_eq!(with, without);
     }
 

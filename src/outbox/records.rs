@@ -3,7 +3,7 @@
 
 use super::record::header;
 use super::{LOG, OutboxError};
-use crate::disk::Folder;
+use crate::disk::DiskFolder;
 use crate::segments::{KIND_SYNCED, Position, SegmentReader, SegmentsError, decode_synced};
 
 /// Whether a record can be one of the outbox.
@@ -13,7 +13,7 @@ pub(super) fn plausible(kind: u8, payload: &[u8]) -> bool {
 
 /// What a reader came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum RecordStep {
     /// A batch, or a part of one.
     Batch,
     /// Something was damaged and is passed over.
@@ -23,31 +23,35 @@ pub(super) enum Step {
 }
 
 /// Reads records.
-pub(super) struct Records {
+pub(super) struct OutboxRecords {
     reader: SegmentReader,
     accept_loss: bool,
 }
 
-impl Records {
+impl OutboxRecords {
     /// At the first segment there is; `None` without one.
-    pub(super) fn open(folder: &Folder, accept_loss: bool) -> Result<Option<Records>, OutboxError> {
+    pub(super) fn open(folder: &DiskFolder, accept_loss: bool) -> Result<Option<OutboxRecords>, OutboxError> {
         let reader = SegmentReader::open(folder, LOG).map_err(damage)?;
-        Ok(reader.map(|reader| Records { reader, accept_loss }))
+        Ok(reader.map(|reader| OutboxRecords { reader, accept_loss }))
     }
 
     /// At a segment.
-    pub(super) fn open_at(folder: &Folder, segment: u64, accept_loss: bool) -> Result<Records, OutboxError> {
+    pub(super) fn open_at(
+        folder: &DiskFolder,
+        segment: u64,
+        accept_loss: bool,
+    ) -> Result<OutboxRecords, OutboxError> {
         let reader = SegmentReader::open_at(folder, LOG, segment).map_err(damage)?;
-        Ok(Records { reader, accept_loss })
+        Ok(OutboxRecords { reader, accept_loss })
     }
 
     /// Reads the next record before `end`.
-    pub(super) fn advance(&mut self, end: Position) -> Result<Step, OutboxError> {
+    pub(super) fn advance(&mut self, end: Position) -> Result<RecordStep, OutboxError> {
         loop {
             match self.reader.advance(end) {
                 Ok(true) if self.reader.record().0 == KIND_SYNCED => {}
-                Ok(true) => return Ok(Step::Batch),
-                Ok(false) => return Ok(Step::Nothing),
+                Ok(true) => return Ok(RecordStep::Batch),
+                Ok(false) => return Ok(RecordStep::Nothing),
                 Err(error @ (SegmentsError::Damaged { .. } | SegmentsError::Missing { .. }))
                     if self.accept_loss =>
                 {
@@ -57,7 +61,7 @@ impl Records {
                         bytes,
                         "the rows of the epochs that lie there are missing, as accepted: {error}"
                     );
-                    return Ok(Step::Lost);
+                    return Ok(RecordStep::Lost);
                 }
                 Err(error) => return Err(damage(error)),
             }

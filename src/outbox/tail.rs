@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::OutboxError;
-use super::record::{Batch, Header, decode_part, decode_windows, header};
-use super::records::{Records, Step};
-use crate::disk::Folder;
-use crate::segments::{self, Durable, Position, SegmentsError};
+use super::record::{OutboxBatch, RecordHeader, decode_part, decode_windows, header};
+use super::records::{OutboxRecords, RecordStep};
+use crate::disk::DiskFolder;
+use crate::segments::{self, DurablePosition, Position, SegmentsError};
 
 /// How far a reader came with one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Picked {
+pub enum ReadStep {
     /// There is none yet.
     Nothing,
     /// The epoch goes on.
@@ -25,19 +25,19 @@ pub enum Picked {
 
 /// Reads an outbox in order, after a given epoch. Sees nothing that is not durable.
 pub struct Tail {
-    folder: Folder,
-    records: Option<Records>,
+    folder: DiskFolder,
+    records: Option<OutboxRecords>,
     accept_loss: bool,
-    durable: Arc<Durable>,
+    durable: Arc<DurablePosition>,
     from_epoch: Option<u64>,
     /// The batch being put together from its records.
-    partial: Batch,
+    partial: OutboxBatch,
     /// The epoch that the records read last are of, if it goes on.
     within: Option<u64>,
 }
 
 /// What a record is to a reader.
-enum Part {
+enum TailPart {
     /// The epoch begins with it: what was read of it before is void.
     Begins,
     GoesOn,
@@ -51,8 +51,8 @@ impl Tail {
     /// # Errors
     /// Files that cannot be read or are damaged.
     pub fn open(
-        folder: impl Into<Folder>,
-        durable: Arc<Durable>,
+        folder: impl Into<DiskFolder>,
+        durable: Arc<DurablePosition>,
         from_epoch: Option<u64>,
     ) -> Result<Tail, OutboxError> {
         Tail::open_accepting(folder, durable, from_epoch, false)
@@ -63,8 +63,8 @@ impl Tail {
     /// # Errors
     /// As there.
     pub fn open_accepting(
-        folder: impl Into<Folder>,
-        durable: Arc<Durable>,
+        folder: impl Into<DiskFolder>,
+        durable: Arc<DurablePosition>,
         from_epoch: Option<u64>,
         accept_loss: bool,
     ) -> Result<Tail, OutboxError> {
@@ -73,7 +73,7 @@ impl Tail {
             let first = segments::list(&folder)?.first().copied();
             let opened = match from_epoch {
                 Some(epoch) => seek(&folder, &durable, epoch, accept_loss),
-                None => Records::open(&folder, accept_loss),
+                None => OutboxRecords::open(&folder, accept_loss),
             };
             match opened {
                 // It was trimmed between being listed and being opened.
@@ -89,7 +89,7 @@ impl Tail {
                 }
             }
         };
-        let partial = Batch::default();
+        let partial = OutboxBatch::default();
         Ok(Tail { folder, records, accept_loss, durable, from_epoch, partial, within: None })
     }
 
@@ -98,14 +98,14 @@ impl Tail {
     /// # Errors
     /// Damage, or a record that is not what its kind says; neither goes away.
     #[expect(clippy::should_implement_trait, reason = "after `None` it goes on, so it is no iterator")]
-    pub fn next(&mut self) -> Result<Option<Batch>, OutboxError> {
+    pub fn next(&mut self) -> Result<Option<OutboxBatch>, OutboxError> {
         while let Some(step) = self.advance()? {
-            let Some(records) = self.records.as_ref().filter(|_| step == Step::Batch) else { continue };
+            let Some(records) = self.records.as_ref().filter(|_| step == RecordStep::Batch) else { continue };
             let (kind, payload) = records.record();
             match place(self.from_epoch, &mut self.within, &header(kind, payload)?.0) {
-                Part::Passed => continue,
-                Part::Begins => self.partial = Batch::default(),
-                Part::GoesOn => {}
+                TailPart::Passed => continue,
+                TailPart::Begins => self.partial = OutboxBatch::default(),
+                TailPart::GoesOn => {}
             }
             if decode_part(kind, payload, &mut self.partial)? {
                 self.from_epoch = Some(self.partial.epoch);
@@ -116,17 +116,17 @@ impl Tail {
     }
 
     /// Reads one record on; `None` when there is none.
-    fn advance(&mut self) -> Result<Option<Step>, OutboxError> {
+    fn advance(&mut self) -> Result<Option<RecordStep>, OutboxError> {
         if self.records.is_none() {
-            self.records = Records::open(&self.folder, self.accept_loss)?;
+            self.records = OutboxRecords::open(&self.folder, self.accept_loss)?;
         }
         let Some(records) = &mut self.records else { return Ok(None) };
         let step = records.advance(self.durable.end())?;
-        if step == Step::Lost {
+        if step == RecordStep::Lost {
             // Of an epoch that lacks something nothing is handed on.
-            (self.partial, self.within) = (Batch::default(), None);
+            (self.partial, self.within) = (OutboxBatch::default(), None);
         }
-        Ok((step != Step::Nothing).then_some(step))
+        Ok((step != RecordStep::Nothing).then_some(step))
     }
 
     /// Reads one record on, and puts those of its windows into `found` whose series is wanted. For who wants few of them
@@ -138,29 +138,29 @@ impl Tail {
         &mut self,
         wanted: impl FnMut(SeriesId) -> bool,
         found: &mut Vec<WindowStats>,
-    ) -> Result<Picked, OutboxError> {
-        let Some(step) = self.advance()? else { return Ok(Picked::Nothing) };
-        let Some(records) = self.records.as_ref().filter(|_| step == Step::Batch) else {
-            return Ok(Picked::Part);
+    ) -> Result<ReadStep, OutboxError> {
+        let Some(step) = self.advance()? else { return Ok(ReadStep::Nothing) };
+        let Some(records) = self.records.as_ref().filter(|_| step == RecordStep::Batch) else {
+            return Ok(ReadStep::Part);
         };
         let (kind, payload) = records.record();
         match place(self.from_epoch, &mut self.within, &header(kind, payload)?.0) {
-            Part::Passed => return Ok(Picked::Part),
-            Part::Begins => found.clear(),
-            Part::GoesOn => {}
+            TailPart::Passed => return Ok(ReadStep::Part),
+            TailPart::Begins => found.clear(),
+            TailPart::GoesOn => {}
         }
         let (epoch, last) = decode_windows(kind, payload, wanted, found)?;
         if last {
             self.from_epoch = Some(epoch);
         }
-        Ok(if last { Picked::End(epoch) } else { Picked::Part })
+        Ok(if last { ReadStep::End(epoch) } else { ReadStep::Part })
     }
 
     /// The next batch; `None` when there is none within `timeout`, or none any more ([`Tail::finished`]).
     ///
     /// # Errors
     /// As [`Tail::next`].
-    pub fn wait(&mut self, timeout: Duration) -> Result<Option<Batch>, OutboxError> {
+    pub fn wait(&mut self, timeout: Duration) -> Result<Option<OutboxBatch>, OutboxError> {
         let begun = Instant::now();
         loop {
             // In this order: what became durable before the outbox was closed is read.
@@ -182,26 +182,26 @@ impl Tail {
 }
 
 /// What a record is to a reader of what follows `from`, who was `within` an epoch.
-fn place(from: Option<u64>, within: &mut Option<u64>, header: &Header) -> Part {
-    let Header { epoch, last, first, .. } = *header;
+fn place(from: Option<u64>, within: &mut Option<u64>, header: &RecordHeader) -> TailPart {
+    let RecordHeader { epoch, last, first, .. } = *header;
     if from.is_some_and(|from| epoch <= from) {
-        return Part::Passed;
+        return TailPart::Passed;
     }
     let goes_on = *within == Some(epoch);
     if first == Some(false) && !goes_on {
-        return Part::Passed;
+        return TailPart::Passed;
     }
     *within = (!last).then_some(epoch);
-    if goes_on && first != Some(true) { Part::GoesOn } else { Part::Begins }
+    if goes_on && first != Some(true) { TailPart::GoesOn } else { TailPart::Begins }
 }
 
 /// The newest segment that can hold the epoch after `epoch`: the last one that begins at or below it.
 fn seek(
-    folder: &Folder,
-    durable: &Durable,
+    folder: &DiskFolder,
+    durable: &DurablePosition,
     epoch: u64,
     accept_loss: bool,
-) -> Result<Option<Records>, OutboxError> {
+) -> Result<Option<OutboxRecords>, OutboxError> {
     let end = durable.end();
     let segments = segments::list(folder)?;
     let (mut low, mut high) = (0, segments.len());
@@ -215,22 +215,22 @@ fn seek(
         if begins_after { high = middle } else { low = middle + 1 }
     }
     let segment = segments.get(low.saturating_sub(1));
-    segment.map(|segment| Records::open_at(folder, *segment, accept_loss)).transpose()
+    segment.map(|segment| OutboxRecords::open_at(folder, *segment, accept_loss)).transpose()
 }
 
 /// The epoch that the first record of a segment is of.
 fn first_epoch(
-    folder: &Folder,
+    folder: &DiskFolder,
     segment: u64,
     end: Position,
     accept_loss: bool,
 ) -> Result<Option<u64>, OutboxError> {
-    let mut records = Records::open_at(folder, segment, accept_loss)?;
+    let mut records = OutboxRecords::open_at(folder, segment, accept_loss)?;
     loop {
         match records.advance(end)? {
-            Step::Nothing => return Ok(None),
-            Step::Lost => {}
-            Step::Batch => {
+            RecordStep::Nothing => return Ok(None),
+            RecordStep::Lost => {}
+            RecordStep::Batch => {
                 let (kind, payload) = records.record();
                 return Ok(Some(header(kind, payload)?.0.epoch));
             }

@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidewatch_dataflows::outcome::Outcomes;
+use tidewatch_dataflows::rows::Rows;
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::record::RECORD_ROWS_MAX;
@@ -17,11 +17,11 @@ use crate::segments::tests::Dir;
 const MARK_BYTES: u64 = 9 + 16;
 
 fn open(dir: &Dir, segment_bytes: u64) -> Outbox {
-    let config = Config { segment_bytes, ..Config::default() };
+    let config = OutboxOptions { segment_bytes, ..OutboxOptions::default() };
     Outbox::open(dir.path(), config, Arc::new(Metrics::new())).unwrap()
 }
 
-fn same(batch: &Batch, epoch: u64, outcomes: &Outcomes) -> bool {
+fn same(batch: &OutboxBatch, epoch: u64, outcomes: &Rows) -> bool {
     batch.epoch == epoch
         && batch.windows.iter().map(bits).eq(outcomes.windows.iter().map(bits))
         && batch.rejects == outcomes.rejects
@@ -40,7 +40,7 @@ fn batches_come_out_in_order_over_segments_and_restarts() {
         (0, 40_000),
         (3, 3),
     ];
-    let all: Vec<(u64, Outcomes)> =
+    let all: Vec<(u64, Rows)> =
         sizes.iter().enumerate().map(|(i, (w, r))| (10 * i as u64, outcomes(&mut rng, *w, *r))).collect();
     for some in all.chunks(3) {
         let mut outbox = open(&dir, 10_000);
@@ -67,23 +67,23 @@ fn batches_come_out_in_order_over_segments_and_restarts() {
 }
 
 /// Reads the windows of a third of all series.
-fn pick(dir: &Dir, outbox: &Outbox, from: Option<u64>, all: &[(u64, Outcomes)]) {
+fn pick(dir: &Dir, outbox: &Outbox, from: Option<u64>, all: &[(u64, Rows)]) {
     let wanted = |series: SeriesId| series.0.is_multiple_of(3);
     let (mut tail, mut found) = (Tail::open(dir.path(), outbox.durable(), from).unwrap(), Vec::new());
     for (epoch, outcomes) in all.iter().filter(|(epoch, _)| from.is_none_or(|from| *epoch > from)) {
         let ended = loop {
             match tail.pick(wanted, &mut found).unwrap() {
-                Picked::Part => {}
-                Picked::End(epoch) => break epoch,
-                Picked::Nothing => panic!("epoch {epoch} after {from:?}"),
+                ReadStep::Part => {}
+                ReadStep::End(epoch) => break epoch,
+                ReadStep::Nothing => panic!("epoch {epoch} after {from:?}"),
             }
         };
         let want = outcomes.windows.iter().filter(|row| wanted(row.series)).map(bits);
         assert_eq!(ended, *epoch, "after {from:?}");
         assert!(std::mem::take(&mut found).iter().map(bits).eq(want), "epoch {epoch} after {from:?}");
     }
-    while let picked @ (Picked::Part | Picked::End(_)) = tail.pick(wanted, &mut found).unwrap() {
-        assert_eq!(picked, Picked::Part, "after {from:?}");
+    while let picked @ (ReadStep::Part | ReadStep::End(_)) = tail.pick(wanted, &mut found).unwrap() {
+        assert_eq!(picked, ReadStep::Part, "after {from:?}");
     }
     assert_eq!(found.len(), 0);
 }
@@ -115,7 +115,7 @@ fn sinks_see_a_batch_when_it_is_durable_and_learn_when_none_follows() {
     let dir = Dir::new();
     let mut outbox = open(&dir, 200);
     let mut tail = Tail::open(dir.path(), outbox.durable(), None).unwrap();
-    outbox.append(1, &Outcomes::default()).unwrap();
+    outbox.append(1, &Rows::default()).unwrap();
     assert_eq!(tail.wait(Duration::ZERO).unwrap(), None);
     let reader = std::thread::spawn(move || {
         let mut epochs = vec![];
@@ -127,7 +127,7 @@ fn sinks_see_a_batch_when_it_is_durable_and_learn_when_none_follows() {
     });
     for epoch in 2..200 {
         outbox.sync().unwrap();
-        outbox.append(epoch, &Outcomes::default()).unwrap();
+        outbox.append(epoch, &Rows::default()).unwrap();
     }
     outbox.sync().unwrap();
     drop(outbox);
@@ -164,11 +164,11 @@ fn an_epoch_written_in_part_is_gone_after_a_crash() {
 #[test]
 fn a_full_outbox_says_so() {
     let dir = Dir::new();
-    let config = Config { segment_bytes: 1 << 20, bytes_max: 100, ..Config::default() };
+    let config = OutboxOptions { segment_bytes: 1 << 20, bytes_max: 100, ..OutboxOptions::default() };
     let mut outbox = Outbox::open(dir.path(), config, Arc::new(Metrics::new())).unwrap();
     assert!(!outbox.full());
     for epoch in 1..=3 {
-        outbox.append(epoch, &Outcomes::default()).unwrap();
+        outbox.append(epoch, &Rows::default()).unwrap();
     }
     outbox.sync().unwrap();
     assert!(outbox.full());
@@ -177,17 +177,17 @@ fn a_full_outbox_says_so() {
     assert!(outbox.full());
     outbox.trimmer().trim(3).unwrap();
     assert!(!outbox.full() && outbox.bytes() > 100);
-    outbox.append(4, &Outcomes::default()).unwrap();
+    outbox.append(4, &Rows::default()).unwrap();
     assert!(outbox.full());
 }
 
 /// The outcomes of three epochs, the second with so many rows.
-fn around(seed: u64, rows: usize) -> Vec<(u64, Outcomes)> {
+fn around(seed: u64, rows: usize) -> Vec<(u64, Rows)> {
     let mut rng = fastrand::Rng::with_seed(seed);
     [5, rows, 5].into_iter().zip(1..).map(|(rows, epoch)| (epoch, outcomes(&mut rng, rows, 0))).collect()
 }
 
-fn append_all(outbox: &mut Outbox, all: &[(u64, Outcomes)]) {
+fn append_all(outbox: &mut Outbox, all: &[(u64, Rows)]) {
     for (epoch, outcomes) in all {
         outbox.append(*epoch, outcomes).unwrap();
     }
@@ -260,12 +260,12 @@ fn an_epoch_cut_short_behind_the_end_of_a_segment_is_written_anew() {
         }
     }
     let (dir, faults) = (Dir::new(), Arc::<Faults>::default());
-    let config = Config { segment_bytes: 100_000, ..Config::default() };
+    let config = OutboxOptions { segment_bytes: 100_000, ..OutboxOptions::default() };
     let mut outbox = Outbox::open(faults.folder(dir.path()), config, Arc::new(Metrics::new())).unwrap();
     outbox.append(1, &all[0].1).unwrap();
     for room in [1_700_000, 0, 4_000_000] {
         faults.room(Some(room));
-        assert!(outbox.append(2, &all[1].1).unwrap_err().passes());
+        assert!(outbox.append(2, &all[1].1).unwrap_err().is_transient());
         outbox.sync().unwrap();
         assert_eq!(outbox.durable().epoch(), Some(1));
     }
@@ -287,7 +287,7 @@ fn trimming_removes_what_every_sink_holds_and_no_more() {
     for _ in 0..20 {
         let dir = Dir::new();
         let metrics = Arc::new(Metrics::new());
-        let config = Config { segment_bytes: 2_000, ..Config::default() };
+        let config = OutboxOptions { segment_bytes: 2_000, ..OutboxOptions::default() };
         let mut outbox = Outbox::open(dir.path(), config, metrics.clone()).unwrap();
         let mut tail = Tail::open(dir.path(), outbox.durable(), None).unwrap();
         let (mut epoch, mut held, mut trimmed) = (0, None, 0);
@@ -328,8 +328,8 @@ fn trimming_removes_what_every_sink_holds_and_no_more() {
         let mut outbox = Outbox::open(dir.path(), config, metrics).unwrap();
         assert_eq!(outbox.last_epoch(), Some(epoch), "seed {seed}");
         outbox.trimmer().trim(u64::MAX).unwrap();
-        assert!(!outbox.append(epoch, &Outcomes::default()).unwrap());
-        assert!(outbox.append(epoch + 1, &Outcomes::default()).unwrap());
+        assert!(!outbox.append(epoch, &Rows::default()).unwrap());
+        assert!(outbox.append(epoch + 1, &Rows::default()).unwrap());
     }
 }
 
@@ -338,7 +338,7 @@ fn a_segment_goes_with_the_last_epoch_in_it() {
     let dir = Dir::new();
     let mut outbox = open(&dir, 1);
     for epoch in [10, 20, 30, 40] {
-        outbox.append(epoch, &Outcomes::default()).unwrap();
+        outbox.append(epoch, &Rows::default()).unwrap();
         outbox.sync().unwrap();
     }
     let trimmer = outbox.trimmer();
@@ -356,7 +356,7 @@ fn a_full_disk_takes_the_same_epoch_later() {
     let dir = Dir::new();
     let faults: Arc<Faults> = Arc::default();
     let mut rng = fastrand::Rng::with_seed(8);
-    let config = Config { segment_bytes: 1 << 20, ..Config::default() };
+    let config = OutboxOptions { segment_bytes: 1 << 20, ..OutboxOptions::default() };
     let mut outbox = Outbox::open(faults.folder(dir.path()), config, Arc::new(Metrics::new())).unwrap();
     let mut all = Vec::new();
     for epoch in 1..40 {
@@ -365,7 +365,7 @@ fn a_full_disk_takes_the_same_epoch_later() {
             for room in [0, 1, 100, 1_000_000] {
                 faults.room(Some(room));
                 if let Err(error) = outbox.append(epoch, &outcomes) {
-                    assert!(error.passes(), "{error}");
+                    assert!(error.is_transient(), "{error}");
                     assert_eq!(outbox.last_epoch(), Some(epoch - 1));
                 } else {
                     break;
@@ -389,11 +389,11 @@ fn a_full_disk_takes_the_same_epoch_later() {
     }
     assert_eq!(tail.next().unwrap(), None);
     // A failed sync is for good.
-    outbox.append(40, &Outcomes::default()).unwrap();
+    outbox.append(40, &Rows::default()).unwrap();
     faults.no_sync.store(true, std::sync::atomic::Ordering::SeqCst);
-    assert!(!outbox.sync().unwrap_err().passes());
+    assert!(!outbox.sync().unwrap_err().is_transient());
     faults.no_sync.store(false, std::sync::atomic::Ordering::SeqCst);
-    assert!(!outbox.append(41, &Outcomes::default()).unwrap_err().passes());
+    assert!(!outbox.append(41, &Rows::default()).unwrap_err().is_transient());
     drop(outbox);
     let outbox = open(&dir, 1 << 20);
     assert!(outbox.last_epoch() >= Some(39));
@@ -403,7 +403,7 @@ fn a_full_disk_takes_the_same_epoch_later() {
 fn an_outbox_that_ends_before_what_was_made_from_it_is_damaged() {
     let (dir, mut rng) = (Dir::new(), fastrand::Rng::with_seed(9));
     let mut outbox = open(&dir, 1 << 20);
-    let all: Vec<(u64, Outcomes)> = (1..=5).map(|epoch| (10 * epoch, outcomes(&mut rng, 3, 0))).collect();
+    let all: Vec<(u64, Rows)> = (1..=5).map(|epoch| (10 * epoch, outcomes(&mut rng, 3, 0))).collect();
     let mut ends = Vec::new();
     for (epoch, outcomes) in &all {
         outbox.append(*epoch, outcomes).unwrap();
@@ -417,16 +417,16 @@ fn an_outbox_that_ends_before_what_was_made_from_it_is_damaged() {
     bytes.truncate(ends[1] as usize + 20);
     std::fs::write(&path, &bytes).unwrap();
     let with = |proof| {
-        let config = Config { segment_bytes: 1 << 20, proof, ..Config::default() };
+        let config = OutboxOptions { segment_bytes: 1 << 20, proof, ..OutboxOptions::default() };
         Outbox::open(dir.path(), config, Arc::new(Metrics::new()))
     };
-    let none = Proof::default();
+    let none = AcceptProof::default();
     for (snapshot, stored, what) in [
         (Some(30), None, "newest snapshot"),
         (Some(30), Some(21), "newest snapshot"),
         (None, Some(50), "store"),
     ] {
-        let error = with(Proof { snapshot, stored, ..none }).err().expect("it is damaged").to_string();
+        let error = with(AcceptProof { snapshot, stored, ..none }).err().expect("it is damaged").to_string();
         let epoch = snapshot.or(stored).unwrap();
         let says = [
             format!("{} is damaged at offset {}", path.display(), ends[1]),
@@ -437,9 +437,9 @@ fn an_outbox_that_ends_before_what_was_made_from_it_is_damaged() {
         assert_eq!(std::fs::read(&path).unwrap(), bytes, "nothing is cut off");
     }
     // What is accepted holds for the next start, too: nobody comes back to what is lost.
-    let accepted = Proof { snapshot: Some(30), stored: Some(40), accept_loss: true };
+    let accepted = AcceptProof { snapshot: Some(30), stored: Some(40), accept_loss: true };
     assert_eq!(with(accepted).unwrap().last_epoch(), Some(40));
-    let mut outbox = with(Proof { accept_loss: false, ..accepted }).unwrap();
+    let mut outbox = with(AcceptProof { accept_loss: false, ..accepted }).unwrap();
     assert_eq!(outbox.last_epoch(), Some(40));
     assert!(!outbox.append(30, &all[2].1).unwrap());
     assert!(outbox.append(60, &all[4].1).unwrap());
@@ -452,9 +452,9 @@ fn an_outbox_that_ends_before_what_was_made_from_it_is_damaged() {
     // One that is gone altogether.
     drop(outbox);
     std::fs::remove_file(&path).unwrap();
-    let error = with(Proof { stored: Some(60), ..none }).err().expect("it is gone").to_string();
+    let error = with(AcceptProof { stored: Some(60), ..none }).err().expect("it is gone").to_string();
     assert!(error.contains("ends without an epoch"), "{error}");
-    let behind = Proof { snapshot: Some(60), stored: Some(20), accept_loss: true };
+    let behind = AcceptProof { snapshot: Some(60), stored: Some(20), accept_loss: true };
     assert_eq!(with(behind).unwrap().last_epoch(), Some(60));
 }
 
@@ -464,7 +464,7 @@ fn damage_in_what_was_synced_is_named_and_passed_over_where_that_is_accepted() {
     // Records of one segment, and of several, of which the damaged one is the first or the last.
     for (segment_bytes, damaged) in [(1 << 20, 0), (9_000, 0), (9_000, 2)] {
         let (dir, mut rng) = (Dir::new(), fastrand::Rng::with_seed(12));
-        let all: Vec<(u64, Outcomes)> = (1..=8).map(|epoch| (epoch, outcomes(&mut rng, 40, 0))).collect();
+        let all: Vec<(u64, Rows)> = (1..=8).map(|epoch| (epoch, outcomes(&mut rng, 40, 0))).collect();
         let mut outbox = open(&dir, segment_bytes);
         for (epoch, outcomes) in &all {
             outbox.append(*epoch, outcomes).unwrap();
@@ -477,8 +477,8 @@ fn damage_in_what_was_synced_is_named_and_passed_over_where_that_is_accepted() {
         bytes[100] ^= 4;
         std::fs::write(&path, &bytes).unwrap();
         let with = |accept_loss| {
-            let proof = Proof { accept_loss, ..Proof::default() };
-            let config = Config { segment_bytes, proof, ..Config::default() };
+            let proof = AcceptProof { accept_loss, ..AcceptProof::default() };
+            let config = OutboxOptions { segment_bytes, proof, ..OutboxOptions::default() };
             Outbox::open(dir.path(), config, Arc::new(Metrics::new()))
         };
         let opened = with(false).and_then(|outbox| {
@@ -529,9 +529,9 @@ fn an_epoch_of_which_a_part_is_damaged_is_passed_over_as_a_whole() {
         let (mut found, mut ended) = (Vec::new(), Vec::new());
         loop {
             match tail.pick(|_| true, &mut found).unwrap() {
-                Picked::Nothing => break,
-                Picked::Part => {}
-                Picked::End(epoch) => ended.push((epoch, std::mem::take(&mut found).len())),
+                ReadStep::Nothing => break,
+                ReadStep::Part => {}
+                ReadStep::End(epoch) => ended.push((epoch, std::mem::take(&mut found).len())),
             }
         }
         assert_eq!(ended, [(1, 5), (3, 5)], "part {part}");

@@ -3,19 +3,20 @@
 //! Which epoch is the last of a segment is read from its records once, for the oldest one only, and remembered. The
 //! segment with the newest whole epoch stays, for the outbox knows by it where it goes on; so does what is behind it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use super::OutboxError;
-use crate::disk::Folder;
+use crate::disk::DiskFolder;
 use crate::metrics::Gauge;
 use crate::segments::{self, SegmentsError};
+use parking_lot::Mutex;
 
 /// Removes what no sink needs any more, from any thread, while the outbox is written. Cheap to clone.
 #[derive(Clone)]
-pub struct Trimmer {
-    folder: Folder,
-    segments: segments::Trimmer,
+pub struct OutboxTrimmer {
+    folder: DiskFolder,
+    segments: segments::SegmentTrimmer,
     bytes: Gauge,
     /// The segment with the newest whole epoch that is durable.
     newest: Arc<AtomicU64>,
@@ -26,16 +27,16 @@ pub struct Trimmer {
     known: Arc<Mutex<Option<(u64, u64)>>>,
 }
 
-impl Trimmer {
+impl OutboxTrimmer {
     pub(super) fn new(
-        folder: Folder,
-        segments: segments::Trimmer,
+        folder: DiskFolder,
+        segments: segments::SegmentTrimmer,
         bytes: Gauge,
         newest: u64,
         accept_loss: bool,
-    ) -> Trimmer {
+    ) -> OutboxTrimmer {
         let (newest, held, known) = (Arc::new(AtomicU64::new(newest)), Arc::default(), Arc::default());
-        Trimmer { folder, segments, bytes, newest, held, accept_loss, known }
+        OutboxTrimmer { folder, segments, bytes, newest, held, accept_loss, known }
     }
 
     /// Takes note of the segment with the newest whole epoch, now that it is durable.
@@ -72,7 +73,7 @@ impl Trimmer {
         if oldest >= self.newest.load(Ordering::Acquire) {
             return Ok(None);
         }
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock();
         let last = match *known {
             Some((segment, last)) if segment == oldest => last,
             _ => {

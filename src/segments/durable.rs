@@ -1,13 +1,13 @@
 //! How far a log is durable: a number that those who tail the log wait for.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Position;
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// How far a log is durable, for those who tail it.
 #[derive(Debug)]
-pub struct Durable {
+pub struct DurablePosition {
     state: Mutex<DurableState>,
     changed: Condvar,
 }
@@ -19,10 +19,13 @@ struct DurableState {
     closed: bool,
 }
 
-impl Durable {
+impl DurablePosition {
     /// A log durable up to `end`, whose last complete epoch is `epoch`.
-    pub fn new(end: Position, epoch: Option<u64>) -> Durable {
-        Durable { state: Mutex::new(DurableState { end, epoch, closed: false }), changed: Condvar::new() }
+    pub fn new(end: Position, epoch: Option<u64>) -> DurablePosition {
+        DurablePosition {
+            state: Mutex::new(DurableState { end, epoch, closed: false }),
+            changed: Condvar::new(),
+        }
     }
 
     /// The end of what is durable.
@@ -48,7 +51,7 @@ impl Durable {
             let Some(left) = timeout.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) else {
                 break;
             };
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.changed.wait_for(&mut state, left);
         }
         state.end
     }
@@ -61,7 +64,7 @@ impl Durable {
             let Some(left) = timeout.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) else {
                 break;
             };
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.changed.wait_for(&mut state, left);
         }
         state.epoch.is_some_and(|held| held >= epoch)
     }
@@ -80,6 +83,6 @@ impl Durable {
     }
 
     fn lock(&self) -> MutexGuard<'_, DurableState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }

@@ -26,16 +26,16 @@ use std::time::{Duration, Instant};
 
 use crc32fast::Hasher;
 
-pub use self::durable::Durable;
-pub use self::reader::{Place, SegmentReader, Skipped};
-pub use self::trimmer::Trimmer;
-pub use self::writer::{Ending, Proof, Recovered, Segments};
-use crate::disk::{self, DiskFile, Folder};
+pub use self::durable::DurablePosition;
+pub use self::reader::{SegmentPlace, SegmentReader, SkippedBytes};
+pub use self::trimmer::SegmentTrimmer;
+pub use self::writer::{RecoverySummary, Segments, TailCut, TailProof};
+use crate::disk::{self, DiskFile, DiskFolder};
 use crate::faults::mutant;
 
 const MAGIC: &[u8; 8] = b"tidewtch";
 /// Version of the format; others are refused.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Bytes of a segment's header: the offset of its first record.
 pub const HEADER_BYTES: u64 = 32;
 const RECORD_HEADER: usize = 9;
@@ -63,7 +63,7 @@ pub enum SegmentsError {
     #[error("{} is damaged at offset {offset}: {why}", path.display())]
     Damaged { path: PathBuf, segment: u64, offset: u64, why: String },
     /// Written by a program of another age.
-    #[error("{} has version {found} of the segment format; this program reads version {VERSION}", path.display())]
+    #[error("{} has version {found} of the segment format; this program reads version {VERSION}. Start the program that wrote it, or begin with another data directory", path.display())]
     Version { path: PathBuf, found: u32 },
     /// A segment between others is gone.
     #[error("{} is missing: the log goes on with this record, and later segments are there", path.display())]
@@ -75,7 +75,7 @@ pub enum SegmentsError {
 
 impl SegmentsError {
     /// Whether the log can go on when this is over: nothing was lost, and the same can be written again.
-    pub fn passes(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         matches!(self, SegmentsError::Write { .. })
     }
 
@@ -118,7 +118,7 @@ pub fn decode_synced(kind: u8, payload: &[u8]) -> Option<Position> {
 ///
 /// # Errors
 /// A folder that cannot be read.
-pub fn list(folder: impl Into<Folder>) -> Result<Vec<u64>, SegmentsError> {
+pub fn list(folder: impl Into<DiskFolder>) -> Result<Vec<u64>, SegmentsError> {
     let folder = folder.into();
     let names = folder.list().map_err(|e| io_error("list", folder.path(), e))?;
     let number = |name: &String| {
@@ -134,7 +134,7 @@ fn name_of(first: u64) -> String {
     format!("{first:020}.seg")
 }
 
-fn path_of(folder: &Folder, first: u64) -> PathBuf {
+fn path_of(folder: &DiskFolder, first: u64) -> PathBuf {
     folder.path().join(name_of(first))
 }
 
@@ -154,16 +154,16 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("a slice of four bytes"))
 }
 
-fn make_dir(folder: &Folder) -> Result<(), SegmentsError> {
+fn make_dir(folder: &DiskFolder) -> Result<(), SegmentsError> {
     folder.make().map_err(|e| io_error("make the folder", folder.path(), e))
 }
 
-fn sync_dir(folder: &Folder) -> Result<(), SegmentsError> {
+fn sync_dir(folder: &DiskFolder) -> Result<(), SegmentsError> {
     folder.sync().map_err(|e| io_error("sync the folder", folder.path(), e))
 }
 
 /// Makes the segment that begins with record `first`, durable with its header and its entry in the folder.
-fn create(folder: &Folder, name: &str, first: u64) -> Result<Box<dyn DiskFile>, SegmentsError> {
+fn create(folder: &DiskFolder, name: &str, first: u64) -> Result<Box<dyn DiskFile>, SegmentsError> {
     let path = path_of(folder, first);
     let file = folder.create(&name_of(first)).map_err(|e| io_error("create", &path, e))?;
     write_header(&*file, &path, name, first)?;
@@ -209,7 +209,7 @@ fn header_is_torn(file: &dyn DiskFile, path: &Path, length: u64) -> Result<bool,
 
 /// Writes a header anew that is not whole, for the name of its file says what was in it; whether it had to be. One that is
 /// whole and says something else is left alone.
-fn mend_header(folder: &Folder, name: &'static str, first: u64) -> Result<bool, SegmentsError> {
+fn mend_header(folder: &DiskFolder, name: &'static str, first: u64) -> Result<bool, SegmentsError> {
     let path = path_of(folder, first);
     let file = open_patiently(folder, first).map_err(|e| io_error("open", &path, e))?;
     let length = file.len().map_err(|e| io_error("inspect", &path, e))?;
@@ -227,7 +227,7 @@ fn mend_header(folder: &Folder, name: &'static str, first: u64) -> Result<bool, 
 }
 
 /// Opens a segment; waits a while for a descriptor, for the writer never needs one to go on.
-fn open_patiently(folder: &Folder, first: u64) -> io::Result<Box<dyn DiskFile>> {
+fn open_patiently(folder: &DiskFolder, first: u64) -> io::Result<Box<dyn DiskFile>> {
     let begun = Instant::now();
     loop {
         match folder.open(&name_of(first)) {
@@ -240,7 +240,11 @@ fn open_patiently(folder: &Folder, first: u64) -> io::Result<Box<dyn DiskFile>> 
 }
 
 /// Opens a segment for reading and checks its header.
-fn open_checked(folder: &Folder, name: &'static str, first: u64) -> Result<Box<dyn DiskFile>, SegmentsError> {
+fn open_checked(
+    folder: &DiskFolder,
+    name: &'static str,
+    first: u64,
+) -> Result<Box<dyn DiskFile>, SegmentsError> {
     let path = path_of(folder, first);
     let file = open_patiently(folder, first).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => SegmentsError::Missing { path: path.clone() },

@@ -6,7 +6,7 @@ use super::{
     HEADER_BYTES, PAYLOAD_BYTES_MAX, PROBED_RECORD_BYTES, Position, RECORD_HEADER, SegmentsError, io_error,
     list, name_of, open_checked, path_of, u32_at, whole,
 };
-use crate::disk::{DiskFile, Folder};
+use crate::disk::{DiskFile, DiskFolder};
 
 /// How much a reader reads at once.
 const BLOCK_BYTES: usize = 1 << 20;
@@ -19,7 +19,7 @@ const LOOK_BYTES: u64 = 4 * PROBED_RECORD_BYTES as u64;
 
 /// A place of a reader.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
+pub struct SegmentPlace {
     at: Position,
     records: u64,
     uncounted: bool,
@@ -27,7 +27,7 @@ pub struct Place {
 
 /// What [`SegmentReader::resync`] left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Skipped {
+pub struct SkippedBytes {
     /// The bad record.
     pub from: Position,
     /// Where the reader goes on.
@@ -38,7 +38,7 @@ pub struct Skipped {
 
 /// Reads a log from the beginning of a segment, in order, over the ends of segments, as far as it is told to.
 pub struct SegmentReader {
-    folder: Folder,
+    folder: DiskFolder,
     name: &'static str,
     file: Box<dyn DiskFile>,
     first: u64,
@@ -63,7 +63,7 @@ impl SegmentReader {
     /// # Errors
     /// A first segment that cannot be read or is none of this log.
     pub fn open(
-        folder: impl Into<Folder>,
+        folder: impl Into<DiskFolder>,
         name: &'static str,
     ) -> Result<Option<SegmentReader>, SegmentsError> {
         let folder = folder.into();
@@ -75,7 +75,7 @@ impl SegmentReader {
     /// # Errors
     /// A segment that cannot be read or is none of this log.
     pub fn open_at(
-        folder: impl Into<Folder>,
+        folder: impl Into<DiskFolder>,
         name: &'static str,
         first: u64,
     ) -> Result<SegmentReader, SegmentsError> {
@@ -97,15 +97,15 @@ impl SegmentReader {
     }
 
     /// Where it is, to come back to.
-    pub fn place(&self) -> Place {
-        Place { at: self.position(), records: self.records, uncounted: self.uncounted }
+    pub fn place(&self) -> SegmentPlace {
+        SegmentPlace { at: self.position(), records: self.records, uncounted: self.uncounted }
     }
 
     /// Goes to a place where a reader of this log has been.
     ///
     /// # Errors
     /// A segment that is gone or cannot be read.
-    pub fn go_to(&mut self, place: Place) -> Result<(), SegmentsError> {
+    pub fn go_to(&mut self, place: SegmentPlace) -> Result<(), SegmentsError> {
         if place.at.segment != self.first {
             let path = path_of(&self.folder, place.at.segment);
             let file =
@@ -206,14 +206,14 @@ impl SegmentReader {
         &mut self,
         end: Position,
         plausible: fn(u8, &[u8]) -> bool,
-    ) -> Result<Skipped, SegmentsError> {
+    ) -> Result<SkippedBytes, SegmentsError> {
         let from = self.position();
         self.uncounted = true;
         let limit = self.limit(end)?;
         if self.offset < limit {
             self.offset = self.look(limit, plausible)?;
             let to = self.position();
-            return Ok(Skipped { from, to, bytes: to.offset - from.offset });
+            return Ok(SkippedBytes { from, to, bytes: to.offset - from.offset });
         }
         // What is bad is the next segment's header, or that it is missing.
         let first = self.next_listed()?;
@@ -226,7 +226,7 @@ impl SegmentReader {
         };
         self.enter(first, file);
         self.uncounted = true;
-        Ok(Skipped { from, to: self.position(), bytes })
+        Ok(SkippedBytes { from, to: self.position(), bytes })
     }
 
     /// Offset of the next whole record before `limit`, or `limit`.

@@ -5,18 +5,18 @@ use std::io;
 use std::path::Path;
 
 use super::reader::SegmentReader;
-use super::writer::Proof;
+use super::writer::TailProof;
 use super::{
     HEADER_BYTES, KIND_SYNCED, Position, SegmentsError, create, decode_synced, header_is_torn, io_error,
     list, mend_header, name_of, path_of, sync_dir, whole, write_header,
 };
-use crate::disk::{DiskFile, Folder};
+use crate::disk::{DiskFile, DiskFolder};
 
 /// How far behind a bad record a whole one is looked for.
 const PROBED_BYTES: usize = 1 << 16;
 
 /// The segment a log goes on in, as it was found.
-pub(super) struct Last {
+pub(super) struct LastRecord {
     pub(super) first: u64,
     pub(super) file: Box<dyn DiskFile>,
     pub(super) length: u64,
@@ -25,13 +25,19 @@ pub(super) struct Last {
     pub(super) torn_bytes: u64,
 }
 
-pub(super) fn last_segment(folder: &Folder, name: &str) -> Result<Last, SegmentsError> {
+pub(super) fn last_segment(folder: &DiskFolder, name: &str) -> Result<LastRecord, SegmentsError> {
     let mut segments = list(folder)?;
     let mut torn_bytes = 0;
     loop {
         let Some(first) = segments.pop() else {
             let file = create(folder, name, 0)?;
-            return Ok(Last { first: 0, file, length: HEADER_BYTES, earlier: VecDeque::new(), torn_bytes });
+            return Ok(LastRecord {
+                first: 0,
+                file,
+                length: HEADER_BYTES,
+                earlier: VecDeque::new(),
+                torn_bytes,
+            });
         };
         let path = path_of(folder, first);
         let file = folder.open(&name_of(first)).map_err(|e| io_error("open", &path, e))?;
@@ -57,12 +63,12 @@ pub(super) fn last_segment(folder: &Folder, name: &str) -> Result<Last, Segments
                 inspected.map_err(|e| io_error("inspect", &path_of(folder, segment), e))?,
             ));
         }
-        return Ok(Last { first, file, length, earlier, torn_bytes });
+        return Ok(LastRecord { first, file, length, earlier, torn_bytes });
     }
 }
 
 /// Where the log may end, and how many records of the segment are before that.
-pub(super) struct Scanned {
+pub(super) struct SegmentScan {
     pub(super) end: u64,
     pub(super) records: u64,
     /// Whether the last of them says how far the log was synced.
@@ -73,12 +79,12 @@ pub(super) struct Scanned {
 
 /// Reads the last segment, which is as long as `whole`.
 pub(super) fn scan(
-    folder: &Folder,
+    folder: &DiskFolder,
     name: &'static str,
     whole: Position,
-    proof: Option<Proof>,
+    proof: Option<TailProof>,
     mut visit: impl FnMut(u8, &[u8]) -> bool,
-) -> Result<Scanned, SegmentsError> {
+) -> Result<SegmentScan, SegmentsError> {
     let mut reader = SegmentReader::open_at(folder, name, whole.segment).map_err(|error| match error {
         SegmentsError::Damaged { path, segment, offset, why } if proof.is_some() => {
             let why = format!("{why}; nothing else of it is lost, and --accept-loss writes the header anew");
@@ -86,7 +92,8 @@ pub(super) fn scan(
         }
         other => other,
     })?;
-    let (mut scanned, mut seen) = (Scanned { end: HEADER_BYTES, records: 0, marked: false, bad: None }, 0);
+    let (mut scanned, mut seen) =
+        (SegmentScan { end: HEADER_BYTES, records: 0, marked: false, bad: None }, 0);
     loop {
         match reader.next(whole) {
             Ok(Some((kind, payload))) => {
@@ -124,7 +131,7 @@ pub(super) fn scan(
 }
 
 /// Writes the headers anew that are damaged, as was accepted: from here on all readers find them good.
-pub(super) fn mend_headers(folder: &Folder, name: &'static str) -> Result<(), SegmentsError> {
+pub(super) fn mend_headers(folder: &DiskFolder, name: &'static str) -> Result<(), SegmentsError> {
     for first in list(folder)? {
         if mend_header(folder, name, first)? {
             let path = path_of(folder, first);
@@ -135,7 +142,11 @@ pub(super) fn mend_headers(folder: &Folder, name: &'static str) -> Result<(), Se
 }
 
 /// Whether a whole record behind the bad one at which `reader` stands says that the bad one had been synced.
-fn had_been_synced(reader: &SegmentReader, whole: Position, proof: &Proof) -> Result<bool, SegmentsError> {
+fn had_been_synced(
+    reader: &SegmentReader,
+    whole: Position,
+    proof: &TailProof,
+) -> Result<bool, SegmentsError> {
     let bad = reader.position();
     let mut ahead = reader.another()?;
     loop {
@@ -159,7 +170,7 @@ fn had_been_synced(reader: &SegmentReader, whole: Position, proof: &Proof) -> Re
 /// A write that was cut short is followed by nothing. So this is a bit that flipped on the disk, or pages of one lost
 /// commit that a power cut let through out of order; nobody can tell, and what was acknowledged must not be destroyed.
 pub(super) fn keep_if_damaged(
-    folder: &Folder,
+    folder: &DiskFolder,
     file: &dyn DiskFile,
     path: &Path,
     from: u64,
@@ -184,7 +195,7 @@ pub(super) fn keep_if_damaged(
 }
 
 /// Writes a file beside the log; one of this name was left by a start that came no further.
-fn keep(folder: &Folder, path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn keep(folder: &DiskFolder, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let file = match folder.create(&name) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => folder.open(&name)?,

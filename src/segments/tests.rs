@@ -202,12 +202,12 @@ fn whole_records_behind_a_bad_one_are_kept_beside_the_log() {
         changed[second + at] ^= 1;
         fs::write(path_of(&dir.path().into(), 0), &changed).unwrap();
         let (_, recovered) = Segments::open(dir.path(), LOG, 1 << 20, |_, _| true).unwrap();
-        assert_eq!(recovered, Recovered { truncated_bytes: (length - second) as u64, records: 1 });
+        assert_eq!(recovered, RecoverySummary { truncated_bytes: (length - second) as u64, records: 1 });
         let beside = dir.path().join(format!("{:020}.seg.cut-{second}", 0));
         assert_eq!(fs::read(&beside).ok(), kept.then(|| changed[second..].to_vec()), "byte {at}");
         // It is no segment, and opening again finds a good log.
         let (_, again) = Segments::open(dir.path(), LOG, 1 << 20, |_, _| true).unwrap();
-        assert_eq!(again, Recovered { truncated_bytes: 0, records: 1 });
+        assert_eq!(again, RecoverySummary { truncated_bytes: 0, records: 1 });
     }
 }
 
@@ -216,7 +216,7 @@ fn the_log_ends_where_the_caller_says_it_may() {
     let dir = Dir::new();
     write(dir.path(), 1 << 20, &vec![(1, vec![1]), (0, vec![2]), (1, vec![3]), (0, vec![4]), (0, vec![5])]);
     let (log, recovered) = Segments::open(dir.path(), LOG, 1 << 20, |kind, _| kind == 1).unwrap();
-    assert_eq!(recovered, Recovered { truncated_bytes: 20, records: 3 });
+    assert_eq!(recovered, RecoverySummary { truncated_bytes: 20, records: 3 });
     assert_eq!(read(dir.path(), log.end()).0, [(1, vec![1]), (0, vec![2]), (1, vec![3])]);
 }
 
@@ -259,7 +259,7 @@ fn other_files_versions_and_gaps_are_errors_that_name_the_file() {
     )
     .unwrap();
     let error = read(dir.path(), end).1.unwrap();
-    assert!(matches!(&error, SegmentsError::Version { path, found: 2 } if *path == files[1]), "{error}");
+    assert!(matches!(&error, SegmentsError::Version { path, found: 3 } if *path == files[1]), "{error}");
     fs::write(
         &files[1],
         [header("other", VERSION, first).as_slice(), &whole[HEADER_BYTES as usize..]].concat(),
@@ -294,7 +294,7 @@ fn a_failed_write_can_be_tried_again_or_undone() {
         log.append(3, b"as well");
         let error = log.sync().unwrap_err();
         let named = error.to_string().contains(&path_of(log.folder(), 0).display().to_string());
-        assert!(error.passes() && named, "{error}");
+        assert!(error.is_transient() && named, "{error}");
         assert_eq!((log.end(), log.probe(50).is_err()), (end, true));
         if undone {
             log.rewind().unwrap();
@@ -323,9 +323,9 @@ fn no_segment_is_begun_before_what_was_undone_is_cut_off() {
     log.append(2, b"undone");
     log.write().unwrap();
     faults.no_cut.store(true, Relaxed);
-    assert!(log.rewind().unwrap_err().passes());
+    assert!(log.rewind().unwrap_err().is_transient());
     // Nothing is buffered, and the segment is full.
-    assert!(log.sync().unwrap_err().passes());
+    assert!(log.sync().unwrap_err().is_transient());
     assert_eq!(list(dir.path()).unwrap(), [0]);
     faults.no_cut.store(false, Relaxed);
     log.sync().unwrap();
@@ -361,7 +361,7 @@ fn after_a_failed_sync_nothing_is_written_any_more() {
     let (mut log, _) = Segments::open(faults.folder(dir.path()), LOG, 1 << 20, |_, _| true).unwrap();
     faults.no_sync.store(true, Relaxed);
     log.append(1, b"lost or not");
-    assert!(!log.sync().unwrap_err().passes());
+    assert!(!log.sync().unwrap_err().is_transient());
     faults.no_sync.store(false, Relaxed);
     for again in [log.sync(), log.rewind(), log.probe(1)] {
         assert!(matches!(again, Err(SegmentsError::FailedBefore { .. })));
@@ -452,7 +452,7 @@ fn a_segment_whose_making_was_cut_short_is_taken_away() {
         write(dir.path(), 1 << 20, &records(3));
         fs::write(path_of(&dir.path().into(), 3), vec![0; torn]).unwrap();
         let (mut log, recovered) = Segments::open(dir.path(), LOG, 1 << 20, |_, _| true).unwrap();
-        assert_eq!(recovered, Recovered { truncated_bytes: torn as u64, records: 3 });
+        assert_eq!(recovered, RecoverySummary { truncated_bytes: torn as u64, records: 3 });
         log.append(7, b"goes on in the one before");
         log.sync().unwrap();
         assert_eq!((list(dir.path()).unwrap(), read(dir.path(), log.end()).0.len()), (vec![0], 4));
@@ -485,7 +485,7 @@ fn old_segments_are_removed_and_the_rest_stays_a_log() {
 }
 
 /// Everything a reader gets that goes round damage, and what it left out.
-fn read_round(dir: &Path, end: Position) -> (Records, Vec<Skipped>) {
+fn read_round(dir: &Path, end: Position) -> (Records, Vec<SkippedBytes>) {
     let mut reader = SegmentReader::open(dir, LOG).unwrap().unwrap();
     let (mut seen, mut skipped) = (Records::new(), vec![]);
     loop {
@@ -534,8 +534,8 @@ fn who_can_do_without_a_damaged_record_gets_all_others() {
     assert_eq!((seen.len() as u64, skipped.len()), (all.len() as u64 - (gone[2] - gone[1]), 1));
 }
 
-fn proof(accept_loss: bool) -> Proof {
-    Proof { plausible: |_, _| true, accept_loss }
+fn proof(accept_loss: bool) -> TailProof {
+    TailProof { plausible: |_, _| true, accept_loss }
 }
 
 #[test]
@@ -673,7 +673,7 @@ fn a_segment_that_cannot_be_begun_fails_the_log() {
 #[test]
 fn those_who_wait_hear_of_every_advance_and_of_the_end() {
     let place = |offset| Position { segment: 0, offset };
-    let durable = Arc::new(Durable::new(place(32), None));
+    let durable = Arc::new(DurablePosition::new(place(32), None));
     assert_eq!(durable.wait_beyond(place(32), Duration::ZERO), place(32));
     let waiting = durable.clone();
     let waiter = std::thread::spawn(move || {

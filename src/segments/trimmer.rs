@@ -2,27 +2,28 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::{SegmentsError, io_error, name_of, path_of, sync_dir};
-use crate::disk::Folder;
+use crate::disk::DiskFolder;
+use parking_lot::{Mutex, MutexGuard};
 
 /// The segments of a log that is being written; cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Trimmer {
-    shared: Arc<Shared>,
+pub struct SegmentTrimmer {
+    shared: Arc<TrimShared>,
 }
 
 #[derive(Debug)]
-struct Shared {
-    folder: Folder,
-    held: Mutex<Held>,
+struct TrimShared {
+    folder: DiskFolder,
+    held: Mutex<ReaderHold>,
     /// One removes at a time. Apart from `held`, so that the log's writer never waits for a disk access of another.
     removing: Mutex<()>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct ReaderHold {
     /// Number and bytes of the segments before the one being written, rising.
     earlier: VecDeque<(u64, u64)>,
     /// Their bytes together.
@@ -31,15 +32,17 @@ struct Held {
     current: u64,
 }
 
-impl Trimmer {
-    pub(super) fn new(folder: Folder, earlier: VecDeque<(u64, u64)>, current: u64) -> Trimmer {
-        let held = Held { bytes: earlier.iter().map(|(_, bytes)| bytes).sum(), earlier, current };
-        Trimmer { shared: Arc::new(Shared { folder, held: Mutex::new(held), removing: Mutex::new(()) }) }
+impl SegmentTrimmer {
+    pub(super) fn new(folder: DiskFolder, earlier: VecDeque<(u64, u64)>, current: u64) -> SegmentTrimmer {
+        let held = ReaderHold { bytes: earlier.iter().map(|(_, bytes)| bytes).sum(), earlier, current };
+        SegmentTrimmer {
+            shared: Arc::new(TrimShared { folder, held: Mutex::new(held), removing: Mutex::new(()) }),
+        }
     }
 
     /// The segment being written is full, and the next one is made.
     pub(super) fn rolled(&self, bytes: u64, next: u64) {
-        let mut held = self.held();
+        let mut held = self.holds();
         let full = held.current;
         held.earlier.push_back((full, bytes));
         held.bytes += bytes;
@@ -48,18 +51,18 @@ impl Trimmer {
 
     /// Bytes of the segments before the one being written.
     pub fn bytes(&self) -> u64 {
-        self.held().bytes
+        self.holds().bytes
     }
 
     /// The oldest segment.
     pub fn first_segment(&self) -> u64 {
-        let held = self.held();
+        let held = self.holds();
         held.earlier.front().map_or(held.current, |(first, _)| *first)
     }
 
     /// All segments, rising; the last one is being written.
     pub fn segments(&self) -> Vec<u64> {
-        let held = self.held();
+        let held = self.holds();
         held.earlier.iter().map(|(first, _)| *first).chain([held.current]).collect()
     }
 
@@ -71,11 +74,11 @@ impl Trimmer {
     /// # Errors
     /// The disk's; what was removed stays so, and the log can be written as before.
     pub fn remove_before(&self, segment: u64) -> Result<u64, SegmentsError> {
-        let _one = self.shared.removing.lock().unwrap_or_else(PoisonError::into_inner);
+        let _one = self.shared.removing.lock();
         let folder = &self.shared.folder;
         let mut freed = 0;
         loop {
-            let oldest = self.held().earlier.front().copied();
+            let oldest = self.holds().earlier.front().copied();
             let Some((first, bytes)) = oldest.filter(|(first, _)| *first < segment) else { return Ok(freed) };
             match folder.remove(&name_of(first)) {
                 // The folder could not be synced the last time.
@@ -84,14 +87,14 @@ impl Trimmer {
                 Ok(()) => {}
             }
             sync_dir(folder)?;
-            let mut held = self.held();
+            let mut held = self.holds();
             held.earlier.pop_front();
             held.bytes -= bytes;
             freed += bytes;
         }
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
-        self.shared.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn holds(&self) -> MutexGuard<'_, ReaderHold> {
+        self.shared.held.lock()
     }
 }

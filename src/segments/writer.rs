@@ -3,18 +3,18 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::recovery::{Last, Scanned, keep_if_damaged, last_segment, mend_headers, scan};
-use super::trimmer::Trimmer;
+use super::recovery::{LastRecord, SegmentScan, keep_if_damaged, last_segment, mend_headers, scan};
+use super::trimmer::SegmentTrimmer;
 use super::{
     HEADER_BYTES, KIND_SYNCED, PAYLOAD_BYTES_MAX, Position, RECORD_HEADER, SegmentsError, encode_synced,
     io_error, make_dir, name_of, path_of, sync_dir, write_header,
 };
-use crate::disk::{DiskFile, Folder};
+use crate::disk::{DiskFile, DiskFolder};
 use crate::faults::{mutant, sync_fails};
 
 /// What opening a log for writing found at its end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Recovered {
+pub struct RecoverySummary {
     /// Bytes cut off: a torn record, or whole records after the last place where the log may end.
     pub truncated_bytes: u64,
     /// Records in the last segment.
@@ -23,7 +23,7 @@ pub struct Recovered {
 
 /// Where a log would end when it is opened: what follows is about to be cut off.
 #[derive(Clone, Debug)]
-pub struct Ending {
+pub struct TailCut {
     /// The last segment.
     pub path: PathBuf,
     /// The first bad record, or the end of the last good one.
@@ -34,7 +34,7 @@ pub struct Ending {
 
 /// Tells a torn tail, which is cut off, from damage, which is not.
 #[derive(Clone, Copy, Debug)]
-pub struct Proof {
+pub struct TailProof {
     /// Whether a record can be one of this log.
     pub plausible: fn(u8, &[u8]) -> bool,
     /// Whether damage is left in the middle of the log, for readers to go round ([`SegmentReader::resync`]), or an
@@ -49,7 +49,7 @@ pub struct Proof {
 /// [`Segments::rewind`]. After a failed sync nothing is written any more.
 #[derive(Debug)]
 pub struct Segments {
-    folder: Folder,
+    folder: DiskFolder,
     name: &'static str,
     segment_bytes: u64,
     file: Box<dyn DiskFile>,
@@ -65,7 +65,7 @@ pub struct Segments {
     kept: (u64, u64),
     /// The end of a record of [`KIND_SYNCED`] behind which nothing was written yet.
     marked: u64,
-    earlier: Trimmer,
+    earlier: SegmentTrimmer,
     /// The file may be longer than `written`, by something that is not wanted.
     overhangs: bool,
     /// The next segment could not be begun the last time.
@@ -82,11 +82,11 @@ impl Segments {
     /// # Errors
     /// Whatever cannot be read, written or is no segment of this log in this version.
     pub fn open(
-        folder: impl Into<Folder>,
+        folder: impl Into<DiskFolder>,
         name: &'static str,
         segment_bytes: u64,
         visit: impl FnMut(u8, &[u8]) -> bool,
-    ) -> Result<(Segments, Recovered), SegmentsError> {
+    ) -> Result<(Segments, RecoverySummary), SegmentsError> {
         Segments::open_proving(folder, name, segment_bytes, None, visit)
     }
 
@@ -95,12 +95,12 @@ impl Segments {
     /// # Errors
     /// As there, and damage in what had been synced.
     pub fn open_proving(
-        folder: impl Into<Folder>,
+        folder: impl Into<DiskFolder>,
         name: &'static str,
         segment_bytes: u64,
-        proof: Option<Proof>,
+        proof: Option<TailProof>,
         visit: impl FnMut(u8, &[u8]) -> bool,
-    ) -> Result<(Segments, Recovered), SegmentsError> {
+    ) -> Result<(Segments, RecoverySummary), SegmentsError> {
         Segments::open_judging(folder, name, segment_bytes, proof, visit, |_| Ok(()))
     }
 
@@ -110,24 +110,24 @@ impl Segments {
     /// # Errors
     /// As there, and what `judge` says.
     pub fn open_judging<E: From<SegmentsError>>(
-        folder: impl Into<Folder>,
+        folder: impl Into<DiskFolder>,
         name: &'static str,
         segment_bytes: u64,
-        proof: Option<Proof>,
+        proof: Option<TailProof>,
         visit: impl FnMut(u8, &[u8]) -> bool,
-        judge: impl FnOnce(Ending) -> Result<(), E>,
-    ) -> Result<(Segments, Recovered), E> {
+        judge: impl FnOnce(TailCut) -> Result<(), E>,
+    ) -> Result<(Segments, RecoverySummary), E> {
         let folder = folder.into();
         make_dir(&folder)?;
-        let Last { first, file, length, earlier, torn_bytes } = last_segment(&folder, name)?;
+        let LastRecord { first, file, length, earlier, torn_bytes } = last_segment(&folder, name)?;
         let path = path_of(&folder, first);
         if proof.is_some_and(|proof| proof.accept_loss) {
             mend_headers(&folder, name)?;
         }
-        let Scanned { mut end, records, marked, bad } =
+        let SegmentScan { mut end, records, marked, bad } =
             scan(&folder, name, Position { segment: first, offset: length }, proof, visit)?;
         let (offset, why) = bad.unwrap_or_else(|| (end, "what should follow is not there".to_owned()));
-        judge(Ending { path: path.clone(), offset, why })?;
+        judge(TailCut { path: path.clone(), offset, why })?;
         if mutant(6) {
             end = length;
         }
@@ -141,8 +141,8 @@ impl Segments {
             file.sync().map_err(|e| io_error("sync", &path, e))?;
             sync_dir(&folder)?;
         }
-        let recovered = Recovered { truncated_bytes: length - end + torn_bytes, records };
-        let earlier = Trimmer::new(folder.clone(), earlier, first);
+        let recovered = RecoverySummary { truncated_bytes: length - end + torn_bytes, records };
+        let earlier = SegmentTrimmer::new(folder.clone(), earlier, first);
         let writer = Segments {
             folder,
             name,
@@ -411,12 +411,12 @@ impl Segments {
     }
 
     /// For another thread: which segments there are, and the removing of old ones.
-    pub fn trimmer(&self) -> Trimmer {
+    pub fn trimmer(&self) -> SegmentTrimmer {
         self.earlier.clone()
     }
 
     /// The folder of the log.
-    pub fn folder(&self) -> &Folder {
+    pub fn folder(&self) -> &DiskFolder {
         &self.folder
     }
 }

@@ -19,12 +19,12 @@ pub struct TrustedTime {
     trusted_ms: i64,
     /// Reading of the monotonic clock at `trusted_ms`.
     uptime: Duration,
-    apart: Option<Apart>,
+    apart: Option<ClockJump>,
 }
 
 /// The clock is elsewhere.
 #[derive(Clone, Copy, Debug)]
-struct Apart {
+struct ClockJump {
     /// Since when it has kept this distance.
     since: Duration,
     /// How far it is ahead, or behind if that is negative.
@@ -33,7 +33,7 @@ struct Apart {
 
 /// What a look at the clock found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum ClockJudgement {
     /// Nothing new.
     Nothing,
     /// The clock has jumped, and is now so far ahead; behind, if that is negative.
@@ -51,7 +51,7 @@ impl TrustedTime {
     }
 
     /// Looks at the clock, Unix milliseconds, and at the monotonic clock.
-    pub fn look(&mut self, clock_ms: i64, uptime: Duration) -> Found {
+    pub fn judge(&mut self, clock_ms: i64, uptime: Duration) -> ClockJudgement {
         let elapsed = uptime.saturating_sub(self.uptime);
         // Whole milliseconds, so that many looks lose nothing.
         let elapsed_ms = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX);
@@ -61,20 +61,20 @@ impl TrustedTime {
         let close = |by_ms: i64| by_ms.unsigned_abs() <= APART_MS_MAX.unsigned_abs();
         if close(by_ms) {
             self.trusted_ms = clock_ms;
-            return if self.apart.take().is_some() { Found::Back } else { Found::Nothing };
+            return if self.apart.take().is_some() { ClockJudgement::Back } else { ClockJudgement::Nothing };
         }
         match self.apart {
             Some(apart) if close(by_ms.saturating_sub(apart.by_ms)) => {
                 if uptime.saturating_sub(apart.since) < STEADY {
-                    return Found::Nothing;
+                    return ClockJudgement::Nothing;
                 }
                 self.trusted_ms = clock_ms;
                 self.apart = None;
-                Found::Believed(by_ms)
+                ClockJudgement::Believed(by_ms)
             }
             _ => {
-                self.apart = Some(Apart { since: uptime, by_ms });
-                Found::Jumped(by_ms)
+                self.apart = Some(ClockJump { since: uptime, by_ms });
+                ClockJudgement::Jumped(by_ms)
             }
         }
     }
@@ -113,14 +113,16 @@ mod tests {
         time: &mut TrustedTime,
         seconds: std::ops::Range<u64>,
         clock: impl Fn(u64) -> i64,
-    ) -> Vec<Found> {
+    ) -> Vec<ClockJudgement> {
         let found = seconds.map(|s| {
-            let found = time.look(T0 + s as i64 * 1_000 + clock(s), Duration::from_secs(s));
+            let found = time.judge(T0 + s as i64 * 1_000 + clock(s), Duration::from_secs(s));
             let true_ms = T0 + s as i64 * 1_000;
-            assert!(found != Found::Nothing || time.expires_by_ms() <= true_ms.max(true_ms + clock(s)));
+            assert!(
+                found != ClockJudgement::Nothing || time.expires_by_ms() <= true_ms.max(true_ms + clock(s))
+            );
             found
         });
-        found.filter(|found| *found != Found::Nothing).collect()
+        found.filter(|found| *found != ClockJudgement::Nothing).collect()
     }
 
     #[test]
@@ -128,7 +130,10 @@ mod tests {
         for ahead in [40 * DAY_MS, 6 * HOUR_MS, -6 * HOUR_MS, 700_000, i64::MAX / 2] {
             let mut time = TrustedTime::new(T0, Duration::ZERO);
             let wrong = |s: u64| if (100..3_000).contains(&s) { ahead } else { 0 };
-            assert_eq!(looks(&mut time, 0..5_000, wrong), [Found::Jumped(ahead), Found::Back]);
+            assert_eq!(
+                looks(&mut time, 0..5_000, wrong),
+                [ClockJudgement::Jumped(ahead), ClockJudgement::Back]
+            );
             assert_eq!((time.trusted_ms(), time.apart_ms()), (T0 + 4_999_000, 0));
         }
     }
@@ -138,10 +143,10 @@ mod tests {
         for ahead in [40 * DAY_MS, -DAY_MS] {
             let mut time = TrustedTime::new(T0, Duration::ZERO);
             let set = |s: u64| if s >= 100 { ahead } else { 0 };
-            assert_eq!(looks(&mut time, 0..3_700, set), [Found::Jumped(ahead)]);
+            assert_eq!(looks(&mut time, 0..3_700, set), [ClockJudgement::Jumped(ahead)]);
             assert_eq!(time.trusted_ms(), T0 + 3_699_000);
             assert_eq!(time.expires_by_ms(), T0 + 3_699_000 + ahead.min(0));
-            assert_eq!(looks(&mut time, 3_700..3_800, set), [Found::Believed(ahead)]);
+            assert_eq!(looks(&mut time, 3_700..3_800, set), [ClockJudgement::Believed(ahead)]);
             assert_eq!(time.trusted_ms(), T0 + 3_799_000 + ahead);
         }
     }
@@ -152,7 +157,7 @@ mod tests {
         // It jumps by a day each 50 minutes, and is never believed.
         let set = |s: u64| (s / 3_000) as i64 * DAY_MS;
         let found = looks(&mut time, 0..30_000, set);
-        assert_eq!(found, (1..10).map(|n| Found::Jumped(n * DAY_MS)).collect::<Vec<_>>());
+        assert_eq!(found, (1..10).map(|n| ClockJudgement::Jumped(n * DAY_MS)).collect::<Vec<_>>());
         assert_eq!(time.trusted_ms(), T0 + 29_999_000);
     }
 
@@ -160,15 +165,15 @@ mod tests {
     fn a_process_that_was_away_waits_an_hour_and_short_restarts_do_not_wait() {
         // Away for a day: as a jump.
         let mut time = TrustedTime::new(T0 - DAY_MS, Duration::from_secs(7));
-        assert_eq!(time.look(T0, Duration::from_secs(7)), Found::Jumped(DAY_MS));
-        assert_eq!(time.look(T0 + HOUR_MS, Duration::from_secs(3_607)), Found::Believed(DAY_MS));
+        assert_eq!(time.judge(T0, Duration::from_secs(7)), ClockJudgement::Jumped(DAY_MS));
+        assert_eq!(time.judge(T0 + HOUR_MS, Duration::from_secs(3_607)), ClockJudgement::Believed(DAY_MS));
         // Restarted each 50 minutes, away for 5: it keeps up.
         let mut trusted_ms = T0;
         for n in 0..50 {
             let begin = T0 + n * 55 * 60_000;
             let mut time = TrustedTime::new(trusted_ms, Duration::ZERO);
-            assert_eq!(time.look(begin, Duration::ZERO), Found::Nothing);
-            assert_eq!(time.look(begin + 50 * 60_000, Duration::from_secs(3_000)), Found::Nothing);
+            assert_eq!(time.judge(begin, Duration::ZERO), ClockJudgement::Nothing);
+            assert_eq!(time.judge(begin + 50 * 60_000, Duration::from_secs(3_000)), ClockJudgement::Nothing);
             trusted_ms = time.trusted_ms();
             assert_eq!(trusted_ms, begin + 50 * 60_000);
         }
@@ -177,7 +182,7 @@ mod tests {
     #[test]
     fn rows_count_as_written_by_the_later_of_two_clocks() {
         let mut time = TrustedTime::new(T0, Duration::ZERO);
-        time.look(T0 - 40 * DAY_MS, Duration::from_secs(1));
+        time.judge(T0 - 40 * DAY_MS, Duration::from_secs(1));
         assert_eq!(time.written_ms(T0 - 40 * DAY_MS), T0 + 1_000);
         assert_eq!(time.written_ms(T0 + DAY_MS), T0 + DAY_MS);
     }

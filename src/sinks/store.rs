@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::settings::duration;
 
-use super::retention::{Found, STEADY, TrustedTime};
-use crate::disk::Folder;
+use super::retention::{ClockJudgement, STEADY, TrustedTime};
+use crate::disk::DiskFolder;
 use crate::labels::Labels;
-use crate::metrics::{Metrics, Queue, Rows, Sink};
-use crate::outbox::{Batch, Durable, OutboxError, Tail};
-use crate::store::{self, LabelPairs, OwnLog, Recovered, Store, StoreError};
+use crate::metrics::{Metrics, QueueLabels, RowsLabels, SinkLabels};
+use crate::outbox::{DurablePosition, OutboxBatch, OutboxError, Tail};
+use crate::store::{self, LabelPairs, OwnLog, ReopenSummary, Store, StoreError};
 
 /// Rows that go into one transaction, at most (one epoch is never split).
 const ROWS_PER_WRITE: usize = 131_072;
@@ -36,7 +36,7 @@ const LOG_BYTES_WARN: u64 = 128 << 20;
 const LOG_SAY_EVERY: Duration = Duration::from_secs(600);
 /// How often is said that series have no labels.
 const WARN_EVERY_MS: i64 = 60_000;
-const NAME: Sink = Sink { sink: "store" };
+const NAME: SinkLabels = SinkLabels { sink: "store" };
 
 /// What stops the sink for good.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +68,7 @@ impl SinkError {
 
 /// Where the sink is.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct SinkProgress {
     /// The newest epoch the store holds; 0 for none.
     pub epoch: AtomicU64,
     /// Window rows written since the process started.
@@ -76,7 +76,7 @@ pub struct Progress {
 }
 
 /// What the sink needs.
-pub struct Parts {
+pub struct SinkDeps {
     /// The store.
     pub store: Arc<dyn Store>,
     /// Labels of series that are new to the store.
@@ -96,7 +96,7 @@ pub struct Parts {
 /// The running sink. It ends when the outbox is closed and all of it is stored.
 pub struct StoreSink {
     thread: Option<JoinHandle<()>>,
-    progress: Arc<Progress>,
+    progress: Arc<SinkProgress>,
     quit: Arc<AtomicBool>,
 }
 
@@ -106,17 +106,18 @@ impl StoreSink {
     /// # Errors
     /// The store or the outbox cannot be read, or the thread not started.
     pub fn start(
-        outbox: impl Into<Folder>,
-        durable: Arc<Durable>,
-        parts: Parts,
+        outbox: impl Into<DiskFolder>,
+        durable: Arc<DurablePosition>,
+        parts: SinkDeps,
     ) -> Result<StoreSink, SinkError> {
         let held = parts.store.epoch()?;
         let outbox = outbox.into();
         let tail = Tail::open_accepting(&outbox, Arc::clone(&durable), held, parts.accept_loss)?;
-        let progress = Arc::new(Progress { epoch: AtomicU64::new(held.unwrap_or(0)), ..Progress::default() });
+        let progress =
+            Arc::new(SinkProgress { epoch: AtomicU64::new(held.unwrap_or(0)), ..SinkProgress::default() });
         let quit = Arc::new(AtomicBool::new(false));
         let retained_ms = parts.store.retained_at_ms()?;
-        let writer = Writer {
+        let writer = StoreThread {
             retention: RefCell::new(Retention::new(retained_ms, &parts)),
             parts,
             log_said: Cell::new(None),
@@ -140,7 +141,7 @@ impl StoreSink {
     }
 
     /// Where the sink is.
-    pub fn progress(&self) -> Arc<Progress> {
+    pub fn progress(&self) -> Arc<SinkProgress> {
         Arc::clone(&self.progress)
     }
 
@@ -162,13 +163,13 @@ impl Drop for StoreSink {
     }
 }
 
-struct Writer {
-    parts: Parts,
-    progress: Arc<Progress>,
+struct StoreThread {
+    parts: SinkDeps,
+    progress: Arc<SinkProgress>,
     quit: Arc<AtomicBool>,
     /// What it reads, to begin anew.
-    outbox: Folder,
-    durable: Arc<Durable>,
+    outbox: DiskFolder,
+    durable: Arc<DurablePosition>,
     /// Series that the series log does not know: only memory is asked for them.
     missing: RefCell<HashSet<SeriesId>>,
     /// When it was said last that the store's log is too large.
@@ -182,9 +183,9 @@ struct Writer {
     said_ms: Cell<i64>,
 }
 
-impl Writer {
+impl StoreThread {
     fn run(&self, mut tail: Tail) -> Result<(), SinkError> {
-        let mut batches: Vec<Batch> = Vec::new();
+        let mut batches: Vec<OutboxBatch> = Vec::new();
         while !self.quit.load(Ordering::Relaxed) {
             let now_ms = self.retention.borrow_mut().look(&self.parts);
             if let Some(anew) = self.recovered()? {
@@ -203,7 +204,7 @@ impl Writer {
                 rows += next.windows.len() + next.types.len();
                 batches.push(next);
             }
-            self.parts.metrics.queue_depth.get_or_create(&Queue { queue: "store" }).set(rows as i64);
+            self.parts.metrics.queue_depth.get_or_create(&QueueLabels { queue: "store" }).set(rows as i64);
             if let Some(anew) = self.write(&batches, now_ms)? {
                 tail = anew;
             }
@@ -214,7 +215,7 @@ impl Writer {
 
     /// Where to go on, if a sync of the store failed and it was opened anew: it may lack what it seemed to hold.
     fn recovered(&self) -> Result<Option<Tail>, SinkError> {
-        let Recovered { before, epoch } = match self.parts.store.recover() {
+        let ReopenSummary { before, epoch } = match self.parts.store.recover() {
             Ok(None) => return Ok(None),
             Ok(Some(recovered)) => recovered,
             Err(error) if error.is_transient() => {
@@ -227,7 +228,7 @@ impl Writer {
         };
         self.parts.metrics.store_recoveries.inc();
         tracing::error!(
-            "a sync of the store has failed: it was opened anew and holds {}, where it seemed to hold {}; what follows is taken from the outbox again, and rows that a history wrote meanwhile may be missing",
+            "a sync of the store has failed: it was opened anew and holds {}, where it seemed to hold {}; what follows is taken from the outbox again, and rows that a backfill wrote meanwhile may be missing",
             in_words(epoch),
             in_words(before)
         );
@@ -239,10 +240,10 @@ impl Writer {
     }
 
     /// Writes until it is written, or the store was opened anew: then where to go on. Only a definite error ends the sink.
-    fn write(&self, batches: &[Batch], written_ms: i64) -> Result<Option<Tail>, SinkError> {
-        let rows: Vec<store::Batch<'_>> = batches
+    fn write(&self, batches: &[OutboxBatch], written_ms: i64) -> Result<Option<Tail>, SinkError> {
+        let rows: Vec<store::StoreBatch<'_>> = batches
             .iter()
-            .map(|b| store::Batch {
+            .map(|b| store::StoreBatch {
                 epoch: b.epoch,
                 written_ms,
                 windows: &b.windows,
@@ -266,7 +267,7 @@ impl Writer {
                     for (kind, n) in
                         [("windows", written.windows), ("rejects", written.rejects), ("types", written.types)]
                     {
-                        metrics.rows_written.get_or_create(&Rows { sink: NAME.sink, kind }).inc_by(n);
+                        metrics.rows_written.get_or_create(&RowsLabels { sink: NAME.sink, kind }).inc_by(n);
                     }
                     metrics.sink_epoch.get_or_create(&NAME).set(last as i64);
                     return Ok(None);
@@ -301,7 +302,7 @@ impl Writer {
         }
     }
 
-    /// Counts series that are in the catalogue without labels, and says so once a minute: the series log lost them.
+    /// Counts series that are in the catalog without labels, and says so once a minute: the series log lost them.
     fn count_unlabelled(&self, series: u64, now_ms: i64) {
         self.parts.metrics.series_unlabelled.inc_by(series);
         self.unlabelled.update(|unsaid| unsaid + series);
@@ -353,16 +354,16 @@ struct Retention {
 }
 
 impl Retention {
-    fn new(retained_ms: Option<i64>, parts: &Parts) -> Retention {
+    fn new(retained_ms: Option<i64>, parts: &SinkDeps) -> Retention {
         let clock_ms = (parts.clock)();
         let time = TrustedTime::new(retained_ms.unwrap_or(clock_ms), (parts.uptime)());
         Retention { time, dropped: None, first: true }
     }
 
     /// Looks at both clocks, drops tables once a minute, and gives the time of writing.
-    fn look(&mut self, parts: &Parts) -> i64 {
+    fn look(&mut self, parts: &SinkDeps) -> i64 {
         let (clock_ms, uptime) = ((parts.clock)(), (parts.uptime)());
-        let found = self.time.look(clock_ms, uptime);
+        let found = self.time.judge(clock_ms, uptime);
         let first = std::mem::take(&mut self.first);
         parts.metrics.retention_clock_ahead.set(self.time.apart_ms() as f64 / 1e3);
         let hold = duration(i64::try_from(STEADY.as_millis()).unwrap_or(i64::MAX));
@@ -374,19 +375,19 @@ impl Retention {
             )
         };
         match found {
-            Found::Nothing => {}
-            Found::Jumped(by_ms) if first => tracing::warn!(
+            ClockJudgement::Nothing => {}
+            ClockJudgement::Jumped(by_ms) if first => tracing::warn!(
                 "the clock is {} of when rows were last dropped; no more are dropped by it before it has gone on \
                  evenly for {hold}",
                 words(by_ms)
             ),
-            Found::Jumped(by_ms) => tracing::error!(
+            ClockJudgement::Jumped(by_ms) => tracing::error!(
                 "the clock has jumped and is now {} of where it should be; no stored rows are dropped by it before it \
                  has gone on evenly for {hold}: set it right before that if it is wrong",
                 words(by_ms)
             ),
-            Found::Back => tracing::info!("the clock is where it should be again"),
-            Found::Believed(by_ms) => tracing::warn!(
+            ClockJudgement::Back => tracing::info!("the clock is where it should be again"),
+            ClockJudgement::Believed(by_ms) => tracing::warn!(
                 "the clock has gone on evenly for {hold}, {} of where it was; stored rows are dropped by it now",
                 words(by_ms)
             ),
@@ -398,7 +399,7 @@ impl Retention {
         self.time.written_ms(clock_ms)
     }
 
-    fn drop_expired(now_ms: i64, parts: &Parts) {
+    fn drop_expired(now_ms: i64, parts: &SinkDeps) {
         match parts.store.drop_expired(now_ms) {
             Ok(dropped) if dropped.tables > 0 => {
                 tracing::info!("retention dropped {} tables with {} rows", dropped.tables, dropped.rows);
@@ -433,12 +434,12 @@ fn in_words(epoch: Option<u64>) -> String {
 mod tests {
     use std::sync::atomic::AtomicI64;
 
-    use tidewatch_dataflows::outcome::Outcomes;
+    use tidewatch_dataflows::rows::Rows;
 
     use super::*;
     use crate::labels::Limits;
-    use crate::outbox::{Config, Outbox};
-    use crate::store::CatalogueQuery;
+    use crate::outbox::{Outbox, OutboxOptions};
+    use crate::store::CatalogQuery;
     use crate::store::embedded::Embedded;
     use crate::store::selector::Selectors;
     use crate::store::testing::{T0, TempDir, WINDOWS, series, stats};
@@ -450,13 +451,13 @@ mod tests {
         let labels =
             Labels::open(dir.path().join("series"), Limits::default(), Arc::clone(&metrics)).unwrap();
         let outbox = dir.path().join("outbox");
-        let mut log = Outbox::open(&outbox, Config::default(), Arc::clone(&metrics)).unwrap();
+        let mut log = Outbox::open(&outbox, OutboxOptions::default(), Arc::clone(&metrics)).unwrap();
         let mut ids: Vec<SeriesId> = (0..3).map(series).collect();
         ids.sort_unstable();
         let windows = ids.into_iter().map(|id| stats(id, WINDOWS[0].0, T0, 0, 1.0)).collect();
-        log.append(1, &Outcomes { windows, ..Outcomes::default() }).unwrap();
+        log.append(1, &Rows { windows, ..Rows::default() }).unwrap();
         log.sync().unwrap();
-        let parts = Parts {
+        let parts = SinkDeps {
             store: Arc::new(dir.store()),
             labels: Arc::new(labels),
             metrics: Arc::clone(&metrics),
@@ -484,7 +485,7 @@ mod tests {
         fn new() -> World {
             let (dir, metrics) = (TempDir::new(), Arc::new(Metrics::new()));
             let labels = Labels::open(dir.path().join("series"), Limits::default(), Arc::clone(&metrics));
-            let log = Outbox::open(dir.path().join("outbox"), Config::default(), Arc::clone(&metrics));
+            let log = Outbox::open(dir.path().join("outbox"), OutboxOptions::default(), Arc::clone(&metrics));
             let store = Arc::new(dir.store());
             World { labels: Arc::new(labels.unwrap()), log: log.unwrap(), metrics, store, dir }
         }
@@ -492,12 +493,12 @@ mod tests {
         /// Appends an epoch with a row of this series, and shows it to the sink.
         fn epoch(&mut self, epoch: u64, id: SeriesId) {
             let windows = vec![stats(id, WINDOWS[0].0, T0 + epoch as i64 * 60_000, 0, 1.0)];
-            self.log.append(epoch, &Outcomes { windows, ..Outcomes::default() }).unwrap();
+            self.log.append(epoch, &Rows { windows, ..Rows::default() }).unwrap();
             self.log.sync().unwrap();
         }
 
         fn sink(&self) -> StoreSink {
-            let parts = Parts {
+            let parts = SinkDeps {
                 store: Arc::clone(&self.store) as Arc<dyn Store>,
                 labels: Arc::clone(&self.labels),
                 metrics: Arc::clone(&self.metrics),
@@ -529,9 +530,9 @@ mod tests {
         let pairs = [("__name__", "lost"), ("job", "a")];
         let id = crate::labels::series_id(&pairs);
         let sink = world.sink();
-        let all = CatalogueQuery { select: Selectors::default(), after: None, limit: 10 };
+        let all = CatalogQuery { select: Selectors::default(), after: None, limit: 10 };
         let name = |world: &World| {
-            let page = world.store.catalogue(&all).unwrap();
+            let page = world.store.catalog(&all).unwrap();
             page.rows.first().map(|row| row.name.clone())
         };
         for epoch in 1..3 {
@@ -559,11 +560,11 @@ mod tests {
         for hour in 0..30 {
             let windows = [stats(series(0), WINDOWS[0].0, T0 + hour * HOUR_MS, 0, 1.0)];
             let (epoch, written_ms) = (1 + hour as u64, T0 + hour * HOUR_MS);
-            let batch = store::Batch { epoch, written_ms, windows: &windows, rejects: &[], types: &[] };
+            let batch = store::StoreBatch { epoch, written_ms, windows: &windows, rejects: &[], types: &[] };
             store.write(&[batch], &|_| None).unwrap();
         }
         let labels = Labels::open(dir.path().join("series"), Limits::default(), Arc::default()).unwrap();
-        let parts = Parts {
+        let parts = SinkDeps {
             store: Arc::clone(&store) as Arc<dyn Store>,
             labels: Arc::new(labels),
             metrics: Arc::default(),

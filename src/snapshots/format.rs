@@ -3,7 +3,7 @@
 //! ```text
 //! manifest   magic "tidemani" | version u32 | crc32 u32 of version and rest | n x entry
 //!   entry    shard u16 | chain u8 | epoch u64 | begun u64 | panes bytes u64 | whole bytes u64 | state bytes u64
-//! state      magic "tidestat" | version u32 | crc32 u32 of version and rest | entry | stream_ms i64 | close_ms i64 |
+//! state      magic "tidestat" | version u32 | crc32 u32 of version and rest | entry | processing_ms i64 | watermark_ms i64 |
 //!            last_of_input u8 | length u32 and settings as JSON | state of the shard
 //! panes      magic "tidepane" | version u32 | crc32 u32 of version and rest | shard u16 | chain u8 | begun u64,
 //!            then block by block: length u32 | crc32 u32 of what follows | panes of one save
@@ -16,13 +16,13 @@ use std::io;
 
 use tidewatch_dataflows::sample::{EpochEnd, SHARDS};
 use tidewatch_dataflows::settings::Settings;
-use tidewatch_dataflows::state::CHAINS;
+use tidewatch_dataflows::snapshot::CHAINS;
 
 use super::SnapshotError;
-use crate::disk::Folder;
+use crate::disk::DiskFolder;
 
-/// Version of all three formats. Panes of version 1 had nine words.
-pub const VERSION: u32 = 2;
+/// Version of all three formats. Panes of version 1 had nine words; settings of version 2 other names.
+pub const VERSION: u32 = 3;
 const MANIFEST: &[u8; 8] = b"tidemani";
 const STATE: &[u8; 8] = b"tidestat";
 const PANES: &[u8; 8] = b"tidepane";
@@ -35,7 +35,7 @@ pub const FILE_BYTES_MAX: u64 = 4 << 30;
 
 /// One chain of one shard, as far as it is durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct ManifestEntry {
     /// The shard.
     pub shard: usize,
     /// The chain.
@@ -52,7 +52,7 @@ pub struct Entry {
     pub state_bytes: u64,
 }
 
-impl Entry {
+impl ManifestEntry {
     /// Name of the file of its state.
     pub fn state_name(&self) -> String {
         format!("{:03}{}-{:020}.state", self.shard, ["a", "b"][self.chain], self.epoch)
@@ -71,7 +71,7 @@ impl Entry {
         }
     }
 
-    fn take(bytes: &mut &[u8]) -> Option<Entry> {
+    fn take(bytes: &mut &[u8]) -> Option<ManifestEntry> {
         let shard = usize::from(u16::from_le_bytes(array(bytes)?));
         let [chain] = array(bytes)?;
         let mut next = || array(bytes).map(u64::from_le_bytes);
@@ -79,7 +79,7 @@ impl Entry {
         let (panes_bytes, whole_bytes, state_bytes) = (next()?, next()?, next()?);
         let chain = usize::from(chain);
         let good = shard < SHARDS && chain < CHAINS && begun <= epoch;
-        good.then_some(Entry { shard, chain, epoch, begun, panes_bytes, whole_bytes, state_bytes })
+        good.then_some(ManifestEntry { shard, chain, epoch, begun, panes_bytes, whole_bytes, state_bytes })
     }
 }
 
@@ -107,65 +107,65 @@ fn crc(version: u32, rest: &[u8]) -> u32 {
 }
 
 /// Why bytes are not what they should be.
-enum Not {
+enum FormatError {
     Version(u32),
     Good(&'static str),
 }
 
 /// What follows the header, of `n` bytes or all of them.
-fn checked<'a>(magic: &[u8; 8], bytes: &'a [u8], n: Option<usize>) -> Result<&'a [u8], Not> {
+fn checked<'a>(magic: &[u8; 8], bytes: &'a [u8], n: Option<usize>) -> Result<&'a [u8], FormatError> {
     let mut rest = bytes;
     if array::<8>(&mut rest).is_none_or(|found| found != *magic) {
-        return Err(Not::Good("it does not begin as such a file does"));
+        return Err(FormatError::Good("it does not begin as such a file does"));
     }
     let version = array(&mut rest).map(u32::from_le_bytes);
     let crc = array(&mut rest).map(u32::from_le_bytes);
-    let (Some(version), Some(crc)) = (version, crc) else { return Err(Not::Good("it is cut short")) };
+    let (Some(version), Some(crc)) = (version, crc) else { return Err(FormatError::Good("it is cut short")) };
     let body = match n {
-        Some(n) => rest.get(..n).ok_or(Not::Good("it is cut short"))?,
+        Some(n) => rest.get(..n).ok_or(FormatError::Good("it is cut short"))?,
         None => rest,
     };
     if self::crc(version, body) != crc {
-        return Err(Not::Good("its checksum does not match"));
+        return Err(FormatError::Good("its checksum does not match"));
     }
-    if version != VERSION { Err(Not::Version(version)) } else { Ok(body) }
+    if version != VERSION { Err(FormatError::Version(version)) } else { Ok(body) }
 }
 
-fn error(folder: &Folder, name: &str, offset: u64, not: Not) -> SnapshotError {
+fn error(folder: &DiskFolder, name: &str, offset: u64, not: FormatError) -> SnapshotError {
     let path = folder.path().join(name);
     match not {
-        Not::Version(found) => SnapshotError::Version { path, found },
-        Not::Good(why) => SnapshotError::Damaged { path, offset, why: why.to_owned() },
+        FormatError::Version(found) => SnapshotError::Version { path, found },
+        FormatError::Good(why) => SnapshotError::Damaged { path, offset, why: why.to_owned() },
     }
 }
 
 /// The bytes of a manifest of these chains.
-pub fn manifest(entries: impl Iterator<Item = Entry>) -> Vec<u8> {
+pub fn manifest(entries: impl Iterator<Item = ManifestEntry>) -> Vec<u8> {
     let mut body = Vec::new();
     entries.for_each(|entry| entry.put(&mut body));
     header(MANIFEST, &body)
 }
 
 /// The chains in the manifest of this name.
-pub fn read_manifest(folder: &Folder, name: &str) -> Result<Vec<Entry>, SnapshotError> {
+pub fn read_manifest(folder: &DiskFolder, name: &str) -> Result<Vec<ManifestEntry>, SnapshotError> {
     let bytes = read(folder, name, None)?;
     let mut body = checked(MANIFEST, &bytes, None).map_err(|not| error(folder, name, 0, not))?;
     let mut entries = Vec::new();
     while !body.is_empty() {
         let at = (bytes.len() - body.len()) as u64;
-        let entry = Entry::take(&mut body).filter(|_| entries.len() < CHAINS * SHARDS);
-        entries.push(entry.ok_or_else(|| error(folder, name, at, Not::Good("an entry cannot be")))?);
+        let entry = ManifestEntry::take(&mut body).filter(|_| entries.len() < CHAINS * SHARDS);
+        entries.push(entry.ok_or_else(|| error(folder, name, at, FormatError::Good("an entry cannot be")))?);
     }
     Ok(entries)
 }
 
 /// The bytes of a file of a shard's state.
-pub fn state(entry: Entry, end: &EpochEnd, settings: &Settings, state: &[u8]) -> Vec<u8> {
+pub fn state(entry: ManifestEntry, end: &EpochEnd, settings: &Settings, state: &[u8]) -> Vec<u8> {
     let mut body = Vec::with_capacity(state.len() + 512);
     // Its own length is in the manifest only.
-    Entry { state_bytes: 0, ..entry }.put(&mut body);
-    body.extend_from_slice(&end.stream_ms.to_le_bytes());
-    body.extend_from_slice(&end.close_ms.to_le_bytes());
+    ManifestEntry { state_bytes: 0, ..entry }.put(&mut body);
+    body.extend_from_slice(&end.processing_ms.to_le_bytes());
+    body.extend_from_slice(&end.watermark_ms.to_le_bytes());
     body.push(u8::from(end.last_of_input));
     let settings = serde_json::to_vec(settings).expect("plain numbers can always be written as JSON");
     body.extend_from_slice(&(settings.len() as u32).to_le_bytes());
@@ -175,9 +175,9 @@ pub fn state(entry: Entry, end: &EpochEnd, settings: &Settings, state: &[u8]) ->
 }
 
 /// A file of a shard's state, read back.
-pub struct State {
+pub struct StateFile {
     /// The chain it ends.
-    pub entry: Entry,
+    pub entry: ManifestEntry,
     /// The epoch it is the state of.
     pub end: EpochEnd,
     /// The settings in force.
@@ -187,31 +187,31 @@ pub struct State {
 }
 
 /// Reads the file of a shard's state of this name.
-pub fn read_state(folder: &Folder, name: &str) -> Result<State, SnapshotError> {
+pub fn read_state(folder: &DiskFolder, name: &str) -> Result<StateFile, SnapshotError> {
     let mut bytes = read(folder, name, None)?;
     let length = bytes.len() as u64;
     let body = checked(STATE, &bytes, None).map_err(|not| error(folder, name, 0, not))?;
     let mut rest = body;
     let parsed = (|| {
-        let entry = Entry::take(&mut rest)?;
-        let (stream_ms, close_ms) =
+        let entry = ManifestEntry::take(&mut rest)?;
+        let (processing_ms, watermark_ms) =
             (i64::from_le_bytes(array(&mut rest)?), i64::from_le_bytes(array(&mut rest)?));
         let [last] = array(&mut rest)?;
         let n = u32::from_le_bytes(array(&mut rest)?) as usize;
         let (settings, _) = rest.split_at_checked(n)?;
         let settings = serde_json::from_slice(settings).ok()?;
-        let end = EpochEnd { epoch: entry.epoch, stream_ms, close_ms, last_of_input: last == 1 };
-        Some((Entry { state_bytes: length, ..entry }, end, settings, rest.len() - n))
+        let end = EpochEnd { epoch: entry.epoch, processing_ms, watermark_ms, last_of_input: last == 1 };
+        Some((ManifestEntry { state_bytes: length, ..entry }, end, settings, rest.len() - n))
     })();
     let (entry, end, settings, left) = parsed.ok_or_else(|| {
-        error(folder, name, HEADER as u64, Not::Good("what comes before the state cannot be"))
+        error(folder, name, HEADER as u64, FormatError::Good("what comes before the state cannot be"))
     })?;
     let state = bytes.split_off(bytes.len() - left);
-    Ok(State { entry, end, settings, state })
+    Ok(StateFile { entry, end, settings, state })
 }
 
 /// The header of a file of panes.
-pub fn panes_header(entry: &Entry) -> Vec<u8> {
+pub fn panes_header(entry: &ManifestEntry) -> Vec<u8> {
     let mut body = (entry.shard as u16).to_le_bytes().to_vec();
     body.push(entry.chain as u8);
     body.extend_from_slice(&entry.begun.to_le_bytes());
@@ -228,12 +228,12 @@ pub fn block(panes: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// The panes of a chain, read back: a file, and where in it the panes of each save are.
-pub struct Panes {
+pub struct PanesFile {
     bytes: Vec<u8>,
     blocks: Vec<std::ops::Range<usize>>,
 }
 
-impl Panes {
+impl PanesFile {
     /// Save by save.
     pub fn blocks(&self) -> Vec<&[u8]> {
         self.blocks.iter().map(|block| &self.bytes[block.clone()]).collect()
@@ -241,10 +241,10 @@ impl Panes {
 }
 
 /// Reads the panes of a chain.
-pub fn read_panes(folder: &Folder, entry: &Entry) -> Result<Panes, SnapshotError> {
+pub fn read_panes(folder: &DiskFolder, entry: &ManifestEntry) -> Result<PanesFile, SnapshotError> {
     let name = &entry.panes_name();
     let bytes = read(folder, name, Some(entry.panes_bytes))?;
-    let damaged = |at: usize, why| error(folder, name, at as u64, Not::Good(why));
+    let damaged = |at: usize, why| error(folder, name, at as u64, FormatError::Good(why));
     checked(PANES, &bytes, Some(PANES_HEADER as usize - HEADER))
         .map_err(|not| error(folder, name, 0, not))?;
     if bytes[..PANES_HEADER as usize] != panes_header(entry) {
@@ -266,24 +266,24 @@ pub fn read_panes(folder: &Folder, entry: &Entry) -> Result<Panes, SnapshotError
         at = block.end;
         blocks.push(block);
     }
-    Ok(Panes { bytes, blocks })
+    Ok(PanesFile { bytes, blocks })
 }
 
 /// The first `n` bytes of a file, or all.
-fn read(folder: &Folder, name: &str, n: Option<u64>) -> Result<Vec<u8>, SnapshotError> {
+fn read(folder: &DiskFolder, name: &str, n: Option<u64>) -> Result<Vec<u8>, SnapshotError> {
     let io = |doing, e| SnapshotError::Io { doing, path: folder.path().join(name), source: e };
     let file = folder.open(name).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => error(folder, name, 0, Not::Good("it is missing")),
+        io::ErrorKind::NotFound => error(folder, name, 0, FormatError::Good("it is missing")),
         _ => io("open", e),
     })?;
     let length = file.len().map_err(|e| io("inspect", e))?;
     let n = n.unwrap_or(length);
     if n > length || n > FILE_BYTES_MAX {
-        return Err(error(folder, name, length, Not::Good("it is not as long as it was")));
+        return Err(error(folder, name, length, FormatError::Good("it is not as long as it was")));
     }
     let mut bytes = vec![0; n as usize];
     file.read_at(&mut bytes, 0).map_err(|e| match e.kind() {
-        io::ErrorKind::UnexpectedEof => error(folder, name, 0, Not::Good("it is cut short")),
+        io::ErrorKind::UnexpectedEof => error(folder, name, 0, FormatError::Good("it is cut short")),
         // A bad sector is damage like any other; the chain beside it may be good.
         _ => SnapshotError::Damaged {
             path: folder.path().join(name),

@@ -21,19 +21,20 @@ mod writer;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, MutexGuard};
 use tidewatch_dataflows::sample::EpochEnd;
 use tidewatch_dataflows::settings::Settings;
-use tidewatch_dataflows::state::{CHAINS, Held, Save, Saved};
+use tidewatch_dataflows::snapshot::{CHAINS, SaveRequest, ShardSnapshot, StoredShard};
 
-use self::format::{Entry, Panes};
-use self::table::Table;
-use self::writer::Writer;
-use crate::disk::Folder;
+use self::format::{ManifestEntry, PanesFile};
+use self::table::ChainTable;
+use self::writer::SnapshotWriter;
+use crate::disk::DiskFolder;
 use crate::metrics::Metrics;
 
 const MANIFEST: &str = "manifest";
@@ -71,24 +72,24 @@ impl SnapshotError {
 }
 
 /// The last good save of a chain, read back.
-pub struct Loaded {
+pub struct LoadedShard {
     /// Which chain.
     pub chain: usize,
     end: EpochEnd,
     settings: Settings,
     state: Vec<u8>,
-    panes: Panes,
+    panes: PanesFile,
 }
 
-impl Loaded {
+impl LoadedShard {
     /// The epoch whose end it is the state of.
     pub fn epoch(&self) -> u64 {
         self.end.epoch
     }
 
     /// What a shard begins with.
-    pub fn held(&self) -> Held<'_> {
-        Held {
+    pub fn stored(&self) -> StoredShard<'_> {
+        StoredShard {
             end: self.end,
             settings: self.settings.clone(),
             state: &self.state,
@@ -100,18 +101,18 @@ impl Loaded {
 /// The snapshots of one data directory; cheap to clone. The last one that is dropped waits for what is under way.
 #[derive(Clone)]
 pub struct Snapshots {
-    inner: Arc<Inner>,
+    inner: Arc<SnapshotsInner>,
 }
 
-struct Inner {
-    folder: Folder,
-    table: Arc<Mutex<Table>>,
+struct SnapshotsInner {
+    folder: DiskFolder,
+    table: Arc<Mutex<ChainTable>>,
     metrics: Arc<Metrics>,
-    to_writer: Option<Sender<Vec<Saved>>>,
+    to_writer: Option<Sender<Vec<ShardSnapshot>>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Drop for Inner {
+impl Drop for SnapshotsInner {
     fn drop(&mut self) {
         self.to_writer = None;
         if let Some(thread) = self.thread.take() {
@@ -127,7 +128,7 @@ impl Snapshots {
     /// # Errors
     /// A folder that cannot be read, or a version that is not known.
     pub fn open(
-        folder: impl Into<Folder>,
+        folder: impl Into<DiskFolder>,
         every: Duration,
         metrics: Arc<Metrics>,
     ) -> Result<Snapshots, SnapshotError> {
@@ -154,21 +155,21 @@ impl Snapshots {
             }
             Err(other) => return Err(other),
         };
-        let table = Arc::new(Mutex::new(Table::new(&entries, every)));
+        let table = Arc::new(Mutex::new(ChainTable::new(&entries, every)));
         let (to_writer, saves) = channel();
-        let writer = Writer::new(folder.clone(), Arc::clone(&table), Arc::clone(&metrics));
+        let writer = SnapshotWriter::new(folder.clone(), Arc::clone(&table), Arc::clone(&metrics));
         writer.publish();
         let thread = std::thread::Builder::new().name("snapshots".to_owned());
         let thread = thread.spawn(move || writer.run(&saves)).map_err(SnapshotError::Thread)?;
         let (to_writer, thread) = (Some(to_writer), Some(thread));
-        Ok(Snapshots { inner: Arc::new(Inner { folder, table, metrics, to_writer, thread }) })
+        Ok(Snapshots { inner: Arc::new(SnapshotsInner { folder, table, metrics, to_writer, thread }) })
     }
 
     /// The newest good snapshot of a shard, if there is one. One that is damaged is told, and counts no more.
     ///
     /// # Errors
     /// A file that cannot be read for another reason, or is of a version that is not known.
-    pub fn load(&self, shard: usize) -> Result<Option<Loaded>, SnapshotError> {
+    pub fn load(&self, shard: usize) -> Result<Option<LoadedShard>, SnapshotError> {
         let candidates = self.table().newest(shard);
         for entry in candidates {
             match self.read(&entry) {
@@ -184,7 +185,7 @@ impl Snapshots {
     }
 
     /// What was loaded makes no sense to the computation: it counts no more.
-    pub fn refuse(&self, shard: usize, loaded: &Loaded, why: &str) {
+    pub fn refuse(&self, shard: usize, loaded: &LoadedShard, why: &str) {
         tracing::error!(
             why,
             "the snapshot of shard {shard} at epoch {} cannot be used; the one before it is used, if there is one",
@@ -198,16 +199,22 @@ impl Snapshots {
         self.table().lose(shard, chain);
     }
 
-    fn read(&self, entry: &Entry) -> Result<Loaded, SnapshotError> {
+    fn read(&self, entry: &ManifestEntry) -> Result<LoadedShard, SnapshotError> {
         let name = entry.state_name();
         let read = format::read_state(&self.inner.folder, &name)?;
-        if (Entry { state_bytes: entry.state_bytes, ..read.entry }) != *entry {
+        if (ManifestEntry { state_bytes: entry.state_bytes, ..read.entry }) != *entry {
             let path = self.inner.folder.path().join(name);
             let why = "it is not the one that the manifest lists".to_owned();
             return Err(SnapshotError::Damaged { path, offset: 0, why });
         }
         let panes = format::read_panes(&self.inner.folder, entry)?;
-        Ok(Loaded { chain: entry.chain, end: read.end, settings: read.settings, state: read.state, panes })
+        Ok(LoadedShard {
+            chain: entry.chain,
+            end: read.end,
+            settings: read.settings,
+            state: read.state,
+            panes,
+        })
     }
 
     /// The computation begins with this shard, which believes these epochs to be the last saves of its chains.
@@ -217,7 +224,7 @@ impl Snapshots {
 
     /// The save that is due now, as of the end of `epoch`, if one is; the caller has it made, and brings it to
     /// [`Snapshots::take`].
-    pub fn next(&self, epoch: u64) -> Option<Save> {
+    pub fn next(&self, epoch: u64) -> Option<SaveRequest> {
         self.table().next(epoch, Instant::now())
     }
 
@@ -227,8 +234,8 @@ impl Snapshots {
     }
 
     /// Takes saves whose epochs the outbox holds durably. Never waits: what is asked for is bounded.
-    pub fn take(&self, saves: Vec<Saved>) {
-        self.table().wait(saves.iter().map(Saved::bytes).sum(), 0);
+    pub fn take(&self, saves: Vec<ShardSnapshot>) {
+        self.table().wait(saves.iter().map(ShardSnapshot::bytes).sum(), 0);
         if let Some(to_writer) = &self.inner.to_writer {
             // A writer that panicked was told of; nothing is trimmed any more.
             let _ = to_writer.send(saves);
@@ -260,14 +267,14 @@ impl Snapshots {
         self.table().bytes()
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.inner.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, ChainTable> {
+        self.inner.table.lock()
     }
 }
 
 /// The chains that the files of states tell of.
-fn survey(folder: &Folder, names: &[String]) -> Result<Vec<Entry>, SnapshotError> {
-    let mut found: Vec<Entry> = Vec::new();
+fn survey(folder: &DiskFolder, names: &[String]) -> Result<Vec<ManifestEntry>, SnapshotError> {
+    let mut found: Vec<ManifestEntry> = Vec::new();
     for name in names.iter().filter(|name| name.ends_with(".state")) {
         match format::read_state(folder, name) {
             Ok(state) if state.entry.state_name() == *name => found.push(state.entry),
@@ -280,7 +287,7 @@ fn survey(folder: &Folder, names: &[String]) -> Result<Vec<Entry>, SnapshotError
     }
     // Of a chain the newest that has its panes.
     found.sort_by_key(|entry| (entry.shard, entry.chain, std::cmp::Reverse(entry.epoch)));
-    let mut whole: Vec<Entry> = Vec::new();
+    let mut whole: Vec<ManifestEntry> = Vec::new();
     for entry in found {
         let other = whole.last().is_none_or(|last| (last.shard, last.chain) != (entry.shard, entry.chain));
         if !other {
@@ -298,7 +305,7 @@ fn survey(folder: &Folder, names: &[String]) -> Result<Vec<Entry>, SnapshotError
 }
 
 /// Removes what a save that was cut short left behind, and what it was to replace.
-fn remove_unlisted(folder: &Folder, names: &[String], entries: &[Entry]) {
+fn remove_unlisted(folder: &DiskFolder, names: &[String], entries: &[ManifestEntry]) {
     let listed: std::collections::HashSet<String> =
         entries.iter().flat_map(|entry| [entry.state_name(), entry.panes_name()]).collect();
     for name in names.iter().filter(|name| writer::is_ours(name) && !listed.contains(*name)) {

@@ -5,9 +5,9 @@
 use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::sample::SHARDS;
-use tidewatch_dataflows::state::{CHAINS, Save};
+use tidewatch_dataflows::snapshot::{CHAINS, SaveRequest};
 
-use super::format::Entry;
+use super::format::ManifestEntry;
 use crate::faults::mutant;
 
 /// Bytes of saves that may wait for the disk; beyond it no further one is asked for.
@@ -24,9 +24,9 @@ const PANES_BYTES_MIN: u64 = 64 << 10;
 
 /// One chain.
 #[derive(Clone, Copy, Default)]
-struct Chain {
+struct ChainState {
     /// What the manifest says of it.
-    durable: Option<Entry>,
+    durable: Option<ManifestEntry>,
     /// A save is on its way.
     under_way: bool,
     /// The next save has to be whole: what the computation believes to be durable is not.
@@ -34,8 +34,8 @@ struct Chain {
 }
 
 /// All chains.
-pub struct Table {
-    chains: Vec<[Chain; CHAINS]>,
+pub struct ChainTable {
+    chains: Vec<[ChainState; CHAINS]>,
     every: Duration,
     /// The shard whose turn is next, and when.
     turn: usize,
@@ -48,39 +48,40 @@ pub struct Table {
     waiting_bytes: usize,
 }
 
-impl Table {
+impl ChainTable {
     /// These chains; each shard is to be saved once in `every`.
-    pub fn new(entries: &[Entry], every: Duration) -> Table {
-        let mut chains = vec![[Chain::default(); CHAINS]; SHARDS];
+    pub fn new(entries: &[ManifestEntry], every: Duration) -> ChainTable {
+        let mut chains = vec![[ChainState::default(); CHAINS]; SHARDS];
         for entry in entries {
             chains[entry.shard][entry.chain].durable = Some(*entry);
         }
         // Who has waited longest comes first, however short the life of a process is.
         let older = |shard: &usize| chains[*shard].iter().map(|c| c.durable.map(|entry| entry.epoch)).min();
         let turn = (0..SHARDS).min_by_key(older).unwrap_or(0);
-        Table { chains, every, turn, due: None, hurry: false, failing: false, waiting_bytes: 0 }
+        ChainTable { chains, every, turn, due: None, hurry: false, failing: false, waiting_bytes: 0 }
     }
 
     /// What is durable.
-    pub fn entries(&self) -> impl Iterator<Item = Entry> {
+    pub fn entries(&self) -> impl Iterator<Item = ManifestEntry> {
         self.chains.iter().flatten().filter_map(|chain| chain.durable)
     }
 
     /// What is durable of a chain.
-    pub fn durable(&self, shard: usize, chain: usize) -> Option<Entry> {
+    pub fn durable(&self, shard: usize, chain: usize) -> Option<ManifestEntry> {
         self.chains[shard][chain].durable
     }
 
     /// The chains of a shard that can be begun from, the newest first.
-    pub fn newest(&self, shard: usize) -> Vec<Entry> {
-        let mut held: Vec<Entry> = self.chains[shard].iter().filter_map(|chain| chain.durable).collect();
+    pub fn newest(&self, shard: usize) -> Vec<ManifestEntry> {
+        let mut held: Vec<ManifestEntry> =
+            self.chains[shard].iter().filter_map(|chain| chain.durable).collect();
         held.sort_by_key(|entry| std::cmp::Reverse(entry.epoch));
         held
     }
 
     /// A chain cannot be read: it is as if it were not there.
     pub fn lose(&mut self, shard: usize, chain: usize) {
-        self.chains[shard][chain] = Chain { broken: true, ..Chain::default() };
+        self.chains[shard][chain] = ChainState { broken: true, ..ChainState::default() };
     }
 
     /// The computation begins, with this shard believing that `saved` are the last saves of its chains.
@@ -95,7 +96,7 @@ impl Table {
     ///
     /// A shard that knows the epoch already, because it began with a newer snapshot, would not save anything: its turn
     /// passes.
-    pub fn next(&mut self, epoch: u64, now: Instant) -> Option<Save> {
+    pub fn next(&mut self, epoch: u64, now: Instant) -> Option<SaveRequest> {
         let every = if self.hurry && !self.failing { self.every.min(HURRIED) } else { self.every };
         let turn = every / SHARDS as u32;
         // Each shard at most once, whatever is due.
@@ -118,10 +119,10 @@ impl Table {
     }
 
     /// The save of a shard whose turn it is.
-    fn save_of(&mut self, shard: usize, epoch: u64) -> Option<Save> {
+    fn save_of(&mut self, shard: usize, epoch: u64) -> Option<SaveRequest> {
         let chains = &mut self.chains[shard];
         // The older one, so that the newer stays whatever becomes of it.
-        let held = |chain: &Chain| chain.durable.map(|entry| entry.epoch);
+        let held = |chain: &ChainState| chain.durable.map(|entry| entry.epoch);
         let chain = if held(&chains[0]) <= held(&chains[1]) { 0 } else { 1 };
         if chains.iter().any(|chain| chain.under_way || held(chain) >= Some(epoch)) {
             return None;
@@ -131,7 +132,7 @@ impl Table {
             let enough = held.whole_bytes.max(PANES_BYTES_MIN) / 100 * GROWN_PERCENT;
             held.panes_bytes > enough
         });
-        Some(Save { shard, chain, whole: grown || chains[chain].broken })
+        Some(SaveRequest { shard, chain, whole: grown || chains[chain].broken })
     }
 
     /// Whether saves are to come faster than they need.
@@ -153,14 +154,14 @@ impl Table {
     }
 
     /// A save is durable.
-    pub fn done(&mut self, entry: Entry) {
+    pub fn done(&mut self, entry: ManifestEntry) {
         self.failing = false;
         let chain = &mut self.chains[entry.shard][entry.chain];
-        *chain = Chain { durable: Some(entry), ..Chain::default() };
+        *chain = ChainState { durable: Some(entry), ..ChainState::default() };
     }
 
     /// A save failed; what was durable before still is.
-    pub fn failed(&mut self, save: Save) {
+    pub fn failed(&mut self, save: SaveRequest) {
         self.failing = true;
         let chain = &mut self.chains[save.shard][save.chain];
         chain.under_way = false;
@@ -171,7 +172,7 @@ impl Table {
     ///
     /// `None` while some shard has not two.
     pub fn trim_epoch(&self) -> Option<u64> {
-        let older = |chains: &[Chain; CHAINS]| {
+        let older = |chains: &[ChainState; CHAINS]| {
             let epochs = chains.iter().map(|chain| chain.durable.map(|entry| entry.epoch));
             if mutant(8) { epochs.max().flatten() } else { epochs.min().flatten() }
         };
@@ -190,13 +191,13 @@ mod tests {
 
     const EVERY: Duration = Duration::from_secs(256);
 
-    fn entry(shard: usize, chain: usize, epoch: u64) -> Entry {
-        Entry { shard, chain, epoch, begun: 1, panes_bytes: 100, whole_bytes: 100, state_bytes: 9 }
+    fn entry(shard: usize, chain: usize, epoch: u64) -> ManifestEntry {
+        ManifestEntry { shard, chain, epoch, begun: 1, panes_bytes: 100, whole_bytes: 100, state_bytes: 9 }
     }
 
     #[test]
     fn every_shard_has_its_turn_and_chains_alternate() {
-        let (mut table, mut now) = (Table::new(&[], EVERY), Instant::now());
+        let (mut table, mut now) = (ChainTable::new(&[], EVERY), Instant::now());
         assert_eq!(table.next(1, now), None);
         for epoch in 1..=3 * SHARDS as u64 {
             now += Duration::from_secs(1);
@@ -212,8 +213,8 @@ mod tests {
 
     #[test]
     fn what_failed_or_is_not_what_the_computation_believes_begins_anew() {
-        let all: Vec<Entry> = (0..SHARDS).flat_map(|s| [entry(s, 0, 5), entry(s, 1, 6)]).collect();
-        let (mut table, now) = (Table::new(&all, EVERY), Instant::now());
+        let all: Vec<ManifestEntry> = (0..SHARDS).flat_map(|s| [entry(s, 0, 5), entry(s, 1, 6)]).collect();
+        let (mut table, now) = (ChainTable::new(&all, EVERY), Instant::now());
         assert_eq!(table.trim_epoch(), Some(5));
         table.begin(0, [Some(5), Some(6)]);
         table.begin(1, [Some(4), Some(6)]);
@@ -237,19 +238,19 @@ mod tests {
 
     #[test]
     fn turns_shorter_than_an_epoch_are_taken_together() {
-        let (mut table, now) = (Table::new(&[], Duration::from_secs(1)), Instant::now());
+        let (mut table, now) = (ChainTable::new(&[], Duration::from_secs(1)), Instant::now());
         table.next(9, now);
-        let due = |table: &mut Table, at| std::iter::from_fn(|| table.next(9, at)).count();
+        let due = |table: &mut ChainTable, at| std::iter::from_fn(|| table.next(9, at)).count();
         assert_eq!(due(&mut table, now + Duration::from_secs(1)), SHARDS);
         // After a long pause two seconds' worth, not all that was missed.
-        let mut table = Table::new(&[], Duration::from_secs(256));
+        let mut table = ChainTable::new(&[], Duration::from_secs(256));
         table.next(9, now);
         assert_eq!(due(&mut table, now + Duration::from_secs(100)), 4);
     }
 
     #[test]
     fn while_much_waits_for_the_disk_nothing_is_asked_for() {
-        let (mut table, mut now) = (Table::new(&[], EVERY), Instant::now());
+        let (mut table, mut now) = (ChainTable::new(&[], EVERY), Instant::now());
         table.next(9, now);
         now += Duration::from_secs(1);
         table.wait(WAITING_BYTES_MAX, 0);
@@ -260,8 +261,8 @@ mod tests {
 
     #[test]
     fn a_chain_that_has_grown_begins_anew() {
-        let grown = Entry { panes_bytes: 400_000, whole_bytes: 200_000, ..entry(0, 0, 1) };
-        let mut table = Table::new(&[grown, entry(0, 1, 2)], EVERY);
+        let grown = ManifestEntry { panes_bytes: 400_000, whole_bytes: 200_000, ..entry(0, 0, 1) };
+        let mut table = ChainTable::new(&[grown, entry(0, 1, 2)], EVERY);
         table.begin(0, [Some(1), Some(2)]);
         let now = Instant::now();
         table.next(9, now);
@@ -273,8 +274,9 @@ mod tests {
         let (mut now, second) = (Instant::now(), Duration::from_secs(1));
         // While it catches up from epoch 1 on, every other shard knows epoch 300 already.
         let known = |shard: usize| if shard.is_multiple_of(2) { 300 } else { 2 };
-        let all: Vec<Entry> = (0..SHARDS).flat_map(|s| [entry(s, 0, 1), entry(s, 1, known(s))]).collect();
-        let mut table = Table::new(&all, EVERY);
+        let all: Vec<ManifestEntry> =
+            (0..SHARDS).flat_map(|s| [entry(s, 0, 1), entry(s, 1, known(s))]).collect();
+        let mut table = ChainTable::new(&all, EVERY);
         (0..SHARDS).for_each(|shard| table.begin(shard, [Some(1), Some(known(shard))]));
         table.next(2, now);
         for epoch in 3..=900 {

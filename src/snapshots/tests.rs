@@ -34,14 +34,14 @@ impl Drop for Temporary {
     }
 }
 
-fn open(folder: impl Into<Folder>) -> Snapshots {
+fn open(folder: impl Into<DiskFolder>) -> Snapshots {
     Snapshots::open(folder, Duration::from_secs(300), Arc::new(Metrics::new())).unwrap()
 }
 
-fn saved(shard: usize, chain: usize, whole: bool, epoch: u64) -> Saved {
-    Saved {
-        save: Save { shard, chain, whole },
-        end: EpochEnd { epoch, stream_ms: 7, close_ms: 6, last_of_input: false },
+fn saved(shard: usize, chain: usize, whole: bool, epoch: u64) -> ShardSnapshot {
+    ShardSnapshot {
+        save: SaveRequest { shard, chain, whole },
+        end: EpochEnd { epoch, processing_ms: 7, watermark_ms: 6, last_of_input: false },
         settings: Settings::default(),
         state: format!("state {epoch}").into_bytes(),
         panes: vec![epoch as u8; 40],
@@ -51,8 +51,8 @@ fn saved(shard: usize, chain: usize, whole: bool, epoch: u64) -> Saved {
 /// What a shard would begin with: epoch, state, panes.
 fn loaded(snapshots: &Snapshots, shard: usize) -> Option<(u64, Vec<u8>, Vec<Vec<u8>>)> {
     snapshots.load(shard).unwrap().map(|loaded| {
-        let held = loaded.held();
-        assert_eq!((held.end.stream_ms, held.end.close_ms), (7, 6));
+        let held = loaded.stored();
+        assert_eq!((held.end.processing_ms, held.end.watermark_ms), (7, 6));
         (held.end.epoch, held.state.to_vec(), held.panes.into_iter().map(<[u8]>::to_vec).collect())
     })
 }
@@ -103,7 +103,7 @@ fn every_damaged_byte_is_noticed_and_the_snapshot_before_is_used() {
             bad[at] ^= 1 << (at % 8);
             std::fs::write(&file, &bad).unwrap();
             match open(&folder.0).load(9) {
-                Ok(Some(loaded)) => assert_eq!(loaded.held().end.epoch, 4, "{} at {at}", file.display()),
+                Ok(Some(loaded)) => assert_eq!(loaded.stored().end.epoch, 4, "{} at {at}", file.display()),
                 Ok(None) => panic!("{} at {at}: the other chain is good", file.display()),
                 Err(other) => panic!("{} at {at}: {other}", file.display()),
             }
@@ -164,7 +164,7 @@ fn another_version_is_an_error_that_says_so() {
         match error {
             // What to do as well: this may be met after an update.
             Err(text) => assert!(
-                text.contains("has version 9 of the snapshot format; this program reads version 2. Start the program that wrote it, or move the folder away: "),
+                text.contains("has version 9 of the snapshot format; this program reads version 3. Start the program that wrote it, or move the folder away: "),
                 "{text}"
             ),
             // The chain that is not asked for.
@@ -211,7 +211,7 @@ fn what_fails_leaves_what_was_and_the_chain_begins_anew() {
     let now = Instant::now();
     table.next(99, now);
     let next = table.next(99, now + Duration::from_secs(2)).unwrap();
-    assert_eq!(next, Save { shard: 0, chain: 0, whole: true });
+    assert_eq!(next, SaveRequest { shard: 0, chain: 0, whole: true });
     drop(table);
     snapshots.take(vec![saved(0, 0, true, 6)]);
     wait(5);

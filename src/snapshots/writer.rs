@@ -2,16 +2,17 @@
 
 use std::cell::Cell;
 use std::io;
+use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tidewatch_dataflows::state::{Save, Saved};
+use parking_lot::{Mutex, MutexGuard};
+use tidewatch_dataflows::snapshot::{SaveRequest, ShardSnapshot};
 
-use super::format::{self, Entry};
-use super::table::Table;
+use super::format::{self, ManifestEntry};
+use super::table::ChainTable;
 use super::{MANIFEST, SnapshotError};
-use crate::disk::{DiskFile, Folder};
+use crate::disk::{DiskFile, DiskFolder};
 use crate::faults::mutant;
 use crate::metrics::Metrics;
 
@@ -29,37 +30,37 @@ const QUIET: Duration = Duration::from_mins(1);
 
 /// Saves that fail.
 #[derive(Clone, Copy)]
-struct Failing {
+struct FailedSaves {
     said: Instant,
     last: Instant,
     /// So many since it was said.
     more: u64,
 }
 
-pub struct Writer {
-    folder: Folder,
-    table: Arc<Mutex<Table>>,
+pub struct SnapshotWriter {
+    folder: DiskFolder,
+    table: Arc<Mutex<ChainTable>>,
     metrics: Arc<Metrics>,
-    failing: Cell<Option<Failing>>,
+    failing: Cell<Option<FailedSaves>>,
 }
 
-impl Writer {
-    pub fn new(folder: Folder, table: Arc<Mutex<Table>>, metrics: Arc<Metrics>) -> Writer {
-        Writer { folder, table, metrics, failing: Cell::new(None) }
+impl SnapshotWriter {
+    pub fn new(folder: DiskFolder, table: Arc<Mutex<ChainTable>>, metrics: Arc<Metrics>) -> SnapshotWriter {
+        SnapshotWriter { folder, table, metrics, failing: Cell::new(None) }
     }
 
     /// Writes what comes until nobody can send any more.
-    pub fn run(&self, saves: &Receiver<Vec<Saved>>) {
+    pub fn run(&self, saves: &Receiver<Vec<ShardSnapshot>>) {
         while let Ok(some) = saves.recv() {
             if !some.is_empty() {
                 self.write(&some);
-                self.table().wait(0, some.iter().map(Saved::bytes).sum());
+                self.table().wait(0, some.iter().map(ShardSnapshot::bytes).sum());
             }
         }
     }
 
     /// Makes these durable, all of different chains, with one manifest.
-    fn write(&self, saves: &[Saved]) {
+    fn write(&self, saves: &[ShardSnapshot]) {
         let begun = Instant::now();
         let (mut written, mut bytes) = (Vec::new(), 0);
         for saved in saves {
@@ -101,10 +102,10 @@ impl Writer {
             .set(trim_epoch.map_or(0, |epoch| i64::try_from(epoch).unwrap_or(i64::MAX)));
     }
 
-    fn failed(&self, save: Save, error: &SnapshotError) {
+    fn failed(&self, save: SaveRequest, error: &SnapshotError) {
         // A folder that takes nothing fails every shard, some a second.
         let (now, before) = (Instant::now(), self.failing.get());
-        let mut failing = before.unwrap_or(Failing { said: now, last: now, more: 0 });
+        let mut failing = before.unwrap_or(FailedSaves { said: now, last: now, more: 0 });
         failing.last = now;
         if before.is_none() || now.duration_since(failing.said) >= SAID_EVERY {
             tracing::warn!(
@@ -122,15 +123,21 @@ impl Writer {
     }
 
     /// Makes panes and state durable, but for the folder.
-    fn files(&self, saved: &Saved) -> Result<Entry, SnapshotError> {
-        let Save { shard, chain, whole } = saved.save;
+    fn files(&self, saved: &ShardSnapshot) -> Result<ManifestEntry, SnapshotError> {
+        let SaveRequest { shard, chain, whole } = saved.save;
         let epoch = saved.end.epoch;
         let before = self.table().durable(shard, chain);
         let mut entry = match before.filter(|_| !whole) {
-            Some(before) => Entry { epoch, ..before },
-            None => {
-                Entry { shard, chain, epoch, begun: epoch, panes_bytes: 0, whole_bytes: 0, state_bytes: 0 }
-            }
+            Some(before) => ManifestEntry { epoch, ..before },
+            None => ManifestEntry {
+                shard,
+                chain,
+                epoch,
+                begun: epoch,
+                panes_bytes: 0,
+                whole_bytes: 0,
+                state_bytes: 0,
+            },
         };
         if before.is_none() && !whole {
             return Err(SnapshotError::Unfit("it continues a chain that is not there"));
@@ -150,7 +157,7 @@ impl Writer {
         Ok(entry)
     }
 
-    fn panes(&self, entry: &mut Entry, saved: &Saved) -> Result<(), SnapshotError> {
+    fn panes(&self, entry: &mut ManifestEntry, saved: &ShardSnapshot) -> Result<(), SnapshotError> {
         let name = entry.panes_name();
         let io = |doing: &'static str| self.io(doing, &name);
         let too_large = || io("write to")(io::Error::from(io::ErrorKind::FileTooLarge));
@@ -176,10 +183,17 @@ impl Writer {
     }
 
     /// Removes what a save left that no manifest will list: else each try on a full disk would fill it further.
-    fn discard(&self, Save { shard, chain, .. }: Save, epoch: u64) {
-        let begun =
-            Entry { shard, chain, epoch, begun: epoch, panes_bytes: 0, whole_bytes: 0, state_bytes: 0 };
-        let held = self.held();
+    fn discard(&self, SaveRequest { shard, chain, .. }: SaveRequest, epoch: u64) {
+        let begun = ManifestEntry {
+            shard,
+            chain,
+            epoch,
+            begun: epoch,
+            panes_bytes: 0,
+            whole_bytes: 0,
+            state_bytes: 0,
+        };
+        let held = self.listed();
         let state = begun.state_name();
         for name in [format!("{state}{ASIDE}"), state, begun.panes_name()] {
             if !held.contains(&name) {
@@ -190,13 +204,13 @@ impl Writer {
     }
 
     /// The files that the manifest lists.
-    fn held(&self) -> Vec<String> {
+    fn listed(&self) -> Vec<String> {
         let table = self.table();
         table.entries().flat_map(|entry| [entry.state_name(), entry.panes_name()]).collect()
     }
 
     /// Makes a new manifest durable with these in it, then removes what they replace.
-    fn list(&self, written: &[(Save, Entry)]) -> Result<(), SnapshotError> {
+    fn list(&self, written: &[(SaveRequest, ManifestEntry)]) -> Result<(), SnapshotError> {
         if written.is_empty() {
             return Ok(());
         }
@@ -209,7 +223,7 @@ impl Writer {
         let mut table = self.table();
         written.iter().for_each(|(_, entry)| table.done(*entry));
         drop(table);
-        let held = self.held();
+        let held = self.listed();
         for old in replaced {
             for name in [old.state_name(), old.panes_name()].iter().filter(|name| !held.contains(name)) {
                 // A file that stays is removed at the next start.
@@ -220,9 +234,12 @@ impl Writer {
     }
 
     /// Puts a manifest with these in its place; what they replace. The folder is still to be synced.
-    fn replace_manifest(&self, written: &[(Save, Entry)]) -> Result<Vec<Entry>, SnapshotError> {
+    fn replace_manifest(
+        &self,
+        written: &[(SaveRequest, ManifestEntry)],
+    ) -> Result<Vec<ManifestEntry>, SnapshotError> {
         self.sync_folder()?;
-        let replaced: Vec<Entry> = {
+        let replaced: Vec<ManifestEntry> = {
             let table = self.table();
             written.iter().filter_map(|(save, _)| table.durable(save.shard, save.chain)).collect()
         };
@@ -266,7 +283,7 @@ impl Writer {
         move |source| SnapshotError::Io { doing, path: path.clone(), source }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, ChainTable> {
+        self.table.lock()
     }
 }

@@ -28,7 +28,7 @@ const COLUMNS_MAX: usize = 1_024;
 const SEPARATORS: [(u8, &str); 3] = [(b',', ","), (b';', ";"), (b'\t', "tab")];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Column {
+enum CsvColumn {
     /// The label's name, followed by 0xFF as in the key.
     Label(String, Vec<u8>),
     /// RFC 3339 or Unix seconds.
@@ -37,23 +37,23 @@ enum Column {
     Value,
 }
 
-impl Column {
-    fn label(name: &str) -> Column {
-        Column::Label(name.to_owned(), [name.as_bytes(), &[0xff]].concat())
+impl CsvColumn {
+    fn label(name: &str) -> CsvColumn {
+        CsvColumn::Label(name.to_owned(), [name.as_bytes(), &[0xff]].concat())
     }
 }
 
 /// The rows under one header; holds the row read last.
 #[derive(Debug)]
-pub struct Table {
-    columns: Vec<Column>,
-    cells: Cells,
+pub struct CsvTable {
+    columns: Vec<CsvColumn>,
+    cells: CsvCells,
     key: Vec<u8>,
 }
 
 /// Why a row is not a sample.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Bad {
+pub enum CsvError {
     /// A quoted cell is still open at the end: the row goes on in the next line, if there is one.
     Open,
     /// What is wrong.
@@ -62,25 +62,25 @@ pub enum Bad {
 
 /// Time and value of a row; its labels are the table's key and pairs.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Row {
+pub struct CsvRow {
     /// Event time, Unix milliseconds.
     pub at_ms: i64,
     /// Value.
     pub value: f64,
 }
 
-impl Table {
+impl CsvTable {
     /// Reads the header row, which tells what separates its columns.
     ///
     /// # Errors
     /// What is missing, empty or there twice.
-    pub fn new(header: &[u8]) -> Result<Table, String> {
-        let by_comma = match Table::separated(header, b',') {
+    pub fn new(header: &[u8]) -> Result<CsvTable, String> {
+        let by_comma = match CsvTable::separated(header, b',') {
             Ok(table) => return Ok(table),
             Err(why) => why,
         };
         let others = &SEPARATORS[1..];
-        if let Some(table) = others.iter().find_map(|(other, _)| Table::separated(header, *other).ok()) {
+        if let Some(table) = others.iter().find_map(|(other, _)| CsvTable::separated(header, *other).ok()) {
             return Ok(table);
         }
         if header.contains(&b',') || header.trim_ascii().is_empty() {
@@ -89,7 +89,7 @@ impl Table {
         // The complaint is about the columns as they were meant.
         match others.iter().find(|(other, _)| header.contains(other)) {
             Some((other, name)) => {
-                let why = Table::separated(header, *other).err().unwrap_or_default();
+                let why = CsvTable::separated(header, *other).err().unwrap_or_default();
                 Err(format!("columns separated by {name}: {why}"))
             }
             None => Err(format!("{by_comma}; columns must be separated by , or ; or tab")),
@@ -100,12 +100,12 @@ impl Table {
     ///
     /// # Errors
     /// What is missing, empty or there twice.
-    pub fn separated(header: &[u8], separator: u8) -> Result<Table, String> {
-        let mut cells = Cells::new(separator);
+    pub fn separated(header: &[u8], separator: u8) -> Result<CsvTable, String> {
+        let mut cells = CsvCells::new(separator);
         match cells.split(header) {
             Ok(()) => {}
-            Err(Bad::Open) => return Err("a quoted cell of the header is not closed".to_owned()),
-            Err(Bad::Malformed(why)) => return Err(why),
+            Err(CsvError::Open) => return Err("a quoted cell of the header is not closed".to_owned()),
+            Err(CsvError::Malformed(why)) => return Err(why),
         }
         if cells.ranges.len() > COLUMNS_MAX {
             return Err(format!(
@@ -119,69 +119,71 @@ impl Table {
                 .map_err(|_| format!("column {} of the header is not UTF-8", at + 1))?;
             let column = match name.trim() {
                 "" => return Err(format!("column {} of the header has no name", at + 1)),
-                "name" | "__name__" => Column::label(NAME),
-                "timestamp" => Column::Time,
-                "timestamp_ms" => Column::TimeMs,
-                "value" => Column::Value,
-                label => Column::label(label),
+                "name" | "__name__" => CsvColumn::label(NAME),
+                "timestamp" => CsvColumn::Time,
+                "timestamp_ms" => CsvColumn::TimeMs,
+                "value" => CsvColumn::Value,
+                label => CsvColumn::label(label),
             };
             if columns.contains(&column) {
                 return Err(format!("the header has the column {} twice", shown(name.trim().as_bytes())));
             }
             columns.push(column);
         }
-        let has = |column: &Column| columns.contains(column);
+        let has = |column: &CsvColumn| columns.contains(column);
         let missing = match () {
-            () if !has(&Column::label(NAME)) => "a column name",
-            () if !has(&Column::Value) => "a column value",
-            () if has(&Column::Time) == has(&Column::TimeMs) => {
+            () if !has(&CsvColumn::label(NAME)) => "a column name",
+            () if !has(&CsvColumn::Value) => "a column value",
+            () if has(&CsvColumn::Time) == has(&CsvColumn::TimeMs) => {
                 "one of the columns timestamp and timestamp_ms"
             }
-            () => return Ok(Table { columns, cells, key: Vec::new() }),
+            () => return Ok(CsvTable { columns, cells, key: Vec::new() }),
         };
         Err(format!("the header needs {missing}; got {}", shown(header)))
     }
 
     /// Whether times are in the column `timestamp`, whose numbers are seconds.
     pub fn in_seconds(&self) -> bool {
-        self.columns.contains(&Column::Time)
+        self.columns.contains(&CsvColumn::Time)
     }
 
     /// Reads a row.
     ///
     /// # Errors
     /// What is wrong with it, or that it is not complete.
-    pub fn read(&mut self, row: &[u8]) -> Result<Row, Bad> {
-        let malformed = |why: String| Err(Bad::Malformed(why));
+    pub fn read(&mut self, row: &[u8]) -> Result<CsvRow, CsvError> {
+        let malformed = |why: String| Err(CsvError::Malformed(why));
         self.cells.split(row)?;
         let decimal_comma = self.cells.separator == b';';
         let (got, wanted) = (self.cells.ranges.len(), self.columns.len());
         if got != wanted {
             return malformed(format!("a row has {wanted} cells as the header; got {got}"));
         }
-        let mut row = Row { at_ms: 0, value: 0.0 };
+        let mut row = CsvRow { at_ms: 0, value: 0.0 };
         self.key.clear();
         self.key.push(0);
         for (at, column) in self.columns.iter().enumerate() {
             let cell = self.cells.get(at);
             match column {
-                Column::Label(..) if cell.is_empty() => {}
-                Column::Label(_, begin) => {
+                CsvColumn::Label(..) if cell.is_empty() => {}
+                CsvColumn::Label(_, begin) => {
                     self.key.extend_from_slice(begin);
                     self.key.extend_from_slice(cell);
                     self.key.push(0xff);
                 }
-                Column::Value => match text(cell).and_then(|text| number(&with_point(text, decimal_comma))) {
-                    Some(value) => row.value = value,
-                    None => {
-                        let point = if cell.contains(&b',') { " with a decimal point" } else { "" };
-                        return malformed(format!(
-                            "value must be a number{point}, NaN, +Inf or -Inf; got {}",
-                            shown(cell)
-                        ));
+                CsvColumn::Value => {
+                    match text(cell).and_then(|text| number(&with_point(text, decimal_comma))) {
+                        Some(value) => row.value = value,
+                        None => {
+                            let point = if cell.contains(&b',') { " with a decimal point" } else { "" };
+                            return malformed(format!(
+                                "value must be a number{point}, NaN, +Inf or -Inf; got {}",
+                                shown(cell)
+                            ));
+                        }
                     }
-                },
-                Column::TimeMs => match text(cell).and_then(|text| text.parse().ok()) {
+                }
+                CsvColumn::TimeMs => match text(cell).and_then(|text| text.parse().ok()) {
                     Some(at_ms) => row.at_ms = at_ms,
                     None => {
                         return malformed(format!(
@@ -190,7 +192,7 @@ impl Table {
                         ));
                     }
                 },
-                Column::Time => match text(cell).and_then(|text| time(&with_point(text, decimal_comma))) {
+                CsvColumn::Time => match text(cell).and_then(|text| time(&with_point(text, decimal_comma))) {
                     Some(at_ms) => row.at_ms = at_ms,
                     None => {
                         let wanted = "RFC 3339 with an offset, or Unix seconds";
@@ -214,7 +216,7 @@ impl Table {
     pub fn pairs(&self) -> Result<Vec<(&str, &str)>, String> {
         let mut pairs = Vec::new();
         for (at, column) in self.columns.iter().enumerate() {
-            let Column::Label(name, _) = column else { continue };
+            let CsvColumn::Label(name, _) = column else { continue };
             let cell = self.cells.get(at);
             let value = str::from_utf8(cell).map_err(|_| {
                 format!("the cell of {} is not UTF-8; got {}", shown(name.as_bytes()), shown(cell))
@@ -269,15 +271,15 @@ fn shown(bytes: &[u8]) -> String {
 
 /// The cells of one row, without their quotes.
 #[derive(Debug)]
-struct Cells {
+struct CsvCells {
     separator: u8,
     bytes: Vec<u8>,
     ranges: Vec<Range<usize>>,
 }
 
-impl Cells {
-    fn new(separator: u8) -> Cells {
-        Cells { separator, bytes: Vec::new(), ranges: Vec::new() }
+impl CsvCells {
+    fn new(separator: u8) -> CsvCells {
+        CsvCells { separator, bytes: Vec::new(), ranges: Vec::new() }
     }
 
     fn get(&self, at: usize) -> &[u8] {
@@ -285,7 +287,7 @@ impl Cells {
     }
 
     /// Splits a row, without its line end, into cells.
-    fn split(&mut self, row: &[u8]) -> Result<(), Bad> {
+    fn split(&mut self, row: &[u8]) -> Result<(), CsvError> {
         self.bytes.clear();
         self.ranges.clear();
         let (mut begin, mut quotes) = (0, false);
@@ -305,7 +307,7 @@ impl Cells {
     }
 
     /// As [`Cells::split`], for rows with quotes.
-    fn split_quoted(&mut self, row: &[u8]) -> Result<(), Bad> {
+    fn split_quoted(&mut self, row: &[u8]) -> Result<(), CsvError> {
         self.ranges.clear();
         let mut at = 0;
         loop {
@@ -322,7 +324,7 @@ impl Cells {
                 None => return Ok(()),
                 Some(byte) if *byte == self.separator => at += 1,
                 Some(_) => {
-                    return Err(Bad::Malformed(format!(
+                    return Err(CsvError::Malformed(format!(
                         "cell {} goes on after its closing quote",
                         self.ranges.len()
                     )));
@@ -332,9 +334,9 @@ impl Cells {
     }
 
     /// Copies a quoted cell whose content begins `at`; gives the place after its closing quote.
-    fn quoted(&mut self, row: &[u8], mut at: usize) -> Result<usize, Bad> {
+    fn quoted(&mut self, row: &[u8], mut at: usize) -> Result<usize, CsvError> {
         loop {
-            let length = row[at..].iter().position(|b| *b == b'"').ok_or(Bad::Open)?;
+            let length = row[at..].iter().position(|b| *b == b'"').ok_or(CsvError::Open)?;
             self.bytes.extend_from_slice(&row[at..at + length]);
             at += length + 1;
             if row.get(at) != Some(&b'"') {
@@ -352,8 +354,8 @@ mod tests {
 
     type Pairs = &'static [(&'static str, &'static str)];
 
-    fn table(header: &str) -> Table {
-        Table::new(header.as_bytes()).unwrap()
+    fn table(header: &str) -> CsvTable {
+        CsvTable::new(header.as_bytes()).unwrap()
     }
 
     #[test]
@@ -394,7 +396,7 @@ mod tests {
             (",x,1714521600,1,", &[("job", "x")], 1_714_521_600_000, 1.0),
         ];
         for (text, pairs, at_ms, value) in rows {
-            assert_eq!(t.read(text.as_bytes()), Ok(Row { at_ms, value }), "{text}");
+            assert_eq!(t.read(text.as_bytes()), Ok(CsvRow { at_ms, value }), "{text}");
             assert_eq!(t.pairs().unwrap(), pairs, "{text}");
         }
         let mut t = table("timestamp_ms,value,__name__");
@@ -411,7 +413,7 @@ mod tests {
             ("name,job,timestamp,value", "up,\"a,b\",1714521600.5,-1.5"),
         ] {
             let mut t = table(header);
-            assert_eq!(t.read(row.as_bytes()), Ok(Row { at_ms: 1_714_521_600_500, value: -1.5 }), "{row}");
+            assert_eq!(t.read(row.as_bytes()), Ok(CsvRow { at_ms: 1_714_521_600_500, value: -1.5 }), "{row}");
             assert_eq!(t.pairs().unwrap(), [("__name__", "up"), ("job", "a,b")], "{row}");
         }
         // Commas are the first choice.
@@ -431,7 +433,7 @@ mod tests {
     #[test]
     fn a_comma_before_decimals_is_one_only_where_semicolons_separate() {
         let refused = |point: &str, got: &str| {
-            Err(Bad::Malformed(format!("value must be a number{point}, NaN, +Inf or -Inf; got {got:?}")))
+            Err(CsvError::Malformed(format!("value must be a number{point}, NaN, +Inf or -Inf; got {got:?}")))
         };
         let point = " with a decimal point";
         for (header, row, want) in [
@@ -467,11 +469,14 @@ mod tests {
         ];
         for (text, message) in rows {
             let got = table("name,job,timestamp,value").read(text);
-            assert_eq!(got, Err(Bad::Malformed(message)), "{}", text.escape_ascii());
+            assert_eq!(got, Err(CsvError::Malformed(message)), "{}", text.escape_ascii());
         }
-        assert_eq!(table("name,job,timestamp,value").read(b"up,\"x,1,1"), Err(Bad::Open));
+        assert_eq!(table("name,job,timestamp,value").read(b"up,\"x,1,1"), Err(CsvError::Open));
         let got = table("name,timestamp_ms,value").read(b"up,1.5,1");
-        assert_eq!(got, Err(Bad::Malformed("timestamp_ms must be whole milliseconds; got \"1.5\"".into())));
+        assert_eq!(
+            got,
+            Err(CsvError::Malformed("timestamp_ms must be whole milliseconds; got \"1.5\"".into()))
+        );
         let mut t = table("name,job,timestamp,value");
         assert!(t.read(b"up,\xff,1,1").is_ok(), "labels are looked at only when their bytes are not known");
         assert_eq!(t.pairs(), Err("the cell of \"job\" is not UTF-8; got \"\u{fffd}\"".to_owned()));
@@ -481,7 +486,7 @@ mod tests {
     fn messages_are_short_however_long_the_cells() {
         let name = "é".repeat(100_000);
         for header in [format!("{name},{name}"), name.clone()] {
-            let message = Table::new(header.as_bytes()).unwrap_err();
+            let message = CsvTable::new(header.as_bytes()).unwrap_err();
             assert!(message.len() < 400, "{} bytes", message.len());
         }
         let mut t = table(&format!("name,{name},timestamp,value"));
@@ -515,14 +520,14 @@ mod tests {
             ("name\tvalue\tname", "columns separated by tab: the header has the column \"name\" twice".to_owned()),
         ];
         for (header, message) in headers {
-            assert_eq!(Table::new(header.as_bytes()).unwrap_err(), message, "{header}");
+            assert_eq!(CsvTable::new(header.as_bytes()).unwrap_err(), message, "{header}");
         }
         let many = "x,".repeat(2_000);
         assert_eq!(
-            Table::new(many.as_bytes()).unwrap_err(),
+            CsvTable::new(many.as_bytes()).unwrap_err(),
             "the header cannot have more than 1024 columns; got 2001"
         );
-        assert!(Table::new(b"\xff,b").unwrap_err().starts_with("column 1 of the header is not UTF-8"));
+        assert!(CsvTable::new(b"\xff,b").unwrap_err().starts_with("column 1 of the header is not UTF-8"));
     }
 
     #[test]
@@ -549,7 +554,7 @@ mod tests {
             let separator = random.choice(SEPARATORS).unwrap().0;
             let bytes = [b'a', separator, b'"', b' '];
             let row: Vec<u8> = (0..random.usize(1..12)).map(|_| random.choice(bytes).unwrap()).collect();
-            let mut cells = Cells::new(separator);
+            let mut cells = CsvCells::new(separator);
             if cells.split(&row).is_err() {
                 continue;
             }

@@ -72,7 +72,7 @@ fn code(after: &str, digits: usize) -> Option<(char, usize)> {
 
 /// A native histogram, of which the count and the sum are kept; not yet judged.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Histogram {
+pub struct DumpHistogram {
     count: f64,
     sum: f64,
     /// The sum of all buckets.
@@ -89,7 +89,7 @@ pub struct Histogram {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn histogram(text: &str) -> Result<Histogram, String> {
+pub fn histogram(text: &str) -> Result<DumpHistogram, String> {
     let inside = text.strip_prefix('{').and_then(|text| text.strip_suffix('}'));
     let mut parts = inside.unwrap_or_default().split(", ");
     let mut labelled = |label: &str| {
@@ -97,7 +97,7 @@ pub fn histogram(text: &str) -> Result<Histogram, String> {
         part.strip_prefix(label).and_then(number).ok_or_else(|| malformed(part))
     };
     let (count, sum) = (labelled("count:")?, labelled("sum:")?);
-    let mut read = Histogram { count, sum, buckets: 0.0, any: false, whole: is_whole(count), bad: None };
+    let mut read = DumpHistogram { count, sum, buckets: 0.0, any: false, whole: is_whole(count), bad: None };
     for part in parts {
         let bucket = bucket(part).ok_or_else(|| malformed(part))?;
         (read.buckets, read.any) = (read.buckets + bucket, true);
@@ -109,13 +109,13 @@ pub fn histogram(text: &str) -> Result<Histogram, String> {
     Ok(read)
 }
 
-impl Histogram {
+impl DumpHistogram {
     /// The values of `<name>_count` and `<name>_sum`.
     ///
     /// # Errors
     /// What does not add up, as by remote write.
     pub fn judge(&self) -> Result<[f64; 2], String> {
-        let Histogram { count, sum, buckets, .. } = *self;
+        let DumpHistogram { count, sum, buckets, .. } = *self;
         // A staleness marker is printed like any other NaN, and no histogram that observed NaN is empty.
         if count == 0.0 && sum.is_nan() && !self.any {
             return Ok([f64::from_bits(STALE_NAN_BITS); 2]);

@@ -20,7 +20,7 @@
 
 use std::borrow::Cow;
 
-use super::dump::{self, Histogram};
+use super::dump::{self, DumpHistogram};
 use super::openmetrics;
 
 /// What follows the value on a line.
@@ -62,7 +62,7 @@ impl Dialect {
 
 /// One sample of a line.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Glance<'a> {
+pub struct LineSample<'a> {
     /// The text that names the series, as it stands.
     pub key: &'a [u8],
     /// Event time, Unix milliseconds.
@@ -73,27 +73,27 @@ pub struct Glance<'a> {
 
 /// What a line says of its series.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Value {
+pub enum LineSeries {
     /// One number.
     Float(f64),
     /// A native histogram, only in a dump.
-    Histogram(Histogram),
+    Histogram(DumpHistogram),
 }
 
 /// Name and value of a label.
-pub type Pair<'a> = (Cow<'a, str>, Cow<'a, str>);
+pub type LabelText<'a> = (Cow<'a, str>, Cow<'a, str>);
 
 /// One line, read in full.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Line<'a> {
+pub struct ExpositionLine<'a> {
     /// As in a [`Glance`].
     pub key: &'a [u8],
     /// Event time, Unix milliseconds.
     pub at_ms: i64,
     /// Value.
-    pub value: Value,
+    pub value: LineSeries,
     /// Labels in the order of the line, `__name__` included; not yet judged.
-    pub pairs: Vec<Pair<'a>>,
+    pub pairs: Vec<LabelText<'a>>,
 }
 
 /// Whether a line holds no sample: blank, or a comment.
@@ -103,14 +103,14 @@ pub fn is_empty(line: &[u8]) -> bool {
 }
 
 /// Splits a line from its end; `None` if that does not work out, which says nothing about the line.
-pub fn glance(line: &[u8], dialect: Dialect) -> Option<Glance<'_>> {
+pub fn glance(line: &[u8], dialect: Dialect) -> Option<LineSample<'_>> {
     let (rest, time) = last_word(line.trim_ascii_end())?;
     let (rest, value) = last_word(rest)?;
     let key = trim(rest);
     // A name, a label or a quote begins a series. Other formats' keys begin otherwise and are never met here.
     let begins = key.first().is_some_and(|b| b.is_ascii_alphabetic() || matches!(b, b'_' | b':' | b'{'));
     let value = number(str::from_utf8(value).ok()?)?;
-    begins.then_some(Glance { key, at_ms: dialect.milliseconds(time)?, value })
+    begins.then_some(LineSample { key, at_ms: dialect.milliseconds(time)?, value })
 }
 
 /// The last word of `line`, and what precedes it.
@@ -161,15 +161,16 @@ pub fn number(text: &str) -> Option<f64> {
 ///
 /// # Errors
 /// What is wrong, with its column (counted in bytes from 1).
-pub fn read(line: &str, dialect: Dialect) -> Result<Line<'_>, String> {
-    let mut reader = Reader { text: line.trim_ascii_end(), at: 0, raw: Vec::new(), name_in_labels: false };
+pub fn read(line: &str, dialect: Dialect) -> Result<ExpositionLine<'_>, String> {
+    let mut reader =
+        LineReader { text: line.trim_ascii_end(), at: 0, raw: Vec::new(), name_in_labels: false };
     reader.blanks();
     let begin = reader.at;
     let name = reader.word(|b, first| {
         b.is_ascii_alphabetic() || matches!(b, b'_' | b':') || (!first && b.is_ascii_digit())
     });
     if !name.is_empty() {
-        reader.raw.push((Raw::NAME, Raw { text: name, at: begin }));
+        reader.raw.push((RawString::NAME, RawString { text: name, at: begin }));
     }
     let mut end = reader.at;
     reader.blanks();
@@ -183,13 +184,13 @@ pub fn read(line: &str, dialect: Dialect) -> Result<Line<'_>, String> {
     let pairs = reader.pairs(dumped)?;
     reader.blanks();
     let value = match reader.at_byte(b'{') && dumped {
-        true => Value::Histogram(reader.histogram()?),
+        true => LineSeries::Histogram(reader.histogram()?),
         false => {
             let word = reader.number("a value")?;
             let value = number(word).ok_or_else(|| {
                 format!("the value must be a number, NaN, +Inf or -Inf; got {}", shown(word))
             })?;
-            Value::Float(value)
+            LineSeries::Float(value)
         }
     };
     reader.blanks();
@@ -203,7 +204,7 @@ pub fn read(line: &str, dialect: Dialect) -> Result<Line<'_>, String> {
     if reader.at < reader.text.len() && !exemplar {
         return Err(reader.complaint("expected the end of the line"));
     }
-    Ok(Line { key: &line.as_bytes()[begin..end], at_ms, value, pairs })
+    Ok(ExpositionLine { key: &line.as_bytes()[begin..end], at_ms, value, pairs })
 }
 
 /// A word as a message shows it: a line may be one long word.
@@ -217,16 +218,16 @@ fn shown(word: &str) -> String {
 
 /// The inside of a string before its escapes are read, and where it begins on the line.
 #[derive(Clone, Copy)]
-struct Raw<'a> {
+struct RawString<'a> {
     text: &'a str,
     at: usize,
 }
 
-impl Raw<'_> {
-    const NAME: Raw<'static> = Raw { text: "__name__", at: 0 };
+impl RawString<'_> {
+    const NAME: RawString<'static> = RawString { text: "__name__", at: 0 };
 
     fn is_name(&self) -> bool {
-        self.text == Raw::NAME.text
+        self.text == RawString::NAME.text
     }
 }
 
@@ -251,15 +252,15 @@ fn unescape(raw: &str) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-struct Reader<'a> {
+struct LineReader<'a> {
     text: &'a str,
     at: usize,
-    raw: Vec<(Raw<'a>, Raw<'a>)>,
+    raw: Vec<(RawString<'a>, RawString<'a>)>,
     /// Whether `__name__`, not in quotes, is among the labels.
     name_in_labels: bool,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> LineReader<'a> {
     /// Reads `{...}`, whose opening brace is taken.
     fn labels(&mut self) -> Result<(), String> {
         loop {
@@ -287,7 +288,7 @@ impl<'a> Reader<'a> {
         } else {
             let text =
                 self.word(|b, first| b.is_ascii_alphabetic() || b == b'_' || (!first && b.is_ascii_digit()));
-            Raw { text, at: begin }
+            RawString { text, at: begin }
         };
         if name.text.is_empty() && !quoted {
             return Err(self.complaint("expected a label name"));
@@ -300,7 +301,7 @@ impl<'a> Reader<'a> {
             if self.raw.iter().any(|(name, _)| name.is_name()) {
                 return Err(self.complaint("a second metric name before this"));
             }
-            self.raw.push((Raw::NAME, name));
+            self.raw.push((RawString::NAME, name));
             return Ok(());
         }
         self.blanks();
@@ -314,13 +315,13 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads up to the closing quote; the opening one is taken. What a backslash stands before closes nothing.
-    fn quoted(&mut self) -> Result<Raw<'a>, String> {
+    fn quoted(&mut self) -> Result<RawString<'a>, String> {
         let begin = self.at;
         while let Some(step) = self.text[self.at..].find(['"', '\\']) {
             let at = self.at + step;
             if self.text.as_bytes()[at] == b'"' {
                 self.at = at + 1;
-                return Ok(Raw { text: &self.text[begin..at], at: begin });
+                return Ok(RawString { text: &self.text[begin..at], at: begin });
             }
             let Some(escaped) = self.text[at + 1..].chars().next() else { break };
             self.at = at + 1 + escaped.len_utf8();
@@ -330,8 +331,8 @@ impl<'a> Reader<'a> {
     }
 
     /// The labels with their escapes read: those of Go in a dump, else the three of the format.
-    fn pairs(&self, dumped: bool) -> Result<Vec<Pair<'a>>, String> {
-        let text = |raw: &Raw<'a>| match dumped {
+    fn pairs(&self, dumped: bool) -> Result<Vec<LabelText<'a>>, String> {
+        let text = |raw: &RawString<'a>| match dumped {
             true => dump::unquote(raw.text)
                 .map_err(|at| self.complaint_at(raw.at + at, "an escape that Go does not write")),
             false => Ok(unescape(raw.text)),
@@ -340,7 +341,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a native histogram, whose opening brace is next.
-    fn histogram(&mut self) -> Result<Histogram, String> {
+    fn histogram(&mut self) -> Result<DumpHistogram, String> {
         let Some(length) = self.text[self.at..].find('}') else {
             return Err(self.complaint("a histogram that is not closed"));
         };
@@ -397,18 +398,18 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Line<'_>, String> {
+    fn read(line: &str) -> Result<ExpositionLine<'_>, String> {
         super::read(line, Dialect::Prometheus)
     }
 
-    fn number_of(line: &Line) -> f64 {
-        let Value::Float(value) = line.value else { panic!("a number: {line:?}") };
+    fn number_of(line: &ExpositionLine) -> f64 {
+        let LineSeries::Float(value) = line.value else { panic!("a number: {line:?}") };
         value
     }
 
     type Pairs = &'static [(&'static str, &'static str)];
 
-    fn pairs<'a>(line: &'a Line) -> Vec<(&'a str, &'a str)> {
+    fn pairs<'a>(line: &'a ExpositionLine) -> Vec<(&'a str, &'a str)> {
         line.pairs.iter().map(|(name, value)| (name.as_ref(), value.as_ref())).collect()
     }
 
@@ -455,7 +456,7 @@ mod tests {
     fn histograms_of_a_dump_are_read() {
         let line = read("{__name__=\"rpc\", a=\"b\"} {count:3, sum:1.5, (0,1]:3} 5").unwrap();
         assert_eq!((line.key, line.at_ms), (&b"{__name__=\"rpc\", a=\"b\"}"[..], 5));
-        let Value::Histogram(histogram) = line.value else { panic!("{line:?}") };
+        let LineSeries::Histogram(histogram) = line.value else { panic!("{line:?}") };
         assert_eq!(histogram.judge(), Ok([3.0, 1.5]));
     }
 

@@ -18,8 +18,8 @@ use std::ops::Range;
 use tidewatch_dataflows::sample::{MetricType, STALE_NAN_BITS, Samples};
 
 use crate::labels::{Labels, NAME};
-use crate::source::protobuf::{Cursor, Undecodable, unzigzag};
-use crate::source::validate::{self, Refusing};
+use crate::source::protobuf::{DecodeError, FieldCursor, unzigzag};
+use crate::source::validate::{self, SeriesRefusal};
 
 /// What the names of the derived series end in, and the mark in front of the spelling that their histogram came in:
 /// no label of 1.0 is encoded with such a first byte, and spellings of 2.0 have a mark of their own.
@@ -31,7 +31,7 @@ const FLOAT_TOLERANCE: f64 = 1e-6;
 
 /// What is kept of a good histogram.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Kept {
+pub(super) struct CountAndSum {
     pub(super) at_ms: i64,
     count: f64,
     sum: f64,
@@ -39,7 +39,7 @@ pub(super) struct Kept {
 
 /// Buckets below or above zero, as far as they have been read.
 #[derive(Default)]
-struct Side {
+struct BucketSide {
     /// Buckets that the spans announce, and how far they reach.
     announced: u64,
     reach: i64,
@@ -71,7 +71,7 @@ struct Floats {
 
 /// The bounds of custom buckets.
 #[derive(Default)]
-struct Bounds {
+struct CustomBounds {
     number: u64,
     last: f64,
     /// The first that does not rise above the one before it, which is the other.
@@ -80,39 +80,39 @@ struct Bounds {
 
 /// A number that is an integer or a float, by the field that came last.
 #[derive(Clone, Copy)]
-enum Number {
+enum IntOrFloat {
     Int(u64),
     Float(f64),
 }
 
-struct Histogram {
-    count: Number,
-    zero_count: Number,
+struct NativeHistogram {
+    count: IntOrFloat,
+    zero_count: IntOrFloat,
     zero_threshold: f64,
     sum: f64,
     schema: i64,
     at_ms: i64,
-    negative: Side,
-    positive: Side,
-    bounds: Bounds,
+    negative: BucketSide,
+    positive: BucketSide,
+    bounds: CustomBounds,
 }
 
 /// Reads one histogram: what is kept of it, or the sentence that says why it is not taken; its time is not judged.
 ///
 /// # Errors
 /// If it is not the message it should be.
-pub(super) fn read(mut fields: Cursor) -> Result<Result<Kept, String>, Undecodable> {
-    let mut histogram = Histogram::new();
+pub(super) fn read(mut fields: FieldCursor) -> Result<Result<CountAndSum, String>, DecodeError> {
+    let mut histogram = NativeHistogram::new();
     while let Some(field) = fields.field()? {
         let h = &mut histogram;
         match field.number {
-            1 => h.count = Number::Int(field.int64()?.cast_unsigned()),
-            2 => h.count = Number::Float(f64::from_bits(field.fixed64()?)),
+            1 => h.count = IntOrFloat::Int(field.int64()?.cast_unsigned()),
+            2 => h.count = IntOrFloat::Float(f64::from_bits(field.fixed64()?)),
             3 => h.sum = f64::from_bits(field.fixed64()?),
             4 => h.schema = field.sint64()?,
             5 => h.zero_threshold = f64::from_bits(field.fixed64()?),
-            6 => h.zero_count = Number::Int(field.int64()?.cast_unsigned()),
-            7 => h.zero_count = Number::Float(f64::from_bits(field.fixed64()?)),
+            6 => h.zero_count = IntOrFloat::Int(field.int64()?.cast_unsigned()),
+            7 => h.zero_count = IntOrFloat::Float(f64::from_bits(field.fixed64()?)),
             8 => h.negative.span(field.message()?)?,
             9 => field.numbers(|number, _| h.negative.ints.add(number))?,
             10 => field.doubles(|bits| h.negative.floats.add(f64::from_bits(bits)))?,
@@ -128,8 +128,8 @@ pub(super) fn read(mut fields: Cursor) -> Result<Result<Kept, String>, Undecodab
     Ok(histogram.judge())
 }
 
-impl Side {
-    fn span(&mut self, mut fields: Cursor) -> Result<(), Undecodable> {
+impl BucketSide {
+    fn span(&mut self, mut fields: FieldCursor) -> Result<(), DecodeError> {
         let (mut offset, mut length) = (0, 0);
         while let Some(field) = fields.field()? {
             match field.number {
@@ -152,7 +152,7 @@ impl Side {
 }
 
 impl Ints {
-    fn add(&mut self, zigzag: u64) -> Result<(), Undecodable> {
+    fn add(&mut self, zigzag: u64) -> Result<(), DecodeError> {
         self.number += 1;
         self.bucket = self.bucket.saturating_add(i128::from(unzigzag(zigzag)));
         self.lowest = self.lowest.min(self.bucket);
@@ -171,7 +171,7 @@ impl Floats {
     }
 }
 
-impl Bounds {
+impl CustomBounds {
     fn add(&mut self, bound: f64) {
         let before = if self.number == 0 { f64::NEG_INFINITY } else { self.last };
         // Written so that NaN does not rise either; the last bucket ends at +Inf without saying so.
@@ -182,23 +182,24 @@ impl Bounds {
     }
 }
 
-impl Histogram {
-    fn new() -> Histogram {
-        let (count, zero_count) = (Number::Int(0), Number::Int(0));
-        let (negative, positive, bounds) = (Side::default(), Side::default(), Bounds::default());
+impl NativeHistogram {
+    fn new() -> NativeHistogram {
+        let (count, zero_count) = (IntOrFloat::Int(0), IntOrFloat::Int(0));
+        let (negative, positive, bounds) =
+            (BucketSide::default(), BucketSide::default(), CustomBounds::default());
         let (zero_threshold, sum, schema, at_ms) = (0.0, 0.0, 0, 0);
-        Histogram { count, zero_count, zero_threshold, sum, schema, at_ms, negative, positive, bounds }
+        NativeHistogram { count, zero_count, zero_threshold, sum, schema, at_ms, negative, positive, bounds }
     }
 
     /// What is kept if everything adds up; else the first thing that does not.
-    fn judge(&self) -> Result<Kept, String> {
+    fn judge(&self) -> Result<CountAndSum, String> {
         self.judge_layout()?;
         let count = match self.count {
-            Number::Int(count) => self.judge_ints(count)?,
-            Number::Float(count) => self.judge_floats(count)?,
+            IntOrFloat::Int(count) => self.judge_ints(count)?,
+            IntOrFloat::Float(count) => self.judge_floats(count)?,
         };
         let stale = self.sum.to_bits() == STALE_NAN_BITS;
-        Ok(Kept { at_ms: self.at_ms, count: if stale { self.sum } else { count }, sum: self.sum })
+        Ok(CountAndSum { at_ms: self.at_ms, count: if stale { self.sum } else { count }, sum: self.sum })
     }
 
     /// Judges the schema, and what belongs to it.
@@ -237,8 +238,8 @@ impl Histogram {
             ));
         }
         let zero = match self.zero_count {
-            Number::Int(count) => count as f64,
-            Number::Float(count) => count,
+            IntOrFloat::Int(count) => count as f64,
+            IntOrFloat::Float(count) => count,
         };
         if zero != 0.0 || self.zero_threshold != 0.0 {
             let threshold = self.zero_threshold;
@@ -262,8 +263,8 @@ impl Histogram {
             }
         }
         let zero = match self.zero_count {
-            Number::Int(zero) => zero,
-            Number::Float(_) => {
+            IntOrFloat::Int(zero) => zero,
+            IntOrFloat::Float(_) => {
                 return Err("histogram.zero_count must be an integer as count is; got a float".to_owned());
             }
         };
@@ -284,11 +285,11 @@ impl Histogram {
         }
         let zero = match self.zero_count {
             // An empty message field is an integer; only 0 is left out on the way.
-            Number::Int(0) => 0.0,
-            Number::Int(_) => {
+            IntOrFloat::Int(0) => 0.0,
+            IntOrFloat::Int(_) => {
                 return Err("histogram.zero_count must be a float as count is; got an integer".to_owned());
             }
-            Number::Float(zero) => zero,
+            IntOrFloat::Float(zero) => zero,
         };
         for (value, name) in [(zero, "zero_count"), (count, "count")] {
             if value.is_nan() || value < 0.0 {
@@ -303,7 +304,7 @@ impl Histogram {
         }
     }
 
-    fn sides(&self) -> [(&Side, &'static str); 2] {
+    fn sides(&self) -> [(&BucketSide, &'static str); 2] {
         [(&self.negative, "negative"), (&self.positive, "positive")]
     }
 }
@@ -319,7 +320,7 @@ pub(super) fn not_the_count(buckets: &dyn Display, count: &dyn Display, sum: f64
     format!("histogram.count must be {relation} the sum of its buckets ({buckets}); got {count}")
 }
 
-impl Side {
+impl BucketSide {
     /// Judges the spans, of which there must be as many buckets as were sent.
     fn judge_spans(&self, name: &str, buckets: u64, field: &str) -> Result<(), String> {
         if let Some(offset) = self.back {
@@ -338,7 +339,7 @@ impl Side {
 }
 
 /// Puts the times and values of what was kept behind `out`: all counts, then all sums. Where they are.
-pub(super) fn put(kept: &[Kept], out: &mut Samples) -> Range<usize> {
+pub(super) fn put(kept: &[CountAndSum], out: &mut Samples) -> Range<usize> {
     let begin = out.at_ms.len();
     out.at_ms.extend(kept.iter().map(|kept| kept.at_ms));
     out.at_ms.extend(kept.iter().map(|kept| kept.at_ms));
@@ -357,11 +358,11 @@ pub(super) fn name(range: &Range<usize>, [count, sum]: [u64; 2], out: &mut Sampl
 
 /// The series derived from a histogram whose labels came in this spelling, if both are known; `key` is a buffer.
 pub(super) fn find(labels: &Labels, spelling: &[u8], key: &mut Vec<u8>, epoch: u64) -> Option<[u64; 2]> {
-    find_told(labels, spelling, key, epoch, None).map(|(found, _)| found)
+    find_recorded(labels, spelling, key, epoch, None).map(|(found, _)| found)
 }
 
 /// [`find`], and whether the journal holds the type that is said of both.
-pub(super) fn find_told(
+pub(super) fn find_recorded(
     labels: &Labels,
     spelling: &[u8],
     key: &mut Vec<u8>,
@@ -370,7 +371,7 @@ pub(super) fn find_told(
 ) -> Option<([u64; 2], bool)> {
     let (mut series, mut all_told) = ([0; 2], true);
     for ((_, mark), series) in DERIVED.iter().zip(&mut series) {
-        let (found, told) = labels.find_told(spell(*mark, spelling, key), epoch, said)?;
+        let (found, told) = labels.find_recorded(spell(*mark, spelling, key), epoch, said)?;
         (*series, all_told) = (found.0, all_told && told);
     }
     Some((series, all_told))
@@ -386,7 +387,7 @@ pub(super) fn intern(
     spelling: &[u8],
     key: &mut Vec<u8>,
     epoch: u64,
-) -> Result<[u64; 2], Refusing> {
+) -> Result<[u64; 2], SeriesRefusal> {
     let mut series = [0; 2];
     for ((suffix, mark), series) in DERIVED.iter().zip(&mut series) {
         // An empty name stays empty, and is refused for it.
@@ -477,8 +478,8 @@ mod tests {
 
     const AT: i64 = 1_714_521_600_000;
 
-    fn judge(wire: &Wire) -> Result<Kept, String> {
-        read(Cursor::new(&wire.0)).unwrap()
+    fn judge(wire: &Wire) -> Result<CountAndSum, String> {
+        read(FieldCursor::new(&wire.0)).unwrap()
     }
 
     fn base() -> Wire {
@@ -618,7 +619,7 @@ mod tests {
                 let at = random.usize(..bytes.len());
                 bytes[at] = random.u8(..);
             }
-            match read(Cursor::new(&bytes)) {
+            match read(FieldCursor::new(&bytes)) {
                 Ok(Ok(_)) => good += 1,
                 Ok(Err(_)) => bad += 1,
                 Err(undecodable) => assert!(undecodable.at <= bytes.len()),
@@ -627,8 +628,8 @@ mod tests {
         assert!(good > 1_000 && bad > 1_000, "{good} good, {bad} bad");
         let packed = "doubles were expected; their wire type or length is another";
         for wire in [Wire(vec![13 << 3 | 2, 1, 0]), Wire::default().number(16, 1)] {
-            let undecodable = read(Cursor::new(&wire.0)).unwrap_err();
-            assert_eq!(undecodable, Undecodable { at: 0, what: packed });
+            let undecodable = read(FieldCursor::new(&wire.0)).unwrap_err();
+            assert_eq!(undecodable, DecodeError { at: 0, what: packed });
         }
     }
 }

@@ -2,7 +2,7 @@
 //! (`remote_write`, `remote_write2` with `histogram`, `exposition` with `dump`, `openmetrics`, `csv`); what passes the gate `validate` leaves as batches of
 //! `(series, at_ms, value)`, labels resolved.
 //!
-//! Not here: the journal. Whoever composes the worker hands in an [`Intake`].
+//! Not here: the journal. Whoever composes the server hands in an [`Intake`].
 
 pub mod csv;
 pub mod dump;
@@ -23,7 +23,7 @@ use tidewatch_dataflows::sample::{MetricType, Samples};
 use tokio::sync::oneshot;
 
 /// Resolves when the samples are durable, or with the reason why they are not and will not be.
-pub type Durable = oneshot::Receiver<Result<(), String>>;
+pub type DurableFuture = oneshot::Receiver<Result<(), String>>;
 
 /// The journal as sources see it.
 pub trait Intake: Send + Sync {
@@ -31,13 +31,13 @@ pub trait Intake: Send + Sync {
     ///
     /// # Errors
     /// If they cannot be taken now: full, failed, or shutting down. None of them was taken then.
-    fn offer(&self, samples: Samples) -> Result<Durable, Refused>;
+    fn offer(&self, samples: Samples) -> Result<DurableFuture, IntakeRefusal>;
 
     /// Hands over the types of series, as [`Intake::offer`] does samples.
     ///
     /// # Errors
     /// If they cannot be taken now; none of them was taken then.
-    fn tell(&self, types: Vec<(u64, MetricType)>) -> Result<Durable, Refused>;
+    fn record_types(&self, types: Vec<(u64, MetricType)>) -> Result<DurableFuture, IntakeRefusal>;
 
     /// The number of the epoch being filled: the mark of last use for labels.
     fn epoch(&self) -> u64;
@@ -48,19 +48,19 @@ pub trait Intake: Send + Sync {
         false
     }
 
-    /// The newest stream time that is durable: the clock was there once. `i64::MIN` for none.
-    fn stream_ms(&self) -> i64 {
+    /// The newest processing time that is durable: the clock was there once. `i64::MIN` for none.
+    fn processing_ms(&self) -> i64 {
         i64::MIN
     }
 
     /// A sender has pushed a sample of this time, its newest.
-    fn heard(&self, _sender: IpAddr, _newest_ms: i64) {}
+    fn observe_sender(&self, _sender: IpAddr, _newest_ms: i64) {}
 }
 
 /// The journal does not take samples now. The sender is asked to come again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{why}; try again in {retry_after_seconds} s")]
-pub struct Refused {
+pub struct IntakeRefusal {
     /// When it is worth trying again.
     pub retry_after_seconds: u64,
     /// What is full, failed or closed, with the bound.

@@ -20,13 +20,13 @@ const DIGITS_MAX: usize = 36;
 
 /// What a file has said so far.
 #[derive(Debug, Default)]
-pub struct File {
+pub struct OpenMetricsFile {
     /// The name of `_created` samples of the family at hand, if it has such.
     created: Option<String>,
     ended: bool,
 }
 
-impl File {
+impl OpenMetricsFile {
     /// Takes a line that holds no sample, whatever it says: blank, `# TYPE`, `# EOF`, any comment. False for others.
     pub fn takes(&mut self, line: &[u8]) -> bool {
         let line = line.trim_ascii();
@@ -105,7 +105,7 @@ pub fn milliseconds(seconds: &[u8]) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::exposition::{Dialect, Value, glance, read};
+    use crate::source::exposition::{Dialect, LineSeries, glance, read};
 
     #[test]
     fn seconds_become_milliseconds_without_a_float_between() {
@@ -176,13 +176,13 @@ mod tests {
             let line = read(text, Dialect::OpenMetrics).unwrap_or_else(|error| panic!("{text}: {error}"));
             assert_eq!(
                 (line.at_ms, line.value, line.pairs[0].1.as_ref()),
-                (1_500, Value::Float(1.0), "up"),
+                (1_500, LineSeries::Float(1.0), "up"),
                 "{text}"
             );
         }
         let line = read(r#"{"my.metric", "a.b"="c # d"} NaN 1"#, Dialect::OpenMetrics).unwrap();
         assert_eq!((line.pairs.len(), line.pairs[0].1.as_ref()), (2, "my.metric"));
-        assert!(matches!(line.value, Value::Float(nan) if nan.is_nan()));
+        assert!(matches!(line.value, LineSeries::Float(nan) if nan.is_nan()));
         let bad = [
             (
                 "up 1",
@@ -222,12 +222,12 @@ mod tests {
             ("# TYPE a counter", "a_total", false),
         ];
         for (comment, metric, want) in table {
-            let mut file = File::default();
+            let mut file = OpenMetricsFile::default();
             assert!(file.takes(comment.as_bytes()), "{comment}");
             assert_eq!(file.is_created(metric), want, "{comment}, {metric}");
             assert!(!want || file.may_be_created(format!("{metric} 1 2").as_bytes()), "{comment}");
         }
-        let mut file = File::default();
+        let mut file = OpenMetricsFile::default();
         assert!(file.takes(b"# TYPE a counter") && file.takes(b"# TYPE b gauge"));
         assert!(!file.is_created("a_created"), "the family at hand is another one");
     }
@@ -235,13 +235,13 @@ mod tests {
     #[test]
     fn only_the_line_eof_ends_a_file() {
         for line in ["", " \n", "#", "# EOFF", "#EOF", "# eof", "# UNIT a seconds", "# HELP a # EOF"] {
-            let mut file = File::default();
+            let mut file = OpenMetricsFile::default();
             assert!(file.takes(line.as_bytes()) && !file.ended(), "{line:?}");
         }
         for line in ["# EOF", "# EOF\n", "# EOF\r\n"] {
-            let mut file = File::default();
+            let mut file = OpenMetricsFile::default();
             assert!(file.takes(line.as_bytes()) && file.ended(), "{line:?}");
         }
-        assert!(!File::default().takes(b"up 1 2"));
+        assert!(!OpenMetricsFile::default().takes(b"up 1 2"));
     }
 }

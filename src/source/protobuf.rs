@@ -10,7 +10,7 @@ const FIXED32: u8 = 5;
 /// The body is not the message it should be. Sending it again cannot help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("byte {at} of the decompressed body: {what}")]
-pub struct Undecodable {
+pub struct DecodeError {
     /// Offset in the decompressed body.
     pub at: usize,
     /// What is wrong there.
@@ -19,7 +19,7 @@ pub struct Undecodable {
 
 /// Reads protobuf fields of one message: `bytes` ends where the message ends, `at` counts from the body's start.
 #[derive(Clone, Copy)]
-pub(super) struct Cursor<'a> {
+pub(super) struct FieldCursor<'a> {
     bytes: &'a [u8],
     at: usize,
 }
@@ -33,19 +33,19 @@ pub(super) struct Field<'a> {
     /// The value of a varint or fixed field.
     bits: u64,
     /// The value of a field with a length.
-    body: Cursor<'a>,
+    body: FieldCursor<'a>,
 }
 
-impl<'a> Cursor<'a> {
+impl<'a> FieldCursor<'a> {
     /// At the start of `body`.
-    pub(super) fn new(body: &'a [u8]) -> Cursor<'a> {
-        Cursor { bytes: body, at: 0 }
+    pub(super) fn new(body: &'a [u8]) -> FieldCursor<'a> {
+        FieldCursor { bytes: body, at: 0 }
     }
 
     /// At the field of `body` that begins `at`.
     #[inline]
-    pub(super) fn within(body: &'a [u8], at: usize) -> Cursor<'a> {
-        Cursor { bytes: body, at }
+    pub(super) fn within(body: &'a [u8], at: usize) -> FieldCursor<'a> {
+        FieldCursor { bytes: body, at }
     }
 
     /// Offset of the next field from the start of the body.
@@ -55,7 +55,7 @@ impl<'a> Cursor<'a> {
 
     /// The next field, or `None` at the end of the message.
     #[inline]
-    pub(super) fn field(&mut self) -> Result<Option<Field<'a>>, Undecodable> {
+    pub(super) fn field(&mut self) -> Result<Option<Field<'a>>, DecodeError> {
         if self.at == self.bytes.len() {
             return Ok(None);
         }
@@ -63,14 +63,14 @@ impl<'a> Cursor<'a> {
         let tag = self.varint()?;
         let (number, wire) = (tag >> 3, (tag & 7) as u8);
         if number == 0 || number >= 1 << 29 {
-            return Err(Undecodable { at, what: "a field number outside 1 to 536870911" });
+            return Err(DecodeError { at, what: "a field number outside 1 to 536870911" });
         }
-        let mut field = Field { number, wire, at, bits: 0, body: Cursor { bytes: &[], at: 0 } };
+        let mut field = Field { number, wire, at, bits: 0, body: FieldCursor { bytes: &[], at: 0 } };
         match wire {
             BYTES => {
                 let length = self.varint()?;
                 let end = self.end_of(length, at)?;
-                field.body = Cursor { bytes: &self.bytes[..end], at: self.at };
+                field.body = FieldCursor { bytes: &self.bytes[..end], at: self.at };
                 self.at = end;
             }
             VARINT => field.bits = self.varint()?,
@@ -81,23 +81,23 @@ impl<'a> Cursor<'a> {
                 self.at = end;
             }
             FIXED32 => self.at = self.end_of(4, at)?,
-            3 | 4 => return Err(Undecodable { at, what: "a group, which remote write does not have" }),
-            _ => return Err(Undecodable { at, what: "a wire type that protobuf does not have" }),
+            3 | 4 => return Err(DecodeError { at, what: "a group, which remote write does not have" }),
+            _ => return Err(DecodeError { at, what: "a wire type that protobuf does not have" }),
         }
         Ok(Some(field))
     }
 
     /// Where `length` bytes from here end; the field began `at`.
     #[inline]
-    fn end_of(&self, length: u64, at: usize) -> Result<usize, Undecodable> {
+    fn end_of(&self, length: u64, at: usize) -> Result<usize, DecodeError> {
         match usize::try_from(length) {
             Ok(length) if length <= self.bytes.len() - self.at => Ok(self.at + length),
-            _ => Err(Undecodable { at, what: "a field that reaches past the end of its message" }),
+            _ => Err(DecodeError { at, what: "a field that reaches past the end of its message" }),
         }
     }
 
     #[inline]
-    fn varint(&mut self) -> Result<u64, Undecodable> {
+    fn varint(&mut self) -> Result<u64, DecodeError> {
         match self.bytes.get(self.at) {
             Some(&byte) if byte < 0x80 => {
                 self.at += 1;
@@ -107,26 +107,26 @@ impl<'a> Cursor<'a> {
         }
     }
 
-    fn long_varint(&mut self) -> Result<u64, Undecodable> {
+    fn long_varint(&mut self) -> Result<u64, DecodeError> {
         let begin = self.at;
         let mut value = 0;
         for shift in (0..64).step_by(7) {
             let Some(&byte) = self.bytes.get(self.at) else {
-                return Err(Undecodable { at: begin, what: "a number that the end of its message cuts off" });
+                return Err(DecodeError { at: begin, what: "a number that the end of its message cuts off" });
             };
             self.at += 1;
             value |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
                 // The tenth byte holds the highest bit only.
                 let fits = shift < 63 || byte < 2;
-                return if fits { Ok(value) } else { Err(Undecodable { at: begin, what: LONG_NUMBER }) };
+                return if fits { Ok(value) } else { Err(DecodeError { at: begin, what: LONG_NUMBER }) };
             }
         }
-        Err(Undecodable { at: begin, what: LONG_NUMBER })
+        Err(DecodeError { at: begin, what: LONG_NUMBER })
     }
 
     /// Checks the fields of a message nobody uses.
-    pub(super) fn skim(&mut self) -> Result<(), Undecodable> {
+    pub(super) fn skim(&mut self) -> Result<(), DecodeError> {
         while self.field()?.is_some() {}
         Ok(())
     }
@@ -141,24 +141,24 @@ const LONG_NUMBER: &str = "a number longer than 64 bits";
 
 impl<'a> Field<'a> {
     #[inline]
-    pub(super) fn message(&self) -> Result<Cursor<'a>, Undecodable> {
+    pub(super) fn message(&self) -> Result<FieldCursor<'a>, DecodeError> {
         match self.wire {
             BYTES => Ok(self.body),
-            _ => Err(Undecodable { at: self.at, what: "a message was expected; its wire type is another" }),
+            _ => Err(DecodeError { at: self.at, what: "a message was expected; its wire type is another" }),
         }
     }
 
     /// The bytes of a text. Whoever reads them judges whether they are UTF-8: that is no matter of the whole message.
-    pub(super) fn text(&self) -> Result<&'a [u8], Undecodable> {
+    pub(super) fn text(&self) -> Result<&'a [u8], DecodeError> {
         match self.wire {
             BYTES => Ok(&self.body.bytes[self.body.at..]),
-            _ => Err(Undecodable { at: self.at, what: "a text was expected; its wire type is another" }),
+            _ => Err(DecodeError { at: self.at, what: "a text was expected; its wire type is another" }),
         }
     }
 
     /// The value of a field with a length, as it stands.
     #[inline]
-    pub(super) fn bytes(&self) -> Result<&'a [u8], Undecodable> {
+    pub(super) fn bytes(&self) -> Result<&'a [u8], DecodeError> {
         self.message().map(|body| &body.bytes[body.at..])
     }
 
@@ -166,8 +166,8 @@ impl<'a> Field<'a> {
     #[inline]
     pub(super) fn numbers(
         &self,
-        mut visit: impl FnMut(u64, usize) -> Result<(), Undecodable>,
-    ) -> Result<(), Undecodable> {
+        mut visit: impl FnMut(u64, usize) -> Result<(), DecodeError>,
+    ) -> Result<(), DecodeError> {
         match self.wire {
             VARINT => visit(self.bits, self.at),
             BYTES => {
@@ -178,45 +178,45 @@ impl<'a> Field<'a> {
                 }
                 Ok(())
             }
-            _ => Err(Undecodable { at: self.at, what: "numbers were expected; their wire type is another" }),
+            _ => Err(DecodeError { at: self.at, what: "numbers were expected; their wire type is another" }),
         }
     }
 
     #[inline]
-    pub(super) fn fixed64(&self) -> Result<u64, Undecodable> {
+    pub(super) fn fixed64(&self) -> Result<u64, DecodeError> {
         match self.wire {
             FIXED64 => Ok(self.bits),
-            _ => Err(Undecodable { at: self.at, what: "a double was expected; its wire type is another" }),
+            _ => Err(DecodeError { at: self.at, what: "a double was expected; its wire type is another" }),
         }
     }
 
     /// Gives the bits of a repeated double to `visit`, packed or not.
-    pub(super) fn doubles(&self, mut visit: impl FnMut(u64)) -> Result<(), Undecodable> {
+    pub(super) fn doubles(&self, mut visit: impl FnMut(u64)) -> Result<(), DecodeError> {
         let what = "doubles were expected; their wire type or length is another";
         match self.wire {
             FIXED64 => visit(self.bits),
             BYTES => {
                 let (packed, rest) = self.body.bytes[self.body.at..].as_chunks::<8>();
                 if !rest.is_empty() {
-                    return Err(Undecodable { at: self.at, what });
+                    return Err(DecodeError { at: self.at, what });
                 }
                 packed.iter().for_each(|bits| visit(u64::from_le_bytes(*bits)));
             }
-            _ => return Err(Undecodable { at: self.at, what }),
+            _ => return Err(DecodeError { at: self.at, what }),
         }
         Ok(())
     }
 
     /// A number that is written with its sign in the lowest bit.
-    pub(super) fn sint64(&self) -> Result<i64, Undecodable> {
+    pub(super) fn sint64(&self) -> Result<i64, DecodeError> {
         self.int64().map(|number| unzigzag(number.cast_unsigned()))
     }
 
     #[inline]
-    pub(super) fn int64(&self) -> Result<i64, Undecodable> {
+    pub(super) fn int64(&self) -> Result<i64, DecodeError> {
         match self.wire {
             VARINT => Ok(self.bits.cast_signed()),
-            _ => Err(Undecodable { at: self.at, what: "an int64 was expected; its wire type is another" }),
+            _ => Err(DecodeError { at: self.at, what: "an int64 was expected; its wire type is another" }),
         }
     }
 }

@@ -17,11 +17,11 @@ use std::ops::Range;
 
 use tidewatch_dataflows::sample::{MetricType, Samples};
 
-use crate::labels::{FAMILIES_MAX, Family, Labels, NAME};
-use crate::source::histogram::{self, Kept};
-use crate::source::protobuf::Cursor;
-pub use crate::source::protobuf::Undecodable;
-use crate::source::validate::{self, Bounds, Refusals};
+use crate::labels::{FAMILIES_MAX, Labels, NAME, TypeFamily};
+use crate::source::histogram::{self, CountAndSum};
+pub use crate::source::protobuf::DecodeError;
+use crate::source::protobuf::FieldCursor;
+use crate::source::validate::{self, EventTimeBounds, Refusals};
 
 /// The name of the source in metrics.
 pub const SOURCE: &str = "remote_write";
@@ -32,7 +32,7 @@ pub(super) const LABELS_GATHERED: usize = 16;
 /// What a body held. `received` is always the samples given out plus `refusals.total()`, where a native histogram is
 /// one, though two samples are given out for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Decoded {
+pub struct DecodedBody {
     /// Samples and native histograms that arrived.
     pub received: u64,
     /// Native histograms that passed the gate.
@@ -46,8 +46,8 @@ pub struct Decoded {
 }
 
 /// A series whose encoded labels were not known: where they are and which samples wait for it.
-struct Miss {
-    labels: Span,
+struct UnknownSeries1 {
+    labels: LabelsSpan,
     samples: Range<usize>,
     /// Whether the samples are those of native histograms: for two series, derived from this one.
     derived: bool,
@@ -55,18 +55,18 @@ struct Miss {
 
 /// Encoded labels of one series.
 #[derive(Clone)]
-enum Span {
+enum LabelsSpan {
     /// As they stand in the body.
     Body(Range<usize>),
     /// Gathered, because the sender put other fields between them.
     Gathered(Box<[u8]>),
 }
 
-impl Span {
+impl LabelsSpan {
     fn bytes<'a>(&'a self, body: &'a [u8]) -> &'a [u8] {
         match self {
-            Span::Body(range) => &body[range.clone()],
-            Span::Gathered(bytes) => bytes,
+            LabelsSpan::Body(range) => &body[range.clone()],
+            LabelsSpan::Gathered(bytes) => bytes,
         }
     }
 }
@@ -80,12 +80,12 @@ impl Span {
 pub fn decode(
     body: &[u8],
     labels: &Labels,
-    bounds: Bounds,
+    bounds: EventTimeBounds,
     epoch: u64,
     out: &mut Samples,
-) -> Result<Decoded, Undecodable> {
+) -> Result<DecodedBody, DecodeError> {
     let start = out.len();
-    let mut walk = Walk {
+    let mut walk = Walk1 {
         body,
         labels,
         bounds,
@@ -95,13 +95,13 @@ pub fn decode(
         key: Vec::new(),
         families: Vec::new(),
         misses: Vec::new(),
-        decoded: Decoded::default(),
+        decoded: DecodedBody::default(),
     };
     match walk.request() {
         Ok(()) => {
             let mut misses = std::mem::take(&mut walk.misses);
             walk.intern(&mut misses);
-            let heard = labels.hear(&walk.families, epoch);
+            let heard = labels.observe_families(&walk.families, epoch);
             walk.decoded.types.extend(heard);
             Ok(walk.decoded)
         }
@@ -112,24 +112,24 @@ pub fn decode(
     }
 }
 
-struct Walk<'a> {
+struct Walk1<'a> {
     body: &'a [u8],
     labels: &'a Labels,
-    bounds: Bounds,
+    bounds: EventTimeBounds,
     epoch: u64,
     out: &'a mut Samples,
     /// The good histograms of the series being read.
-    histograms: Vec<Kept>,
+    histograms: Vec<CountAndSum>,
     /// A buffer for the look-up keys of derived series.
     key: Vec<u8>,
-    families: Vec<(&'a str, Family)>,
-    misses: Vec<Miss>,
-    decoded: Decoded,
+    families: Vec<(&'a str, TypeFamily)>,
+    misses: Vec<UnknownSeries1>,
+    decoded: DecodedBody,
 }
 
-impl<'a> Walk<'a> {
-    fn request(&mut self) -> Result<(), Undecodable> {
-        let mut fields = Cursor::new(self.body);
+impl<'a> Walk1<'a> {
+    fn request(&mut self) -> Result<(), DecodeError> {
+        let mut fields = FieldCursor::new(self.body);
         while let Some(field) = fields.field()? {
             match field.number {
                 1 => self.series(field.message()?)?,
@@ -137,7 +137,7 @@ impl<'a> Walk<'a> {
                 4 | 5 => {
                     let what = "a field of remote write 2.0 in a request declared as 1.0; \
                                 set the Content-Type's proto parameter or protobuf_message to prometheus.WriteRequest";
-                    return Err(Undecodable { at: field.at, what });
+                    return Err(DecodeError { at: field.at, what });
                 }
                 _ => {}
             }
@@ -147,11 +147,11 @@ impl<'a> Walk<'a> {
 
     /// Reads the type of a metric family.
     #[cold]
-    fn metadata(&mut self, mut fields: Cursor<'a>) -> Result<(), Undecodable> {
+    fn metadata(&mut self, mut fields: FieldCursor<'a>) -> Result<(), DecodeError> {
         let (mut family, mut name) = (None, &b""[..]);
         while let Some(field) = fields.field()? {
             match field.number {
-                1 => family = Family::from_code(field.int64()?),
+                1 => family = TypeFamily::from_code(field.int64()?),
                 2 => name = field.bytes()?,
                 _ => {}
             }
@@ -171,7 +171,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Checks one series, resolves it if it is known, and notes it as missing if not.
-    fn series(&mut self, mut fields: Cursor) -> Result<(), Undecodable> {
+    fn series(&mut self, mut fields: FieldCursor) -> Result<(), DecodeError> {
         let first = self.out.len();
         let mut span = fields.at()..fields.at();
         let mut gathered: Option<Vec<u8>> = None;
@@ -218,7 +218,7 @@ impl<'a> Walk<'a> {
         span: Range<usize>,
         gathered: Option<Vec<u8>>,
         samples: Range<usize>,
-    ) -> Result<(), Undecodable> {
+    ) -> Result<(), DecodeError> {
         let bytes = gathered.as_deref().unwrap_or(&self.body[span.clone()]);
         let id = if samples.is_empty() { None } else { self.labels.find(bytes, self.epoch) };
         self.out.series.resize(samples.end, id.map_or(0, |id| id.0));
@@ -229,12 +229,12 @@ impl<'a> Walk<'a> {
             return Ok(());
         }
         read_labels(bytes, span.start, &mut |_, _| {})?;
-        let labels = gathered.map_or(Span::Body(span), |bytes| Span::Gathered(bytes.into()));
+        let labels = gathered.map_or(LabelsSpan::Body(span), |bytes| LabelsSpan::Gathered(bytes.into()));
         if missing.0 {
-            self.misses.push(Miss { labels: labels.clone(), samples, derived: false });
+            self.misses.push(UnknownSeries1 { labels: labels.clone(), samples, derived: false });
         }
         if let (true, Some((samples, _))) = (missing.1, derived) {
-            self.misses.push(Miss { labels, samples, derived: true });
+            self.misses.push(UnknownSeries1 { labels, samples, derived: true });
         }
         Ok(())
     }
@@ -253,7 +253,7 @@ impl<'a> Walk<'a> {
 
     /// Reads one native histogram; its samples are written when all of the series is read.
     #[cold]
-    fn histogram(&mut self, fields: Cursor) -> Result<(), Undecodable> {
+    fn histogram(&mut self, fields: FieldCursor) -> Result<(), DecodeError> {
         self.decoded.received += 1;
         match histogram::read(fields)? {
             Ok(kept) if self.bounds.contain(kept.at_ms) => {
@@ -268,7 +268,7 @@ impl<'a> Walk<'a> {
 
     /// Reads one sample; its series is written when all of the series is read.
     #[inline]
-    fn sample(&mut self, mut fields: Cursor) -> Result<(), Undecodable> {
+    fn sample(&mut self, mut fields: FieldCursor) -> Result<(), DecodeError> {
         let (mut bits, mut at_ms) = (0_u64, 0_i64);
         while let Some(field) = fields.field()? {
             match field.number {
@@ -288,18 +288,18 @@ impl<'a> Walk<'a> {
     }
 
     /// Gives the missing series an identity, or takes their samples out again.
-    fn intern(&mut self, misses: &mut Vec<Miss>) {
+    fn intern(&mut self, misses: &mut Vec<UnknownSeries1>) {
         misses.retain(|miss| {
             let bytes = miss.labels.bytes(self.body);
             let named = if miss.derived {
                 intern_derived(bytes, self.labels, &mut self.key, self.epoch).map(|series| {
                     histogram::name(&miss.samples, series, self.out);
-                    series.into_iter().for_each(|series| self.tell(series));
+                    series.into_iter().for_each(|series| self.record_type(series));
                 })
             } else {
                 intern(bytes, self.labels, self.epoch).map(|series| {
                     self.out.series[miss.samples.clone()].fill(series);
-                    self.tell(series);
+                    self.record_type(series);
                 })
             };
             let Err((reason, sentence)) = named else { return false };
@@ -315,13 +315,15 @@ impl<'a> Walk<'a> {
     }
 
     /// Notes the type of a series that was not met before, if its family's is known.
-    fn tell(&mut self, series: u64) {
-        self.decoded.types.extend(self.labels.untold(series, None, self.epoch).map(|kind| (series, kind)));
+    fn record_type(&mut self, series: u64) {
+        self.decoded
+            .types
+            .extend(self.labels.unrecorded_type(series, None, self.epoch).map(|kind| (series, kind)));
     }
 }
 
 /// Gives one series an identity by its encoded labels, or says why not.
-fn intern(encoded: &[u8], labels: &Labels, epoch: u64) -> Result<u64, validate::Refusing> {
+fn intern(encoded: &[u8], labels: &Labels, epoch: u64) -> Result<u64, validate::SeriesRefusal> {
     // The same new series may have come earlier in this request, or in another one meanwhile.
     match labels.find(encoded, epoch) {
         Some(series) => Ok(series.0),
@@ -335,7 +337,7 @@ fn intern_derived(
     labels: &Labels,
     key: &mut Vec<u8>,
     epoch: u64,
-) -> Result<[u64; 2], validate::Refusing> {
+) -> Result<[u64; 2], validate::SeriesRefusal> {
     match histogram::find(labels, encoded, key, epoch) {
         Some(series) => Ok(series),
         None => histogram::intern(labels, &gather(encoded, labels)?, encoded, key, epoch),
@@ -343,7 +345,10 @@ fn intern_derived(
 }
 
 /// The encoded labels of one series as texts, or why they are too many, or none.
-fn gather<'a>(encoded: &'a [u8], labels: &Labels) -> Result<Vec<(&'a str, &'a str)>, validate::Refusing> {
+fn gather<'a>(
+    encoded: &'a [u8],
+    labels: &Labels,
+) -> Result<Vec<(&'a str, &'a str)>, validate::SeriesRefusal> {
     // Two bytes make a label, so a body may hold millions: few enough to judge are gathered, the rest counted.
     let (mut pairs, mut count, max) = (Vec::new(), 0, labels.limits().labels);
     let (mut metric, mut bad) = (&b""[..], None);
@@ -377,9 +382,9 @@ fn read_labels<'a>(
     encoded: &'a [u8],
     base: usize,
     visit: &mut dyn FnMut(&'a [u8], &'a [u8]),
-) -> Result<(), Undecodable> {
-    let rebase = |error: Undecodable| Undecodable { at: error.at + base, ..error };
-    let mut fields = Cursor::new(encoded);
+) -> Result<(), DecodeError> {
+    let rebase = |error: DecodeError| DecodeError { at: error.at + base, ..error };
+    let mut fields = FieldCursor::new(encoded);
     while let Some(field) = fields.field().map_err(rebase)? {
         let mut parts = field.message().map_err(rebase)?;
         let (mut name, mut value) = (&b""[..], &b""[..]);
@@ -473,9 +478,9 @@ mod tests {
         Labels::open(&folder.path, limits, Arc::new(Metrics::new())).unwrap()
     }
 
-    fn take(body: &[u8], labels: &Labels) -> Result<(Samples, Decoded), Undecodable> {
+    fn take(body: &[u8], labels: &Labels) -> Result<(Samples, DecodedBody), DecodeError> {
         let mut out = Samples::default();
-        let decoded = decode(body, labels, Bounds::at(NOW, false), 7, &mut out)?;
+        let decoded = decode(body, labels, EventTimeBounds::at(NOW, false), 7, &mut out)?;
         let kept = out.len() as u64 - decoded.histograms;
         assert_eq!(decoded.received, kept + decoded.refusals.total());
         assert!(out.at_ms.len() == out.len() && out.value.len() == out.len());
@@ -595,11 +600,11 @@ mod tests {
         assert_eq!(bits, [1.0_f64.to_bits(), (-0.0_f64).to_bits(), 2.5_f64.to_bits(), 0x7ff0_0000_0000_0002]);
         // The metadata says that "up" is a counter.
         let types = vec![(up, MetricType::Counter)];
-        assert_eq!(decoded, Decoded { received: 4, ignored: 1, types, ..Decoded::default() });
+        assert_eq!(decoded, DecodedBody { received: 4, ignored: 1, types, ..DecodedBody::default() });
         assert_eq!(labels.len(), 3);
-        labels.told(&decoded.types);
+        labels.record_types(&decoded.types);
         let (warm, again) = take(&request(), &labels).unwrap();
-        let decoded = Decoded { types: vec![], ..decoded };
+        let decoded = DecodedBody { types: vec![], ..decoded };
         assert_eq!((warm.series, again, labels.len()), (cold.series, decoded, 3));
     }
 
@@ -611,7 +616,7 @@ mod tests {
             let labels = labels(&folder, Limits::default());
             let mut out = Samples::default();
             out.push(1, 2, 3.0);
-            match decode(&body[..cut], &labels, Bounds::at(NOW, false), 7, &mut out) {
+            match decode(&body[..cut], &labels, EventTimeBounds::at(NOW, false), 7, &mut out) {
                 Ok(decoded) => assert_eq!(out.len() as u64, 1 + decoded.received, "cut at {cut}"),
                 Err(error) => {
                     assert!(error.at <= cut, "{error} in a body of {cut} bytes");
@@ -695,7 +700,7 @@ mod tests {
             let labels = labels(&folder, Limits::default());
             // What comes before must not be applied either.
             let body = [request(), bad.clone()].concat();
-            let want = Undecodable { at: at + request().len(), what };
+            let want = DecodeError { at: at + request().len(), what };
             assert_eq!(take(&body, &labels).unwrap_err(), want, "{bad:02x?}");
             assert_eq!(labels.len(), 0);
         }
@@ -834,9 +839,9 @@ mod tests {
         let up = series_id(&[("__name__", "up"), ("job", "x")]).0;
         for types in [vec![(up, MetricType::Counter)], vec![]] {
             let (out, decoded) = take(&body, &labels).unwrap();
-            let want = Decoded { received: 1, ignored: 1, types, ..Decoded::default() };
+            let want = DecodedBody { received: 1, ignored: 1, types, ..DecodedBody::default() };
             assert_eq!((out.series, decoded), (vec![up], want));
-            labels.told(&[(up, MetricType::Counter)]);
+            labels.record_types(&[(up, MetricType::Counter)]);
         }
     }
 
@@ -885,9 +890,15 @@ mod tests {
         let folder = Folder::new();
         let labels = labels(&folder, Limits::default());
         let metadata: Vec<u8> = (0..150).flat_map(|_| wire::bytes(3, &wire::bytes(2, b"up"))).collect();
-        assert_eq!(take(&metadata, &labels).unwrap().1, Decoded { ignored: 150, ..Decoded::default() });
-        assert_eq!(take(&[], &labels).unwrap().1, Decoded::default());
-        assert_eq!(take(&wire::series(&[("__name__", "up")], &[]), &labels).unwrap().1, Decoded::default());
+        assert_eq!(
+            take(&metadata, &labels).unwrap().1,
+            DecodedBody { ignored: 150, ..DecodedBody::default() }
+        );
+        assert_eq!(take(&[], &labels).unwrap().1, DecodedBody::default());
+        assert_eq!(
+            take(&wire::series(&[("__name__", "up")], &[]), &labels).unwrap().1,
+            DecodedBody::default()
+        );
         assert_eq!(labels.len(), 0, "a series without a sample is not registered");
     }
 

@@ -21,11 +21,11 @@ use std::ops::Range;
 
 use tidewatch_dataflows::sample::{MetricType, Samples};
 
-use crate::labels::{FAMILIES_MAX, Family, LABEL_BYTES_MAX, Labels, NAME, check};
-use crate::source::histogram::{self, Kept};
-use crate::source::protobuf::{Cursor, Field, Undecodable};
-use crate::source::remote_write::{Decoded, LABELS_GATHERED, truncate};
-use crate::source::validate::{self, Bounds, Refusing};
+use crate::labels::{FAMILIES_MAX, LABEL_BYTES_MAX, Labels, NAME, TypeFamily, check};
+use crate::source::histogram::{self, CountAndSum};
+use crate::source::protobuf::{DecodeError, Field, FieldCursor};
+use crate::source::remote_write::{DecodedBody, LABELS_GATHERED, truncate};
+use crate::source::validate::{self, EventTimeBounds, SeriesRefusal};
 
 /// In front of the texts of a series in its look-up key. No label of 1.0 is encoded with it as its first byte.
 const KEY_MARK: u8 = 0xff;
@@ -37,7 +37,7 @@ const SYMBOL: u8 = 4 << 3 | 2;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Decoded2 {
     /// As of 1.0.
-    pub decoded: Decoded,
+    pub decoded: DecodedBody,
     /// Exemplars of series that passed the gate.
     pub exemplars: u64,
 }
@@ -51,14 +51,14 @@ pub struct Decoded2 {
 pub fn decode(
     body: &[u8],
     labels: &Labels,
-    bounds: Bounds,
+    bounds: EventTimeBounds,
     epoch: u64,
     out: &mut Samples,
-) -> Result<Decoded2, Undecodable> {
+) -> Result<Decoded2, DecodeError> {
     let symbols = Symbols::read(body)?;
     let start = out.len();
-    let mut walk = Walk {
-        texts: Texts { symbols, pairs: Vec::new(), key: Vec::new() },
+    let mut walk = Walk2 {
+        texts: LabelTexts2 { symbols, pairs: Vec::new(), key: Vec::new() },
         labels,
         bounds,
         epoch,
@@ -75,7 +75,7 @@ pub fn decode(
     match walk.request(body) {
         Ok(()) => {
             walk.intern();
-            walk.hear();
+            walk.observe_type();
             Ok(walk.decoded)
         }
         Err(undecodable) => {
@@ -95,24 +95,24 @@ struct Symbols<'a> {
 
 impl<'a> Symbols<'a> {
     /// Gathers and checks the symbols of a request, wherever they stand in it.
-    fn read(body: &'a [u8]) -> Result<Symbols<'a>, Undecodable> {
+    fn read(body: &'a [u8]) -> Result<Symbols<'a>, DecodeError> {
         let (mut at, mut utf8) = (Vec::new(), true);
-        let mut fields = Cursor::new(body);
+        let mut fields = FieldCursor::new(body);
         while let Some(field) = fields.field()? {
             match field.number {
                 4 => {
                     let symbol = field.bytes()?;
                     if at.is_empty() && !symbol.is_empty() {
-                        return Err(Undecodable { at: field.at, what: "symbols[0] must be the empty text" });
+                        return Err(DecodeError { at: field.at, what: "symbols[0] must be the empty text" });
                     }
                     utf8 &= str::from_utf8(symbol).is_ok();
                     let what = "a body longer than 4 GiB";
-                    at.push(u32::try_from(field.at).map_err(|_| Undecodable { at: field.at, what })?);
+                    at.push(u32::try_from(field.at).map_err(|_| DecodeError { at: field.at, what })?);
                 }
                 1 | 3 => {
                     let what = "a field of remote write 1.0 in a request declared as 2.0; \
                                 set the Content-Type's proto parameter or protobuf_message to io.prometheus.write.v2.Request";
-                    return Err(Undecodable { at: field.at, what });
+                    return Err(DecodeError { at: field.at, what });
                 }
                 _ => {}
             }
@@ -133,7 +133,7 @@ impl<'a> Symbols<'a> {
         if let [SYMBOL, length @ ..0x80, text @ ..] = &self.body[at..] {
             return &text[..usize::from(*length)];
         }
-        let field = Cursor::within(self.body, at).field();
+        let field = FieldCursor::within(self.body, at).field();
         field.ok().flatten().and_then(|field| field.bytes().ok()).expect("the symbols were read before")
     }
 }
@@ -147,13 +147,13 @@ enum KeyError {
 }
 
 /// The labels of one series as texts. The buffers are used again for the next one.
-struct Texts<'a> {
+struct LabelTexts2<'a> {
     symbols: Symbols<'a>,
     pairs: Vec<(&'a [u8], &'a [u8])>,
     key: Vec<u8>,
 }
 
-impl<'a> Texts<'a> {
+impl<'a> LabelTexts2<'a> {
     /// Makes `pairs` of references; the bytes of all names and values.
     fn gather(&mut self, refs: &[u32]) -> usize {
         self.pairs.clear();
@@ -224,7 +224,7 @@ impl<'a> Texts<'a> {
 
 /// A series that was not known, or gave exemplars only: what waits for the judgement of its labels, and what was said
 /// of its type.
-struct Miss {
+struct UnknownSeries2 {
     /// Where its references are in `Walk::missed`.
     refs: Range<usize>,
     /// How many labels it has, those beyond what is gathered included.
@@ -233,33 +233,33 @@ struct Miss {
     /// Whether the samples are those of native histograms: for two series, derived from this one.
     derived: bool,
     exemplars: u64,
-    family: Option<Family>,
+    family: Option<TypeFamily>,
 }
 
-struct Walk<'a, 'o> {
-    texts: Texts<'a>,
+struct Walk2<'a, 'o> {
+    texts: LabelTexts2<'a>,
     labels: &'a Labels,
-    bounds: Bounds,
+    bounds: EventTimeBounds,
     epoch: u64,
     out: &'o mut Samples,
     /// The label references of the series being read, and its good native histograms.
     refs: Vec<u32>,
-    histograms: Vec<Kept>,
+    histograms: Vec<CountAndSum>,
     /// A buffer for the look-up keys of derived series.
     derived_key: Vec<u8>,
     /// Types said of known series whose spelling does not tell that the journal holds them.
     said: Vec<(u64, MetricType)>,
     /// Types said of names that no known series with these labels bears.
-    alone: Vec<(&'a str, Family)>,
+    alone: Vec<(&'a str, TypeFamily)>,
     /// The label references of all series in `misses`.
     missed: Vec<u32>,
-    misses: Vec<Miss>,
+    misses: Vec<UnknownSeries2>,
     decoded: Decoded2,
 }
 
-impl<'a> Walk<'a, '_> {
-    fn request(&mut self, body: &'a [u8]) -> Result<(), Undecodable> {
-        let mut fields = Cursor::new(body);
+impl<'a> Walk2<'a, '_> {
+    fn request(&mut self, body: &'a [u8]) -> Result<(), DecodeError> {
+        let mut fields = FieldCursor::new(body);
         while let Some(field) = fields.field()? {
             if field.number == 5 {
                 self.series(&field)?;
@@ -269,7 +269,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// Checks one series, resolves it if it is known, and notes it as missing if not.
-    fn series(&mut self, series: &Field) -> Result<(), Undecodable> {
+    fn series(&mut self, series: &Field) -> Result<(), DecodeError> {
         let (first, mut count, mut exemplars, mut family) = (self.out.len(), 0, 0, None);
         self.refs.clear();
         let mut fields = series.message()?;
@@ -315,10 +315,10 @@ impl<'a> Walk<'a, '_> {
         let mut waiting = if id.is_some() || known { 0 } else { exemplars };
         if id.is_none() && (sampled || !reduced) {
             let exemplars = std::mem::take(&mut waiting);
-            self.miss(Miss { refs: 0..0, labels, samples, derived: false, exemplars, family });
+            self.miss(UnknownSeries2 { refs: 0..0, labels, samples, derived: false, exemplars, family });
         }
         if reduced && !known {
-            self.miss(Miss {
+            self.miss(UnknownSeries2 {
                 refs: 0..0,
                 labels,
                 samples: derived,
@@ -332,11 +332,11 @@ impl<'a> Walk<'a, '_> {
 
     /// The series whose labels are spelled, if it is known; notes the type that is said of it, if that is new.
     #[inline]
-    fn find(&mut self, family: Option<Family>, sampled: bool) -> Option<u64> {
+    fn find(&mut self, family: Option<TypeFamily>, sampled: bool) -> Option<u64> {
         let said = family.and_then(|family| family.of(self.texts.named()));
         // Only samples use a series: what else is said of it must not keep its labels when its slot is freed.
         let epoch = if sampled { self.epoch } else { 0 };
-        let (series, told) = self.labels.find_told(&self.texts.key, epoch, said)?;
+        let (series, told) = self.labels.find_recorded(&self.texts.key, epoch, said)?;
         if let (false, Some(said)) = (told, said) {
             self.said.push((series.0, said));
         }
@@ -345,11 +345,11 @@ impl<'a> Walk<'a, '_> {
 
     /// Notes the type that is said of a series without samples that nobody knows: one of its name may come.
     #[cold]
-    fn note(&mut self, family: Family) {
+    fn note(&mut self, family: TypeFamily) {
         let Ok(name) = str::from_utf8(self.texts.named()) else { return };
         let said = match family.of(name.as_bytes()) {
-            Some(MetricType::Counter) => Family::Counter,
-            Some(MetricType::Gauge) => Family::Gauge,
+            Some(MetricType::Counter) => TypeFamily::Counter,
+            Some(MetricType::Gauge) => TypeFamily::Gauge,
             None => return,
         };
         if self.alone.len() < FAMILIES_MAX {
@@ -360,24 +360,26 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// Takes note of what was said of types: the request is decodable to its end.
-    fn hear(&mut self) {
+    fn observe_type(&mut self) {
         let types = &mut self.decoded.decoded.types;
         let (labels, epoch) = (self.labels, self.epoch);
         let said = self.said.drain(..);
-        types.extend(said.filter(|(series, kind)| labels.untold(*series, Some(*kind), epoch).is_some()));
+        types.extend(
+            said.filter(|(series, kind)| labels.unrecorded_type(*series, Some(*kind), epoch).is_some()),
+        );
         if !self.alone.is_empty() {
-            types.extend(labels.hear(&self.alone, epoch));
+            types.extend(labels.observe_families(&self.alone, epoch));
         }
     }
 
     /// Writes the series derived from one with histograms, if they are known; its labels are spelled, or too many.
     #[cold]
-    fn derive(&mut self, range: &Range<usize>, spelled: bool, family: Option<Family>) -> bool {
+    fn derive(&mut self, range: &Range<usize>, spelled: bool, family: Option<TypeFamily>) -> bool {
         let (labels, key, derived_key) = (self.labels, &self.texts.key, &mut self.derived_key);
-        let said = family.and_then(Family::of_derived);
+        let said = family.and_then(TypeFamily::of_derived);
         let mut found = None;
         if spelled {
-            found = histogram::find_told(labels, key, derived_key, self.epoch, said);
+            found = histogram::find_recorded(labels, key, derived_key, self.epoch, said);
         }
         histogram::name(range, found.map_or([0; 2], |(series, _)| series), self.out);
         if let (Some((series, false)), Some(said)) = (found, said) {
@@ -388,15 +390,15 @@ impl<'a> Walk<'a, '_> {
 
     /// Notes that the series being read waits for the judgement of its labels.
     #[cold]
-    fn miss(&mut self, miss: Miss) {
+    fn miss(&mut self, miss: UnknownSeries2) {
         let refs = self.missed.len()..self.missed.len() + self.refs.len();
         self.missed.extend_from_slice(&self.refs);
-        self.misses.push(Miss { refs, ..miss });
+        self.misses.push(UnknownSeries2 { refs, ..miss });
     }
 
     /// Reads one native histogram; its samples are written when all of the series is read.
     #[cold]
-    fn histogram(&mut self, fields: Cursor) -> Result<(), Undecodable> {
+    fn histogram(&mut self, fields: FieldCursor) -> Result<(), DecodeError> {
         let decoded = &mut self.decoded.decoded;
         decoded.received += 1;
         match histogram::read(fields)? {
@@ -422,7 +424,7 @@ impl<'a> Walk<'a, '_> {
 
     /// Reads label references into `refs`, as far as they are looked at; how many there are.
     #[inline]
-    fn label_refs(&mut self, field: &Field) -> Result<usize, Undecodable> {
+    fn label_refs(&mut self, field: &Field) -> Result<usize, DecodeError> {
         let keep = 2 * self.gathered_max();
         let refs = &mut self.refs;
         each_ref(&self.texts.symbols, field, |reference| {
@@ -434,7 +436,7 @@ impl<'a> Walk<'a, '_> {
 
     /// Reads one sample; its series is written when all of the series is read.
     #[inline]
-    fn sample(&mut self, mut fields: Cursor) -> Result<(), Undecodable> {
+    fn sample(&mut self, mut fields: FieldCursor) -> Result<(), DecodeError> {
         let (mut bits, mut at_ms) = (0_u64, 0_i64);
         while let Some(field) = fields.field()? {
             match field.number {
@@ -455,7 +457,7 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// Checks an exemplar.
-    fn exemplar(&self, exemplar: &Field) -> Result<(), Undecodable> {
+    fn exemplar(&self, exemplar: &Field) -> Result<(), DecodeError> {
         let (mut fields, mut count) = (exemplar.message()?, 0);
         while let Some(field) = fields.field()? {
             match field.number {
@@ -470,14 +472,14 @@ impl<'a> Walk<'a, '_> {
 
     /// Reads the metadata of a series, and counts it if it says something else than a type: senders put an empty one
     /// into each series.
-    fn metadata(&mut self, mut fields: Cursor) -> Result<Option<Family>, Undecodable> {
+    fn metadata(&mut self, mut fields: FieldCursor) -> Result<Option<TypeFamily>, DecodeError> {
         let (mut said, mut family) = (false, None);
         while let Some(field) = fields.field()? {
             said = true;
             match field.number {
-                1 => family = Family::from_code(field.int64()?),
+                1 => family = TypeFamily::from_code(field.int64()?),
                 3 | 4 if !self.texts.symbols.hold(field.int64()?.cast_unsigned()) => {
-                    return Err(Undecodable { at: field.at, what: NO_SYMBOL });
+                    return Err(DecodeError { at: field.at, what: NO_SYMBOL });
                 }
                 _ => {}
             }
@@ -504,12 +506,12 @@ impl<'a> Walk<'a, '_> {
     }
 
     /// Writes the series of a miss, or says why its labels are refused. Without a sample nothing is interned.
-    fn judge(&mut self, miss: &Miss) -> Result<(), Refusing> {
+    fn judge(&mut self, miss: &UnknownSeries2) -> Result<(), SeriesRefusal> {
         let (gathered_max, bytes_max, epoch) = (self.gathered_max(), self.bytes_max(), self.epoch);
-        let Walk { texts, labels, derived_key, out, decoded, .. } = self;
+        let Walk2 { texts, labels, derived_key, out, decoded, .. } = self;
         let types = &mut decoded.decoded.types;
         let mut tell = |series: u64, said: Option<MetricType>| {
-            types.extend(labels.untold(series, said, epoch).map(|kind| (series, kind)));
+            types.extend(labels.unrecorded_type(series, said, epoch).map(|kind| (series, kind)));
         };
         let refs = &self.missed[miss.refs.clone()];
         if miss.labels > gathered_max {
@@ -540,7 +542,7 @@ impl<'a> Walk<'a, '_> {
                 None => histogram::intern(labels, &texts.pairs(), key, derived_key, epoch)?,
             };
             histogram::name(&miss.samples, series, out);
-            series.into_iter().for_each(|series| tell(series, miss.family.and_then(Family::of_derived)));
+            series.into_iter().for_each(|series| tell(series, miss.family.and_then(TypeFamily::of_derived)));
         } else {
             let series = match labels.find(key, epoch) {
                 Some(series) => series.0,
@@ -557,7 +559,7 @@ const NO_SYMBOL: &str = "a reference to a symbol that is not in the request";
 
 /// Gives each reference of a field to `visit`; how many there are.
 #[inline]
-fn each_ref(symbols: &Symbols, field: &Field, mut visit: impl FnMut(u32)) -> Result<usize, Undecodable> {
+fn each_ref(symbols: &Symbols, field: &Field, mut visit: impl FnMut(u32)) -> Result<usize, DecodeError> {
     let mut count = 0;
     field.numbers(|number, at| {
         count += 1;
@@ -566,17 +568,17 @@ fn each_ref(symbols: &Symbols, field: &Field, mut visit: impl FnMut(u32)) -> Res
                 visit(reference);
                 Ok(())
             }
-            _ => Err(Undecodable { at, what: NO_SYMBOL }),
+            _ => Err(DecodeError { at, what: NO_SYMBOL }),
         }
     })?;
     Ok(count)
 }
 
 /// Refuses label references that are not pairs.
-fn even(count: usize, of: &Field) -> Result<(), Undecodable> {
+fn even(count: usize, of: &Field) -> Result<(), DecodeError> {
     match count % 2 {
         0 => Ok(()),
-        _ => Err(Undecodable {
+        _ => Err(DecodeError {
             at: of.at,
             what: "an odd number of label references; they are pairs of name and value",
         }),
@@ -661,9 +663,9 @@ mod tests {
         Labels::open(&folder.path, limits, Arc::new(Metrics::new())).unwrap()
     }
 
-    fn take(body: &[u8], labels: &Labels) -> Result<(Samples, Decoded2), Undecodable> {
+    fn take(body: &[u8], labels: &Labels) -> Result<(Samples, Decoded2), DecodeError> {
         let mut out = Samples::default();
-        let decoded = decode(body, labels, Bounds::at(NOW, false), 7, &mut out)?;
+        let decoded = decode(body, labels, EventTimeBounds::at(NOW, false), 7, &mut out)?;
         let kept = out.len() as u64 - decoded.decoded.histograms;
         assert_eq!(decoded.decoded.received, kept + decoded.decoded.refusals.total());
         assert!(out.at_ms.len() == out.len() && out.value.len() == out.len());
@@ -720,11 +722,11 @@ mod tests {
         assert_eq!(bits, [1.0_f64, -0.0, 2.5, 7.5].map(f64::to_bits));
         // The metadata says that "up" is a counter.
         let types = vec![(up, MetricType::Counter)];
-        let counts = Decoded { received: 4, ignored: 1, types, ..Decoded::default() };
+        let counts = DecodedBody { received: 4, ignored: 1, types, ..DecodedBody::default() };
         assert_eq!(decoded, Decoded2 { decoded: counts, exemplars: 1 });
-        labels.told(&decoded.decoded.types);
+        labels.record_types(&decoded.decoded.types);
         let (warm, again) = take(&request().body(), &labels).unwrap();
-        let decoded = Decoded2 { decoded: Decoded { types: vec![], ..decoded.decoded }, ..decoded };
+        let decoded = Decoded2 { decoded: DecodedBody { types: vec![], ..decoded.decoded }, ..decoded };
         assert_eq!((warm.series, again, labels.len()), (cold.series, decoded, 2));
     }
 
@@ -758,7 +760,7 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(take(&empty.body(), &labels).unwrap().0.series, [id]);
             let mut out = Samples::default();
-            remote_write::decode(&one, &labels, Bounds::at(NOW, false), 7, &mut out).unwrap();
+            remote_write::decode(&one, &labels, EventTimeBounds::at(NOW, false), 7, &mut out).unwrap();
             assert_eq!(out.series, [id]);
         }
         assert_eq!(labels.len(), 1);
@@ -814,7 +816,7 @@ mod tests {
             let labels = labels(&folder, Limits::default());
             let mut out = Samples::default();
             out.push(1, 2, 3.0);
-            match decode(&body[..cut], &labels, Bounds::at(NOW, false), 7, &mut out) {
+            match decode(&body[..cut], &labels, EventTimeBounds::at(NOW, false), 7, &mut out) {
                 Ok(decoded) => {
                     assert_eq!(out.len() as u64, 1 + decoded.decoded.received, "cut at {cut}");
                     read += 1;
@@ -888,16 +890,16 @@ mod tests {
         for (bad, at, what) in table {
             // What comes before must not be applied either.
             let body = [&before[..], &bad].concat();
-            let want = Undecodable { at: at + before.len(), what };
+            let want = DecodeError { at: at + before.len(), what };
             assert_eq!(take(&body, &labels).unwrap_err(), want, "{bad:02x?}");
             assert_eq!(labels.len(), 0);
         }
         let mut named = Request::new();
         named.symbols[0] = b"__name__".to_vec();
         let body = named.series(&[("__name__", "x")], &[(NOW, 1.0)], &[]).body();
-        assert_eq!(take(&body, &labels).unwrap_err(), Undecodable { at: 0, what: not_empty });
+        assert_eq!(take(&body, &labels).unwrap_err(), DecodeError { at: 0, what: not_empty });
         let without = wire::bytes(5, &wire::bytes(1, &[0, 0]));
-        assert_eq!(take(&without, &labels).unwrap_err(), Undecodable { at: 4, what: NO_SYMBOL });
+        assert_eq!(take(&without, &labels).unwrap_err(), DecodeError { at: 4, what: NO_SYMBOL });
         let first = remote_write::wire::series(&[("__name__", "up")], &[(NOW, 1.0)]);
         let message = take(&first, &labels).unwrap_err().to_string();
         assert_eq!(
@@ -1028,7 +1030,7 @@ mod tests {
             .series(&name, &[], &[&said])
             .series(&name, &[], &[&empty])
             .series(&name, &[], &[]);
-        let counts = Decoded { ignored: 2, ..Decoded::default() };
+        let counts = DecodedBody { ignored: 2, ..DecodedBody::default() };
         assert_eq!(take(&body.body(), &labels).unwrap().1, Decoded2 { decoded: counts, exemplars: 2 });
         assert_eq!(take(&[], &labels).unwrap().1, Decoded2::default());
         assert_eq!(take(&Request::new().body(), &labels).unwrap().1, Decoded2::default());
@@ -1107,7 +1109,7 @@ mod tests {
             assert_eq!(out.value, [10.0, 2.5, 1.0, 10.0, 3.5], "{round}");
             assert_eq!((decoded.histograms, exemplars, decoded.refusals.count("missing_name")), (2, 2, 1));
         }
-        remote_write::decode(&first, &labels, Bounds::at(NOW, false), 7, &mut out).unwrap();
+        remote_write::decode(&first, &labels, EventTimeBounds::at(NOW, false), 7, &mut out).unwrap();
         assert_eq!((out.series, labels.len()), (vec![id("h_count"), id("h_sum")], 3));
     }
 
@@ -1144,7 +1146,7 @@ mod tests {
         want.sort_unstable();
         let body = all(Request::new());
         assert_eq!((types(&body), types(&body)), (want.clone(), want.clone()), "until it is told");
-        labels.told(&want);
+        labels.record_types(&want);
         assert_eq!(types(&body), []);
         // The newest counts, with samples and without, as long as the series is known.
         let other = Request::new().series(&name("c"), &[], &[&kind(2)]);
@@ -1168,7 +1170,7 @@ mod tests {
         let encoded = wire::bytes(1, &label);
         let body = wire::bytes(1, &[&encoded[..], &wire::sample(NOW, 1.0)].concat());
         let mut out = Samples::default();
-        remote_write::decode(&body, &labels, Bounds::at(NOW, false), 7, &mut out).unwrap();
+        remote_write::decode(&body, &labels, EventTimeBounds::at(NOW, false), 7, &mut out).unwrap();
         assert!(out.len() == 1 && labels.find(&encoded, 7).is_some());
         let name = str::from_utf8(&encoded[..encoded.len() - 8]).unwrap();
         let body = Request::new().series(&[(name, "aaaaaa")], &[(NOW, 1.0)], &[]).body();

@@ -45,7 +45,7 @@ pub fn own_result(name: &str) -> bool {
 }
 
 /// Why a series is not taken: the reason's word, and the sentence.
-pub type Refusing = (&'static str, String);
+pub type SeriesRefusal = (&'static str, String);
 
 /// Gives labels that were not met before their series, if they pass the gate.
 ///
@@ -58,7 +58,7 @@ pub fn intern(
     pairs: &mut Vec<(&str, &str)>,
     encoded: &[u8],
     epoch: u64,
-) -> Result<u64, Refusing> {
+) -> Result<u64, SeriesRefusal> {
     if let Some((_, name)) = pairs.iter().find(|(name, value)| *name == NAME && own_result(value)) {
         // No limit has judged its length yet.
         let cut: String = name.chars().take(OWN_RESULT_SHOWN).collect();
@@ -75,7 +75,7 @@ pub fn intern(
 ///
 /// Such bytes cost their own series only: a request holds those of many exporters.
 #[cold]
-pub fn not_utf8(metric: &[u8], name: &[u8], value: &[u8]) -> Refusing {
+pub fn not_utf8(metric: &[u8], name: &[u8], value: &[u8]) -> SeriesRefusal {
     let shown = |bytes: &[u8]| bytes[..bytes.len().min(NOT_UTF8_SHOWN)].escape_ascii().to_string();
     let (metric, name, value) = (shown(metric), shown(name), shown(value));
     let sentence = format!("label names and values must be UTF-8; got {name}=\"{value}\" for \"{metric}\"");
@@ -84,7 +84,7 @@ pub fn not_utf8(metric: &[u8], name: &[u8], value: &[u8]) -> Refusing {
 
 /// The event times that are taken, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
+pub struct EventTimeBounds {
     /// The earliest, Unix milliseconds.
     pub low_ms: i64,
     /// The latest, Unix milliseconds.
@@ -94,18 +94,18 @@ pub struct Bounds {
     proven_ms: i64,
 }
 
-impl Bounds {
+impl EventTimeBounds {
     /// The bounds at `now_ms` by the wall clock; with `allow_future` only the calendar ends them.
-    pub fn at(now_ms: i64, allow_future: bool) -> Bounds {
+    pub fn at(now_ms: i64, allow_future: bool) -> EventTimeBounds {
         let ahead = now_ms.saturating_add(AHEAD_MS_MAX).min(AT_MS_MAX);
         let high_ms = if allow_future { AT_MS_MAX } else { ahead };
-        Bounds { low_ms: AT_MS_MIN, high_ms, now_ms, proven_ms: high_ms }
+        EventTimeBounds { low_ms: AT_MS_MIN, high_ms, now_ms, proven_ms: high_ms }
     }
 
-    /// The same where the journal has seen the clock at `stream_ms`.
-    pub fn proven(self, stream_ms: i64) -> Bounds {
-        let proven_ms = stream_ms.saturating_add(AHEAD_MS_MAX).min(AT_MS_MAX);
-        Bounds { proven_ms: proven_ms.max(self.high_ms), ..self }
+    /// The same where the journal has seen the clock at `processing_ms`.
+    pub fn proven(self, processing_ms: i64) -> EventTimeBounds {
+        let proven_ms = processing_ms.saturating_add(AHEAD_MS_MAX).min(AT_MS_MAX);
+        EventTimeBounds { proven_ms: proven_ms.max(self.high_ms), ..self }
     }
 
     /// Whether a sample of this time is taken.
@@ -157,7 +157,7 @@ impl Bounds {
 
     /// The unit in which this number would be a time inside the bounds.
     fn likely_unit(&self, at: i64) -> Option<&'static str> {
-        let near = Bounds::at(self.now_ms, false);
+        let near = EventTimeBounds::at(self.now_ms, false);
         let seconds = at.checked_mul(1_000).is_some_and(|ms| near.contain(ms));
         match () {
             () if seconds => Some("seconds"),
@@ -172,12 +172,12 @@ impl Bounds {
 /// What was refused: how many samples for each reason, and one sentence for each of the first reasons.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Refusals {
-    entries: Vec<Refusal>,
+    entries: Vec<RefusedSamples>,
 }
 
 /// Samples refused for one reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RefusedSamples {
     /// The reason's word.
     pub reason: &'static str,
     /// How many samples.
@@ -192,17 +192,17 @@ impl Refusals {
         match self.entries.iter_mut().find(|entry| entry.reason == reason) {
             Some(entry) => entry.count += count,
             // Reasons are words of the program, so the list is as short as the program's vocabulary.
-            None => self.entries.push(Refusal { reason, count, first: sentence() }),
+            None => self.entries.push(RefusedSamples { reason, count, first: sentence() }),
         }
     }
 
     /// Counts one sample whose time is outside `bounds`.
-    pub fn add_time(&mut self, bounds: &Bounds, at_ms: i64) {
+    pub fn add_time(&mut self, bounds: &EventTimeBounds, at_ms: i64) {
         self.add(bounds.reason(at_ms), 1, || bounds.sentence(at_ms));
     }
 
     /// The refusals by reason, in the order of their first samples.
-    pub fn iter(&self) -> impl Iterator<Item = &Refusal> {
+    pub fn iter(&self) -> impl Iterator<Item = &RefusedSamples> {
         self.entries.iter()
     }
 
@@ -258,7 +258,7 @@ mod tests {
 
     #[test]
     fn times_are_judged_with_a_word_on_the_unit() {
-        let live = Bounds::at(NOW, false);
+        let live = EventTimeBounds::at(NOW, false);
         for inside in [AT_MS_MIN, NOW, NOW + AHEAD_MS_MAX] {
             assert!(live.contain(inside));
         }
@@ -304,9 +304,13 @@ mod tests {
     #[test]
     fn what_the_journal_has_seen_is_of_a_clock_that_is_behind() {
         const HOUR_MS: i64 = 3_600_000;
-        let plain = Bounds::at(NOW, false);
+        let plain = EventTimeBounds::at(NOW, false);
         assert_eq!(plain.proven(i64::MIN), plain);
-        assert_eq!(plain.proven(NOW - HOUR_MS), plain, "stream time is behind the clock, most of the time");
+        assert_eq!(
+            plain.proven(NOW - HOUR_MS),
+            plain,
+            "processing time is behind the clock, most of the time"
+        );
         let behind = plain.proven(NOW + 6 * HOUR_MS);
         let last_ms = NOW + 6 * HOUR_MS + AHEAD_MS_MAX;
         assert!(!behind.contain(NOW + 6 * HOUR_MS) && behind.contain(NOW + AHEAD_MS_MAX));
@@ -317,7 +321,7 @@ mod tests {
 
     #[test]
     fn times_in_seconds_are_judged_by_their_number() {
-        let sentence = Bounds::at(NOW, false).sentence_for_seconds(NOW * 1_000);
+        let sentence = EventTimeBounds::at(NOW, false).sentence_for_seconds(NOW * 1_000);
         assert_eq!(
             sentence,
             "timestamp_ms cannot be more than 10 minutes ahead of the clock (1714521600000); \
@@ -327,14 +331,14 @@ mod tests {
 
     #[test]
     fn the_future_can_be_allowed_up_to_the_calendars_end() {
-        let open = Bounds::at(NOW, true);
+        let open = EventTimeBounds::at(NOW, true);
         assert!(open.contain(AT_MS_MAX) && !open.contain(AT_MS_MAX + 1) && !open.contain(AT_MS_MIN - 1));
         let sentence = open.sentence(AT_MS_MAX + 1);
         assert_eq!(
             sentence,
             "timestamp_ms cannot be after the year 9999 (253402300799999); got 253402300800000"
         );
-        assert_eq!(Bounds::at(i64::MAX, false).high_ms, AT_MS_MAX);
+        assert_eq!(EventTimeBounds::at(i64::MAX, false).high_ms, AT_MS_MAX);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::StoreError;
 
 /// Why a question is given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Over {
+pub enum BudgetExceeded {
     /// Its time is over.
     Late {
         /// The bound.
@@ -26,12 +26,12 @@ pub enum Over {
     },
 }
 
-impl From<Over> for StoreError {
-    fn from(over: Over) -> StoreError {
+impl From<BudgetExceeded> for StoreError {
+    fn from(over: BudgetExceeded) -> StoreError {
         match over {
-            Over::Late { limit_ms } => StoreError::Deadline { limit_ms },
-            Over::Cancelled => StoreError::Cancelled,
-            Over::Work { regex } => StoreError::Work { regex },
+            BudgetExceeded::Late { limit_ms } => StoreError::Deadline { limit_ms },
+            BudgetExceeded::Cancelled => StoreError::Cancelled,
+            BudgetExceeded::Work { regex } => StoreError::Work { regex },
         }
     }
 }
@@ -69,9 +69,9 @@ impl Budget {
     ///
     /// # Errors
     /// It is over.
-    pub fn look(&self) -> Result<(), Over> {
+    pub fn check(&self) -> Result<(), BudgetExceeded> {
         if self.cancelled.as_ref().is_some_and(|cancelled| cancelled.load(Ordering::Relaxed)) {
-            return Err(Over::Cancelled);
+            return Err(BudgetExceeded::Cancelled);
         }
         match self.deadline {
             Some(deadline) if Instant::now() >= deadline => Err(self.late()),
@@ -80,8 +80,8 @@ impl Budget {
     }
 
     /// That the time is over.
-    pub fn late(&self) -> Over {
-        Over::Late { limit_ms: u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX) }
+    pub fn late(&self) -> BudgetExceeded {
+        BudgetExceeded::Late { limit_ms: u64::try_from(self.limit.as_millis()).unwrap_or(u64::MAX) }
     }
 }
 
@@ -91,13 +91,16 @@ mod tests {
 
     #[test]
     fn a_budget_ends_by_time_or_by_its_flag() {
-        assert_eq!(Budget::default().look(), Ok(()));
-        assert_eq!(Budget::of(Duration::ZERO).look(), Err(Over::Late { limit_ms: 0 }));
+        assert_eq!(Budget::default().check(), Ok(()));
+        assert_eq!(Budget::of(Duration::ZERO).check(), Err(BudgetExceeded::Late { limit_ms: 0 }));
         let flag = Arc::new(AtomicBool::new(false));
         let budget = Budget::of(Duration::from_secs(3_600)).until(Arc::clone(&flag));
         let clone = budget.clone();
-        assert_eq!(clone.look(), Ok(()));
+        assert_eq!(clone.check(), Ok(()));
         flag.store(true, Ordering::Relaxed);
-        assert_eq!((clone.look(), budget.look()), (Err(Over::Cancelled), Err(Over::Cancelled)));
+        assert_eq!(
+            (clone.check(), budget.check()),
+            (Err(BudgetExceeded::Cancelled), Err(BudgetExceeded::Cancelled))
+        );
     }
 }

@@ -4,14 +4,14 @@ use std::fmt;
 use std::io::Write;
 use std::str::FromStr;
 
-use super::record::{Shape, write_csv, write_csv_header, write_json};
+use super::record::{ColumnShape, write_csv, write_csv_header, write_json};
 use super::row::{RejectRow, WindowRow};
 use super::{ExportQuery, ExportRow, Store, StoreError};
-use crate::store::row::Kind;
+use crate::store::row::ExportKind;
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub enum ExportFormat {
     /// One JSON object per line.
     JsonLines,
     /// A line of column names, then one line per row.
@@ -23,23 +23,23 @@ pub enum Format {
 #[error("format must be jsonl or csv; got {0:?}")]
 pub struct UnknownFormat(pub String);
 
-impl FromStr for Format {
+impl FromStr for ExportFormat {
     type Err = UnknownFormat;
 
     fn from_str(text: &str) -> Result<Self, UnknownFormat> {
         match text {
-            "jsonl" => Ok(Format::JsonLines),
-            "csv" => Ok(Format::Csv),
+            "jsonl" => Ok(ExportFormat::JsonLines),
+            "csv" => Ok(ExportFormat::Csv),
             _ => Err(UnknownFormat(text.to_owned())),
         }
     }
 }
 
-impl fmt::Display for Format {
+impl fmt::Display for ExportFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Format::JsonLines => "jsonl",
-            Format::Csv => "csv",
+            ExportFormat::JsonLines => "jsonl",
+            ExportFormat::Csv => "csv",
         })
     }
 }
@@ -53,23 +53,23 @@ impl fmt::Display for Format {
 pub fn export(
     store: &dyn Store,
     query: &ExportQuery,
-    format: Format,
+    format: ExportFormat,
     last_word: bool,
     out: &mut dyn Write,
 ) -> Result<u64, StoreError> {
-    let shape = Shape { without_revision: last_word };
-    if format == Format::Csv {
+    let shape = ColumnShape { without_revision: last_word };
+    if format == ExportFormat::Csv {
         match query.kind {
-            Kind::Windows => write_csv_header::<WindowRow>(shape, out)?,
-            Kind::Rejects => write_csv_header::<RejectRow>(shape, out)?,
+            ExportKind::Windows => write_csv_header::<WindowRow>(shape, out)?,
+            ExportKind::Rejects => write_csv_header::<RejectRow>(shape, out)?,
         }
     }
     let written = store.export(query, &mut |row| {
         match (row, format) {
-            (ExportRow::Window(row), Format::JsonLines) => write_json(row, shape, out)?,
-            (ExportRow::Reject(row), Format::JsonLines) => write_json(row, shape, out)?,
-            (ExportRow::Window(row), Format::Csv) => return write_csv(row, shape, out),
-            (ExportRow::Reject(row), Format::Csv) => return write_csv(row, shape, out),
+            (ExportRow::Window(row), ExportFormat::JsonLines) => write_json(row, shape, out)?,
+            (ExportRow::Reject(row), ExportFormat::JsonLines) => write_json(row, shape, out)?,
+            (ExportRow::Window(row), ExportFormat::Csv) => return write_csv(row, shape, out),
+            (ExportRow::Reject(row), ExportFormat::Csv) => return write_csv(row, shape, out),
         }
         out.write_all(b"\n")
     })?;

@@ -25,12 +25,12 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tidewatch_dataflows::outcome::look::Open;
-use tidewatch_dataflows::outcome::{Reject, WindowStats};
+use tidewatch_dataflows::rows::inspect::OpenWindows;
+use tidewatch_dataflows::rows::{Reject, WindowStats};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
-use budget::{Budget, Over};
-use row::{By, CorrectionRow, Kind, NameRow, RejectRow, SeriesRow, WindowRow};
+use budget::{Budget, BudgetExceeded};
+use row::{CorrectionRow, ExportKind, NameRow, RejectGrouping, RejectRow, SeriesRow, WindowRow};
 use search::Search;
 use selector::Selectors;
 use sort::Sort;
@@ -52,7 +52,7 @@ pub const REJECT_GROUP_BYTES_MAX: usize = 64 << 20;
 
 /// The result rows of one epoch.
 #[derive(Clone, Copy, Debug)]
-pub struct Batch<'a> {
+pub struct StoreBatch<'a> {
     /// The epoch.
     pub epoch: u64,
     /// Wall clock at writing, Unix milliseconds: decides the hour whose tables take the rows, and so their retention.
@@ -67,7 +67,7 @@ pub struct Batch<'a> {
 
 /// What a write did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Written {
+pub struct WriteSummary {
     /// Window rows taken; those that a higher rank of the same batch or table outdid are not counted.
     pub windows: u64,
     /// Reject rows taken.
@@ -76,7 +76,7 @@ pub struct Written {
     pub types: u64,
     /// Batches whose epoch the store held already; nothing of them was written.
     pub batches_known: u64,
-    /// Series written to the catalogue without labels, because nobody knew them.
+    /// Series written to the catalog without labels, because nobody knew them.
     pub series_unlabelled: u64,
     /// Revisions that were forgotten because there are too many.
     pub corrections_dropped: u64,
@@ -87,7 +87,7 @@ pub struct Written {
 pub struct Correction {
     /// Its revision.
     pub revision: u32,
-    /// Its epoch; none for what a history wrote, and for an answer that was not known to be corrected when it came.
+    /// Its epoch; none for what a backfill wrote, and for an answer that was not known to be corrected when it came.
     pub epoch: Option<u64>,
     /// When it was written, Unix milliseconds; without an epoch only the beginning of the hour may be known.
     pub written_ms: i64,
@@ -97,8 +97,8 @@ pub struct Correction {
 
 /// What the store knows of one key.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Told {
-    /// The series, if it is in the catalogue.
+pub struct StoredKey {
+    /// The series, if it is in the catalog.
     pub series: Option<SeriesRow>,
     /// The row as readers see it.
     pub row: Option<WindowStats>,
@@ -108,7 +108,7 @@ pub struct Told {
     pub epoch: Option<u64>,
 }
 
-/// A row that a history computed beside the engine.
+/// A row that a backfill computed beside the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct Offer {
     /// The row; its revision is not looked at.
@@ -119,7 +119,7 @@ pub struct Offer {
 
 /// What became of an [`Offer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum OfferVerdict {
     /// There was no row: written, at revision 1.
     Added,
     /// It outdid the row that was there: written, one revision higher.
@@ -148,7 +148,7 @@ impl Range {
 
 /// A statistic of a window that can be asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stat {
+pub enum Statistic {
     /// Number of samples.
     Count,
     /// Smallest value.
@@ -173,42 +173,42 @@ pub enum Stat {
     Revision,
 }
 
-impl Stat {
+impl Statistic {
     /// Every statistic, with the name of its column.
-    pub const ALL: [(&'static str, Stat); 11] = [
-        ("count", Stat::Count),
-        ("min", Stat::Min),
-        ("max", Stat::Max),
-        ("avg", Stat::Avg),
-        ("std", Stat::Std),
-        ("std_sample", Stat::StdSample),
-        ("first", Stat::First),
-        ("last", Stat::Last),
-        ("increase", Stat::Increase),
-        ("rate", Stat::Rate),
-        ("revision", Stat::Revision),
+    pub const ALL: [(&'static str, Statistic); 11] = [
+        ("count", Statistic::Count),
+        ("min", Statistic::Min),
+        ("max", Statistic::Max),
+        ("avg", Statistic::Avg),
+        ("std", Statistic::Std),
+        ("std_sample", Statistic::StdSample),
+        ("first", Statistic::First),
+        ("last", Statistic::Last),
+        ("increase", Statistic::Increase),
+        ("rate", Statistic::Rate),
+        ("revision", Statistic::Revision),
     ];
 
     /// Whether only counters show it.
     pub fn is_of_counters(self) -> bool {
-        matches!(self, Stat::Increase | Stat::Rate)
+        matches!(self, Statistic::Increase | Statistic::Rate)
     }
 
     /// Its value in a row of a counter, or of another series; none where the row shows none.
     pub fn of(self, counter: bool, stats: &WindowStats) -> Option<f64> {
         let value = match self {
-            Stat::Count => f64::from(stats.count),
-            Stat::Min => stats.min,
-            Stat::Max => stats.max,
-            Stat::Avg => stats.avg,
-            Stat::Std => stats.std,
-            Stat::StdSample => stats.std_sample()?,
-            Stat::First => stats.first,
-            Stat::Last => stats.last,
-            Stat::Increase if counter => row::increase(stats)?,
-            Stat::Rate if counter => stats.rate()?,
-            Stat::Increase | Stat::Rate => return None,
-            Stat::Revision => f64::from(stats.revision),
+            Statistic::Count => f64::from(stats.count),
+            Statistic::Min => stats.min,
+            Statistic::Max => stats.max,
+            Statistic::Avg => stats.avg,
+            Statistic::Std => stats.std,
+            Statistic::StdSample => stats.std_sample()?,
+            Statistic::First => stats.first,
+            Statistic::Last => stats.last,
+            Statistic::Increase if counter => row::increase(stats)?,
+            Statistic::Rate if counter => stats.rate()?,
+            Statistic::Increase | Statistic::Rate => return None,
+            Statistic::Revision => f64::from(stats.revision),
         };
         value.is_finite().then_some(value)
     }
@@ -218,7 +218,7 @@ impl Stat {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Filter {
     /// Which statistic.
-    pub stat: Stat,
+    pub stat: Statistic,
     /// Least value.
     pub least: f64,
     /// Greatest value.
@@ -238,7 +238,7 @@ pub struct WindowKey {
     pub at_ms: i64,
 }
 
-/// Where a page of the catalogue ended. The order of fields is the order of rows.
+/// Where a page of the catalog ended. The order of fields is the order of rows.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SeriesKey {
     /// Metric name.
@@ -311,7 +311,7 @@ pub struct CorrectionQuery {
 
 /// Which series are asked for.
 #[derive(Clone, Debug)]
-pub struct CatalogueQuery {
+pub struct CatalogQuery {
     /// Every one if none is named.
     pub select: Selectors,
     /// Only series after this one.
@@ -337,7 +337,7 @@ pub struct RejectQuery {
     /// Of which series; of every one, and of those not listed, if none is named.
     pub select: Selectors,
     /// What the sums are by.
-    pub by: By,
+    pub by: RejectGrouping,
     /// Rows whose [first, last] event time touches this range.
     pub range: Range,
     /// Only sums after this one.
@@ -350,7 +350,7 @@ pub struct RejectQuery {
 #[derive(Clone, Debug)]
 pub struct ExportQuery {
     /// Windows in the order (window, at, series), or rejects in the order (epoch, series, reason).
-    pub kind: Kind,
+    pub kind: ExportKind,
     /// Of which series; of every one if none is named.
     pub select: Selectors,
     /// Windows that end, or rejects that touch, this range.
@@ -377,10 +377,10 @@ pub struct Page<T> {
 
 /// What the store holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Status {
+pub struct StoreStatus {
     /// Newest epoch held durably.
     pub epoch: Option<u64>,
-    /// Series in the catalogue.
+    /// Series in the catalog.
     pub series: u64,
     /// Tables of windows and of rejects, one per hour of writing.
     pub tables: u64,
@@ -398,7 +398,7 @@ pub struct Status {
 
 /// What retention dropped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Dropped {
+pub struct RetentionSummary {
     /// Whole tables.
     pub tables: u64,
     /// Rows written to them.
@@ -524,7 +524,7 @@ impl StoreError {
 
 /// What a store holds that was opened anew after a failed sync.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Recovered {
+pub struct ReopenSummary {
     /// The newest epoch that it seemed to hold.
     pub before: Option<u64>,
     /// The newest epoch that it holds.
@@ -550,7 +550,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// The store cannot be opened, or lacks what had been safe; until it can nothing is written.
-    fn recover(&self) -> Result<Option<Recovered>, StoreError>;
+    fn recover(&self) -> Result<Option<ReopenSummary>, StoreError>;
 
     /// Writes batches of rising epochs in one transaction; one whose epoch is held already is ignored.
     ///
@@ -560,11 +560,11 @@ pub trait Store: Send + Sync {
     /// Nothing was written.
     fn write(
         &self,
-        batches: &[Batch<'_>],
+        batches: &[StoreBatch<'_>],
         labels: &dyn Fn(SeriesId) -> Option<LabelPairs>,
-    ) -> Result<Written, StoreError>;
+    ) -> Result<WriteSummary, StoreError>;
 
-    /// Judges rows that a history offers by what is held under their keys, and writes those that are better. The keys
+    /// Judges rows that a backfill offers by what is held under their keys, and writes those that are better. The keys
     /// are different ones; no epoch is touched.
     ///
     /// # Errors
@@ -574,7 +574,7 @@ pub trait Store: Send + Sync {
         written_ms: i64,
         offers: &[Offer],
         labels: &dyn Fn(SeriesId) -> Option<LabelPairs>,
-    ) -> Result<Vec<Verdict>, StoreError>;
+    ) -> Result<Vec<OfferVerdict>, StoreError>;
 
     /// Metric names, in order.
     ///
@@ -586,7 +586,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// The store cannot be read, or not in time.
-    fn catalogue(&self, query: &CatalogueQuery) -> Result<Page<SeriesRow>, StoreError>;
+    fn catalog(&self, query: &CatalogQuery) -> Result<Page<SeriesRow>, StoreError>;
 
     /// What sources said that series are, of each series of which it is held.
     ///
@@ -604,7 +604,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// The store cannot be read, or not in time.
-    fn explain(&self, series: SeriesId, window_ms: i64, at_ms: i64) -> Result<Told, StoreError>;
+    fn explain(&self, series: SeriesId, window_ms: i64, at_ms: i64) -> Result<StoredKey, StoreError>;
 
     /// Revisions of the corrected keys of a series, the newest first.
     ///
@@ -632,7 +632,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// The store cannot be read.
-    fn status(&self) -> Result<Status, StoreError>;
+    fn status(&self) -> Result<StoreStatus, StoreError>;
 
     /// The time of the last [`Store::drop_expired`]. Where that is not known: the end of the hour that was written last,
     /// and none if nothing was written.
@@ -658,7 +658,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// Nothing was dropped.
-    fn drop_expired(&self, now_ms: i64) -> Result<Dropped, StoreError>;
+    fn drop_expired(&self, now_ms: i64) -> Result<RetentionSummary, StoreError>;
 }
 
 /// Why the computation does not answer.
@@ -669,14 +669,19 @@ pub enum NoAnswer {
     /// Too much is asked already: come again.
     Busy(String),
     /// The budget is over.
-    Over(Over),
+    Over(BudgetExceeded),
 }
 
 /// What is not stored because it is not closed yet. The one thing that readers ask of the computation itself.
-pub trait Latest: Send + Sync {
+pub trait OpenWindowSource: Send + Sync {
     /// The open windows of each of `series`, in their order: of these lengths in milliseconds, or all if none is named.
     ///
     /// # Errors
     /// The workers are busy, computing their state again, or gone; or the budget is over.
-    fn open(&self, series: &[SeriesId], lengths_ms: &[i64], budget: &Budget) -> Result<Vec<Open>, NoAnswer>;
+    fn open(
+        &self,
+        series: &[SeriesId],
+        lengths_ms: &[i64],
+        budget: &Budget,
+    ) -> Result<Vec<OpenWindows>, NoAnswer>;
 }

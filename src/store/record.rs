@@ -13,7 +13,7 @@ use tidewatch_dataflows::settings::duration;
 
 /// What the cells of a column are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Of {
+pub enum CellType {
     /// Text.
     Text,
     /// A JSON object of strings; in CSV its text.
@@ -40,7 +40,7 @@ pub struct Column {
     /// Its name in JSON and CSV.
     pub name: &'static str,
     /// What its cells are.
-    pub of: Of,
+    pub of: CellType,
     /// Whether a cell may be known to be unknown.
     pub nullable: bool,
     /// Whether it does not apply to every row.
@@ -51,8 +51,8 @@ pub struct Column {
 
 impl Column {
     /// A column that every row shows.
-    pub const fn new(name: &'static str, of: Of, about: &'static str) -> Column {
-        let (nullable, optional) = (matches!(of, Of::Float), matches!(of, Of::True));
+    pub const fn new(name: &'static str, of: CellType, about: &'static str) -> Column {
+        let (nullable, optional) = (matches!(of, CellType::Float), matches!(of, CellType::True));
         Column { name, of, nullable, optional, about }
     }
 
@@ -98,7 +98,7 @@ pub enum Cell<'a> {
 }
 
 /// A row as columns.
-pub trait Record {
+pub trait RowRecord {
     /// Its columns.
     const COLUMNS: Columns;
 
@@ -107,11 +107,11 @@ pub trait Record {
 }
 
 /// The columns of a row, beside its cells.
-fn columns<R: Record>() -> impl Iterator<Item = &'static Column> {
+fn columns<R: RowRecord>() -> impl Iterator<Item = &'static Column> {
     R::COLUMNS.iter().copied().flatten()
 }
 
-fn cells<R: Record>(row: &R) -> Vec<Cell<'_>> {
+fn cells<R: RowRecord>(row: &R) -> Vec<Cell<'_>> {
     let mut cells = Vec::with_capacity(columns::<R>().count());
     row.cells(&mut cells);
     cells
@@ -119,12 +119,12 @@ fn cells<R: Record>(row: &R) -> Vec<Cell<'_>> {
 
 /// Whether a column of a row is left out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shape {
+pub struct ColumnShape {
     /// Leaves out `revision`, so that the same samples give the same bytes however they came.
     pub without_revision: bool,
 }
 
-impl Shape {
+impl ColumnShape {
     fn shows(self, column: &Column) -> bool {
         !(self.without_revision && column.name == "revision")
     }
@@ -134,7 +134,7 @@ impl Shape {
 ///
 /// # Errors
 /// What `out` refuses.
-pub fn write_json<R: Record>(row: &R, shape: Shape, out: &mut dyn Write) -> io::Result<()> {
+pub fn write_json<R: RowRecord>(row: &R, shape: ColumnShape, out: &mut dyn Write) -> io::Result<()> {
     let cells = cells(row);
     let shown =
         columns::<R>().zip(&cells).filter(|(column, cell)| shape.shows(column) && **cell != Cell::Absent);
@@ -164,7 +164,7 @@ pub fn write_json<R: Record>(row: &R, shape: Shape, out: &mut dyn Write) -> io::
 ///
 /// # Errors
 /// What `out` refuses.
-pub fn write_csv_header<R: Record>(shape: Shape, out: &mut dyn Write) -> io::Result<()> {
+pub fn write_csv_header<R: RowRecord>(shape: ColumnShape, out: &mut dyn Write) -> io::Result<()> {
     let shown = columns::<R>().filter(|column| shape.shows(column));
     for (i, column) in shown.enumerate() {
         write!(out, "{}{}", if i == 0 { "" } else { "," }, column.name)?;
@@ -178,7 +178,7 @@ pub fn write_csv_header<R: Record>(shape: Shape, out: &mut dyn Write) -> io::Res
 ///
 /// # Errors
 /// What `out` refuses.
-pub fn write_csv<R: Record>(row: &R, shape: Shape, out: &mut dyn Write) -> io::Result<()> {
+pub fn write_csv<R: RowRecord>(row: &R, shape: ColumnShape, out: &mut dyn Write) -> io::Result<()> {
     let cells = cells(row);
     let shown = columns::<R>().zip(&cells).filter(|(column, _)| shape.shows(column));
     for (i, (_, cell)) in shown.enumerate() {

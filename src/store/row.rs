@@ -8,11 +8,11 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
 
 use super::Correction;
-use super::record::{Cell, Column, Columns, Of, Record};
+use super::record::{Cell, CellType, Column, Columns, RowRecord};
 
 /// SQL columns of a table of windows: name and declared type. The first three are its primary key.
 pub const WINDOW_SQL: [(&str, &str); 14] = [
@@ -45,7 +45,7 @@ pub const REJECT_SQL: [(&str, &str); 7] = [
     ("last_at_ms", "INTEGER NOT NULL"),
 ];
 
-/// One series of the catalogue.
+/// One series of the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeriesRow {
     /// The series.
@@ -90,7 +90,7 @@ impl SeriesRow {
 pub struct NameRow {
     /// The metric name.
     pub name: String,
-    /// How many series of the catalogue bear it.
+    /// How many series of the catalog bear it.
     pub series: u64,
 }
 
@@ -131,7 +131,7 @@ pub struct CorrectionRow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RejectRow {
     /// Which of the next three tell rows apart; the others are not shown.
-    pub by: By,
+    pub by: RejectGrouping,
     /// The series; `None` where series beyond the first thousand of a minute are summed.
     pub series: Option<SeriesId>,
     /// The metric name of the series.
@@ -148,7 +148,7 @@ pub struct RejectRow {
 
 /// What rejects are summed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct By {
+pub struct RejectGrouping {
     /// Rows of different series stay apart.
     pub series: bool,
     /// Rows of different metric names stay apart.
@@ -157,26 +157,26 @@ pub struct By {
     pub reason: bool,
 }
 
-impl By {
+impl RejectGrouping {
     /// Everything stays apart: a row per (series, reason).
-    pub const ALL: By = By { series: true, name: true, reason: true };
+    pub const ALL: RejectGrouping = RejectGrouping { series: true, name: true, reason: true };
 }
 
 /// The kinds of rows that are exported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ExportKind {
     /// [`WindowRow`].
     Windows,
     /// [`RejectRow`].
     Rejects,
 }
 
-impl Kind {
+impl ExportKind {
     /// The word in file names, tables and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
-            Kind::Windows => "windows",
-            Kind::Rejects => "rejects",
+            ExportKind::Windows => "windows",
+            ExportKind::Rejects => "rejects",
         }
     }
 }
@@ -186,33 +186,33 @@ impl Kind {
 #[error("kind must be windows or rejects; got {0:?}")]
 pub struct UnknownKind(pub String);
 
-impl FromStr for Kind {
+impl FromStr for ExportKind {
     type Err = UnknownKind;
 
     fn from_str(text: &str) -> Result<Self, UnknownKind> {
         match text {
-            "windows" | "window" => Ok(Kind::Windows),
-            "rejects" | "reject" => Ok(Kind::Rejects),
+            "windows" | "window" => Ok(ExportKind::Windows),
+            "rejects" | "reject" => Ok(ExportKind::Rejects),
             _ => Err(UnknownKind(text.to_owned())),
         }
     }
 }
 
-const SERIES: Column = Column::new("series", Of::Series, "The series: its id, 16 hex digits.");
-const NAME: Column = Column::new("name", Of::Text, "Its metric name.");
+const SERIES: Column = Column::new("series", CellType::Series, "The series: its id, 16 hex digits.");
+const NAME: Column = Column::new("name", CellType::Text, "Its metric name.");
 const WHOSE: [Column; 3] =
-    [SERIES, NAME, Column::new("labels", Of::Labels, "Its other labels, sorted by label name.")];
+    [SERIES, NAME, Column::new("labels", CellType::Labels, "Its other labels, sorted by label name.")];
 const TYPE: Column =
-    Column::new("type", Of::Text, "What a source said that it is, counter or gauge; null if none did.")
+    Column::new("type", CellType::Text, "What a source said that it is, counter or gauge; null if none did.")
         .or_null();
 const KEY: [Column; 3] = [
-    Column::new("window", Of::Window, "The length of the window."),
+    Column::new("window", CellType::Window, "The length of the window."),
     Column::new(
         "at",
-        Of::Time,
+        CellType::Time,
         "The end of the window, which reaches back from there without its beginning.",
     ),
-    Column::new("at_ms", Of::Int, "The same in Unix milliseconds."),
+    Column::new("at_ms", CellType::Int, "The same in Unix milliseconds."),
 ];
 
 /// What a window that is closed and one that is open show alike; their cells are `window_cells`.
@@ -226,39 +226,39 @@ const WINDOW: [Column; 17] = {
         window,
         at,
         at_ms,
-        Column::new("count", Of::UInt, "Samples in it."),
-        Column::new("min", Of::Float, "The smallest value."),
-        Column::new("max", Of::Float, "The largest value."),
-        Column::new("avg", Of::Float, "The mean of the values, each sample counting the same."),
-        Column::new("std", Of::Float, "The population standard deviation (divided by count)."),
+        Column::new("count", CellType::UInt, "Samples in it."),
+        Column::new("min", CellType::Float, "The smallest value."),
+        Column::new("max", CellType::Float, "The largest value."),
+        Column::new("avg", CellType::Float, "The mean of the values, each sample counting the same."),
+        Column::new("std", CellType::Float, "The population standard deviation (divided by count)."),
         Column::new(
             "std_sample",
-            Of::Float,
+            CellType::Float,
             "The sample standard deviation (divided by count - 1); null for one sample.",
         ),
-        Column::new("first", Of::Float, "The oldest value."),
-        Column::new("last", Of::Float, "The newest value."),
+        Column::new("first", CellType::Float, "The oldest value."),
+        Column::new("last", CellType::Float, "The newest value."),
         Column::new(
             "increase",
-            Of::Float,
+            CellType::Float,
             "Of a counter: by how much it grew, resets added; null below two samples.",
         )
         .or_absent(),
         Column::new(
             "rate",
-            Of::Float,
+            CellType::Float,
             "Of a counter: its increase per second between the first and the last sample.",
         )
         .or_absent(),
         Column::new(
             "partial",
-            Of::True,
+            CellType::True,
             "Samples that belong in it were withheld from it or may be missing.",
         ),
     ]
 };
 
-impl Record for SeriesRow {
+impl RowRecord for SeriesRow {
     const COLUMNS: Columns = &[&WHOSE, &[TYPE]];
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
@@ -267,22 +267,22 @@ impl Record for SeriesRow {
     }
 }
 
-impl Record for NameRow {
+impl RowRecord for NameRow {
     const COLUMNS: Columns =
-        &[&[NAME, Column::new("series", Of::UInt, "Series of the catalogue that bear the name.")]];
+        &[&[NAME, Column::new("series", CellType::UInt, "Series of the catalog that bear the name.")]];
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
         cells.extend([Cell::Text(&self.name), Cell::UInt(self.series)]);
     }
 }
 
-impl Record for WindowRow {
+impl RowRecord for WindowRow {
     const COLUMNS: Columns = &[
         &WINDOW,
         &[Column::new(
             "revision",
-            Of::UInt,
-            "How often late samples or a history corrected the row; 0 is the first answer.",
+            CellType::UInt,
+            "How often late samples or a backfill corrected the row; 0 is the first answer.",
         )],
     ];
 
@@ -292,12 +292,16 @@ impl Record for WindowRow {
     }
 }
 
-impl Record for OpenRow {
+impl RowRecord for OpenRow {
     const COLUMNS: Columns = &[
         &WINDOW,
         &[
-            Column::new("open", Of::True, "The window is not closed: the row is so far, and is not stored."),
-            Column::new("epoch", Of::UInt, "The epoch as of which it is so."),
+            Column::new(
+                "open",
+                CellType::True,
+                "The window is not closed: the row is so far, and is not stored.",
+            ),
+            Column::new("epoch", CellType::UInt, "The epoch as of which it is so."),
         ],
     ];
 
@@ -333,20 +337,24 @@ fn window_cells<'a>(series: &'a SeriesRow, stats: &'a WindowStats, cells: &mut V
     cells.push(if stats.partial { Cell::True } else { Cell::Absent });
 }
 
-impl Record for CorrectionRow {
+impl RowRecord for CorrectionRow {
     const COLUMNS: Columns = &[
         &KEY,
         &[
-            Column::new("revision", Of::UInt, "Which answer to the key it was; 0 is the first."),
-            Column::new("epoch", Of::UInt, "The epoch that gave it; null where that is no longer known.")
-                .or_null(),
+            Column::new("revision", CellType::UInt, "Which answer to the key it was; 0 is the first."),
+            Column::new(
+                "epoch",
+                CellType::UInt,
+                "The epoch that gave it; null where that is no longer known.",
+            )
+            .or_null(),
             Column::new(
                 "written",
-                Of::Time,
+                CellType::Time,
                 "When the store took it; where epoch is null it may be the beginning of that hour.",
             ),
-            Column::new("written_ms", Of::Int, "The same in Unix milliseconds."),
-            Column::new("count", Of::UInt, "Samples it was of."),
+            Column::new("written_ms", CellType::Int, "The same in Unix milliseconds."),
+            Column::new("count", CellType::UInt, "Samples it was of."),
         ],
     ];
 
@@ -365,14 +373,14 @@ impl Record for CorrectionRow {
     }
 }
 
-impl Record for RejectRow {
+impl RowRecord for RejectRow {
     const COLUMNS: Columns = &[&[
         SERIES.or_null().or_absent(),
         NAME.or_null().or_absent(),
-        Column::new("reason", Of::Text, "Why the samples were not applied.").or_absent(),
-        Column::new("count", Of::UInt, "Samples."),
-        Column::new("first_at_ms", Of::Int, "The lowest event time among them, in Unix milliseconds."),
-        Column::new("last_at_ms", Of::Int, "The highest event time among them, in Unix milliseconds."),
+        Column::new("reason", CellType::Text, "Why the samples were not applied.").or_absent(),
+        Column::new("count", CellType::UInt, "Samples."),
+        Column::new("first_at_ms", CellType::Int, "The lowest event time among them, in Unix milliseconds."),
+        Column::new("last_at_ms", CellType::Int, "The highest event time among them, in Unix milliseconds."),
     ]];
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
@@ -406,7 +414,7 @@ pub fn labels_json(pairs: &[(String, String)]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::record::{Shape, write_csv, write_csv_header, write_json};
+    use crate::store::record::{ColumnShape, write_csv, write_csv_header, write_json};
 
     fn window(name: &str, count: u32) -> WindowRow {
         let series = SeriesRow {
@@ -434,13 +442,13 @@ mod tests {
         WindowRow { series: Arc::new(series), stats }
     }
 
-    fn json<R: Record>(row: &R, shape: Shape) -> String {
+    fn json<R: RowRecord>(row: &R, shape: ColumnShape) -> String {
         let mut out = Vec::new();
         write_json(row, shape, &mut out).unwrap();
         String::from_utf8(out).unwrap()
     }
 
-    fn csv_line<R: Record>(row: &R, shape: Shape) -> String {
+    fn csv_line<R: RowRecord>(row: &R, shape: ColumnShape) -> String {
         let mut out = Vec::new();
         write_csv(row, shape, &mut out).unwrap();
         String::from_utf8(out).unwrap()
@@ -448,7 +456,7 @@ mod tests {
 
     #[test]
     fn a_window_is_the_row_of_the_contract() {
-        let text = json(&window("up", 2), Shape::default());
+        let text = json(&window("up", 2), ColumnShape::default());
         assert_eq!(
             text,
             concat!(
@@ -461,8 +469,8 @@ mod tests {
         partial.stats.partial = true;
         let at = text.find(r#","revision""#).unwrap();
         let wanted = format!("{},\"partial\":true{}", &text[..at], &text[at..]);
-        assert_eq!(json(&partial, Shape::default()), wanted);
-        assert!(csv_line(&partial, Shape::default()).ends_with(",,,true,3\n"));
+        assert_eq!(json(&partial, ColumnShape::default()), wanted);
+        assert!(csv_line(&partial, ColumnShape::default()).ends_with(",,,true,3\n"));
         let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(parsed["labels"]["job"], "a \"b\"");
     }
@@ -475,16 +483,16 @@ mod tests {
             ("a_sum", 1, r#""std_sample":null"#),
             ("a_bucket", 3, r#""rate":2.0"#),
         ] {
-            let text = json(&window(name, count), Shape::default());
+            let text = json(&window(name, count), ColumnShape::default());
             assert!(text.contains(wanted), "{name} with {count} samples gave {text}, not {wanted}");
         }
-        let gauge = json(&window("total_a", 2), Shape::default());
+        let gauge = json(&window("total_a", 2), ColumnShape::default());
         assert!(!gauge.contains("rate") && !gauge.contains("increase"), "{gauge}");
     }
 
     #[test]
     fn the_final_shape_leaves_the_revision_out() {
-        let shape = Shape { without_revision: true };
+        let shape = ColumnShape { without_revision: true };
         assert!(!json(&window("up", 2), shape).contains("revision"));
         let mut header = Vec::new();
         write_csv_header::<WindowRow>(shape, &mut header).unwrap();
@@ -510,7 +518,7 @@ mod tests {
             ("a,\"b\"\nc", "a,\"b\"\nc"),
             ("plain", "plain"),
         ] {
-            let line = csv_line(&NameRow { name: name.to_owned(), series: 7 }, Shape::default());
+            let line = csv_line(&NameRow { name: name.to_owned(), series: 7 }, ColumnShape::default());
             let mut reader = csv::ReaderBuilder::new().has_headers(false).from_reader(line.as_bytes());
             let record = reader.records().next().unwrap().unwrap();
             assert_eq!((&record[0], &record[1]), (wanted, "7"));
@@ -520,7 +528,7 @@ mod tests {
     #[test]
     fn sums_of_rejects_show_only_what_they_are_summed_by() {
         let mut row = RejectRow {
-            by: By::ALL,
+            by: RejectGrouping::ALL,
             series: None,
             name: None,
             reason: Reason::TooOld,
@@ -529,33 +537,33 @@ mod tests {
             last_at_ms: 2,
         };
         assert_eq!(
-            json(&row, Shape::default()),
+            json(&row, ColumnShape::default()),
             r#"{"series":null,"name":null,"reason":"too_old","count":4,"first_at_ms":1,"last_at_ms":2}"#
         );
-        row.by = By { series: false, name: false, reason: true };
+        row.by = RejectGrouping { series: false, name: false, reason: true };
         assert_eq!(
-            json(&row, Shape::default()),
+            json(&row, ColumnShape::default()),
             r#"{"reason":"too_old","count":4,"first_at_ms":1,"last_at_ms":2}"#
         );
     }
 
     /// As many cells as columns, each of what its column says.
-    fn fits<R: Record>(row: &R) {
+    fn fits<R: RowRecord>(row: &R) {
         let mut cells = Vec::new();
         row.cells(&mut cells);
         let columns: Vec<&Column> = R::COLUMNS.iter().copied().flatten().collect();
         assert_eq!(cells.len(), columns.len());
         for (cell, column) in cells.iter().zip(columns) {
             let fits = match cell {
-                Cell::Text(_) => column.of == Of::Text,
-                Cell::Json(_) => column.of == Of::Labels,
-                Cell::Series(_) => column.of == Of::Series,
-                Cell::Window(_) => column.of == Of::Window,
-                Cell::Time(_) => column.of == Of::Time,
-                Cell::Int(_) => column.of == Of::Int,
-                Cell::UInt(_) => column.of == Of::UInt,
-                Cell::Float(_) => column.of == Of::Float,
-                Cell::True => column.of == Of::True,
+                Cell::Text(_) => column.of == CellType::Text,
+                Cell::Json(_) => column.of == CellType::Labels,
+                Cell::Series(_) => column.of == CellType::Series,
+                Cell::Window(_) => column.of == CellType::Window,
+                Cell::Time(_) => column.of == CellType::Time,
+                Cell::Int(_) => column.of == CellType::Int,
+                Cell::UInt(_) => column.of == CellType::UInt,
+                Cell::Float(_) => column.of == CellType::Float,
+                Cell::True => column.of == CellType::True,
                 Cell::Null => column.nullable,
                 Cell::Absent => column.optional,
             };
@@ -580,8 +588,10 @@ mod tests {
             let told = Correction { revision: 1, epoch, written_ms: 5, count: 2 };
             fits(&CorrectionRow { number: 1, window_ms: 1_000, at_ms: 2_000, told });
         }
-        let shown = (Some(SeriesId(1)), Some("up".to_owned()), By::ALL);
-        for (series, name, by) in [shown, (None, None, By { series: true, name: true, reason: false })] {
+        let shown = (Some(SeriesId(1)), Some("up".to_owned()), RejectGrouping::ALL);
+        for (series, name, by) in
+            [shown, (None, None, RejectGrouping { series: true, name: true, reason: false })]
+        {
             let reason = Reason::TooOld;
             fits(&RejectRow { by, series, name, reason, count: 1, first_at_ms: 0, last_at_ms: 0 });
         }
@@ -589,10 +599,10 @@ mod tests {
 
     #[test]
     fn kinds_are_named_in_plural_and_singular() {
-        assert_eq!("windows".parse(), Ok(Kind::Windows));
-        assert_eq!("reject".parse(), Ok(Kind::Rejects));
+        assert_eq!("windows".parse(), Ok(ExportKind::Windows));
+        assert_eq!("reject".parse(), Ok(ExportKind::Rejects));
         assert_eq!(
-            "profiles".parse::<Kind>().unwrap_err().to_string(),
+            "profiles".parse::<ExportKind>().unwrap_err().to_string(),
             "kind must be windows or rejects; got \"profiles\""
         );
     }

@@ -2,10 +2,10 @@
 
 use std::cmp::Ordering;
 
-use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::SeriesId;
 
-use super::Stat;
+use super::Statistic;
 
 /// What a list is sorted by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,7 @@ pub enum SortBy {
     /// The end of the window.
     At,
     /// A statistic.
-    Stat(Stat),
+    Stat(Statistic),
 }
 
 /// How a list is sorted, and where its last page ended.
@@ -31,7 +31,7 @@ pub struct Sort {
 
 /// A place in a sorted list.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'n> {
+pub struct SortPlace<'n> {
     descending: bool,
     by_name: bool,
     value: Option<f64>,
@@ -52,13 +52,13 @@ impl Sort {
     }
 
     /// The place of a row.
-    pub fn place<'n>(&self, value: Option<f64>, name: &'n str, series: SeriesId) -> Place<'n> {
+    pub fn place<'n>(&self, value: Option<f64>, name: &'n str, series: SeriesId) -> SortPlace<'n> {
         let by_name = self.by == SortBy::Name;
-        Place { descending: self.descending, by_name, value, name, series }
+        SortPlace { descending: self.descending, by_name, value, name, series }
     }
 }
 
-impl Ord for Place<'_> {
+impl Ord for SortPlace<'_> {
     fn cmp(&self, other: &Self) -> Ordering {
         let turned = |order: Ordering, turn: bool| if turn { order.reverse() } else { order };
         let values = match (self.value, other.value) {
@@ -70,16 +70,16 @@ impl Ord for Place<'_> {
     }
 }
 
-impl PartialOrd for Place<'_> {
+impl PartialOrd for SortPlace<'_> {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Place<'_> {
+impl PartialEq for SortPlace<'_> {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Place<'_> {}
+impl Eq for SortPlace<'_> {}

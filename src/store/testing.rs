@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tidewatch_dataflows::outcome::{Reject, WindowStats};
+use tidewatch_dataflows::rows::{Reject, WindowStats};
 use tidewatch_dataflows::sample::{Reason, SeriesId};
 
-use super::embedded::{Embedded, Options};
-use super::row::{By, RejectRow};
-use super::{Batch, LabelPairs, Page, RejectKey, Store, WindowKey};
+use super::embedded::{Embedded, EmbeddedOptions};
+use super::row::{RejectGrouping, RejectRow};
+use super::{LabelPairs, Page, RejectKey, Store, StoreBatch, WindowKey};
 
 /// A directory that is gone at the end of the test.
 pub struct TempDir(PathBuf);
@@ -33,7 +33,7 @@ impl TempDir {
     }
 
     pub fn store(&self) -> Embedded {
-        Embedded::open(&self.file(), Options::default()).unwrap()
+        Embedded::open(&self.file(), EmbeddedOptions::default()).unwrap()
     }
 }
 
@@ -91,13 +91,13 @@ pub fn stats(id: SeriesId, window_ms: i64, at_ms: i64, revision: u32, mark: f64)
 
 /// Everything that was written, as a list, and the answers found by looking at all of it.
 #[derive(Default)]
-pub struct Model {
+pub struct ModelStore {
     pub windows: Vec<(i64, WindowStats)>,
     pub rejects: Vec<(i64, u64, Reject)>,
     pub epoch: u64,
 }
 
-impl Model {
+impl ModelStore {
     /// Adds a random epoch written at `written_ms` to the model and the store.
     pub fn write_random(
         &mut self,
@@ -121,7 +121,7 @@ impl Model {
         }
         let given: Vec<_> = batches
             .iter()
-            .map(|(epoch, windows, rejects)| Batch {
+            .map(|(epoch, windows, rejects)| StoreBatch {
                 epoch: *epoch,
                 written_ms,
                 windows,
@@ -149,7 +149,7 @@ impl Model {
     }
 
     /// Sums of rejects by `by` for which `meant` holds.
-    pub fn reject_sums(&self, by: By, meant: impl Fn(&Reject) -> bool) -> Vec<RejectRow> {
+    pub fn reject_sums(&self, by: RejectGrouping, meant: impl Fn(&Reject) -> bool) -> Vec<RejectRow> {
         let mut sums: BTreeMap<RejectKey, RejectRow> = BTreeMap::new();
         for (_, _, reject) in self.rejects.iter().filter(|(_, _, reject)| meant(reject)) {
             let name = reject.series.and_then(labels_of).map(|pairs| pairs[1].1.clone());

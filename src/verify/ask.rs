@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::judge::{Answer, Raw, STATISTICS};
-use crate::source::query::client::{Client, QueryError, RangeConvention, Series};
+use super::judge::{FunctionAnswers, STATISTICS, ServerSamples};
+use crate::source::query::client::{PrometheusClient, QueryError, QuerySeries, RangeConvention};
 
 /// Labels of a series without its name, sorted.
-pub type Labels = Vec<(String, String)>;
+pub type VerifyLabels = Vec<(String, String)>;
 
 /// Most series of one question.
 pub const SERIES_AT_ONCE_MAX: usize = 2_000;
@@ -28,20 +28,20 @@ const BEFORE_MS: i64 = 3_600_000;
 const STATISTIC: &str = "__tidewatch_statistic__";
 
 /// A Prometheus and how its ranges are.
-pub struct Server<'c> {
-    client: &'c Client,
+pub struct VerifiedServer<'c> {
+    client: &'c PrometheusClient,
     /// How range selectors take their bounds.
     pub convention: RangeConvention,
     /// What it says it is.
     pub version: String,
 }
 
-impl<'c> Server<'c> {
+impl<'c> VerifiedServer<'c> {
     /// Asks what server it is. The convention is tried out: versions of what is only like Prometheus say little.
     ///
     /// # Errors
     /// It cannot be asked.
-    pub fn new(client: &'c Client) -> Result<Server<'c>, QueryError> {
+    pub fn new(client: &'c PrometheusClient) -> Result<VerifiedServer<'c>, QueryError> {
         let version = again(|| client.version())?;
         // Evaluated at each full second: at two of them if the range is open at the left, at three if it is closed.
         let tried = again(|| {
@@ -53,7 +53,7 @@ impl<'c> Server<'c> {
             Some(3.0) => RangeConvention::Closed,
             _ => version.range().unwrap_or(RangeConvention::LeftOpen),
         };
-        Ok(Server { client, convention, version: version.to_string() })
+        Ok(VerifiedServer { client, convention, version: version.to_string() })
     }
 
     /// What the functions answer for these series of one name over `(at - window, at]`.
@@ -63,15 +63,15 @@ impl<'c> Server<'c> {
     pub fn functions(
         &self,
         name: &str,
-        series: &[&Labels],
+        series: &[&VerifyLabels],
         window_ms: i64,
         at_ms: i64,
-    ) -> Result<HashMap<Labels, Answer>, QueryError> {
+    ) -> Result<HashMap<VerifyLabels, FunctionAnswers>, QueryError> {
         let mut found = HashMap::new();
         let widest = widest(series);
         let mut sorted = series.to_vec();
         sorted.sort_unstable_by_key(|labels| value(labels, widest));
-        let mut parts: Vec<&[&Labels]> = sorted.chunks(SERIES_AT_ONCE_MAX).collect();
+        let mut parts: Vec<&[&VerifyLabels]> = sorted.chunks(SERIES_AT_ONCE_MAX).collect();
         // Once one label had to be listed, it always is.
         let mut listed = parts.len() > 1;
         while let Some(part) = parts.pop() {
@@ -108,14 +108,20 @@ impl<'c> Server<'c> {
     ///
     /// # Errors
     /// The server does not answer.
-    pub fn raw(&self, name: &str, labels: &Labels, window_ms: i64, at_ms: i64) -> Result<Raw, QueryError> {
+    pub fn raw(
+        &self,
+        name: &str,
+        labels: &VerifyLabels,
+        window_ms: i64,
+        at_ms: i64,
+    ) -> Result<ServerSamples, QueryError> {
         let selector = selector(name, &[labels], false);
         let asked = format!("{selector}[{}ms]", window_ms + BEFORE_MS);
         let answered = again(|| self.client.query(&asked, at_ms, PATIENCE)?.whole())?;
         // The selector also finds series that have these labels and more.
         let own = answered.into_iter().find(|series| plain(series).1 == *labels);
         let own = own.unwrap_or_default();
-        Ok(Raw::new(&own.samples, own.histograms, at_ms - window_ms, at_ms))
+        Ok(ServerSamples::new(&own.samples, own.histograms, at_ms - window_ms, at_ms))
     }
 
     /// Whether a series is one that we derive from a native histogram that the server has: its `_count` or `_sum`.
@@ -125,7 +131,7 @@ impl<'c> Server<'c> {
     pub fn derived(
         &self,
         name: &str,
-        labels: &Labels,
+        labels: &VerifyLabels,
         window_ms: i64,
         at_ms: i64,
     ) -> Result<bool, QueryError> {
@@ -149,15 +155,15 @@ fn again<T>(mut ask: impl FnMut() -> Result<T, QueryError>) -> Result<T, QueryEr
 }
 
 /// The statistic of an answered series and its labels.
-fn plain(series: &Series) -> (Option<usize>, Labels) {
+fn plain(series: &QuerySeries) -> (Option<usize>, VerifyLabels) {
     let statistic = value(&series.labels, STATISTIC);
     let own = series.labels.iter().filter(|(name, _)| name != STATISTIC && name != "__name__");
-    let mut labels: Labels = own.cloned().collect();
+    let mut labels: VerifyLabels = own.cloned().collect();
     labels.sort_unstable();
     (STATISTICS.iter().position(|known| *known == statistic), labels)
 }
 
-fn collect(answered: Vec<Series>, found: &mut HashMap<Labels, Answer>) {
+fn collect(answered: Vec<QuerySeries>, found: &mut HashMap<VerifyLabels, FunctionAnswers>) {
     for series in answered {
         if let ((Some(statistic), labels), Some((_, value))) = (plain(&series), series.samples.first()) {
             found.entry(labels).or_insert([f64::NAN; 5])[statistic] = *value;
@@ -165,12 +171,12 @@ fn collect(answered: Vec<Series>, found: &mut HashMap<Labels, Answer>) {
     }
 }
 
-fn value<'l>(labels: &'l Labels, name: &str) -> &'l str {
+fn value<'l>(labels: &'l VerifyLabels, name: &str) -> &'l str {
     labels.iter().find(|(own, _)| own == name).map_or("", |(_, value)| value)
 }
 
 /// The values of each label name of these series; one without the label has the empty value.
-fn values<'l>(series: &[&'l Labels]) -> BTreeMap<&'l str, BTreeSet<&'l str>> {
+fn values<'l>(series: &[&'l VerifyLabels]) -> BTreeMap<&'l str, BTreeSet<&'l str>> {
     let names: BTreeSet<&str> =
         series.iter().flat_map(|labels| labels.iter().map(|(n, _)| n.as_str())).collect();
     let of = |name| series.iter().map(|labels| value(labels, name)).collect();
@@ -178,13 +184,13 @@ fn values<'l>(series: &[&'l Labels]) -> BTreeMap<&'l str, BTreeSet<&'l str>> {
 }
 
 /// The label with the most values.
-fn widest<'l>(series: &[&'l Labels]) -> &'l str {
+fn widest<'l>(series: &[&'l VerifyLabels]) -> &'l str {
     values(series).into_iter().max_by_key(|(_, values)| values.len()).map_or("", |(name, _)| name)
 }
 
 /// A selector that finds at least these series of a name: what they have in common, and, if they are few or `listed`,
 /// the values of the label that has the most.
-pub fn selector(name: &str, series: &[&Labels], listed: bool) -> String {
+pub fn selector(name: &str, series: &[&VerifyLabels], listed: bool) -> String {
     let mut text = format!("{{__name__=\"{}\"", escaped(name));
     let values = values(series);
     let widest = values.iter().max_by_key(|(_, values)| values.len()).map(|(name, _)| *name);
@@ -216,7 +222,7 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn labels(pairs: &[(&str, &str)]) -> Labels {
+    fn labels(pairs: &[(&str, &str)]) -> VerifyLabels {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
@@ -225,7 +231,7 @@ mod tests {
         let a = labels(&[("job", "x"), ("mode", "a.b")]);
         let b = labels(&[("job", "x"), ("mode", "c\"d\n")]);
         let c = labels(&[("job", "x")]);
-        let table: [(&[&Labels], &str); 5] = [
+        let table: [(&[&VerifyLabels], &str); 5] = [
             (&[&a], r#"{__name__="m",job="x",mode="a.b"}"#),
             (&[&a, &b], r#"{__name__="m",job="x",mode=~"a\\.b|c\"d\n"}"#),
             (&[&a, &c], r#"{__name__="m",job="x",mode=~"|a\\.b"}"#),
@@ -236,9 +242,9 @@ mod tests {
             assert_eq!(selector("m", series, false), want);
         }
         assert_eq!(selector("a \"b\"", &[], false), r#"{__name__="a \"b\""}"#);
-        let many: Vec<Labels> =
+        let many: Vec<VerifyLabels> =
             (0..=LISTED_MAX).map(|n| labels(&[("job", "x"), ("n", &n.to_string())])).collect();
-        let many: Vec<&Labels> = many.iter().collect();
+        let many: Vec<&VerifyLabels> = many.iter().collect();
         assert_eq!(selector("m", &many, false), r#"{__name__="m",job="x"}"#);
         assert!(selector("m", &many, true).contains(",n=~\"0|1|10|100|11|"));
         assert_eq!(widest(&many), "n");
@@ -246,7 +252,7 @@ mod tests {
 
     #[test]
     fn answers_are_put_together_by_series() {
-        let answered = |statistic: &str, l: &str, value: f64| Series {
+        let answered = |statistic: &str, l: &str, value: f64| QuerySeries {
             labels: labels(&[(STATISTIC, statistic), ("l", l), ("__name__", "m"), ("a", "b")]),
             samples: vec![(1, value)],
             histograms: 0,

@@ -17,7 +17,7 @@
 use std::time::Instant;
 
 use tidewatch_dataflows::kernels::reference;
-use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::rows::WindowStats;
 
 /// Tolerance of the mean, relative to the largest magnitude.
 pub const AVG: f64 = 1e-12;
@@ -34,14 +34,14 @@ pub const STATISTICS: [&str; 5] = ["count", "min", "max", "avg", "std"];
 const TOLERANCES: [f64; 5] = [0.0, 0.0, 0.0, AVG, STD];
 
 /// What Prometheus' functions answer, in the order of [`STATISTICS`]; NaN where they answer nothing.
-pub type Answer = [f64; 5];
+pub type FunctionAnswers = [f64; 5];
 
 /// How far two rows are apart, in the order of [`STATISTICS`].
 pub type Distance = [f64; 5];
 
 /// Prometheus' own samples of a series.
 #[derive(Clone, Debug, Default)]
-pub struct Raw {
+pub struct ServerSamples {
     /// Those inside the window that are finite, by time.
     pub finite: Vec<(i64, f64)>,
     /// How many inside the window are not: NaN, infinities, native histograms.
@@ -54,20 +54,26 @@ pub struct Raw {
     pub older: bool,
 }
 
-impl Raw {
+impl ServerSamples {
     /// Sorts the samples of a range that reaches further back than the window `(from_ms, at_ms]`.
-    pub fn new(samples: &[(i64, f64)], histograms: usize, from_ms: i64, at_ms: i64) -> Raw {
+    pub fn new(samples: &[(i64, f64)], histograms: usize, from_ms: i64, at_ms: i64) -> ServerSamples {
         let inside = || samples.iter().filter(|(t, _)| from_ms < *t && *t <= at_ms);
         let finite: Vec<_> = inside().filter(|(_, value)| value.is_finite()).copied().collect();
         let others = inside().count() - finite.len() + histograms;
         let infinite = inside().filter(|(_, value)| value.is_infinite()).count();
-        Raw { finite, others, infinite, histograms, older: samples.iter().any(|(t, _)| *t <= from_ms) }
+        ServerSamples {
+            finite,
+            others,
+            infinite,
+            histograms,
+            older: samples.iter().any(|(t, _)| *t <= from_ms),
+        }
     }
 }
 
 /// What a row came to.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Verdict {
+pub enum RowVerdict {
     /// Prometheus' functions say the same.
     Equal,
     /// The same samples without NaN and native histograms, which Prometheus counts.
@@ -98,7 +104,7 @@ pub enum Verdict {
 }
 
 /// How far a row is from what the functions answer.
-pub fn distance(ours: &WindowStats, theirs: &Answer) -> Distance {
+pub fn distance(ours: &WindowStats, theirs: &FunctionAnswers) -> Distance {
     apart(ours, theirs, STD_FLOOR)
 }
 
@@ -113,50 +119,61 @@ pub fn beyond(distance: &Distance) -> [bool; STATISTICS.len()] {
 }
 
 /// Judges a row by raw samples; `theirs` is what the functions answered. The distance is that from the samples.
-pub fn by_samples(ours: &WindowStats, theirs: Option<&Answer>, raw: &Raw) -> (Verdict, Distance) {
+pub fn by_samples(
+    ours: &WindowStats,
+    theirs: Option<&FunctionAnswers>,
+    raw: &ServerSamples,
+) -> (RowVerdict, Distance) {
     let (all, count) = (raw.finite.as_slice(), ours.count as usize);
     if all.is_empty() {
-        return (Verdict::Absent, [0.0; 5]);
+        return (RowVerdict::Absent, [0.0; 5]);
     }
     if all.len() < count {
-        let truth = Truth::of(all);
+        let truth = ExactStatistics::of(all);
         if !raw.older && ours.last == truth.last && i64::from(ours.span_ms) > truth.span_ms {
-            return (Verdict::PartlyAbsent, [0.0; 5]);
+            return (RowVerdict::PartlyAbsent, [0.0; 5]);
         }
         return different(ours, &truth);
     }
     let newest = &all[all.len() - count..];
-    let truth = Truth::of(newest);
+    let truth = ExactStatistics::of(newest);
     let apart = apart(ours, &truth.answer, 0.0);
     if !within(&apart) || !truth.is_of(ours) {
-        return different(ours, &Truth::of(all));
+        return different(ours, &ExactStatistics::of(all));
     }
     let verdict = if newest.len() < all.len() {
-        Verdict::NotFull { since_ms: newest[0].0 }
+        RowVerdict::NotFull { since_ms: newest[0].0 }
     } else if raw.infinite > 0 {
-        Verdict::Infinite
+        RowVerdict::Infinite
     } else if raw.others > 0 {
-        Verdict::NotFinite
+        RowVerdict::NotFinite
     } else if theirs.is_some_and(|theirs| theirs[..3] == truth.answer[..3]) {
-        Verdict::Rounding
+        RowVerdict::Rounding
     } else {
-        Verdict::Samples
+        RowVerdict::Samples
     };
     (verdict, apart)
 }
 
 /// Whether a row was made between two looks at the server: of the earlier samples and some of those that came until the
 /// later look. The distance is that from them. Where many came, or `end` is over, it is not tried.
-pub fn between(ours: &WindowStats, earlier: &Raw, later: &Raw, end: Instant) -> Option<Distance> {
-    moments_between(ours, earlier, later, |samples| (Instant::now() < end).then(|| Truth::of(samples)))
+pub fn between(
+    ours: &WindowStats,
+    earlier: &ServerSamples,
+    later: &ServerSamples,
+    end: Instant,
+) -> Option<Distance> {
+    moments_between(ours, earlier, later, |samples| {
+        (Instant::now() < end).then(|| ExactStatistics::of(samples))
+    })
 }
 
 /// The same, with what computes the statistics. They cost an exact sum over the window, so what is copied is judged first.
 fn moments_between(
     ours: &WindowStats,
-    earlier: &Raw,
-    later: &Raw,
-    mut truth: impl FnMut(&[(i64, f64)]) -> Option<Truth>,
+    earlier: &ServerSamples,
+    later: &ServerSamples,
+    mut truth: impl FnMut(&[(i64, f64)]) -> Option<ExactStatistics>,
 ) -> Option<Distance> {
     let known = |at_ms: &i64| earlier.finite.binary_search_by_key(at_ms, |(t, _)| *t).is_ok();
     let some = (ours.count as usize).checked_sub(earlier.finite.len())?;
@@ -168,11 +185,11 @@ fn moments_between(
     if came.len() != expected {
         return None;
     }
-    let before = Copied::of(&earlier.finite);
+    let before = CopiedValues::of(&earlier.finite);
     for chosen in (0_u32..1 << came.len()).filter(|chosen| chosen.count_ones() as usize == some) {
         let chosen = came.iter().enumerate().filter(|(n, _)| chosen >> n & 1 == 1).map(|(_, sample)| *sample);
         let chosen: Vec<(i64, f64)> = chosen.collect();
-        if !before.and(Copied::of(&chosen)).is_of(ours) {
+        if !before.and(CopiedValues::of(&chosen)).is_of(ours) {
             continue;
         }
         let mut samples = [earlier.finite.as_slice(), &chosen].concat();
@@ -188,18 +205,18 @@ fn moments_between(
 
 /// What a row copies of its samples, which costs no sum.
 #[derive(Clone, Copy)]
-struct Copied {
+struct CopiedValues {
     min: f64,
     max: f64,
     first: Option<(i64, f64)>,
     last: Option<(i64, f64)>,
 }
 
-impl Copied {
+impl CopiedValues {
     /// Of samples by time.
-    fn of(samples: &[(i64, f64)]) -> Copied {
+    fn of(samples: &[(i64, f64)]) -> CopiedValues {
         let values = || samples.iter().map(|(_, value)| *value);
-        Copied {
+        CopiedValues {
             min: values().fold(f64::INFINITY, f64::min),
             max: values().fold(f64::NEG_INFINITY, f64::max),
             first: samples.first().copied(),
@@ -208,9 +225,9 @@ impl Copied {
     }
 
     /// Of these samples and others.
-    fn and(self, other: Copied) -> Copied {
+    fn and(self, other: CopiedValues) -> CopiedValues {
         let both = |a: Option<(i64, f64)>, b| [a, b].into_iter().flatten();
-        Copied {
+        CopiedValues {
             min: self.min.min(other.min),
             max: self.max.max(other.max),
             first: both(self.first, other.first).min_by_key(|(at_ms, _)| *at_ms),
@@ -226,7 +243,7 @@ impl Copied {
     }
 }
 
-fn different(ours: &WindowStats, truth: &Truth) -> (Verdict, Distance) {
+fn different(ours: &WindowStats, truth: &ExactStatistics) -> (RowVerdict, Distance) {
     let apart = apart(ours, &truth.answer, 0.0);
     let judged = STATISTICS.iter().zip(answer(ours)).zip(truth.answer);
     let beyond = judged.zip(apart.iter().zip(TOLERANCES)).filter(|(_, (apart, most))| **apart > *most);
@@ -237,14 +254,14 @@ fn different(ours: &WindowStats, truth: &Truth) -> (Verdict, Distance) {
         ("span_ms", f64::from(ours.span_ms), truth.span_ms as f64),
     ];
     what.extend(also.into_iter().filter(|(_, ours, theirs)| ours != theirs));
-    (Verdict::Different(what), apart)
+    (RowVerdict::Different(what), apart)
 }
 
-fn answer(stats: &WindowStats) -> Answer {
+fn answer(stats: &WindowStats) -> FunctionAnswers {
     [f64::from(stats.count), stats.min, stats.max, stats.avg, stats.std]
 }
 
-fn apart(ours: &WindowStats, theirs: &Answer, std_floor: f64) -> Distance {
+fn apart(ours: &WindowStats, theirs: &FunctionAnswers, std_floor: f64) -> Distance {
     let ours = answer(ours);
     let magnitude = ours[1].abs().max(ours[2].abs());
     let least = [0.0, 0.0, 0.0, magnitude, std_floor * magnitude];
@@ -261,21 +278,21 @@ fn apart(ours: &WindowStats, theirs: &Answer, std_floor: f64) -> Distance {
 }
 
 /// The statistics of samples, computed slowly.
-struct Truth {
-    answer: Answer,
+struct ExactStatistics {
+    answer: FunctionAnswers,
     first: f64,
     last: f64,
     span_ms: i64,
 }
 
-impl Truth {
+impl ExactStatistics {
     /// By the slow twin, which has no part in what is judged. There is at least one sample.
-    fn of(samples: &[(i64, f64)]) -> Truth {
+    fn of(samples: &[(i64, f64)]) -> ExactStatistics {
         let (first, last) = (samples[0], samples[samples.len() - 1]);
         let values: Vec<f64> = samples.iter().map(|(_, value)| *value).collect();
         let slow = reference::moments(&values);
         let answer = [samples.len() as f64, slow.min, slow.max, slow.avg, slow.std];
-        Truth { answer, first: first.1, last: last.1, span_ms: last.0 - first.0 }
+        ExactStatistics { answer, first: first.1, last: last.1, span_ms: last.0 - first.0 }
     }
 
     /// Whether a row was made of these samples, as far as it tells.
@@ -299,7 +316,7 @@ mod tests {
     }
 
     fn row(samples: &[(i64, f64)]) -> WindowStats {
-        let truth = Truth::of(samples);
+        let truth = ExactStatistics::of(samples);
         WindowStats {
             series: SeriesId(1),
             window_ms: 60_000,
@@ -318,20 +335,20 @@ mod tests {
         }
     }
 
-    fn raw(samples: &[(i64, f64)]) -> Raw {
-        Raw::new(samples, 0, AT_MS - 60_000, AT_MS)
+    fn raw(samples: &[(i64, f64)]) -> ServerSamples {
+        ServerSamples::new(samples, 0, AT_MS - 60_000, AT_MS)
     }
 
     #[test]
     fn the_slow_statistics_are_right_at_any_offset_and_size() {
         for offset in [0.0, 3.9e10, 1e12] {
-            let truth = Truth::of(&samples(&[offset + 2.0, offset + 6.0]));
+            let truth = ExactStatistics::of(&samples(&[offset + 2.0, offset + 6.0]));
             assert_eq!(truth.answer, [2.0, offset + 2.0, offset + 6.0, offset + 4.0, 2.0], "{offset}");
         }
-        assert_eq!(Truth::of(&samples(&[1.0, 1e100, 1.0, -1e100])).answer[3], 0.5);
-        assert_eq!(Truth::of(&samples(&[1e308, -1e308])).answer, [2.0, -1e308, 1e308, 0.0, 1e308]);
-        assert_eq!(Truth::of(&samples(&[1e-200, 3e-200])).answer[3..], [2e-200, 1e-200]);
-        assert_eq!(Truth::of(&samples(&[7.0])).answer, [1.0, 7.0, 7.0, 7.0, 0.0]);
+        assert_eq!(ExactStatistics::of(&samples(&[1.0, 1e100, 1.0, -1e100])).answer[3], 0.5);
+        assert_eq!(ExactStatistics::of(&samples(&[1e308, -1e308])).answer, [2.0, -1e308, 1e308, 0.0, 1e308]);
+        assert_eq!(ExactStatistics::of(&samples(&[1e-200, 3e-200])).answer[3..], [2e-200, 1e-200]);
+        assert_eq!(ExactStatistics::of(&samples(&[7.0])).answer, [1.0, 7.0, 7.0, 7.0, 0.0]);
     }
 
     #[test]
@@ -388,44 +405,44 @@ mod tests {
             more
         };
         let rounded = [4.0, 1.0, 8.0, 4.5, 2.5 * (1.0 + 1e-6)];
-        let not_full = Verdict::NotFull { since_ms: all[1].0 };
+        let not_full = RowVerdict::NotFull { since_ms: all[1].0 };
         let mut with_infinity = all.clone();
         with_infinity.push((AT_MS, f64::INFINITY));
-        let cases: [(&str, WindowStats, Option<Answer>, Raw, Verdict); 11] = [
+        let cases: [(&str, WindowStats, Option<FunctionAnswers>, ServerSamples, RowVerdict); 11] = [
             (
                 "an infinity is left out, also where it is the newest",
                 good,
                 Some([5.0, 1.0, f64::INFINITY, f64::INFINITY, f64::NAN]),
                 raw(&with_infinity),
-                Verdict::Infinite,
+                RowVerdict::Infinite,
             ),
             (
                 "and where we began later",
                 row(&all[1..]),
                 Some([5.0, 1.0, f64::INFINITY, f64::INFINITY, f64::NAN]),
                 raw(&with_infinity),
-                Verdict::NotFull { since_ms: all[1].0 },
+                RowVerdict::NotFull { since_ms: all[1].0 },
             ),
             (
                 "NaN is left out",
                 good,
                 Some([6.0, f64::NAN, 8.0, f64::NAN, f64::NAN]),
                 raw(&with_nan),
-                Verdict::NotFinite,
+                RowVerdict::NotFinite,
             ),
-            ("rounding", good, Some(rounded), raw(&all), Verdict::Rounding),
-            ("another count", good, Some([3.0, 1.0, 8.0, 4.5, 2.5]), raw(&all), Verdict::Samples),
-            ("nothing answered", good, None, raw(&all), Verdict::Samples),
+            ("rounding", good, Some(rounded), raw(&all), RowVerdict::Rounding),
+            ("another count", good, Some([3.0, 1.0, 8.0, 4.5, 2.5]), raw(&all), RowVerdict::Samples),
+            ("nothing answered", good, None, raw(&all), RowVerdict::Samples),
             ("we began later", row(&all[1..]), Some(exact), raw(&all), not_full),
-            ("it has nothing", good, None, raw(&[]), Verdict::Absent),
-            ("it has NaN only", good, None, raw(&[(AT_MS, f64::NAN)]), Verdict::Absent),
-            ("it began later", good, None, raw(&all[2..]), Verdict::PartlyAbsent),
+            ("it has nothing", good, None, raw(&[]), RowVerdict::Absent),
+            ("it has NaN only", good, None, raw(&[(AT_MS, f64::NAN)]), RowVerdict::Absent),
+            ("it began later", good, None, raw(&all[2..]), RowVerdict::PartlyAbsent),
             (
                 "native histograms",
                 good,
                 Some([5.0, 1.0, 8.0, 4.5, 2.5]),
-                Raw { others: 1, ..raw(&all) },
-                Verdict::NotFinite,
+                ServerSamples { others: 1, ..raw(&all) },
+                RowVerdict::NotFinite,
             ),
         ];
         for (what, ours, theirs, raw, want) in cases {
@@ -438,7 +455,7 @@ mod tests {
         let all = samples(&[5.0, 1.0, 4.0, 8.0]);
         let good = row(&all);
         let before = [&[(AT_MS - 60_000, 5.0)][..], &all].concat();
-        let cases: [(WindowStats, Raw, &[&str]); 9] = [
+        let cases: [(WindowStats, ServerSamples, &[&str]); 9] = [
             (WindowStats { max: 9.0, ..good }, raw(&all), &["max"]),
             (WindowStats { min: 0.0, ..good }, raw(&all), &["min"]),
             (WindowStats { avg: 4.5 + 1e-10, ..good }, raw(&all), &["avg"]),
@@ -458,7 +475,7 @@ mod tests {
         ];
         for (ours, raw, want) in cases {
             let (verdict, _) = by_samples(&ours, None, &raw);
-            let Verdict::Different(what) = verdict else { panic!("{want:?}: {verdict:?}") };
+            let RowVerdict::Different(what) = verdict else { panic!("{want:?}: {verdict:?}") };
             assert_eq!(what.iter().map(|(name, ..)| *name).collect::<Vec<_>>(), want);
         }
     }
@@ -469,7 +486,9 @@ mod tests {
         let of = |which: &[usize]| which.iter().map(|n| all[*n]).collect::<Vec<_>>();
         let (earlier, later) = (raw(&of(&[0, 3, 5])), raw(&all));
         let end = Instant::now() + std::time::Duration::from_secs(60);
-        let between = |ours: &WindowStats, earlier: &Raw, later: &Raw| between(ours, earlier, later, end);
+        let between = |ours: &WindowStats, earlier: &ServerSamples, later: &ServerSamples| {
+            between(ours, earlier, later, end)
+        };
         for which in [&[0, 3, 5][..], &[0, 1, 3, 5], &[0, 2, 3, 4, 5], &[0, 1, 2, 3, 4, 5]] {
             assert!(between(&row(&of(which)), &earlier, &later).is_some(), "{which:?}");
         }
@@ -517,7 +536,7 @@ mod tests {
             let mut computed = 0;
             let apart = moments_between(&ours, &earlier, &later, |samples| {
                 computed += 1;
-                Some(Truth::of(samples))
+                Some(ExactStatistics::of(samples))
             });
             assert!(apart.is_some() == found && sums.contains(&computed), "{computed} sums: {ours:?}");
         }

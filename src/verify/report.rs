@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 use serde_json::{Value, json};
 use tidewatch_dataflows::settings::duration;
 
-use super::judge::{Distance, STATISTICS, Verdict};
+use super::judge::{Distance, RowVerdict, STATISTICS};
 use crate::source::query::client::RangeConvention;
 use crate::store::row::WindowRow;
 
@@ -18,7 +18,7 @@ const KEPT_MAX: usize = 10_000;
 
 /// A row that is not what Prometheus' samples give.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Difference {
+pub struct VerifyDifference {
     /// Its series, 16 hex digits.
     pub series: String,
     /// Its metric name.
@@ -35,18 +35,18 @@ pub struct Difference {
 
 /// Rows of one window.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct OfWindow {
+struct WindowReport {
     rows: u64,
     worst: Distance,
 }
 
 /// What a comparison came to.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct VerifyReport {
     url: String,
     version: String,
     convention: RangeConvention,
-    windows: BTreeMap<i64, OfWindow>,
+    windows: BTreeMap<i64, WindowReport>,
     rounded: Distance,
     /// Series with a row.
     pub series: u64,
@@ -77,13 +77,13 @@ pub struct Report {
     /// Those of them that were not read again, because so many differed or the time for it was over.
     pub different_at_once: u64,
     /// The first of these.
-    pub differences: Vec<Difference>,
+    pub differences: Vec<VerifyDifference>,
 }
 
-impl Report {
+impl VerifyReport {
     /// Nothing compared yet.
-    pub fn new(url: String, version: String, convention: RangeConvention) -> Report {
-        Report {
+    pub fn new(url: String, version: String, convention: RangeConvention) -> VerifyReport {
+        VerifyReport {
             url,
             version,
             convention,
@@ -120,35 +120,35 @@ impl Report {
     }
 
     /// Takes the verdict on a row; `apart` is its distance from what decided.
-    pub fn add(&mut self, row: &WindowRow, verdict: &Verdict, apart: &Distance) {
+    pub fn add(&mut self, row: &WindowRow, verdict: &RowVerdict, apart: &Distance) {
         let count = match verdict {
-            Verdict::Equal => &mut self.equal,
-            Verdict::NotFinite => &mut self.not_finite,
-            Verdict::Infinite => {
+            RowVerdict::Equal => &mut self.equal,
+            RowVerdict::NotFinite => &mut self.not_finite,
+            RowVerdict::Infinite => {
                 self.infinite += 1;
                 &mut self.not_finite
             }
-            Verdict::Settled => &mut self.settled,
-            Verdict::Derived => &mut self.derived,
-            Verdict::Rounding => &mut self.rounding,
-            Verdict::Samples => &mut self.samples,
-            Verdict::NotFull { .. } => &mut self.not_full,
-            Verdict::Partial => &mut self.partial,
-            Verdict::PartlyAbsent => &mut self.partly_absent,
-            Verdict::Absent => &mut self.absent,
-            Verdict::Different(_) => &mut self.different,
+            RowVerdict::Settled => &mut self.settled,
+            RowVerdict::Derived => &mut self.derived,
+            RowVerdict::Rounding => &mut self.rounding,
+            RowVerdict::Samples => &mut self.samples,
+            RowVerdict::NotFull { .. } => &mut self.not_full,
+            RowVerdict::Partial => &mut self.partial,
+            RowVerdict::PartlyAbsent => &mut self.partly_absent,
+            RowVerdict::Absent => &mut self.absent,
+            RowVerdict::Different(_) => &mut self.different,
         };
         *count += 1;
-        if matches!(verdict, Verdict::Absent | Verdict::Derived | Verdict::PartlyAbsent) {
+        if matches!(verdict, RowVerdict::Absent | RowVerdict::Derived | RowVerdict::PartlyAbsent) {
             return;
         }
         let of_window = self.windows.entry(row.stats.window_ms).or_default();
         of_window.rows += 1;
         raise(&mut of_window.worst, apart);
-        if let Verdict::Different(what) = verdict
+        if let RowVerdict::Different(what) = verdict
             && self.differences.len() < KEPT_MAX
         {
-            self.differences.push(Difference {
+            self.differences.push(VerifyDifference {
                 series: row.series.series.to_string(),
                 name: row.series.name.clone(),
                 labels: row.series.labels.clone(),
@@ -181,7 +181,7 @@ impl Report {
             .iter()
             .map(|(ms, of)| json!({"window": duration(*ms), "rows": of.rows, "worst": distance(&of.worst)}))
             .collect();
-        let different = |difference: &Difference| {
+        let different = |difference: &VerifyDifference| {
             let labels: Value = serde_json::from_str(&difference.labels).unwrap_or(Value::Null);
             let what: Vec<Value> = difference
                 .what
@@ -208,7 +208,7 @@ fn raise(worst: &mut Distance, apart: &Distance) {
     }
 }
 
-impl fmt::Display for Difference {
+impl fmt::Display for VerifyDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{} {} at {}:", self.name, self.labels, duration(self.window_ms), self.at_ms)?;
         for (i, (name, ours, theirs)) in self.what.iter().enumerate() {
@@ -218,7 +218,7 @@ impl fmt::Display for Difference {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for VerifyReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "Prometheus {} at {}, its ranges are {}", self.version, self.url, self.ranges())?;
         if !self.windows.is_empty() {
@@ -277,7 +277,7 @@ impl fmt::Display for Report {
 mod tests {
     use std::sync::Arc;
 
-    use tidewatch_dataflows::outcome::WindowStats;
+    use tidewatch_dataflows::rows::WindowStats;
     use tidewatch_dataflows::sample::SeriesId;
 
     use super::*;
@@ -312,20 +312,20 @@ mod tests {
     #[test]
     fn a_report_tells_counts_the_worst_and_the_first_that_differ() {
         let mut report =
-            Report::new("http://h:9090".to_owned(), "2.42.0".to_owned(), RangeConvention::Closed);
+            VerifyReport::new("http://h:9090".to_owned(), "2.42.0".to_owned(), RangeConvention::Closed);
         assert!(!report.is_clean() && report.to_string().ends_with("there was nothing to compare\n"));
         report.series = 1;
-        report.add(&row(3_600_000), &Verdict::Absent, &[9.0; 5]);
+        report.add(&row(3_600_000), &RowVerdict::Absent, &[9.0; 5]);
         assert!(!report.is_clean(), "what is not there is not compared");
-        report.add(&row(3_600_000), &Verdict::Equal, &[0.0, 0.0, 0.0, 1e-16, 2e-12]);
-        report.add(&row(3_600_000), &Verdict::Rounding, &[0.0, 0.0, 0.0, 2e-16, 1e-12]);
+        report.add(&row(3_600_000), &RowVerdict::Equal, &[0.0, 0.0, 0.0, 1e-16, 2e-12]);
+        report.add(&row(3_600_000), &RowVerdict::Rounding, &[0.0, 0.0, 0.0, 2e-16, 1e-12]);
         report.rounded(&[0.0, 0.0, 0.0, 0.0, 3e-7]);
-        report.add(&row(60_000), &Verdict::NotFull { since_ms: 5 }, &[0.0; 5]);
-        report.add(&row(60_000), &Verdict::Partial, &[0.0; 5]);
-        report.add(&row(60_000), &Verdict::Derived, &[0.0; 5]);
-        report.add(&row(60_000), &Verdict::NotFinite, &[0.0; 5]);
-        report.add(&row(60_000), &Verdict::Infinite, &[0.0; 5]);
-        report.add(&row(60_000), &Verdict::Settled, &[0.0; 5]);
+        report.add(&row(60_000), &RowVerdict::NotFull { since_ms: 5 }, &[0.0; 5]);
+        report.add(&row(60_000), &RowVerdict::Partial, &[0.0; 5]);
+        report.add(&row(60_000), &RowVerdict::Derived, &[0.0; 5]);
+        report.add(&row(60_000), &RowVerdict::NotFinite, &[0.0; 5]);
+        report.add(&row(60_000), &RowVerdict::Infinite, &[0.0; 5]);
+        report.add(&row(60_000), &RowVerdict::Settled, &[0.0; 5]);
         assert!(report.is_clean());
         let text = report.to_string();
         for line in [
@@ -346,7 +346,7 @@ mod tests {
         for _ in 0..25 {
             report.add(
                 &row(60_000),
-                &Verdict::Different(vec![("count", 2.0, 3.0), ("max", 1.0, 4.0)]),
+                &RowVerdict::Different(vec![("count", 2.0, 3.0), ("max", 1.0, 4.0)]),
                 &[1.0; 5],
             );
         }

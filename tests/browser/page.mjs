@@ -1,6 +1,6 @@
-// The page in a real Chromium, against a worker with data: what tests/browser.rs runs.
+// The page in a real Chromium, against a server with data: what tests/browser.rs runs.
 //
-//   node page.mjs <address of the worker> <folder for screenshots>
+//   node page.mjs <address of the server> <folder for screenshots>
 //
 // TEST_CHROMIUM is the browser, TEST_PLAYWRIGHT the folder of the package playwright-core. What the page shows is held
 // to what the API answers. Ends with status 1 at the first thing that is not as it must be.
@@ -102,8 +102,8 @@ async function table() {
   const first = await ask(`windows?${query({ window, limit: 100 })}`);
   await shows(page, first.data.map((row) => row.series), "the first page");
   console.log(`first view after ${Math.round(performance.now() - began)} ms`);
-  await page.locator("#worker-ready.good").waitFor();
-  assert.equal(await page.locator("#worker-series").textContent(), new Intl.NumberFormat("en").format(status.series));
+  await page.locator("#server-ready.good").waitFor();
+  assert.equal(await page.locator("#server-series").textContent(), new Intl.NumberFormat("en").format(status.series));
   const { exceeded, estimate } = status.rows_per_day;
   assert.equal(await page.locator("#warning").isVisible(), exceeded, "the warning");
   if (exceeded) {
@@ -295,7 +295,7 @@ async function looks() {
         const bright = background.match(/\d+/g).slice(0, 3).every((part) => Number(part) > 128);
         assert.equal(bright, colorScheme === "light", `${colorScheme}: ${background}`);
         // A rate needs two answers.
-        await page.waitForFunction(() => document.getElementById("worker-rate").textContent !== "–");
+        await page.waitForFunction(() => document.getElementById("server-rate").textContent !== "–");
         await shot(page, `${name}-${colorScheme}-${width}${name === "series" ? "-first" : ""}`);
       }
       await page.context().close();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tidewatch_dataflows::sample::{Control, EpochEnd, Fill, STALE_NAN_BITS, Samples, SeriesId};
+use tidewatch_dataflows::sample::{Bootstrap, Control, EpochEnd, STALE_NAN_BITS, Samples, SeriesId};
 use tidewatch_dataflows::settings::{Settings, Window};
 
 use super::Epoch;
@@ -10,18 +10,18 @@ use super::Epoch;
 /// 2020-09-13T12:00:00Z, a multiple of every hop used.
 pub const START_MS: i64 = 1_600_000_000_000 - 1_600_000_000_000 % 43_200_000;
 
-/// A sample that reaches the worker at `when`.
+/// A sample that reaches the server at `when`.
 #[derive(Clone, Copy, Debug)]
 pub struct Arrival {
     pub when_ms: i64,
     pub series: u64,
     pub at_ms: i64,
     pub value: f64,
-    /// The fill it belongs to; 0 if it is live.
-    pub fill: u64,
+    /// The bootstrap it belongs to; 0 if it is live.
+    pub bootstrap: u64,
 }
 
-/// Small settings whose windows fill and empty within a short feed.
+/// Small settings whose windows bootstrap and empty within a short feed.
 pub fn settings(rng: &mut fastrand::Rng) -> Settings {
     let second = |length: i64, hop: i64| Window { length_ms: length * 1_000, hop_ms: hop * 1_000 };
     let windows = match rng.u8(0..4) {
@@ -45,9 +45,10 @@ pub fn any_settings(rng: &mut fastrand::Rng) -> Settings {
             settings.windows.retain(|held| held.length_ms != window.length_ms);
             settings.windows.push(window);
         }
-        settings.lateness_ms = [0, 10_000, 60_000, 300_000, 600_000, 1_500_000, 3_600_000][rng.usize(0..7)];
-        settings.settle_ms = [1_000, 5_000, 30_000, 200_000][rng.usize(0..4)];
-        settings.catch_up_ms = settings.settle_ms.max([0, 40_000, 300_000, 1_000_000][rng.usize(0..4)]);
+        settings.allowed_lateness_ms =
+            [0, 10_000, 60_000, 300_000, 600_000, 1_500_000, 3_600_000][rng.usize(0..7)];
+        settings.idle_timeout_ms = [1_000, 5_000, 30_000, 200_000][rng.usize(0..4)];
+        settings.catch_up_ms = settings.idle_timeout_ms.max([0, 40_000, 300_000, 1_000_000][rng.usize(0..4)]);
         settings.late_samples_max = [16, 40, 1_024, 1_024][rng.usize(0..4)];
         settings.series_max = [256, 512, 4_096][rng.usize(0..3)];
         if let Ok(settings) = settings.validated() {
@@ -97,7 +98,7 @@ pub fn mixed(rng: &mut fastrand::Rng, settings: &Settings, dense: bool) -> (Vec<
     for bootstrap in 1..=if bootstraps { rng.u64(1..3) } else { 0 } {
         let begins_ms = first + rng.i64(0..1_500_000);
         let publish_from_ms = [begins_ms, i64::MIN][rng.usize(0..2)];
-        let more = fill(rng, bootstrap, begins_ms, &history, publish_from_ms);
+        let more = self::bootstrap(rng, bootstrap, begins_ms, &history, publish_from_ms);
         arrivals.extend(more.0);
         controls.extend(more.1);
     }
@@ -111,12 +112,12 @@ pub fn mixed(rng: &mut fastrand::Rng, settings: &Settings, dense: bool) -> (Vec<
     // Few enough epochs that many feeds can be tried.
     let epochs_max = if dense { 400 } else { 4_000 };
     let step_ms = [1_000, 7_000, 17_000, 60_000][rng.usize(0..4)].max((last + after_ms - first) / epochs_max);
-    (ids, live_with_fills(settings, arrivals, &controls, step_ms, &down, after_ms))
+    (ids, live_with_bootstraps(settings, arrivals, &controls, step_ms, &down, after_ms))
 }
 
 /// A series that shows itself by no number, and brings a few old samples then; perhaps it comes back much later.
 fn brief(rng: &mut fastrand::Rng, series: SeriesId, begins_ms: i64) -> Vec<Arrival> {
-    let arrival = |when_ms, at_ms, value| Arrival { when_ms, series: series.0, at_ms, value, fill: 0 };
+    let arrival = |when_ms, at_ms, value| Arrival { when_ms, series: series.0, at_ms, value, bootstrap: 0 };
     let mut all = vec![arrival(begins_ms, begins_ms, f64::NAN)];
     for n in 1..=rng.i64(1..4) {
         all.push(arrival(begins_ms + n * 20_000, begins_ms - rng.i64(1..3_000_000), rng.f64()));
@@ -182,19 +183,19 @@ pub fn arrivals(rng: &mut fastrand::Rng, series: u64, samples: &[(i64, f64)]) ->
             2 => f64::from_bits(STALE_NAN_BITS),
             _ => value,
         };
-        all.push(Arrival { when_ms, series, at_ms, value, fill: 0 });
+        all.push(Arrival { when_ms, series, at_ms, value, bootstrap: 0 });
         if twice && rng.u8(0..5) == 0 {
             let value = if rng.bool() { value } else { value + 1.0 };
-            all.push(Arrival { when_ms: when_ms + rng.i64(0..700_000), series, at_ms, value, fill: 0 });
+            all.push(Arrival { when_ms: when_ms + rng.i64(0..700_000), series, at_ms, value, bootstrap: 0 });
         }
     }
     all
 }
 
-/// Something that is no sample and reaches the worker at a time.
+/// Something that is no sample and reaches the server at a time.
 pub type Told = (i64, Control);
 
-/// Cuts arrivals into epochs as a live worker does that is away during `down`: arrivals wait for it.
+/// Cuts arrivals into epochs as a live server does that is away during `down`: arrivals wait for it.
 pub fn live(
     settings: &Settings,
     arrivals: Vec<Arrival>,
@@ -202,11 +203,11 @@ pub fn live(
     down: &[(i64, i64)],
     after_ms: i64,
 ) -> Vec<Epoch> {
-    live_with_fills(settings, arrivals, &[], step_ms, down, after_ms)
+    live_with_bootstraps(settings, arrivals, &[], step_ms, down, after_ms)
 }
 
 /// [`live`] with controls, in order of time.
-pub fn live_with_fills(
+pub fn live_with_bootstraps(
     settings: &Settings,
     mut arrivals: Vec<Arrival>,
     told: &[Told],
@@ -226,17 +227,18 @@ pub fn live_with_fills(
             continue;
         }
         // As the journal cuts epochs: a jump is more than idle timeout, ten epochs, and thrice the shorter of two gaps before.
-        if now - before > settings.settle_ms.max(10_000).max(3 * gaps[0].min(gaps[1])) {
+        if now - before > settings.idle_timeout_ms.max(10_000).max(3 * gaps[0].min(gaps[1])) {
             hold = Some(now + settings.catch_up_ms);
         }
         if hold.is_none_or(|hold| now >= hold) {
             (close, hold) = (now, None);
         }
-        let end = EpochEnd { epoch: now as u64, stream_ms: now, close_ms: close, last_of_input: false };
+        let end =
+            EpochEnd { epoch: now as u64, processing_ms: now, watermark_ms: close, last_of_input: false };
         let mut epoch = Epoch { end, ..Epoch::default() };
         while next < arrivals.len() && arrivals[next].when_ms <= now {
             let a = arrivals[next];
-            epoch.of_fill(a.fill).push(a.series, a.at_ms, a.value);
+            epoch.of_bootstrap(a.bootstrap).push(a.series, a.at_ms, a.value);
             next += 1;
         }
         while let Some((_, control)) = told.next_if(|(when_ms, _)| *when_ms <= now) {
@@ -250,9 +252,9 @@ pub fn live_with_fills(
     epochs
 }
 
-/// A fill over these series: samples that rise, in the time it takes, perhaps brought again from the beginning by
+/// A bootstrap over these series: samples that rise, in the time it takes, perhaps brought again from the beginning by
 /// one that was resumed. Begun before, with and after the first live sample of each.
-pub fn fill(
+pub fn bootstrap(
     rng: &mut fastrand::Rng,
     id: u64,
     begins_ms: i64,
@@ -268,14 +270,15 @@ pub fn fill(
             for (at_ms, value) in samples.iter().copied() {
                 let share = (at_ms - from) as f64 / (to - from) as f64;
                 let when_ms = begins_ms + (lasts_ms as f64 * share) as i64;
-                arrivals.push(Arrival { when_ms, series: *series, at_ms, value, fill: id });
+                arrivals.push(Arrival { when_ms, series: *series, at_ms, value, bootstrap: id });
             }
         }
     }
-    let begin = Fill { id, source: String::new(), from_ms: 0, publish_from_ms };
+    let begin = Bootstrap { id, source: String::new(), from_ms: 0, publish_from_ms };
     // Now and then in the epoch of its last samples.
     let ends_ms = begins_ms + lasts_ms + rng.i64(0..400_000) * i64::from(rng.bool());
-    let mut told = vec![(begins_ms, Control::FillBegin(begin)), (ends_ms, Control::FillEnd { fill: id })];
+    let mut told =
+        vec![(begins_ms, Control::BootstrapBegin(begin)), (ends_ms, Control::BootstrapEnd { bootstrap: id })];
     if rng.bool() {
         told.insert(1, (begins_ms + lasts_ms / 2, told[0].1.clone()));
     }
@@ -288,8 +291,8 @@ pub fn change_settings(rng: &mut fastrand::Rng, first: &Settings, epochs: &mut [
     let of = |wanted: fn(&Control) -> bool| {
         epochs.iter().position(|epoch| epoch.controls.iter().any(|control| wanted(control)))
     };
-    let begins = of(|control| matches!(control, Control::FillBegin(_)));
-    let open = begins.zip(of(|control| matches!(control, Control::FillEnd { .. })));
+    let begins = of(|control| matches!(control, Control::BootstrapBegin(_)));
+    let open = begins.zip(of(|control| matches!(control, Control::BootstrapEnd { .. })));
     let place = |rng: &mut fastrand::Rng| match open {
         // While a bootstrap is open, as often as not.
         Some((begins, ends)) if begins < ends && rng.bool() => rng.usize(begins..=ends),
@@ -330,8 +333,8 @@ fn change(rng: &mut fastrand::Rng, from: &Settings, first: &Settings) -> Setting
                     let at = rng.usize(0..to.windows.len());
                     to.windows[at].hop_ms *= [2, 3][rng.usize(0..2)];
                 }
-                6 => to.lateness_ms = [0, 20_000, 300_000, 600_000, 1_500_000][rng.usize(0..5)],
-                7 => to.settle_ms = [1_000, 30_000, 200_000][rng.usize(0..3)],
+                6 => to.allowed_lateness_ms = [0, 20_000, 300_000, 600_000, 1_500_000][rng.usize(0..5)],
+                7 => to.idle_timeout_ms = [1_000, 30_000, 200_000][rng.usize(0..3)],
                 8 => to.catch_up_ms = [200_000, 300_000, 1_000_000][rng.usize(0..3)],
                 9 => to.late_samples_max = [16, 40, 1_024][rng.usize(0..3)],
                 _ => to.series_max = [256, 512, 1_024][rng.usize(0..3)],
@@ -345,10 +348,10 @@ fn change(rng: &mut fastrand::Rng, from: &Settings, first: &Settings) -> Setting
 
 /// Cuts samples into epochs as `replay` does with a file.
 pub fn file(samples: &Samples, per_epoch: usize) -> Vec<Epoch> {
-    let cut = |epoch: usize, stream_ms: i64, last: bool| EpochEnd {
+    let cut = |epoch: usize, processing_ms: i64, last: bool| EpochEnd {
         epoch: epoch as u64 + 1,
-        stream_ms,
-        close_ms: stream_ms,
+        processing_ms,
+        watermark_ms: processing_ms,
         last_of_input: last,
     };
     let mut epochs: Vec<Epoch> = (0..samples.len())

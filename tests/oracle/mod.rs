@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidewatch_dataflows::kernels::reference;
-use tidewatch_dataflows::outcome::{Outcomes, WindowStats};
+use tidewatch_dataflows::rows::{Rows, WindowStats};
 use tidewatch_dataflows::sample::{Control, EpochEnd, Reason, STALE_NAN_BITS, Samples, SeriesId};
 use tidewatch_dataflows::settings::{Settings, Window};
 
@@ -18,34 +18,36 @@ use tidewatch_dataflows::settings::{Settings, Window};
 pub struct Epoch {
     pub end: EpochEnd,
     pub controls: Vec<Arc<Control>>,
-    pub fills: Vec<Samples>,
+    pub bootstraps: Vec<Samples>,
     pub live: Samples,
 }
 
 impl Default for Epoch {
     fn default() -> Self {
-        let end = EpochEnd { epoch: 0, stream_ms: i64::MIN, close_ms: i64::MIN, last_of_input: false };
+        let end =
+            EpochEnd { epoch: 0, processing_ms: i64::MIN, watermark_ms: i64::MIN, last_of_input: false };
         (end, Samples::default()).into()
     }
 }
 
 impl Epoch {
-    /// The samples of this fill.
-    pub fn of_fill(&mut self, fill: u64) -> &mut Samples {
-        if fill == 0 {
+    /// The samples of this bootstrap.
+    pub fn of_bootstrap(&mut self, bootstrap: u64) -> &mut Samples {
+        if bootstrap == 0 {
             return &mut self.live;
         }
-        let at = self.fills.iter().position(|samples| samples.fill == fill).unwrap_or_else(|| {
-            self.fills.push(Samples::of_fill(fill));
-            self.fills.len() - 1
-        });
-        &mut self.fills[at]
+        let at =
+            self.bootstraps.iter().position(|samples| samples.bootstrap == bootstrap).unwrap_or_else(|| {
+                self.bootstraps.push(Samples::of_bootstrap(bootstrap));
+                self.bootstraps.len() - 1
+            });
+        &mut self.bootstraps[at]
     }
 }
 
 impl From<(EpochEnd, Samples)> for Epoch {
     fn from((end, live): (EpochEnd, Samples)) -> Self {
-        Epoch { end, controls: Vec::new(), fills: Vec::new(), live }
+        Epoch { end, controls: Vec::new(), bootstraps: Vec::new(), live }
     }
 }
 
@@ -55,7 +57,7 @@ type Content = Vec<(i64, u64)>;
 struct Series {
     samples: BTreeMap<i64, f64>,
     newest: Option<i64>,
-    heard: i64,
+    last_applied_ms: i64,
     tombstone: Option<i64>,
     withhold: i64,
     closed: Vec<Option<i64>>,
@@ -70,11 +72,11 @@ struct Series {
     young: Vec<Young>,
     /// Base panes after this are held, however far back the ring of them reaches.
     base_from: i64,
-    /// The fill it takes with the samples that wait for its end; without them one it was too late for.
+    /// The bootstrap it takes with the samples that wait for its end; without them one it was too late for.
     taking: Option<(u64, Option<BTreeMap<i64, f64>>)>,
     publish_from: Option<i64>,
-    /// Its fill ends in this epoch.
-    filled: bool,
+    /// Its bootstrap ends in this epoch.
+    bootstrapped: bool,
     /// A row of its rejects waits for the end of the minute.
     rejected: bool,
 }
@@ -105,10 +107,10 @@ pub struct Model {
     live: BTreeMap<u64, Series>,
     tombstones: BTreeMap<usize, BTreeSet<(i64, u64)>>,
     floors: BTreeMap<usize, i64>,
-    /// Fills begun and not ended, and from when on they publish.
+    /// Bootstraps begun and not ended, and from when on they publish.
     open: BTreeMap<u64, i64>,
     quarantined: BTreeSet<u64>,
-    /// The minute of stream time whose rejects are summed.
+    /// The minute of processing time whose rejects are summed.
     minute: i64,
 }
 
@@ -139,7 +141,7 @@ impl Model {
     }
 
     /// A series that is not live gets a place.
-    fn meet(&mut self, id: u64, stream_ms: i64) {
+    fn meet(&mut self, id: u64, processing_ms: i64) {
         if self.live.contains_key(&id) {
             return;
         }
@@ -154,7 +156,7 @@ impl Model {
         self.live.insert(
             id,
             Series {
-                heard: stream_ms,
+                last_applied_ms: processing_ms,
                 tombstone,
                 withhold: tombstone.unwrap_or(floor),
                 closed: vec![None; self.settings.windows.len()],
@@ -166,15 +168,15 @@ impl Model {
     }
 
     /// What one epoch must come to: windows (numbers by the slow twin), freed series, counts by reason.
-    pub fn epoch(&mut self, Epoch { end, controls, fills, live }: &Epoch) -> Outcomes {
+    pub fn epoch(&mut self, Epoch { end, controls, bootstraps, live }: &Epoch) -> Rows {
         let mut ended = BTreeSet::new();
         for control in controls {
             match &**control {
-                Control::FillBegin(fill) => {
-                    self.open.entry(fill.id).or_insert(fill.publish_from_ms);
+                Control::BootstrapBegin(bootstrap) => {
+                    self.open.entry(bootstrap.id).or_insert(bootstrap.publish_from_ms);
                 }
-                Control::FillEnd { fill } => {
-                    ended.insert(*fill);
+                Control::BootstrapEnd { bootstrap } => {
+                    ended.insert(*bootstrap);
                 }
                 Control::Lift { series } => {
                     self.quarantined.remove(series);
@@ -199,11 +201,11 @@ impl Model {
         });
         if let Some(settings) = told.filter(|settings| ***settings != self.settings) {
             let old = std::mem::replace(&mut self.settings, (**settings).clone());
-            self.live.values_mut().for_each(|series| series.change(&old, settings, end.close_ms));
+            self.live.values_mut().for_each(|series| series.change(&old, settings, end.watermark_ms));
             let shards: Vec<usize> = self.tombstones.keys().copied().collect();
             shards.into_iter().for_each(|shard| self.evict(shard));
         }
-        let mut out = Outcomes::default();
+        let mut out = Rows::default();
         let clock = controls.iter().filter_map(|control| match &**control {
             Control::ClockReset { to_ms } => Some(*to_ms),
             _ => None,
@@ -213,12 +215,14 @@ impl Model {
             self.set_back(to_ms, &freed, &mut out);
         }
         let mut dirty: BTreeMap<u64, BTreeSet<(usize, i64)>> = BTreeMap::new();
-        let (live, mut filled) =
-            (rows(live), fills.iter().map(|fill| (fill.fill, rows(fill))).collect::<Vec<_>>());
-        // Of fills that begin in one epoch a series takes the one of the lowest number.
-        filled.sort_by_key(|(fill, _)| *fill);
+        let (live, mut bootstrapped) = (
+            rows(live),
+            bootstraps.iter().map(|bootstrap| (bootstrap.bootstrap, rows(bootstrap))).collect::<Vec<_>>(),
+        );
+        // Of bootstraps that begin in one epoch a series takes the one of the lowest number.
+        bootstrapped.sort_by_key(|(bootstrap, _)| *bootstrap);
         let mut live = live;
-        for rows in filled.iter_mut().map(|(_, rows)| rows).chain([&mut live]) {
+        for rows in bootstrapped.iter_mut().map(|(_, rows)| rows).chain([&mut live]) {
             let all = rows.len();
             rows.retain(|row| !self.quarantined.contains(&row.0));
             out.counts.rejected[Reason::Quarantined as usize] += (all - rows.len()) as u64;
@@ -227,9 +231,9 @@ impl Model {
         let gone: Vec<(u64, Series)> =
             freed.drain(..).filter_map(|id| Some((id, self.live.remove(&id)?))).collect();
         let mut ids: BTreeSet<u64> = live.iter().map(|row| row.0).collect();
-        ids.extend(filled.iter().flat_map(|(_, rows)| rows).map(|row| row.0));
+        ids.extend(bootstrapped.iter().flat_map(|(_, rows)| rows).map(|row| row.0));
         for id in ids.iter().copied() {
-            self.meet(id, end.stream_ms);
+            self.meet(id, end.processing_ms);
         }
         ids.extend(self.live.iter().filter(|(_, series)| series.takes()).map(|(id, _)| *id));
         for id in ids {
@@ -238,44 +242,54 @@ impl Model {
             let rejects_before = named_rejects(&out);
             let dirty = dirty.entry(id).or_default();
             let mut rest = Vec::new();
-            for (fill, rows) in &filled {
+            for (bootstrap, rows) in &bootstrapped {
                 for row in of(rows) {
-                    series.fill(&self.settings, &self.open, *fill, row, end.stream_ms, &mut rest, &mut out);
+                    series.bootstrap(
+                        &self.settings,
+                        &self.open,
+                        *bootstrap,
+                        row,
+                        end.processing_ms,
+                        &mut rest,
+                        &mut out,
+                    );
                 }
             }
-            if series.takes() && series.taking.as_ref().is_some_and(|(fill, _)| ended.contains(fill)) {
+            if series.takes()
+                && series.taking.as_ref().is_some_and(|(bootstrap, _)| ended.contains(bootstrap))
+            {
                 series.leave(&mut rest);
-                series.heard = end.stream_ms;
-                series.filled = true;
+                series.last_applied_ms = end.processing_ms;
+                series.bootstrapped = true;
             }
             for row in of(&live) {
-                series.wait(&self.settings, row, end.stream_ms, &mut rest, &mut out);
+                series.wait(&self.settings, row, end.processing_ms, &mut rest, &mut out);
             }
             rest.sort_by_key(|row| row.1);
             let newest = series.newest;
             let (late, new): (Vec<Row>, Vec<Row>) =
                 rest.into_iter().partition(|row| newest.is_some_and(|newest| row.1 <= newest));
-            series.apply_all(&self.settings, &late, end.stream_ms, dirty, &mut out);
+            series.apply_all(&self.settings, &late, end.processing_ms, dirty, &mut out);
             series.release(&self.settings, dirty);
-            series.apply_all(&self.settings, &new, end.stream_ms, dirty, &mut out);
+            series.apply_all(&self.settings, &new, end.processing_ms, dirty, &mut out);
             series.rejected |= named_rejects(&out) > rejects_before;
         }
         for series in self.live.values_mut() {
-            series.taking.take_if(|(fill, _)| ended.contains(fill));
+            series.taking.take_if(|(bootstrap, _)| ended.contains(bootstrap));
         }
-        self.open.retain(|fill, _| !ended.contains(fill));
+        self.open.retain(|bootstrap, _| !ended.contains(bootstrap));
         let keep = self.settings.keep_ms();
         for (id, series) in &mut self.live {
             let mut keys = dirty.remove(id).unwrap_or_default();
-            series.silence(&self.settings, end.close_ms, &mut keys);
+            series.silence(&self.settings, end.watermark_ms, &mut keys);
             series.emit(&self.settings, SeriesId(*id), &keys, &mut out.windows);
-            let newest = series.newest.unwrap_or(series.heard);
-            let quiet = end.close_ms > newest.saturating_add(keep)
-                && end.stream_ms > series.heard.saturating_add(keep);
+            let newest = series.newest.unwrap_or(series.last_applied_ms);
+            let quiet = end.watermark_ms > newest.saturating_add(keep)
+                && end.processing_ms > series.last_applied_ms.saturating_add(keep);
             if quiet
                 && !series.takes()
                 && !series.rejected
-                && (series.newest.is_none() || series.silent(&self.settings, end.close_ms))
+                && (series.newest.is_none() || series.silent(&self.settings, end.watermark_ms))
             {
                 freed.push(*id);
             }
@@ -291,7 +305,8 @@ impl Model {
             self.tombstones.entry(shard).or_default().insert((at, id));
             self.evict(shard);
         }
-        let minute = if end.stream_ms == i64::MIN { i64::MIN } else { end.stream_ms.div_euclid(60_000) };
+        let minute =
+            if end.processing_ms == i64::MIN { i64::MIN } else { end.processing_ms.div_euclid(60_000) };
         if minute > self.minute || end.last_of_input {
             self.live.values_mut().for_each(|series| series.rejected = false);
             self.minute = self.minute.max(minute);
@@ -302,7 +317,7 @@ impl Model {
     }
 
     /// The clock was wrong and says `to_ms`: what lies far ahead of it goes, what was judged by it is lowered.
-    fn set_back(&mut self, to_ms: i64, quarantined: &[u64], out: &mut Outcomes) {
+    fn set_back(&mut self, to_ms: i64, quarantined: &[u64], out: &mut Rows) {
         let back = |bound: i64| if bound > to_ms + AHEAD_MS { to_ms } else { bound };
         self.minute = self.minute.min(to_ms.div_euclid(60_000));
         self.open.values_mut().for_each(|publish_from| *publish_from = back(*publish_from));
@@ -320,7 +335,7 @@ impl Model {
                 out.freed.push(SeriesId(*id));
                 return false;
             }
-            series.heard = series.heard.min(to_ms);
+            series.last_applied_ms = series.last_applied_ms.min(to_ms);
             series.withhold = back(series.withhold);
             let longest = windows.iter().map(|window| window.length_ms).max().unwrap_or(0);
             let reach = series.newest.unwrap_or(i64::MIN).max(to_ms) + longest;
@@ -349,7 +364,7 @@ impl Model {
 }
 
 /// Rejects that are made into rows: all but duplicates.
-fn named_rejects(out: &Outcomes) -> u64 {
+fn named_rejects(out: &Rows) -> u64 {
     out.counts.rejected.iter().sum::<u64>() - out.counts.rejected[Reason::Duplicate as usize]
 }
 
@@ -358,17 +373,17 @@ impl Series {
         matches!(self.taking, Some((_, Some(_))))
     }
 
-    /// A sample of a fill: applied, made to wait, skipped, or refused.
+    /// A sample of a bootstrap: applied, made to wait, skipped, or refused.
     #[allow(clippy::too_many_arguments)]
-    fn fill(
+    fn bootstrap(
         &mut self,
         settings: &Settings,
         open: &BTreeMap<u64, i64>,
-        fill: u64,
+        bootstrap: u64,
         (_, at, key, value): Row,
-        stream_ms: i64,
+        processing_ms: i64,
         rest: &mut Vec<Row>,
-        out: &mut Outcomes,
+        out: &mut Rows,
     ) {
         if key == u64::MAX {
             out.counts.stale_markers += 1;
@@ -379,15 +394,15 @@ impl Series {
         } else if !value.is_finite() {
             Some(Reason::NotFinite)
         } else if let Some((taken, waiting)) = &self.taking {
-            (*taken != fill || waiting.is_none()).then_some(Reason::FillTooLate)
-        } else if !open.contains_key(&fill) {
-            Some(Reason::FillTooLate)
+            (*taken != bootstrap || waiting.is_none()).then_some(Reason::BootstrapTooLate)
+        } else if !open.contains_key(&bootstrap) {
+            Some(Reason::BootstrapTooLate)
         } else if self.forgot {
-            self.taking = Some((fill, None));
-            Some(Reason::FillTooLate)
+            self.taking = Some((bootstrap, None));
+            Some(Reason::BootstrapTooLate)
         } else {
-            self.taking = Some((fill, Some(std::mem::take(&mut self.samples))));
-            self.publish_from = Some(open[&fill]);
+            self.taking = Some((bootstrap, Some(std::mem::take(&mut self.samples))));
+            self.publish_from = Some(open[&bootstrap]);
             self.begin_anew();
             None
         };
@@ -404,25 +419,25 @@ impl Series {
                 None if forgotten => Reason::Duplicate,
                 Some(held) if held.to_bits() == value.to_bits() => Reason::Duplicate,
                 Some(_) => Reason::DuplicateTimestamp,
-                None => Reason::FillTooLate,
+                None => Reason::BootstrapTooLate,
             };
             out.counts.rejected[reason as usize] += 1;
             return;
         }
-        let Some((_, Some(waiting))) = &mut self.taking else { unreachable!("it takes the fill") };
+        let Some((_, Some(waiting))) = &mut self.taking else { unreachable!("it takes the bootstrap") };
         if waiting.keys().next().is_none_or(|first| at < *first) {
             self.samples.insert(at, value);
             self.age(settings, at);
             for (w, window) in settings.windows.iter().enumerate() {
                 let before = match self.newest {
                     None => at,
-                    Some(_) => at - settings.lateness_ms - settings.base_ms(),
+                    Some(_) => at - settings.allowed_lateness_ms - settings.base_ms(),
                 };
                 let below = -(-before).div_euclid(window.hop_ms) * window.hop_ms - window.hop_ms;
                 self.closed[w] = Some(self.closed[w].map_or(below, |closed| closed.max(below)));
             }
             self.newest = Some(at);
-            self.heard = stream_ms;
+            self.last_applied_ms = processing_ms;
             out.counts.applied += 1;
             return;
         }
@@ -430,32 +445,32 @@ impl Series {
             Some(held) if held.to_bits() == value.to_bits() => Reason::Duplicate,
             Some(_) => Reason::DuplicateTimestamp,
             None if waiting.len() as u32 >= settings.late_samples_max => {
-                self.drop_fill(rest);
-                Reason::FillTooLate
+                self.drop_bootstrap(rest);
+                Reason::BootstrapTooLate
             }
             None => {
                 waiting.insert(at, value);
-                self.heard = stream_ms;
+                self.last_applied_ms = processing_ms;
                 return;
             }
         };
         out.counts.rejected[reason as usize] += 1;
     }
 
-    /// A live sample: waits if the series takes a fill, else goes to `rest`.
+    /// A live sample: waits if the series takes a bootstrap, else goes to `rest`.
     fn wait(
         &mut self,
         settings: &Settings,
         row: Row,
-        stream_ms: i64,
+        processing_ms: i64,
         rest: &mut Vec<Row>,
-        out: &mut Outcomes,
+        out: &mut Rows,
     ) {
         let (_, at, key, value) = row;
         let Some((_, Some(waiting))) = &mut self.taking else {
             // What waited was there before.
             let newest = rest.iter().filter(|row| row.0 == u64::MAX).map(|row| row.1).max();
-            match newest.is_some_and(|newest| at < newest - settings.lateness_ms) && key != u64::MAX {
+            match newest.is_some_and(|newest| at < newest - settings.allowed_lateness_ms) && key != u64::MAX {
                 true => out.counts.rejected[Reason::TooOld as usize] += 1,
                 false => rest.push(row),
             }
@@ -466,7 +481,7 @@ impl Series {
             return;
         }
         let newest = waiting.keys().next_back().copied().max(self.newest);
-        let old = newest.is_some_and(|newest| newest - at > settings.lateness_ms)
+        let old = newest.is_some_and(|newest| newest - at > settings.allowed_lateness_ms)
             || self.tombstone.is_some_and(|stone| at <= stone);
         let reason = match waiting.get(&at) {
             _ if old => Reason::TooOld,
@@ -474,12 +489,12 @@ impl Series {
             Some(held) if held.to_bits() == value.to_bits() => Reason::Duplicate,
             Some(_) => Reason::DuplicateTimestamp,
             None if waiting.len() as u32 >= settings.late_samples_max => {
-                self.drop_fill(rest);
-                return self.wait(settings, row, stream_ms, rest, out);
+                self.drop_bootstrap(rest);
+                return self.wait(settings, row, processing_ms, rest, out);
             }
             None => {
                 waiting.insert(at, value);
-                self.heard = stream_ms;
+                self.last_applied_ms = processing_ms;
                 return;
             }
         };
@@ -495,7 +510,7 @@ impl Series {
         self.closed.fill(None);
     }
 
-    fn drop_fill(&mut self, rest: &mut Vec<Row>) {
+    fn drop_bootstrap(&mut self, rest: &mut Vec<Row>) {
         self.leave(rest);
         self.begin_anew();
         self.publish_from = None;
@@ -508,9 +523,9 @@ impl Series {
         rest.extend(rows);
     }
 
-    /// The fill has ended: what was not passed closes, before the newest sample of the fill.
+    /// The bootstrap has ended: what was not passed closes, before the newest sample of the bootstrap.
     fn release(&mut self, settings: &Settings, dirty: &mut BTreeSet<(usize, i64)>) {
-        if !std::mem::take(&mut self.filled) {
+        if !std::mem::take(&mut self.bootstrapped) {
             return;
         }
         let Some(newest) = self.newest else { return };
@@ -526,7 +541,7 @@ impl Series {
 
     /// A newer sample goes into the raw ring, and pushes out what is too old or too much.
     fn age(&mut self, settings: &Settings, at: i64) {
-        self.forget(at - settings.lateness_ms - settings.base_ms());
+        self.forget(at - settings.allowed_lateness_ms - settings.base_ms());
         self.shrink(settings.late_samples_max as usize - 1);
         self.ring.insert(at);
     }
@@ -558,7 +573,7 @@ impl Series {
         Ok(())
     }
 
-    /// Other settings: what a worker that keeps panes and a raw ring, and no samples, knows from then on.
+    /// Other settings: what a server that keeps panes and a raw ring, and no samples, knows from then on.
     fn change(&mut self, old: &Settings, new: &Settings, close: i64) {
         let (newest, base) = (self.newest.unwrap_or(i64::MIN), old.base_ms());
         let waiting = self.taking.as_ref().and_then(|(_, waiting)| waiting.as_ref());
@@ -566,7 +581,7 @@ impl Series {
         let latest = self.newest.max(waits);
         let (mut closed, mut young) = (Vec::new(), Vec::new());
         let raw_from = match self.forgot {
-            true => up((newest - old.lateness_ms - base).max(self.lost.unwrap_or(i64::MIN)), base),
+            true => up((newest - old.allowed_lateness_ms - base).max(self.lost.unwrap_or(i64::MIN)), base),
             false => i64::MIN,
         };
         let own = old.windows.iter().filter(|window| window.hop_ms == base);
@@ -602,14 +617,15 @@ impl Series {
             self.base_from = self.base_from.max(raw_from);
             self.lost = self.lost.max(Some(raw_from));
         }
-        if self.forgot && new.lateness_ms > old.lateness_ms {
-            self.lost = self.lost.max(Some(newest - old.lateness_ms));
+        if self.forgot && new.allowed_lateness_ms > old.allowed_lateness_ms {
+            self.lost = self.lost.max(Some(newest - old.allowed_lateness_ms));
         }
-        self.forget(newest - new.lateness_ms - new.base_ms());
+        self.forget(newest - new.allowed_lateness_ms - new.base_ms());
         self.shrink(new.late_samples_max as usize);
         if self.takes() {
             for (closed, window) in self.closed.iter_mut().zip(&new.windows) {
-                let below = up(newest - new.lateness_ms - new.base_ms(), window.hop_ms) - window.hop_ms;
+                let below =
+                    up(newest - new.allowed_lateness_ms - new.base_ms(), window.hop_ms) - window.hop_ms;
                 *closed = (*closed).max(Some(below));
             }
         }
@@ -626,7 +642,7 @@ impl Series {
         }
         let mut from = self.base_from;
         // Coarser panes serve if a late sample would find all base panes beside it.
-        if self.base_from <= up(newest - old.lateness_ms, hop) - hop {
+        if self.base_from <= up(newest - old.allowed_lateness_ms, hop) - hop {
             for (was, young) in old.windows.iter().zip(&self.young) {
                 if was.hop_ms > base && hop % was.hop_ms == 0 {
                     from = from.min((up(newest, was.hop_ms) - was.length_ms).max(young.known_from));
@@ -640,9 +656,9 @@ impl Series {
         &mut self,
         settings: &Settings,
         rows: &[Row],
-        stream_ms: i64,
+        processing_ms: i64,
         dirty: &mut BTreeSet<(usize, i64)>,
-        out: &mut Outcomes,
+        out: &mut Rows,
     ) {
         for (_, at, key, value) in rows.iter().copied() {
             if key == u64::MAX {
@@ -651,7 +667,7 @@ impl Series {
             }
             match self.apply(settings, at, value, dirty) {
                 Ok(late) => {
-                    self.heard = stream_ms;
+                    self.last_applied_ms = processing_ms;
                     out.counts.applied += 1;
                     out.counts.late += u64::from(late);
                 }
@@ -668,7 +684,7 @@ impl Series {
         dirty: &mut BTreeSet<(usize, i64)>,
     ) -> Result<bool, Reason> {
         if self.tombstone.is_some_and(|stone| at <= stone)
-            || self.newest.is_some_and(|newest| newest - at > settings.lateness_ms)
+            || self.newest.is_some_and(|newest| newest - at > settings.allowed_lateness_ms)
         {
             return Err(Reason::TooOld);
         }
@@ -720,9 +736,9 @@ impl Series {
 
     fn silent(&self, settings: &Settings, close: i64) -> bool {
         let Some(newest) = self.newest else { return false };
-        let behind = self.heard.saturating_sub(newest) > settings.settle_ms;
-        let wait = if behind { settings.catch_up_ms } else { settings.settle_ms };
-        self.heard.saturating_add(wait) <= close
+        let behind = self.last_applied_ms.saturating_sub(newest) > settings.idle_timeout_ms;
+        let wait = if behind { settings.catch_up_ms } else { settings.idle_timeout_ms };
+        self.last_applied_ms.saturating_add(wait) <= close
     }
 
     fn silence(&mut self, settings: &Settings, close: i64, dirty: &mut BTreeSet<(usize, i64)>) {
@@ -731,7 +747,7 @@ impl Series {
             return;
         }
         for (w, window) in settings.windows.iter().enumerate() {
-            let upto = (close - settings.settle_ms).div_euclid(window.hop_ms) * window.hop_ms;
+            let upto = (close - settings.idle_timeout_ms).div_euclid(window.hop_ms) * window.hop_ms;
             let closed = self.closed[w].expect("it has a newest sample");
             let last = upto.min(newest + window.length_ms);
             dirty.extend(

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use tidewatch::disk::{Disk, DiskDir, DiskFile, Folder, Step};
+use tidewatch::disk::{Disk, DiskDir, DiskFile, DiskFolder, Step};
 use tidewatch::segments::HEADER_BYTES;
 
 /// What a disk writes at once, or not at all.
@@ -420,7 +420,7 @@ impl SimDisk {
     }
 
     /// A new process sees the disk; steps are counted anew, and `trouble` waits for it.
-    pub fn process(&self, trouble: Trouble) -> Folder {
+    pub fn process(&self, trouble: Trouble) -> DiskFolder {
         let mut state = self.shared.lock();
         state.process += 1;
         (state.dead, state.strikes, state.struck, state.steps) = (false, None, 0, 0);
@@ -428,7 +428,7 @@ impl SimDisk {
         state.recent.clear();
         state.trouble = trouble;
         let process = Process { shared: Arc::clone(&self.shared), number: state.process };
-        Folder::on(Arc::new(process), "/data")
+        DiskFolder::on(Arc::new(process), "/data")
     }
 
     /// The process ends as by kill -9: what it wrote is there for the next one, and as little durable as before.

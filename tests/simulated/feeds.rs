@@ -1,4 +1,4 @@
-//! What a sender sends, packet by packet: late, shuffled, some of it twice, with new series, fills and types.
+//! What a sender sends, packet by packet: late, shuffled, some of it twice, with new series, bootstraps and types.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::oracle::feed::{self, START_MS};
 /// What is sent together, and the clock at that moment.
 pub struct Packet {
     pub now_ms: i64,
-    pub close_ms: i64,
+    pub watermark_ms: i64,
     pub controls: Vec<Control>,
     pub samples: Vec<Samples>,
 }
@@ -56,11 +56,11 @@ pub fn short_of_any(rng: &mut fastrand::Rng, packets: usize) -> Feed {
     of(packets, windows, [60_000, 120_000, 600_000][rng.usize(0..3)])
 }
 
-fn of(packets: usize, windows: Vec<Window>, lateness_ms: i64) -> Feed {
+fn of(packets: usize, windows: Vec<Window>, allowed_lateness_ms: i64) -> Feed {
     let settings = Settings {
         windows,
-        settle_ms: 1_000,
-        lateness_ms,
+        idle_timeout_ms: 1_000,
+        allowed_lateness_ms,
         catch_up_ms: 1_000,
         late_samples_max: 64,
         series_max: 256,
@@ -88,7 +88,7 @@ fn of(packets: usize, windows: Vec<Window>, lateness_ms: i64) -> Feed {
         }
         let types = vec![(ids[n % 3], MetricType::Counter)];
         let controls = if n % 4 == 1 { vec![Control::Types(types)] } else { Vec::new() };
-        Packet { now_ms, close_ms: now_ms, controls, samples: all }
+        Packet { now_ms, watermark_ms: now_ms, controls, samples: all }
     };
     let packets = (0..packets).map(packet).collect();
     Feed { settings, packets, numbers }
@@ -109,7 +109,7 @@ pub fn random(rng: &mut fastrand::Rng) -> Feed {
     let mut told = Vec::new();
     if rng.bool() {
         let begins_ms = truths[0].1[0].0 + rng.i64(0..3_600_000);
-        let (more, controls) = feed::fill(rng, 7, begins_ms, &truths[..n.div_ceil(2)], 0);
+        let (more, controls) = feed::bootstrap(rng, 7, begins_ms, &truths[..n.div_ceil(2)], 0);
         arrivals.extend(more);
         told.extend(controls);
     }
@@ -125,9 +125,10 @@ pub fn random(rng: &mut fastrand::Rng) -> Feed {
         .fold((i64::MAX, i64::MIN), |(low, high), a| (low.min(a.when_ms), high.max(a.when_ms)));
     // So many packets that all are seen and the run is short.
     let step_ms = ((last - first) / rng.i64(40..160)).max(1_000);
-    let epochs = feed::live_with_fills(&settings, arrivals, &told, step_ms, &[], 2 * settings.settle_ms);
+    let epochs =
+        feed::live_with_bootstraps(&settings, arrivals, &told, step_ms, &[], 2 * settings.idle_timeout_ms);
     let packets = epochs.into_iter().map(|epoch| {
-        let mut samples = epoch.fills;
+        let mut samples = epoch.bootstraps;
         let mut live = epoch.live;
         while live.len() > 1 && rng.bool() {
             let rest = live.split_off(rng.usize(1..live.len()));
@@ -136,8 +137,8 @@ pub fn random(rng: &mut fastrand::Rng) -> Feed {
         samples.push(live);
         samples.retain(|samples| !samples.is_empty());
         Packet {
-            now_ms: epoch.end.stream_ms,
-            close_ms: epoch.end.close_ms,
+            now_ms: epoch.end.processing_ms,
+            watermark_ms: epoch.end.watermark_ms,
             controls: epoch.controls.iter().map(|control| (**control).clone()).collect(),
             samples,
         }

@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tidewatch::disk::Folder;
-use tidewatch::engine::{Engine, Freed, Listeners, Logs, OnFatal};
-use tidewatch::journal::{self, Journal, Mode, Reader, Record, Synced};
+use tidewatch::disk::DiskFolder;
+use tidewatch::engine::{Engine, EngineLogs, FreedSlots, Listeners, OnFatal};
+use tidewatch::journal::{self, EpochMode, Journal, JournalReader, Record, SyncedCallback};
 use tidewatch::labels::{Labels, Limits};
 use tidewatch::metrics::Metrics;
-use tidewatch::outbox::{self, Batch, Outbox, Tail};
-use tidewatch::segments::{Durable, Position};
+use tidewatch::outbox::{self, Outbox, OutboxBatch, Tail};
+use tidewatch::segments::{DurablePosition, Position};
 use tidewatch::snapshots::Snapshots;
-use tidewatch_dataflows::outcome::Outcomes;
+use tidewatch_dataflows::rows::Rows;
 use tidewatch_dataflows::sample::{Samples, SeriesId};
 
 use super::disk::{SimDisk, Trouble};
@@ -81,7 +81,7 @@ impl From<&str> for Broken {
 
 /// Sent and acknowledged how often.
 type Tally<K> = BTreeMap<K, (usize, usize)>;
-/// Series, time, bits of the value, fill.
+/// Series, time, bits of the value, bootstrap.
 type Sample = (u64, i64, u64, u64);
 
 #[derive(Default)]
@@ -128,7 +128,7 @@ struct Running {
     labels: Arc<Labels>,
     engine: Engine,
     snapshots: Option<Snapshots>,
-    outbox: Arc<Durable>,
+    outbox: Arc<DurablePosition>,
     sink: JoinHandle<()>,
     quit: Arc<AtomicBool>,
     fatal: Arc<Mutex<Option<String>>>,
@@ -136,13 +136,13 @@ struct Running {
 
 fn keys(samples: &Samples) -> impl Iterator<Item = Sample> {
     (0..samples.len())
-        .map(|i| (samples.series[i], samples.at_ms[i], samples.value[i].to_bits(), samples.fill))
+        .map(|i| (samples.series[i], samples.at_ms[i], samples.value[i].to_bits(), samples.bootstrap))
 }
 
-fn bytes_of(batch: Batch) -> Vec<u8> {
-    let Batch { epoch, windows, rejects, types } = batch;
+fn bytes_of(batch: OutboxBatch) -> Vec<u8> {
+    let OutboxBatch { epoch, windows, rejects, types } = batch;
     let mut bytes = Vec::new();
-    outbox::encode(epoch, &Outcomes { windows, rejects, types, ..Outcomes::default() }, &mut bytes);
+    outbox::encode(epoch, &Rows { windows, rejects, types, ..Rows::default() }, &mut bytes);
     bytes
 }
 
@@ -224,7 +224,7 @@ impl World {
         Ok(end)
     }
 
-    fn open(&self, folder: &Folder, workers: usize) -> Result<Running, String> {
+    fn open(&self, folder: &DiskFolder, workers: usize) -> Result<Running, String> {
         let metrics = Arc::new(Metrics::new());
         let labels =
             Labels::open(folder.join("series"), Limits::default(), Arc::clone(&metrics)).map_err(text)?;
@@ -235,19 +235,19 @@ impl World {
         let snapshots = snapshots.transpose()?;
         let stored = self.sink.lock().unwrap().epoch;
         let newest = snapshots.as_ref().and_then(Snapshots::newest_epoch);
-        let config = outbox::Config {
+        let config = outbox::OutboxOptions {
             segment_bytes: self.rules.segment_bytes,
             bytes_max: 1 << 30,
-            proof: outbox::Proof { snapshot: newest, stored, accept_loss: false },
+            proof: outbox::AcceptProof { snapshot: newest, stored, accept_loss: false },
         };
         let outbox = Outbox::open(folder.join("outbox"), config, Arc::clone(&metrics)).map_err(text)?;
         let clock = Arc::clone(&self.clock);
         let made = [("outbox", outbox.last_epoch()), ("sink", stored), ("newest snapshot", newest)];
-        let config = journal::Config {
+        let config = journal::JournalOptions {
             made: made.into_iter().filter_map(|(what, epoch)| Some((what, epoch?))).collect(),
             segment_bytes: self.rules.segment_bytes,
             clock: Arc::new(move || clock.load(SeqCst)),
-            ..journal::Config::new(if self.rules.live { Mode::Live } else { Mode::File })
+            ..journal::JournalOptions::new(if self.rules.live { EpochMode::Live } else { EpochMode::File })
         };
         let before_commit = {
             let labels = Arc::clone(&labels);
@@ -273,10 +273,10 @@ impl World {
         let told = Arc::clone(&labels);
         let listeners = Listeners {
             freed: Box::new(move |freed| drop(freed_to.send(freed))),
-            types: Box::new(move |types| told.told(types)),
+            types: Box::new(move |types| told.record_types(types)),
             quarantined: Box::new(|_, _| {}),
         };
-        let logs = Logs { journal: journal.clone(), outbox, snapshots: snapshots.clone() };
+        let logs = EngineLogs { journal: journal.clone(), outbox, snapshots: snapshots.clone() };
         let engine = Engine::start(workers, settings, logs, metrics, listeners, on_fatal);
         let engine = match engine {
             Ok(engine) => engine,
@@ -293,7 +293,7 @@ impl World {
     fn start_sink(
         &self,
         mut tail: Tail,
-        freed: Receiver<Freed>,
+        freed: Receiver<FreedSlots>,
         labels: Arc<Labels>,
         quit: Arc<AtomicBool>,
     ) -> JoinHandle<()> {
@@ -328,7 +328,9 @@ impl World {
                 sink.batches.insert(epoch, bytes_of(batch));
                 sink.epoch = Some(epoch);
                 waiting.extend(freed.try_iter());
-                while let Some((epoch, series)) = waiting.pop_front_if(|(at, _): &mut Freed| *at <= epoch) {
+                while let Some((epoch, series)) =
+                    waiting.pop_front_if(|(at, _): &mut FreedSlots| *at <= epoch)
+                {
                     labels.release(&series, epoch);
                 }
             }
@@ -380,7 +382,7 @@ impl World {
     /// Sends one packet; whether all of it was acknowledged.
     fn send(&mut self, packet: &Packet, running: &Running) -> Result<bool, String> {
         let journal = &running.journal;
-        let mut waiting: Vec<(Synced, Vec<Sample>, Option<String>)> = Vec::new();
+        let mut waiting: Vec<(SyncedCallback, Vec<Sample>, Option<String>)> = Vec::new();
         let mut taken = true;
         for control in &packet.controls {
             let key = format!("{control:?}");
@@ -410,7 +412,7 @@ impl World {
             }
         }
         if !self.rules.live {
-            match journal.cut(packet.now_ms, packet.close_ms, false) {
+            match journal.cut(packet.now_ms, packet.watermark_ms, false) {
                 Ok(synced) => waiting.push((synced, Vec::new(), None)),
                 Err(_) => taken = false,
             }
@@ -421,7 +423,7 @@ impl World {
 
     fn await_all(
         &mut self,
-        waiting: &mut Vec<(Synced, Vec<Sample>, Option<String>)>,
+        waiting: &mut Vec<(SyncedCallback, Vec<Sample>, Option<String>)>,
     ) -> Result<bool, String> {
         let mut taken = true;
         for (synced, samples, control) in waiting.drain(..) {
@@ -527,14 +529,14 @@ impl World {
     /// Judges the end: nothing acknowledged is lost, nothing was made up, the rows are those of an undisturbed run.
     pub fn judge(&self) -> Result<(), Broken> {
         let (folder, durable) = whole_journal(&self.disk, None);
-        self.nothing_is_lost(Reader::open(folder.join("journal"), durable).map_err(text)?)?;
+        self.nothing_is_lost(JournalReader::open(folder.join("journal"), durable).map_err(text)?)?;
         let rows = undisturbed(&self.feed, &folder)?;
         let sink = self.sink.lock().unwrap();
         compare("sink", &rows, &sink.batches, true)?;
         Ok(compare("outbox", &rows, &self.outbox_rows()?, false)?)
     }
 
-    fn nothing_is_lost(&self, mut reader: Reader) -> Result<(), String> {
+    fn nothing_is_lost(&self, mut reader: JournalReader) -> Result<(), String> {
         let mut samples: BTreeMap<Sample, usize> = BTreeMap::new();
         let mut controls: BTreeMap<String, usize> = BTreeMap::new();
         while let Some(record) = reader.next_ready().map_err(text)? {
@@ -557,7 +559,7 @@ impl World {
 /// What a journal came to, with what was trimmed, on a disk of its own.
 ///
 /// A bit that flipped in it is put back, unless it was cut off.
-fn whole_journal(of: &SimDisk, flip: Option<&Flip>) -> (Folder, Arc<Durable>) {
+fn whole_journal(of: &SimDisk, flip: Option<&Flip>) -> (DiskFolder, Arc<DurablePosition>) {
     let disk = SimDisk::new();
     let mut end = Position { segment: 0, offset: 0 };
     for (name, mut content) in of.files("journal", true) {
@@ -570,7 +572,7 @@ fn whole_journal(of: &SimDisk, flip: Option<&Flip>) -> (Folder, Arc<Durable>) {
         end = end.max(Position { segment: first.parse().unwrap(), offset: content.len() as u64 });
         disk.put("journal", &name, content);
     }
-    let durable = Arc::new(Durable::new(end, None));
+    let durable = Arc::new(DurablePosition::new(end, None));
     durable.close();
     (disk.process(Trouble::None), durable)
 }
@@ -593,14 +595,14 @@ fn account<K: Ord + std::fmt::Debug>(sent: &Tally<K>, held: &BTreeMap<K, usize>)
 }
 
 /// The rows of an outbox that nobody writes to.
-fn rows_of(folder: &Folder) -> Result<BTreeMap<u64, Vec<u8>>, String> {
+fn rows_of(folder: &DiskFolder) -> Result<BTreeMap<u64, Vec<u8>>, String> {
     let mut end = Position { segment: 0, offset: 0 };
     for name in folder.list().map_err(text)? {
         let Some(first) = name.strip_suffix(".seg") else { continue };
         let offset = folder.open(&name).and_then(|file| file.len()).map_err(text)?;
         end = end.max(Position { segment: first.parse().unwrap(), offset });
     }
-    let mut tail = Tail::open(folder, Arc::new(Durable::new(end, None)), None).map_err(text)?;
+    let mut tail = Tail::open(folder, Arc::new(DurablePosition::new(end, None)), None).map_err(text)?;
     let mut rows = BTreeMap::new();
     while let Some(batch) = tail.next().map_err(text)? {
         let epoch = batch.epoch;
@@ -611,16 +613,17 @@ fn rows_of(folder: &Folder) -> Result<BTreeMap<u64, Vec<u8>>, String> {
     Ok(rows)
 }
 
-/// The rows that one worker comes to over a journal when nothing goes wrong.
-fn undisturbed(feed: &Feed, folder: &Folder) -> Result<BTreeMap<u64, Vec<u8>>, String> {
+/// The rows that one server comes to over a journal when nothing goes wrong.
+fn undisturbed(feed: &Feed, folder: &DiskFolder) -> Result<BTreeMap<u64, Vec<u8>>, String> {
     let metrics = Arc::new(Metrics::new());
-    let config = journal::Config { allow_future: true, ..journal::Config::new(Mode::File) };
+    let config =
+        journal::JournalOptions { allow_future: true, ..journal::JournalOptions::new(EpochMode::File) };
     let (settings, before_commit) = (feed.settings.clone(), Box::new(|| Ok(())));
     let journal =
         Journal::open(folder.join("journal"), config, settings, before_commit, Arc::clone(&metrics))
             .map_err(text)?;
     journal.close().map_err(text)?;
-    let config = outbox::Config::default();
+    let config = outbox::OutboxOptions::default();
     let outbox = Outbox::open(folder.join("outbox"), config, Arc::clone(&metrics)).map_err(text)?;
     let listeners =
         Listeners { freed: Box::new(drop), types: Box::new(|_| {}), quarantined: Box::new(|_, _| {}) };
@@ -629,7 +632,7 @@ fn undisturbed(feed: &Feed, folder: &Folder) -> Result<BTreeMap<u64, Vec<u8>>, S
         let fatal = Arc::clone(&fatal);
         Arc::new(move |error| *fatal.lock().unwrap() = Some(error.to_string()))
     };
-    let logs = Logs { journal, outbox, snapshots: None };
+    let logs = EngineLogs { journal, outbox, snapshots: None };
     let engine = Engine::start(1, &feed.settings, logs, metrics, listeners, on_fatal);
     engine.map_err(text)?.join();
     match fatal.lock().unwrap().take() {

@@ -1,4 +1,4 @@
-//! A worker with everything to look at.
+//! A server with everything to look at.
 
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};

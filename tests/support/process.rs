@@ -1,4 +1,4 @@
-//! Programs under test: the worker, a Prometheus, a node exporter. Each is waited for until it says it is ready.
+//! Programs under test: the server, a Prometheus, a node exporter. Each is waited for until it says it is ready.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -45,7 +45,7 @@ impl Process {
         Process::start_with(name, program, folder, port, arguments, &[])
     }
 
-    /// Starts the worker as these words say, in this folder; it is to listen on this port.
+    /// Starts the server as these words say, in this folder; it is to listen on this port.
     pub fn begin(words: &[String], folder: &Path, port: u16) -> Process {
         let arguments: Vec<&OsStr> = words[1..].iter().map(OsStr::new).collect();
         Process::start("tidewatch", Path::new(&words[0]), folder, port, &arguments)
@@ -213,7 +213,7 @@ pub fn done(folder: &Path, arguments: &[&str], input: Option<&[u8]>) -> String {
     ended.out
 }
 
-/// The built worker on a data directory of its own.
+/// The built server on a data directory of its own.
 #[derive(Debug)]
 pub struct Tidewatch {
     folder: Folder,
@@ -234,7 +234,7 @@ impl Tidewatch {
 
     /// [`Tidewatch::start`] with these variables.
     pub fn start_with(config: &str, environment: &[(&str, &str)]) -> Tidewatch {
-        let folder = Folder::new("worker");
+        let folder = Folder::new("tidewatch");
         std::fs::write(folder.path().join("tidewatch.yml"), config).unwrap();
         let environment: Vec<_> =
             environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -312,7 +312,7 @@ impl Tidewatch {
         self.process = self.spawn_again().ready("/-/ready");
     }
 
-    /// Starts again and goes on once the worker answers at all, ready or not.
+    /// Starts again and goes on once the server answers at all, ready or not.
     pub fn start_again_alive(&mut self) {
         self.process = self.spawn_again().ready("/-/healthy");
     }
@@ -334,7 +334,7 @@ impl Tidewatch {
         self.folder.path()
     }
 
-    /// The folder, once the worker has ended.
+    /// The folder, once the server has ended.
     pub fn into_folder(self) -> Folder {
         self.folder
     }

@@ -1,4 +1,4 @@
-//! An own sender of remote write 1.0 and 2.0: the messages by hand, independent of what the worker reads them with.
+//! An own sender of remote write 1.0 and 2.0: the messages by hand, independent of what the server reads them with.
 
 use super::http::{self, Answer, Client};
 

@@ -6,10 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::Value;
-use tidewatch::journal::{Reader, Record};
-use tidewatch::outbox::{Batch, Durable, Tail};
+use tidewatch::journal::{JournalReader, Record};
+use tidewatch::outbox::{DurablePosition, OutboxBatch, Tail};
 use tidewatch::segments::{self, Position};
-use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::{Control, MetricType, Samples, SeriesId};
 use tidewatch_dataflows::settings::{Settings, duration};
 
@@ -71,11 +71,11 @@ pub fn stats(row: &Value, want: &WindowStats) -> WindowStats {
 }
 
 /// How far a log in a folder goes that nobody writes.
-fn whole(dir: &Path) -> Arc<Durable> {
+fn whole(dir: &Path) -> Arc<DurablePosition> {
     let segment = segments::list(dir).unwrap().pop().unwrap_or(0);
     let file = std::fs::metadata(dir.join(format!("{segment:020}.seg")));
     let end = Position { segment, offset: file.map_or(0, |file| file.len()) };
-    let durable = Arc::new(Durable::new(end, None));
+    let durable = Arc::new(DurablePosition::new(end, None));
     durable.close();
     durable
 }
@@ -83,16 +83,16 @@ fn whole(dir: &Path) -> Arc<Durable> {
 /// Every epoch of the journal in a data directory, and the samples after the last end.
 pub fn epochs(data: &Path) -> (Vec<Epoch>, Samples) {
     let dir = data.join("journal");
-    let mut reader = Reader::open(&dir, whole(&dir)).unwrap();
+    let mut reader = JournalReader::open(&dir, whole(&dir)).unwrap();
     let (mut epochs, mut epoch) = (Vec::new(), Epoch::default());
     while let Some(record) = reader.next_ready().unwrap() {
         match record {
-            Record::Samples(mut more) if more.fill == 0 => epoch.live.append(&mut more),
-            Record::Samples(more) => epoch.fills.push(more),
+            Record::Samples(mut more) if more.bootstrap == 0 => epoch.live.append(&mut more),
+            Record::Samples(more) => epoch.bootstraps.push(more),
             Record::Control(control) => epoch.controls.push(Arc::new(control)),
             Record::EpochEnd(end) => epochs.push(Epoch { end, ..std::mem::take(&mut epoch) }),
             Record::Settings(now) => epoch.controls.push(Arc::new(Control::Settings(Arc::new(now)))),
-            Record::Fills(_) => {}
+            Record::Bootstraps(_) => {}
         }
     }
     (epochs, epoch.live)
@@ -110,7 +110,7 @@ pub fn samples(data: &Path) -> Samples {
 /// Every type of a series that the journal in a data directory holds.
 pub fn types(data: &Path) -> Vec<(u64, MetricType)> {
     let dir = data.join("journal");
-    let mut reader = Reader::open(&dir, whole(&dir)).unwrap();
+    let mut reader = JournalReader::open(&dir, whole(&dir)).unwrap();
     let records = std::iter::from_fn(|| reader.next_ready().unwrap());
     let told = records.filter_map(|record| match record {
         Record::Control(Control::Types(types)) => Some(types),
@@ -120,7 +120,7 @@ pub fn types(data: &Path) -> Vec<(u64, MetricType)> {
 }
 
 /// Every batch of the outbox in a data directory.
-pub fn outbox(data: &Path) -> Vec<Batch> {
+pub fn outbox(data: &Path) -> Vec<OutboxBatch> {
     let dir = data.join("outbox");
     let mut tail = Tail::open(&dir, whole(&dir), None).unwrap();
     std::iter::from_fn(|| tail.next().unwrap()).collect()

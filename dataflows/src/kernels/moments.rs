@@ -16,7 +16,7 @@
 //! 3e-13 of itself for 2,880 samples. It is not finite where its terms come to more than `f64::MAX`.
 //!
 //! Adding is not associative to the last bit, so *which* runs are merged in which order is part of a
-//! result: `operators/window.rs` fixes that shape by absolute time alone.
+//! result: `stages/window.rs` fixes that shape by absolute time alone.
 //!
 //! # Cost
 //! 80 bytes; one division a sample, one division a merge.

@@ -1,6 +1,6 @@
-// Questions to the API of this worker; what goes wrong becomes a `Failure` with words to show.
+// Questions to the API of this server; what goes wrong becomes a `Failure` with words to show.
 
-/** Longest wait for an answer: longer than the worker's own bound, whose words are better. */
+/** Longest wait for an answer: longer than the server's own bound, whose words are better. */
 const PATIENCE_MS = 20_000;
 
 /** Most rows of one series that are loaded for a chart. */
@@ -39,9 +39,9 @@ export async function ask(path, parameters = {}, signal = undefined) {
   } catch (error) {
     if (signal?.aborted) throw error;
     if (error.name === "TimeoutError") {
-      throw new Failure("No answer", `The worker did not answer within ${PATIENCE_MS / 1000} s.`);
+      throw new Failure("No answer", `The server did not answer within ${PATIENCE_MS / 1000} s.`);
     }
-    throw new Failure("The worker cannot be reached", "It may be stopped, or the network between you is.");
+    throw new Failure("The server cannot be reached", "It may be stopped, or the network between you is.");
   }
   throw await failure(response);
 }
@@ -102,5 +102,5 @@ export async function corrections(series, window, signal) {
   return (await ask(`windows/${series}/corrections`, { window, limit: 20 }, signal)).data;
 }
 
-/** How the worker fares. */
+/** How the server fares. */
 export const status = (signal) => ask("status", {}, signal);

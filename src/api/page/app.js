@@ -13,11 +13,11 @@ const VIEWS = { series: async () => series, one: () => import("./views/one.js") 
 let shown = null;
 let turn = 0;
 
-/** What a view gets beside the state: the newest status of the worker, and where to wait for the first. */
-const worker = { status: null, first: null };
-worker.first = new Promise((resolve) => {
+/** What a view gets beside the state: the newest status of the server, and where to wait for the first. */
+const server = { status: null, first: null };
+server.first = new Promise((resolve) => {
   header.start((status) => {
-    worker.status = status;
+    server.status = status;
     resolve(status);
     shown?.told?.(status);
   });
@@ -32,7 +32,7 @@ async function show(now, before) {
   try {
     const view = await VIEWS[now.view]();
     if (mine !== turn) return;
-    shown = view.show(main, now, worker);
+    shown = view.show(main, now, server);
   } catch (error) {
     main.replaceChildren(failed(error, () => location.reload()));
     return;

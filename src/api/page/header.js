@@ -1,24 +1,24 @@
-// The header: how the worker fares, asked for every few seconds while somebody looks; and light or dark.
+// The header: how the server fares, asked for every few seconds while somebody looks; and light or dark.
 
 import * as api from "./api.js";
 import { el, icon } from "./dom.js";
 import { count, number, span } from "./format.js";
 
-/** How often the worker is asked while the page is visible. */
+/** How often the server is asked while the page is visible. */
 const EVERY_MS = 5_000;
 
 const SUN = "M12 4V2m0 20v-2m8-8h2M2 12h2m13.7-5.7 1.4-1.4M4.9 19.1l1.4-1.4m0-11.4L4.9 4.9m14.2 14.2-1.4-1.4M16 12a4 4 0 1 1-8 0 4 4 0 0 1 8 0Z";
 const MOON = "M20 14.5A8.5 8.5 0 0 1 9.5 4a8.5 8.5 0 1 0 10.5 10.5Z";
 
 const field = (label, key, title = null) => {
-  const value = el("dd", { id: `worker-${key}` }, "–");
+  const value = el("dd", { id: `server-${key}` }, "–");
   return el("div", { class: `fact fact-${key}`, title }, el("dt", {}, label), value);
 };
 
 /** Fills the header, and keeps it filled; `each` hears every status. */
 export function start(each) {
-  const worker = document.getElementById("worker");
-  worker.append(field("Worker", "ready"), field("Series", "series", "Series that are held"),
+  const server = document.getElementById("server");
+  server.append(field("Server", "ready"), field("Series", "series", "Series that are held"),
     field("Samples/s", "rate", "Live samples computed per second, over the last 30 s"), field("Lag", "lag", "How far the newest epoch is behind the clock"));
   theme(document.getElementById("theme"));
   let timer = 0;
@@ -60,7 +60,7 @@ function warn({ exceeded, estimate, max, series, days_that_fit: days, retention,
 }
 
 function put(key, text, tone = "", title = null) {
-  const place = document.getElementById(`worker-${key}`);
+  const place = document.getElementById(`server-${key}`);
   if (place.textContent !== text) place.textContent = text;
   place.className = tone;
   if (title) place.title = title;

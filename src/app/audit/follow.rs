@@ -21,20 +21,20 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::{Control, EpochEnd, SeriesId};
 use tidewatch_dataflows::settings::{Settings, duration};
-use tidewatch_dataflows::shard::RawHeld;
+use tidewatch_dataflows::shard::RawSamples;
 
-use super::followed::{Followed, Rules, Skip};
-use super::judge::{Difference, differences};
-use super::kept::{self, Kept};
+use super::followed::{AdmitRules, FollowedSeries, SkipReason};
+use super::judge::{RowDifference, differences};
+use super::state::{self, AuditState};
 use super::{TOLD_EVERY, time_in_words};
 use crate::config::Config;
 use crate::engine::AskError;
-use crate::journal::{Reader, Record};
+use crate::journal::{JournalReader, Record};
 use crate::metrics;
-use crate::outbox::{Picked, Tail};
+use crate::outbox::{ReadStep, Tail};
 
 use super::super::stack::Stack;
 
@@ -59,8 +59,8 @@ const CHOSEN_MAX: usize = 4;
 const KEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Where it is in the logs.
-struct Place {
-    journal: Reader,
+struct LogPlace {
+    journal: JournalReader,
     outbox: Tail,
     /// The epoch whose samples were read last.
     epoch: u64,
@@ -84,13 +84,13 @@ pub struct Follower {
     round: Duration,
     keep_every: Duration,
     settings: Settings,
-    rules: Rules,
-    followed: Vec<Followed>,
+    rules: AdmitRules,
+    followed: Vec<FollowedSeries>,
     /// Their ids, sorted.
     ids: Vec<u64>,
     /// The epoch to begin with, if it is not the present one.
     begin: Option<u64>,
-    place: Option<Place>,
+    place: Option<LogPlace>,
     last: Option<EpochEnd>,
     /// Chosen so far: windows take turns in deciding how long a series is followed.
     turn: usize,
@@ -114,7 +114,7 @@ impl Follower {
             wanted,
             round: ROUND_MAX.min(ROUND_PER_SERIES * config.audit),
             keep_every: KEEP_EVERY.min(every),
-            rules: Rules::of(&settings, SAMPLES_MAX / wanted.max(1)),
+            rules: AdmitRules::of(&settings, SAMPLES_MAX / wanted.max(1)),
             settings,
             followed: Vec::new(),
             ids: Vec::new(),
@@ -136,7 +136,7 @@ impl Follower {
 
     /// Goes on with what is in the file.
     fn go_on(&mut self) {
-        let kept = match kept::read(&self.file) {
+        let kept = match state::read(&self.file) {
             Ok(None) => return,
             Ok(Some(kept)) if kept.epoch <= self.stack.outbox.epoch().unwrap_or(0) => kept,
             Ok(Some(kept)) => {
@@ -147,7 +147,7 @@ impl Follower {
             }
             Err(why) => return tracing::warn!("the audit begins anew: {FILE} cannot be used: {why}"),
         };
-        self.rules = Rules::of(&kept.settings, self.rules_samples_max());
+        self.rules = AdmitRules::of(&kept.settings, self.rules_samples_max());
         self.settings = kept.settings;
         self.followed = kept.followed;
         self.followed.truncate(self.wanted);
@@ -202,11 +202,11 @@ impl Follower {
                 wanted && room
             };
             let picked = place.outbox.pick(wanted, &mut place.rows).context("reading the outbox")?;
-            if let Picked::End(epoch) = picked {
+            if let ReadStep::End(epoch) = picked {
                 place.due = Some(epoch);
             }
-            self.skip(Skip::Rows, left_out.get());
-            return Ok(picked != Picked::Nothing);
+            self.skip(SkipReason::Rows, left_out.get());
+            return Ok(picked != ReadStep::Nothing);
         };
         if place.epoch < due {
             let Some(record) = place.journal.next_ready().context("reading the journal")? else {
@@ -226,19 +226,19 @@ impl Follower {
         Ok(true)
     }
 
-    fn open(&mut self) -> anyhow::Result<Place> {
+    fn open(&mut self) -> anyhow::Result<LogPlace> {
         let epoch = self.begin.take().or_else(|| self.stack.outbox.epoch()).unwrap_or(0);
         let journal = self.stack.journal.strict_reader_after(epoch).context("opening the journal")?;
         let outbox = Tail::open(&self.outbox, Arc::clone(&self.stack.outbox), Some(epoch));
         let outbox = outbox.context("opening the outbox")?;
         // Those that it has passed over are not handed on, and what is here may be of another place, or of a file.
         if let Some(settings) = journal.settings().filter(|settings| **settings != self.settings) {
-            self.rules = Rules::of(settings, self.rules_samples_max());
+            self.rules = AdmitRules::of(settings, self.rules_samples_max());
             self.settings = settings.clone();
             // Up to here late samples were judged by other rules than those in force.
-            self.followed.iter_mut().for_each(|followed| followed.begin(Skip::Settings, &self.rules));
+            self.followed.iter_mut().for_each(|followed| followed.begin(SkipReason::Settings, &self.rules));
         }
-        Ok(Place { journal, outbox, epoch, rows: Vec::new(), due: None, settings: None })
+        Ok(LogPlace { journal, outbox, epoch, rows: Vec::new(), due: None, settings: None })
     }
 
     /// A record of the journal.
@@ -246,32 +246,34 @@ impl Follower {
         let Some(place) = &mut self.place else { return };
         match record {
             Record::Samples(samples) => {
-                let mut filled = Vec::new();
+                let mut bootstrapped = Vec::new();
                 for (at, id) in samples.series.iter().enumerate() {
                     if self.ids.binary_search(id).is_err() {
                         continue;
                     }
-                    if samples.fill != 0 {
-                        filled.push(*id);
+                    if samples.bootstrap != 0 {
+                        bootstrapped.push(*id);
                     } else if let Some(followed) = self.followed.iter_mut().find(|one| one.series.0 == *id) {
-                        followed.hear(samples.at_ms[at], samples.value[at]);
+                        followed.record(samples.at_ms[at], samples.value[at]);
                     }
                 }
-                filled.into_iter().for_each(|id| self.drop_one(id, Skip::Fill));
+                bootstrapped.into_iter().for_each(|id| self.drop_one(id, SkipReason::Bootstrap));
             }
             Record::EpochEnd(end) => self.end(end),
             Record::Settings(settings) => place.settings = Some(settings),
             Record::Control(Control::Settings(settings)) => place.settings = Some((*settings).clone()),
             Record::Control(Control::Quarantine { series, .. } | Control::Lift { series }) => {
-                self.drop_one(series, Skip::Quarantine);
+                self.drop_one(series, SkipReason::Quarantine);
             }
             // Closing by silence begins anew at another time, and some series are forgotten.
             Record::Control(Control::ClockReset { .. }) => {
                 let all: Vec<u64> = self.followed.iter().map(|followed| followed.series.0).collect();
-                all.into_iter().for_each(|id| self.drop_one(id, Skip::Clock));
+                all.into_iter().for_each(|id| self.drop_one(id, SkipReason::Clock));
             }
-            Record::Control(Control::FillBegin(_) | Control::FillEnd { .. } | Control::Types(_))
-            | Record::Fills(_) => {}
+            Record::Control(
+                Control::BootstrapBegin(_) | Control::BootstrapEnd { .. } | Control::Types(_),
+            )
+            | Record::Bootstraps(_) => {}
         }
     }
 
@@ -281,8 +283,8 @@ impl Follower {
         let (settings, due) = (place.settings.take(), place.due);
         // They apply to the whole epoch.
         if let Some(settings) = settings.filter(|settings| *settings != self.settings) {
-            let rules = Rules::of(&settings, self.rules_samples_max());
-            self.followed.iter_mut().for_each(|followed| followed.change(&self.rules, &rules));
+            let rules = AdmitRules::of(&settings, self.rules_samples_max());
+            self.followed.iter_mut().for_each(|followed| followed.reconfigure(&self.rules, &rules));
             (self.settings, self.rules) = (settings, rules);
         }
         self.followed.iter_mut().for_each(|followed| followed.end(end, &self.rules));
@@ -293,14 +295,14 @@ impl Follower {
         }
         let silent = self.followed.iter().filter(|followed| followed.is_silent(end, &self.rules));
         let silent: Vec<u64> = silent.map(|followed| followed.series.0).collect();
-        silent.into_iter().for_each(|id| self.drop_one(id, Skip::Silent));
+        silent.into_iter().for_each(|id| self.drop_one(id, SkipReason::Silent));
     }
 
     fn prune(&mut self) {
         self.followed.iter_mut().for_each(|followed| followed.prune(&self.rules));
     }
 
-    fn drop_one(&mut self, series: u64, why: Skip) {
+    fn drop_one(&mut self, series: u64, why: SkipReason) {
         let before = self.followed.len();
         self.followed.retain(|followed| followed.series.0 != series);
         if self.followed.len() < before {
@@ -316,9 +318,9 @@ impl Follower {
         self.stack.metrics.audit_followed.set(exact as i64);
     }
 
-    fn skip(&self, why: Skip, n: u64) {
+    fn skip(&self, why: SkipReason, n: u64) {
         if n > 0 {
-            let reason = metrics::Skipped { reason: why.as_str() };
+            let reason = metrics::SkipLabels { reason: why.as_str() };
             self.stack.metrics.audit_skipped.get_or_create(&reason).inc_by(n);
         }
     }
@@ -328,14 +330,14 @@ impl Follower {
     /// Samples and rows are read up to the end of one epoch, which the workers have computed, since it is in the outbox: so
     /// all that they apply after what they answer here will be heard.
     fn choose(&mut self) {
-        let stream_ms = self.last.map_or(i64::MIN, |end| end.stream_ms);
-        self.followed.retain(|followed| followed.until_ms > stream_ms);
+        let processing_ms = self.last.map_or(i64::MIN, |end| end.processing_ms);
+        self.followed.retain(|followed| followed.until_ms > processing_ms);
         let room = self.wanted.saturating_sub(self.followed.len()).min(CHOSEN_MAX);
         if room > 0 && self.last.is_some() && self.stack.caught_up() {
             let numbers: Vec<u64> = (0..room).map(|_| self.random.u64(..)).collect();
             // Busy, or beginning anew: the next time is soon, and nobody who stops it waits for more than two answers.
             for series in self.stack.questions.pick(&numbers).unwrap_or_default() {
-                if self.join(series, stream_ms).is_err() {
+                if self.join(series, processing_ms).is_err() {
                     break;
                 }
             }
@@ -345,26 +347,28 @@ impl Follower {
         self.stack.metrics.audit_samples.set(samples as i64);
     }
 
-    fn join(&mut self, series: SeriesId, stream_ms: i64) -> Result<(), AskError> {
+    fn join(&mut self, series: SeriesId, processing_ms: i64) -> Result<(), AskError> {
         if self.followed.iter().any(|followed| followed.series == series) {
             return Ok(());
         }
         let raw = self.stack.questions.raw(series)?;
         // Only after the answer: what it knows is in the journal by now.
         let last = self.stack.journal.last_epoch_end();
-        let (Ok(RawHeld { newest_ms, filling: false, .. }), Some(last)) = (raw, last) else { return Ok(()) };
-        // The longest window first: each is judged as long again as it takes to fill it.
+        let (Ok(RawSamples { newest_ms, bootstrapping: false, .. }), Some(last)) = (raw, last) else {
+            return Ok(());
+        };
+        // The longest window first: each is judged as long again as it takes to bootstrap it.
         let windows = &self.settings.windows;
         let window = windows[windows.len() - 1 - self.turn % windows.len()];
         self.turn += 1;
-        let until_ms = stream_ms.saturating_add(2 * window.length_ms + self.settings.lateness_ms);
-        self.followed.push(Followed::join(series, newest_ms, last.epoch, until_ms));
+        let until_ms = processing_ms.saturating_add(2 * window.length_ms + self.settings.allowed_lateness_ms);
+        self.followed.push(FollowedSeries::join(series, newest_ms, last.epoch, until_ms));
         Ok(())
     }
 
     /// The logs cannot be read on where it is.
     fn give_up(&mut self, why: &anyhow::Error) {
-        self.skip(Skip::Journal, self.followed.len() as u64);
+        self.skip(SkipReason::Journal, self.followed.len() as u64);
         if self.warned.is_none_or(|warned| warned.elapsed() >= TOLD_EVERY) {
             self.warned = Some(Instant::now());
             tracing::warn!("audit: {}", given_up(self.followed.len(), why));
@@ -383,7 +387,7 @@ impl Follower {
             Ok(samples) => samples,
             Err(why) => return self.skip(why, 1),
         };
-        let label = metrics::Checked { what: super::ROW };
+        let label = metrics::CheckLabels { what: super::ROW };
         self.stack.metrics.audit_checks.get_or_create(&label).inc();
         let found = differences(row, &samples);
         let Some(first) = found.first() else { return };
@@ -408,9 +412,12 @@ impl Follower {
         }
         self.written = Instant::now();
         let exact = self.followed.iter().filter(|followed| followed.is_exact());
-        let kept =
-            Kept { epoch: place.epoch, settings: self.settings.clone(), followed: exact.cloned().collect() };
-        match kept::write(&self.file, &kept) {
+        let kept = AuditState {
+            epoch: place.epoch,
+            settings: self.settings.clone(),
+            followed: exact.cloned().collect(),
+        };
+        match state::write(&self.file, &kept) {
             Ok(()) => {
                 self.stack.metrics.audit_epoch.set(i64::try_from(kept.epoch).unwrap_or(i64::MAX));
             }
@@ -433,8 +440,8 @@ fn given_up(series: usize, why: &anyhow::Error) -> String {
 }
 
 /// A row that is not what its samples give, as a human reads it.
-fn in_words(row: &WindowStats, epoch: u64, samples: &[(i64, f64)], difference: &Difference) -> String {
-    let Difference { field, kept, again } = difference;
+fn in_words(row: &WindowStats, epoch: u64, samples: &[(i64, f64)], difference: &RowDifference) -> String {
+    let RowDifference { field, kept, again } = difference;
     let span = match (samples.first(), samples.last()) {
         (Some(first), Some(last)) => {
             format!(" after {} up to {}", time_in_words(first.0 - 1), time_in_words(last.0))

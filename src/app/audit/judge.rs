@@ -3,7 +3,7 @@
 //! How exactly numbers have to agree is as in `verify`; `increase` within 1e-10 of all that the values moved.
 
 use tidewatch_dataflows::kernels::reference;
-use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::rows::WindowStats;
 
 use crate::verify;
 
@@ -12,7 +12,7 @@ const INCREASE: f64 = 1e-10;
 
 /// A number that is not what the samples give.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Difference {
+pub struct RowDifference {
     /// Which number.
     pub field: &'static str,
     /// As the row has it.
@@ -22,9 +22,9 @@ pub struct Difference {
 }
 
 /// What of a row is not what these samples give, which are all in its window.
-pub fn differences(row: &WindowStats, samples: &[(i64, f64)]) -> Vec<Difference> {
+pub fn differences(row: &WindowStats, samples: &[(i64, f64)]) -> Vec<RowDifference> {
     let (Some(first), Some(last)) = (samples.first(), samples.last()) else {
-        return vec![Difference { field: "count", kept: f64::from(row.count), again: 0.0 }];
+        return vec![RowDifference { field: "count", kept: f64::from(row.count), again: 0.0 }];
     };
     let values: Vec<f64> = samples.iter().map(|(_, value)| *value).collect();
     let slow = reference::moments(&values);
@@ -36,19 +36,19 @@ pub fn differences(row: &WindowStats, samples: &[(i64, f64)]) -> Vec<Difference>
         ("last", row.last, last.1),
         ("span_ms", f64::from(row.span_ms), (last.0 - first.0) as f64),
     ];
-    let mut found: Vec<Difference> = exact
+    let mut found: Vec<RowDifference> = exact
         .into_iter()
         // As numbers: which of two zeros is the smallest depends on the order.
         .filter(|(_, kept, again)| kept != again)
-        .map(|(field, kept, again)| Difference { field, kept, again })
+        .map(|(field, kept, again)| RowDifference { field, kept, again })
         .collect();
     let answer = [values.len() as f64, slow.min, slow.max, slow.avg, slow.std];
     let beyond = verify::beyond(&verify::distance(row, &answer));
     if beyond[3] {
-        found.push(Difference { field: "avg", kept: row.avg, again: slow.avg });
+        found.push(RowDifference { field: "avg", kept: row.avg, again: slow.avg });
     }
     if beyond[4] {
-        found.push(Difference { field: "std", kept: row.std, again: slow.std });
+        found.push(RowDifference { field: "std", kept: row.std, again: slow.std });
     }
     let apart = (row.increase - slow.increase).abs();
     // Beyond the numbers, the order of the steps decides what is left of their sum.
@@ -56,7 +56,7 @@ pub fn differences(row: &WindowStats, samples: &[(i64, f64)]) -> Vec<Difference>
         && !reference::near(row.increase, slow.increase)
         && apart.partial_cmp(&(INCREASE * slow.steps)).is_none_or(|order| order.is_gt())
     {
-        found.push(Difference { field: "increase", kept: row.increase, again: slow.increase });
+        found.push(RowDifference { field: "increase", kept: row.increase, again: slow.increase });
     }
     found
 }
@@ -157,7 +157,7 @@ mod tests {
             let mut less = all.clone();
             less.remove(lost);
             let found = differences(&row(&less), &all);
-            assert_eq!(found[0], Difference { field: "count", kept: 238.0, again: 239.0 }, "{lost}");
+            assert_eq!(found[0], RowDifference { field: "count", kept: 238.0, again: 239.0 }, "{lost}");
         }
         assert_eq!(differences(&good, &[])[0].field, "count");
         let cases: [(WindowStats, &str); 8] = [

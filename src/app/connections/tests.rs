@@ -17,9 +17,9 @@ const LARGE: usize = 64 << 20;
 const OK: &[u8; 15] = b"HTTP/1.1 200 OK";
 
 /// Bounds that nothing passes.
-fn wide() -> Bounds {
+fn wide() -> ConnectionBounds {
     let look = Duration::from_millis(5);
-    Bounds { connections: 64, head: HOUR, idle: HOUR, sent_min: 1 << 10, sending: HOUR, look }
+    ConnectionBounds { connections: 64, head: HOUR, idle: HOUR, sent_min: 1 << 10, sending: HOUR, look }
 }
 
 struct Served {
@@ -34,7 +34,7 @@ struct Served {
     runtime: Runtime,
 }
 
-fn serve_within(bounds: Bounds) -> Served {
+fn serve_within(bounds: ConnectionBounds) -> Served {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (answer, asked) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
     let (waits, asks) = (Arc::clone(&answer), Arc::clone(&asked));
@@ -132,7 +132,7 @@ fn is_greeted(socket: &mut TcpStream) {
 
 #[test]
 fn a_head_that_does_not_end_and_a_connection_that_is_idle_are_closed() {
-    let served = serve_within(Bounds { head: Duration::from_millis(50), ..wide() });
+    let served = serve_within(ConnectionBounds { head: Duration::from_millis(50), ..wide() });
     let mut slow = served.connect("GET / HTTP/1.1\r\nHost: x\r\nX: ");
     let mut idle = served.connect("");
     await_end(&mut slow);
@@ -145,7 +145,7 @@ fn a_head_that_does_not_end_and_a_connection_that_is_idle_are_closed() {
     await_end(&mut idle);
     assert_eq!(served.reached("http.head_seconds"), 2);
 
-    let served = serve_within(Bounds { idle: Duration::from_millis(50), ..wide() });
+    let served = serve_within(ConnectionBounds { idle: Duration::from_millis(50), ..wide() });
     let mut waiting = served.wait();
     await_end(&mut served.connect(""));
     served.await_connections(1);
@@ -158,7 +158,7 @@ fn a_head_that_does_not_end_and_a_connection_that_is_idle_are_closed() {
 
 #[test]
 fn an_answer_that_is_not_taken_ends_its_connection_and_a_slow_reader_gets_all() {
-    let served = serve_within(Bounds { sending: Duration::from_millis(500), ..wide() });
+    let served = serve_within(ConnectionBounds { sending: Duration::from_millis(500), ..wide() });
     let unread = served.connect("GET /large HTTP/1.1\r\nHost: x\r\n\r\n");
     served.await_connections(1);
     served.await_connections(0);
@@ -183,7 +183,7 @@ fn an_answer_that_is_not_taken_ends_its_connection_and_a_slow_reader_gets_all() 
 
 #[test]
 fn a_new_connection_takes_the_place_of_the_one_that_is_idle_longest() {
-    let served = serve_within(Bounds { connections: 8, ..wide() });
+    let served = serve_within(ConnectionBounds { connections: 8, ..wide() });
     let mut waiting = served.wait();
     // It was of use a moment ago.
     let mut known = served.connect("");
@@ -233,7 +233,7 @@ fn no_more_connections_are_taken_than_files_are_left_for() {
 
 #[test]
 fn one_whose_body_does_not_come_gives_its_place_to_others() {
-    let served = serve_within(Bounds { connections: 2, ..wide() });
+    let served = serve_within(ConnectionBounds { connections: 2, ..wide() });
     let begin = "POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nab";
     let mut slow: Vec<TcpStream> = (0..2).map(|_| served.connect(begin)).collect();
     served.await_connections(2);

@@ -5,32 +5,32 @@ use std::sync::Arc;
 use tidewatch_dataflows::sample::Samples;
 
 use super::SOURCE;
-use crate::generate::{Generator, Options, OptionsError, Point};
+use crate::generate::{GenerateOptions, GeneratedSample, Generator, OptionsError};
 use crate::labels::Labels;
-use crate::metrics::{Metrics, Source};
+use crate::metrics::{Metrics, SourceLabels};
 use crate::source::validate::{self, Refusals};
 
 /// Most samples of a batch.
 const BATCH_SAMPLES_MAX: usize = 4_096;
 
 /// What is delivered next, and everything after it.
-pub struct Feed {
+pub struct DemoFeed {
     generator: Generator,
     /// With the time at which it is delivered.
-    next: Option<(Point, i64)>,
-    series: Vec<Labelled>,
+    next: Option<(GeneratedSample, i64)>,
+    series: Vec<DemoLabels>,
     labels: Arc<Labels>,
     metrics: Arc<Metrics>,
 }
 
 /// Labels of a series as the gate wants them.
-struct Labelled {
+struct DemoLabels {
     pairs: Vec<(String, String)>,
     /// By which they are found again.
     encoded: Vec<u8>,
 }
 
-impl Feed {
+impl DemoFeed {
     /// Everything that is delivered after `sent_to_ms`.
     ///
     /// What comes before is made and thrown away: values depend on those before them. A day of 200 series takes a few
@@ -39,20 +39,20 @@ impl Feed {
     /// # Errors
     /// Options outside their bounds.
     pub fn new(
-        options: Options,
+        options: GenerateOptions,
         sent_to_ms: i64,
         labels: Arc<Labels>,
         metrics: Arc<Metrics>,
-    ) -> Result<Feed, OptionsError> {
+    ) -> Result<DemoFeed, OptionsError> {
         let mut generator = Generator::new(options)?;
-        let series = generator.series().map(|series| Labelled::new(generator.labels(series))).collect();
+        let series = generator.series().map(|series| DemoLabels::new(generator.labels(series))).collect();
         let next = loop {
             match deliver(&mut generator) {
                 Some((_, due_ms)) if due_ms <= sent_to_ms => {}
                 next => break next,
             }
         };
-        Ok(Feed { generator, next, series, labels, metrics })
+        Ok(DemoFeed { generator, next, series, labels, metrics })
     }
 
     /// When the next sample is to be delivered; none after ten years.
@@ -76,24 +76,24 @@ impl Feed {
             }
             self.next = deliver(&mut self.generator);
         }
-        self.metrics.received.get_or_create(&Source { source: SOURCE }).inc_by(received);
+        self.metrics.received.get_or_create(&SourceLabels { source: SOURCE }).inc_by(received);
         refusals.record(SOURCE, &self.metrics);
         self.next_ms().map_or(to_ms, |due_ms| to_ms.min(due_ms - 1))
     }
 }
 
-impl Labelled {
-    fn new(pairs: Vec<(String, String)>) -> Labelled {
+impl DemoLabels {
+    fn new(pairs: Vec<(String, String)>) -> DemoLabels {
         let mut encoded = Vec::new();
         for text in pairs.iter().flat_map(|(name, value)| [name, value]) {
             encoded.extend_from_slice(text.as_bytes());
             encoded.push(0xff);
         }
-        Labelled { pairs, encoded }
+        DemoLabels { pairs, encoded }
     }
 
     /// Looked up each time: a series that fell silent for long is forgotten.
-    fn series(&self, labels: &Labels, epoch: u64) -> Result<u64, validate::Refusing> {
+    fn series(&self, labels: &Labels, epoch: u64) -> Result<u64, validate::SeriesRefusal> {
         if let Some(series) = labels.find(&self.encoded, epoch) {
             return Ok(series.0);
         }
@@ -103,7 +103,7 @@ impl Labelled {
     }
 }
 
-fn deliver(generator: &mut Generator) -> Option<(Point, i64)> {
+fn deliver(generator: &mut Generator) -> Option<(GeneratedSample, i64)> {
     let point = generator.next()?;
     Some((point, generator.delivered_ms()))
 }

@@ -9,7 +9,7 @@
 //! away begins with the history of what it missed.
 
 mod feed;
-mod made;
+mod spec;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -22,19 +22,21 @@ use anyhow::{Context, bail, ensure};
 use tidewatch_dataflows::sample::Samples;
 use tidewatch_dataflows::settings::duration;
 
-use self::feed::Feed;
-use self::made::Made;
-use super::progress::{Measure, Progress, minutes};
-use super::reading::Cut;
-use super::sources::{self, Guest, Parts, Run, State, Status, Stop, read_progress, write_progress};
-use super::stack::{self, Accepted, Stack};
+use self::feed::DemoFeed;
+use self::spec::DemoSpec;
+use super::progress::{Measure, ProgressLine, minutes};
+use super::reading::EpochCut;
+use super::sources::{
+    self, Guest, GuestRun, SourceDeps, SourceState, SourceStatus, StopSignal, read_progress, write_progress,
+};
+use super::stack::{self, AcceptedRisks, Stack};
 use super::status::reached;
 use super::watchdog::Watchdog;
 use super::{now_ms, replay, run};
 use crate::cli;
 use crate::config::Config;
-use crate::journal::Mode;
-use crate::source::Durable;
+use crate::journal::EpochMode;
+use crate::source::DurableFuture;
 
 /// The name of the source in metrics.
 const SOURCE: &str = "demo";
@@ -46,18 +48,18 @@ const GAP_MS_MAX: i64 = 48 * 3_600_000;
 const NEAR_MS: i64 = 1_000;
 /// Samples after which an epoch of a history ends all the same.
 const EPOCH_SAMPLES: usize = 65_536;
-/// How long is waited where the worker takes nothing, and at most for the next sample.
+/// How long is waited where Tidewatch takes nothing, and at most for the next sample.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Makes or goes on with a demo, and runs until told to stop.
-pub fn demo(mut config: Config, args: &cli::Demo) -> anyhow::Result<ExitCode> {
+pub fn demo(mut config: Config, args: &cli::DemoArgs) -> anyhow::Result<ExitCode> {
     if args.common.data_dir.is_none() && config.data_dir == Config::default().data_dir {
         config.data_dir = PathBuf::from(DATA_DIR);
     }
     // Judged before anything is written, and before two days are computed in vain.
-    let fresh = Made::new(args, config.lateness_ms, now_ms())?;
+    let fresh = DemoSpec::new(args, config.allowed_lateness_ms, now_ms())?;
     std::net::TcpListener::bind(config.listen).map(drop).with_context(|| {
-        format!("binding {}; if a worker runs there, choose another address with --listen", config.listen)
+        format!("binding {}; if a server runs there, choose another address with --listen", config.listen)
     })?;
     let made = begin(&config, args, fresh)?;
     let series_max = config.limits.series;
@@ -79,28 +81,28 @@ pub fn demo(mut config: Config, args: &cli::Demo) -> anyhow::Result<ExitCode> {
         );
     }
     // A shorter time is no gap to the computation either.
-    if gap_ms > config.settle_ms {
+    if gap_ms > config.idle_timeout_ms {
         let (samples, rows) = history(&config, &made, &progress, sent_to_ms)?;
         let (time, seconds) = (minutes(gap_ms), started.elapsed().as_secs_f64());
         println!("{time} of {} series: {samples} samples, {rows} rows stored in {seconds:.1} s", made.series);
     }
-    let status = Arc::new(Status::within(SOURCE));
+    let status = Arc::new(SourceStatus::within(SOURCE));
     let guest = Guest { status: Arc::clone(&status), run: live(config.clone(), made, progress, status) };
-    run::run(config, Accepted::default(), &[], Some(guest))
+    run::run(config, AcceptedRisks::default(), &[], Some(guest))
 }
 
 /// What the demo in the data directory is made of: what is there, or what was asked for.
-fn begin(config: &Config, args: &cli::Demo, fresh: Made) -> anyhow::Result<Made> {
+fn begin(config: &Config, args: &cli::DemoArgs, fresh: DemoSpec) -> anyhow::Result<DemoSpec> {
     let dir = &config.data_dir;
     // Before even a lock is left in a directory of others.
-    if !args.fresh || !dir.join(made::FILE).exists() {
-        Made::read(dir)?;
+    if !args.fresh || !dir.join(spec::FILE).exists() {
+        DemoSpec::read(dir)?;
     }
     let _lock = stack::lock(dir, config.umask)?;
     if args.fresh {
-        made::remove(dir)?;
+        spec::remove(dir)?;
     }
-    match Made::read(dir)? {
+    match DemoSpec::read(dir)? {
         Some(made) => made.same(args).map(|()| made),
         None => fresh.write(dir).map(|()| fresh),
     }
@@ -110,12 +112,12 @@ fn begin(config: &Config, args: &cli::Demo, fresh: Made) -> anyhow::Result<Made>
 /// of rows.
 fn history(
     config: &Config,
-    made: &Made,
+    made: &DemoSpec,
     progress: &Path,
     sent_to_ms: Option<i64>,
 ) -> anyhow::Result<(u64, u64)> {
     let on_fatal = replay::end_process();
-    let stack = Stack::open(config, Mode::File, Accepted::default(), &on_fatal)?;
+    let stack = Stack::open(config, EpochMode::File, AcceptedRisks::default(), &on_fatal)?;
     let watchdog = Watchdog::start(
         Duration::from_millis(config.watchdog_ms.unsigned_abs()),
         stack.journal.clone(),
@@ -124,9 +126,10 @@ fn history(
         on_fatal,
     )?;
     let from_ms = sent_to_ms.unwrap_or(made.start_ms - 1);
-    let mut shown = Progress::new(Measure::Time((now_ms() - from_ms).max(0).unsigned_abs()));
-    let mut feed = Feed::new(made.options(), from_ms, Arc::clone(&stack.labels), Arc::clone(&stack.metrics))?;
-    let cut = Cut::new(stack.journal.clone(), config.settle_ms, true);
+    let mut shown = ProgressLine::new(Measure::Time((now_ms() - from_ms).max(0).unsigned_abs()));
+    let mut feed =
+        DemoFeed::new(made.options(), from_ms, Arc::clone(&stack.labels), Arc::clone(&stack.metrics))?;
+    let cut = EpochCut::new(stack.journal.clone(), config.idle_timeout_ms, true);
     let (mut at_ms, mut samples) = (from_ms, 0);
     loop {
         let now_ms = now_ms();
@@ -154,9 +157,9 @@ fn history(
 }
 
 /// Sends one epoch of a history, up to `to_ms` or as far as fits; gives up to when it is, and its number of samples.
-fn epoch(stack: &Stack, feed: &mut Feed, to_ms: i64) -> anyhow::Result<(i64, u64)> {
+fn epoch(stack: &Stack, feed: &mut DemoFeed, to_ms: i64) -> anyhow::Result<(i64, u64)> {
     let (mut upto_ms, mut samples) = (i64::MIN, 0);
-    let mut waiting: Vec<Durable> = Vec::new();
+    let mut waiting: Vec<DurableFuture> = Vec::new();
     while upto_ms < to_ms && samples < EPOCH_SAMPLES {
         let mut batch = Samples::default();
         upto_ms = feed.take(to_ms, stack.journal.current_epoch(), &mut batch);
@@ -173,11 +176,11 @@ fn epoch(stack: &Stack, feed: &mut Feed, to_ms: i64) -> anyhow::Result<(i64, u64
 }
 
 /// Sends each sample when its time has come, until told to stop.
-fn live(config: Config, made: Made, progress: PathBuf, status: Arc<Status>) -> Run {
+fn live(config: Config, made: DemoSpec, progress: PathBuf, status: Arc<SourceStatus>) -> GuestRun {
     Box::new(move |parts, stop, listening| {
         let sent_to_ms = read_progress(&progress).unwrap_or(made.start_ms - 1);
         let (labels, metrics) = (Arc::clone(&parts.labels), Arc::clone(&parts.metrics));
-        let feed = match Feed::new(made.options(), sent_to_ms, labels, metrics) {
+        let feed = match DemoFeed::new(made.options(), sent_to_ms, labels, metrics) {
             Ok(feed) => feed,
             Err(error) => return tracing::error!("the demo cannot go on: {error}"),
         };
@@ -188,30 +191,30 @@ fn live(config: Config, made: Made, progress: PathBuf, status: Arc<Status>) -> R
             }
         }
         welcome(&config, &made, listening);
-        let sending = Sending { parts, stop, status: &status, progress: &progress };
-        status.enter(State::Sending);
+        let sending = LivePhase { parts, stop, status: &status, progress: &progress };
+        status.enter(SourceState::Sending);
         let state = sending.run(feed, sent_to_ms);
         status.enter(state);
     })
 }
 
 /// The live phase.
-struct Sending<'a> {
-    parts: &'a Parts,
-    stop: &'a Stop,
-    status: &'a Status,
+struct LivePhase<'a> {
+    parts: &'a SourceDeps,
+    stop: &'a StopSignal,
+    status: &'a SourceStatus,
     progress: &'a Path,
 }
 
-impl Sending<'_> {
+impl LivePhase<'_> {
     /// Why it ended.
-    fn run(&self, mut feed: Feed, mut sent_to_ms: i64) -> State {
+    fn run(&self, mut feed: DemoFeed, mut sent_to_ms: i64) -> SourceState {
         loop {
             let now_ms = (self.parts.clock)();
             let mut batch = Samples::default();
             let upto_ms = feed.take(now_ms, self.parts.log.epoch(), &mut batch);
             if !batch.is_empty() && !self.send(&batch) {
-                return State::Stopped;
+                return SourceState::Stopped;
             }
             if upto_ms > sent_to_ms {
                 sent_to_ms = upto_ms;
@@ -224,20 +227,20 @@ impl Sending<'_> {
             }
             let Some(next_ms) = feed.next_ms() else {
                 tracing::warn!("the demo has come to its end, after ten years");
-                return State::Done;
+                return SourceState::Done;
             };
             let pause = Duration::from_millis((next_ms - (self.parts.clock)()).max(0).unsigned_abs());
             if !self.stop.pause(pause.min(PAUSE)) {
-                return State::Stopped;
+                return SourceState::Stopped;
             }
         }
     }
 
-    /// Offers samples until they are durable; `false` if the worker ends before.
+    /// Offers samples until they are durable; `false` if Tidewatch ends before.
     fn send(&self, batch: &Samples) -> bool {
         loop {
             let durable = self.parts.log.append(batch.clone(), SOURCE);
-            let failed = match durable.map(Durable::blocking_recv) {
+            let failed = match durable.map(DurableFuture::blocking_recv) {
                 Ok(Ok(Ok(()))) => {
                     if self.status.succeeded((self.parts.clock)()) {
                         tracing::info!("the demo goes on");
@@ -249,7 +252,7 @@ impl Sending<'_> {
                 Err(refused) => refused.why,
             };
             self.parts.metrics.limit("sources.intake");
-            // A worker that ends refuses as well, and there is nothing to say of it.
+            // Tidewatch that ends refuses as well, and there is nothing to say of it.
             if !self.stop.pause(PAUSE) {
                 return false;
             }
@@ -261,7 +264,7 @@ impl Sending<'_> {
 }
 
 /// Says what there is to see.
-fn welcome(config: &Config, made: &Made, listening: SocketAddr) {
+fn welcome(config: &Config, made: &DemoSpec, listening: SocketAddr) {
     let url = format!("http://{}", reached(listening));
     // As it was called: it need not be on the path.
     let program = std::env::args().next().unwrap_or_else(|| "tidewatch".to_owned());

@@ -8,48 +8,49 @@ mod status;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
+use parking_lot::{Condvar, Mutex};
 use serde_json::Value;
-use tidewatch_dataflows::sample::{Control, Fill, Samples};
+use tidewatch_dataflows::sample::{Bootstrap, Control, Samples};
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::config::{Config, PrometheusSource, Select};
+use crate::config::{Config, PrometheusSource, SelectConfig};
 use crate::journal::Journal;
 use crate::labels::{Labels, NAME};
-use crate::metrics::{Metrics, Source};
+use crate::metrics::{Metrics, SourceLabels};
 use crate::source::query::SOURCE;
 use crate::source::query::choose::{Chooser, Classify};
-use crate::source::query::client::Client;
-use crate::source::query::read::{Ask, Reading};
+use crate::source::query::client::PrometheusClient;
+use crate::source::query::read::{QueryPort, Reading};
 use crate::source::query::take::Taker;
-use crate::source::{Durable, Refused};
+use crate::source::{DurableFuture, IntakeRefusal};
 use crate::store::selector::Selectors;
 
-use self::runner::{Runner, Start, answer};
-pub use self::status::{State, Status};
+use self::runner::{Runner, SourceStart, answer};
+pub use self::status::{SourceState, SourceStatus};
 
 /// Folder of the data directory in which each source keeps how far it has read.
 pub const FOLDER: &str = "sources";
-/// How long is waited where the worker takes nothing.
+/// How long is waited where Tidewatch takes nothing.
 const REFUSED: Duration = Duration::from_secs(1);
 
 /// The journal as sources that run by themselves see it.
-pub trait Log: Send + Sync {
+pub trait SourceJournal: Send + Sync {
     /// Hands samples over for the next group commit; `source` names them in metrics. Never waits.
     ///
     /// # Errors
     /// If they cannot be taken now. None of them was taken then.
-    fn append(&self, samples: Samples, source: &'static str) -> Result<Durable, Refused>;
+    fn append(&self, samples: Samples, source: &'static str) -> Result<DurableFuture, IntakeRefusal>;
 
     /// As [`Log::append`], for what is no sample.
     ///
     /// # Errors
     /// If it cannot be taken now.
-    fn control(&self, control: Control) -> Result<Durable, Refused>;
+    fn control(&self, control: Control) -> Result<DurableFuture, IntakeRefusal>;
 
     /// The lowest number that the epoch being filled can get: never lower than before, also over restarts.
     fn epoch(&self) -> u64;
@@ -63,49 +64,49 @@ pub trait Log: Send + Sync {
 
 /// Tells threads to end, and lets them wait for it.
 #[derive(Default)]
-pub struct Stop {
+pub struct StopSignal {
     told: Mutex<bool>,
     changed: Condvar,
 }
 
-impl Stop {
+impl StopSignal {
     /// Whoever waits goes on at once, and is told.
-    pub fn tell(&self) {
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    pub fn signal(&self) {
+        *self.told.lock() = true;
         self.changed.notify_all();
     }
 
     /// Waits for this time, or until told; `false` once told.
     pub fn pause(&self, time: Duration) -> bool {
-        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.changed.wait_timeout_while(told, time, |told| !*told);
-        !*waited.unwrap_or_else(PoisonError::into_inner).0
+        let mut told = self.told.lock();
+        self.changed.wait_while_for(&mut told, |told| !*told, time);
+        !*told
     }
 }
 
-/// The sources of a running worker.
-pub struct Sources {
-    stop: Arc<Stop>,
-    clients: Vec<Arc<Client>>,
+/// The sources of a running Tidewatch.
+pub struct RunningSources {
+    stop: Arc<StopSignal>,
+    clients: Vec<Arc<PrometheusClient>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 /// A source that a command brings beside those that are configured.
 pub struct Guest {
     /// What it is doing.
-    pub status: Arc<Status>,
+    pub status: Arc<SourceStatus>,
     /// What its thread does until it is told to stop.
-    pub run: Run,
+    pub run: GuestRun,
 }
 
-/// What the thread of a guest does, given where the worker listens.
-pub type Run = Box<dyn FnOnce(&Parts, &Stop, SocketAddr) + Send>;
+/// What the thread of a guest does, given where Tidewatch listens.
+pub type GuestRun = Box<dyn FnOnce(&SourceDeps, &StopSignal, SocketAddr) + Send>;
 
-/// What sources need of the rest of the worker.
+/// What sources need of the rest of Tidewatch.
 #[derive(Clone)]
-pub struct Parts {
+pub struct SourceDeps {
     /// Where samples go.
-    pub log: Arc<dyn Log>,
+    pub log: Arc<dyn SourceJournal>,
     /// What is found there at start.
     pub journal: Journal,
     /// Labels and series ids.
@@ -136,28 +137,29 @@ pub fn judge(config: &Config) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The first source with one that cannot be used, with its path.
-pub fn clients(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Arc<Client>>> {
+pub fn clients(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Arc<PrometheusClient>>> {
     let client = |(at, source): (usize, &PrometheusSource)| {
-        let client = Client::new(&source.url, &source.http, Arc::clone(metrics));
+        let client = PrometheusClient::new(&source.url, &source.http, Arc::clone(metrics));
         client.map(Arc::new).with_context(|| format!("sources.prometheus[{at}]"))
     };
     config.sources.prometheus.iter().enumerate().map(client).collect()
 }
 
 /// What each source is doing, before any does anything.
-pub fn statuses(config: &Config) -> Vec<Arc<Status>> {
-    let new =
-        |source: &PrometheusSource| Arc::new(Status::new(source.url.to_string(), source.matching.clone()));
+pub fn statuses(config: &Config) -> Vec<Arc<SourceStatus>> {
+    let new = |source: &PrometheusSource| {
+        Arc::new(SourceStatus::new(source.url.to_string(), source.matching.clone()))
+    };
     config.sources.prometheus.iter().map(new).collect()
 }
 
 /// The statuses as JSON.
-pub fn show(statuses: &[Arc<Status>], now_ms: i64) -> Value {
+pub fn show(statuses: &[Arc<SourceStatus>], now_ms: i64) -> Value {
     statuses.iter().map(|status| status.show(now_ms)).collect()
 }
 
 /// Sets the metric of how far sources are behind: of each kind that of the one furthest behind.
-pub fn publish(statuses: &[Arc<Status>], now_ms: i64, metrics: &Metrics) {
+pub fn publish(statuses: &[Arc<SourceStatus>], now_ms: i64, metrics: &Metrics) {
     let mut furthest: BTreeMap<&'static str, i64> = BTreeMap::new();
     for status in statuses {
         if let Some(behind_ms) = status.behind_ms(now_ms) {
@@ -166,21 +168,26 @@ pub fn publish(statuses: &[Arc<Status>], now_ms: i64, metrics: &Metrics) {
         }
     }
     for (source, behind_ms) in furthest {
-        metrics.source_lag_seconds.get_or_create(&Source { source }).set(behind_ms as f64 / 1e3);
+        metrics.source_lag_seconds.get_or_create(&SourceLabels { source }).set(behind_ms as f64 / 1e3);
     }
 }
 
-impl Sources {
+impl RunningSources {
     /// Judges every source and starts its thread.
     ///
     /// # Errors
     /// A file or name in `http_config` that cannot be used, or a thread that cannot be started.
-    pub fn start(config: &Config, statuses: &[Arc<Status>], parts: &Parts) -> anyhow::Result<Sources> {
+    pub fn start(
+        config: &Config,
+        statuses: &[Arc<SourceStatus>],
+        parts: &SourceDeps,
+    ) -> anyhow::Result<RunningSources> {
         let clients = clients(config, &parts.metrics)?;
-        let mut sources = Sources { stop: Arc::default(), clients, threads: Vec::new() };
-        sources.end_fills_of_others(config, parts)?;
+        let mut sources = RunningSources { stop: Arc::default(), clients, threads: Vec::new() };
+        sources.end_bootstraps_of_others(config, parts)?;
         // Above those before, also when the clock was set back: epochs never go back.
-        let open = parts.journal.open_fills().iter().map(|fill| fill.id + 1).max().unwrap_or(1);
+        let open =
+            parts.journal.open_bootstraps().iter().map(|bootstrap| bootstrap.id + 1).max().unwrap_or(1);
         let first_id = parts.log.epoch().max(open);
         for (at, source) in config.sources.prometheus.iter().enumerate() {
             let client = Arc::clone(&sources.clients[at]);
@@ -196,7 +203,7 @@ impl Sources {
             let config = source.clone();
             let run = move || {
                 announce(&client);
-                let ask: &dyn Ask = client.as_ref();
+                let ask: &dyn QueryPort = client.as_ref();
                 let clock = &clock;
                 let runner = Runner {
                     config: &config,
@@ -219,7 +226,7 @@ impl Sources {
     ///
     /// # Errors
     /// A thread that cannot be started.
-    pub fn host(&mut self, guest: Guest, parts: &Parts, listening: SocketAddr) -> anyhow::Result<()> {
+    pub fn host(&mut self, guest: Guest, parts: &SourceDeps, listening: SocketAddr) -> anyhow::Result<()> {
         let (parts, stop) = (parts.clone(), Arc::clone(&self.stop));
         self.spawn(guest.status.source().to_owned(), move || (guest.run)(&parts, &stop, listening))
     }
@@ -230,21 +237,21 @@ impl Sources {
         Ok(())
     }
 
-    /// Ends the fills that were left open by sources that are no longer configured: nobody will resume them.
-    fn end_fills_of_others(&mut self, config: &Config, parts: &Parts) -> anyhow::Result<()> {
+    /// Ends the bootstraps that were left open by sources that are no longer configured: nobody will resume them.
+    fn end_bootstraps_of_others(&mut self, config: &Config, parts: &SourceDeps) -> anyhow::Result<()> {
         let ours: Vec<String> = config.sources.prometheus.iter().map(identity).collect();
-        let open = parts.journal.open_fills().iter();
-        let orphans: Vec<_> = open.filter(|fill| !ours.contains(&fill.source)).cloned().collect();
+        let open = parts.journal.open_bootstraps().iter();
+        let orphans: Vec<_> = open.filter(|bootstrap| !ours.contains(&bootstrap.source)).cloned().collect();
         if orphans.is_empty() {
             return Ok(());
         }
         let (log, stop) = (Arc::clone(&parts.log), Arc::clone(&self.stop));
-        self.spawn("fills".to_owned(), move || end_fills(&*log, &stop, &orphans))
+        self.spawn("bootstraps".to_owned(), move || end_bootstraps(&*log, &stop, &orphans))
     }
 
     /// Interrupts what is being asked and waits until every thread has ended.
     pub fn stop(self) {
-        self.stop.tell();
+        self.stop.signal();
         for client in &self.clients {
             client.shut_down();
         }
@@ -255,26 +262,27 @@ impl Sources {
     }
 }
 
-/// Ends fills, durably, until told to stop.
-fn end_fills(log: &dyn Log, stop: &Stop, orphans: &[Fill]) {
-    for Fill { id, source, .. } in orphans {
+/// Ends bootstraps, durably, until told to stop.
+fn end_bootstraps(log: &dyn SourceJournal, stop: &StopSignal, orphans: &[Bootstrap]) {
+    for Bootstrap { id, source, .. } in orphans {
         let end = || {
-            let durable =
-                log.control(Control::FillEnd { fill: *id }).map_err(|refused| refused.to_string())?;
+            let durable = log
+                .control(Control::BootstrapEnd { bootstrap: *id })
+                .map_err(|refused| refused.to_string())?;
             answer(durable.blocking_recv().ok())
         };
         while let Err(why) = end() {
-            tracing::warn!("the backfill from {source} cannot be ended: {why}");
+            tracing::warn!("the bootstrap from {source} cannot be ended: {why}");
             if log.ended() || !stop.pause(REFUSED) {
                 return;
             }
         }
-        tracing::info!("the backfill from {source} was not finished and is no longer configured: ended");
+        tracing::info!("the bootstrap from {source} was not finished and is no longer configured: ended");
     }
 }
 
 /// Says which server it is, once it answers.
-fn announce(client: &Client) {
+fn announce(client: &PrometheusClient) {
     match client.version() {
         Ok(version) => tracing::info!("{}: Prometheus {version}", client.url()),
         // What is asked next says so in its own words, and again and again.
@@ -294,17 +302,26 @@ fn identity(source: &PrometheusSource) -> String {
 }
 
 /// Where a source begins.
-fn start_of(identity: &str, fill_id: u64, progress: &Path, config: &Config, parts: &Parts) -> Start {
-    let open = parts.journal.open_fills().iter().rev().find(|fill| fill.source == identity);
-    let stream_ms =
-        parts.journal.last_epoch_end().map(|end| end.stream_ms).filter(|stream_ms| *stream_ms > 0);
+fn start_of(
+    identity: &str,
+    bootstrap_id: u64,
+    progress: &Path,
+    config: &Config,
+    parts: &SourceDeps,
+) -> SourceStart {
+    let open = parts.journal.open_bootstraps().iter().rev().find(|bootstrap| bootstrap.source == identity);
+    let processing_ms = parts
+        .journal
+        .last_epoch_end()
+        .map(|end| end.processing_ms)
+        .filter(|processing_ms| *processing_ms > 0);
     let longest_ms = config.windows.iter().map(|window| window.length_ms).max().unwrap_or(0);
-    Start {
+    SourceStart {
         identity: identity.to_owned(),
-        fill_id,
+        bootstrap_id,
         open: open.cloned(),
-        filled: parts.journal.filled(identity),
-        read_to_ms: read_progress(progress).or(stream_ms),
+        bootstrapped: parts.journal.bootstrapped(identity),
+        read_to_ms: read_progress(progress).or(processing_ms),
         reach_ms: longest_ms,
     }
 }
@@ -325,7 +342,7 @@ pub fn write_progress(path: &Path, at_ms: i64) -> std::io::Result<()> {
 }
 
 /// Tells which entry of `select` means a series.
-fn classify(select: &[Select]) -> anyhow::Result<Classify> {
+fn classify(select: &[SelectConfig]) -> anyhow::Result<Classify> {
     let parsed: Result<Vec<Selectors>, _> =
         select.iter().map(|entry| Selectors::parse(&[&entry.matching])).collect();
     let parsed = parsed.context("select")?;

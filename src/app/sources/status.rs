@@ -1,11 +1,10 @@
 //! What a source is doing, for `/api/v1/status`, metrics and logs.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 
 use crate::source::query;
-use crate::source::query::read::Span;
+use crate::source::query::read::ReadSpan;
 
 /// Most selectors that are listed with what is left out of them.
 const LEFT_OUT_MAX: usize = 32;
@@ -15,17 +14,17 @@ const REPEAT_MS: i64 = 3_600_000;
 const FLAPPING_MS: i64 = 300_000;
 
 /// What a source is doing. Shared by its thread and whoever asks.
-pub struct Status {
+pub struct SourceStatus {
     /// The word in metrics.
     source: &'static str,
     url: Option<String>,
     matching: Vec<String>,
-    inner: Mutex<Inner>,
+    inner: Mutex<SourceFigures>,
 }
 
 #[derive(Default)]
-struct Inner {
-    state: State,
+struct SourceFigures {
+    state: SourceState,
     at_ms: Option<i64>,
     success_ms: Option<i64>,
     error: Option<(i64, String)>,
@@ -36,11 +35,11 @@ struct Inner {
     /// It is one that has not been over since.
     logged_failing: bool,
     left_out: (usize, usize),
-    partial: Option<Partial>,
+    partial: Option<PartialAnswers>,
     /// When partial answers were logged last: also those that were over meanwhile.
     partial_logged_ms: Option<i64>,
     /// Parts that are not read, each of another selector. One that was not left out for an hour makes room.
-    missing: Vec<Missing>,
+    missing: Vec<UnreadPart>,
     /// Parts that were left out so far.
     missed: u64,
     /// When that was logged last, and how many there were then.
@@ -49,7 +48,7 @@ struct Inner {
 
 /// Answers that say that they may be partial.
 #[derive(Clone, Debug)]
-pub struct Partial {
+pub struct PartialAnswers {
     /// When the first of them came.
     pub since_ms: i64,
     /// Up to where everything was read before.
@@ -61,9 +60,9 @@ pub struct Partial {
 }
 
 /// A part of a selector that the server does not give.
-struct Missing {
+struct UnreadPart {
     selector: String,
-    span: Span,
+    span: ReadSpan,
     parts: u64,
     why: String,
     last_ms: i64,
@@ -71,47 +70,47 @@ struct Missing {
 
 /// What a source is at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum State {
+pub enum SourceState {
     /// Nothing yet.
     #[default]
     Starting,
     /// Reading without taking, to know what to leave out.
     Surveying,
     /// Reading history.
-    Backfilling,
+    Bootstraping,
     /// Reading what is new, again and again.
     Polling,
     /// Giving what is new as its time comes.
     Sending,
     /// There is no more to do.
     Done,
-    /// The worker ends.
+    /// Tidewatch ends.
     Stopped,
 }
 
-impl State {
+impl SourceState {
     fn as_str(self) -> &'static str {
         match self {
-            State::Starting => "starting",
-            State::Surveying => "surveying",
-            State::Backfilling => "backfilling",
-            State::Polling => "polling",
-            State::Sending => "sending",
-            State::Done => "done",
-            State::Stopped => "stopped",
+            SourceState::Starting => "starting",
+            SourceState::Surveying => "surveying",
+            SourceState::Bootstraping => "bootstrapping",
+            SourceState::Polling => "polling",
+            SourceState::Sending => "sending",
+            SourceState::Done => "done",
+            SourceState::Stopped => "stopped",
         }
     }
 }
 
-impl Status {
+impl SourceStatus {
     /// A server that is not asked yet.
-    pub fn new(url: String, matching: Vec<String>) -> Status {
-        Status { source: query::SOURCE, url: Some(url), matching, inner: Mutex::default() }
+    pub fn new(url: String, matching: Vec<String>) -> SourceStatus {
+        SourceStatus { source: query::SOURCE, url: Some(url), matching, inner: Mutex::default() }
     }
 
     /// A source that is no server and gives nothing yet.
-    pub fn within(source: &'static str) -> Status {
-        Status { source, url: None, matching: Vec::new(), inner: Mutex::default() }
+    pub fn within(source: &'static str) -> SourceStatus {
+        SourceStatus { source, url: None, matching: Vec::new(), inner: Mutex::default() }
     }
 
     /// The word in metrics.
@@ -124,12 +123,12 @@ impl Status {
         self.url.as_deref().unwrap_or(self.source)
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    fn inner(&self) -> MutexGuard<'_, SourceFigures> {
+        self.inner.lock()
     }
 
     /// It is at something else.
-    pub fn enter(&self, state: State) {
+    pub fn enter(&self, state: SourceState) {
         self.inner().state = state;
     }
 
@@ -176,7 +175,7 @@ impl Status {
     pub fn partial(&self, now_ms: i64, from_ms: i64, why: &str, taken: bool) -> bool {
         let mut inner = self.inner();
         let inner = &mut *inner;
-        let first = Partial { since_ms: now_ms, from_ms, why: String::new(), taken: 0 };
+        let first = PartialAnswers { since_ms: now_ms, from_ms, why: String::new(), taken: 0 };
         let partial = inner.partial.get_or_insert(first);
         let begins = taken && partial.taken == 0;
         partial.taken += u64::from(taken);
@@ -190,17 +189,17 @@ impl Status {
     }
 
     /// Answers that may be partial, while something is not read again since.
-    pub fn is_partial(&self) -> Option<Partial> {
+    pub fn is_partial(&self) -> Option<PartialAnswers> {
         self.inner().partial.clone()
     }
 
     /// Everything was read again, or the rest is given up; what was partial before.
-    pub fn whole(&self) -> Option<Partial> {
+    pub fn whole(&self) -> Option<PartialAnswers> {
         self.inner().partial.take()
     }
 
     /// A part will not be read. How many there were since this was said last, if it is time to say it.
-    pub fn misses(&self, now_ms: i64, selector: &str, span: Span, why: &str) -> Option<u64> {
+    pub fn misses(&self, now_ms: i64, selector: &str, span: ReadSpan, why: &str) -> Option<u64> {
         let mut inner = self.inner();
         let inner = &mut *inner;
         inner.missed += 1;
@@ -220,7 +219,7 @@ impl Status {
                 }
                 if inner.missing.len() < LEFT_OUT_MAX {
                     let (selector, why) = (selector.to_owned(), why.to_owned());
-                    inner.missing.push(Missing { selector, span, parts: 1, why, last_ms: now_ms });
+                    inner.missing.push(UnreadPart { selector, span, parts: 1, why, last_ms: now_ms });
                 }
             }
         }
@@ -235,7 +234,8 @@ impl Status {
     /// How far it is behind the clock, while it reads.
     pub fn behind_ms(&self, now_ms: i64) -> Option<i64> {
         let inner = self.inner();
-        let reads = matches!(inner.state, State::Backfilling | State::Polling | State::Sending);
+        let reads =
+            matches!(inner.state, SourceState::Bootstraping | SourceState::Polling | SourceState::Sending);
         inner.at_ms.filter(|_| reads).map(|at_ms| (now_ms - at_ms).max(0))
     }
 
@@ -257,7 +257,7 @@ impl Status {
                 "answers_taken": partial.taken,
             })
         });
-        let missing = |missing: &Missing| {
+        let missing = |missing: &UnreadPart| {
             json!({
                 "match": missing.selector,
                 "from": time(Some(missing.span.after_ms)),
@@ -292,10 +292,10 @@ impl Status {
 mod tests {
     use super::*;
 
-    const SPAN: Span = Span { after_ms: 0, to_ms: 60_000 };
+    const SPAN: ReadSpan = ReadSpan { after_ms: 0, to_ms: 60_000 };
 
-    fn status() -> Status {
-        Status::new("http://h:1".to_owned(), Vec::new())
+    fn status() -> SourceStatus {
+        SourceStatus::new("http://h:1".to_owned(), Vec::new())
     }
 
     #[test]

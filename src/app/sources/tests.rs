@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::SeqCst};
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::source::query::client::{Answer, QueryError, Series};
+use crate::source::query::client::{QueryAnswer, QueryError, QuerySeries};
 use crate::source::query::take::OVERLAP_MS;
 
 const NOW: i64 = 1_700_000_000_000;
@@ -15,7 +15,7 @@ const STEP: i64 = 15_000;
 
 #[derive(Clone, Debug, PartialEq)]
 enum Event {
-    Samples { fill: u64, samples: Vec<(u64, i64)> },
+    Samples { bootstrap: u64, samples: Vec<(u64, i64)> },
     Control(Control),
 }
 
@@ -41,7 +41,7 @@ struct World {
     look_ms: i64,
     /// At these times answers lack a series and say so.
     partial: std::ops::Range<i64>,
-    stop: Stop,
+    stop: StopSignal,
 }
 
 impl World {
@@ -58,19 +58,24 @@ impl World {
             ahead_ms: |_| 0,
             look_ms: 0,
             partial: 0..0,
-            stop: Stop::default(),
+            stop: StopSignal::default(),
         }
     }
 
     /// Runs a source until the questions are used up; what it did, and its status at the end.
-    fn run(&self, config: &PrometheusSource, start: Start, select: &[Select]) -> (Vec<Event>, Value) {
+    fn run(
+        &self,
+        config: &PrometheusSource,
+        start: SourceStart,
+        select: &[SelectConfig],
+    ) -> (Vec<Event>, Value) {
         let folder =
             std::env::temp_dir().join(format!("tidewatch-sources-{}-{:p}", std::process::id(), self));
         let metrics = Arc::new(Metrics::new());
         let labels = Labels::open(&folder, crate::labels::Limits::default(), Arc::clone(&metrics)).unwrap();
         let chooser = Chooser::new(select.to_vec(), classify(select).unwrap());
         let taker = Taker::new(Arc::new(labels), Arc::clone(&metrics), chooser);
-        let status = Status::new(config.url.to_string(), config.matching.clone());
+        let status = SourceStatus::new(config.url.to_string(), config.matching.clone());
         let runner = Runner {
             config,
             ask: self,
@@ -89,32 +94,35 @@ impl World {
         std::fs::remove_dir_all(&folder).unwrap();
         let mut status = status.show(self.now.load(SeqCst));
         status["written"] = written.into();
-        (std::mem::take(&mut *self.events.lock().unwrap()), status)
+        (std::mem::take(&mut *self.events.lock()), status)
     }
 
-    fn take(&self, event: Event) -> Result<Durable, Refused> {
+    fn take(&self, event: Event) -> Result<DurableFuture, IntakeRefusal> {
         if self.refuse.load(SeqCst) > 0 {
             self.refuse.fetch_sub(1, SeqCst);
-            return Err(Refused { retry_after_seconds: 5, why: "the journal's queue is full".to_owned() });
+            return Err(IntakeRefusal {
+                retry_after_seconds: 5,
+                why: "the journal's queue is full".to_owned(),
+            });
         }
         let (done, durable) = oneshot::channel();
         if (self.throw)(self.offers.fetch_add(1, SeqCst)) {
             done.send(Err("cannot write: no room".to_owned())).unwrap();
             return Ok(durable);
         }
-        self.events.lock().unwrap().push(event);
+        self.events.lock().push(event);
         done.send(Ok(())).unwrap();
         Ok(durable)
     }
 }
 
-impl Log for World {
-    fn append(&self, samples: Samples, _: &'static str) -> Result<Durable, Refused> {
+impl SourceJournal for World {
+    fn append(&self, samples: Samples, _: &'static str) -> Result<DurableFuture, IntakeRefusal> {
         let all = samples.series.iter().copied().zip(samples.at_ms.iter().copied()).collect();
-        self.take(Event::Samples { fill: samples.fill, samples: all })
+        self.take(Event::Samples { bootstrap: samples.bootstrap, samples: all })
     }
 
-    fn control(&self, control: Control) -> Result<Durable, Refused> {
+    fn control(&self, control: Control) -> Result<DurableFuture, IntakeRefusal> {
         self.take(Event::Control(control))
     }
 
@@ -131,11 +139,11 @@ impl Log for World {
     }
 }
 
-impl Ask for World {
-    fn query(&self, promql: &str, at_ms: i64, _: Duration) -> Result<Answer, QueryError> {
+impl QueryPort for World {
+    fn query(&self, promql: &str, at_ms: i64, _: Duration) -> Result<QueryAnswer, QueryError> {
         let now = self.now.fetch_add(1_000, SeqCst);
         if self.questions.fetch_sub(1, SeqCst) == 1 {
-            self.stop.tell();
+            self.stop.signal();
         }
         let range: i64 = promql.strip_suffix("ms]").unwrap().rsplit_once('[').unwrap().1.parse().unwrap();
         let series = |name: &str, offset: i64, value: fn(i64) -> f64| {
@@ -143,7 +151,7 @@ impl Ask for World {
             let times = (0..).map(|n| first + n * STEP).take_while(|at| *at <= at_ms);
             let visible = times.filter(|at| at_ms - range <= *at && *at + self.visible_ms <= now);
             let samples = visible.map(|at| (at, value(at))).collect();
-            Series { labels: vec![("__name__".to_owned(), name.to_owned())], samples, histograms: 0 }
+            QuerySeries { labels: vec![("__name__".to_owned(), name.to_owned())], samples, histograms: 0 }
         };
         let mut all = vec![series("a", 0, |at| at as f64), series("same", 0, |_| 1.0)];
         let partial = self.partial.contains(&now).then(|| "a store is away".to_owned());
@@ -152,7 +160,7 @@ impl Ask for World {
             Some(_) => drop(self.now.fetch_add(150_000, SeqCst)),
             None => all.push(series("b", 7_000, |at| at as f64)),
         }
-        Ok(Answer { series: all, partial })
+        Ok(QueryAnswer { series: all, partial })
     }
 
     fn alive(&self, _: i64) -> Result<(), QueryError> {
@@ -164,34 +172,34 @@ impl Ask for World {
     }
 }
 
-fn config(backfill_ms: i64, poll_ms: i64) -> PrometheusSource {
+fn config(bootstrap_ms: i64, poll_ms: i64) -> PrometheusSource {
     PrometheusSource {
         url: "http://h:1".parse().unwrap(),
         // The second gives the same series again.
         matching: vec!["{a=\"b\"}".to_owned(), "up".to_owned()],
-        backfill_ms,
+        bootstrap_ms,
         chunk_ms: HOUR,
         poll_ms,
         http: Default::default(),
     }
 }
 
-fn start() -> Start {
-    Start {
+fn start() -> SourceStart {
+    SourceStart {
         identity: "me".to_owned(),
-        fill_id: 9,
+        bootstrap_id: 9,
         open: None,
-        filled: false,
+        bootstrapped: false,
         read_to_ms: None,
         reach_ms: 12 * HOUR,
     }
 }
 
-fn fill(id: u64, from_ms: i64) -> Fill {
-    Fill { id, source: "me".to_owned(), from_ms, publish_from_ms: NOW }
+fn bootstrap(id: u64, from_ms: i64) -> Bootstrap {
+    Bootstrap { id, source: "me".to_owned(), from_ms, publish_from_ms: NOW }
 }
 
-/// The times of all samples by series, which have to ascend, and the fills they belong to.
+/// The times of all samples by series, which have to ascend, and the bootstraps they belong to.
 fn times(events: &[Event]) -> BTreeMap<u64, Vec<i64>> {
     let mut times: BTreeMap<u64, Vec<i64>> = BTreeMap::new();
     for event in events {
@@ -216,7 +224,7 @@ fn once(events: Vec<Event>) -> Vec<Event> {
     let mut samples: Vec<_> = samples.flatten().collect();
     samples.sort_unstable();
     samples.dedup();
-    vec![Event::Samples { fill: 0, samples }]
+    vec![Event::Samples { bootstrap: 0, samples }]
 }
 
 /// Every sample of these series from `from_ms` on came, but the last few, which may not have been visible.
@@ -235,12 +243,15 @@ fn history_is_framed_and_polling_goes_on_without_a_gap() {
     let world = World::new(400);
     let (events, status) = world.run(&config(6 * HOUR, 1_000), start(), &[]);
     nothing_is_missing(&events, 3, NOW - 6 * HOUR, world.now.load(SeqCst));
-    assert_eq!(events[0], Event::Control(Control::FillBegin(fill(9, NOW - 6 * HOUR))));
-    let end = events.iter().position(|event| *event == Event::Control(Control::FillEnd { fill: 9 })).unwrap();
+    assert_eq!(events[0], Event::Control(Control::BootstrapBegin(bootstrap(9, NOW - 6 * HOUR))));
+    let end = events
+        .iter()
+        .position(|event| *event == Event::Control(Control::BootstrapEnd { bootstrap: 9 }))
+        .unwrap();
     for (at, event) in events.iter().enumerate() {
         match event {
-            Event::Samples { fill, samples } => {
-                assert_eq!(*fill, if at < end { 9 } else { 0 });
+            Event::Samples { bootstrap, samples } => {
+                assert_eq!(*bootstrap, if at < end { 9 } else { 0 });
                 assert!(samples.len() <= 4_096);
             }
             Event::Control(_) => assert!(at == 0 || at == end),
@@ -252,13 +263,13 @@ fn history_is_framed_and_polling_goes_on_without_a_gap() {
 }
 
 #[test]
-fn a_fill_that_was_open_is_resumed_under_its_id() {
+fn a_bootstrap_that_was_open_is_resumed_under_its_id() {
     let world = World::new(60);
-    let open = Some(fill(3, NOW - 2 * HOUR));
-    let (events, _) = world.run(&config(HOUR, 1_000), Start { open, ..start() }, &[]);
+    let open = Some(bootstrap(3, NOW - 2 * HOUR));
+    let (events, _) = world.run(&config(HOUR, 1_000), SourceStart { open, ..start() }, &[]);
     nothing_is_missing(&events, 3, NOW - 2 * HOUR, world.now.load(SeqCst));
-    assert!(matches!(&events[0], Event::Samples { fill: 3, .. }), "it was begun before");
-    assert!(events.contains(&Event::Control(Control::FillEnd { fill: 3 })));
+    assert!(matches!(&events[0], Event::Samples { bootstrap: 3, .. }), "it was begun before");
+    assert!(events.contains(&Event::Control(Control::BootstrapEnd { bootstrap: 3 })));
 }
 
 #[test]
@@ -269,14 +280,14 @@ fn after_a_restart_polling_goes_on_where_it_was() {
         (None, NOW - OVERLAP_MS),
     ] {
         let world = World::new(60);
-        let start = Start { filled: true, read_to_ms: read_to, ..start() };
+        let start = SourceStart { bootstrapped: true, read_to_ms: read_to, ..start() };
         let (events, _) = world.run(&config(6 * HOUR, 1_000), start, &[]);
-        assert!(events.iter().all(|event| matches!(event, Event::Samples { fill: 0, .. })));
+        assert!(events.iter().all(|event| matches!(event, Event::Samples { bootstrap: 0, .. })));
         nothing_is_missing(&events, 3, from + 1, world.now.load(SeqCst));
     }
-    // Without a backfill what was missed is fetched as far as windows reach.
+    // Without a bootstrap what was missed is fetched as far as windows reach.
     let world = World::new(60);
-    let start = Start { read_to_ms: Some(NOW - 50 * HOUR), ..start() };
+    let start = SourceStart { read_to_ms: Some(NOW - 50 * HOUR), ..start() };
     let (events, _) = world.run(&config(0, 1_000), start, &[]);
     nothing_is_missing(&events, 3, NOW - 12 * HOUR + 1, world.now.load(SeqCst));
 }
@@ -285,17 +296,17 @@ fn after_a_restart_polling_goes_on_where_it_was() {
 fn a_clock_that_was_ahead_for_a_while_costs_no_samples() {
     let ahead_ms = |left| if (20..60).contains(&left) { 2 * HOUR } else { 0 };
     let world = World { ahead_ms, look_ms: 5_000, ..World::new(100) };
-    let start = Start { filled: true, read_to_ms: Some(NOW), ..start() };
+    let start = SourceStart { bootstrapped: true, read_to_ms: Some(NOW), ..start() };
     let (events, _) = world.run(&config(6 * HOUR, 1), start, &[]);
     nothing_is_missing(&once(events), 3, NOW - OVERLAP_MS + 1, world.now.load(SeqCst));
 }
 
 #[test]
-fn what_was_missed_comes_live_to_series_that_cannot_take_the_backfill() {
+fn what_was_missed_comes_live_to_series_that_cannot_take_the_bootstrap() {
     let world = World::new(60);
-    let start = Start { read_to_ms: Some(NOW - HOUR), ..start() };
+    let start = SourceStart { read_to_ms: Some(NOW - HOUR), ..start() };
     let (mut events, _) = world.run(&config(6 * HOUR, 1_000), start, &[]);
-    events.retain(|event| matches!(event, Event::Samples { fill: 0, .. }));
+    events.retain(|event| matches!(event, Event::Samples { bootstrap: 0, .. }));
     nothing_is_missing(&once(events), 3, NOW - HOUR - OVERLAP_MS + 1, world.now.load(SeqCst));
 }
 
@@ -312,10 +323,10 @@ fn what_was_partial_is_read_again_and_the_rest_goes_on_meanwhile() {
 }
 
 #[test]
-fn a_backfill_of_partial_answers_ends_and_is_read_again_as_far_as_windows_reach() {
+fn a_bootstrap_of_partial_answers_ends_and_is_read_again_as_far_as_windows_reach() {
     let world = World { partial: NOW..NOW + 1_800_000, ..World::new(400) };
     let (events, status) = world.run(&config(HOUR, 1_000), start(), &[]);
-    assert!(events.contains(&Event::Control(Control::FillEnd { fill: 9 })));
+    assert!(events.contains(&Event::Control(Control::BootstrapEnd { bootstrap: 9 })));
     let all = times(&once(events));
     let first = all.values().map(|times| times[0]).max().unwrap();
     assert!(all.len() == 3 && first < NOW - HOUR / 3, "{first}: the last hour of the third came later");
@@ -339,12 +350,12 @@ fn a_server_that_stays_partial_is_read_and_what_is_read_stays_before_it() {
 }
 
 #[test]
-fn without_polling_it_is_done_after_the_backfill() {
+fn without_polling_it_is_done_after_the_bootstrap() {
     let world = World::new(usize::MAX);
     let (events, status) = world.run(&config(HOUR, 0), start(), &[]);
-    assert_eq!(events.last(), Some(&Event::Control(Control::FillEnd { fill: 9 })));
+    assert_eq!(events.last(), Some(&Event::Control(Control::BootstrapEnd { bootstrap: 9 })));
     assert_eq!(status["state"], "done");
-    let (events, _) = world.run(&config(HOUR, 0), Start { filled: true, ..start() }, &[]);
+    let (events, _) = world.run(&config(HOUR, 0), SourceStart { bootstrapped: true, ..start() }, &[]);
     assert_eq!(events, []);
 }
 
@@ -361,8 +372,8 @@ fn what_is_refused_is_offered_again() {
 fn what_the_journal_throws_away_is_sent_again_in_order() {
     let world = World { throw: |offer| matches!(offer, 0 | 2 | 4 | 5 | 7), ..World::new(60) };
     let (events, status) = world.run(&config(HOUR, 1_000), start(), &[]);
-    assert_eq!(events[0], Event::Control(Control::FillBegin(fill(9, NOW - HOUR))));
-    assert!(events.contains(&Event::Control(Control::FillEnd { fill: 9 })));
+    assert_eq!(events[0], Event::Control(Control::BootstrapBegin(bootstrap(9, NOW - HOUR))));
+    assert!(events.contains(&Event::Control(Control::BootstrapEnd { bootstrap: 9 })));
     nothing_is_missing(&events, 3, NOW - HOUR, world.now.load(SeqCst));
     assert_eq!(status["last_error"], "cannot write: no room");
     assert!(world.offers.load(SeqCst) > 8, "polling went on");
@@ -373,16 +384,17 @@ fn what_the_journal_throws_away_is_sent_again_in_order() {
 }
 
 #[test]
-fn a_fill_of_a_source_that_is_gone_is_ended_durably() {
+fn a_bootstrap_of_a_source_that_is_gone_is_ended_durably() {
     let world = World { throw: |offer| offer == 1, ..World::new(0) };
-    end_fills(&world, &world.stop, &[fill(3, NOW), fill(4, NOW)]);
-    let want = [3, 4].map(|fill| Event::Control(Control::FillEnd { fill }));
-    assert_eq!(*world.events.lock().unwrap(), want);
+    end_bootstraps(&world, &world.stop, &[bootstrap(3, NOW), bootstrap(4, NOW)]);
+    let want = [3, 4].map(|bootstrap| Event::Control(Control::BootstrapEnd { bootstrap }));
+    assert_eq!(*world.events.lock(), want);
 }
 
 #[test]
 fn what_select_leaves_out_is_not_taken() {
-    let select = [Select { matching: "{__name__=~\"same|a|b\"}".to_owned(), drop_constant: true, sample: 1 }];
+    let select =
+        [SelectConfig { matching: "{__name__=~\"same|a|b\"}".to_owned(), drop_constant: true, sample: 1 }];
     let world = World::new(60);
     let (events, status) = world.run(&config(HOUR, 1_000), start(), &select);
     nothing_is_missing(&events, 1, NOW - HOUR, world.now.load(SeqCst));
@@ -391,11 +403,11 @@ fn what_select_leaves_out_is_not_taken() {
 
 #[test]
 fn a_pause_ends_when_told() {
-    let stop = Arc::new(Stop::default());
+    let stop = Arc::new(StopSignal::default());
     assert!(stop.pause(Duration::ZERO));
     let other = Arc::clone(&stop);
     let waits = std::thread::spawn(move || other.pause(Duration::from_secs(60)));
-    stop.tell();
+    stop.signal();
     assert!(!waits.join().unwrap());
     assert!(!stop.pause(Duration::ZERO));
 }

@@ -16,7 +16,7 @@ const SAID_MAX: usize = 300;
 
 /// One series of an answer. Its samples ascend in time; that of an instant vector is one.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Series {
+pub struct QuerySeries {
     /// Label names and values, in the server's order.
     pub labels: Vec<(String, String)>,
     /// Unix milliseconds and value. Staleness markers never come; other NaN do.
@@ -61,12 +61,12 @@ pub enum RangeConvention {
 
 /// What server it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Version {
+pub struct ServerVersion {
     /// As the server says; `None` if it does not.
     pub text: Option<String>,
 }
 
-impl Version {
+impl ServerVersion {
     /// The convention of range selectors, if the version tells.
     pub fn range(&self) -> Option<RangeConvention> {
         let major: u32 = self.text.as_deref()?.trim_start_matches('v').split('.').next()?.parse().ok()?;
@@ -74,7 +74,7 @@ impl Version {
     }
 }
 
-impl fmt::Display for Version {
+impl fmt::Display for ServerVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.text.as_deref().unwrap_or("unknown"))
     }
@@ -82,19 +82,19 @@ impl fmt::Display for Version {
 
 /// What a query found.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Answer {
+pub struct QueryAnswer {
     /// The series of a vector or a matrix.
-    pub series: Vec<Series>,
+    pub series: Vec<QuerySeries>,
     /// Why the server says that some may be missing, if it does.
     pub partial: Option<String>,
 }
 
-impl Answer {
+impl QueryAnswer {
     /// The series, where none may be missing.
     ///
     /// # Errors
     /// [`QueryError::Transient`]: the rest may be there a moment later.
-    pub fn whole(self) -> Result<Vec<Series>, QueryError> {
+    pub fn whole(self) -> Result<Vec<QuerySeries>, QueryError> {
         match self.partial {
             None => Ok(self.series),
             Some(why) => Err(QueryError::Transient(format!("the answer is partial: {why}"))),
@@ -129,21 +129,21 @@ fn given<'de, D: Deserialize<'de>, F: Deserializer<'de>>(from: F) -> Result<Opti
 /// `data` of a query.
 #[derive(Default, Deserialize)]
 pub struct QueryData {
-    result: Option<Vec<Option<Series>>>,
+    result: Option<Vec<Option<QuerySeries>>>,
 }
 
 impl QueryData {
     /// The series of a vector or a matrix.
-    pub fn series(self) -> Vec<Series> {
+    pub fn series(self) -> Vec<QuerySeries> {
         self.result.into_iter().flatten().flatten().collect()
     }
 }
 
 /// `data` of a list of texts.
 #[derive(Default, Deserialize)]
-pub struct Texts(Vec<Option<String>>);
+pub struct TextList(Vec<Option<String>>);
 
-impl Texts {
+impl TextList {
     /// Those that are given.
     pub fn given(self) -> Vec<String> {
         self.0.into_iter().flatten().collect()
@@ -239,32 +239,32 @@ fn shown(text: &str) -> String {
 
 /// A series as it is written.
 #[derive(Deserialize)]
-struct Written {
-    metric: Option<Metric>,
-    value: Option<Point>,
+struct WireSeries {
+    metric: Option<WireLabels>,
+    value: Option<WirePoint>,
     #[serde(default)]
-    values: Option<Vec<Option<Point>>>,
+    values: Option<Vec<Option<WirePoint>>>,
     histogram: Option<IgnoredAny>,
     #[serde(default)]
     histograms: Option<Vec<Option<IgnoredAny>>>,
 }
 
-impl<'de> Deserialize<'de> for Series {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Series, D::Error> {
-        let written = Written::deserialize(from)?;
+impl<'de> Deserialize<'de> for QuerySeries {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<QuerySeries, D::Error> {
+        let written = WireSeries::deserialize(from)?;
         let values = written.values.into_iter().flatten().flatten().chain(written.value);
         let samples = values.filter_map(|point| Some((point.0, point.1?))).collect();
         let histograms = written.histograms.into_iter().flatten().flatten().count()
             + usize::from(written.histogram.is_some());
         let labels = written.metric.map_or_else(Vec::new, |metric| metric.0);
-        Ok(Series { labels, samples, histograms })
+        Ok(QuerySeries { labels, samples, histograms })
     }
 }
 
-struct Metric(Vec<(String, String)>);
+struct WireLabels(Vec<(String, String)>);
 
-impl<'de> Deserialize<'de> for Metric {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Metric, D::Error> {
+impl<'de> Deserialize<'de> for WireLabels {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<WireLabels, D::Error> {
         struct Pairs;
         impl<'de> Visitor<'de> for Pairs {
             type Value = Vec<(String, String)>;
@@ -281,41 +281,41 @@ impl<'de> Deserialize<'de> for Metric {
                 Ok(pairs)
             }
         }
-        from.deserialize_map(Pairs).map(Metric)
+        from.deserialize_map(Pairs).map(WireLabels)
     }
 }
 
 /// `[1435781430.781,"1"]`; without a value where that is `null`.
-struct Point(i64, Option<f64>);
+struct WirePoint(i64, Option<f64>);
 
-impl<'de> Deserialize<'de> for Point {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Point, D::Error> {
+impl<'de> Deserialize<'de> for WirePoint {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<WirePoint, D::Error> {
         struct Pair;
         impl<'de> Visitor<'de> for Pair {
-            type Value = Point;
+            type Value = WirePoint;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("seconds and a number as text")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<Point, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<WirePoint, A::Error> {
                 let seconds: Option<f64> = pair.next_element()?;
-                let value: Option<Option<Number>> = pair.next_element()?;
+                let value: Option<Option<WireNumber>> = pair.next_element()?;
                 let (Some(seconds), Some(value)) = (seconds, value) else {
                     return Err(A::Error::custom("a sample is a time and a value"));
                 };
                 // Far beyond any time we take, so that the gate refuses it by its own words.
-                Ok(Point((seconds * 1_000.0).round() as i64, value.map(|value| value.0)))
+                Ok(WirePoint((seconds * 1_000.0).round() as i64, value.map(|value| value.0)))
             }
         }
         from.deserialize_seq(Pair)
     }
 }
 
-struct Number(f64);
+struct WireNumber(f64);
 
-impl<'de> Deserialize<'de> for Number {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Number, D::Error> {
+impl<'de> Deserialize<'de> for WireNumber {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<WireNumber, D::Error> {
         struct Text;
         impl Visitor<'_> for Text {
             type Value = f64;
@@ -328,7 +328,7 @@ impl<'de> Deserialize<'de> for Number {
                 text.parse().map_err(|_| E::invalid_value(de::Unexpected::Str(text), &self))
             }
         }
-        from.deserialize_str(Text).map(Number)
+        from.deserialize_str(Text).map(WireNumber)
     }
 }
 
@@ -336,7 +336,7 @@ impl<'de> Deserialize<'de> for Number {
 mod tests {
     use super::*;
 
-    fn series(body: &str) -> Result<Vec<Series>, String> {
+    fn series(body: &str) -> Result<Vec<QuerySeries>, String> {
         data::<QueryData>(body.as_bytes()).map(|(data, _)| data.series())
     }
 
@@ -362,7 +362,7 @@ mod tests {
         }
         let names = |data: &str| {
             let body = format!(r#"{{"status":"success","data":{data}}}"#);
-            self::data::<Texts>(body.as_bytes()).map(|(data, _)| data.given())
+            self::data::<TextList>(body.as_bytes()).map(|(data, _)| data.given())
         };
         assert_eq!(names("null"), Ok(vec![]));
         assert_eq!(names(r#"["a",null]"#), Ok(vec!["a".to_owned()]));
@@ -376,7 +376,7 @@ mod tests {
         assert_eq!(said.to_string(), "400");
     }
 
-    fn data_of(body: &str) -> (Vec<Series>, Option<String>) {
+    fn data_of(body: &str) -> (Vec<QuerySeries>, Option<String>) {
         let (data, partial) =
             data::<QueryData>(body.as_bytes()).unwrap_or_else(|why| panic!("{why}: {body}"));
         (data.series(), partial)
@@ -399,7 +399,7 @@ mod tests {
         }
         let long = format!(r#"{{"status":"success","data":null,"warnings":["{}"]}}"#, "x".repeat(100_000));
         assert!(data_of(&long).1.unwrap().len() < 400);
-        let answer = Answer { series: vec![], partial: Some("x".to_owned()) };
+        let answer = QueryAnswer { series: vec![], partial: Some("x".to_owned()) };
         assert_eq!(answer.whole().unwrap_err().outcome(), "transient");
     }
 
@@ -497,10 +497,10 @@ mod tests {
 
     #[test]
     fn the_version_tells_how_ranges_are_bounded() {
-        let range = |text: &str| Version { text: Some(text.to_owned()) }.range();
+        let range = |text: &str| ServerVersion { text: Some(text.to_owned()) }.range();
         assert_eq!(range("2.42.0+ds"), Some(RangeConvention::Closed));
         assert_eq!(range("v3.0.0-rc.1"), Some(RangeConvention::LeftOpen));
         assert_eq!(range("15.1"), Some(RangeConvention::LeftOpen));
-        assert_eq!((range("main"), Version::default().range()), (None, None));
+        assert_eq!((range("main"), ServerVersion::default().range()), (None, None));
     }
 }

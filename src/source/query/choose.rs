@@ -3,7 +3,7 @@
 //! The first entry that means a series decides. Before the first span is taken it is *surveyed*: read once without
 //! taking anything. A series that did not change in it is `constant` and left out until it changes; of the others an
 //! entry with `sample` takes those with the smallest ids. A series whose labels are known (it was taken before, perhaps
-//! by an earlier run of the worker) is never constant again, and comes before others in the sample. What appears later
+//! by an earlier run of Tidewatch) is never constant again, and comes before others in the sample. What appears later
 //! is constant until it changes, and waits for a place in the sample, which is given at the end of a span: those that
 //! were not heard of for [`FORGET_MS`] leave theirs.
 //!
@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 
-use crate::config::Select;
+use crate::config::SelectConfig;
 
 /// How long a series is remembered that gives no samples.
 pub const FORGET_MS: i64 = 3_600_000;
@@ -21,7 +21,7 @@ pub type Classify = Box<dyn Fn(&[(&str, &str)]) -> Option<usize> + Send>;
 
 /// What becomes of a series' samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum SeriesChoice {
     Taken,
     /// All had these bits.
     Constant(u64),
@@ -30,9 +30,9 @@ enum State {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct SeriesSighting {
     entry: usize,
-    state: State,
+    state: SeriesChoice,
     /// Its labels were known before.
     known: bool,
     last_ms: i64,
@@ -40,16 +40,16 @@ struct Seen {
 
 /// Chooses among the series of one source.
 pub struct Chooser {
-    select: Vec<Select>,
+    select: Vec<SelectConfig>,
     classify: Classify,
-    seen: HashMap<u64, Seen>,
+    seen: HashMap<u64, SeriesSighting>,
     /// Of each entry: series taken.
     taken: Vec<usize>,
 }
 
 impl Chooser {
     /// A chooser over the entries of `select`.
-    pub fn new(select: Vec<Select>, classify: Classify) -> Chooser {
+    pub fn new(select: Vec<SelectConfig>, classify: Classify) -> Chooser {
         let taken = vec![0; select.len()];
         Chooser { select, classify, seen: HashMap::new(), taken }
     }
@@ -61,8 +61,12 @@ impl Chooser {
 
     /// Series left out now: constant ones, and those beyond the sample.
     pub fn left_out(&self) -> (usize, usize) {
-        let count = |wanted: fn(State) -> bool| self.seen.values().filter(|seen| wanted(seen.state)).count();
-        (count(|state| matches!(state, State::Constant(_))), count(|state| state == State::Waiting))
+        let count =
+            |wanted: fn(SeriesChoice) -> bool| self.seen.values().filter(|seen| wanted(seen.state)).count();
+        (
+            count(|state| matches!(state, SeriesChoice::Constant(_))),
+            count(|state| state == SeriesChoice::Waiting),
+        )
     }
 
     /// Takes note of samples in the survey.
@@ -70,15 +74,15 @@ impl Chooser {
         let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return };
         if !self.seen.contains_key(&id) {
             let Some(entry) = self.entry(labels) else { return };
-            let state = State::Constant(first.1.to_bits());
-            self.seen.insert(id, Seen { entry, state, known, last_ms: last.0 });
+            let state = SeriesChoice::Constant(first.1.to_bits());
+            self.seen.insert(id, SeriesSighting { entry, state, known, last_ms: last.0 });
         }
         if let Some(seen) = self.seen.get_mut(&id) {
             seen.last_ms = last.0;
-            if let State::Constant(bits) = seen.state
+            if let SeriesChoice::Constant(bits) = seen.state
                 && samples.iter().any(|(_, value)| value.to_bits() != bits)
             {
-                seen.state = State::Waiting;
+                seen.state = SeriesChoice::Waiting;
             }
         }
     }
@@ -87,10 +91,10 @@ impl Chooser {
     pub fn decide(&mut self) {
         for seen in self.seen.values_mut() {
             if seen.known || !self.select[seen.entry].drop_constant {
-                seen.state = State::Waiting;
+                seen.state = SeriesChoice::Waiting;
             }
         }
-        self.fill_places();
+        self.bootstrap_places();
     }
 
     /// The samples to take of these: all, those from the first change on, or none.
@@ -105,19 +109,20 @@ impl Chooser {
         if !self.seen.contains_key(&id) {
             let Some(entry) = self.entry(labels) else { return samples };
             let constant = self.select[entry].drop_constant && !known;
-            let state = if constant { State::Constant(first.1.to_bits()) } else { State::Waiting };
-            self.seen.insert(id, Seen { entry, state, known, last_ms: last.0 });
+            let state =
+                if constant { SeriesChoice::Constant(first.1.to_bits()) } else { SeriesChoice::Waiting };
+            self.seen.insert(id, SeriesSighting { entry, state, known, last_ms: last.0 });
         }
         let Some(seen) = self.seen.get_mut(&id) else { return samples };
         seen.last_ms = last.0;
         let begin = match seen.state {
-            State::Taken => return samples,
-            State::Waiting => 0,
-            State::Constant(bits) => {
+            SeriesChoice::Taken => return samples,
+            SeriesChoice::Waiting => 0,
+            SeriesChoice::Constant(bits) => {
                 let Some(change) = samples.iter().position(|(_, value)| value.to_bits() != bits) else {
                     return &[];
                 };
-                seen.state = State::Waiting;
+                seen.state = SeriesChoice::Waiting;
                 change
             }
         };
@@ -125,7 +130,7 @@ impl Chooser {
         if self.select[seen.entry].sample > 0 {
             return &[];
         }
-        seen.state = State::Taken;
+        seen.state = SeriesChoice::Taken;
         self.taken[seen.entry] += 1;
         &samples[begin..]
     }
@@ -135,20 +140,20 @@ impl Chooser {
         let taken = &mut self.taken;
         self.seen.retain(|_, seen| {
             let stays = seen.last_ms > to_ms - FORGET_MS;
-            if !stays && seen.state == State::Taken {
+            if !stays && seen.state == SeriesChoice::Taken {
                 taken[seen.entry] -= 1;
             }
             stays
         });
-        self.fill_places();
+        self.bootstrap_places();
     }
 
-    fn fill_places(&mut self) {
+    fn bootstrap_places(&mut self) {
         let mut waiting: Vec<(bool, u64)> = Vec::new();
         waiting.extend(
             self.seen
                 .iter()
-                .filter(|(_, seen)| seen.state == State::Waiting)
+                .filter(|(_, seen)| seen.state == SeriesChoice::Waiting)
                 .map(|(id, seen)| (!seen.known, *id)),
         );
         waiting.sort_unstable();
@@ -156,7 +161,7 @@ impl Chooser {
             let Some(seen) = self.seen.get_mut(&id) else { continue };
             let places = self.select[seen.entry].sample;
             if places == 0 || self.taken[seen.entry] < places {
-                seen.state = State::Taken;
+                seen.state = SeriesChoice::Taken;
                 self.taken[seen.entry] += 1;
             }
         }
@@ -179,7 +184,7 @@ mod tests {
     fn chooser(entries: &[(bool, usize)]) -> Chooser {
         let select = entries
             .iter()
-            .map(|(drop_constant, sample)| Select {
+            .map(|(drop_constant, sample)| SelectConfig {
                 matching: String::new(),
                 drop_constant: *drop_constant,
                 sample: *sample,

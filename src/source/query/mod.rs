@@ -1,7 +1,7 @@
 //! A Prometheus server as source: `client` asks it, `answer` reads what it says, `tls` keeps the line private; `read`
 //! gets spans of raw samples in pieces, `take` resolves labels and drops what came before, `choose` leaves series out.
 //!
-//! Not here: when what is asked and where samples go. Whoever composes the worker does that.
+//! Not here: when what is asked and where samples go. Whoever composes Tidewatch does that.
 
 pub mod answer;
 pub mod choose;

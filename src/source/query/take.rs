@@ -12,10 +12,10 @@ use tidewatch_dataflows::sample::Samples;
 
 use super::SOURCE;
 use super::choose::Chooser;
-use super::client::Series;
+use super::client::QuerySeries;
 use crate::labels::{Labels, check, series_id};
-use crate::metrics::{Metrics, Source};
-use crate::source::validate::{self, Bounds, NATIVE_HISTOGRAM, Refusals};
+use crate::metrics::{Metrics, SourceLabels};
+use crate::source::validate::{self, EventTimeBounds, NATIVE_HISTOGRAM, Refusals};
 
 /// How far a span reaches back into the one before it when that one ended in the present.
 pub const OVERLAP_MS: i64 = 60_000;
@@ -35,7 +35,7 @@ pub struct Taker {
 
 /// The circumstances of taking.
 #[derive(Clone, Copy, Debug)]
-pub struct Taking {
+pub struct TakeContext {
     /// Unix milliseconds by the clock.
     pub now_ms: i64,
     /// The mark of last use for labels.
@@ -64,7 +64,7 @@ impl Taker {
     }
 
     /// Takes note of an answer of the survey.
-    pub fn survey(&mut self, answer: &[Series]) {
+    pub fn survey(&mut self, answer: &[QuerySeries]) {
         for series in answer {
             if let Some(pairs) = self.judged(series) {
                 let id = series_id(&pairs);
@@ -75,17 +75,22 @@ impl Taker {
     }
 
     /// Appends the new samples of an answer to `out`; gives back the series that did not fit and may later.
-    pub fn take(&mut self, answer: Vec<Series>, taking: Taking, out: &mut Samples) -> Vec<Series> {
-        let bounds = Bounds::at(taking.now_ms, false);
+    pub fn take(
+        &mut self,
+        answer: Vec<QuerySeries>,
+        taking: TakeContext,
+        out: &mut Samples,
+    ) -> Vec<QuerySeries> {
+        let bounds = EventTimeBounds::at(taking.now_ms, false);
         let mut again = Vec::new();
         let (before, mut received) = (out.len(), 0);
         for series in answer {
             match self.take_one(&series, bounds, taking, out) {
                 Ok(taken_or_refused) => received += taken_or_refused,
-                Err(NotNow) => again.push(series),
+                Err(NoRoom) => again.push(series),
             }
         }
-        self.metrics.received.get_or_create(&Source { source: SOURCE }).inc_by(received);
+        self.metrics.received.get_or_create(&SourceLabels { source: SOURCE }).inc_by(received);
         let refusals = std::mem::take(&mut self.refusals);
         refusals.record(SOURCE, &self.metrics);
         debug_assert_eq!(received, (out.len() - before) as u64 + refusals.total());
@@ -105,7 +110,7 @@ impl Taker {
     }
 
     /// The labels of a series as the gate wants them, unless they are refused; that is counted when they are interned.
-    fn judged<'a>(&self, series: &'a Series) -> Option<Vec<(&'a str, &'a str)>> {
+    fn judged<'a>(&self, series: &'a QuerySeries) -> Option<Vec<(&'a str, &'a str)>> {
         let mut pairs = pairs(series);
         check(&mut pairs, self.labels.limits()).ok()?;
         Some(pairs)
@@ -114,11 +119,11 @@ impl Taker {
     /// How many samples were taken or refused.
     fn take_one(
         &mut self,
-        series: &Series,
-        bounds: Bounds,
-        taking: Taking,
+        series: &QuerySeries,
+        bounds: EventTimeBounds,
+        taking: TakeContext,
         out: &mut Samples,
-    ) -> Result<u64, NotNow> {
+    ) -> Result<u64, NoRoom> {
         if series.histograms > 0 {
             self.refusals.add(NATIVE_HISTOGRAM, series.histograms as u64, || {
                 "native histograms are not read".to_owned()
@@ -143,7 +148,7 @@ impl Taker {
                 validate::intern(&self.labels, &mut pairs, &self.encoded, taking.epoch)
         {
             if taking.again && ["series_limit", "series_per_name_limit"].contains(&reason) {
-                return Err(NotNow);
+                return Err(NoRoom);
             }
             self.refusals.add(reason, chosen.len() as u64, || sentence);
             return Ok(histograms + chosen.len() as u64);
@@ -164,10 +169,10 @@ impl Taker {
 }
 
 /// The series may fit a moment later.
-struct NotNow;
+struct NoRoom;
 
 /// The labels of a series, sorted by name, without empty values.
-fn pairs(series: &Series) -> Vec<(&str, &str)> {
+fn pairs(series: &QuerySeries) -> Vec<(&str, &str)> {
     let all = series.labels.iter().filter(|(_, value)| !value.is_empty());
     let mut pairs: Vec<(&str, &str)> = all.map(|(name, value)| (name.as_str(), value.as_str())).collect();
     pairs.sort_unstable();
@@ -188,29 +193,29 @@ fn encode(sorted: &[(&str, &str)], encoded: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Select;
+    use crate::config::SelectConfig;
     use crate::labels::Limits;
     use crate::source::support::Folder;
 
     const NOW: i64 = 1_700_000_000_000;
 
-    fn series(name: &str, samples: &[(i64, f64)]) -> Series {
+    fn series(name: &str, samples: &[(i64, f64)]) -> QuerySeries {
         let samples = samples.iter().map(|(at, value)| (NOW + at, *value)).collect();
         let labels =
             [("zone", "a"), ("__name__", name), ("empty", "")].map(|(n, v)| (n.to_owned(), v.to_owned()));
-        Series { labels: labels.into(), samples, histograms: 0 }
+        QuerySeries { labels: labels.into(), samples, histograms: 0 }
     }
 
-    fn taker(folder: &Folder, limits: Limits, select: Vec<Select>) -> (Taker, Arc<Metrics>) {
+    fn taker(folder: &Folder, limits: Limits, select: Vec<SelectConfig>) -> (Taker, Arc<Metrics>) {
         let metrics = Arc::new(Metrics::new());
         let labels = Arc::new(Labels::open(&folder.path, limits, Arc::clone(&metrics)).unwrap());
         let chooser = Chooser::new(select, Box::new(|_| Some(0)));
         (Taker::new(labels, Arc::clone(&metrics), chooser), metrics)
     }
 
-    fn take(taker: &mut Taker, answer: Vec<Series>) -> Vec<(i64, f64)> {
+    fn take(taker: &mut Taker, answer: Vec<QuerySeries>) -> Vec<(i64, f64)> {
         let mut out = Samples::default();
-        let taking = Taking { now_ms: NOW, epoch: 1, again: false };
+        let taking = TakeContext { now_ms: NOW, epoch: 1, again: false };
         assert!(taker.take(answer, taking, &mut out).is_empty());
         out.at_ms.iter().map(|at| at - NOW).zip(out.value.iter().copied()).collect()
     }
@@ -236,7 +241,7 @@ mod tests {
     fn the_gate_refuses_and_counts() {
         let folder = Folder::new();
         let (mut taker, metrics) = taker(&folder, Limits { series: 2, ..Limits::default() }, vec![]);
-        let nameless = Series { labels: vec![], samples: vec![(NOW, 1.0)], histograms: 3 };
+        let nameless = QuerySeries { labels: vec![], samples: vec![(NOW, 1.0)], histograms: 3 };
         let answer = vec![
             nameless,
             series("tidewatch_window_avg", &[(0, 1.0)]),
@@ -262,7 +267,7 @@ mod tests {
         let mut out = Samples::default();
         let again = taker.take(
             vec![series("d", &[(0, 1.0)])],
-            Taking { now_ms: NOW, epoch: 1, again: true },
+            TakeContext { now_ms: NOW, epoch: 1, again: true },
             &mut out,
         );
         assert_eq!((again.len(), out.len()), (1, 0));
@@ -271,7 +276,7 @@ mod tests {
     #[test]
     fn constant_series_are_not_even_interned() {
         let folder = Folder::new();
-        let select = vec![Select { matching: String::new(), drop_constant: true, sample: 0 }];
+        let select = vec![SelectConfig { matching: String::new(), drop_constant: true, sample: 0 }];
         let (mut taker, _) = taker(&folder, Limits::default(), select);
         let both = || vec![series("a", &[(-2, 1.0), (-1, 1.0)]), series("b", &[(-2, 1.0), (-1, 2.0)])];
         taker.survey(&both());

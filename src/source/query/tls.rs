@@ -1,13 +1,14 @@
 //! TLS under the HTTP client: certificates as `tls_config` says, read again at each connection, so that they can be
-//! replaced while the worker runs.
+//! replaced while Tidewatch runs.
 //!
 //! Not here: HTTP. The client calls [`Tls`] for the transport under it.
 
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
@@ -31,7 +32,7 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 #[derive(Clone)]
 pub struct Tls {
     config: TlsConfig,
-    made: Arc<Mutex<Option<Made>>>,
+    made: Arc<Mutex<Option<TlsSetup>>>,
 }
 
 impl fmt::Debug for Tls {
@@ -41,11 +42,11 @@ impl fmt::Debug for Tls {
 }
 
 /// The configuration of rustls, and what it was made from.
-type Made = (Files, Arc<ClientConfig>);
+type TlsSetup = (TlsFiles, Arc<ClientConfig>);
 
 /// What the files held when the configuration was made from them.
 #[derive(Clone, PartialEq, Eq)]
-struct Files {
+struct TlsFiles {
     ca: Option<Vec<u8>>,
     cert_and_key: Option<(Vec<u8>, Vec<u8>)>,
 }
@@ -81,8 +82,8 @@ impl Tls {
             }
         };
         let ca = config.ca_file.as_deref().map(|path| read(path, "ca_file")).transpose()?;
-        let files = Files { ca, cert_and_key };
-        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = TlsFiles { ca, cert_and_key };
+        let mut made = self.made.lock();
         if let Some((of, made)) = &*made
             && *of == files
         {
@@ -116,7 +117,7 @@ fn certificates(pem: &[u8], key: &str) -> Result<Vec<CertificateDer<'static>>, T
     }
 }
 
-fn build(config: &TlsConfig, files: &Files) -> Result<ClientConfig, TlsError> {
+fn build(config: &TlsConfig, files: &TlsFiles) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
@@ -136,7 +137,7 @@ fn build(config: &TlsConfig, files: &Files) -> Result<ClientConfig, TlsError> {
 }
 
 /// Whom to trust: those in `ca_file`, else those the system trusts.
-fn trusted(ca: Option<&[u8]>, provider: Arc<CryptoProvider>) -> Result<Arc<Trusted>, TlsError> {
+fn trusted(ca: Option<&[u8]>, provider: Arc<CryptoProvider>) -> Result<Arc<TrustedVerifier>, TlsError> {
     let mut store = RootCertStore::empty();
     let mut named = Vec::new();
     if let Some(pem) = ca {
@@ -157,18 +158,18 @@ fn trusted(ca: Option<&[u8]>, provider: Arc<CryptoProvider>) -> Result<Arc<Trust
     }
     let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider).build();
     let signed = signed.map_err(|error| TlsError(format!("tls_config.ca_file cannot be used: {error}")))?;
-    Ok(Arc::new(Trusted { signed, named }))
+    Ok(Arc::new(TrustedVerifier { signed, named }))
 }
 
 /// Takes what those we trust have signed, and a server's own certificate that is in `ca_file` itself: so people secure
 /// one Prometheus by `openssl req -x509`, whose certificates may sign, which the library takes for no server's.
 #[derive(Debug)]
-struct Trusted {
+struct TrustedVerifier {
     signed: Arc<WebPkiServerVerifier>,
     named: Vec<CertificateDer<'static>>,
 }
 
-impl ServerCertVerifier for Trusted {
+impl ServerCertVerifier for TrustedVerifier {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -251,7 +252,7 @@ impl ServerCertVerifier for AnyCertificate {
 }
 
 impl<In: Transport> Connector<In> for Tls {
-    type Out = Either<In, Secured>;
+    type Out = Either<In, TlsConnection>;
 
     fn connect(
         &self,
@@ -274,23 +275,23 @@ impl<In: Transport> Connector<In> for Tls {
         connection.complete_io(&mut line)?;
         let buffers =
             LazyBuffers::new(details.config.input_buffer_size(), details.config.output_buffer_size());
-        Ok(Some(Either::B(Secured { buffers, stream: StreamOwned::new(connection, line) })))
+        Ok(Some(Either::B(TlsConnection { buffers, stream: StreamOwned::new(connection, line) })))
     }
 }
 
 /// A connection with TLS around it.
-pub struct Secured {
+pub struct TlsConnection {
     buffers: LazyBuffers,
     stream: StreamOwned<ClientConnection, TransportAdapter>,
 }
 
-impl fmt::Debug for Secured {
+impl fmt::Debug for TlsConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secured").field("below", &self.stream.sock.get_ref()).finish()
     }
 }
 
-impl Transport for Secured {
+impl Transport for TlsConnection {
     fn buffers(&mut self) -> &mut dyn Buffers {
         &mut self.buffers
     }

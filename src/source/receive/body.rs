@@ -32,7 +32,7 @@ pub(super) struct Pace {
 ///
 /// A body that is still arriving holds its begin like one that has arrived. What it holds beyond that counts against half
 /// of the room, so a few large ones that never end leave the other half to ordinary pushes.
-pub(super) struct Room {
+pub(super) struct BodyRoom {
     units: Arc<Semaphore>,
     /// How many there are.
     all: usize,
@@ -42,12 +42,12 @@ pub(super) struct Room {
     begin_units: usize,
 }
 
-impl Room {
+impl BodyRoom {
     /// Room for so many bodies of this size.
-    pub(super) fn new(bodies: usize, body_bytes: usize) -> Room {
+    pub(super) fn new(bodies: usize, body_bytes: usize) -> BodyRoom {
         let of_one = body_bytes.div_ceil(UNIT_BYTES);
         let units = bodies.saturating_mul(of_one).min(Semaphore::MAX_PERMITS);
-        Room {
+        BodyRoom {
             units: Arc::new(Semaphore::new(units)),
             all: units,
             arriving: Arc::new(Semaphore::new((units / 2).max(of_one).min(units))),
@@ -111,7 +111,7 @@ pub(super) async fn read(
     declared: Option<usize>,
     max: usize,
     pace: Pace,
-    room: &Room,
+    room: &BodyRoom,
 ) -> Result<WholeBody, BodyError> {
     if declared.is_some_and(|length| length > max) {
         return Err(BodyError::TooLarge { declared });
@@ -136,7 +136,7 @@ impl WholeBody {
         declared: Option<usize>,
         max: usize,
         pace: Pace,
-        room: &Room,
+        room: &BodyRoom,
     ) -> Result<(), BodyError> {
         // Of this part of the time, and of the parts since the average was looked at.
         let (mut part, mut parts, mut since) = (0, 0, 0);
@@ -174,7 +174,7 @@ impl WholeBody {
 
     /// Makes space for `length` bytes: twice what there was, so that bytes are moved seldom, but none beyond `end`, where
     /// the body ends.
-    fn grow(&mut self, length: usize, end: usize, room: &Room) -> Result<(), BodyError> {
+    fn grow(&mut self, length: usize, end: usize, room: &BodyRoom) -> Result<(), BodyError> {
         let space = self.bytes.capacity();
         if length <= space {
             return Ok(());
@@ -213,9 +213,9 @@ pub(super) mod tests {
         Pace { whole: Duration::from_secs(60), part: Duration::from_secs(60), bytes_min: 0, parts: 1 };
 
     /// A body whose pieces come when a test sends them.
-    struct Pieces(UnboundedReceiver<std::io::Result<Bytes>>);
+    struct BodyPieces(UnboundedReceiver<std::io::Result<Bytes>>);
 
-    impl HttpBody for Pieces {
+    impl HttpBody for BodyPieces {
         type Data = Bytes;
         type Error = std::io::Error;
 
@@ -230,13 +230,13 @@ pub(super) mod tests {
     /// A body, and where its pieces are sent; it ends when that is dropped.
     pub(in super::super) fn pieces() -> (UnboundedSender<std::io::Result<Bytes>>, Body) {
         let (to, from) = unbounded_channel();
-        (to, Body::new(Pieces(from)))
+        (to, Body::new(BodyPieces(from)))
     }
 
     #[tokio::test]
     async fn a_body_that_is_waited_for_takes_no_room_that_it_does_not_fill() {
         const MAX: usize = 64 << 10;
-        let room = Arc::new(Room::new(8, MAX));
+        let room = Arc::new(BodyRoom::new(8, MAX));
         let all = room.free();
         for declared in [None, Some(MAX)] {
             let waiting: Vec<_> = (0..256)
@@ -269,7 +269,7 @@ pub(super) mod tests {
     #[tokio::test]
     async fn large_bodies_that_do_not_end_leave_half_of_the_room_to_others() {
         const MAX: usize = 320 << 10;
-        let (room, half) = (Arc::new(Room::new(8, MAX)), 4 * MAX);
+        let (room, half) = (Arc::new(BodyRoom::new(8, MAX)), 4 * MAX);
         let (all, begin) = (room.free(), MAX / BEGIN_PART);
         // One byte short of its end each.
         let wait = |length: usize| {
@@ -328,7 +328,7 @@ pub(super) mod tests {
                 to.send(Ok(piece)).unwrap();
             }
             drop(to);
-            let room = Room::new(8, 100_000);
+            let room = BodyRoom::new(8, 100_000);
             let all = room.free();
             let declared = random.bool().then_some(bytes.len());
             let arrived = read(body, declared, max, PATIENCE, &room).await;
@@ -351,7 +351,7 @@ pub(super) mod tests {
             (Some(MAX), vec![Ok(2_048), Ok(2_048)], BodyError::NoRoom),
         ];
         for (declared, sent, want) in table {
-            let room = Room::new(1, MAX);
+            let room = BodyRoom::new(1, MAX);
             let held = (want == BodyError::NoRoom).then(|| room.take(1_024).unwrap());
             let free = room.free();
             let (to, body) = pieces();
@@ -372,7 +372,7 @@ pub(super) mod tests {
         const MAX: usize = 64 << 10;
         let part = Duration::from_millis(20);
         let pace = Pace { part, bytes_min: 64, parts: 1_000_000, ..PATIENCE };
-        let room = Arc::new(Room::new(1, MAX));
+        let room = Arc::new(BodyRoom::new(1, MAX));
         let wait = || {
             let (to, body) = pieces();
             to.send(Ok(Bytes::from_static(b"ab"))).unwrap();
@@ -398,7 +398,7 @@ pub(super) mod tests {
         // Where there is room, the average counts.
         let pace = Pace { parts: 5, ..pace };
         let (_to, body) = pieces();
-        let (roomy, begun) = (Room::new(8, MAX), tokio::time::Instant::now());
+        let (roomy, begun) = (BodyRoom::new(8, MAX), tokio::time::Instant::now());
         assert!(matches!(read(body, None, MAX, pace, &roomy).await, Err(BodyError::Stalled)));
         assert!(begun.elapsed() >= 5 * part);
     }

@@ -1,9 +1,9 @@
 //! The route answered as a sender sees it, over a journal that answers as it is told.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use axum::body::{Body, to_bytes};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::*;
@@ -23,7 +23,7 @@ const BODY_MAX: usize = 4_096;
 struct Fake {
     taken: Mutex<Vec<Samples>>,
     told: Mutex<Vec<Vec<(u64, MetricType)>>>,
-    refuse: Option<Refused>,
+    refuse: Option<IntakeRefusal>,
     fail: Option<String>,
     drop: bool,
     catching_up: bool,
@@ -31,7 +31,7 @@ struct Fake {
 }
 
 impl Intake for Fake {
-    fn offer(&self, samples: Samples) -> Result<Durable, Refused> {
+    fn offer(&self, samples: Samples) -> Result<DurableFuture, IntakeRefusal> {
         self.offered.fetch_add(1, Ordering::Relaxed);
         if let Some(refused) = &self.refuse {
             return Err(refused.clone());
@@ -41,12 +41,12 @@ impl Intake for Fake {
             let result = self.fail.clone().map_or(Ok(()), Err);
             answer.send(result).expect("the receiving end is held");
         }
-        self.taken.lock().unwrap().push(samples);
+        self.taken.lock().push(samples);
         Ok(durable)
     }
 
-    fn tell(&self, types: Vec<(u64, MetricType)>) -> Result<Durable, Refused> {
-        self.told.lock().unwrap().push(types);
+    fn record_types(&self, types: Vec<(u64, MetricType)>) -> Result<DurableFuture, IntakeRefusal> {
+        self.told.lock().push(types);
         self.offer(Samples::default())
     }
 
@@ -134,7 +134,7 @@ async fn a_good_request_is_answered_204_once_durable() {
     for headers in ways {
         assert_eq!(rig.post(headers, one_sample()).await, (204, String::new()), "{headers:?}");
     }
-    assert_eq!(rig.fake.taken.lock().unwrap().iter().map(Samples::len).sum::<usize>(), 6);
+    assert_eq!(rig.fake.taken.lock().iter().map(Samples::len).sum::<usize>(), 6);
     let text = rig.metrics.text();
     for line in [
         "tidewatch_samples_received_total{source=\"remote_write\"} 6",
@@ -271,7 +271,7 @@ async fn a_partly_bad_request_keeps_the_good_and_says_what_was_bad() {
     let start = "1 of 3 samples are written, 2 refused for good: 1 before_2000 (first: timestamp_ms cannot be before \
                  the year 2000 (946684800000); got 1714521600, which looks like seconds); 1 missing_name (first: ";
     assert!(text.starts_with(start), "{text}");
-    assert_eq!(rig.fake.taken.lock().unwrap()[0].at_ms, [NOW]);
+    assert_eq!(rig.fake.taken.lock()[0].at_ms, [NOW]);
     let text = rig.metrics.text();
     for line in [
         "tidewatch_samples_received_total{source=\"remote_write\"} 3",
@@ -342,7 +342,7 @@ async fn answers_to_2_0_say_what_is_written_and_those_to_1_0_do_not() {
 async fn types_are_told_once_and_again_only_after_a_refusal() {
     let metadata = |kind| snappy(&wire::bytes(3, &[&[0x08, kind][..], &wire::bytes(2, b"up")].concat()));
     let up = crate::labels::series_id(&[("__name__", "up")]).0;
-    let told = |rig: &Rig| std::mem::take(&mut *rig.fake.told.lock().unwrap());
+    let told = |rig: &Rig| std::mem::take(&mut *rig.fake.told.lock());
     let rig = rig(Fake::default());
     assert_eq!(rig.post(&[], metadata(1)).await.0, 204);
     assert!(told(&rig).is_empty(), "no series bears the name yet");
@@ -366,7 +366,7 @@ async fn types_are_told_once_and_again_only_after_a_refusal() {
 
 #[tokio::test]
 async fn what_may_pass_by_itself_is_503_with_retry_after() {
-    let full = Refused { retry_after_seconds: 5, why: "journal.bytes_max (9) is reached".to_owned() };
+    let full = IntakeRefusal { retry_after_seconds: 5, why: "journal.bytes_max (9) is reached".to_owned() };
     let table = [
         (
             Fake { refuse: Some(full), ..Fake::default() },
@@ -390,7 +390,7 @@ async fn what_may_pass_by_itself_is_503_with_retry_after() {
 
 #[test]
 fn a_body_that_does_not_arrive_is_503_so_that_it_is_sent_again() {
-    let slow = Refusal::Slow;
+    let slow = RequestRefusal::Slow;
     let status = slow.kind().about().status.as_u16();
     assert_eq!(status, 503);
     assert_eq!(slow.headers(), [(RETRY_AFTER, "1".to_owned()), (CONNECTION, "close".to_owned())]);
@@ -421,7 +421,7 @@ async fn requests_and_bodies_in_work_are_bounded() {
     let all = BODIES_MAX * BODY_MAX;
     let held = rig.receiver.room.take(all).unwrap();
     let (status, text) = rig.post(&[], one_sample()).await;
-    let message = "bodies in work fill their room of 8 times limits.body_bytes; try again in 1 s\n";
+    let message = "bodies in work bootstrap their room of 8 times limits.body_bytes; try again in 1 s\n";
     assert_eq!((status, text.as_str()), (503, message));
     drop(held);
     assert_eq!(rig.post(&[], one_sample()).await.0, 204);
@@ -449,7 +449,7 @@ async fn large_bodies_wait_for_their_turn_and_small_ones_do_not() {
     assert_eq!(rig.fake.offered.load(Ordering::Relaxed), 1);
     drop(turns);
     assert_eq!(waiting.await.unwrap(), (204, String::new()));
-    let taken: Vec<usize> = rig.fake.taken.lock().unwrap().iter().map(Samples::len).collect();
+    let taken: Vec<usize> = rig.fake.taken.lock().iter().map(Samples::len).collect();
     assert_eq!(taken, [1, 100_000]);
     assert_eq!((rig.receiver.room.free(), rig.receiver.decoders.available_permits()), (free, DECODERS_MAX));
 }

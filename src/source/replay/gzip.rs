@@ -7,7 +7,7 @@ use std::io::{self, BufRead, Read};
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-use super::open::{Ignored, head, skip_zeros};
+use super::open::{IgnoredBytes, head, skip_zeros};
 
 /// What a member begins with.
 pub const MAGIC: [u8; 2] = [0x1f, 0x8b];
@@ -19,7 +19,7 @@ const NAME: u8 = 1 << 3;
 const COMMENT: u8 = 1 << 4;
 const RESERVED: u8 = 0b1110_0000;
 
-enum At {
+enum MemberPart {
     /// Before a member; whether it is the first.
     Begin {
         first: bool,
@@ -36,19 +36,19 @@ pub struct Gzip<R> {
     source: R,
     inflate: Decompress,
     sum: Crc,
-    at: At,
-    ignored: Ignored,
+    at: MemberPart,
+    ignored: IgnoredBytes,
 }
 
 impl<R: BufRead> Gzip<R> {
     /// Reads nothing yet; bytes behind the last member are counted in `ignored`.
-    pub fn new(source: R, ignored: Ignored) -> Gzip<R> {
-        let (inflate, sum, at) = (Decompress::new(false), Crc::new(), At::Begin { first: true });
+    pub fn new(source: R, ignored: IgnoredBytes) -> Gzip<R> {
+        let (inflate, sum, at) = (Decompress::new(false), Crc::new(), MemberPart::Begin { first: true });
         Gzip { source, inflate, sum, at, ignored }
     }
 
     /// Begins the next member, if there is one.
-    fn begin(&mut self, first: bool) -> io::Result<At> {
+    fn begin(&mut self, first: bool) -> io::Result<MemberPart> {
         if !first {
             skip_zeros(&mut self.source)?;
         }
@@ -56,14 +56,14 @@ impl<R: BufRead> Gzip<R> {
         if begin != MAGIC {
             if !first {
                 self.ignored.rest(&begin, &mut self.source)?;
-                return Ok(At::End);
+                return Ok(MemberPart::End);
             }
             return Err(if begin.is_empty() { cut_off() } else { no_header() });
         }
         self.header()?;
         self.inflate.reset(false);
         self.sum.reset();
-        Ok(At::Body)
+        Ok(MemberPart::Body)
     }
 
     /// Passes over the header, whose magic is taken.
@@ -96,7 +96,7 @@ impl<R: BufRead> Gzip<R> {
     }
 
     /// Decompresses into `buffer`: the number of bytes, and where the member is after them.
-    fn inflate(&mut self, buffer: &mut [u8]) -> io::Result<(usize, At)> {
+    fn inflate(&mut self, buffer: &mut [u8]) -> io::Result<(usize, MemberPart)> {
         loop {
             let input = self.source.fill_buf()?;
             let (before, ended) = ((self.inflate.total_in(), self.inflate.total_out()), input.is_empty());
@@ -106,30 +106,30 @@ impl<R: BufRead> Gzip<R> {
             self.source.consume(consumed);
             self.sum.update(&buffer[..n]);
             return match status {
-                Ok(Status::StreamEnd) => Ok((n, At::Sums)),
-                Ok(_) if n > 0 => Ok((n, At::Body)),
-                Ok(_) if ended => Ok((0, At::Damage(cut_off()))),
+                Ok(Status::StreamEnd) => Ok((n, MemberPart::Sums)),
+                Ok(_) if n > 0 => Ok((n, MemberPart::Body)),
+                Ok(_) if ended => Ok((0, MemberPart::Damage(cut_off()))),
                 Ok(_) if consumed > 0 => continue,
-                Ok(_) | Err(_) => Ok((n, At::Damage(invalid("corrupt deflate stream")))),
+                Ok(_) | Err(_) => Ok((n, MemberPart::Damage(invalid("corrupt deflate stream")))),
             };
         }
     }
 
     /// One step from where it is: how many bytes it gave, none if there is another step to do.
-    fn step(&mut self, at: At, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    fn step(&mut self, at: MemberPart, buffer: &mut [u8]) -> io::Result<Option<usize>> {
         match at {
-            At::Begin { first } => self.at = self.begin(first)?,
-            At::Body => {
+            MemberPart::Begin { first } => self.at = self.begin(first)?,
+            MemberPart::Body => {
                 let (n, at) = self.inflate(buffer)?;
                 self.at = at;
                 return Ok((n > 0).then_some(n));
             }
-            At::Sums => {
+            MemberPart::Sums => {
                 self.judge()?;
-                self.at = At::Begin { first: false };
+                self.at = MemberPart::Begin { first: false };
             }
-            At::Damage(error) => return Err(error),
-            At::End => return Ok(Some(0)),
+            MemberPart::Damage(error) => return Err(error),
+            MemberPart::End => return Ok(Some(0)),
         }
         Ok(None)
     }
@@ -152,12 +152,12 @@ impl<R: BufRead> Read for Gzip<R> {
             return Ok(0);
         }
         loop {
-            let at = std::mem::replace(&mut self.at, At::End);
+            let at = std::mem::replace(&mut self.at, MemberPart::End);
             let begun = match &at {
-                At::Begin { first } => At::Begin { first: *first },
-                At::Body => At::Body,
-                At::Sums => At::Sums,
-                At::Damage(_) | At::End => At::End,
+                MemberPart::Begin { first } => MemberPart::Begin { first: *first },
+                MemberPart::Body => MemberPart::Body,
+                MemberPart::Sums => MemberPart::Sums,
+                MemberPart::Damage(_) | MemberPart::End => MemberPart::End,
             };
             match self.step(at, buffer) {
                 Ok(Some(n)) => return Ok(n),
@@ -208,11 +208,11 @@ mod tests {
 
     /// What is given out before the end or an error, and how many bytes were ignored.
     fn read(bytes: &[u8]) -> (Vec<u8>, u64, Result<(), String>) {
-        let (mut out, ignored) = (Vec::new(), Ignored::default());
+        let (mut out, ignored) = (Vec::new(), IgnoredBytes::default());
         // A small buffer, as a pipe may give, and a large one: the same comes out.
         let small = io::BufReader::with_capacity(1, bytes);
         let mut again = Vec::new();
-        let other = Gzip::new(small, Ignored::default()).read_to_end(&mut again);
+        let other = Gzip::new(small, IgnoredBytes::default()).read_to_end(&mut again);
         let done = Gzip::new(bytes, ignored.clone()).read_to_end(&mut out).map_err(|e| e.to_string());
         assert_eq!(other.map_err(|error| error.to_string()), done);
         assert_eq!(again, out);
@@ -228,14 +228,14 @@ mod tests {
         let bytes =
             [&member(&text)[..], &full.finish().unwrap(), &zeros, &member(b"end"), &zeros, b"x"].concat();
         for piece in [1, 7, 4_096] {
-            let (mut out, ignored) = (Vec::new(), Ignored::default());
+            let (mut out, ignored) = (Vec::new(), IgnoredBytes::default());
             let source = io::BufReader::with_capacity(piece, Interrupted::new(&bytes));
             Gzip::new(source, ignored.clone()).read_to_end(&mut out).unwrap();
             assert!(out == [&text[..], b"fullend"].concat(), "{piece}: {} bytes", out.len());
             assert_eq!(ignored.bytes(), 1);
         }
         // What is no interruption still ends it.
-        let mut cut = Gzip::new(&bytes[..30], Ignored::default());
+        let mut cut = Gzip::new(&bytes[..30], IgnoredBytes::default());
         let error = cut.read_to_end(&mut Vec::new()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
         assert_eq!(cut.read(&mut [0; 9]).unwrap(), 0);
@@ -314,7 +314,7 @@ mod tests {
             }
             bad.truncate(random.usize(..=bad.len()));
             let mut out = Vec::new();
-            drop(Gzip::new(&bad[..], Ignored::default()).read_to_end(&mut out));
+            drop(Gzip::new(&bad[..], IgnoredBytes::default()).read_to_end(&mut out));
         }
     }
 }

@@ -36,9 +36,9 @@ fn not_read(begin: &[u8]) -> Option<&'static str> {
 
 /// Counts bytes behind the last part of a compressed input that belong to none.
 #[derive(Clone, Debug, Default)]
-pub struct Ignored(Arc<AtomicU64>);
+pub struct IgnoredBytes(Arc<AtomicU64>);
 
-impl Ignored {
+impl IgnoredBytes {
     /// How many there were so far.
     pub fn bytes(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
@@ -53,20 +53,20 @@ impl Ignored {
 }
 
 /// An opened input.
-pub struct Opened {
+pub struct InputStream {
     /// Its text, as UTF-8.
     pub text: BufReader<Box<dyn Read + Send>>,
     /// What was left out behind its last compressed part.
-    pub ignored: Ignored,
+    pub ignored: IgnoredBytes,
 }
 
 /// Counts what goes through.
-struct Counted<R> {
+struct CountingReader<R> {
     inner: R,
     bytes: Arc<AtomicU64>,
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for CountingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
         self.bytes.fetch_add(n as u64, Ordering::Relaxed);
@@ -75,16 +75,16 @@ impl<R: Read> Read for Counted<R> {
 }
 
 /// Opens the input of this name; `counter` counts its bytes as they stand in it.
-pub fn open(name: &str, counter: Arc<AtomicU64>) -> io::Result<Opened> {
+pub fn open(name: &str, counter: Arc<AtomicU64>) -> io::Result<InputStream> {
     let inner: Box<dyn Read + Send> = match name {
         "-" => Box::new(io::stdin()),
         _ => Box::new(File::open(name)?),
     };
-    let mut source = BufReader::with_capacity(BUFFER_BYTES, Counted { inner, bytes: counter });
+    let mut source = BufReader::with_capacity(BUFFER_BYTES, CountingReader { inner, bytes: counter });
     let begin = head(&mut source, HEAD_BYTES)?;
-    let ignored = Ignored::default();
+    let ignored = IgnoredBytes::default();
     let decompressed = decompress(name, begin, source, &ignored)?;
-    Ok(Opened { text: BufReader::with_capacity(BUFFER_BYTES, decode(decompressed)?), ignored })
+    Ok(InputStream { text: BufReader::with_capacity(BUFFER_BYTES, decode(decompressed)?), ignored })
 }
 
 /// The decompressed bytes of a source whose first bytes are taken: they tell, and only then the name.
@@ -92,7 +92,7 @@ fn decompress(
     name: &str,
     begin: Vec<u8>,
     source: impl BufRead + Send + 'static,
-    ignored: &Ignored,
+    ignored: &IgnoredBytes,
 ) -> io::Result<Box<dyn Read + Send>> {
     let lower = name.to_ascii_lowercase();
     let (gzip, zstd) = (begin.starts_with(&gzip::MAGIC), zstd::begins_frame(&begin));

@@ -10,7 +10,8 @@ use crate::labels::{Limits, series_id};
 use crate::source::support::Folder;
 
 const NOW: i64 = 1_714_521_600_000;
-const OPTIONS: Options = Options { format: None, strict: false, allow_future: false, clock: || NOW };
+const OPTIONS: ReplayOptions =
+    ReplayOptions { format: None, strict: false, allow_future: false, clock: || NOW };
 
 struct Rig {
     folder: Folder,
@@ -32,12 +33,12 @@ impl Rig {
         path.to_str().unwrap().to_owned()
     }
 
-    fn open(&self, inputs: &[String], options: Options) -> Result<Replay, ReplayError> {
-        Replay::open(inputs, options, self.labels.clone(), self.metrics.clone())
+    fn open(&self, inputs: &[String], options: ReplayOptions) -> Result<ReplayReader, ReplayError> {
+        ReplayReader::open(inputs, options, self.labels.clone(), self.metrics.clone())
     }
 
     /// All samples of the inputs, the replay at its end, and the inputs that failed.
-    fn read(&self, inputs: &[String], options: Options) -> (Samples, Replay, Vec<ReplayError>) {
+    fn read(&self, inputs: &[String], options: ReplayOptions) -> (Samples, ReplayReader, Vec<ReplayError>) {
         let mut replay = self.open(inputs, options).unwrap();
         let (mut all, mut batch, mut failed) = (Samples::default(), Samples::default(), Vec::new());
         loop {
@@ -57,7 +58,7 @@ impl Rig {
     }
 
     /// As [`Rig::read`], for inputs of which one fails at most.
-    fn all(&self, inputs: &[String], options: Options) -> Result<(Samples, Replay), ReplayError> {
+    fn all(&self, inputs: &[String], options: ReplayOptions) -> Result<(Samples, ReplayReader), ReplayError> {
         let (all, replay, mut failed) = self.read(inputs, options);
         assert!(failed.len() <= 1, "{failed:?}");
         failed.pop().map_or(Ok((all, replay)), Err)
@@ -322,7 +323,8 @@ fn the_first_bad_lines_are_kept_and_strict_stops_at_the_first() {
     assert_eq!((got.len(), summary.refusals.count(MALFORMED), summary.lines), (51, 50, 101));
     let numbers: Vec<u64> = summary.first.iter().map(|bad| bad.line).collect();
     assert_eq!(numbers, (1..=BAD_LINES_SHOWN as u64).map(|n| 2 * n).collect::<Vec<_>>());
-    let mut strict = rig.open(std::slice::from_ref(&input), Options { strict: true, ..OPTIONS }).unwrap();
+    let mut strict =
+        rig.open(std::slice::from_ref(&input), ReplayOptions { strict: true, ..OPTIONS }).unwrap();
     let mut batch = Samples::default();
     let error = strict.next_batch(&mut batch, 1).unwrap_err();
     let want = format!(
@@ -339,7 +341,7 @@ fn the_first_bad_lines_are_kept_and_strict_stops_at_the_first() {
 fn the_future_is_taken_when_allowed() {
     let rig = rig();
     let input = rig.file("a.prom", b"up 1 4102444800000\nup 1 253402300800000\n");
-    let open = Options { allow_future: true, ..OPTIONS };
+    let open = ReplayOptions { allow_future: true, ..OPTIONS };
     let (got, replay) = rig.all(&[input], open).unwrap();
     assert_eq!((got.at_ms, replay.summary().refusals.count("too_far_ahead")), (vec![4_102_444_800_000], 1));
 }
@@ -352,7 +354,7 @@ fn inputs_that_cannot_be_read_are_named() {
     let odd = rig.file("a.json", b"");
     let bare = rig.file("csv", b"");
     let guessing = "cannot be guessed from its name (.prom, .txt, .om, .csv, each also with .gz or .zst); give --format prometheus, openmetrics or csv";
-    let with_format = Options { format: Some(Format::Csv), ..OPTIONS };
+    let with_format = ReplayOptions { format: Some(FileFormat::Csv), ..OPTIONS };
     let table = [
         (vec![], OPTIONS, "there is no input; name files, or - for standard input".to_owned()),
         (
@@ -369,11 +371,11 @@ fn inputs_that_cannot_be_read_are_named() {
         assert_eq!(error.to_string(), message);
     }
     assert_eq!(
-        "json".parse::<Format>(),
+        "json".parse::<FileFormat>(),
         Err("format must be prometheus, openmetrics or csv; got \"json\"".to_owned())
     );
-    assert_eq!(("csv".parse(), "prometheus".parse()), (Ok(Format::Csv), Ok(Format::Prometheus)));
-    assert_eq!("openmetrics".parse(), Ok(Format::OpenMetrics));
+    assert_eq!(("csv".parse(), "prometheus".parse()), (Ok(FileFormat::Csv), Ok(FileFormat::Prometheus)));
+    assert_eq!("openmetrics".parse(), Ok(FileFormat::OpenMetrics));
 }
 
 #[test]
@@ -398,7 +400,7 @@ fn damaged_files_end_with_an_error_that_names_them() {
     }
     for (name, bytes) in [("a.prom.xz", &b"\xfd7zXZ\0\0\x04"[..]), ("wide.prom", b"\xff\xfe\0\0u\0\0\0")] {
         let input = rig.file(name, bytes);
-        let with_format = Options { format: Some(Format::Prometheus), ..OPTIONS };
+        let with_format = ReplayOptions { format: Some(FileFormat::Prometheus), ..OPTIONS };
         let message = rig.all(&[input], with_format).err().expect("it is not read").to_string();
         assert!(message.contains("xz, which is not read") || message.contains("UTF-32, which"), "{message}");
     }
@@ -459,8 +461,8 @@ fn any_bytes_are_read_without_a_panic() {
             content.insert(place, random.u8(..));
         }
         let input = rig.file("any", &content);
-        for format in [Format::Csv, Format::Prometheus, Format::OpenMetrics] {
-            let options = Options { format: Some(format), ..OPTIONS };
+        for format in [FileFormat::Csv, FileFormat::Prometheus, FileFormat::OpenMetrics] {
+            let options = ReplayOptions { format: Some(format), ..OPTIONS };
             match rig.all(std::slice::from_ref(&input), options) {
                 Ok(_) => {}
                 Err(ReplayError::CutOff { .. } | ReplayError::NothingTaken { .. }) => {}

@@ -8,19 +8,19 @@ const CHUNK_BYTES: usize = 1 << 14;
 
 /// The order of the bytes of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum ByteOrder {
     Little,
     Big,
 }
 
 /// The order that the first four bytes of an input tell, with or without a mark; none if it is no UTF-16.
-pub fn order(begin: &[u8]) -> Option<Order> {
+pub fn order(begin: &[u8]) -> Option<ByteOrder> {
     match begin {
-        [0xff, 0xfe, ..] => Some(Order::Little),
-        [0xfe, 0xff, ..] => Some(Order::Big),
+        [0xff, 0xfe, ..] => Some(ByteOrder::Little),
+        [0xfe, 0xff, ..] => Some(ByteOrder::Big),
         // Two characters of ASCII: no text in UTF-8 has zeros there.
-        [1..=0x7f, 0, 1..=0x7f, 0, ..] => Some(Order::Little),
-        [0, 1..=0x7f, 0, 1..=0x7f, ..] => Some(Order::Big),
+        [1..=0x7f, 0, 1..=0x7f, 0, ..] => Some(ByteOrder::Little),
+        [0, 1..=0x7f, 0, 1..=0x7f, ..] => Some(ByteOrder::Big),
         _ => None,
     }
 }
@@ -28,7 +28,7 @@ pub fn order(begin: &[u8]) -> Option<Order> {
 /// The text of `source` as UTF-8; a mark at its begin stays.
 pub struct Utf16<R> {
     source: R,
-    order: Order,
+    order: ByteOrder,
     /// Bytes read that are no whole character yet.
     held: Vec<u8>,
     text: Vec<u8>,
@@ -38,7 +38,7 @@ pub struct Utf16<R> {
 
 impl<R: Read> Utf16<R> {
     /// Reads nothing yet.
-    pub fn new(source: R, order: Order) -> Utf16<R> {
+    pub fn new(source: R, order: ByteOrder) -> Utf16<R> {
         Utf16 { source, order, held: Vec::new(), text: Vec::new(), given: 0, ended: false }
     }
 
@@ -65,8 +65,8 @@ impl<R: Read> Utf16<R> {
     fn take(&mut self) {
         let (pairs, _) = self.held.as_chunks::<2>();
         let mut units: Vec<u16> = match self.order {
-            Order::Little => pairs.iter().map(|pair| u16::from_le_bytes(*pair)).collect(),
-            Order::Big => pairs.iter().map(|pair| u16::from_be_bytes(*pair)).collect(),
+            ByteOrder::Little => pairs.iter().map(|pair| u16::from_le_bytes(*pair)).collect(),
+            ByteOrder::Big => pairs.iter().map(|pair| u16::from_be_bytes(*pair)).collect(),
         };
         let high = units.last().is_some_and(|unit| (0xd800..0xdc00).contains(unit));
         if high && !self.ended {
@@ -109,15 +109,16 @@ mod tests {
 
     use super::*;
 
-    fn encode(text: &str, order: Order) -> Vec<u8> {
-        let unit = |unit: u16| if order == Order::Little { unit.to_le_bytes() } else { unit.to_be_bytes() };
+    fn encode(text: &str, order: ByteOrder) -> Vec<u8> {
+        let unit =
+            |unit: u16| if order == ByteOrder::Little { unit.to_le_bytes() } else { unit.to_be_bytes() };
         text.encode_utf16().flat_map(unit).collect()
     }
 
     #[test]
     fn both_orders_are_read_however_the_bytes_arrive() {
         let text = format!("\u{feff}{}", "up{a=\"é😀\u{ffff}\"} 1 5\r\n".repeat(3_000));
-        for order in [Order::Little, Order::Big] {
+        for order in [ByteOrder::Little, ByteOrder::Big] {
             let bytes = encode(&text, order);
             assert_eq!(super::order(&bytes), Some(order));
             assert_eq!(super::order(&encode(&text[3..], order)), Some(order), "without a mark");
@@ -146,14 +147,14 @@ mod tests {
 
     #[test]
     fn halves_are_not_utf_8_and_an_end_within_a_character_is_an_error() {
-        let mut bytes = encode("a\n", Order::Little);
+        let mut bytes = encode("a\n", ByteOrder::Little);
         bytes.extend([0x00, 0xd8, b'b', 0, 0x00, 0xdc, b'\n', 0, 0x3d, 0xd8]);
         let mut out = Vec::new();
-        Utf16::new(&bytes[..], Order::Little).read_to_end(&mut out).unwrap();
+        Utf16::new(&bytes[..], ByteOrder::Little).read_to_end(&mut out).unwrap();
         assert_eq!(out, b"a\n\xed\xa0\x80b\xed\xb0\x80\n\xed\xa0\xbd");
         bytes.push(b'c');
         let mut out = Vec::new();
-        let error = Utf16::new(&bytes[..], Order::Little).read_to_end(&mut out).unwrap_err();
+        let error = Utf16::new(&bytes[..], ByteOrder::Little).read_to_end(&mut out).unwrap_err();
         assert_eq!(error.to_string(), "it is cut off: it is UTF-16 and ends within a character");
         assert!(out.starts_with(b"a\n"));
     }

@@ -9,7 +9,7 @@ use std::io::{self, BufRead, Read};
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::open::{Ignored, head, skip_zeros};
+use super::open::{IgnoredBytes, head, skip_zeros};
 
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// What ends the frame at hand for the decoder: an empty last block, and room for a checksum.
@@ -32,12 +32,12 @@ pub struct Zstd<R> {
     frames: u64,
     /// What went wrong in the frame at hand, until all that came before is given out.
     damage: Option<io::Error>,
-    ignored: Ignored,
+    ignored: IgnoredBytes,
 }
 
 impl<R: BufRead> Zstd<R> {
     /// Reads nothing yet; bytes behind the last frame are counted in `ignored`.
-    pub fn new(source: R, ignored: Ignored) -> Zstd<R> {
+    pub fn new(source: R, ignored: IgnoredBytes) -> Zstd<R> {
         let mut decoder = FrameDecoder::new();
         decoder.set_max_window_size(WINDOW_BYTES_MAX);
         Zstd { source, decoder, given: None, frames: 0, damage: None, ignored }
@@ -163,7 +163,7 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<Vec<u8>, String> {
         let mut out = Vec::new();
-        Zstd::new(bytes, Ignored::default()).read_to_end(&mut out).map_err(|error| error.to_string())?;
+        Zstd::new(bytes, IgnoredBytes::default()).read_to_end(&mut out).map_err(|error| error.to_string())?;
         Ok(out)
     }
 
@@ -178,7 +178,7 @@ mod tests {
             ([&one[..], &MAGIC[..3]].concat(), b"one", 3),
         ];
         for (bytes, want, ignored) in cases {
-            let (mut out, counted) = (Vec::new(), Ignored::default());
+            let (mut out, counted) = (Vec::new(), IgnoredBytes::default());
             // A pipe may give byte by byte.
             let source = io::BufReader::with_capacity(1, &bytes[..]);
             Zstd::new(source, counted.clone()).read_to_end(&mut out).unwrap();
@@ -193,7 +193,7 @@ mod tests {
         let bytes =
             [&skippable[..], &packed(&text), &zeros, &rle(0x50, 3), &zeros, &packed(b"end"), b"x"].concat();
         for piece in [1, 7, 4_096] {
-            let (mut out, ignored) = (Vec::new(), Ignored::default());
+            let (mut out, ignored) = (Vec::new(), IgnoredBytes::default());
             let source = io::BufReader::with_capacity(piece, Interrupted::new(&bytes));
             Zstd::new(source, ignored.clone()).read_to_end(&mut out).unwrap();
             let want = [&text[..], &vec![b'x'; 3 * (128 << 10)], b"end"].concat();
@@ -213,7 +213,7 @@ mod tests {
         let sum = whole[..whole.len() - 1].to_vec();
         for (bytes, least) in [(whole[..middle].to_vec(), 3), (wrong, 3), (sum, 1)] {
             let mut out = Vec::new();
-            let done = Zstd::new(&bytes[..], Ignored::default()).read_to_end(&mut out);
+            let done = Zstd::new(&bytes[..], IgnoredBytes::default()).read_to_end(&mut out);
             let same = out.iter().zip(&text).take_while(|(a, b)| a == b).count();
             assert!(done.is_err() && same >= text.len() / least, "{same} of {} bytes: {done:?}", text.len());
         }

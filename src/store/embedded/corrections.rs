@@ -8,24 +8,24 @@ use std::collections::HashSet;
 
 use rusqlite::types::Value;
 use rusqlite::{OptionalExtension, Transaction, params, params_from_iter};
-use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::schema::table;
 use super::view::View;
 use super::{key_of, read, signed, unsigned};
-use crate::store::row::{CorrectionRow, Kind};
-use crate::store::{Batch, Correction, CorrectionQuery, Page, StoreError, Told};
+use crate::store::row::{CorrectionRow, ExportKind};
+use crate::store::{Correction, CorrectionQuery, Page, StoreBatch, StoreError, StoredKey};
 
 /// Most revisions of one key.
 pub const OF_A_KEY_MAX: u32 = 64;
 
 const HOUR_MS: i64 = 3_600_000;
 
-type Key = (SeriesId, i64, i64);
+type CorrectionKey = (SeriesId, i64, i64);
 
 /// A row and where it came from.
-struct Entry<'a> {
+struct CorrectionEntry<'a> {
     stats: &'a WindowStats,
     /// None for rows that belong to no epoch.
     epoch: Option<u64>,
@@ -33,20 +33,20 @@ struct Entry<'a> {
 }
 
 /// Keeps the revisions among these rows. They come before the rows themselves, which replace what was there.
-pub fn keep(tx: &Transaction<'_>, group: &[&Batch<'_>]) -> rusqlite::Result<()> {
+pub fn keep(tx: &Transaction<'_>, group: &[&StoreBatch<'_>]) -> rusqlite::Result<()> {
     let rows = || group.iter().flat_map(|batch| batch.windows.iter().map(move |stats| (*batch, stats)));
     let corrected = rows().filter(|(_, stats)| stats.revision > 0);
-    let corrected: HashSet<Key> = corrected.map(|(_, stats)| stats.key()).collect();
+    let corrected: HashSet<CorrectionKey> = corrected.map(|(_, stats)| stats.key()).collect();
     if corrected.is_empty() {
         return Ok(());
     }
     // With what those keys were in the epochs of the same write.
-    let entry = |(batch, stats): (&Batch<'_>, _)| Entry {
+    let entry = |(batch, stats): (&StoreBatch<'_>, _)| CorrectionEntry {
         stats,
         epoch: (batch.epoch > 0).then_some(batch.epoch),
         written_ms: batch.written_ms,
     };
-    let mut entries: Vec<Entry<'_>> =
+    let mut entries: Vec<CorrectionEntry<'_>> =
         rows().filter(|(_, stats)| corrected.contains(&stats.key())).map(entry).collect();
     entries.sort_by_key(|entry| (entry.stats.key(), entry.stats.revision));
     for of_key in entries.chunk_by(|a, b| a.stats.key() == b.stats.key()) {
@@ -55,12 +55,12 @@ pub fn keep(tx: &Transaction<'_>, group: &[&Batch<'_>]) -> rusqlite::Result<()> 
         if first.stats.revision > 0 && !known(tx, key)? {
             match before(tx, key)? {
                 Some(before) => put(tx, key, &before)?,
-                // What a history adds where nothing was corrects nothing.
+                // What a backfill adds where nothing was corrects nothing.
                 None if first.epoch.is_none() => continue,
                 None => {}
             }
         }
-        for Entry { stats, epoch, written_ms } in of_key {
+        for CorrectionEntry { stats, epoch, written_ms } in of_key {
             let (revision, count) = (stats.revision, stats.count);
             put(tx, key, &Correction { revision, epoch: *epoch, written_ms: *written_ms, count })?;
         }
@@ -74,13 +74,16 @@ pub fn keep(tx: &Transaction<'_>, group: &[&Batch<'_>]) -> rusqlite::Result<()> 
     Ok(())
 }
 
-fn known(tx: &Transaction<'_>, (series, window_ms, at_ms): Key) -> rusqlite::Result<bool> {
+fn known(tx: &Transaction<'_>, (series, window_ms, at_ms): CorrectionKey) -> rusqlite::Result<bool> {
     let sql = "SELECT 1 FROM corrections WHERE series = ?1 AND window_ms = ?2 AND at_ms = ?3 LIMIT 1";
     tx.prepare_cached(sql)?.exists(params![key_of(series), window_ms, at_ms])
 }
 
 /// The row that is stored, of the highest rank; its epoch was not kept.
-fn before(tx: &Transaction<'_>, (series, window_ms, at_ms): Key) -> rusqlite::Result<Option<Correction>> {
+fn before(
+    tx: &Transaction<'_>,
+    (series, window_ms, at_ms): CorrectionKey,
+) -> rusqlite::Result<Option<Correction>> {
     let sql = "SELECT hour FROM manifest WHERE kind = 'windows' AND window_ms = ?1 \
                AND at_min <= ?2 AND at_max >= ?2 ORDER BY hour DESC";
     let mut best: Option<Correction> = None;
@@ -89,7 +92,7 @@ fn before(tx: &Transaction<'_>, (series, window_ms, at_ms): Key) -> rusqlite::Re
     for hour in hours.collect::<Result<Vec<_>, _>>()? {
         let sql = format!(
             "SELECT revision, count FROM {} WHERE window_ms = ?1 AND at_ms = ?2 AND series = ?3",
-            table(Kind::Windows, hour)
+            table(ExportKind::Windows, hour)
         );
         let found = tx.prepare_cached(&sql)?.query_row(params![window_ms, at_ms, key_of(series)], |row| {
             let (revision, count) = (row.get(0)?, row.get(1)?);
@@ -102,8 +105,12 @@ fn before(tx: &Transaction<'_>, (series, window_ms, at_ms): Key) -> rusqlite::Re
     Ok(best)
 }
 
-fn put(tx: &Transaction<'_>, (series, window_ms, at_ms): Key, entry: &Correction) -> rusqlite::Result<()> {
-    // A history and the engine count revisions each by themselves; the first word of a revision stays.
+fn put(
+    tx: &Transaction<'_>,
+    (series, window_ms, at_ms): CorrectionKey,
+    entry: &Correction,
+) -> rusqlite::Result<()> {
+    // A backfill and the engine count revisions each by themselves; the first word of a revision stays.
     let sql = "INSERT INTO corrections (series, window_ms, at_ms, revision, epoch, written_ms, count) \
                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING";
     tx.prepare_cached(sql)?.execute(params![
@@ -136,7 +143,12 @@ pub fn expire(tx: &Transaction<'_>, from_ms: i64) -> rusqlite::Result<()> {
 }
 
 /// What is known of a key.
-pub fn told(view: &View<'_>, series: SeriesId, window_ms: i64, at_ms: i64) -> Result<Told, StoreError> {
+pub fn stored_key(
+    view: &View<'_>,
+    series: SeriesId,
+    window_ms: i64,
+    at_ms: i64,
+) -> Result<StoredKey, StoreError> {
     let row = read::key(view, (series, window_ms, at_ms))?;
     let fail = |e| view.fail("read corrections", e);
     let sql = "SELECT revision, epoch, written_ms, count FROM corrections \
@@ -147,7 +159,7 @@ pub fn told(view: &View<'_>, series: SeriesId, window_ms: i64, at_ms: i64) -> Re
         Ok(Correction { revision: row.get(0)?, epoch, written_ms: row.get(2)?, count: row.get(3)? })
     });
     let corrections = corrections.map_err(fail)?.collect::<Result<_, _>>().map_err(fail)?;
-    Ok(Told { series: view.known_series(series)?, row, corrections, epoch: view.epoch()? })
+    Ok(StoredKey { series: view.known_series(series)?, row, corrections, epoch: view.epoch()? })
 }
 
 /// A page of the revisions of a series, the newest first.

@@ -2,7 +2,7 @@
 //!
 //! What the time is, the caller judges; a part of the tables goes at a time ([`super::Options::drop_share`]).
 //!
-//! Tables are few. Series may be many millions, so the catalogue is swept a slice at a time in the order of the ids,
+//! Tables are few. Series may be many millions, so the catalog is swept a slice at a time in the order of the ids,
 //! each slice in a transaction of its own, a bounded number of slices each time somebody asks. A sweep begins when
 //! tables were dropped and when the store was opened; what expires during a sweep is found by the next one.
 
@@ -11,9 +11,9 @@ use std::path::Path;
 use rusqlite::{Transaction, TransactionBehavior, params};
 
 use super::schema::failure;
-use super::write::Writer;
-use super::{Options, unsigned};
-use crate::store::{Dropped, StoreError};
+use super::write::StoreWriter;
+use super::{EmbeddedOptions, unsigned};
+use crate::store::{RetentionSummary, StoreError};
 
 const HOUR_MS: i64 = 3_600_000;
 /// Entries that one transaction looks at.
@@ -21,29 +21,29 @@ const SLICE: i64 = 8_192;
 /// Slices each time: about a quarter of a second, and a hundred million series are done within a few hours.
 const SLICES: usize = 64;
 
-/// How far the catalogue was swept: all series with lower keys are done.
+/// How far the catalog was swept: all series with lower keys are done.
 #[derive(Clone, Copy, Debug)]
 pub struct Sweep {
     /// Where the next slice begins; none when there is nothing to do.
-    catalogue: Option<i64>,
+    catalog: Option<i64>,
     types: Option<i64>,
 }
 
 impl Default for Sweep {
     fn default() -> Self {
-        Sweep { catalogue: Some(i64::MIN), types: Some(i64::MIN) }
+        Sweep { catalog: Some(i64::MIN), types: Some(i64::MIN) }
     }
 }
 
-impl Writer {
+impl StoreWriter {
     /// Drops tables whose last possible instant of writing is further ago than the retention, and some of the series that
     /// were last written in one of them.
     pub fn drop_expired(
         &mut self,
         path: &Path,
         now_ms: i64,
-        options: &Options,
-    ) -> Result<Dropped, StoreError> {
+        options: &EmbeddedOptions,
+    ) -> Result<RetentionSummary, StoreError> {
         // Hour h is over at (h + 1) * HOUR_MS; hours from this one on are kept.
         let hour_min = now_ms.saturating_sub(options.retention_ms).div_euclid(HOUR_MS);
         let (mut dropped, hour_min) = self.drop_tables(path, now_ms, hour_min, options.drop_share)?;
@@ -52,19 +52,19 @@ impl Writer {
         }
         let fail = |error| failure(path, "drop expired series", error);
         for _ in 0..SLICES {
-            let Sweep { catalogue, types } = self.sweep;
-            if catalogue.is_none() && types.is_none() {
+            let Sweep { catalog, types } = self.sweep;
+            if catalog.is_none() && types.is_none() {
                 break;
             }
             let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
-            // First the catalogue, for a type stays as long as its series is there.
-            let (swept, series) = match (catalogue, types) {
+            // First the catalog, for a type stays as long as its series is there.
+            let (swept, series) = match (catalog, types) {
                 (Some(from), _) => {
-                    let (next, series) = sweep_catalogue(&tx, from, hour_min).map_err(fail)?;
-                    (Sweep { catalogue: next, types }, series)
+                    let (next, series) = sweep_catalog(&tx, from, hour_min).map_err(fail)?;
+                    (Sweep { catalog: next, types }, series)
                 }
                 (None, Some(from)) => {
-                    (Sweep { catalogue, types: sweep_types(&tx, from, hour_min).map_err(fail)? }, 0)
+                    (Sweep { catalog, types: sweep_types(&tx, from, hour_min).map_err(fail)? }, 0)
                 }
                 (None, None) => unreachable!("that ends the loop"),
             };
@@ -84,7 +84,7 @@ impl Writer {
         now_ms: i64,
         hour_min: i64,
         share: u64,
-    ) -> Result<(Dropped, i64), StoreError> {
+    ) -> Result<(RetentionSummary, i64), StoreError> {
         let fail = |error| failure(path, "drop expired rows", error);
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
         let sql =
@@ -103,7 +103,7 @@ impl Writer {
             Some((_, first, _)) if most < expired => kept_from.max(first.saturating_add(1)),
             _ => kept_from,
         };
-        let mut dropped = Dropped::default();
+        let mut dropped = RetentionSummary::default();
         for (table, _, rows) in tables.iter().take_while(|(_, hour, _)| *hour < kept_from) {
             tx.execute_batch(&format!("DROP TABLE IF EXISTS {table}")).map_err(fail)?;
             dropped.tables += 1;
@@ -131,9 +131,9 @@ fn end_of_slice(tx: &Transaction<'_>, table: &str, from: i64) -> rusqlite::Resul
 }
 
 /// Removes the series of a slice that were last written before `hour_min`: where the next slice begins, and how many.
-fn sweep_catalogue(tx: &Transaction<'_>, from: i64, hour_min: i64) -> rusqlite::Result<(Option<i64>, u64)> {
-    let last = end_of_slice(tx, "catalogue", from)?;
-    let sql = "DELETE FROM catalogue WHERE series >= ?1 AND series <= ?2 AND written_hour < ?3";
+fn sweep_catalog(tx: &Transaction<'_>, from: i64, hour_min: i64) -> rusqlite::Result<(Option<i64>, u64)> {
+    let last = end_of_slice(tx, "catalog", from)?;
+    let sql = "DELETE FROM catalog WHERE series >= ?1 AND series <= ?2 AND written_hour < ?3";
     let removed = tx.prepare_cached(sql)?.execute(params![from, last.unwrap_or(i64::MAX), hour_min])?;
     Ok((last.and_then(|last| last.checked_add(1)), removed as u64))
 }
@@ -142,7 +142,7 @@ fn sweep_catalogue(tx: &Transaction<'_>, from: i64, hour_min: i64) -> rusqlite::
 fn sweep_types(tx: &Transaction<'_>, from: i64, hour_min: i64) -> rusqlite::Result<Option<i64>> {
     let last = end_of_slice(tx, "types", from)?;
     let sql = "DELETE FROM types WHERE series >= ?1 AND series <= ?2 AND told_hour < ?3 \
-               AND NOT EXISTS (SELECT 1 FROM catalogue WHERE catalogue.series = types.series)";
+               AND NOT EXISTS (SELECT 1 FROM catalog WHERE catalog.series = types.series)";
     tx.prepare_cached(sql)?.execute(params![from, last.unwrap_or(i64::MAX), hour_min])?;
     Ok(last.and_then(|last| last.checked_add(1)))
 }

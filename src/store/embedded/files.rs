@@ -13,33 +13,33 @@ use std::ffi::c_int;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
-use std::sync::{Arc, PoisonError};
 
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode};
 
-use super::write::Writer;
+use super::write::StoreWriter;
 use super::{Embedded, lock, schema};
 use crate::disk::forget_cached;
 use crate::faults::sync_fails;
-use crate::store::{Recovered, Store, StoreError};
+use crate::store::{ReopenSummary, Store, StoreError};
 
 /// SQLite's own files, held open to sync them.
 ///
 /// Closing any descriptor of a file gives up all locks that the process has on it, those of SQLite as well; without them
 /// another program would take the store for one that nobody has open, and remove the log under the writer. So these are
 /// closed only after the last connection.
-pub struct Files {
+pub struct StoreFiles {
     log: File,
     store: File,
 }
 
-impl Files {
+impl StoreFiles {
     /// Opens them after the writer, which has made both, and makes their names durable.
-    pub(super) fn open(path: &Path) -> Result<Files, StoreError> {
+    pub(super) fn open(path: &Path) -> Result<StoreFiles, StoreError> {
         let fail = |path: &Path, attempt, error: io::Error| StoreError::Unavailable {
             path: path.to_owned(),
             attempt,
@@ -48,7 +48,7 @@ impl Files {
         let open = |path: &Path| File::open(path).map_err(|error| fail(path, "open for syncing", error));
         let mut log = path.as_os_str().to_owned();
         log.push("-wal");
-        let files = Files { log: open(Path::new(&log))?, store: open(path)? };
+        let files = StoreFiles { log: open(Path::new(&log))?, store: open(path)? };
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = folder.unwrap_or(Path::new("."));
         let synced = File::open(folder).and_then(|folder| folder.sync_all());
@@ -121,14 +121,14 @@ impl Embedded {
     }
 
     /// Opens the files anew if a sync failed; questions that are at work are waited for, others wait.
-    pub(super) fn reopen_if_doubtful(&self) -> Result<Option<Recovered>, StoreError> {
+    pub(super) fn reopen_if_doubtful(&self) -> Result<Option<ReopenSummary>, StoreError> {
         let (true, Some(writer), Some(files)) = (self.doubtful.load(Acquire), &self.writer, &self.files)
         else {
             return Ok(None);
         };
         let mut writer = lock(writer);
         let before = self.epoch().unwrap_or(None);
-        let _alone = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.open.write();
         let mut files = lock(files);
         lock(&self.idle).clear();
         // The connection that is closed last would fold the log into the file, and believe what it reads there.
@@ -142,8 +142,8 @@ impl Embedded {
             let _ = forget_cached(file);
         }
         let conn = self.open_writer()?;
-        *files = Files::open(&self.path)?;
-        *writer = Writer::new(conn, self.options.corrections_max, self.options.series_seen);
+        *files = StoreFiles::open(&self.path)?;
+        *writer = StoreWriter::new(conn, self.options.corrections_max, self.options.series_seen);
         let epoch = super::view::epoch(&writer.conn).map_err(fail)?;
         let safe = self.safe.load(Acquire);
         if epoch.map_or(0, |epoch| epoch.saturating_add(1)) < safe {
@@ -153,7 +153,7 @@ impl Embedded {
         }
         self.reopened.fetch_add(1, AcqRel);
         self.doubtful.store(false, Release);
-        Ok(Some(Recovered { before, epoch }))
+        Ok(Some(ReopenSummary { before, epoch }))
     }
 }
 

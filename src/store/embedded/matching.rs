@@ -1,4 +1,4 @@
-//! Which series a search means, found by one scan of the catalogue in the order it is stored.
+//! Which series a search means, found by one scan of the catalog in the order it is stored.
 //!
 //! Series lie in the order of their ids, not of their names: reading them so is several times faster than walking
 //! the names, and nothing but what is found is kept.
@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use rusqlite::OptionalExtension;
 
-use super::catalogue::{Found, Walk, found, is_meant};
+use super::catalog::{CatalogWalk, WalkedSeries, found, is_meant};
 use super::view::View;
 use super::{key_of, kind, unsigned};
 use crate::store::row::SeriesRow;
@@ -23,7 +23,7 @@ const SERIES_BETWEEN_LOOKS: usize = 64;
 
 /// One series that is meant.
 #[derive(Clone, Copy, Debug)]
-pub struct Meant {
+pub struct MatchingSeries {
     /// As it is stored.
     pub key: i64,
     /// Place of its name in [`Matching::names`].
@@ -36,14 +36,14 @@ pub struct Meant {
 #[derive(Debug, Default)]
 pub struct Matching {
     /// The series.
-    pub series: Vec<Meant>,
+    pub series: Vec<MatchingSeries>,
     /// Each name once.
     pub names: Vec<String>,
     /// How many series there are, meant or not; where the scan ended early, how many were looked at.
     pub seen: usize,
 }
 
-/// Scans the catalogue for what selectors and a search mean. `counters` says whether types are looked up: without,
+/// Scans the catalog for what selectors and a search mean. `counters` says whether types are looked up: without,
 /// none counts as a counter. Ends early once more than `most` are found.
 pub fn scan(
     view: &View<'_>,
@@ -52,10 +52,10 @@ pub fn scan(
     counters: bool,
     most: usize,
 ) -> Result<Matching, StoreError> {
-    let fail = |e| view.fail("read the catalogue", e);
-    let types = "(SELECT type FROM types WHERE types.series = catalogue.series)";
+    let fail = |e| view.fail("read the catalog", e);
+    let types = "(SELECT type FROM types WHERE types.series = catalog.series)";
     let sql = format!(
-        "SELECT series, name, labels, {} FROM catalogue ORDER BY series",
+        "SELECT series, name, labels, {} FROM catalog ORDER BY series",
         if counters { types } else { "NULL" }
     );
     let mut statement = view.conn().prepare_cached(&sql).map_err(fail)?;
@@ -93,16 +93,16 @@ pub fn scan(
 
 /// The same by a walk over the names that selectors give: where those are few, it looks at few series.
 pub fn walk(view: &View<'_>, select: &Selectors, search: &Search) -> Result<Matching, StoreError> {
-    let mut walk = Walk::new(view, select, None, true);
+    let mut walk = CatalogWalk::new(view, select, None, true);
     let (mut matching, mut places, mut text) = (Matching::default(), HashMap::new(), String::new());
-    while let Some(Found { series, .. }) = walk.next()? {
+    while let Some(WalkedSeries { series, .. }) = walk.next()? {
         if search.means(&series.name, &series.labels, &mut text) {
             matching.add(&mut places, key_of(series.series), &series.name, series.is_counter());
         }
     }
     matching.series.sort_unstable_by_key(|meant| meant.key);
-    let fail = |e| view.fail("read the catalogue", e);
-    let mut count = view.conn().prepare_cached("SELECT count(*) FROM catalogue").map_err(fail)?;
+    let fail = |e| view.fail("read the catalog", e);
+    let mut count = view.conn().prepare_cached("SELECT count(*) FROM catalog").map_err(fail)?;
     matching.seen =
         usize::try_from(count.query_row([], |row| unsigned(row, 0)).map_err(fail)?).unwrap_or(usize::MAX);
     Ok(matching)
@@ -116,28 +116,28 @@ impl Matching {
             self.names.push(name.to_owned());
             place
         });
-        self.series.push(Meant { key, name: place, counter });
+        self.series.push(MatchingSeries { key, name: place, counter });
     }
 }
 
-/// One series of the catalogue with everything a page needs; none if it is gone.
-pub fn fetch(view: &View<'_>, key: i64) -> Result<Option<Found>, StoreError> {
-    let fail = |e| view.fail("read the catalogue", e);
+/// One series of the catalog with everything a page needs; none if it is gone.
+pub fn fetch(view: &View<'_>, key: i64) -> Result<Option<WalkedSeries>, StoreError> {
+    let fail = |e| view.fail("read the catalog", e);
     let sql = "SELECT series, name, labels, from_hour, to_hour, \
-               (SELECT type FROM types WHERE types.series = catalogue.series) FROM catalogue WHERE series = ?1";
+               (SELECT type FROM types WHERE types.series = catalog.series) FROM catalog WHERE series = ?1";
     let mut statement = view.conn().prepare_cached(sql).map_err(fail)?;
     statement.query_row([key], found).optional().map_err(fail)
 }
 
 /// The series a page goes through, in the order (name, series).
-pub enum Series<'q, 'v, 's> {
+pub enum SeriesWalk<'q, 'v, 's> {
     /// All that selectors mean, judged one by one.
-    Walk(Walk<'q, 'v, 's>, &'q Search, String),
+    Walk(CatalogWalk<'q, 'v, 's>, &'q Search, String),
     /// Few, found by a scan.
-    Listed(std::vec::IntoIter<Found>),
+    Listed(std::vec::IntoIter<WalkedSeries>),
 }
 
-impl<'q, 'v, 's> Series<'q, 'v, 's> {
+impl<'q, 'v, 's> SeriesWalk<'q, 'v, 's> {
     /// From `from` on, which belongs to it.
     pub fn new(
         view: &'v View<'s>,
@@ -148,17 +148,17 @@ impl<'q, 'v, 's> Series<'q, 'v, 's> {
         if !search.is_every() && select.names().is_none() {
             let matching = scan(view, select, search, false, LISTED_MAX)?;
             if matching.series.len() <= LISTED_MAX {
-                return Ok(Series::Listed(list(view, &matching, from)?.into_iter()));
+                return Ok(SeriesWalk::Listed(list(view, &matching, from)?.into_iter()));
             }
         }
-        Ok(Series::Walk(Walk::new(view, select, from, true), search, String::new()))
+        Ok(SeriesWalk::Walk(CatalogWalk::new(view, select, from, true), search, String::new()))
     }
 
     /// The next series.
-    pub fn next(&mut self) -> Result<Option<Found>, StoreError> {
+    pub fn next(&mut self) -> Result<Option<WalkedSeries>, StoreError> {
         match self {
-            Series::Listed(found) => Ok(found.next()),
-            Series::Walk(walk, search, text) => loop {
+            SeriesWalk::Listed(found) => Ok(found.next()),
+            SeriesWalk::Walk(walk, search, text) => loop {
                 match walk.next()? {
                     Some(found) if !search.means(&found.series.name, &found.series.labels, text) => {}
                     found => return Ok(found),
@@ -168,8 +168,12 @@ impl<'q, 'v, 's> Series<'q, 'v, 's> {
     }
 }
 
-fn list(view: &View<'_>, matching: &Matching, from: Option<&SeriesKey>) -> Result<Vec<Found>, StoreError> {
-    let place = |meant: &Meant| (matching.names[meant.name as usize].as_str(), meant.key);
+fn list(
+    view: &View<'_>,
+    matching: &Matching,
+    from: Option<&SeriesKey>,
+) -> Result<Vec<WalkedSeries>, StoreError> {
+    let place = |meant: &MatchingSeries| (matching.names[meant.name as usize].as_str(), meant.key);
     let from = from.map(|from| (from.name.as_str(), key_of(from.series)));
     let mut series: Vec<_> =
         matching.series.iter().filter(|meant| from.is_none_or(|from| place(meant) >= from)).collect();

@@ -12,15 +12,15 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
 use rusqlite::{Row, params};
-use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::{Reason, SeriesId};
 
-use super::catalogue::is_meant;
+use super::catalog::is_meant;
 use super::read::stats;
 use super::schema::{columns, table};
-use super::view::{Part, SERIES_REMEMBERED_MAX, View};
+use super::view::{SERIES_REMEMBERED_MAX, TablePart, View};
 use super::{key_of, series_of, unsigned};
-use crate::store::row::{By, Kind, REJECT_SQL, RejectRow, WINDOW_SQL, WindowRow};
+use crate::store::row::{ExportKind, REJECT_SQL, RejectGrouping, RejectRow, WINDOW_SQL, WindowRow};
 use crate::store::{ExportQuery, ExportRow, Range, StoreError};
 
 /// Rows read from a table at a time.
@@ -34,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 type Each<'e> = &'e mut dyn FnMut(ExportRow<'_>) -> io::Result<()>;
 
 /// A row on its way out.
-enum Outgoing {
+enum OutgoingRow {
     Window(WindowRow),
     Reject(RejectRow),
 }
@@ -49,15 +49,15 @@ pub fn export<'s>(
     query: &ExportQuery,
     each: Each<'_>,
 ) -> Result<u64, StoreError> {
-    let (out, taken) = sync_channel::<Vec<Outgoing>>(BATCHES_AHEAD);
+    let (out, taken) = sync_channel::<Vec<OutgoingRow>>(BATCHES_AHEAD);
     std::thread::scope(|scope| {
         let reader =
             std::thread::Builder::new().name("export".to_owned()).spawn_scoped(scope, move || {
                 let mut out = Outlet { out, rows: Vec::with_capacity(CHUNK) };
                 let view = RefCell::new(begin()?);
                 match query.kind {
-                    Kind::Windows => windows(&view, query, &mut out)?,
-                    Kind::Rejects => rejects(&view, query, &mut out)?,
+                    ExportKind::Windows => windows(&view, query, &mut out)?,
+                    ExportKind::Rejects => rejects(&view, query, &mut out)?,
                 }
                 out.flush(&view)?;
                 if view.borrow().renewed() {
@@ -69,8 +69,8 @@ pub fn export<'s>(
         // Whoever cannot take a row drops the channel, and the reader ends.
         for row in taken.into_iter().flatten() {
             match &row {
-                Outgoing::Window(row) => each(ExportRow::Window(row))?,
-                Outgoing::Reject(row) => each(ExportRow::Reject(row))?,
+                OutgoingRow::Window(row) => each(ExportRow::Window(row))?,
+                OutgoingRow::Reject(row) => each(ExportRow::Reject(row))?,
             }
             written += 1;
         }
@@ -82,15 +82,15 @@ pub fn export<'s>(
 }
 
 /// What is known of a bounded number of series.
-struct Known<T>(HashMap<SeriesId, T>);
+struct BoundedMap<T>(HashMap<SeriesId, T>);
 
-impl<T> Default for Known<T> {
+impl<T> Default for BoundedMap<T> {
     fn default() -> Self {
-        Known(HashMap::new())
+        BoundedMap(HashMap::new())
     }
 }
 
-impl<T: Clone> Known<T> {
+impl<T: Clone> BoundedMap<T> {
     fn get(
         &mut self,
         series: SeriesId,
@@ -108,12 +108,12 @@ impl<T: Clone> Known<T> {
 
 /// Where rows go.
 struct Outlet {
-    out: SyncSender<Vec<Outgoing>>,
-    rows: Vec<Outgoing>,
+    out: SyncSender<Vec<OutgoingRow>>,
+    rows: Vec<OutgoingRow>,
 }
 
 impl Outlet {
-    fn put(&mut self, row: Outgoing, view: &RefCell<View<'_>>) -> Result<(), StoreError> {
+    fn put(&mut self, row: OutgoingRow, view: &RefCell<View<'_>>) -> Result<(), StoreError> {
         self.rows.push(row);
         if self.rows.len() < CHUNK { Ok(()) } else { self.flush(view) }
     }
@@ -136,7 +136,7 @@ impl Outlet {
 }
 
 fn windows(view: &RefCell<View<'_>>, query: &ExportQuery, out: &mut Outlet) -> Result<(), StoreError> {
-    let mut names = Known::default();
+    let mut names = BoundedMap::default();
     let mut meant = |series: SeriesId| {
         names.get(series, || {
             let series = view.borrow().series(series)?;
@@ -168,7 +168,7 @@ fn windows(view: &RefCell<View<'_>>, query: &ExportQuery, out: &mut Outlet) -> R
                     if let Some(stats) = std::mem::replace(best, next)
                         && let Some(series) = meant(stats.series)?
                     {
-                        out.put(Outgoing::Window(WindowRow { series, stats }), view)?;
+                        out.put(OutgoingRow::Window(WindowRow { series, stats }), view)?;
                     }
                     if over {
                         break;
@@ -189,14 +189,14 @@ fn window_rows(
     end_ms: i64,
 ) -> Result<Chunk<(i64, i64), WindowStats>, StoreError> {
     let fail = |e| view.fail("read windows", e);
-    if gone(view, Kind::Windows, hour)? {
+    if gone(view, ExportKind::Windows, hour)? {
         return Ok(VecDeque::new());
     }
     let sql = format!(
         "SELECT {} FROM {} WHERE window_ms = ?1 AND (at_ms, series) >= (?2, ?3) AND at_ms <= ?4 \
          ORDER BY at_ms, series LIMIT {CHUNK}",
         columns(&WINDOW_SQL),
-        table(Kind::Windows, hour)
+        table(ExportKind::Windows, hour)
     );
     let mut statement = view.conn().prepare_cached(&sql).map_err(fail)?;
     let keyed = |row: &Row<'_>| stats(row).map(|stats| ((stats.at_ms, key_of(stats.series)), stats));
@@ -205,7 +205,7 @@ fn window_rows(
 }
 
 /// Whether retention has dropped a table since the export began.
-fn gone(view: &View<'_>, kind: Kind, hour: i64) -> Result<bool, StoreError> {
+fn gone(view: &View<'_>, kind: ExportKind, hour: i64) -> Result<bool, StoreError> {
     Ok(view.renewed() && !view.has_table(&table(kind, hour))?)
 }
 
@@ -213,7 +213,7 @@ fn gone(view: &View<'_>, kind: Kind, hour: i64) -> Result<bool, StoreError> {
 type RejectOrder = (i64, i64, i64, i64);
 
 fn rejects(view: &RefCell<View<'_>>, query: &ExportQuery, out: &mut Outlet) -> Result<(), StoreError> {
-    let mut names = Known::default();
+    let mut names = BoundedMap::default();
     let parts = view.borrow().reject_parts()?;
     let read = |hour: i64, after: RejectOrder| reject_rows(&view.borrow(), hour, after);
     let mut merge = Merge::new(&parts, query.range, |_, _| (i64::MIN, 0, i64::MIN, 0), read);
@@ -235,7 +235,7 @@ fn rejects(view: &RefCell<View<'_>>, query: &ExportQuery, out: &mut Outlet) -> R
             None if !query.select.is_every() => continue,
             None => {}
         }
-        out.put(Outgoing::Reject(row), view)?;
+        out.put(OutgoingRow::Reject(row), view)?;
     }
     Ok(())
 }
@@ -246,14 +246,14 @@ fn reject_rows(
     from: RejectOrder,
 ) -> Result<Chunk<RejectOrder, RejectRow>, StoreError> {
     let fail = |e| view.fail("read rejects", e);
-    if gone(view, Kind::Rejects, hour)? {
+    if gone(view, ExportKind::Rejects, hour)? {
         return Ok(VecDeque::new());
     }
     let sql = format!(
         "SELECT {} FROM {} WHERE (epoch, unlisted, series, reason) >= (?1, ?2, ?3, ?4) \
          ORDER BY epoch, unlisted, series, reason LIMIT {CHUNK}",
         columns(&REJECT_SQL),
-        table(Kind::Rejects, hour)
+        table(ExportKind::Rejects, hour)
     );
     let mut statement = view.conn().prepare_cached(&sql).map_err(fail)?;
     let rows = statement.query_map(params![from.0, from.1, from.2, from.3], reject).map_err(fail)?;
@@ -263,7 +263,7 @@ fn reject_rows(
 fn reject(row: &Row<'_>) -> rusqlite::Result<(RejectOrder, RejectRow)> {
     let order = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
     let reject = RejectRow {
-        by: By::ALL,
+        by: RejectGrouping::ALL,
         series: listed(order.1, order.2),
         name: None,
         reason: reason(order.3)?,
@@ -289,13 +289,13 @@ type Chunk<K, R> = VecDeque<(K, R)>;
 
 /// A merge of tables, each in the order of `K`; rows of equal keys come newest table first.
 struct Merge<K, R, F> {
-    sources: Vec<Source<K, R>>,
+    sources: Vec<MergeSource<K, R>>,
     /// The least key each source may give next, with the place of the source: newest first.
     heads: BinaryHeap<Reverse<(K, usize)>>,
     read: F,
 }
 
-struct Source<K, R> {
+struct MergeSource<K, R> {
     hour: i64,
     rows: Chunk<K, R>,
     /// Whether the table has no rows after these.
@@ -303,12 +303,12 @@ struct Source<K, R> {
 }
 
 impl<K: Ord + Copy + Succeed, R, F: Fn(i64, K) -> Result<Chunk<K, R>, StoreError>> Merge<K, R, F> {
-    fn new(parts: &[Part], range: Range, first: impl Fn(&Part, i64) -> K, read: F) -> Self {
+    fn new(parts: &[TablePart], range: Range, first: impl Fn(&TablePart, i64) -> K, read: F) -> Self {
         let touched =
             parts.iter().filter(|part| part.at_min <= range.end_ms && part.at_max >= range.start_ms);
         let (mut sources, mut heads) = (Vec::new(), BinaryHeap::new());
         for (place, part) in touched.enumerate() {
-            sources.push(Source { hour: part.hour, rows: VecDeque::new(), drained: false });
+            sources.push(MergeSource { hour: part.hour, rows: VecDeque::new(), drained: false });
             heads.push(Reverse((first(part, range.start_ms), place)));
         }
         Merge { sources, heads, read }

@@ -1,6 +1,6 @@
 //! The latest row of each series, sorted by one of its numbers.
 //!
-//! Rows lie by instant, and at a live worker nearly every series has its latest row at one of the newest few: whole
+//! Rows lie by instant, and at a live server nearly every series has its latest row at one of the newest few: whole
 //! instants are read, newest first, side by side with the series that are meant, both in the order of their keys. The
 //! few series that are left then are looked up one by one. Only the best rows are kept, as many as the page shows.
 //!
@@ -14,15 +14,15 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use rusqlite::params;
-use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::rows::WindowStats;
 
-use super::matching::{self, Matching, Meant};
+use super::matching::{self, Matching, MatchingSeries};
 use super::read::{Probe, Statements, stats};
 use super::schema::{columns, table};
 use super::series_of;
 use super::view::{Lane, View};
-use crate::store::row::{Kind, WINDOW_SQL, WindowRow};
-use crate::store::sort::{Place, Sort, SortBy};
+use crate::store::row::{ExportKind, WINDOW_SQL, WindowRow};
+use crate::store::sort::{Sort, SortBy, SortPlace};
 use crate::store::{PAGE_BYTES_MAX, Page, StoreError, WindowQuery};
 
 /// Where at most this many series are left, they are looked up one by one.
@@ -55,25 +55,25 @@ pub fn page(view: &View<'_>, query: &WindowQuery, sort: &Sort) -> Result<Page<Wi
         None => matching::scan(view, &query.select, &query.search, counters, usize::MAX)?,
     };
     let mut best = Best { query, sort, names: &matching.names, heap: BinaryHeap::new() };
-    Latest { view, lane, left: matching.series.clone() }.each(&matching, &mut |meant, stats| {
+    LatestRows { view, lane, left: matching.series.clone() }.each(&matching, &mut |meant, stats| {
         best.offer(meant, stats);
     })?;
     best.page(view)
 }
 
 /// Finds the latest row of each series.
-struct Latest<'v, 's> {
+struct LatestRows<'v, 's> {
     view: &'v View<'s>,
     lane: Lane,
     /// Series whose row is not found, by key.
-    left: Vec<Meant>,
+    left: Vec<MatchingSeries>,
 }
 
-impl Latest<'_, '_> {
+impl LatestRows<'_, '_> {
     fn each(
         mut self,
         matching: &Matching,
-        each: &mut dyn FnMut(Meant, WindowStats),
+        each: &mut dyn FnMut(MatchingSeries, WindowStats),
     ) -> Result<(), StoreError> {
         let mut next = self.lane.before(i64::MAX);
         let mut read = 0;
@@ -101,7 +101,11 @@ impl Latest<'_, '_> {
     }
 
     /// Reads all rows of an instant, and hands on those of series that are left.
-    fn instant(&mut self, at_ms: i64, each: &mut dyn FnMut(Meant, WindowStats)) -> Result<(), StoreError> {
+    fn instant(
+        &mut self,
+        at_ms: i64,
+        each: &mut dyn FnMut(MatchingSeries, WindowStats),
+    ) -> Result<(), StoreError> {
         let mut rows: Vec<Option<WindowStats>> = vec![None; self.left.len()];
         // Newest hour first: of equal ranks the newest stays.
         for part in self.lane.parts.iter().filter(|part| part.holds(at_ms)) {
@@ -125,7 +129,7 @@ impl Latest<'_, '_> {
         let sql = format!(
             "SELECT {} FROM {} WHERE window_ms = ?1 AND at_ms = ?2 ORDER BY series",
             columns(&WINDOW_SQL),
-            table(Kind::Windows, hour)
+            table(ExportKind::Windows, hour)
         );
         let mut statement = self.view.conn().prepare_cached(&sql).map_err(fail)?;
         let mut found = statement.query(params![self.lane.window_ms, at_ms]).map_err(fail)?;
@@ -154,16 +158,16 @@ struct Best<'q> {
     sort: &'q Sort,
     names: &'q [String],
     /// The worst on top.
-    heap: BinaryHeap<Kept<'q>>,
+    heap: BinaryHeap<RankedRow<'q>>,
 }
 
-struct Kept<'q> {
-    place: Place<'q>,
+struct RankedRow<'q> {
+    place: SortPlace<'q>,
     stats: WindowStats,
 }
 
 impl Best<'_> {
-    fn offer(&mut self, meant: Meant, stats: WindowStats) {
+    fn offer(&mut self, meant: MatchingSeries, stats: WindowStats) {
         let inside = self.query.filters.iter().all(|filter| {
             let value = filter.stat.of(meant.counter, &stats);
             value.is_some_and(|value| (filter.least..=filter.most).contains(&value))
@@ -183,7 +187,7 @@ impl Best<'_> {
             }
             self.heap.pop();
         }
-        self.heap.push(Kept { place, stats });
+        self.heap.push(RankedRow { place, stats });
     }
 
     fn page(self, view: &View<'_>) -> Result<Page<WindowRow>, StoreError> {
@@ -191,7 +195,7 @@ impl Best<'_> {
         let mut kept = self.heap.into_sorted_vec();
         kept.truncate(self.query.limit);
         let (mut rows, mut bytes) = (Vec::with_capacity(kept.len()), 0);
-        for Kept { stats, .. } in kept {
+        for RankedRow { stats, .. } in kept {
             if bytes > PAGE_BYTES_MAX {
                 return Ok(Page { rows, more: true });
             }
@@ -203,21 +207,21 @@ impl Best<'_> {
     }
 }
 
-impl PartialEq for Kept<'_> {
+impl PartialEq for RankedRow<'_> {
     fn eq(&self, other: &Self) -> bool {
         self.place == other.place
     }
 }
 
-impl Eq for Kept<'_> {}
+impl Eq for RankedRow<'_> {}
 
-impl PartialOrd for Kept<'_> {
+impl PartialOrd for RankedRow<'_> {
     fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for Kept<'_> {
+impl Ord for RankedRow<'_> {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.place.cmp(&other.place)
     }

@@ -8,15 +8,15 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use rusqlite::{CachedStatement, Row, params};
-use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::SeriesId;
 
-use super::catalogue::Found;
-use super::matching::Series;
+use super::catalog::WalkedSeries;
+use super::matching::SeriesWalk;
 use super::schema::{columns, table};
 use super::view::{Lane, View};
 use super::{key_of, series_of};
-use crate::store::row::{Kind, WINDOW_SQL, WindowRow};
+use crate::store::row::{ExportKind, WINDOW_SQL, WindowRow};
 use crate::store::{PAGE_BYTES_MAX, Page, SeriesKey, StoreError, WindowKey, WindowQuery};
 
 /// Most instants whose tables are remembered per window.
@@ -25,7 +25,7 @@ const INSTANTS_REMEMBERED_MAX: usize = 8_192;
 /// A page of window rows.
 pub fn page(view: &View<'_>, query: &WindowQuery) -> Result<Page<WindowRow>, StoreError> {
     let from = query.after.as_ref().map(|key| SeriesKey { name: key.name.clone(), series: key.series });
-    let mut series = Series::new(view, &query.select, &query.search, from.as_ref())?;
+    let mut series = SeriesWalk::new(view, &query.select, &query.search, from.as_ref())?;
     let lanes = view.lanes()?.into_iter();
     let asked = lanes.filter(|lane| query.windows.is_empty() || query.windows.contains(&lane.window_ms));
     let mut probes: Vec<_> = asked.map(|lane| Probe::new(view, lane)).collect();
@@ -78,7 +78,7 @@ struct Out<'q> {
 
 impl Out<'_> {
     /// Takes a row if it is asked for; true if the page was full and the row belongs to the next.
-    fn offer(&mut self, found: &Found, stats: WindowStats) -> bool {
+    fn offer(&mut self, found: &WalkedSeries, stats: WindowStats) -> bool {
         let inside = self.query.filters.iter().all(|filter| {
             filter
                 .stat
@@ -97,7 +97,7 @@ impl Out<'_> {
     }
 
     /// The first `at` of a series and window that earlier pages did not show; the greatest if they showed all.
-    fn resume(&self, found: &Found, window_ms: i64) -> i64 {
+    fn resume(&self, found: &WalkedSeries, window_ms: i64) -> i64 {
         match &self.query.after {
             Some(after) if is_series(after, found) && window_ms < after.window_ms => i64::MAX,
             Some(after) if is_series(after, found) && window_ms == after.window_ms => {
@@ -108,7 +108,7 @@ impl Out<'_> {
     }
 }
 
-fn is_series(key: &WindowKey, found: &Found) -> bool {
+fn is_series(key: &WindowKey, found: &WalkedSeries) -> bool {
     key.series == found.series.series && key.name == found.series.name
 }
 
@@ -131,7 +131,7 @@ impl<'v, 's> Probe<'v, 's> {
     /// Offers the row with the highest `at` of a series.
     fn latest(
         &mut self,
-        found: &Found,
+        found: &WalkedSeries,
         statements: &mut Statements<'v>,
         out: &mut Out<'_>,
     ) -> Result<bool, StoreError> {
@@ -147,7 +147,7 @@ impl<'v, 's> Probe<'v, 's> {
     /// The row with the highest `at` of a series that is not after `upto`.
     pub fn newest(
         &mut self,
-        found: &Found,
+        found: &WalkedSeries,
         upto: i64,
         statements: &mut Statements<'v>,
     ) -> Result<Option<WindowStats>, StoreError> {
@@ -165,7 +165,7 @@ impl<'v, 's> Probe<'v, 's> {
     /// Offers the rows of a series with `at` in `first..=last`.
     fn range(
         &mut self,
-        found: &Found,
+        found: &WalkedSeries,
         first: i64,
         last: i64,
         statements: &mut Statements<'v>,
@@ -233,7 +233,7 @@ fn one<'v>(
             let sql = format!(
                 "SELECT {} FROM {} WHERE window_ms = ?1 AND at_ms = ?2 AND series = ?3",
                 columns(&WINDOW_SQL),
-                table(Kind::Windows, hour)
+                table(ExportKind::Windows, hour)
             );
             place.insert(view.conn().prepare_cached(&sql).map_err(fail)?)
         }
@@ -265,7 +265,7 @@ pub fn stats(row: &Row<'_>) -> rusqlite::Result<WindowStats> {
 }
 
 /// The first and the last instant at which a window of a series may end.
-fn span(found: &Found) -> (i64, i64) {
+fn span(found: &WalkedSeries) -> (i64, i64) {
     const HOUR_MS: i64 = 3_600_000;
     let (from, to) = found.hours;
     (from.saturating_mul(HOUR_MS), to.saturating_add(1).saturating_mul(HOUR_MS).saturating_sub(1))

@@ -7,12 +7,12 @@ use std::ops::Bound;
 use rusqlite::params;
 use tidewatch_dataflows::sample::{Reason, SeriesId};
 
-use super::catalogue::is_meant;
+use super::catalog::is_meant;
 use super::merge::{listed, reason};
 use super::schema::table;
 use super::unsigned;
-use super::view::{Names, View};
-use crate::store::row::{Kind, RejectRow, SeriesRow};
+use super::view::{SeriesNames, View};
+use crate::store::row::{ExportKind, RejectRow, SeriesRow};
 use crate::store::{
     PAGE_BYTES_MAX, Page, REJECT_GROUP_BYTES_MAX, REJECT_GROUPS_MAX, RejectKey, RejectQuery, StoreError,
 };
@@ -35,7 +35,7 @@ pub fn page(view: &View<'_>, query: &RejectQuery) -> Result<Page<RejectRow>, Sto
 fn groups(view: &View<'_>, query: &RejectQuery) -> Result<BTreeMap<RejectKey, RejectRow>, StoreError> {
     let range = query.range;
     let mut names =
-        Names::new(view, |series: SeriesRow| Ok((is_meant(&query.select, &series)?, series.name)));
+        SeriesNames::new(view, |series: SeriesRow| Ok((is_meant(&query.select, &series)?, series.name)));
     let needs_names = query.by.name || !query.select.is_every();
     let mut groups: BTreeMap<RejectKey, RejectRow> = BTreeMap::new();
     let mut bytes = 0;
@@ -45,7 +45,7 @@ fn groups(view: &View<'_>, query: &RejectQuery) -> Result<BTreeMap<RejectKey, Re
         let sql = format!(
             "SELECT unlisted, series, reason, sum(count), min(first_at_ms), max(last_at_ms) FROM {} \
              WHERE last_at_ms >= ?1 AND first_at_ms <= ?2 GROUP BY unlisted, series, reason",
-            table(Kind::Rejects, part.hour)
+            table(ExportKind::Rejects, part.hour)
         );
         let mut statement = view.conn().prepare_cached(&sql).map_err(fail)?;
         let mut rows = statement.query(params![range.start_ms, range.end_ms]).map_err(fail)?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::store::StoreError;
-use crate::store::row::{Kind, REJECT_SQL, WINDOW_SQL};
+use crate::store::row::{ExportKind, REJECT_SQL, WINDOW_SQL};
 
 /// "TDWT": marks the file as ours.
 const APPLICATION_ID: i64 = 0x5444_5754;
@@ -23,7 +23,7 @@ pub const CHECKPOINT_PAGES: i32 = 4_000;
 
 const TABLES: &str = "
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE catalogue (
+CREATE TABLE catalog (
     series INTEGER PRIMARY KEY,
     name TEXT NOT NULL,
     labels TEXT NOT NULL,
@@ -33,7 +33,7 @@ CREATE TABLE catalogue (
     id TEXT GENERATED ALWAYS AS (printf('%016x', CASE WHEN series < 0
         THEN series + 9223372036854775807 + 1 ELSE series - 9223372036854775807 - 1 END)) VIRTUAL
 );
-CREATE INDEX catalogue_by_name ON catalogue (name, series);
+CREATE INDEX catalog_by_name ON catalog (name, series);
 CREATE TABLE manifest (
     kind TEXT NOT NULL,
     hour INTEGER NOT NULL,
@@ -77,15 +77,15 @@ const ADDED: [(i64, &str); 2] = [(2, TYPES), (3, CORRECTIONS)];
 const PARTIAL: &str = "partial INTEGER NOT NULL DEFAULT 0";
 
 /// The table that holds the rows of one kind written in one hour.
-pub fn table(kind: Kind, hour: i64) -> String {
+pub fn table(kind: ExportKind, hour: i64) -> String {
     format!("{}_{hour}", kind.as_str())
 }
 
 /// The statement that makes such a table.
-pub fn create_table(kind: Kind, hour: i64) -> String {
+pub fn create_table(kind: ExportKind, hour: i64) -> String {
     let (columns, key_len): (&[_], _) = match kind {
-        Kind::Windows => (&WINDOW_SQL, 3),
-        Kind::Rejects => (&REJECT_SQL, 4),
+        ExportKind::Windows => (&WINDOW_SQL, 3),
+        ExportKind::Rejects => (&REJECT_SQL, 4),
     };
     let declared: Vec<_> = columns.iter().map(|(name, sql_type)| format!("{name} {sql_type}")).collect();
     let key: Vec<_> = columns[..key_len].iter().map(|(name, _)| *name).collect();

@@ -4,21 +4,21 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tidewatch_dataflows::outcome::{Reject, WindowStats};
+use tidewatch_dataflows::rows::{Reject, WindowStats};
 use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
 
-use super::{Embedded, Options, key_of, series_of, unsigned};
-use crate::store::export::{Format, export};
-use crate::store::row::{By, Kind, SeriesRow, WindowRow};
+use super::{Embedded, EmbeddedOptions, key_of, series_of, unsigned};
+use crate::store::export::{ExportFormat, export};
+use crate::store::row::{ExportKind, RejectGrouping, SeriesRow, WindowRow};
 use crate::store::search::Search;
 use crate::store::selector::Selectors;
 use crate::store::sort::{Sort, SortBy};
 use crate::store::testing::{
-    self, HOUR_MS, Model, T0, TempDir, WINDOWS, all_pages, labels_of, name_of, series, stats,
+    self, HOUR_MS, ModelStore, T0, TempDir, WINDOWS, all_pages, labels_of, name_of, series, stats,
 };
 use crate::store::{
-    Batch, CatalogueQuery, ExportQuery, Filter, NamesQuery, Offer, Range, RejectKey, RejectQuery, SeriesKey,
-    Stat, Store, StoreError, Verdict, WindowKey, WindowQuery, Written,
+    CatalogQuery, ExportQuery, Filter, NamesQuery, Offer, OfferVerdict, Range, RejectKey, RejectQuery,
+    SeriesKey, Statistic, Store, StoreBatch, StoreError, WindowKey, WindowQuery, WriteSummary,
 };
 
 const SELECTORS: [&[&str]; 7] = [
@@ -86,7 +86,7 @@ fn is_counter(row: &WindowStats) -> bool {
 }
 
 /// What the model answers to a question about windows.
-fn naive(model: &Model, query: &WindowQuery) -> Vec<WindowStats> {
+fn naive(model: &ModelStore, query: &WindowQuery) -> Vec<WindowStats> {
     let rows = model.last_words();
     let latest: BTreeMap<_, _> = rows.keys().map(|k| ((k.series, k.window_ms), k.at_ms)).collect();
     let asked = rows.into_values().filter(|row| match query.range {
@@ -112,7 +112,7 @@ fn random_query(random: &mut fastrand::Rng) -> WindowQuery {
         Range { start_ms, end_ms: start_ms + random.i64(0..5 * HOUR_MS) }
     });
     let filter = |random: &mut fastrand::Rng| Filter {
-        stat: Stat::ALL[random.usize(0..Stat::ALL.len())].1,
+        stat: Statistic::ALL[random.usize(0..Statistic::ALL.len())].1,
         least: if random.bool() { f64::from(random.i32(-10..3)) } else { f64::NEG_INFINITY },
         most: if random.bool() { f64::from(random.i32(0..12)) } else { f64::INFINITY },
     };
@@ -130,9 +130,9 @@ fn random_query(random: &mut fastrand::Rng) -> WindowQuery {
 }
 
 /// A store of several hours of writing, and what was written to it.
-pub fn random_store(dir: &TempDir, seed: u64) -> (Embedded, Model, fastrand::Rng) {
+pub fn random_store(dir: &TempDir, seed: u64) -> (Embedded, ModelStore, fastrand::Rng) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let (store, mut model) = (dir.store(), Model::default());
+    let (store, mut model) = (dir.store(), ModelStore::default());
     let mut written_ms = T0 + 8 * HOUR_MS;
     for _ in 0..random.usize(3..20) {
         model.write_random(&store, &mut random, written_ms, 7);
@@ -162,10 +162,10 @@ fn sorted_pages_equal_the_naive_answer_sorted() {
         let (store, model, mut random) =
             if seed < 206 { random_store(&dir, seed) } else { wide_store(&dir, seed) };
         for _ in 0..if seed < 206 { 40 } else { 12 } {
-            let by = match random.usize(0..Stat::ALL.len() + 2) {
+            let by = match random.usize(0..Statistic::ALL.len() + 2) {
                 0 => SortBy::Name,
                 1 => SortBy::At,
-                place => SortBy::Stat(Stat::ALL[place - 2].1),
+                place => SortBy::Stat(Statistic::ALL[place - 2].1),
             };
             let sort = Sort { by, descending: random.bool(), after: None };
             let window_ms = WINDOWS[random.usize(0..3)].0;
@@ -209,9 +209,9 @@ fn naive_order(sort: &Sort, a: &WindowStats, b: &WindowStats) -> std::cmp::Order
 }
 
 /// A store of more series than are looked up singly: most have rows at the newest instants, some fell silent before.
-fn wide_store(dir: &TempDir, seed: u64) -> (Embedded, Model, fastrand::Rng) {
+fn wide_store(dir: &TempDir, seed: u64) -> (Embedded, ModelStore, fastrand::Rng) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let (store, mut model) = (dir.store(), Model::default());
+    let (store, mut model) = (dir.store(), ModelStore::default());
     let silent = random.u64(0..1_500);
     for hour in 0..3 {
         let written_ms = T0 + (8 + hour) * HOUR_MS;
@@ -224,7 +224,8 @@ fn wide_store(dir: &TempDir, seed: u64) -> (Embedded, Model, fastrand::Rng) {
             windows.push(stats(series(i), window_ms, T0 + newest * hop_ms, random.u32(0..3), mark));
         }
         windows.sort_by_key(|row| (row.key(), row.rank()));
-        let batch = Batch { epoch: model.epoch, written_ms, windows: &windows, rejects: &[], types: &[] };
+        let batch =
+            StoreBatch { epoch: model.epoch, written_ms, windows: &windows, rejects: &[], types: &[] };
         store.write(&[batch], &labels_of).unwrap();
         model.windows.extend(windows.into_iter().map(|row| (written_ms, row)));
     }
@@ -240,7 +241,7 @@ fn sums_of_rejects_equal_the_naive_answer() {
             let start_ms = T0 + random.i64(-HOUR_MS..7 * HOUR_MS);
             let query = RejectQuery {
                 select: Selectors::parse(SELECTORS[random.usize(0..SELECTORS.len())]).unwrap(),
-                by: By { series: random.bool(), name: random.bool(), reason: random.bool() },
+                by: RejectGrouping { series: random.bool(), name: random.bool(), reason: random.bool() },
                 range: if random.bool() {
                     Range::ALL
                 } else {
@@ -259,7 +260,7 @@ fn sums_of_rejects_equal_the_naive_answer() {
             };
             let read = all_pages(ask, query.limit);
             let shown = |rows: Vec<crate::store::row::RejectRow>| -> Vec<_> {
-                let reason = |by: By, reason: Reason| by.reason.then_some(reason);
+                let reason = |by: RejectGrouping, reason: Reason| by.reason.then_some(reason);
                 rows.into_iter()
                     .map(|r| (r.series, r.name, reason(r.by, r.reason), r.count, r.first_at_ms, r.last_at_ms))
                     .collect()
@@ -270,12 +271,15 @@ fn sums_of_rejects_equal_the_naive_answer() {
 }
 
 #[test]
-fn the_catalogue_and_the_names_are_complete_and_in_order() {
+fn the_catalog_and_the_names_are_complete_and_in_order() {
     let dir = TempDir::new();
     let (store, windows) =
         (dir.store(), (0..1_500).map(|i| stats(series(i), HOUR_MS, T0, 0, 1.0)).collect::<Vec<_>>());
     store
-        .write(&[Batch { epoch: 1, written_ms: T0, windows: &windows, rejects: &[], types: &[] }], &labels_of)
+        .write(
+            &[StoreBatch { epoch: 1, written_ms: T0, windows: &windows, rejects: &[], types: &[] }],
+            &labels_of,
+        )
         .unwrap();
     for texts in SELECTORS {
         let select = Selectors::parse(texts).unwrap();
@@ -288,8 +292,8 @@ fn the_catalogue_and_the_names_are_complete_and_in_order() {
             let key =
                 |row: &crate::store::row::SeriesRow| SeriesKey { name: row.name.clone(), series: row.series };
             let ask = |after: Option<&_>| {
-                let query = CatalogueQuery { select: select.clone(), after: after.map(key), limit };
-                store.catalogue(&query).unwrap()
+                let query = CatalogQuery { select: select.clone(), after: after.map(key), limit };
+                store.catalog(&query).unwrap()
             };
             let read: Vec<_> = all_pages(ask, limit).iter().map(key).collect();
             assert_eq!(read, wanted, "{texts:?} by {limit}");
@@ -305,7 +309,7 @@ fn the_catalogue_and_the_names_are_complete_and_in_order() {
     }
     let conn = Connection::open(dir.file()).unwrap();
     let ids: Vec<String> = conn
-        .prepare("SELECT id FROM catalogue ORDER BY series")
+        .prepare("SELECT id FROM catalog ORDER BY series")
         .unwrap()
         .query_map([], |row| row.get(0))
         .unwrap()
@@ -321,7 +325,7 @@ fn an_export_is_the_last_word_per_key_in_order() {
     for seed in 200..206 {
         let dir = TempDir::new();
         let (_, model, mut random) = random_store(&dir, seed);
-        let store = Embedded::open_read_only(&dir.file(), Options::default()).unwrap();
+        let store = Embedded::open_read_only(&dir.file(), EmbeddedOptions::default()).unwrap();
         for _ in 0..8 {
             let select = Selectors::parse(SELECTORS[random.usize(0..SELECTORS.len())]).unwrap();
             let start_ms = T0 + random.i64(0..4 * HOUR_MS);
@@ -330,8 +334,11 @@ fn an_export_is_the_last_word_per_key_in_order() {
             let naive_query = WindowQuery { select: select.clone(), range: Some(range), ..every() };
             let mut wanted = naive(&model, &naive_query);
             wanted.sort_by_key(|row| (row.window_ms, row.at_ms, row.series));
-            let lines =
-                exported(&store, ExportQuery { kind: Kind::Windows, select: select.clone(), range }, true);
+            let lines = exported(
+                &store,
+                ExportQuery { kind: ExportKind::Windows, select: select.clone(), range },
+                true,
+            );
             let key = |line: &serde_json::Value| {
                 (
                     line["at_ms"].as_i64().unwrap(),
@@ -345,8 +352,11 @@ fn an_export_is_the_last_word_per_key_in_order() {
             assert_eq!(read, wanted, "seed {seed}");
             assert!(lines.iter().all(|line| line.get("revision").is_none()));
 
-            let lines =
-                exported(&store, ExportQuery { kind: Kind::Rejects, select: select.clone(), range }, false);
+            let lines = exported(
+                &store,
+                ExportQuery { kind: ExportKind::Rejects, select: select.clone(), range },
+                false,
+            );
             let meant = |reject: &Reject| {
                 let touches = reject.last_at_ms >= range.start_ms && reject.first_at_ms <= range.end_ms;
                 touches && reject.series.map_or(select.is_every(), |id| is_meant(&select, id))
@@ -364,7 +374,7 @@ fn an_export_is_the_last_word_per_key_in_order() {
 
 fn exported(store: &dyn Store, query: ExportQuery, last_word: bool) -> Vec<serde_json::Value> {
     let mut out = Vec::new();
-    let rows = export(store, &query, Format::JsonLines, last_word, &mut out).unwrap();
+    let rows = export(store, &query, ExportFormat::JsonLines, last_word, &mut out).unwrap();
     let text = String::from_utf8(out).unwrap();
     assert_eq!(rows as usize, text.lines().count());
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
@@ -380,7 +390,7 @@ fn an_export_reads_tables_longer_than_a_chunk_and_writes_csv() {
             .filter(|i| hour == 0 || i % (hour + 1) == 0)
             .map(|i| stats(series(i as u64 % 7), HOUR_MS, T0 + 60_000 * (i / 7), hour as u32, i as f64))
             .collect();
-        let batch = Batch {
+        let batch = StoreBatch {
             epoch: hour as u64,
             written_ms: T0 + hour * HOUR_MS,
             windows: &rows,
@@ -389,7 +399,7 @@ fn an_export_reads_tables_longer_than_a_chunk_and_writes_csv() {
         };
         store.write(&[batch], &labels_of).unwrap();
     }
-    let query = ExportQuery { kind: Kind::Windows, select: Selectors::default(), range: Range::ALL };
+    let query = ExportQuery { kind: ExportKind::Windows, select: Selectors::default(), range: Range::ALL };
     let lines = exported(&store, query.clone(), false);
     assert_eq!(lines.len(), 700);
     let keys: Vec<_> = lines.iter().map(|l| (l["at_ms"].as_i64(), l["series"].as_str().unwrap())).collect();
@@ -406,7 +416,7 @@ fn an_export_reads_tables_longer_than_a_chunk_and_writes_csv() {
         assert_eq!(line["revision"], revision, "row {i}");
     }
     let mut out = Vec::new();
-    export(&store, &query, Format::Csv, true, &mut out).unwrap();
+    export(&store, &query, ExportFormat::Csv, true, &mut out).unwrap();
     let mut reader = csv::Reader::from_reader(out.as_slice());
     assert_eq!(reader.headers().unwrap().iter().next_back(), Some("partial"));
     assert_eq!(reader.records().map(Result::unwrap).count(), 700);
@@ -418,9 +428,12 @@ fn a_failing_receiver_ends_the_export_with_its_error() {
     let store = dir.store();
     let rows = [stats(series(0), HOUR_MS, T0, 0, 1.0)];
     store
-        .write(&[Batch { epoch: 1, written_ms: T0, windows: &rows, rejects: &[], types: &[] }], &labels_of)
+        .write(
+            &[StoreBatch { epoch: 1, written_ms: T0, windows: &rows, rejects: &[], types: &[] }],
+            &labels_of,
+        )
         .unwrap();
-    let query = ExportQuery { kind: Kind::Windows, select: Selectors::default(), range: Range::ALL };
+    let query = ExportQuery { kind: ExportKind::Windows, select: Selectors::default(), range: Range::ALL };
     let error = store.export(&query, &mut |_| Err(std::io::Error::other("pipe closed"))).unwrap_err();
     assert_eq!(error.to_string(), "cannot write the export: pipe closed");
 }
@@ -433,22 +446,27 @@ fn a_known_epoch_is_ignored() {
         let rows = [stats(series(0), HOUR_MS, T0, 0, avg)];
         let reject =
             Reject { series: None, reason: Reason::TooOld, count: 1, first_at_ms: T0, last_at_ms: T0 };
-        let batch = Batch { epoch, written_ms: T0, windows: &rows, rejects: &[reject], types: &[] };
+        let batch = StoreBatch { epoch, written_ms: T0, windows: &rows, rejects: &[reject], types: &[] };
         store.write(&[batch], &labels_of).unwrap()
     };
     assert_eq!(store.epoch().unwrap(), None);
-    assert_eq!(write(7, 1.0), Written { windows: 1, rejects: 1, ..Written::default() });
+    assert_eq!(write(7, 1.0), WriteSummary { windows: 1, rejects: 1, ..WriteSummary::default() });
     for known in [7, 6, 0] {
-        assert_eq!(write(known, 2.0), Written { batches_known: 1, ..Written::default() });
+        assert_eq!(write(known, 2.0), WriteSummary { batches_known: 1, ..WriteSummary::default() });
     }
     assert_eq!(store.epoch().unwrap(), Some(7));
     assert_eq!(read_all(&store, &every())[0].avg, 1.0);
-    let query =
-        RejectQuery { select: Selectors::default(), by: By::ALL, range: Range::ALL, after: None, limit: 9 };
+    let query = RejectQuery {
+        select: Selectors::default(),
+        by: RejectGrouping::ALL,
+        range: Range::ALL,
+        after: None,
+        limit: 9,
+    };
     assert_eq!(store.rejects(&query).unwrap().rows[0].count, 1);
     // An empty epoch moves on too.
     store
-        .write(&[Batch { epoch: 9, written_ms: T0, windows: &[], rejects: &[], types: &[] }], &labels_of)
+        .write(&[StoreBatch { epoch: 9, written_ms: T0, windows: &[], rejects: &[], types: &[] }], &labels_of)
         .unwrap();
     drop(store);
     assert_eq!(dir.store().epoch().unwrap(), Some(9));
@@ -459,8 +477,8 @@ fn nothing_of_a_failed_write_stays() {
     let dir = TempDir::new();
     let store = dir.store();
     let rows = [stats(series(0), HOUR_MS, T0, 0, 1.0)];
-    let good = Batch { epoch: 1, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
-    let bad = Batch { epoch: u64::MAX, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
+    let good = StoreBatch { epoch: 1, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
+    let bad = StoreBatch { epoch: u64::MAX, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
     let error = store.write(&[good, bad], &labels_of).unwrap_err();
     assert_eq!(error.to_string(), "epoch cannot exceed 9223372036854775807; got 18446744073709551615");
     // A table of the hour that cannot take our rows: the second statement of the transaction fails.
@@ -484,7 +502,7 @@ fn a_row_of_a_lower_rank_never_replaces_a_higher_one() {
         epoch += 1;
         let rows = [WindowStats { count, ..stats(series(3), HOUR_MS, T0, revision, avg) }];
         let batch =
-            Batch { epoch, written_ms: T0 + hour * HOUR_MS, windows: &rows, rejects: &[], types: &[] };
+            StoreBatch { epoch, written_ms: T0 + hour * HOUR_MS, windows: &rows, rejects: &[], types: &[] };
         store.write(&[batch], &labels_of).unwrap();
         let read = read_all(&store, &every());
         assert_eq!(read.len(), 1);
@@ -519,13 +537,13 @@ fn an_offer_is_judged_by_the_row_that_readers_see() {
     // What is partial gives way to what is whole, of as many samples, or is of more.
     let partial = |minute| WindowStats { partial: true, ..row(minute, 5, 0, 1.0) };
     let rows = [partial(20), partial(21), partial(22), partial(23)];
-    let first = Batch { epoch: 0, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
+    let first = StoreBatch { epoch: 0, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
     store.write(&[first], &labels_of).unwrap();
     // Two tables: the later one has a row of minute 1 that the earlier one outdoes.
     for (epoch, rows) in
         [(1, [row(1, 5, 2, 1.0), row(2, 5, 0, 1.0)]), (2, [row(1, 4, 3, 9.0), row(3, 5, 7, 1.0)])]
     {
-        let batch = Batch {
+        let batch = StoreBatch {
             epoch,
             written_ms: T0 + epoch as i64 * HOUR_MS,
             windows: &rows,
@@ -536,17 +554,17 @@ fn an_offer_is_judged_by_the_row_that_readers_see() {
     }
     let offer = |minute, count, avg, whole| Offer { stats: row(minute, count, 99, avg), whole };
     let offers = [
-        (offer(0, 1, 1.0, false), Verdict::Added, 1),
-        (offer(1, 5, 1.0, false), Verdict::Unchanged, 2),
-        (offer(2, 6, 2.0, false), Verdict::Partial, 0),
-        (offer(3, 5, 2.0, true), Verdict::Replaced, 8),
-        (offer(1, 4, 2.0, true), Verdict::Larger, 2),
-        (offer(2, 6, 2.0, true), Verdict::Replaced, 1),
-        (offer(20, 5, 1.0, false), Verdict::Unchanged, 0),
-        (offer(20, 5, 1.0, true), Verdict::Replaced, 1),
-        (offer(21, 6, 2.0, false), Verdict::Replaced, 1),
-        (offer(22, 4, 2.0, true), Verdict::Larger, 0),
-        (offer(23, 6, 2.0, true), Verdict::Replaced, 1),
+        (offer(0, 1, 1.0, false), OfferVerdict::Added, 1),
+        (offer(1, 5, 1.0, false), OfferVerdict::Unchanged, 2),
+        (offer(2, 6, 2.0, false), OfferVerdict::Partial, 0),
+        (offer(3, 5, 2.0, true), OfferVerdict::Replaced, 8),
+        (offer(1, 4, 2.0, true), OfferVerdict::Larger, 2),
+        (offer(2, 6, 2.0, true), OfferVerdict::Replaced, 1),
+        (offer(20, 5, 1.0, false), OfferVerdict::Unchanged, 0),
+        (offer(20, 5, 1.0, true), OfferVerdict::Replaced, 1),
+        (offer(21, 6, 2.0, false), OfferVerdict::Replaced, 1),
+        (offer(22, 4, 2.0, true), OfferVerdict::Larger, 0),
+        (offer(23, 6, 2.0, true), OfferVerdict::Replaced, 1),
     ];
     for (offer, verdict, revision) in offers {
         let done = store.amend(T0 + 9 * HOUR_MS, &[offer], &labels_of).unwrap();
@@ -562,13 +580,16 @@ fn an_offer_is_judged_by_the_row_that_readers_see() {
     assert_eq!(store.epoch().unwrap(), Some(2));
     // A second time nothing is written, and a row of the engine with fewer samples replaces nothing.
     let again = [offer(0, 1, 1.0, true), offer(3, 5, 2.0, true), offer(2, 6, 2.0, true)];
-    assert_eq!(store.amend(T0 + 9 * HOUR_MS, &again, &labels_of).unwrap(), [Verdict::Unchanged; 3]);
+    assert_eq!(store.amend(T0 + 9 * HOUR_MS, &again, &labels_of).unwrap(), [OfferVerdict::Unchanged; 3]);
     let rows = [row(2, 5, 9, 7.0)];
     store
-        .write(&[Batch { epoch: 3, written_ms: T0, windows: &rows, rejects: &[], types: &[] }], &labels_of)
+        .write(
+            &[StoreBatch { epoch: 3, written_ms: T0, windows: &rows, rejects: &[], types: &[] }],
+            &labels_of,
+        )
         .unwrap();
-    assert_eq!(store.amend(T0, &again, &labels_of).unwrap(), [Verdict::Unchanged; 3]);
-    let read_only = Embedded::open_read_only(&dir.file(), Options::default()).unwrap();
+    assert_eq!(store.amend(T0, &again, &labels_of).unwrap(), [OfferVerdict::Unchanged; 3]);
+    let read_only = Embedded::open_read_only(&dir.file(), EmbeddedOptions::default()).unwrap();
     assert!(read_only.amend(T0, &again, &labels_of).is_err());
 }
 
@@ -580,7 +601,7 @@ fn the_latest_row_of_a_silent_series_is_found_across_a_gap() {
     let write = |epoch, id, at_ms, written_ms| {
         let rows: Vec<_> = WINDOWS.iter().map(|(w, hop)| stats(id, *w, at_ms / hop * hop, 0, 1.0)).collect();
         store
-            .write(&[Batch { epoch, written_ms, windows: &rows, rejects: &[], types: &[] }], &labels_of)
+            .write(&[StoreBatch { epoch, written_ms, windows: &rows, rejects: &[], types: &[] }], &labels_of)
             .unwrap();
     };
     write(1, series(0), T0, T0 + year);
@@ -601,13 +622,18 @@ fn retention_drops_whole_tables_and_the_series_in_them() {
         drop(store);
         let store = Embedded::open(
             &dir.file(),
-            Options { retention_ms: 2 * HOUR_MS, drop_share: 1, ..Options::default() },
+            EmbeddedOptions { retention_ms: 2 * HOUR_MS, drop_share: 1, ..EmbeddedOptions::default() },
         )
         .unwrap();
         let late = [stats(series(100), HOUR_MS, T0, 0, 1.0)];
         let newest = model.windows.iter().map(|(written, _)| *written).max().unwrap();
-        let batch =
-            Batch { epoch: model.epoch + 1, written_ms: newest, windows: &late, rejects: &[], types: &[] };
+        let batch = StoreBatch {
+            epoch: model.epoch + 1,
+            written_ms: newest,
+            windows: &late,
+            rejects: &[],
+            types: &[],
+        };
         store.write(&[batch], &labels_of).unwrap();
         model.windows.push((newest, late[0]));
         let now_ms = newest + random.i64(0..4 * HOUR_MS);
@@ -633,10 +659,15 @@ fn retention_drops_whole_tables_and_the_series_in_them() {
         series.dedup();
         assert_eq!(after.series, series.len() as u64, "seed {seed}");
         assert_eq!(store.drop_expired(now_ms).unwrap(), Default::default());
-        // A series that was dropped from the catalogue comes back with its rows.
+        // A series that was dropped from the catalog comes back with its rows.
         let rows = [stats(series_of(0), HOUR_MS, T0, 0, 1.0), stats(testing::series(1), HOUR_MS, T0, 9, 1.0)];
-        let batch =
-            Batch { epoch: model.epoch + 2, written_ms: now_ms, windows: &rows, rejects: &[], types: &[] };
+        let batch = StoreBatch {
+            epoch: model.epoch + 2,
+            written_ms: now_ms,
+            windows: &rows,
+            rejects: &[],
+            types: &[],
+        };
         assert_eq!(store.write(&[batch], &labels_of).unwrap().series_unlabelled, 1);
         assert!(read_all(&store, &every()).iter().any(|row| row.series == testing::series(1)));
     }
@@ -651,15 +682,15 @@ fn a_reader_sees_one_moment_while_another_connection_writes() {
         let rows: Vec<_> = (0..600).map(|i| stats(series(i), HOUR_MS, at_ms, 0, epoch as f64)).collect();
         writer
             .write(
-                &[Batch { epoch, written_ms: at_ms, windows: &rows, rejects: &[], types: &[] }],
+                &[StoreBatch { epoch, written_ms: at_ms, windows: &rows, rejects: &[], types: &[] }],
                 &labels_of,
             )
             .unwrap();
     };
     write(1);
-    let reader = Embedded::open_read_only(&dir.file(), Options::default()).unwrap();
+    let reader = Embedded::open_read_only(&dir.file(), EmbeddedOptions::default()).unwrap();
     let mut epoch = 1;
-    let query = ExportQuery { kind: Kind::Windows, select: Selectors::default(), range: Range::ALL };
+    let query = ExportQuery { kind: ExportKind::Windows, select: Selectors::default(), range: Range::ALL };
     let mut seen = 0;
     reader
         .export(&query, &mut |_| {
@@ -693,7 +724,7 @@ fn a_question_that_takes_too_long_ends_with_the_bound() {
     let dir = TempDir::new();
     let (store, _, _) = random_store(&dir, 1);
     drop(store);
-    let options = Options { deadline: Duration::ZERO, ..Options::default() };
+    let options = EmbeddedOptions { deadline: Duration::ZERO, ..EmbeddedOptions::default() };
     let store = Embedded::open(&dir.file(), options).unwrap();
     for range in [None, Some(Range::ALL)] {
         let error = store.windows(&WindowQuery { range, ..every() }).unwrap_err().to_string();
@@ -709,7 +740,10 @@ fn a_row_that_is_not_finite_is_kept_as_such() {
     let mut row = stats(series(0), HOUR_MS, T0, 0, 1.0);
     (row.avg, row.std, row.max) = (f64::NAN, f64::INFINITY, f64::NEG_INFINITY);
     store
-        .write(&[Batch { epoch: 1, written_ms: T0, windows: &[row], rejects: &[], types: &[] }], &labels_of)
+        .write(
+            &[StoreBatch { epoch: 1, written_ms: T0, windows: &[row], rejects: &[], types: &[] }],
+            &labels_of,
+        )
         .unwrap();
     let read = read_all(&store, &every())[0];
     assert!(read.avg.is_nan() && read.std == f64::INFINITY && read.max == f64::NEG_INFINITY);
@@ -719,26 +753,26 @@ fn a_row_that_is_not_finite_is_kept_as_such() {
 fn typed(store: &Embedded, epoch: u64, types: &[(SeriesId, MetricType)]) {
     let mut rows = [2, 3].map(|i| WindowStats { count: 2, ..stats(series(i), HOUR_MS, T0, 0, 4.0) });
     rows.sort_by_key(WindowStats::key);
-    let batch = Batch { epoch, written_ms: T0, windows: &rows, rejects: &[], types };
+    let batch = StoreBatch { epoch, written_ms: T0, windows: &rows, rejects: &[], types };
     store.write(&[batch], &labels_of).unwrap();
 }
 
-/// The names of the series that show an increase, by pages, by a filter on it, by the catalogue and by an export.
+/// The names of the series that show an increase, by pages, by a filter on it, by the catalog and by an export.
 fn counters(store: &Embedded) -> Vec<String> {
-    let filter = Filter { stat: Stat::Increase, least: 0.0, most: 1e9 };
+    let filter = Filter { stat: Statistic::Increase, least: 0.0, most: 1e9 };
     let paged = store.windows(&every()).unwrap().rows;
     let name = |row: &WindowRow| row.series.name.clone();
     let names: Vec<_> = paged.iter().filter(|row| row.series.is_counter()).map(name).collect();
     let filtered = store.windows(&WindowQuery { filters: vec![filter], ..every() }).unwrap().rows;
     assert_eq!(filtered.iter().map(name).collect::<Vec<_>>(), names);
-    let query = ExportQuery { kind: Kind::Windows, select: Selectors::default(), range: Range::ALL };
+    let query = ExportQuery { kind: ExportKind::Windows, select: Selectors::default(), range: Range::ALL };
     let lines = exported(store, query, true);
     let mut shown: Vec<_> =
         lines.iter().filter(|line| line.get("rate").is_some()).map(|line| line["name"].clone()).collect();
     shown.sort_by_key(ToString::to_string);
     assert_eq!(shown, names);
-    let catalogue = CatalogueQuery { select: Selectors::default(), after: None, limit: 10 };
-    let rows = store.catalogue(&catalogue).unwrap().rows;
+    let catalog = CatalogQuery { select: Selectors::default(), after: None, limit: 10 };
+    let rows = store.catalog(&catalog).unwrap().rows;
     assert_eq!(
         rows.iter().filter(|row| row.is_counter()).map(|row| row.name.clone()).collect::<Vec<_>>(),
         names
@@ -800,7 +834,7 @@ fn older_stores_are_read_as_they_are_and_get_what_is_new_from_the_next_writer() 
             let rows = store.windows(&query).unwrap().rows;
             rows.into_iter().map(|row| row.stats.partial).collect::<Vec<_>>()
         };
-        let reader = Embedded::open_read_only(&dir.file(), Options::default()).unwrap();
+        let reader = Embedded::open_read_only(&dir.file(), EmbeddedOptions::default()).unwrap();
         assert_eq!(counters(&reader), ["http_requests_total", "rpc_seconds_bucket"]);
         let shown = partial(&reader);
         assert!(!shown.is_empty() && shown.iter().all(|partial| !partial));
@@ -809,7 +843,7 @@ fn older_stores_are_read_as_they_are_and_get_what_is_new_from_the_next_writer() 
         typed(&store, 2, &[(series(3), MetricType::Gauge)]);
         assert_eq!(counters(&store), ["http_requests_total"]);
         let rows = [stats(series(1), HOUR_MS, T0 + 9 * HOUR_MS, 0, -1.0)];
-        let batch = Batch { epoch: 3, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
+        let batch = StoreBatch { epoch: 3, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
         store.write(&[batch], &labels_of).unwrap();
         assert_eq!(partial(&store).iter().filter(|partial| **partial).count(), 1);
     }
@@ -819,7 +853,7 @@ fn older_stores_are_read_as_they_are_and_get_what_is_new_from_the_next_writer() 
 fn revise(store: &Embedded, epoch: u64, at_ms: i64, revision: u32, count: u32) -> u64 {
     let rows = [WindowStats { count, ..stats(series(1), HOUR_MS, at_ms, revision, 1.0) }];
     let written_ms = T0 + epoch as i64 * 1_000;
-    let batch = Batch { epoch, written_ms, windows: &rows, rejects: &[], types: &[] };
+    let batch = StoreBatch { epoch, written_ms, windows: &rows, rejects: &[], types: &[] };
     store.write(&[batch], &labels_of).unwrap().corrections_dropped
 }
 
@@ -846,12 +880,17 @@ fn corrections_are_kept_with_what_was_there_before() {
     // All in one write: the epoch of the first answer is known, too.
     let rows =
         [0, 1, 2].map(|i| [WindowStats { count: 5 + i, ..stats(series(1), HOUR_MS, T0 + HOUR_MS, i, 1.0) }]);
-    let batch =
-        |i: usize| Batch { epoch: 4 + i as u64, written_ms: T0, windows: &rows[i], rejects: &[], types: &[] };
+    let batch = |i: usize| StoreBatch {
+        epoch: 4 + i as u64,
+        written_ms: T0,
+        windows: &rows[i],
+        rejects: &[],
+        types: &[],
+    };
     store.write(&[batch(0), batch(1), batch(2)], &labels_of).unwrap();
     assert_eq!(revisions(&store, T0 + HOUR_MS), [(0, Some(4), 5), (1, Some(5), 6), (2, Some(6), 7)]);
 
-    // What a history puts in the place of a row is told without an epoch; what it adds where nothing was is not told.
+    // What a backfill puts in the place of a row is told without an epoch; what it adds where nothing was is not told.
     let better = WindowStats { count: 99, ..stats(series(1), HOUR_MS, T0, 0, 2.0) };
     let new = stats(series(1), HOUR_MS, T0 - HOUR_MS, 0, 2.0);
     let offers = [better, new].map(|stats| Offer { stats, whole: true });
@@ -865,7 +904,8 @@ fn corrections_are_kept_with_what_was_there_before() {
 #[test]
 fn corrections_are_bounded_by_key_and_in_all_and_by_retention() {
     let dir = TempDir::new();
-    let options = Options { corrections_max: 100, retention_ms: 2 * HOUR_MS, ..Options::default() };
+    let options =
+        EmbeddedOptions { corrections_max: 100, retention_ms: 2 * HOUR_MS, ..EmbeddedOptions::default() };
     let store = Embedded::open(&dir.file(), options).unwrap();
     let dropped: u64 = (0..90).map(|i| revise(&store, u64::from(i) + 1, T0, i, 10 + i)).sum();
     assert_eq!(dropped, 0);
@@ -896,7 +936,7 @@ fn a_store_of_version_2_has_no_corrections_until_it_is_written_to() {
     without_partial(&old);
     old.pragma_update(None, "user_version", 2).unwrap();
     drop(old);
-    let reader = Embedded::open_read_only(&dir.file(), Options::default()).unwrap();
+    let reader = Embedded::open_read_only(&dir.file(), EmbeddedOptions::default()).unwrap();
     let told = reader.explain(series(1), HOUR_MS, T0).unwrap();
     assert_eq!((told.row.unwrap().count, told.corrections), (10, Vec::new()));
     drop(reader);
@@ -912,13 +952,13 @@ fn labels_that_were_unknown_are_learned_later() {
     let write = |epoch: u64, hour: i64, known: bool| {
         let rows = [stats(series(1), HOUR_MS, T0 + epoch as i64 * HOUR_MS, 0, 1.0)];
         let batch =
-            Batch { epoch, written_ms: T0 + hour * HOUR_MS, windows: &rows, rejects: &[], types: &[] };
+            StoreBatch { epoch, written_ms: T0 + hour * HOUR_MS, windows: &rows, rejects: &[], types: &[] };
         let labels = |id| known.then(|| labels_of(id)).flatten();
         store.write(&[batch], &labels).unwrap().series_unlabelled
     };
     let names = || {
-        let query = CatalogueQuery { select: Selectors::default(), after: None, limit: 9 };
-        store.catalogue(&query).unwrap().rows.into_iter().map(|row| row.name).collect::<Vec<_>>()
+        let query = CatalogQuery { select: Selectors::default(), after: None, limit: 9 };
+        store.catalog(&query).unwrap().rows.into_iter().map(|row| row.name).collect::<Vec<_>>()
     };
     assert_eq!((write(1, 0, false), names()), (1, vec![String::new()]));
     assert_eq!((write(2, 1, true), names()), (0, vec!["up".to_owned()]));
@@ -952,9 +992,9 @@ fn another_program() {
 fn a_sync_leaves_the_locks_on_which_other_programs_rely() {
     let dir = TempDir::new();
     let path = dir.path().join("store.sqlite");
-    let store = Embedded::open(&path, Options::default()).unwrap();
+    let store = Embedded::open(&path, EmbeddedOptions::default()).unwrap();
     let write = |epoch: u64| {
-        let batch = Batch { epoch, written_ms: T0, windows: &[], rejects: &[], types: &[] };
+        let batch = StoreBatch { epoch, written_ms: T0, windows: &[], rejects: &[], types: &[] };
         store.write(&[batch], &labels_of).unwrap();
         assert_eq!(store.sync().unwrap(), Some(epoch));
     };
@@ -969,5 +1009,5 @@ fn a_sync_leaves_the_locks_on_which_other_programs_rely() {
     assert!(dir.path().join("store.sqlite-wal").exists(), "the log is still in use");
     write(2);
     drop(store);
-    assert_eq!(Embedded::open(&path, Options::default()).unwrap().epoch().unwrap(), Some(2));
+    assert_eq!(Embedded::open(&path, EmbeddedOptions::default()).unwrap().epoch().unwrap(), Some(2));
 }

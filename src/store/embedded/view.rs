@@ -1,16 +1,18 @@
 //! A consistent view of the store for one question: a read transaction, a deadline, and the manifest.
 
 use std::collections::HashMap;
-use std::sync::{Arc, RwLockReadGuard};
+use std::sync::Arc;
+
+use parking_lot::RwLockReadGuard;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, params};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
 use super::{Embedded, gcd, key_of, kind, schema, series_of, unsigned, wal};
-use crate::store::budget::{Budget, Over};
-use crate::store::row::{Kind, SeriesRow};
-use crate::store::{Status, StoreError};
+use crate::store::budget::{Budget, BudgetExceeded};
+use crate::store::row::{ExportKind, SeriesRow};
+use crate::store::{StoreError, StoreStatus};
 
 /// How many instructions SQLite runs between two looks at the clock.
 const STEPS_BETWEEN_LOOKS: i32 = 5_000;
@@ -36,7 +38,7 @@ pub struct View<'s> {
 
 /// What one table holds of one window (or of rejects).
 #[derive(Clone, Copy, Debug)]
-pub struct Part {
+pub struct TablePart {
     /// Hour of writing: names the table.
     pub hour: i64,
     /// Every `at_ms` is a multiple of this.
@@ -55,10 +57,10 @@ pub struct Lane {
     /// Every `at_ms` is a multiple of this.
     pub step_ms: i64,
     /// The tables, newest hour first.
-    pub parts: Vec<Part>,
+    pub parts: Vec<TablePart>,
 }
 
-impl Part {
+impl TablePart {
     /// Whether the table may hold rows of this instant.
     pub fn holds(&self, at_ms: i64) -> bool {
         (self.at_min..=self.at_max).contains(&at_ms) && at_ms % self.step_ms == 0
@@ -88,7 +90,7 @@ impl<'s> View<'s> {
         let mut view = View { store, _open: open, conn, budgets, since, inside: false, renewed: false };
         view.enter()?;
         if limit.is_some() || asked.is_bounded() {
-            let over = move || over.iter().any(|budget| budget.look().is_err());
+            let over = move || over.iter().any(|budget| budget.check().is_err());
             let conn = view.conn.as_mut().expect("only drop takes the connection");
             conn.progress_handler(STEPS_BETWEEN_LOOKS, Some(over)).map_err(|e| view.fail("read", e))?;
         }
@@ -156,7 +158,7 @@ impl<'s> View<'s> {
 
     /// Judges the budgets; SQLite judges them only inside long statements.
     pub fn in_time(&self) -> Result<(), StoreError> {
-        self.budgets.iter().try_for_each(Budget::look).map_err(StoreError::from)
+        self.budgets.iter().try_for_each(Budget::check).map_err(StoreError::from)
     }
 
     fn too_slow(&self) -> StoreError {
@@ -179,7 +181,7 @@ impl<'s> View<'s> {
     /// The tables of each window length, shortest first.
     pub fn lanes(&self) -> Result<Vec<Lane>, StoreError> {
         let mut lanes: Vec<Lane> = Vec::new();
-        for (window_ms, part) in self.parts(Kind::Windows)? {
+        for (window_ms, part) in self.parts(ExportKind::Windows)? {
             match lanes.last_mut() {
                 Some(lane) if lane.window_ms == window_ms => {
                     lane.step_ms = gcd(lane.step_ms, part.step_ms);
@@ -192,11 +194,11 @@ impl<'s> View<'s> {
     }
 
     /// The tables of rejects, newest hour first.
-    pub fn reject_parts(&self) -> Result<Vec<Part>, StoreError> {
-        Ok(self.parts(Kind::Rejects)?.into_iter().map(|(_, part)| part).collect())
+    pub fn reject_parts(&self) -> Result<Vec<TablePart>, StoreError> {
+        Ok(self.parts(ExportKind::Rejects)?.into_iter().map(|(_, part)| part).collect())
     }
 
-    fn parts(&self, kind: Kind) -> Result<Vec<(i64, Part)>, StoreError> {
+    fn parts(&self, kind: ExportKind) -> Result<Vec<(i64, TablePart)>, StoreError> {
         let fail = |e| self.fail("read the manifest", e);
         let sql = "SELECT window_ms, hour, step_ms, at_min, at_max FROM manifest WHERE kind = ?1 \
                    ORDER BY window_ms, hour DESC";
@@ -204,22 +206,25 @@ impl<'s> View<'s> {
         let parts = statement.query_map([kind.as_str()], |row| {
             // A step of zero cannot be written, but would never end a walk.
             let step_ms = row.get::<_, i64>(2)?.max(1);
-            Ok((row.get(0)?, Part { hour: row.get(1)?, step_ms, at_min: row.get(3)?, at_max: row.get(4)? }))
+            Ok((
+                row.get(0)?,
+                TablePart { hour: row.get(1)?, step_ms, at_min: row.get(3)?, at_max: row.get(4)? },
+            ))
         });
         parts.map_err(fail)?.collect::<Result<_, _>>().map_err(fail)
     }
 
-    /// The catalogue's row of a series; one without name if the catalogue has none.
+    /// The catalog's row of a series; one without name if the catalog has none.
     pub fn series(&self, series: SeriesId) -> Result<SeriesRow, StoreError> {
         let unknown = || SeriesRow { series, name: String::new(), labels: "{}".to_owned(), kind: None };
         Ok(self.known_series(series)?.unwrap_or_else(unknown))
     }
 
-    /// The catalogue's row of a series, if it has one.
+    /// The catalog's row of a series, if it has one.
     pub fn known_series(&self, series: SeriesId) -> Result<Option<SeriesRow>, StoreError> {
-        let fail = |e| self.fail("read the catalogue", e);
-        let sql = "SELECT name, labels, (SELECT type FROM types WHERE types.series = catalogue.series) \
-                   FROM catalogue WHERE series = ?1";
+        let fail = |e| self.fail("read the catalog", e);
+        let sql = "SELECT name, labels, (SELECT type FROM types WHERE types.series = catalog.series) \
+                   FROM catalog WHERE series = ?1";
         let mut statement = self.conn().prepare_cached(sql).map_err(fail)?;
         let found = statement.query_row(params![key_of(series)], |row| {
             Ok(SeriesRow { series, name: row.get(0)?, labels: row.get(1)?, kind: kind(row, 2)? })
@@ -237,14 +242,14 @@ impl<'s> View<'s> {
         rows.filter_map(|row| row.map(known).transpose()).collect::<Result<_, _>>().map_err(fail)
     }
 
-    pub fn status(&self) -> Result<Status, StoreError> {
+    pub fn status(&self) -> Result<StoreStatus, StoreError> {
         let fail = |e| self.fail("read the manifest", e);
         let conn = self.conn();
-        let mut status = Status { epoch: self.epoch()?, ..Status::default() };
+        let mut status = StoreStatus { epoch: self.epoch()?, ..StoreStatus::default() };
         // A sum over no rows is NULL.
         let number =
             |sql: &str| conn.query_row(&format!("SELECT ifnull(({sql}), 0)"), [], |row| unsigned(row, 0));
-        status.series = number("SELECT count(*) FROM catalogue").map_err(fail)?;
+        status.series = number("SELECT count(*) FROM catalog").map_err(fail)?;
         status.tables =
             number("SELECT count(*) FROM (SELECT DISTINCT kind, hour FROM manifest)").map_err(fail)?;
         status.window_rows = number("SELECT sum(rows) FROM manifest WHERE kind = 'windows'").map_err(fail)?;
@@ -284,15 +289,15 @@ pub fn epoch(conn: &Connection) -> rusqlite::Result<Option<u64>> {
 }
 
 /// Gives rows their series, remembering a bounded number, each with a verdict of the caller.
-pub struct Names<'v, 's, T> {
+pub struct SeriesNames<'v, 's, T> {
     view: &'v View<'s>,
-    judge: Box<dyn Fn(SeriesRow) -> Result<T, Over> + 'v>,
+    judge: Box<dyn Fn(SeriesRow) -> Result<T, BudgetExceeded> + 'v>,
     known: HashMap<SeriesId, Arc<T>>,
 }
 
-impl<'v, 's, T> Names<'v, 's, T> {
-    pub fn new(view: &'v View<'s>, judge: impl Fn(SeriesRow) -> Result<T, Over> + 'v) -> Self {
-        Names { view, judge: Box::new(judge), known: HashMap::new() }
+impl<'v, 's, T> SeriesNames<'v, 's, T> {
+    pub fn new(view: &'v View<'s>, judge: impl Fn(SeriesRow) -> Result<T, BudgetExceeded> + 'v) -> Self {
+        SeriesNames { view, judge: Box::new(judge), known: HashMap::new() }
     }
 
     pub fn get(&mut self, series: SeriesId) -> Result<Arc<T>, StoreError> {

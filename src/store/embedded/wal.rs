@@ -6,9 +6,9 @@
 //! view by itself (`merge`).
 
 use std::path::Path;
-use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use rusqlite::Connection;
 
 /// Bytes of the log at `path`; 0 if there is none.
@@ -26,12 +26,12 @@ pub fn empty(conn: &Connection) -> rusqlite::Result<bool> {
 /// Counts the readers of this process, and can hold up new ones.
 #[derive(Debug, Default)]
 pub struct Turnstile {
-    state: Mutex<State>,
+    state: Mutex<WalState>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct WalState {
     readers: usize,
     closed: bool,
 }
@@ -39,15 +39,15 @@ struct State {
 impl Turnstile {
     /// Lets a reader in, if need be after a wait; false if that would take until `deadline`.
     pub fn enter(&self, deadline: Option<Instant>) -> bool {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         while state.closed {
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             match left {
                 Some(Duration::ZERO) => return false,
                 Some(left) => {
-                    state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+                    self.changed.wait_for(&mut state, left);
                 }
-                None => state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                None => self.changed.wait(&mut state),
             }
         }
         state.readers += 1;
@@ -56,34 +56,34 @@ impl Turnstile {
 
     /// A reader is done.
     pub fn leave(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).readers -= 1;
+        self.state.lock().readers -= 1;
         self.changed.notify_all();
     }
 
     /// Lets nobody in while `work` runs, which begins when all readers have left, or after `patience` all the same.
     pub fn alone<T>(&self, patience: Duration, work: impl FnOnce() -> T) -> T {
         let until = Instant::now() + patience;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         state.closed = true;
         while state.readers > 0 {
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 break;
             }
-            state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            self.changed.wait_for(&mut state, left);
         }
         drop(state);
-        let _open = Open(self);
+        let _open = GateOpener(self);
         work()
     }
 }
 
 /// Lets readers in again, also after a panic.
-struct Open<'t>(&'t Turnstile);
+struct GateOpener<'t>(&'t Turnstile);
 
-impl Drop for Open<'_> {
+impl Drop for GateOpener<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).closed = false;
+        self.0.state.lock().closed = false;
         self.0.changed.notify_all();
     }
 }

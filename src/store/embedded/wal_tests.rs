@@ -5,12 +5,12 @@ use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use super::tests::every;
-use super::{Embedded, Options, wal};
+use super::{Embedded, EmbeddedOptions, wal};
 use crate::store::budget::Budget;
-use crate::store::row::Kind;
+use crate::store::row::ExportKind;
 use crate::store::selector::Selectors;
 use crate::store::testing::{HOUR_MS, T0, TempDir, labels_of, series, stats};
-use crate::store::{Batch, ExportQuery, ExportRow, Range, Store, StoreError};
+use crate::store::{ExportQuery, ExportRow, Range, Store, StoreBatch, StoreError};
 
 const SMALL: u64 = 1 << 20;
 const ROWS: u64 = 2_000;
@@ -22,15 +22,18 @@ fn write(store: &Embedded, epoch: u64) {
         ids.sort_unstable();
         ids.into_iter().map(|id| stats(id, HOUR_MS, T0 + epoch as i64 * 60_000, 0, epoch as f64)).collect()
     };
-    let batch = Batch { epoch, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
+    let batch = StoreBatch { epoch, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
     store.write(&[batch], &labels_of).unwrap();
 }
 
 #[test]
 fn questions_that_overlap_leave_a_checkpoint_its_turn() {
     let dir = TempDir::new();
-    let options =
-        Options { log_bytes_max: SMALL, deadline: Duration::from_millis(1_500), ..Options::default() };
+    let options = EmbeddedOptions {
+        log_bytes_max: SMALL,
+        deadline: Duration::from_millis(1_500),
+        ..EmbeddedOptions::default()
+    };
     let store = Embedded::open(&dir.file(), options).unwrap();
     write(&store, 1);
     let (over, asked) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -65,7 +68,11 @@ fn questions_that_overlap_leave_a_checkpoint_its_turn() {
 #[test]
 fn an_export_that_stands_still_ends_its_view_and_goes_on() {
     let dir = TempDir::new();
-    let small = Options { log_bytes_max: SMALL, view_max: Duration::from_millis(50), ..Options::default() };
+    let small = EmbeddedOptions {
+        log_bytes_max: SMALL,
+        view_max: Duration::from_millis(50),
+        ..EmbeddedOptions::default()
+    };
     let store = Embedded::open(&dir.file(), small).unwrap();
     (1..6).for_each(|epoch| write(&store, epoch));
     let reader = Embedded::open_read_only(&dir.file(), small).unwrap();
@@ -73,7 +80,8 @@ fn an_export_that_stands_still_ends_its_view_and_goes_on() {
     let (begun_to, begun) = channel::<()>();
     let keys = std::thread::scope(|scope| {
         let export = scope.spawn(move || {
-            let query = ExportQuery { kind: Kind::Windows, select: Selectors::default(), range: Range::ALL };
+            let query =
+                ExportQuery { kind: ExportKind::Windows, select: Selectors::default(), range: Range::ALL };
             let mut keys = Vec::new();
             reader
                 .export(&query, &mut |row| {
@@ -109,8 +117,11 @@ fn an_export_that_stands_still_ends_its_view_and_goes_on() {
 #[test]
 fn a_reader_that_cannot_be_made_to_wait_holds_up_nobody_else_for_long() {
     let dir = TempDir::new();
-    let options =
-        Options { log_bytes_max: SMALL, deadline: Duration::from_millis(200), ..Options::default() };
+    let options = EmbeddedOptions {
+        log_bytes_max: SMALL,
+        deadline: Duration::from_millis(200),
+        ..EmbeddedOptions::default()
+    };
     let store = Embedded::open(&dir.file(), options).unwrap();
     write(&store, 1);
     let other = rusqlite::Connection::open(dir.file()).unwrap();

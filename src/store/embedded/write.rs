@@ -1,4 +1,4 @@
-//! Writing batches: rows, catalogue, manifest and epoch in one transaction.
+//! Writing batches: rows, catalog, manifest and epoch in one transaction.
 //!
 //! Rows are sorted by key before they are inserted, so that a table grows at few places, and several go into one
 //! statement.
@@ -8,14 +8,14 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Statement, Transaction, TransactionBehavior, params};
-use tidewatch_dataflows::outcome::WindowStats;
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::expire::Sweep;
 use super::schema::{columns, create_table, failure, table};
 use super::{corrections, gcd, hour_of, key_of, signed, unsigned, view};
-use crate::store::row::{Kind, REJECT_SQL, WINDOW_SQL, labels_json};
-use crate::store::{Batch, LabelPairs, StoreError, Written};
+use crate::store::row::{ExportKind, REJECT_SQL, WINDOW_SQL, labels_json};
+use crate::store::{LabelPairs, StoreBatch, StoreError, WriteSummary};
 
 /// Rows inserted by one statement.
 pub const ROWS_PER_STATEMENT: usize = 32;
@@ -26,19 +26,19 @@ type Hours = (i64, i64);
 /// The hours of a series without a window.
 const NO_HOURS: Hours = (i64::MAX, i64::MIN);
 
-/// Which series were written, and what the catalogue says about their hours.
-type Seen = HashMap<u64, Hours, BuildHasherDefault<IdHasher>>;
+/// Which series were written, and what the catalog says about their hours.
+type SeriesWritten = HashMap<u64, Hours, BuildHasherDefault<IdHasher>>;
 
 /// Series that were written without labels.
 type Nameless = HashSet<u64, BuildHasherDefault<IdHasher>>;
 
 /// The one writer.
-pub struct Writer {
+pub struct StoreWriter {
     pub(super) conn: Connection,
     /// The hour of writing that `seen` is about.
     hour: i64,
     /// Series whose entry says that they were written in `hour`.
-    seen: Seen,
+    seen: SeriesWritten,
     /// Most series in `seen`.
     seen_max: usize,
     /// Series that were entered without labels in that hour: looked for each time, counted once.
@@ -51,12 +51,12 @@ pub struct Writer {
     pub(super) sweep: Sweep,
 }
 
-type Labels<'a> = &'a dyn Fn(SeriesId) -> Option<LabelPairs>;
+type LabelsColumn<'a> = &'a dyn Fn(SeriesId) -> Option<LabelPairs>;
 
-impl Writer {
+impl StoreWriter {
     /// A writer that keeps so many revisions of corrected keys and remembers so many series that it has written.
-    pub fn new(conn: Connection, corrections_max: u64, seen_max: usize) -> Writer {
-        Writer {
+    pub fn new(conn: Connection, corrections_max: u64, seen_max: usize) -> StoreWriter {
+        StoreWriter {
             conn,
             hour: i64::MIN,
             seen: HashMap::default(),
@@ -68,7 +68,7 @@ impl Writer {
         }
     }
 
-    /// Forgets what is known about the catalogue if it is about an hour before this one.
+    /// Forgets what is known about the catalog if it is about an hour before this one.
     pub fn forget_before(&mut self, hour: i64) {
         if self.hour < hour {
             self.seen.clear();
@@ -79,9 +79,9 @@ impl Writer {
     pub fn write(
         &mut self,
         path: &Path,
-        batches: &[Batch<'_>],
-        labels: Labels<'_>,
-    ) -> Result<Written, StoreError> {
+        batches: &[StoreBatch<'_>],
+        labels: LabelsColumn<'_>,
+    ) -> Result<WriteSummary, StoreError> {
         if std::mem::replace(&mut self.unsure, true)
             || self.seen.len().max(self.nameless.len()) > self.seen_max
         {
@@ -91,8 +91,8 @@ impl Writer {
         let fail = |error| failure(path, "write rows", error);
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
         let mut epoch = view::epoch(&tx).map_err(fail)?;
-        let mut written = Written::default();
-        let mut fresh: Vec<&Batch<'_>> = Vec::with_capacity(batches.len());
+        let mut written = WriteSummary::default();
+        let mut fresh: Vec<&StoreBatch<'_>> = Vec::with_capacity(batches.len());
         for batch in batches {
             if epoch.is_some_and(|epoch| batch.epoch <= epoch) {
                 written.batches_known += 1;
@@ -133,7 +133,7 @@ impl Writer {
         path: &Path,
         written_ms: i64,
         windows: &[WindowStats],
-        labels: Labels<'_>,
+        labels: LabelsColumn<'_>,
     ) -> Result<(), StoreError> {
         let fail = |error| failure(path, "write rows", error);
         let hour = hour_of(written_ms).max(0);
@@ -142,9 +142,9 @@ impl Writer {
             self.nameless.clear();
         }
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
-        let batch = Batch { epoch: 0, written_ms, windows, rejects: &[], types: &[] };
+        let batch = StoreBatch { epoch: 0, written_ms, windows, rejects: &[], types: &[] };
         corrections::keep(&tx, &[&batch]).map_err(fail)?;
-        put(&tx, hour, (&mut self.seen, &mut self.nameless), &[&batch], labels, &mut Written::default())
+        put(&tx, hour, (&mut self.seen, &mut self.nameless), &[&batch], labels, &mut WriteSummary::default())
             .map_err(fail)?;
         corrections::bound(&tx, self.corrections_max).map_err(fail)?;
         tx.commit().map_err(fail)?;
@@ -153,36 +153,36 @@ impl Writer {
     }
 }
 
-/// Writes the rows of batches written in one hour, and the catalogue's entries of their series.
+/// Writes the rows of batches written in one hour, and the catalog's entries of their series.
 fn put(
     tx: &Transaction<'_>,
     hour: i64,
-    (seen, nameless): (&mut Seen, &mut Nameless),
-    group: &[&Batch<'_>],
-    labels: Labels<'_>,
-    written: &mut Written,
+    (seen, nameless): (&mut SeriesWritten, &mut Nameless),
+    group: &[&StoreBatch<'_>],
+    labels: LabelsColumn<'_>,
+    written: &mut WriteSummary,
 ) -> rusqlite::Result<()> {
-    let mut catalogue = Catalogue { tx, hour, seen, nameless, labels, unlabelled: 0 };
-    catalogue.enter(group)?;
-    written.series_unlabelled += catalogue.unlabelled;
+    let mut catalog = Catalog { tx, hour, seen, nameless, labels, unlabelled: 0 };
+    catalog.enter(group)?;
+    written.series_unlabelled += catalog.unlabelled;
     written.windows += windows(tx, hour, group)?;
     written.rejects += rejects(tx, hour, group)?;
     written.types += types(tx, hour, group)?;
     Ok(())
 }
 
-/// Keeps the catalogue's entries of the series that are written.
-struct Catalogue<'a> {
+/// Keeps the catalog's entries of the series that are written.
+struct Catalog<'a> {
     tx: &'a Transaction<'a>,
     hour: i64,
-    seen: &'a mut Seen,
+    seen: &'a mut SeriesWritten,
     nameless: &'a mut Nameless,
-    labels: Labels<'a>,
+    labels: LabelsColumn<'a>,
     unlabelled: u64,
 }
 
-impl Catalogue<'_> {
-    fn enter(&mut self, group: &[&Batch<'_>]) -> rusqlite::Result<()> {
+impl Catalog<'_> {
+    fn enter(&mut self, group: &[&StoreBatch<'_>]) -> rusqlite::Result<()> {
         for batch in group {
             // Batches come sorted by series: one look-up per run.
             for run in batch.windows.chunk_by(|a, b| a.series == b.series) {
@@ -203,7 +203,7 @@ impl Catalogue<'_> {
         if known.is_some_and(|known| known.0 <= from && known.1 >= to) {
             return Ok(());
         }
-        let update = "UPDATE catalogue SET from_hour = min(from_hour, ?2), to_hour = max(to_hour, ?3), \
+        let update = "UPDATE catalog SET from_hour = min(from_hour, ?2), to_hour = max(to_hour, ?3), \
                       written_hour = max(written_hour, ?4) WHERE series = ?1 AND name <> ''";
         let entries =
             self.tx.prepare_cached(update)?.execute(params![key_of(series), from, to, self.hour])?;
@@ -223,7 +223,7 @@ impl Catalogue<'_> {
         self.unlabelled += u64::from(!known && self.nameless.insert(series.0));
         let pairs = labels.unwrap_or_default();
         let name = pairs.iter().find(|(name, _)| name == "__name__").map_or("", |(_, value)| value.as_str());
-        let insert = "INSERT INTO catalogue (series, name, labels, from_hour, to_hour, written_hour) \
+        let insert = "INSERT INTO catalog (series, name, labels, from_hour, to_hour, written_hour) \
                       VALUES (?1, ?2, ?3, ?4, ?5, ?6) ON CONFLICT (series) DO UPDATE SET \
                       name = excluded.name, labels = excluded.labels, \
                       from_hour = min(from_hour, excluded.from_hour), to_hour = max(to_hour, excluded.to_hour), \
@@ -253,7 +253,7 @@ impl Gain {
 }
 
 /// Inserts the window rows of batches written in one hour.
-fn windows(tx: &Transaction<'_>, hour: i64, group: &[&Batch<'_>]) -> rusqlite::Result<u64> {
+fn windows(tx: &Transaction<'_>, hour: i64, group: &[&StoreBatch<'_>]) -> rusqlite::Result<u64> {
     let mut rows: Vec<&WindowStats> = group.iter().flat_map(|batch| batch.windows).collect();
     if rows.is_empty() {
         return Ok(0);
@@ -268,7 +268,7 @@ fn windows(tx: &Transaction<'_>, hour: i64, group: &[&Batch<'_>]) -> rusqlite::R
         }
         same
     });
-    tx.execute_batch(&create_table(Kind::Windows, hour))?;
+    tx.execute_batch(&create_table(ExportKind::Windows, hour))?;
     let mut many = tx.prepare_cached(&insert_windows(hour, ROWS_PER_STATEMENT))?;
     let mut one = tx.prepare_cached(&insert_windows(hour, 1))?;
     let mut written = 0;
@@ -289,7 +289,7 @@ fn windows(tx: &Transaction<'_>, hour: i64, group: &[&Batch<'_>]) -> rusqlite::R
         written += gain.rows;
     }
     for (window_ms, gain) in gains {
-        enter(tx, Kind::Windows, hour, window_ms, &gain)?;
+        enter(tx, ExportKind::Windows, hour, window_ms, &gain)?;
     }
     Ok(written)
 }
@@ -301,7 +301,7 @@ fn insert_windows(hour: i64, rows: usize) -> String {
     format!(
         "INSERT INTO {table} ({columns}) VALUES {values} ON CONFLICT DO UPDATE SET {set} \
          WHERE (excluded.count, excluded.revision) >= (count, revision)",
-        table = table(Kind::Windows, hour),
+        table = table(ExportKind::Windows, hour),
         columns = columns(&WINDOW_SQL),
         values = vec![row; rows].join(","),
         set = set.join(", ")
@@ -330,14 +330,14 @@ fn insert(statement: &mut Statement<'_>, rows: &[&WindowStats]) -> rusqlite::Res
 }
 
 /// Inserts the reject rows of batches written in one hour.
-fn rejects(tx: &Transaction<'_>, hour: i64, group: &[&Batch<'_>]) -> rusqlite::Result<u64> {
+fn rejects(tx: &Transaction<'_>, hour: i64, group: &[&StoreBatch<'_>]) -> rusqlite::Result<u64> {
     if group.iter().all(|batch| batch.rejects.is_empty()) {
         return Ok(0);
     }
-    tx.execute_batch(&create_table(Kind::Rejects, hour))?;
+    tx.execute_batch(&create_table(ExportKind::Rejects, hour))?;
     let sql = format!(
         "INSERT INTO {} ({}) VALUES (?,?,?,?,?,?,?)",
-        table(Kind::Rejects, hour),
+        table(ExportKind::Rejects, hour),
         columns(&REJECT_SQL)
     );
     let mut statement = tx.prepare_cached(&sql)?;
@@ -356,12 +356,12 @@ fn rejects(tx: &Transaction<'_>, hour: i64, group: &[&Batch<'_>]) -> rusqlite::R
             gain.add(reject.first_at_ms, reject.last_at_ms);
         }
     }
-    enter(tx, Kind::Rejects, hour, 0, &gain)?;
+    enter(tx, ExportKind::Rejects, hour, 0, &gain)?;
     Ok(gain.rows)
 }
 
 /// Keeps the types of series that were told.
-fn types(tx: &Transaction<'_>, hour: i64, group: &[&Batch<'_>]) -> rusqlite::Result<u64> {
+fn types(tx: &Transaction<'_>, hour: i64, group: &[&StoreBatch<'_>]) -> rusqlite::Result<u64> {
     let sql = "INSERT INTO types (series, type, told_hour) VALUES (?1, ?2, ?3) \
                ON CONFLICT (series) DO UPDATE SET type = excluded.type, told_hour = excluded.told_hour";
     let mut written = 0;
@@ -373,7 +373,13 @@ fn types(tx: &Transaction<'_>, hour: i64, group: &[&Batch<'_>]) -> rusqlite::Res
 }
 
 /// Adds to the manifest what a table gained.
-fn enter(tx: &Transaction<'_>, kind: Kind, hour: i64, window_ms: i64, gain: &Gain) -> rusqlite::Result<()> {
+fn enter(
+    tx: &Transaction<'_>,
+    kind: ExportKind,
+    hour: i64,
+    window_ms: i64,
+    gain: &Gain,
+) -> rusqlite::Result<()> {
     let read =
         "SELECT step_ms, at_min, at_max, rows FROM manifest WHERE kind = ?1 AND hour = ?2 AND window_ms = ?3";
     let key = params![kind.as_str(), hour, window_ms];

@@ -17,7 +17,7 @@ use regex_automata::nfa::thompson::NFA;
 use regex_automata::util::pool::Pool;
 use regex_automata::util::start;
 
-use crate::store::budget::{Budget, Over};
+use crate::store::budget::{Budget, BudgetExceeded};
 
 /// Bytes of a text between two looks at the budget.
 const SLICE_BYTES: usize = 64;
@@ -30,9 +30,9 @@ const SHOWN_MAX: usize = 120;
 
 /// A compiled regex; clones share it.
 #[derive(Clone)]
-pub struct Pattern(Arc<Inner>);
+pub struct Pattern(Arc<PatternInner>);
 
-struct Inner {
+struct PatternInner {
     shown: String,
     dfa: DFA,
     scratch: Pool<Scratch, Box<dyn Fn() -> Scratch + Send + Sync>>,
@@ -57,21 +57,21 @@ impl Pattern {
         let of = dfa.clone();
         let fresh = move || Scratch { cache: of.create_cache(), bytes: 0 };
         let shown = text.chars().take(SHOWN_MAX).collect();
-        Ok(Pattern(Arc::new(Inner { shown, dfa, scratch: Pool::new(Box::new(fresh)) })))
+        Ok(Pattern(Arc::new(PatternInner { shown, dfa, scratch: Pool::new(Box::new(fresh)) })))
     }
 
     /// Whether the pattern, which is anchored at both ends, matches a text.
     ///
     /// # Errors
     /// The budget is over, or the regex takes too much work. Without bounds neither can be.
-    pub fn is_match(&self, text: &str, budget: &Budget) -> Result<bool, Over> {
-        let Inner { dfa, scratch, .. } = &*self.0;
+    pub fn is_match(&self, text: &str, budget: &Budget) -> Result<bool, BudgetExceeded> {
+        let PatternInner { dfa, scratch, .. } = &*self.0;
         let mut scratch = scratch.get();
         let Scratch { cache, bytes } = &mut *scratch;
         let start = start::Config::new().anchored(Anchored::Yes);
         let mut state = dfa.start_state(cache, &start).map_err(|_| self.work())?;
         for slice in text.as_bytes().chunks(SLICE_BYTES) {
-            budget.look()?;
+            budget.check()?;
             state = self.step(cache, state, slice)?;
             if state.is_dead() {
                 return Ok(false);
@@ -87,7 +87,12 @@ impl Pattern {
         Ok(end.is_match())
     }
 
-    fn step(&self, cache: &mut Cache, mut state: LazyStateID, slice: &[u8]) -> Result<LazyStateID, Over> {
+    fn step(
+        &self,
+        cache: &mut Cache,
+        mut state: LazyStateID,
+        slice: &[u8],
+    ) -> Result<LazyStateID, BudgetExceeded> {
         for byte in slice {
             state = self.0.dfa.next_state(cache, state, *byte).map_err(|_| self.work())?;
             if state.is_dead() {
@@ -97,8 +102,8 @@ impl Pattern {
         Ok(state)
     }
 
-    fn work(&self) -> Over {
-        Over::Work { regex: self.0.shown.clone() }
+    fn work(&self) -> BudgetExceeded {
+        BudgetExceeded::Work { regex: self.0.shown.clone() }
     }
 }
 
@@ -130,13 +135,13 @@ mod tests {
         let text = text(1 << 20);
         let begun = Instant::now();
         let over = pattern.is_match(&text, &Budget::of(Duration::from_millis(50)));
-        assert_eq!(over, Err(Over::Late { limit_ms: 50 }));
+        assert_eq!(over, Err(BudgetExceeded::Late { limit_ms: 50 }));
         assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
         let flag = Arc::new(AtomicBool::new(false));
         let budget = Budget::of(Duration::from_secs(3_600)).until(Arc::clone(&flag));
         let matching = std::thread::spawn(move || pattern.is_match(&text, &budget));
         flag.store(true, Ordering::Relaxed);
-        assert_eq!(matching.join().unwrap(), Err(Over::Cancelled));
+        assert_eq!(matching.join().unwrap(), Err(BudgetExceeded::Cancelled));
     }
 
     #[test]
@@ -144,7 +149,7 @@ mod tests {
         let pattern = compile("[ab]*a[ab]{200}c", 4 << 10).unwrap();
         let text = text(256 << 10);
         let over = pattern.is_match(&text, &Budget::of(Duration::from_secs(3_600)));
-        assert_eq!(over, Err(Over::Work { regex: "[ab]*a[ab]{200}c".to_owned() }));
+        assert_eq!(over, Err(BudgetExceeded::Work { regex: "[ab]*a[ab]{200}c".to_owned() }));
         assert_eq!(pattern.is_match(&text, &Budget::default()), Ok(false));
         let end = format!("{text}c");
         assert_eq!(pattern.is_match(&end, &Budget::default()), Ok(&end[end.len() - 202..][..1] == "a"));

@@ -21,20 +21,20 @@ const REASONS = {
   too_old: "older than lateness",
   late_ring_full: "late, and its samples were gone",
   not_finite: "NaN or infinite",
-  fill_too_late: "history that came too late",
+  bootstrap_too_late: "history that came too late",
   quarantined: "the series is kept out",
 };
 
 /** Shows the view in `main`. */
-export function show(main, now, worker) {
-  const view = new One(main, now, worker);
+export function show(main, now, server) {
+  const view = new One(main, now, server);
   view.begin();
   return view;
 }
 
 class One {
-  constructor(main, now, worker) {
-    Object.assign(this, { main, now, worker, asked: null, timer: 0, chart: null, data: null, rows: [], newest: null });
+  constructor(main, now, server) {
+    Object.assign(this, { main, now, server, asked: null, timer: 0, chart: null, data: null, rows: [], newest: null });
     this.title = el("h1", { class: "metric" }, now.series);
     this.labels = el("ul", { class: "chips", "aria-label": "Labels" });
     this.choices = el("div", { class: "choices" });
@@ -72,7 +72,7 @@ class One {
     this.chart = new Chart(this.plot, (idx) => this.point(idx));
     // Said for keys only: a mouse passes over hundreds of points.
     this.plot.addEventListener("keyup", () => say(this.read.textContent));
-    const status = this.worker.status ?? (await this.worker.first);
+    const status = this.server.status ?? (await this.server.first);
     if (this.gone) return;
     this.windows = status.windows;
     this.drawChoices();

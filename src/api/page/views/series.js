@@ -1,4 +1,4 @@
-// The table of series: the newest row of each for one window, searched and sorted by the worker.
+// The table of series: the newest row of each for one window, searched and sorted by the server.
 
 import * as api from "../api.js";
 import { choice, el, failed, icon, say } from "../dom.js";
@@ -9,7 +9,7 @@ import * as state from "../state.js";
 const PAGE_ROWS = 100;
 const TABLE_ROWS_MAX = 5_000;
 
-/** How long typing must rest before the worker is asked. */
+/** How long typing must rest before the server is asked. */
 const REST_MS = 150;
 
 /** How often the first page is asked for again while it is all that is shown. */
@@ -29,16 +29,16 @@ const COLUMNS = [
 const LENS = "m20 20-4.5-4.5M18 10.5a7.5 7.5 0 1 1-15 0 7.5 7.5 0 0 1 15 0Z";
 
 /** Shows the view in `main`. */
-export function show(main, now, worker) {
+export function show(main, now, server) {
   document.title = "Series · Tidewatch";
-  const view = new Series(main, now, worker);
+  const view = new Series(main, now, server);
   view.begin();
   return view;
 }
 
 class Series {
-  constructor(main, now, worker) {
-    Object.assign(this, { main, now, worker, rows: [], next: null, asked: null, timers: {} });
+  constructor(main, now, server) {
+    Object.assign(this, { main, now, server, rows: [], next: null, asked: null, timers: {} });
     this.search = el("input", {
       id: "search", type: "search", value: now.search, maxlength: 200, autocomplete: "off", spellcheck: "false",
       placeholder: "Name, label or label=value", "aria-describedby": "search-help", "aria-keyshortcuts": "/",
@@ -66,7 +66,7 @@ class Series {
       el("div", { class: "card" }, this.table), this.foot);
     this.drawHead();
     this.wait();
-    const status = this.worker.status ?? (await this.worker.first);
+    const status = this.server.status ?? (await this.server.first);
     this.lengths = status.windows.map((window) => window.length);
     if (this.gone) return;
     this.drawWindows();
@@ -233,7 +233,7 @@ class Series {
         el("p", { class: "dim" }, "Every word must occur in the name, a label value or label=value."),
         el("button", { type: "button", onclick: () => state.go({ search: "" }) }, "Clear the search"));
     }
-    const hop = this.worker.status?.windows.find((window) => window.length === this.window())?.hop;
+    const hop = this.server.status?.windows.find((window) => window.length === this.window())?.hop;
     return el("div", { class: "empty" }, el("p", {}, "No window has been answered yet."),
       el("p", { class: "dim" }, `The first row of a series comes when its first ${hop ?? "step"} is over. Samples are taken at `,
         el("code", {}, "/api/v1/write"), "."));

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use tidewatch_dataflows::driver::Epoch;
-use tidewatch_dataflows::operators::admit::Admit;
+use tidewatch_dataflows::driver::EpochBatch;
 use tidewatch_dataflows::sample::{Control, STALE_NAN_BITS, Samples};
 use tidewatch_dataflows::settings::Window;
+use tidewatch_dataflows::stages::admit::Admit;
 
 use super::*;
 
@@ -16,8 +16,8 @@ fn settings(late_samples_max: u32) -> Settings {
     let window = |length: i64, hop: i64| Window { length_ms: length * 1_000, hop_ms: hop * 1_000 };
     Settings {
         windows: vec![window(20, 5), window(60, 10)],
-        settle_ms: 5_000,
-        lateness_ms: 30_000,
+        idle_timeout_ms: 5_000,
+        allowed_lateness_ms: 30_000,
         catch_up_ms: 5_000,
         late_samples_max,
         ..Settings::default()
@@ -36,10 +36,12 @@ impl Gate {
         Gate { admit: Admit::new(Arc::new(settings.clone())), epoch: 0, applied: Vec::new() }
     }
 
-    fn feed(&mut self, samples: &Samples, controls: &[Arc<Control>], stream_ms: i64) -> EpochEnd {
+    fn feed(&mut self, samples: &Samples, controls: &[Arc<Control>], processing_ms: i64) -> EpochEnd {
         self.epoch += 1;
-        let end = EpochEnd { epoch: self.epoch, stream_ms, close_ms: stream_ms, last_of_input: false };
-        let out = self.admit.retire(0, Epoch { end, controls, fills: &[], live: samples, save: None });
+        let end =
+            EpochEnd { epoch: self.epoch, processing_ms, watermark_ms: processing_ms, last_of_input: false };
+        let out =
+            self.admit.retire(0, EpochBatch { end, controls, bootstraps: &[], live: samples, save: None });
         self.applied.extend(out.at_ms.iter().zip(&out.value).map(|(at_ms, value)| (*at_ms, value.to_bits())));
         for pane in &out.late {
             for late in &out.late_at_ms[pane.late.0 as usize..pane.late.1 as usize] {
@@ -84,7 +86,7 @@ fn epoch(rng: &mut fastrand::Rng, now: i64, many: usize) -> Samples {
 fn follow(seed: u64) -> (u64, u64) {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut settings = settings([16, 16, 64, 1_024][rng.usize(..4)]);
-    let mut rules = Rules::of(&settings, [40, 100_000][rng.usize(..2)]);
+    let mut rules = AdmitRules::of(&settings, [40, 100_000][rng.usize(..2)]);
     let mut gate = Gate::new(&settings);
     let (mut given_up, mut compared) = (0, 0);
     let mut now = T0;
@@ -101,7 +103,8 @@ fn follow(seed: u64) -> (u64, u64) {
         let samples = epoch(&mut rng, now, 8);
         ahead.push((gate.feed(&samples, &[], now), samples));
     }
-    let mut followed = Followed::join(SeriesId(SERIES), gate.newest(), gate.epoch + rng.u64(..3), i64::MAX);
+    let mut followed =
+        FollowedSeries::join(SeriesId(SERIES), gate.newest(), gate.epoch + rng.u64(..3), i64::MAX);
     for step in 0..300 {
         let (end, samples) = match ahead.is_empty() {
             false => ahead.remove(0),
@@ -111,19 +114,19 @@ fn follow(seed: u64) -> (u64, u64) {
                 let samples = epoch(&mut rng, now, many);
                 let mut controls = Vec::new();
                 if rng.u8(..40) == 0 {
-                    settings.lateness_ms = rng.i64(5..40) * 1_000;
+                    settings.allowed_lateness_ms = rng.i64(5..40) * 1_000;
                     settings.late_samples_max = [16, 64][rng.usize(..2)];
                     settings.windows[1].hop_ms = [10_000, 15_000, 12_000][rng.usize(..3)];
                     settings = settings.clone().validated().unwrap();
                     controls.push(Arc::new(Control::Settings(Arc::new(settings.clone()))));
-                    let new = Rules::of(&settings, rules.samples_max);
-                    followed.change(&rules, &new);
+                    let new = AdmitRules::of(&settings, rules.samples_max);
+                    followed.reconfigure(&rules, &new);
                     rules = new;
                 }
                 (gate.feed(&samples, &controls, now), samples)
             }
         };
-        (0..samples.len()).for_each(|i| followed.hear(samples.at_ms[i], samples.value[i]));
+        (0..samples.len()).for_each(|i| followed.record(samples.at_ms[i], samples.value[i]));
         let before = (followed.known_from, followed.why);
         followed.end(end, &rules);
         if followed.is_silent(end, &rules) || gate.newest() == i64::MIN {
@@ -182,58 +185,58 @@ fn row(window_ms: i64, at_ms: i64) -> WindowStats {
 #[test]
 fn only_windows_that_are_known_as_a_whole_are_computed_again() {
     let settings = settings(64);
-    let rules = Rules::of(&settings, 1_000);
+    let rules = AdmitRules::of(&settings, 1_000);
     let t0 = T0 / 60_000 * 60_000;
-    let mut followed = Followed::join(SeriesId(SERIES), t0 - 1, 1, i64::MAX);
-    assert_eq!(followed.samples_of(&row(20_000, t0)), Err(Skip::Young));
-    let end = |epoch| EpochEnd { epoch, stream_ms: T0, close_ms: T0, last_of_input: false };
+    let mut followed = FollowedSeries::join(SeriesId(SERIES), t0 - 1, 1, i64::MAX);
+    assert_eq!(followed.samples_of(&row(20_000, t0)), Err(SkipReason::Young));
+    let end = |epoch| EpochEnd { epoch, processing_ms: T0, watermark_ms: T0, last_of_input: false };
     followed.end(end(1), &rules);
     for i in 1..=100 {
-        followed.hear(t0 + i * 1_000, i as f64);
+        followed.record(t0 + i * 1_000, i as f64);
     }
     followed.end(end(2), &rules);
-    assert_eq!(followed.samples_of(&row(20_000, t0 + 15_000)), Err(Skip::Young));
+    assert_eq!(followed.samples_of(&row(20_000, t0 + 15_000)), Err(SkipReason::Young));
     let samples = followed.samples_of(&row(20_000, t0 + 20_000)).unwrap();
     assert_eq!((samples.len(), samples[0], samples[19]), (20, (t0 + 1_000, 1.0), (t0 + 20_000, 20.0)));
     assert_eq!(
         followed.samples_of(&WindowStats { partial: true, ..row(20_000, t0 + 60_000) }),
-        Err(Skip::Partial)
+        Err(SkipReason::Partial)
     );
     // Silence closes windows that begin within what is known.
     assert_eq!(followed.samples_of(&row(20_000, t0 + 119_000)).unwrap().len(), 1);
     assert!(!followed.is_silent(end(3), &rules));
-    let late = EpochEnd { stream_ms: T0 + 600_000, close_ms: T0 + 600_000, ..end(4) };
+    let late = EpochEnd { processing_ms: T0 + 600_000, watermark_ms: T0 + 600_000, ..end(4) };
     assert!(followed.is_silent(late, &rules));
 }
 
 #[test]
 fn at_most_so_many_samples_are_kept_and_then_shorter_windows_go_on() {
-    let rules = Rules::of(&settings(64), 30);
+    let rules = AdmitRules::of(&settings(64), 30);
     let t0 = T0 / 60_000 * 60_000;
-    let mut followed = Followed::join(SeriesId(SERIES), t0 - 1, 1, i64::MAX);
+    let mut followed = FollowedSeries::join(SeriesId(SERIES), t0 - 1, 1, i64::MAX);
     for epoch in 1..200 {
-        followed.hear(t0 + epoch * 1_000, 1.0);
-        let end = EpochEnd { epoch: epoch as u64, stream_ms: T0, close_ms: T0, last_of_input: false };
+        followed.record(t0 + epoch * 1_000, 1.0);
+        let end = EpochEnd { epoch: epoch as u64, processing_ms: T0, watermark_ms: T0, last_of_input: false };
         followed.end(end, &rules);
         followed.prune(&rules);
         assert!(followed.samples.len() <= 30);
     }
-    assert_eq!(followed.samples_of(&row(60_000, t0 + 195_000)), Err(Skip::Samples));
+    assert_eq!(followed.samples_of(&row(60_000, t0 + 195_000)), Err(SkipReason::Samples));
     assert_eq!(followed.samples_of(&row(20_000, t0 + 195_000)).unwrap().len(), 20);
 }
 
 #[test]
 fn an_epoch_of_many_samples_leaves_no_room_taken() {
-    let rules = Rules::of(&settings(64), 1_000);
+    let rules = AdmitRules::of(&settings(64), 1_000);
     let t0 = T0 / 60_000 * 60_000;
-    let mut followed = Followed::join(SeriesId(SERIES), t0 - 1, 1, i64::MAX);
+    let mut followed = FollowedSeries::join(SeriesId(SERIES), t0 - 1, 1, i64::MAX);
     let mut at_ms = t0;
     for (epoch, samples) in [(1, 1), (2, 200_000), (3, 10), (4, 200_000)] {
         for _ in 0..samples {
             at_ms += 1;
-            followed.hear(at_ms, 1.0);
+            followed.record(at_ms, 1.0);
         }
-        let end = EpochEnd { epoch, stream_ms: T0, close_ms: T0, last_of_input: false };
+        let end = EpochEnd { epoch, processing_ms: T0, watermark_ms: T0, last_of_input: false };
         followed.end(end, &rules);
         followed.prune(&rules);
         let room = (followed.samples.capacity(), followed.epoch.capacity());

@@ -4,10 +4,10 @@
 
 use tidewatch_dataflows::settings::duration;
 
-use crate::source::query::read::Span;
+use crate::source::query::read::ReadSpan;
 use crate::source::query::take::OVERLAP_MS;
 
-use super::{Position, Runner};
+use super::{ReadPosition, Runner};
 
 /// When what was partial is read again for the second time; each pause is twice the one before.
 const REVISIT_MS: i64 = 3_600_000;
@@ -34,7 +34,7 @@ pub(super) struct Gap {
 
 impl Runner<'_> {
     /// What was partial was read again up to the present, and whole.
-    pub(super) fn read_again(&self, position: &mut Position) {
+    pub(super) fn read_again(&self, position: &mut ReadPosition) {
         if position.gap.take_if(|gap| gap.revisited).is_some() {
             self.whole_again(position.at_ms);
         }
@@ -54,10 +54,10 @@ impl Runner<'_> {
     }
 
     /// What is older than is read back is no longer waited for.
-    pub(super) fn give_up_old(&self, position: &mut Position) {
+    pub(super) fn give_up_old(&self, position: &mut ReadPosition) {
         let oldest_ms = (self.clock)() - position.reach_ms.max(OVERLAP_MS);
         let Some(gap) = position.gap.as_mut().filter(|gap| gap.from_ms < oldest_ms) else { return };
-        let lost = Span { after_ms: gap.from_ms, to_ms: gap.to_ms.min(oldest_ms) };
+        let lost = ReadSpan { after_ms: gap.from_ms, to_ms: gap.to_ms.min(oldest_ms) };
         self.misses(PARTIAL, lost, "answers were partial for longer than is read back");
         gap.from_ms = oldest_ms;
         let is_over = gap.to_ms <= oldest_ms;
@@ -69,7 +69,7 @@ impl Runner<'_> {
     }
 
     /// Goes back to where answers began to be partial, if it is time; whether it does.
-    pub(super) fn revisit(&self, position: &mut Position) -> bool {
+    pub(super) fn revisit(&self, position: &mut ReadPosition) -> bool {
         let now_ms = (self.clock)();
         let Some(gap) = position.gap.as_mut().filter(|gap| gap.again_ms <= now_ms) else { return false };
         gap.revisited = true;

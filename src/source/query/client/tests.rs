@@ -52,12 +52,12 @@ fn answer(status: &str, body: &str) -> String {
 
 const EMPTY: &str = r#"{"status":"success","data":{"resultType":"matrix","result":[]}}"#;
 
-fn client(url: &Url, http: &HttpConfig) -> (Client, Arc<Metrics>) {
+fn client(url: &Url, http: &HttpConfig) -> (PrometheusClient, Arc<Metrics>) {
     let metrics = Arc::new(Metrics::new());
-    (Client::new(url, http, Arc::clone(&metrics)).unwrap(), metrics)
+    (PrometheusClient::new(url, http, Arc::clone(&metrics)).unwrap(), metrics)
 }
 
-fn ask(client: &Client) -> Result<Answer, QueryError> {
+fn ask(client: &PrometheusClient) -> Result<QueryAnswer, QueryError> {
     client.query("up{a=\"b&c\"}[1h]", 1_435_781_430_081, Duration::from_secs(2))
 }
 
@@ -65,7 +65,7 @@ fn ask(client: &Client) -> Result<Answer, QueryError> {
 fn a_question_is_a_form_with_time_and_timeout() {
     let (url, asked) = server(vec![answer("200 OK", EMPTY)]);
     let (client, metrics) = client(&url, &HttpConfig::default());
-    assert_eq!(ask(&client), Ok(Answer::default()));
+    assert_eq!(ask(&client), Ok(QueryAnswer::default()));
     let request = asked.recv().unwrap();
     assert!(request.starts_with("POST /prefix/api/v1/query HTTP/1.1\r\n"), "{request}");
     assert!(
@@ -133,7 +133,7 @@ fn the_version_is_unknown_where_nobody_knows_the_question() {
     let (url, asked) = server(vec![answer("200 OK", build), answer("404 Not Found", "404 page not found")]);
     let (client, _) = client(&url, &HttpConfig::default());
     assert_eq!(client.version().unwrap().range(), Some(RangeConvention::Closed));
-    assert_eq!(client.version(), Ok(Version::default()));
+    assert_eq!(client.version(), Ok(ServerVersion::default()));
     assert!(asked.recv().unwrap().starts_with("GET /prefix/api/v1/status/buildinfo HTTP/1.1\r\n"));
 }
 
@@ -269,7 +269,7 @@ fn what_cannot_be_used_is_refused_before_anything_is_asked() {
             }
             false => http,
         };
-        let error = Client::new(&url, &with_roots, Arc::new(Metrics::new())).unwrap_err();
+        let error = PrometheusClient::new(&url, &with_roots, Arc::new(Metrics::new())).unwrap_err();
         assert!(error.outcome() == "definite" && error.to_string().contains(says), "{says}: {error}");
         assert!(!error.to_string().contains("hunter2"), "{error}");
     }

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{QueryError, Span};
+use super::{QueryError, ReadSpan};
 
 /// For how long, in time of samples, what a poll was refused is not asked for again.
 pub const REFUSED_MS: i64 = 3_600_000;
@@ -17,34 +17,34 @@ const SHORT_MS: i64 = 300_000;
 
 /// What is known as refused of a selector.
 #[derive(Clone, Debug, Default)]
-pub struct Refused {
-    names: BTreeMap<String, Refusal>,
+pub struct RefusedNames {
+    names: BTreeMap<String, LastingRefusal>,
     /// All of it in a poll, though its names are known.
-    selector: Option<Refusal>,
+    selector: Option<LastingRefusal>,
 }
 
 /// An answer that stays as it is for a while.
 #[derive(Clone, Debug)]
-struct Refusal {
+struct LastingRefusal {
     /// The end of the span in which it was refused.
     at_ms: i64,
     error: QueryError,
 }
 
-impl Refusal {
+impl LastingRefusal {
     /// Whether it counts for a span: of history each span is another question.
-    fn holds(&self, span: Span) -> bool {
+    fn holds(&self, span: ReadSpan) -> bool {
         is_short(span) && (self.at_ms..self.at_ms + REFUSED_MS).contains(&span.to_ms)
     }
 }
 
-fn is_short(span: Span) -> bool {
+fn is_short(span: ReadSpan) -> bool {
     span.length_ms() <= SHORT_MS
 }
 
 /// What was learned of a span.
 #[derive(Default)]
-pub struct Learned {
+pub struct SpanLesson {
     /// Whether something of all names was answered.
     pub all_answered: bool,
     /// Names that were answered at some time.
@@ -55,9 +55,9 @@ pub struct Learned {
     pub selector: Option<QueryError>,
 }
 
-impl Refused {
+impl RefusedNames {
     /// Why the selector is not asked for in a span.
-    pub fn selector(&self, span: Span) -> Option<&QueryError> {
+    pub fn selector(&self, span: ReadSpan) -> Option<&QueryError> {
         self.selector.as_ref().filter(|refusal| refusal.holds(span)).map(|refusal| &refusal.error)
     }
 
@@ -72,8 +72,8 @@ impl Refused {
     }
 
     /// Splits the names: those that are asked for by themselves in this span, and those that are not, with the error.
-    pub fn split(&self, span: Span) -> (Vec<String>, Vec<(&String, &QueryError)>) {
-        let mut due: Vec<(&String, &Refusal)> =
+    pub fn split(&self, span: ReadSpan) -> (Vec<String>, Vec<(&String, &QueryError)>) {
+        let mut due: Vec<(&String, &LastingRefusal)> =
             self.names.iter().filter(|(_, refusal)| !refusal.holds(span)).collect();
         if is_short(span) && due.len() > AGAIN_MAX {
             due.sort_by_key(|(_, refusal)| refusal.at_ms);
@@ -88,12 +88,12 @@ impl Refused {
     }
 
     /// Takes what was learned of a span; whether there was room for it.
-    pub fn learn(&mut self, learned: Learned, span: Span) -> bool {
+    pub fn learn(&mut self, learned: SpanLesson, span: ReadSpan) -> bool {
         let at_ms = span.to_ms;
         self.names.retain(|name, _| !learned.answered.contains(name));
         let nothing_answered = !learned.all_answered && learned.answered.is_empty();
         let selector = learned.selector.filter(|_| is_short(span) && nothing_answered);
-        self.selector = selector.map(|error| Refusal { at_ms, error });
+        self.selector = selector.map(|error| LastingRefusal { at_ms, error });
         let mut fits = true;
         for (name, error) in learned.refused {
             if learned.answered.contains(&name) {
@@ -105,7 +105,7 @@ impl Refused {
                 continue;
             }
             if is_known || self.names.len() < REFUSED_MAX {
-                self.names.insert(name, Refusal { at_ms, error });
+                self.names.insert(name, LastingRefusal { at_ms, error });
             } else {
                 fits = false;
             }

@@ -17,7 +17,7 @@ struct Server {
     /// As many answers are partial.
     partial: Cell<usize>,
     /// What is refused: names at these times.
-    broken: Vec<(String, Span)>,
+    broken: Vec<(String, ReadSpan)>,
     /// Errors of the first questions for names.
     unlisted: RefCell<Vec<QueryError>>,
     asked: RefCell<Vec<String>>,
@@ -42,8 +42,8 @@ impl Server {
     }
 }
 
-impl Ask for Server {
-    fn query(&self, promql: &str, at_ms: i64, _: Duration) -> Result<Answer, QueryError> {
+impl QueryPort for Server {
+    fn query(&self, promql: &str, at_ms: i64, _: Duration) -> Result<QueryAnswer, QueryError> {
         self.asked.borrow_mut().push(format!("{promql}@{at_ms}"));
         if let Some(error) = self.errors.borrow_mut().pop() {
             return Err(error);
@@ -53,14 +53,14 @@ impl Ask for Server {
         let wanted = wanted(selector);
         assert!(selector.len() <= names::SELECTOR_BYTES_MAX, "{}", selector.len());
         let is_broken =
-            |(name, span): &(String, Span)| wanted(name) && after < span.to_ms && span.after_ms < at_ms;
+            |(name, span): &(String, ReadSpan)| wanted(name) && after < span.to_ms && span.after_ms < at_ms;
         if self.broken.iter().any(is_broken) {
             return Err(QueryError::Definite("broken chunk".to_owned()));
         }
         let inside = |at: i64| (after < at || (self.closed && after == at)) && at <= at_ms;
-        let all: Vec<Series> = (self.series.iter())
+        let all: Vec<QuerySeries> = (self.series.iter())
             .filter(|(name, _)| wanted(name))
-            .map(|(name, times)| Series {
+            .map(|(name, times)| QuerySeries {
                 labels: vec![("__name__".to_owned(), (*name).clone())],
                 samples: times.iter().filter(|at| inside(**at)).map(|at| (*at, *at as f64)).collect(),
                 histograms: 0,
@@ -71,7 +71,7 @@ impl Ask for Server {
             false => {
                 let left = self.partial.get();
                 self.partial.set(left.saturating_sub(1));
-                Ok(Answer { series: all, partial: (left > 0).then(|| "a store is away".to_owned()) })
+                Ok(QueryAnswer { series: all, partial: (left > 0).then(|| "a store is away".to_owned()) })
             }
         }
     }
@@ -108,7 +108,7 @@ fn wanted(selector: &str) -> impl Fn(&str) -> bool {
 #[derive(Default)]
 struct Told {
     waits: RefCell<Vec<Duration>>,
-    left_out: RefCell<Vec<(String, Span)>>,
+    left_out: RefCell<Vec<(String, ReadSpan)>>,
     /// Partial answers, and how many of them are asked for again.
     partial: Cell<usize>,
     patience: usize,
@@ -118,14 +118,14 @@ struct Told {
     full: Cell<usize>,
 }
 
-impl Watch for Told {
+impl ReadObserver for Told {
     fn answered(&self) {}
 
     fn failed(&self, _: &QueryError, again_in: Duration) {
         self.waits.borrow_mut().push(again_in);
     }
 
-    fn partial(&self, _: &str, _: Span, again_in: Duration) -> bool {
+    fn partial(&self, _: &str, _: ReadSpan, again_in: Duration) -> bool {
         self.partial.set(self.partial.get() + 1);
         if self.partial.get() <= self.patience {
             self.waits.borrow_mut().push(again_in);
@@ -133,7 +133,7 @@ impl Watch for Told {
         self.partial.get() > self.patience
     }
 
-    fn left_out(&self, _: &QueryError, selector: &str, span: Span) {
+    fn left_out(&self, _: &QueryError, selector: &str, span: ReadSpan) {
         self.left_out.borrow_mut().push((selector.to_owned(), span));
     }
 
@@ -151,7 +151,7 @@ impl Watch for Told {
 fn read(server: &Server, told: &Told, chunk_ms: i64) -> BTreeMap<String, Vec<i64>> {
     let mut reading = Reading::new(" {job=\"x\"} ");
     let mut got: BTreeMap<String, Vec<i64>> = BTreeMap::new();
-    let mut left = Span { after_ms: -1, to_ms: 7_200_000 };
+    let mut left = ReadSpan { after_ms: -1, to_ms: 7_200_000 };
     while left.after_ms < left.to_ms {
         let chunk = left.chunk(chunk_ms);
         let done = reading.read(server, told, chunk, &mut |all| {
@@ -208,7 +208,7 @@ fn a_refused_length_is_not_asked_for_again_and_grows_back() {
     );
     assert_eq!(server.asked.borrow().len(), 1 + 1 + 4, "the second hour is asked in halves at once");
     let mut reading = Reading { piece_ms: 60_000, ..Reading::new("up") };
-    let span = Span { after_ms: 0, to_ms: 7_200_000 };
+    let span = ReadSpan { after_ms: 0, to_ms: 7_200_000 };
     reading.read(&Server::new(true, 9_999), &told, span, &mut |_| Ok(())).unwrap();
     assert!(reading.piece_ms >= 240_000, "{}", reading.piece_ms);
 }
@@ -229,8 +229,8 @@ fn failures_are_waited_out_with_bounds() {
 
 #[test]
 fn what_a_server_that_answers_refuses_is_left_out_and_the_rest_goes_on() {
-    let minute = Span { after_ms: 3_599_990, to_ms: 3_600_010 };
-    let always = Span { after_ms: -1, to_ms: 7_200_000 };
+    let minute = ReadSpan { after_ms: 3_599_990, to_ms: 3_600_010 };
+    let always = ReadSpan { after_ms: -1, to_ms: 7_200_000 };
     for (name, span, chunk_ms) in [
         ("a", minute, 3_600_000),
         ("b", always, 3_600_000),
@@ -252,8 +252,9 @@ fn what_a_server_that_answers_refuses_is_left_out_and_the_rest_goes_on() {
         let named = format!("{{job=\"x\",__name__=\"{name}\"}}");
         assert!(left_out.iter().all(|(selector, _)| *selector == named), "{left_out:?}");
         if span == minute {
-            let far =
-                |span: &Span| span.to_ms < minute.after_ms - 60_000 || span.after_ms > minute.to_ms + 60_000;
+            let far = |span: &ReadSpan| {
+                span.to_ms < minute.after_ms - 60_000 || span.after_ms > minute.to_ms + 60_000
+            };
             assert!(!left_out.iter().any(|(_, span)| far(span)), "{left_out:?}");
         }
         assert!(server.asked.borrow().len() < 1_500, "{}", server.asked.borrow().len());
@@ -262,13 +263,13 @@ fn what_a_server_that_answers_refuses_is_left_out_and_the_rest_goes_on() {
 
 #[test]
 fn what_was_refused_in_a_poll_is_not_asked_for_in_the_next_ones() {
-    let always = Span { after_ms: -1, to_ms: i64::MAX };
+    let always = ReadSpan { after_ms: -1, to_ms: i64::MAX };
     for (selector, name) in [("{job=\"x\"}", "b"), ("up", "a")] {
         let mut server = Server { broken: vec![(name.to_owned(), always)], ..Server::new(true, 9_999) };
         let (told, mut reading) = (Told::default(), Reading::new(selector));
         let mut poll = |server: &Server, to_ms: i64| {
             let begin = server.asked.borrow().len();
-            let span = Span { after_ms: to_ms - 75_000, to_ms };
+            let span = ReadSpan { after_ms: to_ms - 75_000, to_ms };
             reading.read(server, &told, span, &mut |_| Ok(())).unwrap();
             server.asked.borrow().len() - begin
         };
@@ -300,16 +301,19 @@ fn what_may_be_partial_is_asked_again_until_it_is_taken() {
 #[test]
 fn reading_ends_when_told() {
     let server = Server::new(true, usize::MAX);
-    let span = Span { after_ms: 0, to_ms: 1 };
+    let span = ReadSpan { after_ms: 0, to_ms: 1 };
     *server.errors.borrow_mut() = vec![QueryError::Transient(String::new()); 9];
     let told = Told { stop_after: Some(3), ..Told::default() };
-    assert_eq!(Reading::new("up").read(&server, &told, span, &mut |_| Ok(())), Err(Stopped));
+    assert_eq!(Reading::new("up").read(&server, &told, span, &mut |_| Ok(())), Err(StoppedError));
     assert_eq!(told.waits.borrow().len(), 3);
     server.errors.borrow_mut().clear();
-    assert_eq!(Reading::new("up").read(&server, &Told::default(), span, &mut |_| Err(Stopped)), Err(Stopped));
+    assert_eq!(
+        Reading::new("up").read(&server, &Told::default(), span, &mut |_| Err(StoppedError)),
+        Err(StoppedError)
+    );
 }
 
-const ALWAYS: Span = Span { after_ms: -1, to_ms: i64::MAX };
+const ALWAYS: ReadSpan = ReadSpan { after_ms: -1, to_ms: i64::MAX };
 
 /// A server with as many names, of which some are refused; each has a sample every minute.
 fn wide(names: usize, bad: &[usize]) -> Server {
@@ -336,7 +340,7 @@ fn a_transient_failure_while_names_are_searched_loses_nothing() {
             let server = Server { broken: vec![("b".to_owned(), ALWAYS)], ..Server::new(true, usize::MAX) };
             let told = Told::default();
             let failing = Failing { server: &server, at, error: transient(), asked: Cell::new(0) };
-            let span = Span { after_ms: 3_540_000 - if long { 240_000 } else { 0 }, to_ms: 3_600_000 };
+            let span = ReadSpan { after_ms: 3_540_000 - if long { 240_000 } else { 0 }, to_ms: 3_600_000 };
             let mut reading = Reading::new("{job=\"x\"}");
             let mut got: BTreeMap<String, Vec<i64>> = BTreeMap::new();
             let done = reading.read(&failing, &told, span, &mut |all| {
@@ -378,8 +382,8 @@ impl Failing<'_> {
     }
 }
 
-impl Ask for Failing<'_> {
-    fn query(&self, promql: &str, at_ms: i64, timeout: Duration) -> Result<Answer, QueryError> {
+impl QueryPort for Failing<'_> {
+    fn query(&self, promql: &str, at_ms: i64, timeout: Duration) -> Result<QueryAnswer, QueryError> {
         self.fails().and_then(|()| self.server.query(promql, at_ms, timeout))
     }
 
@@ -414,7 +418,7 @@ fn however_many_names_there_are_only_the_bad_one_is_left_out() {
         let mut reading = Reading::new("{job=\"x\"}");
         let (mut seen, mut last) = (0, 0);
         for n in 0..20 {
-            let span = Span { after_ms: n * 60_000, to_ms: (n + 1) * 60_000 };
+            let span = ReadSpan { after_ms: n * 60_000, to_ms: (n + 1) * 60_000 };
             let before = asked(&server);
             reading
                 .read(&server, &told, span, &mut |all| {
@@ -430,7 +434,7 @@ fn however_many_names_there_are_only_the_bad_one_is_left_out() {
 }
 
 #[test]
-fn a_backfill_learns_from_chunk_to_chunk() {
+fn a_bootstrap_learns_from_chunk_to_chunk() {
     let (server, told) = (wide(1_000, &[421]), Told::default());
     let got = read(&server, &told, 300_001);
     let bad = &server.broken[0].0;
@@ -455,7 +459,7 @@ fn polls_with_many_bad_names_ask_little_and_an_hour_later_again() {
     let mut poll = |server: &Server, to_ms: i64| {
         let before = asked(server);
         let mut names = 0;
-        let span = Span { after_ms: to_ms - 60_000, to_ms };
+        let span = ReadSpan { after_ms: to_ms - 60_000, to_ms };
         let done = reading.read(server, &told, span, &mut |all| {
             names += all.iter().filter(|series| !series.samples.is_empty()).count();
             Ok(())
@@ -487,7 +491,7 @@ fn more_bad_names_than_are_remembered_are_counted_and_cost_no_other() {
     let (server, told) = (wide(1_200, &bad), Told::default());
     let mut reading = Reading::new("{job=\"x\"}");
     for n in 1..4 {
-        let span = Span { after_ms: (n - 1) * 60_000, to_ms: n * 60_000 };
+        let span = ReadSpan { after_ms: (n - 1) * 60_000, to_ms: n * 60_000 };
         let mut names = 0;
         let done = reading.read(&server, &told, span, &mut |all| {
             names += all.len();
@@ -502,7 +506,7 @@ fn more_bad_names_than_are_remembered_are_counted_and_cost_no_other() {
 
 #[test]
 fn chunks_end_at_multiples() {
-    let chunk = |after_ms, to_ms| Span { after_ms, to_ms }.chunk(10).to_ms;
+    let chunk = |after_ms, to_ms| ReadSpan { after_ms, to_ms }.chunk(10).to_ms;
     assert_eq!(
         [chunk(-1, 100), chunk(0, 100), chunk(9, 100), chunk(10, 100), chunk(10, 13), chunk(-11, 5)],
         [0, 10, 10, 20, 13, -10]

@@ -1,0 +1,451 @@
+//! `admit`: the second gate. Orders each epoch's batch, refuses duplicates and what is too old, merges late
+//! samples into the raw ring, gives and frees slots.
+//!
+//! ```text
+//!  samples ──exchange by shard──► [ admit ×workers ] ──► Admitted, one per epoch and shard
+//! ```
+//!
+//! Not here: windows, or any judgement about silence other than when a slot may be freed.
+//!
+//! # State
+//! Per series about 128 bytes and the raw ring: 12 bytes a sample over lateness and one base pane
+//! (0.6 KB at 15 s), at most `limits.late_samples`. Per forgotten series a tombstone of 16 bytes. Per series in a
+//! bootstrap the live samples that wait for its end, 16 bytes each.
+
+mod bootstrap;
+mod clock;
+mod inspect;
+mod order;
+mod quarantine;
+mod reconfigure;
+mod rejects;
+mod ring;
+mod snapshot;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use self::bootstrap::OpenBootstraps;
+use self::order::{BatchOrder, SampleRow};
+pub use self::rejects::REJECT_ROWS_MAX;
+use self::rejects::Rejects;
+use self::ring::RawRing;
+use crate::driver::EpochBatch;
+use crate::mutants::{Mutant, mutant};
+use crate::rows::SeriesPresence;
+use crate::sample::{AHEAD_MS_MAX, EpochEnd, Reason, Samples, SeriesId, ahead_of, set_back};
+use crate::settings::Settings;
+use crate::shard::{
+    AdmittedBatch, CarriedSeries, LatePane, SeriesMap, SlotAssignment, Slots, Timers, WorkPosition, pane_of,
+    wait_ms,
+};
+
+/// No time yet.
+const NEVER: i64 = i64::MIN;
+
+/// The gate of one shard.
+pub struct Admit {
+    settings: Arc<Settings>,
+    base_ms: i64,
+    slots: Slots,
+    heads: Vec<GateSeries>,
+    timers: Timers,
+    tombstones: Tombstones,
+    rejects: Rejects,
+    bootstraps: OpenBootstraps,
+    /// Nothing of these is computed.
+    quarantined: BTreeSet<u64>,
+    order: BatchOrder,
+    working: Arc<WorkPosition>,
+}
+
+/// One series.
+struct GateSeries {
+    /// Newest applied sample.
+    newest: i64,
+    /// Processing time of the epoch that last applied a sample; until then of the one that gave the slot.
+    last_applied_ms: i64,
+    /// What is not newer than this was forgotten.
+    tombstone: i64,
+    /// When the slot's timer fires; `i64::MAX` if it has none.
+    armed: i64,
+    raw: RawRing,
+}
+
+impl Admit {
+    /// An empty shard.
+    pub fn new(settings: Arc<Settings>) -> Self {
+        let tombstones_max = (settings.series_max / 256) as usize;
+        Admit {
+            base_ms: settings.base_ms(),
+            slots: Slots::default(),
+            heads: Vec::new(),
+            timers: Timers::default(),
+            tombstones: Tombstones { max: tombstones_max, floor: NEVER, ..Tombstones::default() },
+            rejects: Rejects::default(),
+            bootstraps: OpenBootstraps::default(),
+            quarantined: BTreeSet::new(),
+            order: BatchOrder::default(),
+            working: Arc::default(),
+            settings,
+        }
+    }
+
+    /// Bytes that one series takes, of samples 15 s apart.
+    pub fn series_bytes(settings: &Settings) -> usize {
+        let kept_ms = (settings.allowed_lateness_ms + settings.base_ms()).unsigned_abs() as usize;
+        let raw = (kept_ms / 15_000 + 1).min(settings.late_samples_max as usize) * 12;
+        // The slot with its maps and its timer.
+        size_of::<GateSeries>() + 48 + raw
+    }
+
+    /// Notes what it is at in `working`.
+    pub fn note_in(&mut self, working: &Arc<WorkPosition>) {
+        self.working = Arc::clone(working);
+    }
+
+    /// Retires one epoch of this shard.
+    pub fn retire(
+        &mut self,
+        shard: usize,
+        EpochBatch { end, controls, bootstraps, live, .. }: EpochBatch,
+    ) -> AdmittedBatch {
+        let mut out = AdmittedBatch::new(end, shard);
+        // Before other settings, which may be what such a series panics at.
+        self.apply_quarantines(shard, controls, &mut out);
+        self.apply_settings(controls, &mut out);
+        let ended = self.bootstraps.observe(controls);
+        self.reset_clock(controls, &mut out);
+        let kept;
+        let (live, bootstraps) = if self.quarantined.is_empty() {
+            (live, bootstraps)
+        } else {
+            kept = self.keep_out(live, bootstraps, &mut out);
+            (&kept.0, &kept.1[..])
+        };
+        let mut order = std::mem::take(&mut self.order);
+        if !live.is_empty() {
+            if order.resolve(live, &self.slots) {
+                self.give_slots([live].into_iter().chain(bootstraps), end, &mut out);
+                order.resolve(live, &self.slots);
+            }
+            order.sort(live, self.slots.capacity());
+            out.slot.reserve_exact(live.len());
+            out.at_ms.reserve_exact(live.len());
+            out.value.reserve_exact(live.len());
+        } else {
+            order.rows.clear();
+            order.give_back(0);
+        }
+        if bootstraps.is_empty() && self.bootstraps.is_idle() {
+            let mut from = 0;
+            while from < order.rows.len() {
+                let slot = order.rows[from].slot;
+                let to = order.of(slot, from);
+                self.apply(slot, &order.rows[from..to], end, &mut out);
+                from = to;
+            }
+        } else {
+            self.apply_with_bootstraps(&order, bootstraps, &ended, end, &mut out);
+        }
+        self.order = order;
+        self.bootstraps.close(&ended);
+        self.free_slots(end, &mut out);
+        self.rejects.flush(end, &mut out.rejects);
+        out
+    }
+
+    /// The slot of a series, if it has one.
+    pub fn slot(&self, series: u64) -> Option<u32> {
+        self.slots.get(series)
+    }
+
+    /// Slots, free ones included.
+    pub fn slots(&self) -> usize {
+        self.slots.capacity()
+    }
+
+    /// Series with a slot.
+    pub fn series(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Bytes of state.
+    pub fn bytes(&self) -> usize {
+        let rings: usize = self.heads.iter().map(|head| head.raw.bytes()).sum();
+        let heads = self.heads.capacity() * size_of::<GateSeries>();
+        self.slots.bytes()
+            + heads
+            + rings
+            + self.timers.bytes()
+            + self.tombstones.bytes()
+            + self.bootstraps.bytes()
+    }
+
+    /// Gives slots to the series of these batches that have none, by rising id.
+    fn give_slots<'a>(
+        &mut self,
+        batches: impl Iterator<Item = &'a Samples>,
+        end: EpochEnd,
+        out: &mut AdmittedBatch,
+    ) {
+        let ids = batches.flat_map(|batch| batch.series.iter().copied());
+        let mut unknown: Vec<u64> = ids.filter(|id| self.slots.get(*id).is_none()).collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        for series in unknown {
+            let slot = self.slots.give(series);
+            let tombstone = self.tombstones.take(series);
+            let head = GateSeries {
+                newest: NEVER,
+                last_applied_ms: end.processing_ms,
+                tombstone: tombstone.unwrap_or(NEVER),
+                armed: i64::MAX,
+                raw: RawRing::default(),
+            };
+            match self.heads.get_mut(slot as usize) {
+                Some(old) => *old = head,
+                None => self.heads.push(head),
+            }
+            let withhold_ms = tombstone.unwrap_or(self.tombstones.floor);
+            out.given.push(SlotAssignment { slot, series: SeriesId(series), withhold_ms });
+            self.arm(slot, NEVER); // its first due time is judged at the end of this epoch
+            out.counts.slots_given += 1;
+        }
+    }
+
+    /// Applies the rows of one series: late ones come first, for they are the oldest.
+    fn apply(&mut self, slot: u32, rows: &[SampleRow], end: EpochEnd, out: &mut AdmittedBatch) {
+        let head = &mut self.heads[slot as usize];
+        let series = self.slots.series(slot);
+        self.working.on(series);
+        let (ring_max, allowed_lateness_ms, base_ms) =
+            (self.settings.late_samples_max as usize, self.settings.allowed_lateness_ms, self.base_ms);
+        let late_from = out.late_at_ms.len();
+        let (mut applied, first) = (0, head.newest == NEVER);
+        for row in rows {
+            if row.is_marker() {
+                out.counts.stale_markers += 1;
+                continue;
+            }
+            let behind = head.newest != NEVER && row.at_ms < head.newest - allowed_lateness_ms;
+            let verdict = if behind || row.at_ms <= head.tombstone {
+                Err(Reason::TooOld)
+            } else if !row.value.is_finite() {
+                Err(Reason::NotFinite)
+            } else if row.at_ms > head.newest {
+                close_late(head, slot, base_ms, late_from, out);
+                // The pane of the oldest sample that may still be late begins after this.
+                let from_ms = row.at_ms - allowed_lateness_ms - base_ms;
+                head.raw.push(head.newest, row.at_ms, row.value, from_ms, ring_max);
+                head.newest = row.at_ms;
+                out.slot.push(slot);
+                out.at_ms.push(row.at_ms);
+                out.value.push(row.value);
+                Ok(())
+            } else {
+                // Merging may push out samples of the pane before: that one is handed on while it is whole.
+                if out.late_at_ms[late_from..]
+                    .last()
+                    .is_some_and(|at| pane_of(*at, base_ms) != pane_of(row.at_ms, base_ms))
+                {
+                    close_late(head, slot, base_ms, late_from, out);
+                }
+                head.raw
+                    .merge(head.newest, row.at_ms, row.value, pane_start(row.at_ms, base_ms), ring_max)
+                    .map(|()| {
+                        out.late_at_ms.push(row.at_ms);
+                        out.counts.late += 1;
+                    })
+            };
+            match verdict {
+                Ok(()) => applied += 1,
+                Err(reason) => {
+                    out.counts.rejected[reason as usize] += 1;
+                    self.rejects.add(series, reason, row.at_ms);
+                }
+            }
+        }
+        close_late(head, slot, base_ms, late_from, out);
+        if applied > 0 {
+            head.last_applied_ms = end.processing_ms;
+            out.counts.applied += applied;
+            let newest = head.newest;
+            if first && !mutant(Mutant::TimerNotArmed) {
+                // Its timer stands where it does for a slot without a sample, which may be later.
+                self.arm(slot, newest.saturating_add(self.settings.keep_ms()));
+            }
+        }
+    }
+
+    /// Looks at a slot once the watermark is at or after `due_ms`, if it is not to be looked at before.
+    fn arm(&mut self, slot: u32, due_ms: i64) {
+        let armed = &mut self.heads[slot as usize].armed;
+        if due_ms < *armed {
+            *armed = due_ms;
+            self.timers.arm(slot, due_ms);
+        }
+    }
+
+    /// Slots to look at; none before there is a watermark.
+    fn due(&mut self, watermark_ms: i64) -> Option<Vec<u32>> {
+        if watermark_ms == NEVER {
+            return None;
+        }
+        let (bucket, mut slots) = self.timers.due(watermark_ms)?;
+        // A slot that was armed for an earlier time since, or was freed, has no mark here any more.
+        slots.retain(|slot| {
+            let armed = &mut self.heads[*slot as usize].armed;
+            let here = Timers::bucket(*armed) == bucket;
+            if here {
+                *armed = i64::MAX;
+            }
+            here
+        });
+        Some(slots)
+    }
+
+    fn free_slots(&mut self, end: EpochEnd, out: &mut AdmittedBatch) {
+        let keep = self.settings.keep_ms();
+        out.freed.extend_from_slice(&out.quarantined);
+        let mut again = Vec::new();
+        while let Some(slots) = self.due(end.watermark_ms) {
+            for slot in slots {
+                let head = &self.heads[slot as usize];
+                let newest = if head.newest == NEVER { head.last_applied_ms } else { head.newest };
+                let quiet = end.watermark_ms > newest.saturating_add(keep)
+                    && end.processing_ms > head.last_applied_ms.saturating_add(keep);
+                let bootstrapping = self.bootstraps.takes(slot);
+                let silent = head.newest == NEVER
+                    || head.last_applied_ms.saturating_add(wait_ms(
+                        &self.settings,
+                        head.last_applied_ms,
+                        head.newest,
+                    )) <= end.watermark_ms;
+                // Who forgets a series when its slot is freed needs its labels no more.
+                let unpublished = self.rejects.hold(self.slots.series(slot));
+                if quiet && silent && !bootstrapping && !unpublished {
+                    out.freed.push(slot);
+                } else {
+                    // Looked at again when the watermark has come far enough; each epoch if only processing time lacks.
+                    again.push((slot, newest.saturating_add(keep).max(end.watermark_ms)));
+                }
+            }
+        }
+        again.into_iter().for_each(|(slot, due)| self.arm(slot, due));
+        out.freed.sort_unstable();
+        for slot in out.freed.iter().copied() {
+            let head = &mut self.heads[slot as usize];
+            let series = self.slots.series(slot);
+            let forgotten = head.newest.max(head.tombstone);
+            let wrong = out.clock.as_ref().is_some_and(|clock| ahead_of(clock.to_ms, forgotten));
+            if forgotten != NEVER && !wrong {
+                self.tombstones.put(series.0, forgotten);
+            }
+            head.raw = RawRing::default();
+            head.armed = i64::MAX;
+            self.bootstraps.forget(slot);
+            self.slots.free(slot);
+            out.freed_series.push(series);
+        }
+        out.counts.slots_freed += out.freed.len() as u64;
+    }
+
+    /// What is known of a series, as of the last epoch retired.
+    pub fn seen(&self, series: u64) -> SeriesPresence {
+        let slot = self.slots.get(series);
+        // Of a series in a bootstrap no key at or after the first sample that waits is final.
+        if let Some(first_ms) = slot.and_then(|slot| self.bootstraps.first(slot)) {
+            let newest_ms = self.heads[slot.expect("it takes a bootstrap") as usize].newest;
+            return SeriesPresence::Live { newest_ms: if newest_ms == NEVER { first_ms } else { newest_ms } };
+        }
+        match slot.map(|slot| &self.heads[slot as usize]) {
+            Some(head) if head.newest != NEVER => SeriesPresence::Live { newest_ms: head.newest },
+            Some(head) => SeriesPresence::Given {
+                freed_ms: Some(head.tombstone).filter(|tombstone| *tombstone != NEVER),
+            },
+            None => {
+                let tombstone = self.tombstones.newest.get(&series);
+                tombstone.map_or(SeriesPresence::Unknown, |newest_ms| SeriesPresence::Freed {
+                    newest_ms: *newest_ms,
+                })
+            }
+        }
+    }
+}
+
+/// The start of the base pane that holds `at`; its samples are strictly newer.
+fn pane_start(at_ms: i64, base_ms: i64) -> i64 {
+    (pane_of(at_ms, base_ms) - 1) * base_ms
+}
+
+/// Hands on the panes that the late samples from `late_from` on touched, whole.
+fn close_late(head: &GateSeries, slot: u32, base_ms: i64, late_from: usize, out: &mut AdmittedBatch) {
+    let done =
+        out.late.last().filter(|pane| pane.slot == slot).map_or(late_from, |pane| pane.late.1 as usize);
+    let mut from = done;
+    while from < out.late_at_ms.len() {
+        let pane = pane_of(out.late_at_ms[from], base_ms);
+        let to = from + out.late_at_ms[from..].iter().take_while(|at| pane_of(**at, base_ms) == pane).count();
+        let raw_from = out.raw_at_ms.len() as u32;
+        head.raw.copy_pane(
+            head.newest,
+            (pane - 1) * base_ms,
+            pane * base_ms,
+            &mut out.raw_at_ms,
+            &mut out.raw_value,
+        );
+        let raw = (raw_from, out.raw_at_ms.len() as u32);
+        out.late.push(LatePane { slot, pane, raw, late: (from as u32, to as u32) });
+        from = to;
+    }
+}
+
+/// What is left of series whose slot was freed, bounded; what is evicted raises the floor.
+#[derive(Default)]
+struct Tombstones {
+    by_age: BTreeSet<(i64, u64)>,
+    newest: SeriesMap<i64>,
+    max: usize,
+    floor: i64,
+}
+
+impl Tombstones {
+    fn put(&mut self, series: u64, newest_ms: i64) {
+        if let Some(old) = self.newest.insert(series, newest_ms) {
+            self.by_age.remove(&(old, series));
+        }
+        self.by_age.insert((newest_ms, series));
+        self.shrink(self.max);
+    }
+
+    /// Keeps at most `max` from now on.
+    fn shrink(&mut self, max: usize) {
+        self.max = max;
+        while self.by_age.len() > self.max {
+            if let Some((newest_ms, series)) = self.by_age.pop_first() {
+                self.newest.remove(&series);
+                self.floor = self.floor.max(newest_ms);
+            }
+        }
+    }
+
+    /// Forgets what lies ahead of a clock that was set back.
+    fn set_back(&mut self, to_ms: i64) {
+        let ahead = self.by_age.split_off(&(to_ms.saturating_add(AHEAD_MS_MAX + 1), 0));
+        for (_, series) in ahead {
+            self.newest.remove(&series);
+        }
+        self.floor = set_back(to_ms, self.floor);
+    }
+
+    fn take(&mut self, series: u64) -> Option<i64> {
+        let newest_ms = self.newest.remove(&series)?;
+        self.by_age.remove(&(newest_ms, series));
+        Some(newest_ms)
+    }
+
+    fn bytes(&self) -> usize {
+        self.newest.capacity() * 17 + self.by_age.len() * 24
+    }
+}

@@ -1,0 +1,57 @@
+//! A change of settings: what the gate keeps of its state, and what it tells `window` of each series.
+//!
+//! Slots, tombstones, rejects and bootstraps go on. Of the raw ring it stays known how far back its panes are whole: a late
+//! sample that the settings before would have refused, or whose new base pane is not wholly held, is `late_ring_full`.
+
+use super::{Admit, AdmittedBatch, Arc, CarriedSeries, NEVER, Settings, Timers, pane_of};
+use crate::sample::Control;
+
+impl Admit {
+    /// Takes over the settings that the epoch begins with, if they differ.
+    pub(super) fn apply_settings(&mut self, controls: &[Arc<Control>], out: &mut AdmittedBatch) {
+        let told = controls.iter().rev().find_map(|control| match &**control {
+            Control::Settings(settings) => Some(settings),
+            _ => None,
+        });
+        if let Some(settings) = told.filter(|settings| ***settings != *self.settings) {
+            self.reconfigure(settings, out);
+            out.settings = Some(Arc::clone(settings));
+        }
+    }
+
+    fn reconfigure(&mut self, new: &Arc<Settings>, out: &mut AdmittedBatch) {
+        let (old, old_base_ms) = (std::mem::replace(&mut self.settings, Arc::clone(new)), self.base_ms);
+        self.base_ms = new.base_ms();
+        self.tombstones.shrink((new.series_max / 256) as usize);
+        // How long a slot is kept has changed: all are looked at once, at the end of this epoch.
+        self.timers = Timers::default();
+        let given: Vec<u32> = self.slots.given().filter(|slot| !out.quarantined.contains(slot)).collect();
+        for slot in given {
+            self.working.on(self.slots.series(slot));
+            self.heads[slot as usize].armed = i64::MAX;
+            self.arm(slot, NEVER);
+            let head = &mut self.heads[slot as usize];
+            let newest_ms = head.newest.max(self.bootstraps.newest(slot));
+            let mut carried = CarriedSeries { slot, newest_ms, raw_from_ms: NEVER, raw: (0, 0) };
+            if head.newest != NEVER {
+                let kept_ms = old.allowed_lateness_ms + old_base_ms;
+                if let Some(held_from) = head.raw.held_from(head.newest, kept_ms) {
+                    carried.raw_from_ms = pane_of(held_from, old_base_ms) * old_base_ms;
+                }
+                if self.base_ms != old_base_ms {
+                    let from = out.raw_at_ms.len() as u32;
+                    let (at_ms, value) = (&mut out.raw_at_ms, &mut out.raw_value);
+                    head.raw.copy_pane(head.newest, carried.raw_from_ms, head.newest, at_ms, value);
+                    carried.raw = (from, out.raw_at_ms.len() as u32);
+                    head.raw.lose(carried.raw_from_ms);
+                }
+                if new.allowed_lateness_ms > old.allowed_lateness_ms {
+                    head.raw.lose(head.newest - old.allowed_lateness_ms);
+                }
+                head.raw.forget(head.newest, head.newest - new.allowed_lateness_ms - self.base_ms);
+                head.raw.shrink(head.newest, new.late_samples_max as usize);
+            }
+            out.carried.push(carried);
+        }
+    }
+}

@@ -1,0 +1,525 @@
+//! The windows of a shard as bytes, and back.
+//!
+//! A pane is *sealed* once no late sample can touch it any more: it ends before newest minus lateness. Sealed panes go
+//! into the panes of a save, each once in a chain; what is not sealed goes into the state. Heads, partial tails and
+//! hop panes that are not sealed are not kept: they are built again from what is, to the same bits. But for hop panes that
+//! are older than a change of settings: those may have been put together in another shape, and are in the state as they are.
+//!
+//! The panes of a series that began anew since the last save of the chain (a slot was given, or a bootstrap begun) come
+//! with a flag, and what the chain held of it before counts no more.
+
+use std::sync::Arc;
+
+use super::panes::{self, BuildProgress, PaneSpan};
+use super::prefill::{PrefillKeys, PrefillState};
+use super::reconfigure::{AddedWindow, BaseLimit};
+use super::{Marks, NEVER, RevisedKey, WORDS, Windows};
+use crate::mutants::{Mutant, mutant};
+use crate::sample::{AT_MS_MAX, SeriesId};
+use crate::settings::Settings;
+use crate::shard::pane_of;
+use crate::snapshot::{BadState, CHAINS, StateReader, StateWriter};
+
+/// Version of the panes.
+const VERSION: u8 = 2;
+/// Version of the state.
+const STATE_VERSION: u8 = 3;
+
+/// Bytes of a pane's words.
+const WORDS_BYTES: usize = 8 * WORDS;
+/// Bytes of a pane among those of a save.
+const PANE_BYTES: usize = 8 + WORDS_BYTES;
+/// Most bytes reserved for a save before it is made.
+const RESERVED_MAX: usize = 64 << 20;
+
+/// How far the sealed panes of each series are in each chain.
+#[derive(Default)]
+pub(super) struct SealedPanes {
+    /// By slot and chain: panes that end before this are held; [`NEVER`] if none of this beginning are.
+    before: Vec<[i64; CHAINS]>,
+    /// By chain: the epoch of its last save.
+    epochs: [Option<u64>; CHAINS],
+}
+
+impl SealedPanes {
+    /// No chain goes on: the panes of so many slots are in other rings.
+    pub(super) fn anew(slots: usize) -> SealedPanes {
+        SealedPanes { before: vec![[NEVER; CHAINS]; slots], epochs: [None; CHAINS] }
+    }
+
+    /// The series of the slot begins anew.
+    pub(super) fn begin(&mut self, slot: u32) {
+        let slot = slot as usize;
+        if slot >= self.before.len() {
+            self.before.resize(slot + 1, [NEVER; CHAINS]);
+        }
+        self.before[slot] = [NEVER; CHAINS];
+    }
+
+    /// Bytes held.
+    pub(super) fn bytes(&self) -> usize {
+        self.before.capacity() * size_of::<[i64; CHAINS]>()
+    }
+}
+
+/// A save that is made part by part.
+pub struct SnapshotCursor {
+    chain: usize,
+    /// Whether it is all that the chain holds.
+    pub whole: bool,
+    /// How many slots are saved.
+    next: usize,
+    state: StateWriter,
+    panes: StateWriter,
+}
+
+impl SnapshotCursor {
+    /// The state, and the sealed panes that the chain lacked.
+    pub fn bytes(self) -> (Vec<u8>, Vec<u8>) {
+        (self.state.0, self.panes.0)
+    }
+}
+
+/// A ring of panes in the record of a slot: first entry, length, length of a pane.
+type SealedRing = (usize, i64, i64);
+
+impl Windows {
+    /// Begins to save what `chain` lacks as of the end of `epoch`, of so many slots in use.
+    ///
+    /// The chain then counts as holding it. If `whole`, it counts as empty before; so it does as well when it has no save
+    /// of panes in these rings.
+    pub fn begin_save(&mut self, (epoch, chain, whole): (u64, usize, bool), live: usize) -> SnapshotCursor {
+        let whole = whole || self.sealed_panes.epochs[chain].is_none();
+        let mut panes = Vec::new();
+        if whole {
+            self.sealed_panes.before.iter_mut().for_each(|before| before[chain] = NEVER);
+            let ring_panes: i64 = self.rings().map(|(_, length, _)| length).sum();
+            panes.reserve((live * ring_panes as usize * PANE_BYTES).min(RESERVED_MAX));
+        }
+        self.sealed_panes.epochs[chain] = Some(epoch);
+        let (mut panes, mut state) = (StateWriter(panes), StateWriter::default());
+        panes.u8(VERSION);
+        self.save_shape(&mut panes);
+        state.u8(STATE_VERSION);
+        for epoch in self.sealed_panes.epochs {
+            state.u64(epoch.map_or(0, |epoch| epoch + 1));
+        }
+        state.i64(self.reshaped_to);
+        state.n(live);
+        SnapshotCursor { chain, whole, next: 0, state, panes }
+    }
+
+    /// Saves so many more of `live`, the slots in use; true if those were the last. Nothing else may happen to the windows
+    /// before that.
+    pub fn save_some(&mut self, saving: &mut SnapshotCursor, live: &[u32], at_most: usize) -> bool {
+        let upto = live.len().min(saving.next + at_most);
+        for slot in &live[saving.next..upto] {
+            self.save_sealed(*slot, saving.chain, &mut saving.panes);
+            self.save_series(*slot, &mut saving.state);
+        }
+        saving.next = upto;
+        upto == live.len()
+    }
+
+    /// The windows of a shard with this state and these panes, save by save. `slots` is how many slots there are,
+    /// `live` the series of those in use.
+    ///
+    /// # Errors
+    /// Bytes that no shard wrote.
+    pub fn load(
+        settings: Arc<Settings>,
+        slots: usize,
+        live: &[(u32, SeriesId)],
+        state: &[u8],
+        panes: &[&[u8]],
+    ) -> Result<Windows, BadState> {
+        let mut windows = Windows::new(settings);
+        let free = crate::shard::SlotAssignment { slot: 0, series: SeriesId(0), withhold_ms: NEVER };
+        for slot in 0..slots as u32 {
+            windows.give(&crate::shard::SlotAssignment { slot, ..free });
+        }
+        // Before the state, which has what is newer.
+        let slot_of = live.iter().map(|(slot, series)| (series.0, *slot)).collect();
+        for bytes in panes {
+            windows.load_sealed(&slot_of, bytes)?;
+        }
+        let mut take = StateReader(state);
+        if take.u8()? != STATE_VERSION {
+            return Err(BadState("the windows' state is of another version"));
+        }
+        for chain in 0..CHAINS {
+            windows.sealed_panes.epochs[chain] = take.u64()?.checked_sub(1);
+        }
+        windows.reshaped_to = take.i64()?;
+        if take.n(1)? != live.len() {
+            return Err(BadState("gate and windows differ in what they hold"));
+        }
+        for (slot, series) in live {
+            windows.heads[*slot as usize].series = *series;
+            windows.load_series(*slot, &mut take)?;
+        }
+        take.end()?;
+        live.iter().for_each(|(slot, _)| windows.arm(*slot));
+        #[cfg(feature = "faults")]
+        windows.lose(live);
+        Ok(windows)
+    }
+
+    /// Loses the panes that tests ask for.
+    #[cfg(feature = "faults")]
+    fn lose(&mut self, live: &[(u32, SeriesId)]) {
+        for (slot, series) in live {
+            let Some(at_ms) = crate::faults::lost(series.0) else { continue };
+            let place = pane_of(at_ms, self.base_ms).rem_euclid(self.base_ring);
+            self.records.of_mut(*slot)[place as usize] = [0; WORDS];
+        }
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The epoch of the last save of a chain.
+    pub fn saved_epoch(&self, chain: usize) -> Option<u64> {
+        self.sealed_panes.epochs[chain]
+    }
+
+    /// The rings of panes: that of base panes first.
+    fn rings(&self) -> impl Iterator<Item = SealedRing> + use<> {
+        let hops = Arc::clone(&self.plans);
+        let hop = (0..hops.len()).filter_map(move |w| {
+            let (first, length) = hops[w].own_ring()?;
+            Some((first, length, hops[w].hop_ms))
+        });
+        std::iter::once((0, self.base_ring, self.base_ms)).chain(hop)
+    }
+
+    /// Which rings there are: panes of other settings are none of ours.
+    fn save_shape(&self, put: &mut StateWriter) {
+        put.n(self.rings().count());
+        for (_, length, pane_ms) in self.rings() {
+            put.i64(length);
+            put.i64(pane_ms);
+        }
+    }
+
+    /// Panes of this series that end before this are sealed.
+    fn horizon(&self, slot: u32) -> i64 {
+        let horizon = self.heads[slot as usize].newest.saturating_sub(self.settings.allowed_lateness_ms);
+        // Of what is older than this the base panes may be gone, where lateness was shorter.
+        self.base_from.get(&slot).map_or(horizon, |base| base.sealed_to.max(horizon))
+    }
+
+    fn save_sealed(&mut self, slot: u32, chain: usize, put: &mut StateWriter) {
+        let horizon = self.horizon(slot);
+        let newest = self.heads[slot as usize].newest;
+        let before = self.sealed_panes.before[slot as usize][chain];
+        if newest == NEVER && before == NEVER {
+            // Something of a series that had this id may be in the chain.
+            put.u64(self.heads[slot as usize].series.0);
+            put.u8(1);
+            self.rings().for_each(|_| put.n(0));
+            return;
+        }
+        if before >= horizon {
+            return;
+        }
+        put.u64(self.heads[slot as usize].series.0);
+        put.u8(u8::from(before == NEVER));
+        let plans = Arc::clone(&self.plans);
+        for (w, plan) in plans.iter().enumerate() {
+            let last = (pane_of(horizon, plan.hop_ms) - 1) * plan.hop_ms;
+            let span = PaneSpan { floor: self.added_window(slot, w).floor(plan), newest_ms: newest };
+            let marks = &mut self.marks[slot as usize * plans.len() + w];
+            panes::build(self.records.of_mut(slot), plan, &mut marks.built, self.base_ring, last, span);
+        }
+        let record = self.records.of(slot);
+        for (first, length, pane_ms) in self.rings() {
+            let last = pane_of(horizon, pane_ms) - 1;
+            let oldest = pane_of(newest, pane_ms) - length + 1;
+            let from = if before == NEVER { oldest } else { oldest.max(pane_of(before, pane_ms)) };
+            let at = |pane: i64| &record[first + pane.rem_euclid(length) as usize];
+            let held = (from..=last).filter(|pane| panes::holds(at(*pane), *pane));
+            put.n(held.clone().count());
+            for pane in held {
+                put.i64(pane);
+                put.words(at(pane));
+            }
+        }
+        self.sealed_panes.before[slot as usize][chain] = horizon;
+    }
+
+    fn load_sealed(&mut self, slot_of: &crate::shard::SeriesMap<u32>, bytes: &[u8]) -> Result<(), BadState> {
+        let mut take = StateReader(bytes);
+        if take.u8()? != VERSION {
+            return Err(BadState("the panes are of another version"));
+        }
+        let rings: Vec<SealedRing> = self.rings().collect();
+        let shape =
+            (0..take.n(16)?).map(|_| Ok((take.i64()?, take.i64()?))).collect::<Result<Vec<_>, _>>()?;
+        if shape != rings.iter().map(|(_, length, pane_ms)| (*length, *pane_ms)).collect::<Vec<_>>() {
+            return Err(BadState("the panes are of other settings"));
+        }
+        while !take.0.is_empty() {
+            // One whose slot was freed since counts no more.
+            let slot = slot_of.get(&take.u64()?).copied();
+            let anew = take.flag()?;
+            if let Some(slot) = slot.filter(|_| anew) {
+                self.records.of_mut(slot).fill([0; WORDS]);
+            }
+            for (first, length, _) in &rings {
+                for _ in 0..take.n(PANE_BYTES)? {
+                    let (pane, words) = (take.i64()?, take.words()?);
+                    if !panes::holds(&words, pane) {
+                        return Err(BadState("a pane is not what it says"));
+                    }
+                    if let Some(slot) = slot {
+                        self.records.of_mut(slot)[first + pane.rem_euclid(*length) as usize] = words;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first base pane that is not sealed.
+    fn unsealed_from(&self, slot: u32) -> i64 {
+        pane_of(self.horizon(slot), self.base_ms)
+    }
+
+    /// The windows of which panes are saved as they are: those with a ring of their own of which a pane from before a change
+    /// of settings is not sealed.
+    fn reshaped_windows(&self, slot: u32) -> impl Iterator<Item = usize> + use<> {
+        let (newest, horizon, reshaped_to) =
+            (self.heads[slot as usize].newest, self.horizon(slot), self.reshaped_to);
+        let any = newest != NEVER && reshaped_to != NEVER && !mutant(Mutant::ReshapedNotSaved);
+        let plans = Arc::clone(&self.plans);
+        (0..plans.len()).filter(move |w| {
+            let hop_ms = plans[*w].hop_ms;
+            any && plans[*w].parts > 1 && pane_of(horizon, hop_ms) <= pane_of(reshaped_to, hop_ms)
+        })
+    }
+
+    /// The panes of a window that are built, not sealed, and begin before the last change of settings.
+    fn reshaped(&self, slot: u32, w: usize, built: i64) -> Option<std::ops::RangeInclusive<i64>> {
+        let plan = &self.plans[w];
+        if built == NEVER || self.reshaped_to == NEVER || self.heads[slot as usize].newest == NEVER {
+            return None;
+        }
+        let oldest = plan.oldest(self.heads[slot as usize].newest);
+        let from = pane_of(self.horizon(slot), plan.hop_ms).max(oldest);
+        Some(from..=built.min(pane_of(self.reshaped_to, plan.hop_ms)))
+    }
+
+    fn load_reshaped(
+        &mut self,
+        slot: u32,
+        w: usize,
+        built: i64,
+        take: &mut StateReader,
+    ) -> Result<(), BadState> {
+        let (range, plan) = (self.reshaped(slot, w, built), self.plans[w]);
+        for _ in 0..take.n(PANE_BYTES)? {
+            let (pane, words) = (take.i64()?, take.words()?);
+            if !range.as_ref().is_some_and(|range| range.contains(&pane)) || !panes::holds(&words, pane) {
+                return Err(BadState("a pane that was put together in another shape is not what it says"));
+            }
+            self.records.of_mut(slot)[plan.ring.0 + pane.rem_euclid(plan.ring.1) as usize] = words;
+        }
+        Ok(())
+    }
+
+    fn save_series(&self, slot: u32, put: &mut StateWriter) {
+        let head = &self.heads[slot as usize];
+        for value in [
+            head.newest,
+            head.last_applied_ms,
+            head.withhold,
+            head.publish_from,
+            head.next_key,
+            head.open_key,
+            head.sealed,
+        ] {
+            put.i64(value);
+        }
+        put.n(head.revised.len());
+        for ((at, w), revised) in &head.revised {
+            put.u8(*w as u8);
+            put.i64(*at);
+            put.u32(revised.revision);
+            put.u32(revised.count);
+        }
+        for marks in &self.marks[slot as usize * self.plans.len()..][..self.plans.len()] {
+            put.i64(marks.closed);
+            put.i64(marks.silent);
+            put.i64(marks.built.upto());
+        }
+        for before in self.sealed_panes.before[slot as usize] {
+            put.i64(before);
+        }
+        if head.newest != NEVER {
+            let record = self.records.of(slot);
+            let last = pane_of(head.newest, self.base_ms);
+            let from = self.unsealed_from(slot).max(last - self.base_ring + 1);
+            let at = |pane: i64| &record[pane.rem_euclid(self.base_ring) as usize];
+            let held = (from..=last).filter(|pane| panes::holds(at(*pane), *pane));
+            put.n(held.clone().count());
+            held.for_each(|pane| put.words(at(pane)));
+        }
+        let young = self.added.range((slot, 0)..=(slot, u32::MAX));
+        put.n(young.clone().count());
+        for ((_, w), young) in young {
+            put.u8(*w as u8);
+            put.i64(young.known_from);
+            put.i64(young.mute_to);
+        }
+        put.u8(u8::from(self.base_from.contains_key(&slot)));
+        self.base_from.get(&slot).into_iter().for_each(|base| {
+            put.i64(base.from);
+            put.i64(base.sealed_to);
+        });
+        for w in self.reshaped_windows(slot) {
+            let plan = &self.plans[w];
+            let record = self.records.of(slot);
+            let at = |pane: i64| &record[plan.ring.0 + pane.rem_euclid(plan.ring.1) as usize];
+            let built = self.marks[slot as usize * self.plans.len() + w].built.upto();
+            let held = self.reshaped(slot, w, built).into_iter().flatten();
+            let held = held.filter(|pane| panes::holds(at(*pane), *pane));
+            put.n(held.clone().count());
+            for pane in held {
+                put.i64(pane);
+                put.words(at(pane));
+            }
+        }
+        put.u8(u8::from(self.prefill.contains_key(&slot)));
+        self.prefill.get(&slot).into_iter().for_each(|held| held.save(put));
+    }
+
+    fn load_series(&mut self, slot: u32, take: &mut StateReader) -> Result<(), BadState> {
+        let windows = self.plans.len();
+        let head = &mut self.heads[slot as usize];
+        head.newest = time(take)?;
+        head.last_applied_ms = take.i64()?;
+        (head.withhold, head.publish_from) = (take.i64()?, take.i64()?);
+        (head.next_key, head.open_key, head.sealed) = (key(take)?, key(take)?, key(take)?);
+        for _ in 0..take.n(17)? {
+            let window = usize::from(take.u8()?);
+            if window >= windows {
+                return Err(BadState("a revision is of a window that is not there"));
+            }
+            let (at, revision, count) = (take.i64()?, take.u32()?, take.u32()?);
+            if head.revised.insert((at, window), RevisedKey { revision, count }).is_some() {
+                return Err(BadState("a key has two revisions"));
+            }
+        }
+        let newest = head.newest;
+        for w in 0..windows {
+            let (closed, silent, built) = (key(take)?, key(take)?, take.i64()?);
+            let built = if built == NEVER {
+                BuildProgress::NOTHING
+            } else {
+                BuildProgress::before(built.min(AT_MS_MAX) + 1)
+            };
+            self.marks[slot as usize * windows + w] = Marks { closed, silent, built };
+        }
+        for chain in 0..CHAINS {
+            self.sealed_panes.before[slot as usize][chain] = take.i64()?;
+        }
+        if newest != NEVER {
+            let last = pane_of(newest, self.base_ms);
+            for _ in 0..take.n(WORDS_BYTES)? {
+                let words = take.words()?;
+                // The low bits of the number; the pane is one of the last that the ring holds.
+                let behind = (last as u32).wrapping_sub((words[8] >> 32) as u32);
+                let pane = last - i64::from(behind);
+                if i64::from(behind) >= self.base_ring || !panes::holds(&words, pane) {
+                    return Err(BadState("a pane is not what it says"));
+                }
+                self.records.of_mut(slot)[pane.rem_euclid(self.base_ring) as usize] = words;
+            }
+        }
+        for _ in 0..take.n(17)? {
+            let w = take.u8()?;
+            if usize::from(w) >= windows {
+                return Err(BadState("a window that was added is not there"));
+            }
+            let young = AddedWindow { known_from: key(take)?, mute_to: key(take)? };
+            self.added.insert((slot, u32::from(w)), young);
+        }
+        if take.flag()? {
+            self.base_from.insert(slot, BaseLimit { from: key(take)?, sealed_to: key(take)? });
+        }
+        let horizon = self.horizon(slot);
+        let reshaped: Vec<usize> = self.reshaped_windows(slot).collect();
+        for w in 0..windows {
+            let (plan, built) = (self.plans[w], self.marks[slot as usize * windows + w].built);
+            // One without a sample that counts has no horizon, and nothing is built of it.
+            let upto = if newest == NEVER || built == BuildProgress::NOTHING {
+                None
+            } else {
+                let sealed = pane_of(horizon, plan.hop_ms) - 1;
+                let as_it_is = self.reshaped(slot, w, built.upto());
+                let kept = as_it_is.filter(|_| reshaped.contains(&w)).map_or(NEVER, |panes| *panes.end());
+                Some(built.upto().min(sealed.max(kept)))
+            };
+            if reshaped.contains(&w) {
+                self.load_reshaped(slot, w, built.upto(), take)?;
+            }
+            self.marks[slot as usize * windows + w].built =
+                upto.map_or(BuildProgress::NOTHING, |upto| BuildProgress::before(upto + 1));
+        }
+        if take.flag()? {
+            self.prefill.insert(slot, PrefillKeys::load(take, windows, 0)?);
+        }
+        Ok(())
+    }
+}
+
+/// A time of a sample, or none yet.
+fn time(take: &mut StateReader) -> Result<i64, BadState> {
+    let at_ms = take.i64()?;
+    let known = at_ms == NEVER || at_ms.unsigned_abs() <= AT_MS_MAX.unsigned_abs();
+    if known { Ok(at_ms) } else { Err(BadState("a time is out of range")) }
+}
+
+/// A key, or a bound that stands for none.
+fn key(take: &mut StateReader) -> Result<i64, BadState> {
+    let at = take.i64()?;
+    // The longest window and then some.
+    let known = at == NEVER || at == i64::MAX || at.unsigned_abs() <= 2 * AT_MS_MAX.unsigned_abs();
+    if known { Ok(at) } else { Err(BadState("a key is out of range")) }
+}
+
+/// How many bootstraps one after the other are read back.
+const BOOTSTRAPS_MAX: usize = 1_024;
+
+impl PrefillKeys {
+    fn save(&self, put: &mut StateWriter) {
+        put.i64s(&self.had);
+        put.i64s(&self.closed);
+        put.i64s(&self.silent);
+        put.i64(self.last_key);
+        put.i64(self.since);
+        put.u8(self.state as u8);
+        put.u8(u8::from(self.earlier.is_some()));
+        self.earlier.iter().for_each(|earlier| earlier.save(put));
+    }
+
+    fn load(take: &mut StateReader, windows: usize, depth: usize) -> Result<PrefillKeys, BadState> {
+        let (had, closed, silent) = (take.i64s()?, take.i64s()?, take.i64s()?);
+        if closed.len() != windows || silent.len() != windows || !had.is_sorted() || depth == BOOTSTRAPS_MAX {
+            return Err(BadState("what a bootstrap holds is not of these windows"));
+        }
+        let (last_key, since) = (take.i64()?, take.i64()?);
+        let state = match take.u8()? {
+            0 => PrefillState::Bootstrapping,
+            1 => PrefillState::Ended,
+            2 => PrefillState::Over,
+            _ => return Err(BadState("the state of a bootstrap is not known")),
+        };
+        let earlier =
+            if take.flag()? { Some(Box::new(PrefillKeys::load(take, windows, depth + 1)?)) } else { None };
+        Ok(PrefillKeys { had, closed, silent, last_key, since, earlier, state })
+    }
+}
