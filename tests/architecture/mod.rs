@@ -380,7 +380,7 @@ fn the_reader_finds_seeded_violations() {
         server("source/receive.rs", "use super::super::{labels::Labels, store};"),
         server("journal.rs", "use super::outbox::Outbox;"),
         server("engine/mod.rs", "use crate::store::Row;"),
-        server("engine/mod.rs", "use crate::store::{Latest, Row};"),
+        server("engine/mod.rs", "use crate::store::{OpenWindowSource, Row};"),
         server("engine/mod.rs", "use crate::store;"),
         server("labels.rs", "pub use crate :: journal\n:: Journal;"),
         server("labels.rs", "use crate::*;"),
@@ -420,7 +420,7 @@ fn the_reader_finds_seeded_violations() {
         server("generate/tests.rs", "use crate::sinks::Sink;"),
         server(
             "engine/mod.rs",
-            "use crate::{store::Latest, journal::Reader}; use tidewatch_dataflows::graph;",
+            "use crate::{store::OpenWindowSource, journal::Reader}; use tidewatch_dataflows::graph;",
         ),
         server("engine/mod.rs", "use timely::dataflow::Scope;"),
         server("app.rs", "use crate::{api, sinks, source}; use anyhow::Context;"),
