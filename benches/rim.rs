@@ -94,7 +94,7 @@ fn workers(receivers: Vec<Receiver<Message>>) -> std::thread::JoinHandle<(u64, I
                 worker.dataflow(|scope| {
                     let (samples, stream) = scope.new_input_with_builder();
                     let (ends, marks) = scope.new_input_with_builder();
-                    let (outcomes, _) = graph::build(stream, marks.clone(), &settings, &Arc::default());
+                    let (outcomes, _) = graph::build(stream, marks.clone(), &settings, &Default::default());
                     driver::complete(outcomes, marks, "count", move |_, all| {
                         rows.fetch_add(all.windows.len() as u64, Ordering::Relaxed);
                         true

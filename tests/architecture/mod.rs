@@ -75,19 +75,26 @@ const PURE: &[Room] = &[
     room("mutants", &[], "it only says which bugs are in"),
     room("kernels", &[], "mathematics takes slices and returns values"),
     room("shard", &[], NOUN),
-    room("driver", &["shard"], "the driver calls a tactic: put what it needs into the trait"),
+    room("seal", &[], NOUN),
+    room(
+        "driver",
+        &["stage::Budget", "stage::Progress"],
+        "the driver calls a closure: put what it needs into the contract of a stage",
+    ),
+    room("stage", &["driver::EpochBatch", "shard"], "a contract knows no stage"),
     room("stages", &["*"], ""),
     room(
         "stages/*",
-        &["driver", "shard", "kernels", "faults", "mutants"],
-        "let graph.rs connect the two, with a noun between them",
+        &["driver", "shard", "seal", "stage", "kernels", "faults", "mutants"],
+        "let the pipeline connect the two, with a noun between them",
     ),
-    room("graph", &["stages", "driver", "shard"], "a graph only wires: compute in a stage"),
+    room("pipeline", &["stages", "stage", "driver", "shard"], "a pipeline only calls: compute in a stage"),
+    room("graph", &["pipeline", "stage", "driver", "shard"], "a graph only wires: compute in a stage"),
 ];
 
 /// Rooms of the server that may use what is not a noun of the pure crate.
 const PURE_FROM_SERVER: &[(&str, &[&str])] = &[
-    ("engine", &["graph", "driver", "shard"]),
+    ("engine", &["graph", "pipeline", "driver", "shard"]),
     ("faults", &["faults"]),
     ("api", &["kernels"]),
     ("verify", &["kernels"]),

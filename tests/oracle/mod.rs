@@ -278,7 +278,8 @@ impl Model {
             series.taking.take_if(|(bootstrap, _)| ended.contains(bootstrap));
         }
         self.open.retain(|bootstrap, _| !ended.contains(bootstrap));
-        let keep = self.settings.keep_ms();
+        let keep =
+            self.settings.longest_ms().max(self.settings.allowed_lateness_ms) + self.settings.idle_timeout_ms;
         for (id, series) in &mut self.live {
             let mut keys = dirty.remove(id).unwrap_or_default();
             series.silence(&self.settings, end.watermark_ms, &mut keys);

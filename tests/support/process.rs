@@ -348,8 +348,7 @@ impl Tidewatch {
 
     /// Megabytes of state that the operators say they hold.
     pub fn state_megabytes(&self) -> f64 {
-        let of =
-            |operator| self.metric(&format!("tidewatch_operator_state_bytes{{operator=\"{operator}\"}}"));
+        let of = |stage| self.metric(&format!("tidewatch_stage_state_bytes{{stage=\"{stage}\"}}"));
         ["admit", "window"].map(of).iter().sum::<f64>() / 1e6
     }
 

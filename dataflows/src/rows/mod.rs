@@ -3,7 +3,7 @@
 pub mod inspect;
 
 use crate::sample::{MetricType, Reason, SeriesId};
-use crate::snapshot::ShardSnapshot;
+use crate::snapshot::SnapshotPart;
 
 /// The statistics of one series over one window `(at_ms - window_ms, at_ms]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -162,8 +162,8 @@ pub struct Rows {
     pub freed: Vec<SeriesId>,
     /// What was counted. Stays inside: never in the outbox.
     pub counts: Counts,
-    /// States of shards that were asked for. Stays inside: never in the outbox.
-    pub saved: Vec<ShardSnapshot>,
+    /// Parts of snapshots that were asked for. Stays inside: never in the outbox.
+    pub saved: Vec<SnapshotPart>,
 }
 
 impl Rows {
@@ -175,6 +175,11 @@ impl Rows {
             && self.freed.is_empty()
             && self.counts == Counts::default()
             && self.saved.is_empty()
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.windows.len() + self.rejects.len() + self.types.len()
     }
 
     /// Moves everything of `other` into these outcomes.

@@ -7,7 +7,7 @@
 //! How a window is put together from panes is in [`panes`].
 //!
 //! # Which keys are answered when
-//! DESIGN.md §4, Closing and Late; `tests/oracle` holds the rules once more, slowly.
+//! `docs/semantics.md`, Closing and Late; `tests/oracle` holds the rules once more, slowly.
 //!
 //! # State
 //! Per series 120 bytes and 80 bytes a pane: base panes for lateness and the longest hop; per window
@@ -20,6 +20,7 @@ mod explain;
 mod open;
 mod panes;
 mod prefill;
+mod rebuild;
 mod reconfigure;
 mod snapshot;
 
@@ -29,14 +30,17 @@ use std::sync::Arc;
 use self::panes::{BuildProgress, Layout, PaneSpan, WindowPlan};
 use self::prefill::PrefillKeys;
 use self::reconfigure::{AddedWindow, BaseLimit};
-use self::snapshot::SealedPanes;
-pub use self::snapshot::SnapshotCursor;
 use crate::kernels::moments::{Moments, WORDS};
 use crate::mutants::{Mutant, mutant};
 use crate::rows::{Rows, WindowStats};
-use crate::sample::SeriesId;
+use crate::sample::{EpochEnd, SeriesId};
+use crate::seal::Sealing;
 use crate::settings::Settings;
-use crate::shard::{AdmittedBatch, Flat, LatePane, SlotAssignment, Timers, WorkPosition, pane_of, wait_ms};
+use crate::shard::{
+    AdmittedBatch, ClockChange, Flat, LatePane, SeriesEvents, SlotAssignment, Timers, WorkPosition, pane_of,
+    wait_ms,
+};
+use crate::stage::{Budget, PartWriter, Progress, Query, SavePoint, SeriesView, Stage, StageSpec};
 
 const NEVER: i64 = i64::MIN;
 
@@ -103,7 +107,7 @@ pub struct Windows {
     timers: Timers,
     /// By slot: what was published before a bootstrap that the series took.
     prefill: BTreeMap<u32, PrefillKeys>,
-    sealed_panes: SealedPanes,
+    sealing: Sealing,
     /// By slot and window: what windows that were added are held to, until nothing shows it.
     added: BTreeMap<(u32, u32), AddedWindow>,
     /// By slot: what base panes a change of settings left, where their ring could reach further back.
@@ -111,14 +115,14 @@ pub struct Windows {
     /// Panes that begin before this may have been put together in another shape, or their base panes be gone: the last
     /// change of the rings was then.
     reshaped_to: i64,
-    /// Due slots of the epoch at hand, and whether they are still to be collected.
+    /// Due slots of the epoch at hand, and whether they were collected already.
     due: Vec<u32>,
-    collect: bool,
+    is_collected: bool,
     /// Keys that late samples of the series at hand touched.
     dirty: Vec<(usize, i64)>,
     /// Per window, the lowest mark to which the series at hand was reopened.
     reopened: Vec<i64>,
-    working: Arc<WorkPosition>,
+    position: Arc<WorkPosition>,
 }
 
 impl Windows {
@@ -134,15 +138,15 @@ impl Windows {
             records: Flat::new(layout.records),
             timers: Timers::default(),
             prefill: BTreeMap::new(),
-            sealed_panes: SealedPanes::default(),
+            sealing: Sealing::default(),
             added: BTreeMap::new(),
             base_from: BTreeMap::new(),
             reshaped_to: NEVER,
             due: Vec::new(),
-            collect: false,
+            is_collected: false,
             dirty: Vec::new(),
             reopened: Vec::new(),
-            working: Arc::default(),
+            position: Arc::default(),
             settings,
         }
     }
@@ -153,84 +157,17 @@ impl Windows {
         layout.records * WORDS * 8 + size_of::<WindowSeries>() + layout.plans.len() * size_of::<Marks>() + 32
     }
 
-    /// Notes what it is at in `working`.
-    pub fn note_in(&mut self, working: &Arc<WorkPosition>) {
-        self.working = Arc::clone(working);
-    }
-
-    /// Applies the samples of one epoch; what they close or correct goes to `out`.
-    pub fn retire(&mut self, batch: &AdmittedBatch, out: &mut Rows) {
-        self.collect = true;
-        // Before anything else, so that silence does not close their keys.
-        batch.quarantined.iter().for_each(|slot| self.forget_slot(*slot));
-        if let Some(settings) = &batch.settings {
-            self.reconfigure(settings, batch);
-        }
-        if let Some(clock) = &batch.clock {
-            self.reset_clock(clock);
-        }
-        batch.given.iter().for_each(|given| self.give(given));
-        let (mut late, mut new, mut step) = (0, 0, 0);
-        loop {
-            let slots = batch.late.get(late).map(|pane| pane.slot).into_iter();
-            let slots = slots.chain(batch.slot.get(new).copied());
-            let slots = slots.chain(batch.phases.get(step).map(|phase| phase.slot));
-            let Some(slot) = slots.min() else { break };
-            self.working.on(self.heads[slot as usize].series);
-            let (late_from, mut new_from) = (late, new);
-            while batch.late.get(late).is_some_and(|pane| pane.slot == slot) {
-                late += 1;
-            }
-            while batch.slot.get(new) == Some(&slot) {
-                new += 1;
-            }
-            while let Some(phase) = batch.phases.get(step).filter(|phase| phase.slot == slot) {
-                let place = phase.place as usize;
-                self.bootstrap(slot, batch, new_from..place);
-                self.step(slot, phase.step, batch);
-                (step, new_from) = (step + 1, place);
-            }
-            if self.bootstraps(slot) {
-                self.bootstrap(slot, batch, new_from..new);
-            } else {
-                self.apply(slot, &batch.late[late_from..late], batch, new_from..new, out);
-            }
-        }
-    }
-
-    /// Closes what silence closes, a slice at a time; returns whether all is done.
-    pub fn close_silent(&mut self, watermark_ms: i64, rows_max: usize, out: &mut Rows) -> bool {
-        if watermark_ms == NEVER {
-            return true;
-        }
-        if std::mem::take(&mut self.collect) {
-            // Collected once: a slot armed anew for this very second waits for the next epoch.
-            while let Some((bucket, slots)) = self.timers.due(watermark_ms) {
-                for slot in slots {
-                    let armed = &mut self.heads[slot as usize].armed;
-                    if Timers::bucket(*armed) == bucket {
-                        *armed = i64::MAX;
-                        self.due.push(slot);
-                    }
+    /// Takes the slots that are due.
+    fn collect_due(&mut self, watermark_ms: i64) {
+        while let Some((bucket, slots)) = self.timers.due(watermark_ms) {
+            for slot in slots {
+                let armed = &mut self.heads[slot as usize].armed;
+                if Timers::bucket(*armed) == bucket {
+                    *armed = i64::MAX;
+                    self.due.push(slot);
                 }
             }
         }
-        while let Some(slot) = self.due.pop() {
-            self.working.on(self.heads[slot as usize].series);
-            if self.due_ms(slot) <= watermark_ms {
-                self.silence(slot, watermark_ms, out);
-            }
-            self.arm(slot);
-            if out.windows.len() >= rows_max {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Forgets freed slots; after everything else of the epoch.
-    pub fn free(&mut self, batch: &AdmittedBatch) {
-        batch.freed.iter().for_each(|slot| self.forget_slot(*slot));
     }
 
     fn forget_slot(&mut self, slot: u32) {
@@ -238,22 +175,6 @@ impl Windows {
         self.heads[slot as usize].revised = BTreeMap::new();
         self.prefill.remove(&slot);
         self.forget_young(slot);
-    }
-
-    /// Bytes of state, flat records counted as if every one had been written.
-    pub fn bytes(&self) -> usize {
-        let revised: usize = self.heads.iter().map(|head| head.revised.len() * REVISED_BYTES).sum();
-        let heads =
-            self.heads.capacity() * size_of::<WindowSeries>() + self.marks.capacity() * size_of::<Marks>();
-        let held: usize = self.prefill.values().map(PrefillKeys::bytes).sum();
-        let young = self.added.len() * 40 + self.base_from.len() * 32;
-        heads
-            + self.records.bytes(self.heads.len())
-            + self.timers.bytes()
-            + revised
-            + held
-            + self.sealed_panes.bytes()
-            + young
     }
 
     fn give(&mut self, given: &SlotAssignment) {
@@ -280,7 +201,7 @@ impl Windows {
             self.heads.push(head);
             self.records.reserve(given.slot);
             self.marks.extend(std::iter::repeat_n(Marks::NEW, self.plans.len()));
-            self.sealed_panes.begin(given.slot);
+            self.sealing.begin(given.slot);
         }
     }
 
@@ -288,7 +209,7 @@ impl Windows {
     fn clear(&mut self, slot: u32) {
         self.records.of_mut(slot).fill([0; WORDS]);
         self.marks[slot as usize * self.plans.len()..][..self.plans.len()].fill(Marks::NEW);
-        self.sealed_panes.begin(slot);
+        self.sealing.begin(slot);
     }
 
     /// Applies one series' samples of one epoch: late panes, then new samples, then corrections.
@@ -401,7 +322,7 @@ impl Windows {
     fn advance(&mut self, slot: u32, at: i64, out: &mut Rows) {
         let plans = Arc::clone(&self.plans);
         if at <= self.heads[slot as usize].sealed {
-            self.forget(slot, at);
+            self.forget_built(slot, at);
         }
         let newest = self.heads[slot as usize].newest;
         let (mut next_key, mut sealed) = (i64::MAX, NEVER);
@@ -490,7 +411,7 @@ impl Windows {
                 .for_each(|(at, value)| moments.push(*at, *value));
             let place = pane.pane.rem_euclid(self.base_ring) as usize;
             self.records.of_mut(slot)[place] = moments.to_words();
-            self.forget(slot, pane.pane * self.base_ms);
+            self.forget_built(slot, pane.pane * self.base_ms);
             for at in &batch.late_at_ms[pane.late.0 as usize..pane.late.1 as usize] {
                 for (w, plan) in plans.iter().enumerate() {
                     if *at <= self.added_window(slot, w).known_from {
@@ -546,7 +467,7 @@ impl Windows {
                 let plan = self.plans[w];
                 self.marks(slot, w).built.forget(&plan, closed + 1);
                 if mutant(Mutant::OtherPanesForgotten) {
-                    self.forget(slot, closed + 1);
+                    self.forget_built(slot, closed + 1);
                 }
             }
             false
@@ -613,7 +534,7 @@ impl Windows {
     }
 
     /// Forgets what was built on the panes that hold `at` or anything newer.
-    fn forget(&mut self, slot: u32, at: i64) {
+    fn forget_built(&mut self, slot: u32, at: i64) {
         for (plan, marks) in self.plans.iter().zip(&mut self.marks[slot as usize * self.plans.len()..]) {
             marks.built.forget(plan, at);
         }
@@ -640,6 +561,129 @@ impl Windows {
 
     fn marks(&mut self, slot: u32, w: usize) -> &mut Marks {
         &mut self.marks[slot as usize * self.plans.len() + w]
+    }
+}
+
+/// The windows in the list of stages.
+pub const SPEC: StageSpec = StageSpec {
+    name: "window",
+    version: snapshot::VERSION,
+    new: |settings| Box::new(Windows::new(Arc::clone(settings))),
+    load: |settings, part| Ok(Box::new(Windows::load(Arc::clone(settings), part)?)),
+    rebuild: Some(|settings, batch, slots| Box::new(Windows::rebuild(settings, batch, slots))),
+    series_bytes: Windows::series_bytes,
+    keep_ms: |settings| settings.longest_ms().max(settings.allowed_lateness_ms),
+    is_concerned: |old, new| {
+        let times = |s: &Settings| (s.idle_timeout_ms, s.allowed_lateness_ms, s.catch_up_ms);
+        old.windows != new.windows || times(old) != times(new)
+    },
+};
+
+impl Stage for Windows {
+    fn attach(&mut self, position: &Arc<WorkPosition>) {
+        self.position = Arc::clone(position);
+    }
+
+    fn reconfigure(&mut self, settings: &Arc<Settings>, batch: &AdmittedBatch) {
+        self.carry_over(settings, batch);
+    }
+
+    fn reset_clock(&mut self, change: &ClockChange) {
+        self.set_clock_back(change);
+    }
+
+    fn assign(&mut self, slot: &SlotAssignment) {
+        self.give(slot);
+    }
+
+    fn observe(&mut self, series: &SeriesEvents<'_>, batch: &AdmittedBatch, out: &mut Rows) {
+        let slot = series.slot;
+        self.position.on(self.heads[slot as usize].series);
+        for (new, step) in series.phases() {
+            self.bootstrap(slot, batch, new);
+            self.step(slot, step, batch);
+        }
+        if self.bootstraps(slot) {
+            self.bootstrap(slot, batch, series.rest());
+        } else {
+            self.apply(slot, series.late, batch, series.rest(), out);
+        }
+    }
+
+    /// Closes what silence closes.
+    fn tick(&mut self, end: EpochEnd, budget: &mut Budget, out: &mut Rows) -> Progress {
+        let watermark_ms = end.watermark_ms;
+        if watermark_ms == NEVER {
+            return Progress::Done;
+        }
+        if !std::mem::replace(&mut self.is_collected, true) {
+            // Collected once: a slot armed anew for this very second waits for the next epoch.
+            self.collect_due(watermark_ms);
+        }
+        while let Some(slot) = self.due.pop() {
+            self.position.on(self.heads[slot as usize].series);
+            let before = out.windows.len();
+            if self.due_ms(slot) <= watermark_ms {
+                self.silence(slot, watermark_ms, out);
+            }
+            self.arm(slot);
+            budget.spend((out.windows.len() - before) as u64);
+            if budget.is_spent() {
+                return Progress::More;
+            }
+        }
+        self.is_collected = false;
+        Progress::Done
+    }
+
+    fn forget(&mut self, slot: u32) {
+        self.forget_slot(slot);
+    }
+
+    /// Flat records are counted as if every one had been written.
+    fn bytes(&self) -> usize {
+        let revised: usize = self.heads.iter().map(|head| head.revised.len() * REVISED_BYTES).sum();
+        let heads =
+            self.heads.capacity() * size_of::<WindowSeries>() + self.marks.capacity() * size_of::<Marks>();
+        let prefill: usize = self.prefill.values().map(PrefillKeys::bytes).sum();
+        let added = self.added.len() * 40 + self.base_from.len() * 32;
+        heads
+            + self.records.bytes(self.heads.len())
+            + self.timers.bytes()
+            + revised
+            + prefill
+            + self.sealing.bytes()
+            + added
+    }
+
+    fn continues(&self, chain: usize) -> bool {
+        self.sealing.continues(chain)
+    }
+
+    fn begin_save(&mut self, at: SavePoint, live: usize) -> PartWriter {
+        self.begin_part(at, live)
+    }
+
+    fn save_some(&mut self, part: &mut PartWriter, at: SavePoint, live: &[u32], at_most: usize) -> Progress {
+        self.save_slots(part, at, live, at_most)
+    }
+
+    fn inspect(&self, query: &Query<'_>, view: &mut SeriesView) {
+        match *query {
+            Query::Presence | Query::Raw => {}
+            Query::Check => {
+                view.check =
+                    view.raw.as_ref().ok().filter(|raw| !raw.bootstrapping).map(|raw| self.check(raw));
+            }
+            Query::Explain { window_ms, at_ms } => {
+                let raw = view.raw.as_ref().ok();
+                view.explanation = raw.and_then(|raw| self.explain(view.epoch, raw, window_ms, at_ms));
+            }
+            Query::Open { lengths_ms } => {
+                let open = view.slot.map(|slot| self.open(slot, view.series, lengths_ms, view.processing_ms));
+                view.open = open.unwrap_or_default();
+            }
+        }
     }
 }
 
