@@ -244,7 +244,9 @@ mod tests {
     impl CheckShard {
         fn new(settings: Settings) -> CheckShard {
             let settings = Arc::new(settings.validated().unwrap());
-            CheckShard { admit: Admit::new(Arc::clone(&settings)), windows: Windows::new(settings), epoch: 0 }
+            let mut admit = Admit::new(Arc::clone(&settings));
+            admit.keep_slots_for(crate::pipeline::keep_ms);
+            CheckShard { admit, windows: Windows::new(settings), epoch: 0 }
         }
 
         fn feed(&mut self, samples: &Samples, processing_ms: i64) -> Rows {
