@@ -264,6 +264,8 @@ metrics! {
     store_log_bytes: IntGauge = "tidewatch_store_log_bytes", IntGauge::default();
     /// Failed writes of a sink that will be tried again.
     sink_errors: Family<SinkLabels, Counter> = "tidewatch_sink_errors", Family::default();
+    /// Rows of the outbox that a sink passed over, because this program does not know their kind.
+    sink_rows_unknown: Family<SinkLabels, Counter> = "tidewatch_sink_rows_unknown", Family::default();
     /// Rows that corrected an earlier row.
     corrections: Counter = "tidewatch_corrections", Counter::default();
     /// Bytes of state a stage holds.

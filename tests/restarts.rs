@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tidewatch::journal::EpochCutter;
 use tidewatch_dataflows::pipeline::ShardState;
-use tidewatch_dataflows::rows::{Rows, WindowStats};
+use tidewatch_dataflows::rows::{ResultRow, Rows, WindowStats};
 use tidewatch_dataflows::sample::{EpochEnd, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 use tidewatch_dataflows::snapshot::{CHAINS, SaveRequest, ShardSnapshot, StoredShard};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use tidewatch_dataflows::driver;
 use tidewatch_dataflows::pipeline::{STAGES, ShardState};
-use tidewatch_dataflows::rows::Rows;
 use tidewatch_dataflows::rows::inspect::Unavailable;
+use tidewatch_dataflows::rows::{ResultRow, Rows};
 use tidewatch_dataflows::sample::{Control, EpochEnd, Reason, SHARDS, STALE_NAN_BITS, Samples, SeriesId};
 use tidewatch_dataflows::settings::{Settings, Window};
 use tidewatch_dataflows::shard::AdmittedBatch;
@@ -150,7 +150,7 @@ fn check(
     for (n, epoch) in epochs.iter().enumerate() {
         let place = || format!("seed {seed}, {what}, epoch {n} of {}, {:?}", epochs.len(), epoch.end);
         let got = same_epoch(&mut tactics, &mut model, epoch, &place);
-        last.extend(got.windows.into_iter().map(|row| (row.key(), row)));
+        last.extend(got.lists.windows.into_iter().map(|row| (row.key(), row)));
     }
     last
 }
@@ -404,7 +404,7 @@ fn scenario(settings: &Settings, epochs: &[(i64, &[i64])]) -> BTreeMap<(i64, i64
         let (epoch, watermark_ms) = (n as u64 + 1, *processing_ms);
         let end = EpochEnd { epoch, processing_ms: *processing_ms, watermark_ms, last_of_input: false };
         let place = || format!("epoch {n} at {processing_ms}");
-        for row in same_epoch(&mut tactics, &mut model, &(end, samples).into(), &place).windows {
+        for row in same_epoch(&mut tactics, &mut model, &(end, samples).into(), &place).lists.windows {
             rows.insert((row.window_ms, row.at_ms - feed::START_MS), (row.count, row.partial));
         }
     }

@@ -7,7 +7,7 @@
 //! No clock, no I/O, no randomness, no logging here: the same journal gives the same bytes, for any number
 //! of workers. What cannot be used becomes a reject row, never an error.
 //!
-//! Read in this order: [`sample`], [`rows`], [`settings`], [`snapshot`] (the nouns); [`graph`] (the wiring) and [`pipeline`]
+//! Read in this order: [`sample`], [`rows`], [`statistics`], [`settings`], [`snapshot`] (the nouns); [`graph`] (the wiring) and [`pipeline`]
 //! (the list of stages); [`driver`], [`shard`], [`seal`] (what stages share); [`stage`] (their contract); [`stages`];
 //! [`kernels`].
 #![deny(clippy::print_stdout, clippy::print_stderr, clippy::unwrap_used)]
@@ -21,6 +21,8 @@ pub mod mutants;
 pub mod sample;
 
 pub mod rows;
+
+pub mod statistics;
 
 pub mod settings;
 

@@ -19,7 +19,6 @@ use tidewatch::outbox::{self, Outbox, Tail};
 use tidewatch::segments::{DurablePosition, HEADER_BYTES, Position, SegmentReader, Segments, SegmentsError};
 use tidewatch::snapshots::format;
 use tidewatch_dataflows::pipeline::ShardState;
-use tidewatch_dataflows::rows::Rows;
 use tidewatch_dataflows::snapshot::StoredShard;
 
 use super::LIMITS;
@@ -329,9 +328,8 @@ pub fn outbox(bytes: &[u8]) {
 }
 
 fn rows(batch: outbox::OutboxBatch) -> Vec<u8> {
-    let outbox::OutboxBatch { epoch, windows, rejects, types } = batch;
     let mut out = Vec::new();
-    outbox::encode(epoch, &Rows { windows, rejects, types, ..Rows::default() }, &mut out);
+    outbox::encode(batch.epoch, &batch.rows, &mut out);
     out
 }
 

@@ -22,9 +22,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tidewatch_dataflows::rows::Rows;
+use tidewatch_dataflows::rows::RowLists;
 
-use self::record::{Ends, OutboxRows, RecordHeader, encode_part, header};
+use self::record::{Ends, RECORD_ROWS_MAX, RecordHeader, encode_part, header};
 pub use self::record::{KIND_BATCH, OutboxBatch, decode, encode};
 use self::records::{OutboxRecords, RecordStep, plausible};
 pub use self::tail::{ReadStep, Tail};
@@ -223,7 +223,7 @@ impl Outbox {
                 held.unwrap_or(0)
             );
         }
-        self.append(proven, &Rows::default())?;
+        self.append(proven, &RowLists::default())?;
         self.sync()
     }
 
@@ -232,18 +232,18 @@ impl Outbox {
         self.last_epoch
     }
 
-    /// Takes the outcomes of `epoch`; whether they are new: an epoch at or below [`Outbox::last_epoch`] is ignored.
+    /// Takes the rows of `epoch`; whether they are new: an epoch at or below [`Outbox::last_epoch`] is ignored.
     ///
     /// Durable, and seen by sinks, after [`Outbox::sync`].
     ///
     /// # Errors
     /// Disk errors. After one that [passes](OutboxError::passes) nothing of the epoch is in the outbox, and the same call
     /// may be made again; after others every call fails.
-    pub fn append(&mut self, epoch: u64, outcomes: &Rows) -> Result<bool, OutboxError> {
+    pub fn append(&mut self, epoch: u64, rows: &RowLists) -> Result<bool, OutboxError> {
         if self.last_epoch.is_some_and(|last| epoch <= last) && !mutant(10) {
             return Ok(false);
         }
-        if let Err(error) = self.append_rows(epoch, OutboxRows::of(outcomes)) {
+        if let Err(error) = self.append_rows(epoch, rows) {
             if error.is_transient() {
                 // Should that fail as well, the next write does it first.
                 let _ = self.segments.rewind();
@@ -253,12 +253,14 @@ impl Outbox {
         Ok(true)
     }
 
-    fn append_rows(&mut self, epoch: u64, mut rows: OutboxRows<'_>) -> Result<(), SegmentsError> {
-        let mut first = true;
+    fn append_rows(&mut self, epoch: u64, rows: &RowLists) -> Result<(), SegmentsError> {
+        let (all, mut from) = (rows.rows(), 0);
         loop {
-            let some = rows.take();
-            let last = rows.is_empty();
-            self.segments.append_with(KIND_BATCH, |out| encode_part(epoch, Ends { first, last }, some, out));
+            let upto = (from + RECORD_ROWS_MAX).min(all);
+            let (first, last) = (from == 0, upto == all);
+            self.segments.append_with(KIND_BATCH, |out| {
+                encode_part(epoch, Ends { first, last }, rows, from..upto, out);
+            });
             // A large epoch goes to the system part by part, so that the buffer stays small.
             self.segments.write()?;
             if last {
@@ -272,7 +274,7 @@ impl Outbox {
             if last {
                 return Ok(());
             }
-            first = false;
+            from = upto;
         }
     }
 

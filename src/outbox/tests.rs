@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidewatch_dataflows::rows::Rows;
+use tidewatch_dataflows::rows::{RowLists, Rows};
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::record::RECORD_ROWS_MAX;
@@ -115,7 +115,7 @@ fn sinks_see_a_batch_when_it_is_durable_and_learn_when_none_follows() {
     let dir = Dir::new();
     let mut outbox = open(&dir, 200);
     let mut tail = Tail::open(dir.path(), outbox.durable(), None).unwrap();
-    outbox.append(1, &Rows::default()).unwrap();
+    outbox.append(1, &RowLists::default()).unwrap();
     assert_eq!(tail.wait(Duration::ZERO).unwrap(), None);
     let reader = std::thread::spawn(move || {
         let mut epochs = vec![];
@@ -127,7 +127,7 @@ fn sinks_see_a_batch_when_it_is_durable_and_learn_when_none_follows() {
     });
     for epoch in 2..200 {
         outbox.sync().unwrap();
-        outbox.append(epoch, &Rows::default()).unwrap();
+        outbox.append(epoch, &RowLists::default()).unwrap();
     }
     outbox.sync().unwrap();
     drop(outbox);
@@ -168,7 +168,7 @@ fn a_full_outbox_says_so() {
     let mut outbox = Outbox::open(dir.path(), config, Arc::new(Metrics::new())).unwrap();
     assert!(!outbox.full());
     for epoch in 1..=3 {
-        outbox.append(epoch, &Rows::default()).unwrap();
+        outbox.append(epoch, &RowLists::default()).unwrap();
     }
     outbox.sync().unwrap();
     assert!(outbox.full());
@@ -177,7 +177,7 @@ fn a_full_outbox_says_so() {
     assert!(outbox.full());
     outbox.trimmer().trim(3).unwrap();
     assert!(!outbox.full() && outbox.bytes() > 100);
-    outbox.append(4, &Rows::default()).unwrap();
+    outbox.append(4, &RowLists::default()).unwrap();
     assert!(outbox.full());
 }
 
@@ -328,8 +328,8 @@ fn trimming_removes_what_every_sink_holds_and_no_more() {
         let mut outbox = Outbox::open(dir.path(), config, metrics).unwrap();
         assert_eq!(outbox.last_epoch(), Some(epoch), "seed {seed}");
         outbox.trimmer().trim(u64::MAX).unwrap();
-        assert!(!outbox.append(epoch, &Rows::default()).unwrap());
-        assert!(outbox.append(epoch + 1, &Rows::default()).unwrap());
+        assert!(!outbox.append(epoch, &RowLists::default()).unwrap());
+        assert!(outbox.append(epoch + 1, &RowLists::default()).unwrap());
     }
 }
 
@@ -338,7 +338,7 @@ fn a_segment_goes_with_the_last_epoch_in_it() {
     let dir = Dir::new();
     let mut outbox = open(&dir, 1);
     for epoch in [10, 20, 30, 40] {
-        outbox.append(epoch, &Rows::default()).unwrap();
+        outbox.append(epoch, &RowLists::default()).unwrap();
         outbox.sync().unwrap();
     }
     let trimmer = outbox.trimmer();
@@ -389,11 +389,11 @@ fn a_full_disk_takes_the_same_epoch_later() {
     }
     assert_eq!(tail.next().unwrap(), None);
     // A failed sync is for good.
-    outbox.append(40, &Rows::default()).unwrap();
+    outbox.append(40, &RowLists::default()).unwrap();
     faults.no_sync.store(true, std::sync::atomic::Ordering::SeqCst);
     assert!(!outbox.sync().unwrap_err().is_transient());
     faults.no_sync.store(false, std::sync::atomic::Ordering::SeqCst);
-    assert!(!outbox.append(41, &Rows::default()).unwrap_err().is_transient());
+    assert!(!outbox.append(41, &RowLists::default()).unwrap_err().is_transient());
     drop(outbox);
     let outbox = open(&dir, 1 << 20);
     assert!(outbox.last_epoch() >= Some(39));

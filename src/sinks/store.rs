@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use tidewatch_dataflows::rows::{KINDS, WindowStats};
 use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::settings::duration;
 
@@ -197,11 +198,11 @@ impl StoreThread {
                 }
                 continue;
             };
-            let mut rows = first.windows.len() + first.types.len();
+            let mut rows = first.rows.rows();
             batches.push(first);
             while rows < ROWS_PER_WRITE && batches.len() < EPOCHS_PER_WRITE {
                 let Some(next) = tail.next()? else { break };
-                rows += next.windows.len() + next.types.len();
+                rows += next.rows.rows();
                 batches.push(next);
             }
             self.parts.metrics.queue_depth.get_or_create(&QueueLabels { queue: "store" }).set(rows as i64);
@@ -241,16 +242,9 @@ impl StoreThread {
 
     /// Writes until it is written, or the store was opened anew: then where to go on. Only a definite error ends the sink.
     fn write(&self, batches: &[OutboxBatch], written_ms: i64) -> Result<Option<Tail>, SinkError> {
-        let rows: Vec<store::StoreBatch<'_>> = batches
-            .iter()
-            .map(|b| store::StoreBatch {
-                epoch: b.epoch,
-                written_ms,
-                windows: &b.windows,
-                rejects: &b.rejects,
-                types: &b.types,
-            })
-            .collect();
+        let rows: Vec<store::StoreBatch<'_>> =
+            batches.iter().map(|b| store::StoreBatch::new(b.epoch, written_ms, &b.rows)).collect();
+        let unknown = batches.iter().map(|batch| batch.unknown).sum();
         let mut pause = PAUSES.0;
         loop {
             match self.parts.store.write(&rows, &|series| self.labels(series)) {
@@ -262,13 +256,13 @@ impl StoreThread {
                     }
                     self.count_unlabelled(written.series_unlabelled, written_ms);
                     self.judge_log(self.parts.store.log());
-                    self.progress.rows.fetch_add(written.windows, Ordering::Relaxed);
+                    self.progress.rows.fetch_add(written.rows_of::<WindowStats>(), Ordering::Relaxed);
                     let metrics = &self.parts.metrics;
-                    for (kind, n) in
-                        [("windows", written.windows), ("rejects", written.rejects), ("types", written.types)]
-                    {
+                    let counts = KINDS.iter().map(|info| info.name).zip(written.rows);
+                    for (kind, n) in counts {
                         metrics.rows_written.get_or_create(&RowsLabels { sink: NAME.sink, kind }).inc_by(n);
                     }
+                    metrics.sink_rows_unknown.get_or_create(&NAME).inc_by(unknown);
                     metrics.sink_epoch.get_or_create(&NAME).set(last as i64);
                     return Ok(None);
                 }
@@ -434,7 +428,7 @@ fn in_words(epoch: Option<u64>) -> String {
 mod tests {
     use std::sync::atomic::AtomicI64;
 
-    use tidewatch_dataflows::rows::Rows;
+    use tidewatch_dataflows::rows::RowLists;
 
     use super::*;
     use crate::labels::Limits;
@@ -442,6 +436,7 @@ mod tests {
     use crate::store::CatalogQuery;
     use crate::store::embedded::Embedded;
     use crate::store::selector::Selectors;
+    use crate::store::testing::batch_of;
     use crate::store::testing::{T0, TempDir, WINDOWS, series, stats};
 
     #[test]
@@ -455,7 +450,7 @@ mod tests {
         let mut ids: Vec<SeriesId> = (0..3).map(series).collect();
         ids.sort_unstable();
         let windows = ids.into_iter().map(|id| stats(id, WINDOWS[0].0, T0, 0, 1.0)).collect();
-        log.append(1, &Rows { windows, ..Rows::default() }).unwrap();
+        log.append(1, &RowLists { windows, ..RowLists::default() }).unwrap();
         log.sync().unwrap();
         let parts = SinkDeps {
             store: Arc::new(dir.store()),
@@ -493,7 +488,7 @@ mod tests {
         /// Appends an epoch with a row of this series, and shows it to the sink.
         fn epoch(&mut self, epoch: u64, id: SeriesId) {
             let windows = vec![stats(id, WINDOWS[0].0, T0 + epoch as i64 * 60_000, 0, 1.0)];
-            self.log.append(epoch, &Rows { windows, ..Rows::default() }).unwrap();
+            self.log.append(epoch, &RowLists { windows, ..RowLists::default() }).unwrap();
             self.log.sync().unwrap();
         }
 
@@ -560,7 +555,7 @@ mod tests {
         for hour in 0..30 {
             let windows = [stats(series(0), WINDOWS[0].0, T0 + hour * HOUR_MS, 0, 1.0)];
             let (epoch, written_ms) = (1 + hour as u64, T0 + hour * HOUR_MS);
-            let batch = store::StoreBatch { epoch, written_ms, windows: &windows, rejects: &[], types: &[] };
+            let batch = batch_of(epoch, written_ms, &windows, &[], &[]);
             store.write(&[batch], &|_| None).unwrap();
         }
         let labels = Labels::open(dir.path().join("series"), Limits::default(), Arc::default()).unwrap();

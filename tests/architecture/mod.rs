@@ -26,7 +26,7 @@ const fn room(name: &'static str, may: &'static [&'static str], instead: &'stati
 }
 
 /// The nouns of the pure crate; every room may use them, and each other they may as well.
-const NOUNS: [&str; 4] = ["sample", "rows", "settings", "snapshot"];
+const NOUNS: [&str; 5] = ["sample", "rows", "statistics", "settings", "snapshot"];
 
 const IN_APP: &str = "pass it a channel in app.rs";
 const CLOSURE: &str = "let app.rs pass it a closure or a number";
@@ -69,6 +69,7 @@ const PURE: &[Room] = &[
     room("lib", &["*"], ""),
     room("sample", &[], NOUN),
     room("rows", &[], NOUN),
+    room("statistics", &[], NOUN),
     room("settings", &[], NOUN),
     room("snapshot", &[], NOUN),
     room("faults", &[], "it only says which faults are in"),

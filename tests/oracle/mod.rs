@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidewatch_dataflows::kernels::reference;
-use tidewatch_dataflows::rows::{Rows, WindowStats};
+use tidewatch_dataflows::rows::{ResultRow, Rows, WindowStats};
 use tidewatch_dataflows::sample::{Control, EpochEnd, Reason, STALE_NAN_BITS, Samples, SeriesId};
 use tidewatch_dataflows::settings::{Settings, Window};
 
