@@ -143,7 +143,10 @@ fn step(block: &Block, meaning: Meaning, printed: Option<Printed>) -> Option<Pla
         // A picture, or a part of a file that is shown elsewhere as a whole.
         (Meaning::Plain, "text") => return None,
         (meaning, language) => {
-            panic!("line {}: a block {language:?} that is {meaning:?} is neither run nor compared", block.line)
+            panic!(
+                "line {}: a block {language:?} that is {meaning:?} is neither run nor compared",
+                block.line
+            )
         }
     };
     Some((block.line, step))

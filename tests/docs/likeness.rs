@@ -67,8 +67,7 @@ fn value_is_like(shown: &Value, given: &Value) -> bool {
             let open = shown.contains_key(ANY);
             let named = || shown.iter().filter(|(key, _)| key.as_str() != ANY);
             (open || named().count() == given.len())
-                && named()
-                    .all(|(key, value)| given.get(key).is_some_and(|given| value_is_like(value, given)))
+                && named().all(|(key, value)| given.get(key).is_some_and(|given| value_is_like(value, given)))
         }
         (shown, given) => shown == given,
     }

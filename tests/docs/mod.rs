@@ -57,18 +57,17 @@ impl Session {
         let text = text.replace("cargo run --release --", "tidewatch");
         let text = text.replace("./target/release/tidewatch", "tidewatch");
         PORTS.iter().zip(self.ports).fold(text, |text, (port, ours)| {
-            ["localhost", "127.0.0.1"].iter().fold(text, |text, host| {
-                text.replace(&format!("{host}:{port}"), &format!("{host}:{ours}"))
-            })
+            ["localhost", "127.0.0.1"]
+                .iter()
+                .fold(text, |text, host| text.replace(&format!("{host}:{port}"), &format!("{host}:{ours}")))
         })
     }
 
     /// What was printed, with the ports of the page.
     fn there(&self, text: &str) -> String {
-        PORTS
-            .iter()
-            .zip(self.ports)
-            .fold(text.to_owned(), |text, (port, ours)| text.replace(&format!(":{ours}"), &format!(":{port}")))
+        PORTS.iter().zip(self.ports).fold(text.to_owned(), |text, (port, ours)| {
+            text.replace(&format!(":{ours}"), &format!(":{port}"))
+        })
     }
 
     fn shell(&self, script: &str) -> Command {
@@ -128,18 +127,15 @@ impl Session {
     fn background(&mut self, script: &str, printed: Option<&Printed>) -> Result<(), String> {
         let prometheus = script.trim_start().starts_with("prometheus ");
         let port = self.ports[usize::from(prometheus)];
-        let variables = [
-            format!("PATH={}", self.path.to_string_lossy()),
-            format!("TIDEWATCH_LISTEN={}", self.listen()),
-        ];
+        let variables =
+            [format!("PATH={}", self.path.to_string_lossy()), format!("TIDEWATCH_LISTEN={}", self.listen())];
         // The shell gives its place to the program, so that signals reach it. Its log is in a folder of its own.
         let script = format!("cd ..; exec {}", self.here(script));
         let log = self.folder.path().join(format!(".log-{}", self.started));
         std::fs::create_dir(&log).map_err(|e| e.to_string())?;
         self.started += 1;
         let words = ["env".to_owned()].into_iter().chain(variables);
-        let words: Vec<String> =
-            words.chain(["bash".to_owned(), "-euc".to_owned(), script]).collect();
+        let words: Vec<String> = words.chain(["bash".to_owned(), "-euc".to_owned(), script]).collect();
         let mut process = Process::begin(&words, &log, port);
         process.await_ready("/-/ready");
         if let Some(printed) = printed {
@@ -193,7 +189,8 @@ fn the_tutorial_is_followed_word_by_word() {
 fn the_other_pages_are_followed_word_by_word() {
     let folder = std::fs::read_dir(repository().join("docs")).unwrap();
     let names = folder.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-    let mut pages: Vec<String> = names.filter(|name| name.ends_with(".md") && name != "tutorial.md").collect();
+    let mut pages: Vec<String> =
+        names.filter(|name| name.ends_with(".md") && name != "tutorial.md").collect();
     pages.sort();
     assert!(pages.len() >= 8, "{pages:?}");
     for page in pages {
@@ -219,8 +216,11 @@ fn links_lead_somewhere() {
         let links = text.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(link, _)| link);
         for link in links.filter(|link| !link.contains("://")) {
             let (file, heading) = link.split_once('#').unwrap_or((link, ""));
-            let target =
-                if file.is_empty() { page.clone() } else { Path::new(&page).with_file_name(file).display().to_string() };
+            let target = if file.is_empty() {
+                page.clone()
+            } else {
+                Path::new(&page).with_file_name(file).display().to_string()
+            };
             assert!(repository().join(&target).exists(), "{page}: {link} leads nowhere");
             let found = heading.is_empty() || read(&target).lines().any(|line| anchor(line) == heading);
             assert!(found, "{page}: {link}: there is no such heading");
@@ -233,7 +233,11 @@ fn anchor(line: &str) -> String {
     let Some(heading) = line.starts_with('#').then(|| line.trim_start_matches('#').trim()) else {
         return String::new();
     };
-    let kept = heading.to_lowercase().chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c)).collect::<String>();
+    let kept = heading
+        .to_lowercase()
+        .chars()
+        .filter(|c| c.is_alphanumeric() || " -_".contains(*c))
+        .collect::<String>();
     kept.replace(' ', "-")
 }
 

@@ -84,7 +84,8 @@ fn bounds(schema: &Value) -> String {
         words.push(format!("{most} bytes at most"));
     }
     if let Some(default) = schema.get("default") {
-        words.push(format!("default {}", default.as_str().map_or_else(|| default.to_string(), str::to_owned)));
+        words
+            .push(format!("default {}", default.as_str().map_or_else(|| default.to_string(), str::to_owned)));
     }
     if let Some(example) = schema["examples"].get(0) {
         let example = example.as_str().map_or_else(|| example.to_string(), str::to_owned);
@@ -133,7 +134,9 @@ fn operations(document: &Value) -> String {
 }
 
 fn answers(responses: &Value) -> String {
-    let answers = responses.as_object().unwrap().iter().filter(|(code, _)| *code != "default");
+    let answers: BTreeMap<_, _> =
+        responses.as_object().unwrap().iter().filter(|(code, _)| *code != "default").collect();
+    let answers = answers.into_iter();
     let answers = answers.map(|(code, response)| {
         let good = code.starts_with('2');
         let shape = response["content"]["application/json"].get("schema").filter(|_| good).map(|schema| {
@@ -173,11 +176,8 @@ fn fields(schema: &Value, above: &str) -> Vec<String> {
         let optional = if needed.contains(&name.as_str()) { "" } else { ", may be absent" };
         let about = text(&field["description"]).replace('\n', " ");
         rows.push(row(&[&format!("`{path}`"), &format!("{}{optional}", kind(field)), &about]));
-        let (inner, mark) = if field["items"]["properties"].is_object() {
-            (&field["items"], "[].")
-        } else {
-            (field, ".")
-        };
+        let (inner, mark) =
+            if field["items"]["properties"].is_object() { (&field["items"], "[].") } else { (field, ".") };
         if inner["properties"].is_object() {
             rows.extend(fields(inner, &format!("{path}{mark}")));
         }
@@ -203,7 +203,9 @@ fn the_api_is_described_as_the_server_describes_it() {
     hold("docs/api.md", "problems", &problems(&server.get("/api/v1/problems", &[]).json()));
     let known: BTreeSet<String> = declared().into_keys().collect();
     for line in server.get("/metrics", &[]).text.lines() {
-        let Some(name) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split(' ').next()) else { continue };
+        let Some(name) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split(' ').next()) else {
+            continue;
+        };
         assert!(known.contains(name), "docs/operations.md does not know the metric {name}");
     }
 }
@@ -223,14 +225,23 @@ fn flags(command: &clap::Command, global: bool) -> String {
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
         let defaults: Vec<_> =
             arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
-        let default = if defaults.is_empty() || !takes { String::new() } else { format!(" [default: {}]", defaults.join(", ")) };
+        let default = if defaults.is_empty() || !takes {
+            String::new()
+        } else {
+            format!(" [default: {}]", defaults.join(", "))
+        };
         let words: Vec<String> =
             arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
-        let words = if words.is_empty() || !takes { String::new() } else { format!(" [{}]", words.join(", ")) };
+        let words =
+            if words.is_empty() || !takes { String::new() } else { format!(" [{}]", words.join(", ")) };
         row(&[&format!("`{}`", name.trim()), &format!("{help}{words}{default}")])
     });
     let rows: Vec<String> = rows.collect();
-    if rows.is_empty() { "No flags of its own.\n".to_owned() } else { table(&["flag", "what it does"], rows.into_iter()) }
+    if rows.is_empty() {
+        "No flags of its own.\n".to_owned()
+    } else {
+        table(&["flag", "what it does"], rows.into_iter())
+    }
 }
 
 #[test]
@@ -246,7 +257,8 @@ fn every_command_and_flag_is_described_as_help_describes_it() {
     let run = cli.find_subcommand("run").unwrap();
     hold("docs/commands.md", "all", &flags(run, true));
     let page = read("docs/commands.md");
-    let described = page.lines().filter_map(|line| line.strip_prefix("<!-- generated: ")?.strip_suffix(" -->"));
+    let described =
+        page.lines().filter_map(|line| line.strip_prefix("<!-- generated: ")?.strip_suffix(" -->"));
     for name in described.filter(|name| *name != "all") {
         assert!(names.contains(&name), "docs/commands.md describes {name}, which is no command");
     }
@@ -292,16 +304,24 @@ fn every_metric_is_listed_and_every_one_that_is_named_exists() {
     assert!(declared.len() > 60, "{}", declared.len());
     let rows = declared.values().cloned();
     hold("docs/operations.md", "metrics", &table(&["metric", "type", "labels", "what it says"], rows));
-    let pages = ["README.md", "docs/operations.md", "docs/semantics.md", "docs/concepts.md", "docs/tutorial.md"];
-    for page in pages.into_iter().chain(["docs/api.md", "docs/commands.md", "docs/settings.md", "docs/reliability.md"]) {
+    let pages =
+        ["README.md", "docs/operations.md", "docs/semantics.md", "docs/concepts.md", "docs/tutorial.md"];
+    for page in pages.into_iter().chain([
+        "docs/api.md",
+        "docs/commands.md",
+        "docs/settings.md",
+        "docs/reliability.md",
+    ]) {
         let text = read(page);
         for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')) {
             let metric = word.strip_prefix("tidewatch_").is_some_and(|rest| rest.contains('_'));
             // Names of our results, which are no metrics of the server.
-            let result = ["tidewatch_window_", "tidewatch_profile_", "tidewatch_forecast_", "tidewatch_breach_"];
+            let result =
+                ["tidewatch_window_", "tidewatch_profile_", "tidewatch_forecast_", "tidewatch_breach_"];
             if metric && !result.iter().any(|prefix| word.starts_with(prefix)) {
                 let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| word.strip_suffix(end));
-                let known = declared.contains_key(word) || family.is_some_and(|name| declared.contains_key(name));
+                let known =
+                    declared.contains_key(word) || family.is_some_and(|name| declared.contains_key(name));
                 assert!(known, "{page}: there is no metric {word}");
             }
         }

@@ -60,8 +60,11 @@ impl Asker {
     /// What the value at a path must be: of a time first its range.
     fn bound(&self, path: &str) -> String {
         for value in ["99999d", "{nope: [1]}"] {
-            if let Some(ConfigError::Bad { bound, .. }) = self.ask(path, value) {
-                return bound;
+            match self.ask(path, value) {
+                Some(ConfigError::Bad { path: at, bound, .. }) if at == path.replace("[]", "[0]") => {
+                    return bound;
+                }
+                _ => {}
             }
         }
         panic!("{path} takes anything")
