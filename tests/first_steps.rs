@@ -101,6 +101,16 @@ fn the_version_is_told_in_every_way_one_may_ask() {
     }
 }
 
+/// One command runs the main job on embedded defaults, one passes every test; `docs` runs the first.
+#[test]
+fn the_two_commands_of_the_readme_are_there() {
+    use std::os::unix::fs::PermissionsExt;
+    let commands: Vec<&str> = README.lines().filter(|line| ["cargo run --release -- demo", "./test.sh"].contains(line)).collect();
+    assert_eq!(commands, ["cargo run --release -- demo", "./test.sh"]);
+    let script = std::fs::metadata(crate::support::repository().join("test.sh")).unwrap();
+    assert_ne!(script.permissions().mode() & 0o111, 0, "test.sh cannot be run");
+}
+
 #[test]
 fn the_config_for_prometheus_is_good_and_is_the_one_in_the_readme() {
     let file = crate::support::repository().join("deploy/prometheus.yml");
