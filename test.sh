@@ -17,7 +17,7 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 deny_version=0.20.2
 prometheus3=
 # Modules of the test binary that start real servers or a browser: they run after the others, one at a time.
-live=(real_prometheus:: promtool:: verify:: asks_prometheus:: backfill:: browser:: schemathesis:: power_cuts:: failing_store:: hostile::)
+live=(real_prometheus:: promtool:: verify:: asks_prometheus:: backfill:: browser:: schemathesis:: power_cuts:: failing_store:: hostile:: docs::with_a_real_prometheus)
 
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -55,6 +55,8 @@ say() { printf '\n== %s\n' "$*"; }
 install_packages() {
     local missing=() services=()
     command -v cc >/dev/null || missing+=(gcc libc6-dev)
+    # The docs ask the server with it.
+    command -v curl >/dev/null || missing+=(curl)
     # Makes the certificate of a Prometheus that is asked over TLS.
     command -v openssl >/dev/null || missing+=(openssl)
     if ! command -v prometheus >/dev/null || ! command -v promtool >/dev/null; then

@@ -2,7 +2,8 @@
 //! back, in light and dark, wide and narrow. What is judged is in `tests/browser/page.mjs`.
 //!
 //! `TEST_CHROMIUM`, `TEST_NODE` and `TEST_PLAYWRIGHT` (the folder of the package playwright-core) are set by `./test.sh`.
-//! `TEST_SCREENSHOTS` may name a folder that keeps the pictures.
+//! `TEST_SCREENSHOTS` may name a folder that keeps the pictures. With `TEST_WRITE_DOCS=1` that of a demo becomes
+//! docs/screenshot.png.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -36,10 +37,15 @@ fn tools() -> Option<[PathBuf; 3]> {
     Some([server("TEST_CHROMIUM")?, server("TEST_NODE")?, server("TEST_PLAYWRIGHT")?])
 }
 
+/// Where the pictures of a run go.
+fn pictures(tidewatch: &Tidewatch, name: &str) -> PathBuf {
+    let kept = std::env::var_os("TEST_SCREENSHOTS").filter(|path| !path.is_empty()).map(PathBuf::from);
+    kept.unwrap_or_else(|| tidewatch.folder().join("screenshots")).join(name)
+}
+
 /// Runs the script against a server; what it said.
 fn drive(tidewatch: &Tidewatch, [chromium, node, playwright]: [PathBuf; 3], name: &str) -> String {
-    let kept = std::env::var_os("TEST_SCREENSHOTS").filter(|path| !path.is_empty()).map(PathBuf::from);
-    let pictures = kept.unwrap_or_else(|| tidewatch.folder().join("screenshots")).join(name);
+    let pictures = pictures(tidewatch, name);
     let script = repository().join("tests/browser/page.mjs");
     let log = tidewatch.folder().join("page.log");
     let said = std::fs::File::create(&log).unwrap();
@@ -90,4 +96,16 @@ fn the_page_of_a_demo_shows_two_days_and_goes_on() {
     let mut tidewatch = Tidewatch::begin(folder, &["demo"]);
     tidewatch.process().await_ready("/-/ready");
     drive(&tidewatch, tools, "demo");
+    let shown = repository().join("docs/screenshot.png");
+    if std::env::var_os("TEST_WRITE_DOCS").is_some() {
+        std::fs::copy(pictures(&tidewatch, "demo").join("series-light-1280-first.png"), &shown).unwrap();
+    }
+    // The README shows it.
+    let bytes = std::fs::read(&shown).unwrap();
+    assert!(
+        bytes.starts_with(b"\x89PNG") && bytes.len() > 10_000,
+        "{} has {} bytes",
+        shown.display(),
+        bytes.len()
+    );
 }

@@ -74,7 +74,7 @@ fn end_epoch(known: &mut HashMap<&str, (i64, i64)>, processing_ms: i64, settings
     });
 }
 
-/// What becomes of a file by the rules of DESIGN.md: samples taken, and refused because of `limits.series`.
+/// What becomes of a file by the rules of docs/semantics.md: samples taken, and refused because of `limits.series`.
 fn model(lines: &str, settings: &Settings) -> (u64, u64) {
     let mut known: HashMap<&str, (i64, i64)> = HashMap::new();
     let (mut taken, mut refused, mut in_epoch, mut highest) = (0, 0, 0, i64::MIN);

@@ -1,4 +1,4 @@
-//! What a newcomer meets first: the README's tables and files, and the words for what was mistyped.
+//! What a newcomer meets first: the words for what was mistyped, the files of deploy/, the two commands of the README.
 
 use std::process::{Command, Output};
 
@@ -7,7 +7,6 @@ use crate::support::remote_write::WriteRequest;
 use crate::support::{Folder, server};
 
 const README: &str = include_str!("../README.md");
-const EXAMPLE: &str = include_str!("../deploy/tidewatch.example.yml");
 
 /// Runs the program in an empty folder, without our variables.
 fn tidewatch(folder: &Folder, arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -102,23 +101,14 @@ fn the_version_is_told_in_every_way_one_may_ask() {
     }
 }
 
+/// One command runs the main job on embedded defaults, one passes every test; `docs` runs the first.
 #[test]
-fn the_readme_lists_every_setting_with_its_default() {
-    let mut section = "";
-    let mut settings = Vec::new();
-    for line in EXAMPLE.lines().filter(|line| !line.trim_start().starts_with(['#', '-'])) {
-        let Some((key, value)) = line.split_once(':') else { continue };
-        match (line.starts_with(' '), value.trim()) {
-            (false, "") => section = key,
-            (false, value) => settings.push((key.to_owned(), value)),
-            (true, value) => settings.push((format!("{section}.{}", key.trim()), value)),
-        }
-    }
-    assert_eq!(settings.len(), 27, "{settings:?}");
-    for (path, default) in settings {
-        let row = format!("| `{path}` | {default} |");
-        assert!(README.contains(&row), "README.md lacks the row {row}");
-    }
+fn the_two_commands_of_the_readme_are_there() {
+    use std::os::unix::fs::PermissionsExt;
+    let commands: Vec<&str> = README.lines().filter(|line| ["cargo run --release -- demo", "./test.sh"].contains(line)).collect();
+    assert_eq!(commands, ["cargo run --release -- demo", "./test.sh"]);
+    let script = std::fs::metadata(crate::support::repository().join("test.sh")).unwrap();
+    assert_ne!(script.permissions().mode() & 0o111, 0, "test.sh cannot be run");
 }
 
 #[test]

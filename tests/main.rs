@@ -16,11 +16,13 @@
 //! - `damaged_store`: a store that is damaged is found, set aside and filled again from the outbox.
 //! - `demo`: a demo's rows are those of its generator's samples, live ones follow, also after kills in either phase;
 //!   what it refuses.
+//! - `docs`: every command in README.md and docs/ is run and prints what is shown; settings, flags, routes and metrics are those
+//!   of the program. Needs curl, and a server for the last: `./test.sh` starts it.
 //! - `explain`: a row's panes, revisions and late samples, told by a running server, and the same after a kill.
 //! - `crashes`: kill -9 under remote write and replay, with snapshots, trimmed logs and other workers each time: nothing
 //!   is lost, and the whole journal run again gives the same outbox.
 //! - `bootstraps`: history applied before the live samples of its series: right, corrected, never half-empty.
-//! - `first_steps`: what the README promises a newcomer: flags, mistyped names, the table of settings, the files of deploy/.
+//! - `first_steps`: what a newcomer meets first: flags, mistyped names, variables of others, the files of deploy/.
 //! - `failed_syncs`: a log or a store whose sync fails: what becomes of it and of the process. Needs the feature `faults`.
 //! - `files`: what a file comes to does not depend on the order of its lines.
 //! - `fuzz_corpus`: the inputs that fuzzing kept hold the laws of every decoder.
@@ -75,6 +77,7 @@ mod clock;
 mod crashes;
 mod damaged_store;
 mod demo;
+mod docs;
 mod explain;
 #[cfg(feature = "faults")]
 mod failed_syncs;

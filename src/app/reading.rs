@@ -56,7 +56,7 @@ pub fn show(summary: &ReplaySummary) {
     summary.first.iter().for_each(|bad| eprintln!("{bad}"));
 }
 
-/// Ends epochs as DESIGN.md §4 Files says.
+/// Ends epochs of a file: docs/semantics.md, Files.
 pub struct EpochCut {
     /// The log.
     pub journal: Journal,

@@ -15,7 +15,7 @@ use super::status::{bytes, thousands};
 use crate::config::Config;
 use crate::disk;
 
-/// Bytes of the store that a window row takes, indices included; measured, see README.md.
+/// Bytes of the store that a window row takes, indices included; measured, see docs/operations.md.
 const ROW_BYTES: u64 = 110;
 const DAY_MS: f64 = 86_400_000.0;
 /// How often the log says it again while it holds.

@@ -1,4 +1,4 @@
-//! The slow model: DESIGN.md §4 (closing, late, reopening, slots) written to be obviously right.
+//! The slow model: docs/semantics.md (closing, late, reopening, slots) written to be obviously right.
 //!
 //! It keeps every sample, recomputes every window from scratch and compares contents whole. What the
 //! dataflow emits must equal it row for row, revision for revision, epoch for epoch.

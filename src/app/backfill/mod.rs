@@ -4,7 +4,7 @@
 //!  files, Prometheus ─► <data_dir>/backfill/{series, journal} ─► engine, 1 worker ─► backfill/outbox ─► judged ─► store
 //! ```
 //! The second engine sees samples from `from` - longest window on, so that its keys after `from` are whole. Of those the
-//! store gets what the live engine has finished with: DESIGN.md §4 BackfillRun has the rule, `write` is it. Neither journal nor
+//! store gets what the live engine has finished with: the rule is in docs/semantics.md, Backfill, and in `write`. Neither journal nor
 //! outbox of the live engine is touched, and the folder is temporary: it goes at the end, or at the next start.
 //!
 //! Bounds: one backfill at a time; `journal.bytes_max`, `outbox.bytes_max` and `limits.series` hold for the folder as they

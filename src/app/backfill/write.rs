@@ -1,4 +1,4 @@
-//! What of a backfill goes to the store: DESIGN.md §4 BackfillRun.
+//! What of a backfill goes to the store: docs/semantics.md, Backfill.
 //!
 //! A key T of a series is *offered* if T is in (from, to] and at or below the *limit* of the series, up to which the live
 //! engine has said its last word: newest - lateness, its tombstone if its slot was freed, processing time if it is not known.

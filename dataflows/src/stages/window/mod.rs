@@ -7,7 +7,7 @@
 //! How a window is put together from panes is in [`panes`].
 //!
 //! # Which keys are answered when
-//! `docs/semantics.md`, Closing and Late; `tests/oracle` holds the rules once more, slowly.
+//! docs/semantics.md, Closing and Late samples; `tests/oracle` holds the rules once more, slowly.
 //!
 //! # State
 //! Per series 120 bytes and 80 bytes a pane: base panes for lateness and the longest hop; per window

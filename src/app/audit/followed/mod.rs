@@ -1,4 +1,4 @@
-//! One series that the audit follows: which of its samples in the journal count, by the rules of ARCHITECTURE.md once more.
+//! One series that the audit follows: which of its samples in the journal count, by the rules of docs/semantics.md once more.
 //!
 //! It knows all applied samples after some time, or says why not. Where only the gate's own memory could tell whether a
 //! sample was applied, everything up to then is given up: nothing is guessed.
