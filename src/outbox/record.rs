@@ -50,6 +50,13 @@ pub struct OutboxBatch {
     pub types: Vec<(SeriesId, MetricType)>,
 }
 
+impl OutboxBatch {
+    /// How many rows it holds, of all kinds.
+    pub fn row_count(&self) -> usize {
+        self.windows.len() + self.rejects.len() + self.types.len()
+    }
+}
+
 /// Some rows of one epoch, of each kind.
 #[derive(Clone, Copy, Default)]
 pub(super) struct OutboxRows<'a> {
