@@ -110,17 +110,31 @@ pub struct OutboxOptions {
 pub struct AcceptProof {
     /// That of the newest snapshot.
     pub snapshot: Option<u64>,
-    /// That of the store.
-    pub stored: Option<u64>,
+    /// That of the sink that is furthest, and its name.
+    pub newest_sink: Option<(&'static str, u64)>,
+    /// That of the sink that is furthest behind.
+    pub oldest_sink: Option<u64>,
     /// Whether the start goes on without the epochs that are lost.
     pub accept_loss: bool,
 }
 
 impl AcceptProof {
+    /// What the newest snapshot and these sinks prove, each with its name and the newest epoch that it holds.
+    pub fn new(
+        snapshot: Option<u64>,
+        sinks: &[(&'static str, Option<u64>)],
+        accept_loss: bool,
+    ) -> AcceptProof {
+        let newest_sink = sinks.iter().filter_map(|(name, epoch)| Some((*name, (*epoch)?)));
+        let newest_sink = newest_sink.max_by_key(|(_, epoch)| *epoch);
+        let oldest_sink = sinks.iter().map(|(_, epoch)| *epoch).min().flatten();
+        AcceptProof { snapshot, newest_sink, oldest_sink, accept_loss }
+    }
+
     /// The newest epoch of all, and whose it is.
     fn newest(&self) -> Option<(&'static str, u64)> {
-        let all = [("newest snapshot", self.snapshot), ("store", self.stored)];
-        all.into_iter().filter_map(|(what, epoch)| Some((what, epoch?))).max_by_key(|(_, epoch)| *epoch)
+        let snapshot = self.snapshot.map(|epoch| ("newest snapshot", epoch));
+        snapshot.into_iter().chain(self.newest_sink).max_by_key(|(_, epoch)| *epoch)
     }
 }
 
@@ -212,10 +226,11 @@ impl Outbox {
             return Ok(());
         }
         let ends = at(self.last_epoch);
-        let held = self.config.proof.stored.max(self.last_epoch).filter(|held| *held < proven);
-        if self.config.proof.stored == Some(proven) {
+        let oldest = self.config.proof.oldest_sink;
+        let held = oldest.max(self.last_epoch).filter(|held| *held < proven);
+        if oldest == Some(proven) {
             tracing::warn!(
-                "the outbox ends {ends}; the store holds all up to epoch {proven}, so nothing is lost: going on above it"
+                "the outbox ends {ends}; the {what} holds all up to epoch {proven}, so nothing is lost: going on above it"
             );
         } else {
             tracing::error!(

@@ -420,13 +420,15 @@ fn an_outbox_that_ends_before_what_was_made_from_it_is_damaged() {
         let config = OutboxOptions { segment_bytes: 1 << 20, proof, ..OutboxOptions::default() };
         Outbox::open(dir.path(), config, Arc::new(Metrics::new()))
     };
-    let none = AcceptProof::default();
     for (snapshot, stored, what) in [
         (Some(30), None, "newest snapshot"),
         (Some(30), Some(21), "newest snapshot"),
         (None, Some(50), "store"),
     ] {
-        let error = with(AcceptProof { snapshot, stored, ..none }).err().expect("it is damaged").to_string();
+        let error = with(AcceptProof::new(snapshot, &[("store", stored)], false))
+            .err()
+            .expect("it is damaged")
+            .to_string();
         let epoch = snapshot.or(stored).unwrap();
         let says = [
             format!("{} is damaged at offset {}", path.display(), ends[1]),
@@ -437,7 +439,7 @@ fn an_outbox_that_ends_before_what_was_made_from_it_is_damaged() {
         assert_eq!(std::fs::read(&path).unwrap(), bytes, "nothing is cut off");
     }
     // What is accepted holds for the next start, too: nobody comes back to what is lost.
-    let accepted = AcceptProof { snapshot: Some(30), stored: Some(40), accept_loss: true };
+    let accepted = AcceptProof::new(Some(30), &[("store", Some(40)), ("other", None)], true);
     assert_eq!(with(accepted).unwrap().last_epoch(), Some(40));
     let mut outbox = with(AcceptProof { accept_loss: false, ..accepted }).unwrap();
     assert_eq!(outbox.last_epoch(), Some(40));
@@ -452,9 +454,10 @@ fn an_outbox_that_ends_before_what_was_made_from_it_is_damaged() {
     // One that is gone altogether.
     drop(outbox);
     std::fs::remove_file(&path).unwrap();
-    let error = with(AcceptProof { stored: Some(60), ..none }).err().expect("it is gone").to_string();
+    let error =
+        with(AcceptProof::new(None, &[("store", Some(60))], false)).err().expect("it is gone").to_string();
     assert!(error.contains("ends without an epoch"), "{error}");
-    let behind = AcceptProof { snapshot: Some(60), stored: Some(20), accept_loss: true };
+    let behind = AcceptProof::new(Some(60), &[("store", Some(20))], true);
     assert_eq!(with(behind).unwrap().last_epoch(), Some(60));
 }
 

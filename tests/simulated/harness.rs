@@ -236,7 +236,7 @@ impl World {
         let config = outbox::OutboxOptions {
             segment_bytes: self.rules.segment_bytes,
             bytes_max: 1 << 30,
-            proof: outbox::AcceptProof { snapshot: newest, stored, accept_loss: false },
+            proof: outbox::AcceptProof::new(newest, &[("sink", stored)], false),
         };
         let outbox = Outbox::open(folder.join("outbox"), config, Arc::clone(&metrics)).map_err(text)?;
         let clock = Arc::clone(&self.clock);

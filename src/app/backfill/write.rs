@@ -195,7 +195,7 @@ impl CorrectedKeys {
 
 /// Waits until the store holds an epoch of the live engine.
 fn stored(stack: &Stack, epoch: u64, progress: &BackfillProgress) -> anyhow::Result<()> {
-    while stack.sink_progress.epoch.load(Ordering::Acquire) < epoch {
+    while stack.stored.epoch() < epoch {
         progress.go_on()?;
         if let Some(why) = stack.stuck() {
             bail!("{why}, so the store does not hold what the live engine computes");
