@@ -17,12 +17,14 @@
 mod check;
 mod clock;
 mod explain;
+mod late;
 mod open;
 mod panes;
 mod prefill;
 mod rebuild;
 mod reconfigure;
 mod snapshot;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -30,17 +32,14 @@ use std::sync::Arc;
 use self::panes::{BuildProgress, Layout, PaneSpan, WindowPlan};
 use self::prefill::PrefillKeys;
 use self::reconfigure::{AddedWindow, BaseLimit};
+pub use self::stage::SPEC;
 use crate::kernels::moments::{Moments, WORDS};
 use crate::mutants::{Mutant, mutant};
 use crate::rows::{Rows, WindowStats};
-use crate::sample::{EpochEnd, SeriesId};
+use crate::sample::SeriesId;
 use crate::seal::Sealing;
 use crate::settings::Settings;
-use crate::shard::{
-    AdmittedBatch, ClockChange, Flat, LatePane, SeriesEvents, SlotAssignment, Timers, WorkPosition, pane_of,
-    wait_ms,
-};
-use crate::stage::{Budget, PartWriter, Progress, Query, SavePoint, SeriesView, Stage, StageSpec};
+use crate::shard::{AdmittedBatch, Flat, LatePane, SlotAssignment, Timers, WorkPosition, pane_of, wait_ms};
 
 const NEVER: i64 = i64::MIN;
 
@@ -397,84 +396,6 @@ impl Windows {
         }
     }
 
-    /// Refolds the base panes that late samples touched and notes the closed keys that hold them.
-    fn refold(&mut self, slot: u32, late: &[LatePane], batch: &AdmittedBatch) {
-        let plans = Arc::clone(&self.plans);
-        self.reopened.clear();
-        self.reopened.resize(plans.len(), i64::MAX);
-        for pane in late {
-            let raw = pane.raw.0 as usize..pane.raw.1 as usize;
-            let mut moments = Moments { tag: pane.pane as u32, ..Moments::EMPTY };
-            batch.raw_at_ms[raw.clone()]
-                .iter()
-                .zip(&batch.raw_value[raw])
-                .for_each(|(at, value)| moments.push(*at, *value));
-            let place = pane.pane.rem_euclid(self.base_ring) as usize;
-            self.records.of_mut(slot)[place] = moments.to_words();
-            self.forget_built(slot, pane.pane * self.base_ms);
-            for at in &batch.late_at_ms[pane.late.0 as usize..pane.late.1 as usize] {
-                for (w, plan) in plans.iter().enumerate() {
-                    if *at <= self.added_window(slot, w).known_from {
-                        continue;
-                    }
-                    let closed = self.marks(slot, w).closed;
-                    let mut key = pane_of(*at, plan.hop_ms) * plan.hop_ms;
-                    while key < at + plan.length_ms && key <= closed {
-                        self.dirty.push((w, key));
-                        key += plan.hop_ms;
-                    }
-                }
-            }
-        }
-        self.dirty.sort_unstable();
-        self.dirty.dedup();
-    }
-
-    /// Emits the noted keys below `before` anew.
-    fn correct(
-        &mut self,
-        slot: u32,
-        late: &[LatePane],
-        batch: &AdmittedBatch,
-        new: std::ops::Range<usize>,
-        before: i64,
-        out: &mut Rows,
-    ) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        let late_at =
-            late.first().zip(late.last()).map_or(0..0, |(a, b)| a.late.0 as usize..b.late.1 as usize);
-        let added_at = [&batch.late_at_ms[late_at], &batch.at_ms[new]];
-        dirty.retain(|(w, at)| {
-            let (w, at) = (*w, *at);
-            if at >= before {
-                return true;
-            }
-            let closed = self.marks(slot, w).closed;
-            if at <= closed && at > self.reopened[w] {
-                return false; // closed anew, and answered, in this epoch
-            }
-            if let Some(moments) = self.answer(slot, w, at) {
-                let from = (at - self.plans[w].length_ms).max(self.added_window(slot, w).known_from);
-                // Both rise, so that this does not grow with how far back late samples are taken.
-                let within = |all: &[i64]| {
-                    all.partition_point(|t| *t <= at) - all.partition_point(|t| *t <= from.min(at))
-                };
-                let added: usize = added_at.iter().map(|all| within(all)).sum();
-                self.emit(slot, w, at, &moments, moments.count as usize > added, at > closed, out);
-            }
-            if at > closed {
-                // Samples may still come into what was built for this answer.
-                let plan = self.plans[w];
-                self.marks(slot, w).built.forget(&plan, closed + 1);
-                if mutant(Mutant::OtherPanesForgotten) {
-                    self.forget_built(slot, closed + 1);
-                }
-            }
-            false
-        });
-        self.dirty = dirty;
-    }
-
     /// The moments of the window ending at `at`; `None` if it is empty or withheld.
     fn answer(&mut self, slot: u32, w: usize, at: i64) -> Option<Moments> {
         let (plan, young) = (&self.plans[w], self.added_window(slot, w));
@@ -561,129 +482,6 @@ impl Windows {
 
     fn marks(&mut self, slot: u32, w: usize) -> &mut Marks {
         &mut self.marks[slot as usize * self.plans.len() + w]
-    }
-}
-
-/// The windows in the list of stages.
-pub const SPEC: StageSpec = StageSpec {
-    name: "window",
-    version: snapshot::VERSION,
-    new: |settings| Box::new(Windows::new(Arc::clone(settings))),
-    load: |settings, part| Ok(Box::new(Windows::load(Arc::clone(settings), part)?)),
-    rebuild: Some(|settings, batch, slots| Box::new(Windows::rebuild(settings, batch, slots))),
-    series_bytes: Windows::series_bytes,
-    keep_ms: |settings| settings.longest_ms().max(settings.allowed_lateness_ms),
-    is_concerned: |old, new| {
-        let times = |s: &Settings| (s.idle_timeout_ms, s.allowed_lateness_ms, s.catch_up_ms);
-        old.windows != new.windows || times(old) != times(new)
-    },
-};
-
-impl Stage for Windows {
-    fn attach(&mut self, position: &Arc<WorkPosition>) {
-        self.position = Arc::clone(position);
-    }
-
-    fn reconfigure(&mut self, settings: &Arc<Settings>, batch: &AdmittedBatch) {
-        self.carry_over(settings, batch);
-    }
-
-    fn reset_clock(&mut self, change: &ClockChange) {
-        self.set_clock_back(change);
-    }
-
-    fn assign(&mut self, slot: &SlotAssignment) {
-        self.give(slot);
-    }
-
-    fn observe(&mut self, series: &SeriesEvents<'_>, batch: &AdmittedBatch, out: &mut Rows) {
-        let slot = series.slot;
-        self.position.on(self.heads[slot as usize].series);
-        for (new, step) in series.phases() {
-            self.bootstrap(slot, batch, new);
-            self.step(slot, step, batch);
-        }
-        if self.bootstraps(slot) {
-            self.bootstrap(slot, batch, series.rest());
-        } else {
-            self.apply(slot, series.late, batch, series.rest(), out);
-        }
-    }
-
-    /// Closes what silence closes.
-    fn tick(&mut self, end: EpochEnd, budget: &mut Budget, out: &mut Rows) -> Progress {
-        let watermark_ms = end.watermark_ms;
-        if watermark_ms == NEVER {
-            return Progress::Done;
-        }
-        if !std::mem::replace(&mut self.is_collected, true) {
-            // Collected once: a slot armed anew for this very second waits for the next epoch.
-            self.collect_due(watermark_ms);
-        }
-        while let Some(slot) = self.due.pop() {
-            self.position.on(self.heads[slot as usize].series);
-            let before = out.windows.len();
-            if self.due_ms(slot) <= watermark_ms {
-                self.silence(slot, watermark_ms, out);
-            }
-            self.arm(slot);
-            budget.spend((out.windows.len() - before) as u64);
-            if budget.is_spent() {
-                return Progress::More;
-            }
-        }
-        self.is_collected = false;
-        Progress::Done
-    }
-
-    fn forget(&mut self, slot: u32) {
-        self.forget_slot(slot);
-    }
-
-    /// Flat records are counted as if every one had been written.
-    fn bytes(&self) -> usize {
-        let revised: usize = self.heads.iter().map(|head| head.revised.len() * REVISED_BYTES).sum();
-        let heads =
-            self.heads.capacity() * size_of::<WindowSeries>() + self.marks.capacity() * size_of::<Marks>();
-        let prefill: usize = self.prefill.values().map(PrefillKeys::bytes).sum();
-        let added = self.added.len() * 40 + self.base_from.len() * 32;
-        heads
-            + self.records.bytes(self.heads.len())
-            + self.timers.bytes()
-            + revised
-            + prefill
-            + self.sealing.bytes()
-            + added
-    }
-
-    fn continues(&self, chain: usize) -> bool {
-        self.sealing.continues(chain)
-    }
-
-    fn begin_save(&mut self, at: SavePoint, live: usize) -> PartWriter {
-        self.begin_part(at, live)
-    }
-
-    fn save_some(&mut self, part: &mut PartWriter, at: SavePoint, live: &[u32], at_most: usize) -> Progress {
-        self.save_slots(part, at, live, at_most)
-    }
-
-    fn inspect(&self, query: &Query<'_>, view: &mut SeriesView) {
-        match *query {
-            Query::Presence | Query::Raw => {}
-            Query::Check => {
-                view.check =
-                    view.raw.as_ref().ok().filter(|raw| !raw.bootstrapping).map(|raw| self.check(raw));
-            }
-            Query::Explain { window_ms, at_ms } => {
-                let raw = view.raw.as_ref().ok();
-                view.explanation = raw.and_then(|raw| self.explain(view.epoch, raw, window_ms, at_ms));
-            }
-            Query::Open { lengths_ms } => {
-                let open = view.slot.map(|slot| self.open(slot, view.series, lengths_ms, view.processing_ms));
-                view.open = open.unwrap_or_default();
-            }
-        }
     }
 }
 
