@@ -225,6 +225,39 @@ impl Moments {
     }
 }
 
+/// A field of [`Moments`], for whoever compares two of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NamedNumber {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value.
+    pub value: f64,
+    /// Whether it is copied or counted, and so is the same whatever the shape of the merges.
+    pub copied: bool,
+}
+
+impl Moments {
+    /// Every field, the tag included.
+    pub fn named(&self) -> [NamedNumber; 12] {
+        let copied = |name, value| NamedNumber { name, value, copied: true };
+        let other = |name, value| NamedNumber { name, value, copied: false };
+        [
+            copied("count", self.count.into()),
+            copied("first", self.first),
+            copied("last", self.last),
+            copied("min", self.min),
+            copied("max", self.max),
+            copied("first_at", self.first_at.into()),
+            copied("last_at", self.last_at.into()),
+            other("sum_hi", self.sum_hi),
+            other("sum_lo", self.sum_lo),
+            other("m2", self.m2),
+            other("increase", self.increase),
+            other("tag", self.tag.into()),
+        ]
+    }
+}
+
 /// What is summed of a run, by value: on its way through memory it would cost as much again.
 #[derive(Clone, Copy)]
 struct Sums {

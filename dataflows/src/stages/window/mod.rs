@@ -21,6 +21,7 @@ mod open;
 mod panes;
 mod prefill;
 mod reconfigure;
+pub mod row;
 mod snapshot;
 
 use std::collections::BTreeMap;
@@ -33,7 +34,7 @@ use self::snapshot::SealedPanes;
 pub use self::snapshot::SnapshotCursor;
 use crate::kernels::moments::{Moments, WORDS};
 use crate::mutants::{Mutant, mutant};
-use crate::rows::{Rows, WindowStats};
+use crate::rows::Rows;
 use crate::sample::SeriesId;
 use crate::settings::Settings;
 use crate::shard::{AdmittedBatch, Flat, LatePane, SlotAssignment, Timers, WorkPosition, pane_of, wait_ms};
@@ -609,7 +610,7 @@ impl Windows {
             }
         };
         out.counts.corrections += u64::from(revision > 0);
-        out.windows.push(stats(head.series, &self.plans[w], at, moments, (revision, partial)));
+        out.windows.push(row::of_moments(head.series, &self.plans[w], at, moments, (revision, partial)));
     }
 
     /// Forgets what was built on the panes that hold `at` or anything newer.
@@ -640,31 +641,5 @@ impl Windows {
 
     fn marks(&mut self, slot: u32, w: usize) -> &mut Marks {
         &mut self.marks[slot as usize * self.plans.len() + w]
-    }
-}
-
-/// A window's row: its moments, its revision and whether it is partial.
-fn stats(
-    series: SeriesId,
-    plan: &WindowPlan,
-    at_ms: i64,
-    moments: &Moments,
-    (revision, partial): (u32, bool),
-) -> WindowStats {
-    WindowStats {
-        series,
-        window_ms: plan.length_ms,
-        at_ms,
-        revision,
-        count: moments.count,
-        span_ms: moments.span_ms(),
-        min: moments.min,
-        max: moments.max,
-        avg: moments.avg(),
-        std: moments.std(),
-        first: moments.first,
-        last: moments.last,
-        increase: moments.increase,
-        partial,
     }
 }
