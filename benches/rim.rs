@@ -333,6 +333,7 @@ pub fn store() {
         std: 0.125,
         first: 0.5,
         last: 1.5,
+        sum: 300.0,
         increase: 9.0,
         partial: false,
     };

@@ -153,6 +153,12 @@ pub const STATISTICS: &[Statistic] = &[
     Statistic::new(number("first", "The oldest value."), Agreement::Exact, |row| Some(row.first)),
     Statistic::new(number("last", "The newest value."), Agreement::Exact, |row| Some(row.last)),
     Statistic::new(
+        number("sum", "The sum of the values; null beyond 1.8e308."),
+        Agreement::OfMagnitudes(1e-12),
+        |row| Some(row.sum),
+    )
+    .promql("sum_over_time"),
+    Statistic::new(
         number("increase", "Of a counter: by how much it grew, resets added; null below two samples.")
             .or_absent(),
         Agreement::OfSteps(1e-10),

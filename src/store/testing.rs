@@ -97,6 +97,7 @@ pub fn stats(id: SeriesId, window_ms: i64, at_ms: i64, revision: u32, mark: f64)
         std: mark.abs() / 3.0,
         first: 0.1,
         last: -0.2,
+        sum: 5.0 * mark,
         increase: mark.abs(),
         partial: mark < 0.0,
     }

@@ -816,6 +816,7 @@ fn direct(
         std: slow.std,
         first: values[0],
         last: values[values.len() - 1],
+        sum: slow.sum,
         increase: slow.increase,
         partial: false,
     }
@@ -859,5 +860,6 @@ pub fn same_row(got: &WindowStats, want: &WindowStats) -> bool {
         && (got.min, got.max, got.first, got.last) == (want.min, want.max, want.first, want.last)
         && near(got.avg, want.avg, size * 0.01 + spread)
         && near(got.std, want.std, want.std.max(spread * 1e-3))
+        && near(got.sum, want.sum, size * f64::from(want.count))
         && near(got.increase, want.increase, want.increase.abs().max(size))
 }

@@ -64,6 +64,7 @@ pub fn stats(row: &Value, want: &WindowStats) -> WindowStats {
         std: number("std"),
         first: number("first"),
         last: number("last"),
+        sum: number("sum"),
         increase: row["increase"].as_f64().unwrap_or(want.increase),
         partial: row["partial"] == true,
         ..*want

@@ -34,6 +34,8 @@ pub struct WindowStats {
     pub first: f64,
     /// Newest value.
     pub last: f64,
+    /// Sum of the values; infinite beyond `f64::MAX`.
+    pub sum: f64,
     /// Sum over consecutive samples of `b >= a ? b - a : b`; not extrapolated. Meaningful from 2 samples on.
     pub increase: f64,
     /// The window was added by a change of settings and reaches back to before what was kept for it: older samples
@@ -67,10 +69,11 @@ crate::row_fields! {
         std: f64,
         first: f64,
         last: f64,
+        sum: f64,
         increase: f64,
         partial: bool,
     } => WindowStats {
-        series, window_ms, at_ms, revision, count, span_ms, min, max, avg, std, first, last, increase, partial,
+        series, window_ms, at_ms, revision, count, span_ms, min, max, avg, std, first, last, sum, increase, partial,
     }
 }
 
@@ -132,7 +135,7 @@ impl WindowStats {
 
 impl ResultRow for WindowStats {
     const KIND: u8 = 1;
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 2;
     const NAME: &'static str = "windows";
     const SINGULAR: &'static str = "window";
     const STORAGE: RowStorage = RowStorage::Hourly {

@@ -29,6 +29,7 @@ pub fn numbers(moments: &Moments) -> WindowStats {
         std: moments.std(),
         first: moments.first,
         last: moments.last,
+        sum: moments.sum(),
         increase: moments.increase,
         ..WindowStats::default()
     }
@@ -57,6 +58,7 @@ pub fn exact(samples: &[(i64, f64)]) -> ExactNumbers {
         std: slow.std,
         first: first.1,
         last: last.1,
+        sum: slow.sum,
         increase: slow.increase,
         ..WindowStats::default()
     };
