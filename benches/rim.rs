@@ -334,6 +334,7 @@ pub fn store() {
         first: 0.5,
         last: 1.5,
         sum: 300.0,
+        changes: 3,
         increase: 9.0,
         partial: false,
     };

@@ -159,6 +159,12 @@ pub const STATISTICS: &[Statistic] = &[
     )
     .promql("sum_over_time"),
     Statistic::new(
+        counted("changes", "How often a value differs from the one before."),
+        Agreement::Exact,
+        |row| Some(f64::from(row.changes)),
+    )
+    .promql("changes"),
+    Statistic::new(
         number("increase", "Of a counter: by how much it grew, resets added; null below two samples.")
             .or_absent(),
         Agreement::OfSteps(1e-10),

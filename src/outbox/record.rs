@@ -283,6 +283,7 @@ pub(super) mod tests {
             first: f64::INFINITY,
             last: float(),
             sum: float(),
+            changes: rng.u32(..),
             increase: float(),
             partial: rng.bool(),
         }

@@ -366,6 +366,7 @@ mod tests {
             first: f64::INFINITY,
             last: -0.5,
             sum: 5.0,
+            changes: 1,
             increase: 20.0,
             partial: false,
         };
@@ -392,7 +393,7 @@ mod tests {
             concat!(
                 r#"{"series":"0000000000000abc","name":"up","labels":{"job":"a \"b\""},"window":"1h30m","#,
                 r#""at":"2023-11-14T22:13:20.25Z","at_ms":1700000000250,"count":2,"min":1.0,"max":1e+300,"avg":2.5,"#,
-                r#""std":3.0,"std_sample":4.242640687119286,"first":null,"last":-0.5,"sum":5.0,"revision":3}"#
+                r#""std":3.0,"std_sample":4.242640687119286,"first":null,"last":-0.5,"sum":5.0,"changes":1,"revision":3}"#
             )
         );
         let mut partial = window("up", 2);

@@ -98,6 +98,7 @@ pub fn stats(id: SeriesId, window_ms: i64, at_ms: i64, revision: u32, mark: f64)
         first: 0.1,
         last: -0.2,
         sum: 5.0 * mark,
+        changes: 1 + (mark.abs() as u32) % 3,
         increase: mark.abs(),
         partial: mark < 0.0,
     }

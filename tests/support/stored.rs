@@ -65,6 +65,7 @@ pub fn stats(row: &Value, want: &WindowStats) -> WindowStats {
         first: number("first"),
         last: number("last"),
         sum: number("sum"),
+        changes: number("changes") as u32,
         increase: row["increase"].as_f64().unwrap_or(want.increase),
         partial: row["partial"] == true,
         ..*want

@@ -36,6 +36,8 @@ pub struct WindowStats {
     pub last: f64,
     /// Sum of the values; infinite beyond `f64::MAX`.
     pub sum: f64,
+    /// How often a value differs from the one before it.
+    pub changes: u32,
     /// Sum over consecutive samples of `b >= a ? b - a : b`; not extrapolated. Meaningful from 2 samples on.
     pub increase: f64,
     /// The window was added by a change of settings and reaches back to before what was kept for it: older samples
@@ -70,10 +72,11 @@ crate::row_fields! {
         first: f64,
         last: f64,
         sum: f64,
+        changes: u32,
         increase: f64,
         partial: bool,
     } => WindowStats {
-        series, window_ms, at_ms, revision, count, span_ms, min, max, avg, std, first, last, sum, increase, partial,
+        series, window_ms, at_ms, revision, count, span_ms, min, max, avg, std, first, last, sum, changes, increase, partial,
     }
 }
 
@@ -135,7 +138,7 @@ impl WindowStats {
 
 impl ResultRow for WindowStats {
     const KIND: u8 = 1;
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
     const NAME: &'static str = "windows";
     const SINGULAR: &'static str = "window";
     const STORAGE: RowStorage = RowStorage::Hourly {

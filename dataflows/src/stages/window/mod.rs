@@ -10,9 +10,9 @@
 //! DESIGN.md §4, Closing and Late; `tests/oracle` holds the rules once more, slowly.
 //!
 //! # State
-//! Per series 120 bytes and 80 bytes a pane: base panes for lateness and the longest hop; per window
+//! Per series 120 bytes and 88 bytes a pane: base panes for lateness and the longest hop; per window
 //! `(length + lateness) / hop + 2` panes (none of its own where the hop is the base pane), `m / 8` partial
-//! tails, one head, 40 bytes of marks. The default windows come to 18 KB, resident as they fill.
+//! tails, one head, 40 bytes of marks. The default windows come to 20 KB, resident as they fill.
 
 mod check;
 mod clock;

@@ -30,6 +30,7 @@ pub fn numbers(moments: &Moments) -> WindowStats {
         first: moments.first,
         last: moments.last,
         sum: moments.sum(),
+        changes: moments.changes,
         increase: moments.increase,
         ..WindowStats::default()
     }
@@ -59,6 +60,7 @@ pub fn exact(samples: &[(i64, f64)]) -> ExactNumbers {
         first: first.1,
         last: last.1,
         sum: slow.sum,
+        changes: slow.changes,
         increase: slow.increase,
         ..WindowStats::default()
     };

@@ -21,9 +21,9 @@ use crate::shard::pane_of;
 use crate::snapshot::{BadState, CHAINS, StateReader, StateWriter};
 
 /// Version of the panes.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// Version of the state.
-const STATE_VERSION: u8 = 3;
+const STATE_VERSION: u8 = 4;
 
 /// Bytes of a pane's words.
 const WORDS_BYTES: usize = 8 * WORDS;
