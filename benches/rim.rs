@@ -336,6 +336,7 @@ pub fn store() {
         sum: 300.0,
         changes: 3,
         increase: 9.0,
+        resets: 1,
         partial: false,
     };
     let (start, mut rows) = (Instant::now(), 0);

@@ -177,5 +177,11 @@ pub const STATISTICS: &[Statistic] = &[
         Agreement::Derived,
         WindowStats::rate,
     ),
+    Statistic::new(
+        counted("resets", "Of a counter: how often it fell, which is a reset.").or_absent(),
+        Agreement::Exact,
+        |row| Some(f64::from(row.resets)),
+    )
+    .promql("resets"),
     REVISION,
 ];

@@ -285,6 +285,7 @@ pub(super) mod tests {
             sum: float(),
             changes: rng.u32(..),
             increase: float(),
+            resets: rng.u32(..),
             partial: rng.bool(),
         }
     }

@@ -100,6 +100,7 @@ pub fn stats(id: SeriesId, window_ms: i64, at_ms: i64, revision: u32, mark: f64)
         sum: 5.0 * mark,
         changes: 1 + (mark.abs() as u32) % 3,
         increase: mark.abs(),
+        resets: (mark.abs() as u32) % 2,
         partial: mark < 0.0,
     }
 }

@@ -820,6 +820,7 @@ fn direct(
         changes: content.windows(2).filter(|p| f64::from_bits(p[1].1) != f64::from_bits(p[0].1)).count()
             as u32,
         increase: slow.increase,
+        resets: content.windows(2).filter(|p| f64::from_bits(p[1].1) < f64::from_bits(p[0].1)).count() as u32,
         partial: false,
     }
 }
@@ -860,7 +861,7 @@ pub fn same_row(got: &WindowStats, want: &WindowStats) -> bool {
     (got.key(), got.revision, got.count, got.span_ms, got.partial)
         == (want.key(), want.revision, want.count, want.span_ms, want.partial)
         && (got.min, got.max, got.first, got.last) == (want.min, want.max, want.first, want.last)
-        && got.changes == want.changes
+        && (got.changes, got.resets) == (want.changes, want.resets)
         && near(got.avg, want.avg, size * 0.01 + spread)
         && near(got.std, want.std, want.std.max(spread * 1e-3))
         && near(got.sum, want.sum, size * f64::from(want.count))

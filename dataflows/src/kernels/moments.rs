@@ -1,4 +1,4 @@
-//! Count, min, max, sum, variance, first, last, increase and changes of a run of finite samples, mergeable.
+//! Count, min, max, sum, variance, first, last, increase, changes and resets of a run of finite samples, mergeable.
 //!
 //! # Formula
 //! The sum `S` is a pair `sum_hi + sum_lo`; what an addition rounds off `sum_hi` goes to `sum_lo` (Neumaier 1974, with
@@ -6,7 +6,7 @@
 //! `(n x - S)^2 / (n (n + 1))` with a sample `x` behind `n` others (Youngs and Cramer 1971), and by
 //! `(a S_b - b S_a)^2 / (a b (a + b))` where runs of `a` and `b` samples merge (Chan, Golub and LeVeque 1979).
 //! The products with a count are exact pairs as well: a deviation has all its digits, however far from 0 the samples are.
-//! `increase` sums `b >= a ? b - a : b` over consecutive values, `changes` counts `b != a`; merging adds the seam.
+//! `increase` sums `b >= a ? b - a : b` over consecutive values, `changes` counts `b != a`, `resets` `b < a`; merging adds the seam.
 //!
 //! # Precision
 //! With `u = 2^-53`, `X` the largest magnitude and fewer than 2^24 samples (beyond, products with a count are rounded):
@@ -53,6 +53,8 @@ pub struct Moments {
     pub count: u32,
     /// How often a value differs from the one before it.
     pub changes: u32,
+    /// How often a value is below the one before it.
+    pub resets: u32,
     /// For the holder's use (a ring writes which pane this is); no part of the mathematics.
     pub tag: u32,
 }
@@ -72,6 +74,7 @@ impl Moments {
         last_at: 0,
         count: 0,
         changes: 0,
+        resets: 0,
         tag: 0,
     };
 
@@ -111,6 +114,7 @@ impl Moments {
         (self.min, self.max) = (min, max);
         self.increase += step(self.last, value);
         self.changes += u32::from(value != self.last);
+        self.resets += u32::from(value < self.last);
         self.last = value;
         self.last_at = at;
         self.count += 1;
@@ -146,6 +150,7 @@ impl Moments {
             last_at: next.last_at,
             count: self.count + next.count,
             changes: self.changes + (next.changes + u32::from(next.first != self.last)),
+            resets: self.resets + (next.resets + u32::from(next.first < self.last)),
             tag: self.tag,
         }
     }
@@ -207,7 +212,7 @@ impl Moments {
             pair(self.first_at, self.last_at),
             pair(self.count, self.tag),
             self.sum_lo.to_bits(),
-            self.changes.into(),
+            pair(self.changes, self.resets),
         ]
     }
 
@@ -228,6 +233,7 @@ impl Moments {
             tag: (words[8] >> 32) as u32,
             sum_lo: f64::from_bits(words[9]),
             changes: words[10] as u32,
+            resets: (words[10] >> 32) as u32,
         }
     }
 }
@@ -245,13 +251,14 @@ pub struct NamedNumber {
 
 impl Moments {
     /// Every field, the tag included.
-    pub fn named(&self) -> [NamedNumber; 13] {
+    pub fn named(&self) -> [NamedNumber; 14] {
         let copied = |name, value| NamedNumber { name, value, copied: true };
         let other = |name, value| NamedNumber { name, value, copied: false };
         [
             copied("count", self.count.into()),
             copied("first", self.first),
             copied("changes", self.changes.into()),
+            copied("resets", self.resets.into()),
             copied("last", self.last),
             copied("min", self.min),
             copied("max", self.max),
@@ -439,7 +446,7 @@ mod tests {
     fn check(what: &str, got: &Moments, want: &SlowMoments, values: &[f64]) {
         let (n, u) = (values.len() as f64, f64::EPSILON / 2.0);
         assert_eq!((got.count as usize, got.min, got.max), (values.len(), want.min, want.max), "{what}");
-        assert_eq!(got.changes, want.changes, "{what}");
+        assert_eq!((got.changes, got.resets), (want.changes, want.resets), "{what}");
         assert_eq!((got.first, got.last), (values[0], values[values.len() - 1]), "{what}");
         assert_eq!(got.span_ms() as usize, (values.len() - 1) * 15_000, "{what}");
         let lost = n * n * u * u * want.min.abs().max(want.max.abs());

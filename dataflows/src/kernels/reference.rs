@@ -28,6 +28,8 @@ pub struct SlowMoments {
     pub increase: f64,
     /// How often a value differs from the one before it.
     pub changes: u32,
+    /// How often a value is below the one before it.
+    pub resets: u32,
     /// Sum of the magnitudes that `increase` sums: what its rounding is relative to.
     pub steps: f64,
 }
@@ -67,6 +69,7 @@ pub fn moments(values: &[f64]) -> SlowMoments {
         std: spread.root_over(count).min(f64::MAX),
         increase: if fell { -1.0 } else { 1.0 } * increase.over(1),
         changes: pairs(values, |before, value| value != before),
+        resets: pairs(values, |before, value| value < before),
         steps,
     }
 }

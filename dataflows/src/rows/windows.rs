@@ -40,6 +40,8 @@ pub struct WindowStats {
     pub changes: u32,
     /// Sum over consecutive samples of `b >= a ? b - a : b`; not extrapolated. Meaningful from 2 samples on.
     pub increase: f64,
+    /// How often a value is below the one before it.
+    pub resets: u32,
     /// The window was added by a change of settings and reaches back to before what was kept for it: older samples
     /// of it may be missing.
     pub partial: bool,
@@ -74,9 +76,10 @@ crate::row_fields! {
         sum: f64,
         changes: u32,
         increase: f64,
+        resets: u32,
         partial: bool,
     } => WindowStats {
-        series, window_ms, at_ms, revision, count, span_ms, min, max, avg, std, first, last, sum, changes, increase, partial,
+        series, window_ms, at_ms, revision, count, span_ms, min, max, avg, std, first, last, sum, changes, increase, resets, partial,
     }
 }
 
@@ -138,7 +141,7 @@ impl WindowStats {
 
 impl ResultRow for WindowStats {
     const KIND: u8 = 1;
-    const VERSION: u8 = 3;
+    const VERSION: u8 = 4;
     const NAME: &'static str = "windows";
     const SINGULAR: &'static str = "window";
     const STORAGE: RowStorage = RowStorage::Hourly {

@@ -32,6 +32,7 @@ pub fn numbers(moments: &Moments) -> WindowStats {
         sum: moments.sum(),
         changes: moments.changes,
         increase: moments.increase,
+        resets: moments.resets,
         ..WindowStats::default()
     }
 }
@@ -62,6 +63,7 @@ pub fn exact(samples: &[(i64, f64)]) -> ExactNumbers {
         sum: slow.sum,
         changes: slow.changes,
         increase: slow.increase,
+        resets: slow.resets,
         ..WindowStats::default()
     };
     ExactNumbers { row, steps: slow.steps }
