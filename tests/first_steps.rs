@@ -105,7 +105,8 @@ fn the_version_is_told_in_every_way_one_may_ask() {
 #[test]
 fn the_two_commands_of_the_readme_are_there() {
     use std::os::unix::fs::PermissionsExt;
-    let commands: Vec<&str> = README.lines().filter(|line| ["cargo run --release -- demo", "./test.sh"].contains(line)).collect();
+    let commands: Vec<&str> =
+        README.lines().filter(|line| ["cargo run --release -- demo", "./test.sh"].contains(line)).collect();
     assert_eq!(commands, ["cargo run --release -- demo", "./test.sh"]);
     let script = std::fs::metadata(crate::support::repository().join("test.sh")).unwrap();
     assert_ne!(script.permissions().mode() & 0o111, 0, "test.sh cannot be run");
