@@ -22,11 +22,13 @@ pub enum Step {
 
 /// What a command is said to print.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Printed {
-    /// Lines; `…` stands for anything within a line, or for any lines.
-    Text(String),
-    /// JSON values, one after the other; `…` stands for any value, or for more of them.
-    Json(String),
+pub struct Printed {
+    pub text: String,
+    /// It is JSON values, one after the other, in which `…` stands for any value, or for more of them. Else it is lines, in
+    /// which `…` stands for anything within a line, or for any lines.
+    pub json: bool,
+    /// `<!-- numbers differ -->` before the command: numbers and times are those of one run, and any others are as good.
+    pub numbers_differ: bool,
 }
 
 /// A step and the line of the page where it is.
@@ -60,6 +62,7 @@ pub fn steps(page: &str) -> Vec<Place> {
     let lines: Vec<&str> = page.lines().collect();
     let mut steps: Vec<Place> = Vec::new();
     let mut meaning = Meaning::Plain;
+    let mut numbers_differ = false;
     let mut at = 0;
     while at < lines.len() {
         let line = lines[at].trim();
@@ -67,18 +70,19 @@ pub fn steps(page: &str) -> Vec<Place> {
             let block = block(&lines, at, language);
             at = block.end;
             let printed = matches!(block.language, "sh").then(|| printed(&lines, at)).flatten();
-            if let Some((printed, end)) = printed {
+            let printed = printed.map(|(printed, end)| {
                 at = end;
-                steps.extend(step(&block, std::mem::replace(&mut meaning, Meaning::Plain), Some(printed)));
-            } else {
-                steps.extend(step(&block, std::mem::replace(&mut meaning, Meaning::Plain), None));
-            }
+                Printed { numbers_differ: std::mem::take(&mut numbers_differ), ..printed }
+            });
+            assert!(!numbers_differ, "line {}: nothing is printed in which numbers could differ", block.line);
+            steps.extend(step(&block, std::mem::replace(&mut meaning, Meaning::Plain), printed));
             continue;
         }
         if let Some(comment) = line.strip_prefix("<!-- ").and_then(|rest| rest.strip_suffix(" -->")) {
             match comment {
                 "live" => steps.push((at + 1, Step::Live)),
                 "Ctrl-C" => steps.push((at + 1, Step::Stop)),
+                "numbers differ" => numbers_differ = true,
                 _ => meaning = read(comment, at + 1).unwrap_or(Meaning::Plain),
             }
         } else if !line.is_empty() {
@@ -124,11 +128,9 @@ fn printed(lines: &[&str], from: usize) -> Option<(Printed, usize)> {
     let language = lines.get(begin)?.trim().strip_prefix("```")?;
     let block = block(lines, begin, language);
     let end = block.end;
-    match language {
-        "text" | "csv" => Some((Printed::Text(block.text), end)),
-        "json" => Some((Printed::Json(block.text), end)),
-        _ => None,
-    }
+    let json = language == "json";
+    let printed = Printed { text: block.text, json, numbers_differ: false };
+    (json || ["text", "csv"].contains(&language)).then_some((printed, end))
 }
 
 fn step(block: &Block, meaning: Meaning, printed: Option<Printed>) -> Option<Place> {
@@ -154,10 +156,10 @@ fn step(block: &Block, meaning: Meaning, printed: Option<Printed>) -> Option<Pla
 
 #[test]
 fn steps_are_read_in_order_with_what_they_print() {
-    let page = "# Page\n\n<!-- file: a.csv -->\n```csv\nname,value\n```\n\n```sh\necho 1\n```\n\n```text\n1\n```\nWords.\n\n\
+    let page = "# Page\n\n<!-- file: a.csv -->\n```csv\nname,value\n```\n\n<!-- numbers differ -->\n```sh\necho 1\n```\n\n```text\n1\n```\nWords.\n\n\
                 <!-- exit 2 -->\n```sh\nfalse\n```\n\n<!-- not run: it builds everything -->\n```sh\nmake\n```\n<!-- live -->\n\
                 <!-- in the background -->\n```sh\nserve\n```\n<!-- Ctrl-C -->\n";
-    let text = |text: &str| Some(Printed::Text(text.to_owned()));
+    let text = |text: &str| Some(Printed { text: text.to_owned(), json: false, numbers_differ: true });
     let command = |script: &str, printed, code| Step::Command {
         script: script.to_owned(),
         printed,
@@ -166,20 +168,24 @@ fn steps_are_read_in_order_with_what_they_print() {
     };
     let expected = [
         (4, Step::File { name: "a.csv".to_owned(), text: "name,value\n".to_owned() }),
-        (8, command("echo 1", text("1"), 0)),
-        (18, command("false", None, 2)),
-        (26, Step::Live),
-        (28, Step::Background { script: "serve".to_owned(), printed: None }),
-        (31, Step::Stop),
+        (9, command("echo 1", text("1"), 0)),
+        (19, command("false", None, 2)),
+        (27, Step::Live),
+        (29, Step::Background { script: "serve".to_owned(), printed: None }),
+        (32, Step::Stop),
     ];
     assert_eq!(steps(page), expected);
 }
 
 #[test]
 fn a_block_that_would_be_passed_over_is_told() {
-    for page in
-        ["```python\nx\n```", "<!-- forever -->\n```sh\nx\n```", "<!-- until -->\nWords\n", "```sh\nno end"]
-    {
+    for page in [
+        "```python\nx\n```",
+        "<!-- numbers differ -->\n```sh\nx\n```",
+        "<!-- forever -->\n```sh\nx\n```",
+        "<!-- until -->\nWords\n",
+        "```sh\nno end",
+    ] {
         let read = std::panic::catch_unwind(|| steps(page));
         assert!(read.is_err(), "{page:?} gives {read:?}");
     }

@@ -148,11 +148,12 @@ impl Session {
 
 /// Both texts, where they differ.
 fn compare(shown: &Printed, printed: &str) -> Result<(), String> {
-    let (like, shown) = match shown {
-        Printed::Text(shown) => (likeness::lines_are_like(shown, printed), shown),
-        Printed::Json(shown) => (likeness::json_is_like(shown, printed)?, shown),
+    let Printed { text, json, numbers_differ } = shown;
+    let like = match json {
+        true => likeness::json_is_like(text, printed, *numbers_differ)?,
+        false => likeness::lines_are_like(text, printed, *numbers_differ),
     };
-    if like { Ok(()) } else { Err(format!("shown:\n{shown}\nprinted:\n{printed}")) }
+    if like { Ok(()) } else { Err(format!("shown:\n{text}\nprinted:\n{printed}")) }
 }
 
 /// The text of a page.

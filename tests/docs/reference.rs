@@ -336,3 +336,34 @@ fn every_reason_for_which_a_sample_is_not_applied_is_explained() {
         assert!(page.contains(&row), "docs/semantics.md lacks the row {row}");
     }
 }
+
+/// The text of every file of the server's source, as its literals read: a backslash at a line's end joins it to the next.
+fn source(folder: &std::path::Path) -> String {
+    let mut text = String::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            text += &source(&path);
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            let lines = std::fs::read_to_string(&path).unwrap();
+            text += &lines.split("\\\n").map(str::trim_start).collect::<String>();
+        }
+    }
+    text
+}
+
+#[test]
+fn errors_are_quoted_in_the_words_of_the_program() {
+    let source = source(&repository().join("src"));
+    let page = read("docs/operations.md");
+    let mut rows = 0;
+    let tables = page.split("| words | ").skip(1).map(|table| table.split("\n\n").next().unwrap_or_default());
+    for line in tables.flat_map(|table| table.lines().skip(2)) {
+        let words = line.trim_start_matches("| ").split(" | ").next().unwrap_or_default();
+        for fragment in words.split("...").map(|part| part.trim_matches([' ', ',', ';', ':'])) {
+            assert!(source.contains(fragment), "docs/operations.md: no error says {fragment:?}: {words}");
+        }
+        rows += 1;
+    }
+    assert!(rows >= 20, "{rows} rows");
+}
