@@ -44,6 +44,11 @@ impl Windows {
             }
             self.push(slot, at_ms, batch.raw_value[i]);
         }
+        if self.heads[slot as usize].newest == NEVER {
+            // Of no pane all samples are held: what is known begins behind the newest.
+            self.begin(slot, carried.newest_applied_ms);
+            self.heads[slot as usize].newest = carried.newest_applied_ms;
+        }
         for w in (0..plans.len()).filter(|_| carried.bootstrap_from_ms.is_none()) {
             let closed = self.added_window(slot, w).mute_to;
             let marks = self.marks(slot, w);
