@@ -481,10 +481,10 @@ mod tests {
             (
                 WindowStats { span_ms: good.span_ms, ..row(&all[1..]) },
                 raw(&all),
-                &["count", "avg", "std", "first"],
+                &["count", "avg", "std", "sum", "changes", "resets", "first"],
             ),
             // One in the middle is missing.
-            (row(&[all[0], all[2], all[3]]), raw(&all), &["count", "min", "avg", "std"]),
+            (row(&[all[0], all[2], all[3]]), raw(&all), &["count", "min", "avg", "std", "sum", "changes"]),
             // It knows what was before, so it did not begin later.
             (WindowStats { count: 6, span_ms: 50_000, ..good }, raw(&before), &["count", "span_ms"]),
         ];

@@ -336,9 +336,9 @@ mod tests {
         let text = report.to_string();
         for line in [
             "Prometheus 2.42.0 at http://h:9090, its ranges are closed",
-            "window           rows    count      min      max      avg      std",
-            "1h                  2        0        0        0  2.0e-16  2.0e-12",
-            "1m                  5        0        0        0        0        0",
+            "window           rows    count      min      max      avg      std      sum  changes   resets",
+            "1h                  2        0        0        0  2.0e-16  2.0e-12        0        0        0",
+            "1m                  5        0        0        0        0        0        0        0        0",
             "7 windows of 1 series compared, 1 equal",
             "1 equal once asked again: samples came between the questions",
             "1 equal once NaN and native histograms are left out",
