@@ -339,7 +339,7 @@ fn fill(tidewatch: &Server, bodies: &Bodies) {
         let store = &status["store"];
         store["series"] == tidewatch.series
             && store["window_rows"].as_u64() >= Some(wanted)
-            && status["epoch"]["store"] == status["epoch"]["outbox"]
+            && status["store"]["epoch"] == status["epoch"]["outbox"]
     });
     let status: Value = serde_json::from_str(&tidewatch.get("/api/v1/status")).unwrap();
     let (rows, mib) = (&status["store"]["window_rows"], status["store"]["bytes"].as_u64().unwrap_or(0) >> 20);

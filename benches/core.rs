@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::time::{Duration, Instant};
 
-use tidewatch_dataflows::graph::Sizes;
+use tidewatch_dataflows::graph::{Instruments, Sizes};
 use tidewatch_dataflows::sample::{EpochEnd, Mark, Samples};
 use tidewatch_dataflows::settings::{Settings, Window};
 use tidewatch_dataflows::{driver, graph};
@@ -97,6 +97,7 @@ pub fn run(load: &Load) -> Figures {
     let shared = (load.clone(), settings.clone(), sizes.clone(), rows.clone(), times.clone(), barrier);
     let guards = timely::execute(timely::Config::process(load.workers), move |worker| {
         let (load, settings, sizes, rows, times, barrier) = shared.clone();
+        let instruments = Instruments { sizes, ..Instruments::default() };
         let (index, peers) = (worker.index(), worker.peers());
         let probe = ProbeHandle::new();
         type SampleInput = InputHandle<u64, NoopBuilder<Samples>>;
@@ -122,7 +123,7 @@ pub fn run(load: &Load) -> Figures {
                     .probe_with(&probe);
                 marks.probe_with(&probe);
             } else {
-                let (outcomes, _) = graph::build(stream, marks.clone(), &settings, &sizes);
+                let (outcomes, _) = graph::build(stream, marks.clone(), &settings, &instruments);
                 driver::complete(outcomes, marks, "count", move |_, all| {
                     rows.fetch_add(all.windows.len() as u64, Ordering::Relaxed);
                     true

@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tidewatch_dataflows::driver::EpochBatch;
-use tidewatch_dataflows::rows::Rows;
+use tidewatch_dataflows::pipeline::ShardState;
 use tidewatch_dataflows::sample::{EpochEnd, Samples};
 use tidewatch_dataflows::settings::Settings;
-use tidewatch_dataflows::stages::admit::Admit;
-use tidewatch_dataflows::stages::window::Windows;
+use tidewatch_dataflows::shard::AdmittedBatch;
 
 use crate::core::{START_MS, median};
 
@@ -20,8 +19,8 @@ const LATE: i64 = 2_000;
 
 /// One series under some lateness.
 struct Series {
-    gate: Admit,
-    windows: Windows,
+    shard: ShardState,
+    batch: AdmittedBatch,
     epoch: u64,
 }
 
@@ -29,7 +28,7 @@ impl Series {
     fn new(allowed_lateness_ms: i64) -> Series {
         let settings = Settings { allowed_lateness_ms, late_samples_max: 1 << 20, ..Settings::default() };
         let settings = Arc::new(settings.validated().expect("they are within bounds"));
-        Series { gate: Admit::new(Arc::clone(&settings)), windows: Windows::new(settings), epoch: 0 }
+        Series { shard: ShardState::new(&settings), batch: AdmittedBatch::default(), epoch: 0 }
     }
 
     /// One epoch of these times; how many rows it corrected.
@@ -44,12 +43,8 @@ impl Series {
             watermark_ms: newest_ms,
             last_of_input: false,
         };
-        let epoch = EpochBatch { end, controls: &[], bootstraps: &[], live: &live, save: None };
-        let batch = self.gate.retire(0, epoch);
-        let mut out = Rows::default();
-        self.windows.retire(&batch, &mut out);
-        assert!(self.windows.close_silent(newest_ms, usize::MAX, &mut out));
-        out.counts.corrections
+        let epoch = EpochBatch { shard: 0, end, controls: &[], bootstraps: &[], live: &live, save: None };
+        self.shard.retire_whole(&epoch, &mut self.batch, u64::MAX).counts.corrections
     }
 }
 

@@ -13,7 +13,7 @@ use tidewatch::source::remote_write;
 use tidewatch::source::validate::EventTimeBounds;
 use tidewatch::store::embedded::{Embedded, EmbeddedOptions};
 use tidewatch::store::{Store, StoreBatch};
-use tidewatch_dataflows::rows::WindowStats;
+use tidewatch_dataflows::rows::{RowLists, WindowStats};
 use tidewatch_dataflows::sample::{EpochEnd, Mark, Samples, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 use tidewatch_dataflows::{driver, graph};
@@ -94,7 +94,7 @@ fn workers(receivers: Vec<Receiver<Message>>) -> std::thread::JoinHandle<(u64, I
                 worker.dataflow(|scope| {
                     let (samples, stream) = scope.new_input_with_builder();
                     let (ends, marks) = scope.new_input_with_builder();
-                    let (outcomes, _) = graph::build(stream, marks.clone(), &settings, &Arc::default());
+                    let (outcomes, _) = graph::build(stream, marks.clone(), &settings, &Default::default());
                     driver::complete(outcomes, marks, "count", move |_, all| {
                         rows.fetch_add(all.windows.len() as u64, Ordering::Relaxed);
                         true
@@ -343,17 +343,12 @@ pub fn store() {
             .flat_map(|id| (0..6).map(move |k| (*id, AT_MS - AT_MS % 60_000 + (epoch * 6 + k) * 60_000)))
             .map(|(id, at)| row(id, at))
             .collect();
-        let batch = StoreBatch {
-            epoch: epoch as u64 + 1,
-            written_ms: AT_MS,
-            windows: &windows,
-            rejects: &[],
-            types: &[],
-        };
+        let lists = RowLists { windows, ..RowLists::default() };
+        let batch = StoreBatch::new(epoch as u64 + 1, AT_MS, &lists);
         let labels = |id: SeriesId| {
             Some(vec![("__name__".to_owned(), "bench".to_owned()), ("id".to_owned(), id.to_string())])
         };
-        rows += store.write(&[batch], &labels).unwrap().windows;
+        rows += store.write(&[batch], &labels).unwrap().rows_of::<WindowStats>();
     }
     assert_eq!(rows, 20 * 6 * SERIES as u64);
     assert_eq!(store.status().unwrap().window_rows, rows);

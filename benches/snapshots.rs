@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use tidewatch::metrics::Metrics;
 use tidewatch::snapshots::Snapshots;
 use tidewatch_dataflows::driver;
-use tidewatch_dataflows::graph::{self, ShardState};
+use tidewatch_dataflows::graph;
+use tidewatch_dataflows::pipeline::ShardState;
 use tidewatch_dataflows::sample::{EpochEnd, Mark, SHARDS, Samples};
 use tidewatch_dataflows::settings::Settings;
-use tidewatch_dataflows::snapshot::{SaveRequest, ShardSnapshot};
+use tidewatch_dataflows::snapshot::{SaveRequest, ShardSnapshot, assemble};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::ProbeHandle;
 use timely::dataflow::operators::{Input, Probe};
@@ -51,7 +52,7 @@ fn measure(series: usize) {
             let (mut written, mut sizes) = (Duration::ZERO, Vec::new());
             for saved in from {
                 let begun = Instant::now();
-                sizes.push((saved.save, saved.panes.len(), saved.state.len()));
+                sizes.push((saved.save, saved.sealed.len(), saved.state.len()));
                 snapshots.take(vec![saved]);
                 // One after the other, so that the time is the disk's.
                 let n = sizes.len() as u64;
@@ -113,9 +114,11 @@ fn bootstrap_and_save(series: usize, to: std::sync::mpsc::Sender<ShardSnapshot>)
         let (mut samples, mut ends) = worker.dataflow(|scope| {
             let (samples, stream) = scope.new_input_with_builder::<NoopBuilder<Samples>>();
             let (ends, marks) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<Mark>>>();
-            let (outcomes, _) = graph::build(stream, marks.clone(), &settings, &Arc::default());
+            let (outcomes, _) = graph::build(stream, marks.clone(), &settings, &Default::default());
             driver::complete(outcomes, marks, "take", move |_, all| {
-                all.saved.drain(..).for_each(|saved| to.send(saved).unwrap());
+                assemble(std::mem::take(&mut all.saved))
+                    .into_iter()
+                    .for_each(|saved| to.send(saved).unwrap());
                 true
             })
             .probe_with(&probe);

@@ -89,9 +89,16 @@ pub struct RowsLabels {
 
 /// An operator of the dataflow.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct OperatorLabels {
+    /// Its name in the graph: `source`, `stages`, `outbox`.
+    pub operator: &'static str,
+}
+
+/// A stage of the computation.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct StageLabels {
-    /// Its name in the graph.
-    pub operator: String,
+    /// Its name in the list of stages.
+    pub stage: &'static str,
 }
 
 /// Why the engine was built anew.
@@ -257,16 +264,24 @@ metrics! {
     store_log_bytes: IntGauge = "tidewatch_store_log_bytes", IntGauge::default();
     /// Failed writes of a sink that will be tried again.
     sink_errors: Family<SinkLabels, Counter> = "tidewatch_sink_errors", Family::default();
+    /// Rows of the outbox that a sink passed over, because this program does not know their kind.
+    sink_rows_unknown: Family<SinkLabels, Counter> = "tidewatch_sink_rows_unknown", Family::default();
     /// Rows that corrected an earlier row.
     corrections: Counter = "tidewatch_corrections", Counter::default();
-    /// Bytes of state an operator holds.
-    operator_bytes: Family<StageLabels, IntGauge> = "tidewatch_operator_state_bytes", Family::default();
+    /// Bytes of state a stage holds.
+    stage_bytes: Family<StageLabels, IntGauge> = "tidewatch_stage_state_bytes", Family::default();
+    /// Seconds a stage has computed.
+    stage_seconds: Family<StageLabels, FloatCounter> = "tidewatch_stage_busy_seconds", Family::default();
+    /// Batches, each of one shard and epoch, that a stage has retired.
+    stage_batches: Family<StageLabels, Counter> = "tidewatch_stage_batches", Family::default();
+    /// Rows that a stage has given, before the outbox drops those it holds already.
+    stage_rows: Family<StageLabels, Counter> = "tidewatch_stage_rows", Family::default();
     /// Seconds an operator has computed.
-    operator_seconds: Family<StageLabels, FloatCounter> = "tidewatch_operator_busy_seconds", Family::default();
+    operator_seconds: Family<OperatorLabels, FloatCounter> = "tidewatch_operator_busy_seconds", Family::default();
     /// Panics after which the engine was built anew in the same process, or was to be.
     engine_restarts: Family<RestartLabels, Counter> = "tidewatch_engine_restarts", Family::default();
     /// Longest time an operator ran before others of its worker could.
-    operator_longest_seconds: Family<StageLabels, FloatGauge> = "tidewatch_operator_longest_run_seconds", Family::default();
+    operator_longest_seconds: Family<OperatorLabels, FloatGauge> = "tidewatch_operator_longest_run_seconds", Family::default();
     /// Series whose state was computed again and compared.
     audit_series: Counter = "tidewatch_audit_series", Counter::default();
     /// Panes, windows and rows that were computed again.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use tidewatch::journal::{EpochCutter, EpochMode, Journal, JournalOptions, Record};
 use tidewatch::metrics::Metrics;
-use tidewatch_dataflows::rows::WindowStats;
+use tidewatch_dataflows::rows::{ResultRow, WindowStats};
 use tidewatch_dataflows::sample::{EpochEnd, Samples, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 
@@ -124,7 +124,7 @@ fn rows(what: &str, settings: &Settings, epochs: &[Epoch]) -> BTreeMap<Key, Vec<
     for (n, epoch) in epochs.iter().enumerate() {
         let place = || format!("{what}, epoch {n} of {}, {:?}", epochs.len(), epoch.end);
         let out = same_epoch(&mut tactics, &mut model, epoch, &place);
-        out.windows.into_iter().for_each(|row| rows.entry(row.key()).or_default().push(row));
+        out.lists.windows.into_iter().for_each(|row| rows.entry(row.key()).or_default().push(row));
     }
     rows
 }

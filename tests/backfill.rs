@@ -89,9 +89,10 @@ fn send(tidewatch: &Tidewatch, text: &str) {
         let answer = request.send(&tidewatch.url("/api/v1/write")).unwrap();
         assert_eq!(answer.status, 204, "{answer:?}");
     }
-    let epoch = |of: &str| tidewatch.get("/api/v1/status", &[]).json()["epoch"][of].as_u64();
-    let last = epoch("journal").unwrap_or(0);
-    eventually("all of it is stored", PATIENCE, || match epoch("store") {
+    let epoch =
+        |path: &str| tidewatch.get("/api/v1/status", &[]).json().pointer(path).and_then(Value::as_u64);
+    let last = epoch("/epoch/journal").unwrap_or(0);
+    eventually("all of it is stored", PATIENCE, || match epoch("/store/epoch") {
         Some(stored) if stored > last => Ok(()),
         stored => Err(format!("{stored:?}, not above {last}")),
     });

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use tidewatch_dataflows::rows::WindowStats;
+use tidewatch_dataflows::rows::{ResultRow, WindowStats};
 use tidewatch_dataflows::sample::{Reason, Samples};
 use tidewatch_dataflows::settings::Settings;
 
@@ -19,7 +19,7 @@ fn run(what: &str, settings: &Settings, epochs: &[Epoch]) -> (Vec<(i64, WindowSt
     for (n, epoch) in epochs.iter().enumerate() {
         let place = || format!("{what}, epoch {n} of {}, {:?} {:?}", epochs.len(), epoch.end, epoch.controls);
         let out = same_epoch(&mut tactics, &mut model, epoch, &place);
-        rows.extend(out.windows.into_iter().map(|row| (epoch.end.processing_ms, row)));
+        rows.extend(out.lists.windows.into_iter().map(|row| (epoch.end.processing_ms, row)));
         rejected.iter_mut().zip(out.counts.rejected).for_each(|(all, n)| *all += n);
     }
     (rows, rejected)

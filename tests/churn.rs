@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
+use tidewatch_dataflows::pipeline;
 use tidewatch_dataflows::sample::{EpochEnd, Samples};
 use tidewatch_dataflows::settings::{Settings, Window};
 
@@ -61,7 +62,7 @@ const HEARD_NOW: i64 = i64::MAX;
 
 /// Ends an epoch: what was applied in it bears its time, and what fell silent is forgotten.
 fn end_epoch(known: &mut HashMap<&str, (i64, i64)>, processing_ms: i64, settings: &Settings) {
-    let keep = settings.keep_ms();
+    let keep = pipeline::keep_ms(settings);
     known.retain(|_, (newest, last_applied_ms)| {
         if *last_applied_ms == HEARD_NOW {
             *last_applied_ms = processing_ms;
@@ -184,9 +185,10 @@ fn a_running_server_forgets_what_fell_silent_and_takes_others() {
         assert_eq!(reached(&tidewatch), 50.0 * (round + 1) as f64);
         empty(&tidewatch);
         assert_eq!(tidewatch.metric("tidewatch_series_released_total"), 1_000.0 * (round + 1) as f64);
-        bytes.push(["admit", "window"].map(|operator| {
-            tidewatch.metric(&format!("tidewatch_operator_state_bytes{{operator=\"{operator}\"}}"))
-        }));
+        bytes.push(
+            ["admit", "window"]
+                .map(|stage| tidewatch.metric(&format!("tidewatch_stage_state_bytes{{stage=\"{stage}\"}}"))),
+        );
     }
     assert_eq!(tidewatch.metric("tidewatch_slots_given_total"), 3_000.0);
     assert_eq!(tidewatch.metric("tidewatch_slots_freed_total"), 3_000.0);

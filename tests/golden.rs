@@ -59,7 +59,7 @@ fn answers(x: &[f64], n: usize) -> Vec<WindowStats> {
         samples.push(77, START_MS + (i as i64 + 1) * STEP_MS, *value);
     }
     let end = EpochEnd { epoch: 1, processing_ms: i64::MIN, watermark_ms: i64::MIN, last_of_input: false };
-    Tactics::new(&settings).epoch(&(end, samples).into()).windows
+    Tactics::new(&settings).epoch(&(end, samples).into()).lists.windows
 }
 
 fn check(what: &str, row: &WindowStats, n: usize, mean: f64, std: (f64, f64), bounds: (f64, f64)) {

@@ -252,7 +252,7 @@ fn kill_again_and_again(seed: u64) {
     // And they are what the slow model makes of that journal, epoch by epoch.
     let mut model = Model::new(&settings());
     for (epoch, batch) in epochs.iter().zip(&crashed) {
-        let want = model.epoch(epoch).windows;
+        let want = model.epoch(epoch).lists.windows;
         assert_eq!(batch.windows.len(), want.len(), "{:?}", epoch.end);
         for (got, want) in batch.windows.iter().zip(&want) {
             assert!(same_row(got, want), "{:?}:\n got {got:?}\nwant {want:?}", epoch.end);

@@ -52,6 +52,7 @@
 //! - `schemathesis`: thousands of requests made up from the description of the API; none is answered otherwise.
 //!   Needs its program: `./test.sh` installs it.
 //! - `settings_change`: settings that change are carried over as the slow model does; windows that stay never notice.
+//! - `sinks`: a second sink beside that of the store, killed, slow and refusing, gets the same rows; trimming waits for it.
 //! - `simulated`: the logs and the engine on a disk that loses, tears and refuses; seeded bugs that must be found.
 //! - `status`: what `tidewatch status` says of a server, and of what is none.
 //! - `stopping`: SIGTERM ends a server with status 0, whatever is in its way.
@@ -112,6 +113,7 @@ mod same_log;
 mod schemathesis;
 mod settings_change;
 mod simulated;
+mod sinks;
 mod status;
 mod stopping;
 mod strangers;

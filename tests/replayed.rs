@@ -269,7 +269,7 @@ fn what_is_written_to_a_server_gives_the_bytes_of_a_file() {
         let last = tidewatch.get("/api/v1/status", &[]).json()["epoch"]["journal"].as_u64().unwrap_or(0);
         eventually("all of it is stored", Duration::from_secs(60), || {
             // The epoch after the last answer is whole, and so is everything that was answered.
-            match tidewatch.get("/api/v1/status", &[]).json()["epoch"]["store"].as_u64() {
+            match tidewatch.get("/api/v1/status", &[]).json()["store"]["epoch"].as_u64() {
                 Some(stored) if stored > last => Ok(()),
                 stored => Err(format!("{stored:?}, not above {last}")),
             }

@@ -4,18 +4,18 @@
 //!
 //! Here the computation runs without timely, so that thousands of feeds are cheap; `restored` does it with workers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidewatch::journal::EpochCutter;
-use tidewatch_dataflows::rows::Rows;
+use tidewatch_dataflows::pipeline::ShardState;
+use tidewatch_dataflows::rows::{ResultRow, Rows, WindowStats};
 use tidewatch_dataflows::sample::{EpochEnd, SeriesId};
 use tidewatch_dataflows::settings::Settings;
-use tidewatch_dataflows::snapshot::CHAINS;
-use tidewatch_dataflows::stages::admit::Admit;
-use tidewatch_dataflows::stages::window::Windows;
+use tidewatch_dataflows::snapshot::{CHAINS, SaveRequest, ShardSnapshot, StoredShard};
 
 use crate::oracle::feed;
-use crate::oracle::{Epoch, Model};
+use crate::oracle::{Epoch, Model, same_row};
 use crate::rules::{ShardSamples, by_shard, retire_shard, same_as_model};
 
 /// Shards that the series of [`feed::series`] are in.
@@ -23,44 +23,35 @@ const SHARDS: usize = 3;
 /// Of so many feeds one is long; the others are short, and have a bootstrap and other settings while it is open.
 const LONG: u64 = 4;
 
-type Shard = (Admit, Windows);
-
 /// One chain of snapshots of a shard.
 #[derive(Clone)]
 struct Chain {
     /// Index of the epoch that it is the state of.
     epoch: usize,
-    settings: Settings,
-    gate: Vec<u8>,
-    windows: Vec<u8>,
-    panes: Vec<Vec<u8>>,
+    /// Its last save.
+    last: ShardSnapshot,
+    /// What is sealed, save by save.
+    sealed: Vec<Vec<u8>>,
 }
 
-fn new_shard(settings: &Settings) -> Shard {
-    let settings = Arc::new(settings.clone());
-    (Admit::new(Arc::clone(&settings)), Windows::new(settings))
+fn new_shard(settings: &Settings) -> ShardState {
+    ShardState::new(&Arc::new(settings.clone()))
 }
 
 /// Saves what a chain of the shard lacks, and adds it to the chain.
-fn save(shard: &mut Shard, chain: &mut Option<Chain>, (number, epoch, whole): (usize, usize, bool)) {
-    let mut gate = Vec::new();
-    let live = shard.0.save(&mut gate);
-    // The number of an epoch is at least 1.
-    let mut saving = shard.1.begin_save((epoch as u64 + 1, number, whole), live.len());
-    while !shard.1.save_some(&mut saving, &live, 2) {}
-    let whole = saving.whole;
-    let (windows, panes) = saving.bytes();
-    let mut all = if whole { Vec::new() } else { chain.take().expect("a chain begins whole").panes };
-    all.push(panes);
-    *chain = Some(Chain { epoch, settings: shard.1.settings().clone(), gate, windows, panes: all });
+fn save(shard: &mut ShardState, chain: &mut Option<Chain>, epoch: usize, request: SaveRequest) {
+    let mut last = shard.snapshot(request).expect("it has retired an epoch");
+    let mut sealed =
+        if last.save.whole { Vec::new() } else { chain.take().expect("a chain begins whole").sealed };
+    sealed.push(std::mem::take(&mut last.sealed));
+    *chain = Some(Chain { epoch, last, sealed });
 }
 
-fn load(chain: &Chain, shard: usize) -> Shard {
-    let settings = Arc::new(chain.settings.clone());
-    let (gate, live) = Admit::load(Arc::clone(&settings), shard, &chain.gate).expect("what was saved loads");
-    let panes: Vec<&[u8]> = chain.panes.iter().map(Vec::as_slice).collect();
-    let windows = Windows::load(settings, gate.slots(), &live, &chain.windows, &panes);
-    (gate, windows.expect("what was saved loads"))
+fn load(chain: &Chain, shard: usize) -> ShardState {
+    let ShardSnapshot { end, settings, state, .. } = &chain.last;
+    let sealed = chain.sealed.iter().map(Vec::as_slice).collect();
+    let stored = StoredShard { end: *end, settings: settings.clone(), state, sealed };
+    ShardState::load(shard, &stored).expect("what was saved loads")
 }
 
 /// A feed as the shards see it.
@@ -90,7 +81,7 @@ impl Feed {
         Feed { settings, epochs, parts, series }
     }
 
-    fn retire(&self, shard: &mut Shard, number: usize, epoch: usize) -> Rows {
+    fn retire(&self, shard: &mut ShardState, number: usize, epoch: usize) -> Rows {
         let Epoch { end, controls, .. } = &self.epochs[epoch];
         let mut out = retire_shard(shard, number, *end, controls, self.parts[epoch][number].clone());
         out.sort();
@@ -132,8 +123,8 @@ fn run(seed: u64, tally: &mut Tally) {
         restarts_every: [20, 100, 400][rng.usize(0..3)],
     };
     let mut model = Model::new(&feed.settings);
-    let mut whole: Vec<Shard> = (0..SHARDS).map(|_| new_shard(&feed.settings)).collect();
-    let mut restarted: Vec<Shard> = (0..SHARDS).map(|_| new_shard(&feed.settings)).collect();
+    let mut whole: Vec<ShardState> = (0..SHARDS).map(|_| new_shard(&feed.settings)).collect();
+    let mut restarted: Vec<ShardState> = (0..SHARDS).map(|_| new_shard(&feed.settings)).collect();
     let mut chains: Vec<[Option<Chain>; CHAINS]> = vec![[const { None }; CHAINS]; SHARDS];
     let mut outcomes: Vec<Vec<Rows>> = Vec::new();
     for n in 0..feed.epochs.len() {
@@ -148,10 +139,11 @@ fn run(seed: u64, tally: &mut Tally) {
             if rng.usize(0..plan.saves_every) == 0 {
                 let number = rng.usize(0..CHAINS);
                 // A chain goes on only from the save that the shard knows as its last.
-                let last = chains[shard][number].as_ref().map(|chain| chain.epoch as u64 + 1);
-                let goes_on = last.is_some() && restarted[shard].1.saved_epoch(number) == last;
+                let last = chains[shard][number].as_ref().map(|chain| chain.last.end.epoch);
+                let goes_on = last.is_some() && restarted[shard].saved_epoch(number) == last;
                 let begins = !goes_on || rng.u8(0..6) == 0;
-                save(&mut restarted[shard], &mut chains[shard][number], (number, n, begins));
+                let request = SaveRequest { shard, chain: number, whole: begins };
+                save(&mut restarted[shard], &mut chains[shard][number], n, request);
             }
         }
         outcomes.push(here);
@@ -161,10 +153,9 @@ fn run(seed: u64, tally: &mut Tally) {
         tally.revised += all.windows.iter().filter(|row| row.revision > 0).count() as u64;
         same_as_model(&all, &model.epoch(&feed.epochs[n]), &|| place(n));
         let series = feed.series[rng.usize(0..feed.series.len())];
-        let processing_ms = feed.epochs[n].end.processing_ms;
         assert_eq!(
-            open(&whole[series.shard()], series, processing_ms),
-            open(&restarted[series.shard()], series, processing_ms),
+            open(&whole[series.shard()], series),
+            open(&restarted[series.shard()], series),
             "{}",
             place(n)
         );
@@ -185,7 +176,7 @@ fn restart(
     chains: &mut [Option<Chain>; CHAINS],
     outcomes: &[Vec<Rows>],
     place: &dyn Fn(usize) -> String,
-) -> Shard {
+) -> ShardState {
     let newest = (0..CHAINS).max_by_key(|chain| chains[*chain].as_ref().map(|chain| chain.epoch));
     let newest = newest.expect("there are chains");
     if rng.u8(0..4) == 0 && chains.iter().all(Option::is_some) {
@@ -204,10 +195,9 @@ fn restart(
     shard
 }
 
-fn open(shard: &Shard, series: SeriesId, processing_ms: i64) -> Vec<String> {
-    let slot = shard.0.slot(series.0);
-    let rows = slot.map(|slot| shard.1.open(slot, series, &[], processing_ms)).unwrap_or_default();
-    rows.iter().map(|row| format!("{row:?}")).collect()
+fn open(shard: &ShardState, series: SeriesId) -> Vec<String> {
+    let open = shard.open(series, &[]).expect("the shard is between two epochs");
+    open.rows.iter().map(|row| format!("{row:?}")).collect()
 }
 
 /// The first row that differs.
@@ -252,6 +242,60 @@ fn a_restart_shows_in_no_row_whatever_else_happens() {
     let seeds: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
     assert!(failed.is_empty(), "{} feeds failed: {seeds:?}; the first: {}", failed.len(), failed[0].1);
     assert!(restarts > rounds && rows > rounds * 100 && revised > rounds, "too little happened");
+}
+
+/// A snapshot without the part of a stage: it is built anew from what the gate holds, and says which rows lack samples.
+#[test]
+fn a_stage_without_its_part_of_the_snapshot_is_built_anew() {
+    let (mut rows, mut partial, mut rebuilt) = (0_u64, 0_u64, 0_u64);
+    for seed in 0..crate::rounds(60) {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x4EB_11D);
+        let feed = Feed::new(&mut rng, seed % 3 > 0);
+        let at = rng.usize(0..feed.epochs.len());
+        for number in 0..SHARDS {
+            let mut whole = new_shard(&feed.settings);
+            (0..=at).for_each(|epoch| drop(feed.retire(&mut whole, number, epoch)));
+            let mut chain = None;
+            save(&mut whole, &mut chain, at, SaveRequest { shard: number, chain: 0, whole: true });
+            let mut chain = chain.expect("it was saved");
+            for bytes in std::iter::once(&mut chain.last.state).chain(&mut chain.sealed) {
+                // Another name, as if the program that wrote it had no such stage.
+                let name = bytes.windows(6).position(|bytes| bytes == b"window").expect("the part is there");
+                bytes[name..name + 6].copy_from_slice(b"widnow");
+            }
+            let mut anew = load(&chain, number);
+            assert_eq!(anew.saved_epoch(0), None, "the chain begins anew");
+            rebuilt += 1;
+            let (mut got, mut want) = (BTreeMap::new(), BTreeMap::new());
+            let note = |all: &mut BTreeMap<_, _>, rows: &Rows| {
+                all.extend(rows.windows.iter().map(|row| (row.key(), WindowStats { revision: 0, ..*row })));
+            };
+            for epoch in at + 1..feed.epochs.len() {
+                let (ours, theirs) =
+                    (feed.retire(&mut anew, number, epoch), feed.retire(&mut whole, number, epoch));
+                assert_eq!(
+                    (&ours.rejects, &ours.freed),
+                    (&theirs.rejects, &theirs.freed),
+                    "the gate is whole"
+                );
+                note(&mut got, &ours);
+                note(&mut want, &theirs);
+            }
+            for (key, row) in got.iter().filter(|(_, row)| !row.partial) {
+                // What the other published before is a key that this one may not answer.
+                let theirs = want
+                    .get(key)
+                    .unwrap_or_else(|| panic!("seed {seed}: only the rebuilt shard has {row:?}"));
+                assert!(
+                    same_row(row, &WindowStats { partial: false, ..*theirs }),
+                    "seed {seed}:\n{row:?}\n{theirs:?}"
+                );
+            }
+            rows += got.len() as u64;
+            partial += got.values().filter(|row| row.partial).count() as u64;
+        }
+    }
+    assert!(partial > rebuilt && rows > 4 * partial, "{rebuilt} shards, {rows} rows, {partial} partial");
 }
 
 /// The steps by which processing time goes on, and how far silence may be judged, of a second's epochs on a slow disk.

@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use tidewatch_dataflows::driver;
-use tidewatch_dataflows::graph::{self, ShardState, owned};
+use tidewatch_dataflows::graph::{self, owned};
+use tidewatch_dataflows::pipeline::ShardState;
 use tidewatch_dataflows::rows::Rows;
 use tidewatch_dataflows::sample::{EpochEnd, Mark, SHARDS, Samples};
 use tidewatch_dataflows::settings::Settings;
-use tidewatch_dataflows::snapshot::{CHAINS, SaveRequest, ShardSnapshot, StoredShard};
+use tidewatch_dataflows::snapshot::{CHAINS, SaveRequest, ShardSnapshot, StoredShard, assemble};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::ProbeHandle;
 use timely::dataflow::operators::{Input, Probe};
@@ -26,13 +27,13 @@ struct Chain {
     end: EpochEnd,
     settings: Settings,
     state: Vec<u8>,
-    panes: Vec<Vec<u8>>,
+    sealed: Vec<Vec<u8>>,
 }
 
 impl Chain {
     fn held(&self) -> StoredShard<'_> {
-        let panes = self.panes.iter().map(Vec::as_slice).collect();
-        StoredShard { end: self.end, settings: self.settings.clone(), state: &self.state, panes }
+        let sealed = self.sealed.iter().map(Vec::as_slice).collect();
+        StoredShard { end: self.end, settings: self.settings.clone(), state: &self.state, sealed }
     }
 }
 
@@ -41,11 +42,11 @@ type Kept = Vec<[Option<Chain>; CHAINS]>;
 
 /// Puts a save where it belongs.
 fn keep(kept: &mut Kept, saved: ShardSnapshot) {
-    let ShardSnapshot { save, end, settings, state, panes } = saved;
+    let ShardSnapshot { save, end, settings, state, sealed } = saved;
     let place = &mut kept[save.shard][save.chain];
-    let mut all = if save.whole { Vec::new() } else { place.take().expect("a chain begins whole").panes };
-    all.push(panes);
-    *place = Some(Chain { end, settings, state, panes: all });
+    let mut all = if save.whole { Vec::new() } else { place.take().expect("a chain begins whole").sealed };
+    all.push(sealed);
+    *place = Some(Chain { end, settings, state, sealed: all });
 }
 
 /// Runs epochs over these shards, asking for saves; what came out by epoch, and the saves in order.
@@ -71,7 +72,7 @@ fn run(
         let (mut samples, mut ends) = worker.dataflow(|scope| {
             let (samples, stream) = scope.new_input_with_builder::<NoopBuilder<Samples>>();
             let (ends, marks) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<Mark>>>();
-            let (outcomes, _) = graph::build_from(stream, marks.clone(), shards, &Arc::default());
+            let (outcomes, _) = graph::build_from(stream, marks.clone(), shards, &Default::default());
             driver::complete(outcomes, marks, "collect", move |end, all| {
                 collected.lock().unwrap().entry(end.epoch).or_default().append(all);
                 true
@@ -97,7 +98,7 @@ fn run(
     guards.join().into_iter().for_each(|joined| joined.unwrap());
     let mut all = std::mem::take(&mut *collected.lock().unwrap());
     let mut saved: Vec<ShardSnapshot> =
-        all.values_mut().flat_map(|outcomes| std::mem::take(&mut outcomes.saved)).collect();
+        all.values_mut().flat_map(|rows| assemble(std::mem::take(&mut rows.saved))).collect();
     saved.sort_by_key(|saved| saved.end.epoch);
     all.values_mut().for_each(Rows::sort);
     (all, saved)

@@ -5,11 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidewatch_dataflows::driver;
-use tidewatch_dataflows::rows::Rows;
+use tidewatch_dataflows::pipeline::{STAGES, ShardState};
+use tidewatch_dataflows::rows::inspect::Unavailable;
+use tidewatch_dataflows::rows::{ResultRow, Rows};
 use tidewatch_dataflows::sample::{Control, EpochEnd, Reason, SHARDS, STALE_NAN_BITS, Samples, SeriesId};
 use tidewatch_dataflows::settings::{Settings, Window};
-use tidewatch_dataflows::stages::admit::Admit;
-use tidewatch_dataflows::stages::window::Windows;
+use tidewatch_dataflows::shard::AdmittedBatch;
 
 use crate::oracle::{Epoch, Model, feed, from_scratch, same_row};
 
@@ -18,7 +19,7 @@ const AUDITED_EVERY: u64 = 8;
 
 /// The tactics without timely: one thread, shards in order.
 pub struct Tactics {
-    shards: BTreeMap<usize, (Admit, Windows)>,
+    shards: BTreeMap<usize, ShardState>,
     settings: Arc<Settings>,
     epochs: u64,
 }
@@ -30,12 +31,14 @@ impl Tactics {
 
     /// Bytes of state.
     pub fn bytes(&self) -> usize {
-        self.shards.values().map(|(gate, windows)| gate.bytes() + windows.bytes()).sum()
+        self.shards
+            .values()
+            .map(|shard| (0..STAGES.len()).map(|stage| shard.bytes(stage)).sum::<usize>())
+            .sum()
     }
 
-    fn shard(&mut self, shard: usize) -> &mut (Admit, Windows) {
-        let new = || (Admit::new(Arc::clone(&self.settings)), Windows::new(Arc::clone(&self.settings)));
-        self.shards.entry(shard).or_insert_with(new)
+    fn shard(&mut self, shard: usize) -> &mut ShardState {
+        self.shards.entry(shard).or_insert_with(|| ShardState::new(&self.settings))
     }
 
     pub fn epoch(&mut self, Epoch { end, controls, bootstraps, live }: &Epoch) -> Rows {
@@ -62,9 +65,10 @@ impl Tactics {
     /// What is held of these series is what their raw samples and panes give.
     fn audit(&self, samples: &Samples) {
         for series in samples.series.iter().copied().collect::<BTreeSet<_>>() {
-            let (gate, windows) = &self.shards[&SeriesId(series).shard()];
-            if let Some(raw) = gate.raw(series).ok().filter(|raw| !raw.bootstrapping) {
-                assert_eq!(windows.check(&raw).mismatches, [], "series {series}");
+            match self.shards[&SeriesId(series).shard()].check(SeriesId(series)) {
+                Ok(check) => assert_eq!(check.mismatches, [], "series {series}"),
+                Err(Unavailable::Bootstrapping | Unavailable::Unknown) => {}
+                Err(Unavailable::Between) => panic!("the shard of series {series} is inside an epoch"),
             }
         }
     }
@@ -89,32 +93,17 @@ pub fn by_shard(bootstraps: &[Samples], live: &Samples) -> BTreeMap<usize, Shard
 
 /// One epoch of one shard.
 pub fn retire_shard(
-    (gate, windows): &mut (Admit, Windows),
+    state: &mut ShardState,
     shard: usize,
     end: EpochEnd,
     controls: &[Arc<Control>],
     mut part: ShardSamples,
 ) -> Rows {
-    let mut out = Rows::default();
     let live = part.remove(&0).unwrap_or_default();
     let bootstraps: Vec<Samples> = part.into_values().collect();
-    let batch = gate.retire(
-        shard,
-        driver::EpochBatch { end, controls, bootstraps: &bootstraps, live: &live, save: None },
-    );
-    out.rejects.extend_from_slice(&batch.rejects);
-    out.freed.extend_from_slice(&batch.freed_series);
-    out.counts.add(&batch.counts);
-    windows.retire(&batch, &mut out);
+    let epoch = driver::EpochBatch { shard, end, controls, bootstraps: &bootstraps, live: &live, save: None };
     // In slices of three rows, so that stopping and going on is exercised everywhere.
-    let mut done = false;
-    while !done {
-        let mut slice = Rows::default();
-        done = windows.close_silent(end.watermark_ms, 3, &mut slice);
-        out.append(&mut slice);
-    }
-    windows.free(&batch);
-    out
+    state.retire_whole(&epoch, &mut AdmittedBatch::default(), 3)
 }
 
 /// What the tactics make of an epoch, after a check that the slow model makes the same of it.
@@ -161,7 +150,7 @@ fn check(
     for (n, epoch) in epochs.iter().enumerate() {
         let place = || format!("seed {seed}, {what}, epoch {n} of {}, {:?}", epochs.len(), epoch.end);
         let got = same_epoch(&mut tactics, &mut model, epoch, &place);
-        last.extend(got.windows.into_iter().map(|row| (row.key(), row)));
+        last.extend(got.lists.windows.into_iter().map(|row| (row.key(), row)));
     }
     last
 }
@@ -415,7 +404,7 @@ fn scenario(settings: &Settings, epochs: &[(i64, &[i64])]) -> BTreeMap<(i64, i64
         let (epoch, watermark_ms) = (n as u64 + 1, *processing_ms);
         let end = EpochEnd { epoch, processing_ms: *processing_ms, watermark_ms, last_of_input: false };
         let place = || format!("epoch {n} at {processing_ms}");
-        for row in same_epoch(&mut tactics, &mut model, &(end, samples).into(), &place).windows {
+        for row in same_epoch(&mut tactics, &mut model, &(end, samples).into(), &place).lists.windows {
             rows.insert((row.window_ms, row.at_ms - feed::START_MS), (row.count, row.partial));
         }
     }
@@ -459,9 +448,8 @@ fn an_open_window_says_partial_where_panes_left_their_ring() {
         (0..600_000 + ahead_ms).step_by(1_000).for_each(|at| samples.push(7, feed::START_MS + at, 1.0));
         let end = EpochEnd { epoch: 1, processing_ms, watermark_ms: processing_ms, last_of_input: false };
         tactics.epoch(&(end, samples).into());
-        let (gate, windows) = tactics.shard(SeriesId(7).shard());
-        let rows = windows.open(gate.slot(7).unwrap(), SeriesId(7), &[], processing_ms);
-        rows.iter().map(|row| (row.count, row.partial)).collect::<Vec<_>>()
+        let open = tactics.shard(SeriesId(7).shard()).open(SeriesId(7), &[]).unwrap();
+        open.rows.iter().map(|row| (row.count, row.partial)).collect::<Vec<_>>()
     };
     assert_eq!(shown(0), [(49, false)]);
     // Its ring reaches eight panes back from its newest sample: of this window's six the newest five are there.

@@ -107,7 +107,7 @@ fn run(settings: &Settings, epochs: &[Epoch], workers: usize, seed: u64, refuses
         let mut side = Some(worker.dataflow(|scope| {
             let (samples, stream) = scope.new_input_with_builder::<NoopBuilder<Samples>>();
             let (ends, marks) = scope.new_input_with_builder::<CapacityContainerBuilder<Vec<Mark>>>();
-            let (outcomes, _) = graph::build(stream, marks.clone(), &settings, &Arc::default());
+            let (outcomes, _) = graph::build(stream, marks.clone(), &settings, &Default::default());
             let mut refuse = 0_u8;
             driver::complete(outcomes, marks, "collect", move |end, all| {
                 refuse = refuse.wrapping_add(1);

@@ -63,7 +63,7 @@ fn every_row_and_revision_equals_the_slow_model() {
         let (mut tactics, mut model) = (Tactics::new(&first), Model::new(&first));
         for (n, epoch) in epochs.iter().enumerate() {
             let place = || format!("seed {seed}, epoch {n} of {}, {:?}\n{all:#?}", epochs.len(), epoch.end);
-            for row in same_epoch(&mut tactics, &mut model, epoch, &place).windows {
+            for row in same_epoch(&mut tactics, &mut model, epoch, &place).lists.windows {
                 partial += u64::from(row.partial);
                 full += u64::from(!row.partial && !was.contains(&row.window_ms));
             }
@@ -78,7 +78,7 @@ fn every_row_and_revision_equals_the_slow_model() {
 /// What a run of the tactics gives.
 fn run(settings: &Settings, epochs: &[Epoch]) -> Vec<WindowStats> {
     let mut tactics = Tactics::new(settings);
-    epochs.iter().flat_map(|epoch| tactics.epoch(epoch).windows).collect()
+    epochs.iter().flat_map(|epoch| tactics.epoch(epoch).lists.windows).collect()
 }
 
 /// Bits, and the time when they came: a row twice would be two.
@@ -199,7 +199,7 @@ fn a_server_starts_with_other_settings_and_goes_on() {
     let mut model = Model::new(&Settings { windows, ..Settings::default() });
     assert_eq!(epochs.len(), held.len());
     for (epoch, batch) in epochs.iter().zip(&held) {
-        let want = model.epoch(epoch).windows;
+        let want = model.epoch(epoch).lists.windows;
         assert_eq!(batch.windows.len(), want.len(), "{:?}", epoch.end);
         for (got, want) in batch.windows.iter().zip(&want) {
             assert!(same_row(got, want), "{:?}:\n got {got:?}\nwant {want:?}", epoch.end);

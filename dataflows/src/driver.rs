@@ -1,17 +1,16 @@
-//! The driver: holds capabilities and frontiers, so that a tactic never has to.
+//! The driver: holds capabilities and frontiers, so that a stage never has to.
 //!
-//! A tactic is a closure that is called with complete batches in a fixed order:
-//! * [`by_shard`] exchanges samples by shard and calls its tactic once per epoch and owned shard, epochs
-//!   rising, every owned shard of every epoch, samples or not. The batch is complete and in any order.
-//! * [`in_slices`] calls its tactic with each batch in the order received, again and again until it says
-//!   that it is done: one that has much to emit emits a slice at a time and never blocks its worker.
-//! * [`complete`] hands over all outcomes of an epoch at once, epochs rising, when nothing more can come.
+//! Two functions call closures with complete batches in a fixed order:
+//! * [`by_shard`] exchanges samples by shard and calls its closure once per epoch and owned shard, epochs rising, every
+//!   owned shard of every epoch, samples or not; again and again, until it says that the shard is done with the epoch. The
+//!   batch is complete and in any order. What the closure may do at once is bounded by a budget, so that it never blocks its
+//!   worker for long.
+//! * [`complete`] hands over all rows of an epoch at once, epochs rising, when nothing more can come.
 //!
 //! Capabilities are held to the end of what they promise and dropped with the last output of an epoch, so
 //! the output frontier follows the input. Timestamps are epoch numbers; event time never shows here.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::rc::Rc;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,13 +28,14 @@ use timely::progress::Stamp;
 use crate::rows::Rows;
 use crate::sample::{Control, EpochEnd, Mark, SHARDS, Samples};
 use crate::snapshot::SaveRequest;
+use crate::stage::{Budget, Progress};
 
 /// Samples for which the memory of a shard stays from epoch to epoch; what a larger epoch took is given back.
 const SHARD_SAMPLES_KEPT: usize = 512;
-/// Samples one activation retires before it lets other operators run.
-const SLICE_SAMPLES: usize = 65_536;
-/// Rows one activation emits before it lets other operators run.
-pub const SLICE_ROWS: usize = 16_384;
+/// What one activation may cost before it lets other operators run, in the units of a [`Budget`].
+const ACTIVATION_UNITS: u64 = 16_384;
+/// Rows that are gathered before they are sent on.
+const ROWS_SENT: usize = 4_096;
 /// Samples an exchanged batch is filled to.
 pub const BATCH_SAMPLES: usize = 4_096;
 
@@ -47,6 +47,8 @@ pub fn owner(shard: usize, peers: usize) -> usize {
 /// One epoch of one shard, complete.
 #[derive(Clone, Copy, Debug)]
 pub struct EpochBatch<'a> {
+    /// The shard.
+    pub shard: usize,
     /// Its end.
     pub end: EpochEnd,
     /// What was told to all shards, in the order of the journal.
@@ -57,6 +59,13 @@ pub struct EpochBatch<'a> {
     pub live: &'a Samples,
     /// Whether the state of the shard as of this end is wanted.
     pub save: Option<SaveRequest>,
+}
+
+impl EpochBatch<'_> {
+    /// How many samples it has.
+    pub fn samples(&self) -> usize {
+        self.live.len() + self.bootstraps.iter().map(Samples::len).sum::<usize>()
+    }
 }
 
 /// One epoch that is still arriving, or being retired.
@@ -117,6 +126,40 @@ impl PendingEpoch {
         }
     }
 
+    /// Has the owned shards that are left computed, as far as the budget reaches; what they give goes to `give`.
+    fn retire(
+        &mut self,
+        owned: impl Fn(usize) -> bool,
+        budget: &mut Budget,
+        step: &mut impl FnMut(usize, &EpochBatch<'_>, &mut Budget, &mut Rows) -> Progress,
+        give: &mut impl FnMut(Rows),
+    ) -> Progress {
+        let Some(end) = self.end else { return Progress::Done };
+        let mut rows = Rows::default();
+        let mut progress = Progress::Done;
+        while self.next < SHARDS && progress == Progress::Done {
+            let shard = self.next;
+            if owned(shard) {
+                if budget.is_spent() {
+                    progress = Progress::More;
+                    break;
+                }
+                progress = step(shard, &self.epoch(end), budget, &mut rows);
+                if rows.len() >= ROWS_SENT {
+                    give(std::mem::take(&mut rows));
+                }
+            }
+            if progress == Progress::Done {
+                self.shards[shard].clear_to(SHARD_SAMPLES_KEPT);
+                self.next += 1;
+            }
+        }
+        if !rows.is_empty() {
+            give(rows);
+        }
+        progress
+    }
+
     /// The epoch of the next shard.
     fn epoch(&mut self, end: EpochEnd) -> EpochBatch<'_> {
         let bootstraps = self.bootstraps.get_mut(&self.next);
@@ -125,22 +168,30 @@ impl PendingEpoch {
             bootstraps
         });
         let save = self.saves.iter().find(|save| save.shard == self.next).copied();
-        EpochBatch { end, controls: &self.controls, bootstraps, live: &self.shards[self.next], save }
+        EpochBatch {
+            shard: self.next,
+            end,
+            controls: &self.controls,
+            bootstraps,
+            live: &self.shards[self.next],
+            save,
+        }
     }
 }
 
-/// Exchanges samples by shard and retires each epoch shard by shard once it is complete.
+/// Exchanges samples by shard and has each epoch computed shard by shard once it is complete.
 ///
-/// An epoch whose `EpochEnd` never came (input ended in its middle) is dropped: it is not in the journal whole.
-pub fn by_shard<'scope, O: 'static>(
+/// `step` is called with the same shard and epoch again until it returns that it is done; what it gave is sent on. An epoch
+/// whose `EpochEnd` never came (input ended in its middle) is dropped: it is not in the journal whole.
+pub fn by_shard<'scope>(
     samples: Stream<'scope, u64, Samples>,
     marks: StreamVec<'scope, u64, Mark>,
     name: &str,
-    mut retire: impl FnMut(usize, EpochBatch) -> O + 'static,
-) -> StreamVec<'scope, u64, Rc<O>> {
+    mut step: impl FnMut(usize, &EpochBatch<'_>, &mut Budget, &mut Rows) -> Progress + 'static,
+) -> StreamVec<'scope, u64, Rows> {
     let scope = samples.scope();
     let (index, peers) = (scope.index(), scope.peers());
-    samples.binary_frontier::<_, CapacityContainerBuilder<Vec<Rc<O>>>, _, _, _, _>(
+    samples.binary_frontier::<_, CapacityContainerBuilder<Vec<Rows>>, _, _, _, _>(
         marks,
         exchange(),
         Pipeline,
@@ -166,34 +217,19 @@ pub fn by_shard<'scope, O: 'static>(
                         .or_insert_with(|| PendingEpoch::new(capability, &mut spare));
                     batches.for_each(|batch| batch.drain(..).for_each(|mark| epoch.record(mark)));
                 });
-                let mut retired = 0;
+                let mut budget = Budget::new(ACTIVATION_UNITS);
                 while let Some(mut first) = pending.first_entry() {
                     if samples_frontier.less_equal(first.key()) || marks_frontier.less_equal(first.key()) {
                         break;
                     }
                     let epoch = first.get_mut();
-                    if let Some(end) = epoch.end {
-                        let capability = epoch.capability.clone();
-                        let mut session = output.session(&capability);
-                        while epoch.next < SHARDS && retired < SLICE_SAMPLES {
-                            let shard = epoch.next;
-                            if owner(shard, peers) == index {
-                                let whole = epoch.epoch(end);
-                                retired += whole.live.len()
-                                    + whole.bootstraps.iter().map(Samples::len).sum::<usize>();
-                                // What a shard hands on when its settings change is large: one at a time.
-                                if whole.controls.iter().any(|c| matches!(**c, Control::Settings(_))) {
-                                    retired = SLICE_SAMPLES;
-                                }
-                                session.give(Rc::new(retire(shard, whole)));
-                            }
-                            epoch.shards[shard].clear_to(SHARD_SAMPLES_KEPT);
-                            epoch.next += 1;
-                        }
-                        if epoch.next < SHARDS {
-                            activator.activate();
-                            return;
-                        }
+                    let capability = epoch.capability.clone();
+                    let mut session = output.session(&capability);
+                    let owned = |shard: usize| owner(shard, peers) == index;
+                    let done = epoch.retire(owned, &mut budget, &mut step, &mut |rows| session.give(rows));
+                    if done == Progress::More {
+                        activator.activate();
+                        return;
                     }
                     let mut done = first.remove();
                     done.shards.iter_mut().for_each(|samples| samples.clear_to(SHARD_SAMPLES_KEPT));
@@ -211,61 +247,7 @@ pub fn exchange() -> DistributorPact<fn(usize) -> ByShard> {
     DistributorPact(ByShard::new)
 }
 
-/// What a slice of the work on a batch came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slice {
-    /// The batch is done.
-    Done,
-    /// There is more to do.
-    More,
-    /// There is more to do, after other operators ran.
-    Pause,
-}
-
-/// Calls `step` with each batch until it returns that the batch is done; what it emitted is sent on.
-///
-/// `step` is told whether it sees the batch for the first time.
-pub fn in_slices<'scope, I: 'static>(
-    batches: StreamVec<'scope, u64, Rc<I>>,
-    name: &str,
-    mut step: impl FnMut(&I, bool, &mut Rows) -> Slice + 'static,
-) -> StreamVec<'scope, u64, Rows> {
-    let scope = batches.scope();
-    batches.unary::<CapacityContainerBuilder<Vec<Rows>>, _, _, _>(Pipeline, name, move |initial, info| {
-        drop(initial);
-        let activator = scope.activator_for(info.address);
-        let mut queue: VecDeque<(Capability<u64>, Rc<I>, bool)> = VecDeque::new();
-        move |input, output| {
-            let port = output.output_index();
-            input.for_each_stamp(|stamp, batches| {
-                for batch in batches.flat_map(|batch| batch.drain(..)) {
-                    queue.extend(stamp.retain_least(port).map(|capability| (capability, batch, true)));
-                }
-            });
-            let mut emitted = 0;
-            while let Some((capability, batch, first)) = queue.front_mut() {
-                if emitted >= SLICE_ROWS {
-                    activator.activate();
-                    return;
-                }
-                let mut out = Rows::default();
-                let slice = step(batch, std::mem::take(first), &mut out);
-                // A save is a slice's worth by itself.
-                emitted += if out.saved.is_empty() { out.windows.len() } else { SLICE_ROWS };
-                if !out.is_empty() {
-                    output.session(capability).give(out);
-                }
-                match slice {
-                    Slice::Done => drop(queue.pop_front()),
-                    Slice::More => {}
-                    Slice::Pause => emitted = SLICE_ROWS,
-                }
-            }
-        }
-    })
-}
-
-/// Hands the outcomes of each epoch to `take`, whole and in order of epochs; every epoch, outcomes or not.
+/// Hands the rows of each epoch to `take`, whole and in order of epochs; every epoch, rows or not.
 ///
 /// `take` may return false: it is full, and is asked again a little later. Until it takes an epoch the output
 /// frontier stays there.

@@ -243,7 +243,7 @@ pub enum Control {
 }
 
 /// The end of an epoch as it is *written* in the journal: the only clock the computation sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EpochEnd {
     /// Number of the epoch; grows, with gaps.
     pub epoch: u64,

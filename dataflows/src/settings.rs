@@ -13,7 +13,10 @@ pub struct Window {
 }
 
 /// Everything that decides what the journal's samples come to. Written into the journal when it changes.
+///
+/// What a journal does not say, because a later release brought it, has its default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Settings {
     /// The windows, by rising length.
     pub windows: Vec<Window>,
@@ -207,11 +210,6 @@ impl Settings {
     /// Panes of one hop kept per series for window `w`: its length and the span that late samples can touch.
     pub fn ring_panes(&self, w: Window) -> i64 {
         (w.length_ms + self.allowed_lateness_ms) / w.hop_ms + 2
-    }
-
-    /// How long a silent series keeps its slot.
-    pub fn keep_ms(&self) -> i64 {
-        self.longest_ms().max(self.allowed_lateness_ms) + self.idle_timeout_ms
     }
 }
 

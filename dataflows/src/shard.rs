@@ -6,13 +6,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::rows::{Counts, Reject};
-use crate::sample::{EpochEnd, MetricType, SeriesId};
+use crate::sample::{EpochEnd, SeriesId};
 use crate::settings::Settings;
-use crate::snapshot::SaveRequest;
 
 /// What one worker is at, for whoever finds it panicked or standing still.
 #[derive(Debug, Default)]
@@ -320,6 +320,12 @@ pub struct CarriedSeries {
     pub slot: u32,
     /// Its newest sample, be it applied or waiting for the end of a bootstrap; `i64::MIN` if it has none.
     pub newest_ms: i64,
+    /// Its newest applied sample; `i64::MIN` if it has none.
+    pub newest_applied_ms: i64,
+    /// Processing time of the epoch that last applied one.
+    pub last_applied_ms: i64,
+    /// If it takes a bootstrap: keys before this build state and are not published.
+    pub bootstrap_from_ms: Option<i64>,
     /// Everything newer than this is in the raw ring, a border of base panes as they were; `i64::MIN` if everything is.
     pub raw_from_ms: i64,
     /// Range of the raw samples newer than that, if the base pane changes; empty if it does not.
@@ -335,13 +341,11 @@ pub struct ClockChange {
     pub slots: Vec<u32>,
 }
 
-/// What `admit` hands on for one epoch of one shard: complete and ordered.
-#[derive(Debug)]
+/// What the gate hands on for one epoch of one shard: complete and ordered. One is used again for every shard of a worker.
+#[derive(Debug, Default)]
 pub struct AdmittedBatch {
     /// The epoch.
     pub end: EpochEnd,
-    /// The shard.
-    pub shard: usize,
     /// New settings, which apply before everything else.
     pub settings: Option<Arc<Settings>>,
     /// The clock was set back; applies after the settings.
@@ -366,8 +370,8 @@ pub struct AdmittedBatch {
     pub at_ms: Vec<i64>,
     /// New samples: values.
     pub value: Vec<f64>,
-    /// Of the freed slots, those of series that are quarantined or were ahead of a clock that was set back: nothing more of
-    /// them is computed.
+    /// Slots of series that are quarantined or were ahead of a clock that was set back: nothing more of them is computed,
+    /// and they are freed at the end of this epoch.
     pub quarantined: Vec<u32>,
     /// Slots freed at the end of this epoch; after everything else.
     pub freed: Vec<u32>,
@@ -375,54 +379,93 @@ pub struct AdmittedBatch {
     pub freed_series: Vec<SeriesId>,
     /// Reject rows due in this epoch.
     pub rejects: Vec<Reject>,
-    /// Types of series that were told in this epoch.
-    pub types: Vec<(SeriesId, MetricType)>,
     /// What was counted.
     pub counts: Counts,
-    /// The state of the gate, if it was asked for.
-    pub saved: Option<GateSnapshot>,
-    /// The state that the shard began with has this epoch already: nothing is to be done.
-    pub known: bool,
 }
 
-/// The state of a gate as of the end of an epoch.
-#[derive(Debug)]
-pub struct GateSnapshot {
-    /// What was asked for.
-    pub save: SaveRequest,
-    /// The gate's part.
-    pub state: Vec<u8>,
-    /// The slots in use.
-    pub live: Vec<u32>,
-}
+/// Samples for which the memory of a batch stays from shard to shard; what a larger one took is given back.
+const BATCH_SAMPLES_KEPT: usize = 4_096;
 
 impl AdmittedBatch {
     /// An empty batch.
-    pub fn new(end: EpochEnd, shard: usize) -> Self {
-        AdmittedBatch {
-            end,
-            shard,
-            settings: None,
-            clock: None,
-            carried: Vec::new(),
-            given: Vec::new(),
-            late: Vec::new(),
-            raw_at_ms: Vec::new(),
-            raw_value: Vec::new(),
-            late_at_ms: Vec::new(),
-            phases: Vec::new(),
-            slot: Vec::new(),
-            at_ms: Vec::new(),
-            value: Vec::new(),
-            quarantined: Vec::new(),
-            freed: Vec::new(),
-            freed_series: Vec::new(),
-            rejects: Vec::new(),
-            types: Vec::new(),
-            counts: Counts::default(),
-            saved: None,
-            known: false,
+    pub fn new(end: EpochEnd) -> Self {
+        AdmittedBatch { end, ..AdmittedBatch::default() }
+    }
+
+    /// Empties the batch for another epoch or shard, keeping its memory as far as it is not much.
+    pub fn reset(&mut self, end: EpochEnd) {
+        let sizes = [self.at_ms.capacity(), self.raw_at_ms.capacity(), self.carried.capacity()];
+        if sizes.into_iter().any(|size| size > BATCH_SAMPLES_KEPT) {
+            *self = AdmittedBatch::new(end);
+            return;
         }
+        self.end = end;
+        (self.settings, self.clock) = (None, None);
+        self.carried.clear();
+        self.given.clear();
+        self.late.clear();
+        self.raw_at_ms.clear();
+        self.raw_value.clear();
+        self.late_at_ms.clear();
+        self.phases.clear();
+        self.slot.clear();
+        self.at_ms.clear();
+        self.value.clear();
+        self.quarantined.clear();
+        self.freed.clear();
+        self.freed_series.clear();
+        self.rejects.clear();
+        self.counts = Counts::default();
+    }
+
+    /// What happens to each series, by rising slot.
+    pub fn series(&self) -> impl Iterator<Item = SeriesEvents<'_>> {
+        let (mut late, mut new, mut phase) = (0, 0, 0);
+        std::iter::from_fn(move || {
+            let slots = self.late.get(late).map(|pane| pane.slot).into_iter();
+            let slots = slots.chain(self.slot.get(new).copied());
+            let slot = slots.chain(self.phases.get(phase).map(|phase| phase.slot)).min()?;
+            let (late_from, new_from, phase_from) = (late, new, phase);
+            while self.late.get(late).is_some_and(|pane| pane.slot == slot) {
+                late += 1;
+            }
+            while self.slot.get(new) == Some(&slot) {
+                new += 1;
+            }
+            while self.phases.get(phase).is_some_and(|phase| phase.slot == slot) {
+                phase += 1;
+            }
+            let (late, phases) = (&self.late[late_from..late], &self.phases[phase_from..phase]);
+            Some(SeriesEvents { slot, phases, late, new: new_from..new })
+        })
+    }
+}
+
+/// What happens to one series in an epoch. In order of time: for each phase of a bootstrap the new samples before it and the
+/// phase itself ([`SeriesEvents::phases`]), then the late samples, then the rest of the new ones ([`SeriesEvents::rest`]).
+#[derive(Clone, Debug)]
+pub struct SeriesEvents<'a> {
+    /// Its slot.
+    pub slot: u32,
+    phases: &'a [BootstrapPhase],
+    /// Its panes that late samples touched, by rising number.
+    pub late: &'a [LatePane],
+    new: Range<usize>,
+}
+
+impl SeriesEvents<'_> {
+    /// Each step of a bootstrap with the new samples before it, as a range of those of the batch.
+    pub fn phases(&self) -> impl Iterator<Item = (Range<usize>, BootstrapStep)> {
+        let mut from = self.new.start;
+        self.phases.iter().map(move |phase| {
+            let place = phase.place as usize;
+            (std::mem::replace(&mut from, place)..place, phase.step)
+        })
+    }
+
+    /// The new samples behind the last step of a bootstrap, as a range of those of the batch.
+    pub fn rest(&self) -> Range<usize> {
+        self.phases.last().map_or(self.new.start, |phase| phase.place as usize)..self.new.end
     }
 }
 

@@ -18,8 +18,7 @@ use tidewatch::metrics::Metrics;
 use tidewatch::outbox::{self, Outbox, Tail};
 use tidewatch::segments::{DurablePosition, HEADER_BYTES, Position, SegmentReader, Segments, SegmentsError};
 use tidewatch::snapshots::format;
-use tidewatch_dataflows::graph::ShardState;
-use tidewatch_dataflows::rows::Rows;
+use tidewatch_dataflows::pipeline::ShardState;
 use tidewatch_dataflows::snapshot::StoredShard;
 
 use super::LIMITS;
@@ -329,9 +328,8 @@ pub fn outbox(bytes: &[u8]) {
 }
 
 fn rows(batch: outbox::OutboxBatch) -> Vec<u8> {
-    let outbox::OutboxBatch { epoch, windows, rejects, types } = batch;
     let mut out = Vec::new();
-    outbox::encode(epoch, &Rows { windows, rejects, types, ..Rows::default() }, &mut out);
+    outbox::encode(batch.epoch, &batch.rows, &mut out);
     out
 }
 
@@ -365,9 +363,9 @@ pub fn snapshots(bytes: &[u8]) {
         put(&folder, "again", &rewritten);
         let again = format::read_state(&folder, "again").expect("what was written is read");
         assert_eq!((again.end, &again.settings, &again.state), (state.end, &state.settings, &state.state));
-        // What looks like a state may be none, or one that has no panes.
+        // What looks like a state may be none, or one of which nothing is sealed.
         let held =
-            StoredShard { end: state.end, settings: state.settings, state: &state.state, panes: Vec::new() };
+            StoredShard { end: state.end, settings: state.settings, state: &state.state, sealed: Vec::new() };
         drop(ShardState::load(state.entry.shard, &held));
     }
     let length = file.len() as u64;
@@ -376,14 +374,14 @@ pub fn snapshots(bytes: &[u8]) {
         chain: 0,
         epoch: 0,
         begun: 0,
-        panes_bytes: length,
+        sealed_bytes: length,
         whole_bytes: length,
         state_bytes: 0,
     };
-    put(&folder, &entry.panes_name(), &file);
-    if let Ok(panes) = format::read_panes(&folder, &entry) {
+    put(&folder, &entry.sealed_name(), &file);
+    if let Ok(panes) = format::read_sealed(&folder, &entry) {
         let blocks = panes.blocks().into_iter().map(|panes| format::block(panes).expect("it was one"));
-        let written: Vec<u8> = format::panes_header(&entry).into_iter().chain(blocks.flatten()).collect();
+        let written: Vec<u8> = format::sealed_header(&entry).into_iter().chain(blocks.flatten()).collect();
         assert_eq!(written, file, "what was read is what was written");
     }
 }

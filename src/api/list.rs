@@ -55,7 +55,7 @@ fn json<R: RowRecord>(rows: &[R], next: Option<&str>) -> std::io::Result<Vec<u8>
 
 fn csv<R: RowRecord>(rows: &[R]) -> std::io::Result<Vec<u8>> {
     let mut body = Vec::new();
-    write_csv_header::<R>(ColumnShape::default(), &mut body)?;
+    write_csv_header(R::COLUMNS, ColumnShape::default(), &mut body)?;
     for row in rows {
         write_csv(row, ColumnShape::default(), &mut body)?;
     }

@@ -14,7 +14,7 @@ use super::operations::{
     self, ALL, AnswerKind, DURATION, Operation, Param, ParamPlace, RequestBody, RowKind, SERIES, Tag, Verb,
 };
 use super::params::Params;
-use crate::store::Statistic;
+use crate::store::STATISTICS;
 use crate::store::record::{CellType, Column};
 
 const ABOUT: &str = "Statistics of every series over sliding windows, corrected by late samples, and what they are made of.\n\n\
@@ -75,7 +75,8 @@ fn schemas() -> Map<String, Value> {
 }
 
 fn described(operation: &Operation) -> Value {
-    let filters = Statistic::ALL.iter().filter(|_| operation.filters).flat_map(|(stat, _)| of_filter(stat));
+    let filters = STATISTICS.iter().filter(|_| operation.filters);
+    let filters = filters.flat_map(|statistic| of_filter(statistic.name()));
     let params: Vec<Value> = operation.params.iter().map(of_param).chain(filters).collect();
     let mut described = json!({
         "operationId": operation.id,
@@ -242,7 +243,8 @@ fn of_column(column: &Column) -> Value {
         CellType::True => ("boolean", json!({"const": true})),
     };
     let types = if column.nullable { json!([type_name, "null"]) } else { json!(type_name) };
-    merged(json!({"type": types, "description": column.about}), more)
+    let described = merged(json!({"type": types, "description": column.about}), more);
+    if column.unit.is_empty() { described } else { merged(described, json!({"x-unit": column.unit})) }
 }
 
 fn named(name: &str) -> Value {

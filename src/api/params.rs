@@ -13,7 +13,7 @@ use crate::store::row::RejectGrouping;
 use crate::store::search::{SEARCH_BYTES_MAX, Search};
 use crate::store::selector::Selectors;
 use crate::store::sort::{Sort, SortBy};
-use crate::store::{Filter, PAGE_ROWS_MAX, Range, Statistic};
+use crate::store::{Filter, PAGE_ROWS_MAX, Range, STATISTICS, Statistic};
 
 /// Most parameters of a request.
 const PARAMETERS_MAX: usize = 256;
@@ -111,7 +111,7 @@ impl Params {
     pub fn sort(&self) -> Result<Option<Sort>, Problem> {
         let text = self.one("sort").unwrap_or("name");
         let (descending, word) = text.strip_prefix('-').map_or((false, text), |word| (true, word));
-        let stat = Statistic::ALL.iter().find(|(name, _)| *name == word).map(|(_, stat)| SortBy::Stat(*stat));
+        let stat = Statistic::named(word).map(SortBy::Stat);
         let by = match (word, stat) {
             ("name", _) if !descending => return Ok(None),
             ("name", _) => SortBy::Name,
@@ -268,17 +268,17 @@ impl Params {
 
 /// What a list may be sorted by.
 pub fn sorts() -> Vec<&'static str> {
-    ["name", "at"].into_iter().chain(Statistic::ALL.map(|(name, _)| name)).collect()
+    ["name", "at"].into_iter().chain(STATISTICS.iter().map(Statistic::name)).collect()
 }
 
 /// Whether a parameter is a lower bound, and of which statistic.
-fn filtered(name: &str) -> Option<(bool, Statistic)> {
+fn filtered(name: &str) -> Option<(bool, &'static Statistic)> {
     let (least, stat) = match name.split_once('_')? {
         ("min", stat) => (true, stat),
         ("max", stat) => (false, stat),
         _ => return None,
     };
-    Statistic::ALL.iter().find(|(name, _)| *name == stat).map(|(_, stat)| (least, *stat))
+    Statistic::named(stat).map(|stat| (least, stat))
 }
 
 /// An instant in Unix milliseconds: RFC 3339 or Unix seconds.

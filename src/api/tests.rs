@@ -21,8 +21,8 @@ use crate::labels::{Labels, Limits};
 use crate::metrics::Metrics;
 use crate::store::budget::{Budget, BudgetExceeded};
 use crate::store::testing::labels_of;
-use crate::store::testing::{HOUR_MS, ModelStore, T0, TempDir, series, stats};
-use crate::store::{LabelPairs, NoAnswer, OpenWindowSource, Store, StoreBatch, StoreError};
+use crate::store::testing::{HOUR_MS, ModelStore, T0, TempDir, batch_of, series, stats};
+use crate::store::{LabelPairs, NoAnswer, OpenWindowSource, Store, StoreError};
 
 struct Fake {
     ready: Result<(), String>,
@@ -300,20 +300,9 @@ fn filled(dir: &TempDir) -> Arc<dyn Store> {
     let rejects =
         [reject(0, Reason::TooOld), reject(1, Reason::NotFinite), reject(5, Reason::TooOld), unlisted];
     let written_ms = T0 + 3 * HOUR_MS;
-    store
-        .write(
-            &[StoreBatch { epoch: 1, written_ms, windows: &rows, rejects: &rejects, types: &[] }],
-            &labels_of,
-        )
-        .unwrap();
+    store.write(&[batch_of(1, written_ms, &rows, &rejects, &[])], &labels_of).unwrap();
     let corrected = [WindowStats { count: 3, ..stats(series(1), HOUR_MS, T0 + 60_000, 1, 1_000.0) }];
-    let batch = StoreBatch {
-        epoch: 2,
-        written_ms: written_ms + HOUR_MS,
-        windows: &corrected,
-        rejects: &[],
-        types: &[],
-    };
+    let batch = batch_of(2, written_ms + HOUR_MS, &corrected, &[], &[]);
     store.write(&[batch], &labels_of).unwrap();
     Arc::new(store)
 }
@@ -817,7 +806,7 @@ fn one_series_is_asked_for_by_id_or_by_a_name_that_it_alone_bears() {
         .into_iter()
         .flat_map(|i| (1..=9).map(move |minute| stats(series(i), HOUR_MS, T0 + minute * 60_000, 0, i as f64)))
         .collect();
-    let batch = StoreBatch { epoch: 1, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
+    let batch = batch_of(1, T0, &rows, &[], &[]);
     store.write(&[batch], &labels_of).unwrap();
     let served = serve(Arc::new(store), Ok(()));
     for i in [1, 5, 0] {
@@ -860,9 +849,7 @@ fn corrections_of_a_series_come_newest_first_page_by_page() {
     ];
     for (i, windows) in writes.iter().enumerate() {
         let (epoch, written_ms) = (i as u64 + 1, T0 + i as i64 * 1_000);
-        store
-            .write(&[StoreBatch { epoch, written_ms, windows, rejects: &[], types: &[] }], &labels_of)
-            .unwrap();
+        store.write(&[batch_of(epoch, written_ms, windows, &[], &[])], &labels_of).unwrap();
     }
     let served = serve(Arc::new(store), Ok(()));
     let path = format!("/api/v1/windows/{}/corrections", series(0));
@@ -956,7 +943,7 @@ fn a_row_is_explained_by_what_store_and_worker_know() {
 
     let store = dir.store();
     let row = [stats(series(5), HOUR_MS, T0, 0, 1.0)];
-    let batch = StoreBatch { epoch: 9, written_ms: T0, windows: &row, rejects: &[], types: &[] };
+    let batch = batch_of(9, T0, &row, &[], &[]);
     store.write(&[batch], &labels_of).unwrap();
     let (status, detail) = served.problem("/api/v1/windows/up/explain?window=1h&at=60");
     assert_eq!(status, 409, "{detail}");

@@ -4,6 +4,7 @@
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
+use tidewatch_dataflows::statistics::REVISION;
 
 use super::cursor::PageCursor;
 use super::params::Params;
@@ -12,7 +13,7 @@ use super::{Api, Problem, list, now, operations};
 use crate::store::budget::Budget;
 use crate::store::selector::Selectors;
 use crate::store::sort::Sort;
-use crate::store::{Statistic, Store, WindowKey, WindowQuery};
+use crate::store::{Store, WindowKey, WindowQuery};
 
 /// Answers with a page of windows, by (name, series, window, at) or as it is asked to sort them.
 pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
@@ -66,7 +67,7 @@ fn answer(api: &Api, store: &dyn Store, params: &Params, select: Selectors) -> R
         at_ms: cursor.b,
     });
     let filters = params.filters()?;
-    if now && filters.iter().any(|filter| filter.stat == Statistic::Revision) {
+    if now && filters.iter().any(|filter| *filter.stat == REVISION) {
         let detail = "min_revision and max_revision have no place beside at=now, whose rows have none";
         return Err(Problem::bad_request(detail.to_owned()));
     }

@@ -71,7 +71,7 @@ impl SeriesRoom {
 }
 
 fn series_bytes(settings: &Settings) -> u64 {
-    tidewatch_dataflows::graph::series_bytes(settings) + LABELS_BYTES
+    tidewatch_dataflows::pipeline::series_bytes(settings) + LABELS_BYTES
 }
 
 /// The memory of the machine, or of the cgroups around this process if that is less.

@@ -35,6 +35,7 @@ use tidewatch_dataflows::settings::{Window, duration};
 
 use crate::cli::{Cli, Command, Common};
 use crate::config::{Config, ConfigFlags};
+use crate::sinks::sink::Sink;
 
 use self::memory::SeriesRoom;
 use self::stack::AcceptedRisks;
@@ -54,7 +55,7 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Run { common, accept_loss, accept_clock, lift_quarantine } => {
             let accepted =
                 AcceptedRisks { loss: accept_loss, clock: accept_clock, ..AcceptedRisks::default() };
-            run::run(load(&common)?, accepted, &lift_quarantine, None)
+            run::run(load(&common)?, accepted, &lift_quarantine, None, Vec::new())
         }
         Command::Replay(args) => replay::replay(load(&args.common)?, &args),
         Command::Demo(args) => demo::demo(load(&args.common)?, &args),
@@ -65,6 +66,15 @@ pub fn main(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Check { common } => commands::check(&load(&common)?, common.json),
         Command::Version { common } => commands::version(common.json),
     }
+}
+
+/// Runs the server with these sinks beside that of the store, until it is told to stop.
+///
+/// # Errors
+/// Whatever ended it, with what was attempted.
+pub fn serve(config: Config, sinks: Vec<Box<dyn Sink>>) -> anyhow::Result<ExitCode> {
+    log::start("info");
+    run::run(config, AcceptedRisks::default(), &[], None, sinks)
 }
 
 /// The configuration from file, environment and flags, every setting judged.

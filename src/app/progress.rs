@@ -104,12 +104,12 @@ impl ProgressLine {
     /// when it is computed, if it is.
     pub fn until_stored(&mut self, stack: &Stack, epoch: u64) -> Option<Instant> {
         let mut computed_at = None;
-        while stack.sink_progress.epoch.load(Ordering::Acquire) < epoch && stack.stuck().is_none() {
+        while stack.stored.epoch() < epoch && stack.stuck().is_none() {
             if stack.outbox.wait_for_epoch(epoch, PATIENCE) {
                 computed_at.get_or_insert_with(Instant::now);
             }
             let computed = stack.engine_progress.samples.load(Ordering::Relaxed);
-            self.storing(computed, stack.sink_progress.rows.load(Ordering::Relaxed));
+            self.storing(computed, stack.stored.window_rows());
             std::thread::sleep(Duration::from_millis(2));
         }
         computed_at

@@ -1,6 +1,6 @@
 //! Forgetting series: their labels are released once no sink needs them.
 //!
-//! Two threads. The *releaser* follows the slots that are freed: when the store holds the epoch in which a slot was
+//! Two threads. The *releaser* follows the slots that are freed: when every sink holds the epoch in which a slot was
 //! freed, its series is released. What waits for that is bounded by the series known, for of a series only the last
 //! freeing counts. The *cleaner* asks the workers about series that were not used for long, and releases those without a
 //! slot. At start these are all that the log brought back: the limit on series counts them until the workers know what
@@ -21,11 +21,11 @@ use tidewatch_dataflows::sample::SeriesId;
 
 use crate::engine::{AskError, EngineProgress, FreedSlots, Questions};
 use crate::labels::Labels;
-use crate::sinks::store::SinkProgress;
+use crate::sinks::list::SinkPositions;
 
 /// Epochs with freed slots that may wait for the releaser, which never waits for long.
 const FREED_QUEUED: usize = 256;
-/// How often the releaser looks how far the store is.
+/// How often the releaser looks how far the sinks are.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// How often the cleaner looks for work.
 const CLEAN_EVERY: Duration = Duration::from_millis(200);
@@ -41,8 +41,8 @@ const RELEASED_AT_ONCE: usize = 4_096;
 pub struct ReleaseDeps {
     /// Whose series are released.
     pub labels: Arc<Labels>,
-    /// What the store holds.
-    pub sink: Arc<SinkProgress>,
+    /// What the sinks hold.
+    pub sinks: SinkPositions,
     /// What is computed.
     pub engine: Arc<EngineProgress>,
     /// The workers.
@@ -116,7 +116,7 @@ impl Release {
     }
 }
 
-/// Freed slots whose epoch the store does not hold yet.
+/// Freed slots whose epoch some sink does not hold yet.
 #[derive(Default)]
 struct FreedQueue {
     by_epoch: BTreeMap<u64, Vec<SeriesId>>,
@@ -129,7 +129,7 @@ impl FreedQueue {
         let series: Vec<_> = series.into_iter().filter(known).collect();
         for one in &series {
             let Some(earlier) = self.last.insert(*one, epoch) else { continue };
-            // It came back and was freed again before the store had the first time.
+            // It came back and was freed again before the sinks had the first time.
             if let Some(others) = self.by_epoch.get_mut(&earlier).filter(|_| earlier != epoch) {
                 others.retain(|other| other != one);
             }
@@ -137,9 +137,9 @@ impl FreedQueue {
         self.by_epoch.entry(epoch).or_default().extend(series);
     }
 
-    /// Those freed in the oldest epoch, if it is not after `stored`.
-    fn next(&mut self, stored: u64) -> Option<(u64, Vec<SeriesId>)> {
-        let first = self.by_epoch.first_entry().filter(|first| *first.key() <= stored)?;
+    /// Those freed in the oldest epoch, if it is not after `written`.
+    fn next(&mut self, written: u64) -> Option<(u64, Vec<SeriesId>)> {
+        let first = self.by_epoch.first_entry().filter(|first| *first.key() <= written)?;
         let (epoch, series) = first.remove_entry();
         for one in &series {
             if self.last.get(one) == Some(&epoch) {
@@ -150,12 +150,12 @@ impl FreedQueue {
     }
 }
 
-/// Releases what was freed as the store comes on.
+/// Releases what was freed as the sinks come on.
 fn follow(freed: &Receiver<FreedSlots>, parts: &ReleaseDeps, released: &ReleaseProgress) {
     let mut waiting = FreedQueue::default();
     loop {
         // Before the queue is emptied: what was freed up to here is in it or was taken from it.
-        let stored = parts.sink.epoch.load(Ordering::Acquire);
+        let written = parts.sinks.least();
         let ended = match freed.recv_timeout(LOOK_EVERY) {
             Ok(more) => {
                 waiting.add(more, &parts.labels);
@@ -165,12 +165,12 @@ fn follow(freed: &Receiver<FreedSlots>, parts: &ReleaseDeps, released: &ReleaseP
             Err(RecvTimeoutError::Timeout) => false,
             Err(RecvTimeoutError::Disconnected) => true,
         };
-        while let Some((epoch, series)) = waiting.next(stored) {
+        while let Some((epoch, series)) = waiting.next(written) {
             for some in series.chunks(RELEASED_AT_ONCE) {
                 parts.labels.release(some, epoch);
             }
         }
-        released.epoch.fetch_max(stored, Ordering::Release);
+        released.epoch.fetch_max(written, Ordering::Release);
         if ended {
             return;
         }
@@ -181,15 +181,15 @@ fn follow(freed: &Receiver<FreedSlots>, parts: &ReleaseDeps, released: &ReleaseP
 fn clean(quit: &Receiver<()>, parts: &ReleaseDeps, released: &ReleaseProgress) {
     let mut asked = released.settled().then(Instant::now);
     while quit.recv_timeout(CLEAN_EVERY) == Err(RecvTimeoutError::Timeout) {
-        let stored = parts.sink.epoch.load(Ordering::Acquire);
-        let caught_up = parts.engine.epoch.load(Ordering::Relaxed).min(stored) >= parts.found_epoch;
+        let written = parts.sinks.least();
+        let caught_up = parts.engine.epoch.load(Ordering::Relaxed).min(written) >= parts.found_epoch;
         if !caught_up || asked.is_some_and(|at| at.elapsed() < ASK_EVERY) {
             continue;
         }
         // At start what was registered before it counts as not used; later only what was not used for long.
         let before = match asked {
             None => parts.found_epoch + 1,
-            Some(_) => stored.saturating_sub(UNUSED_MS),
+            Some(_) => written.saturating_sub(UNUSED_MS),
         };
         match release_unused(parts, before) {
             Ok(n) => {

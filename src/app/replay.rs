@@ -35,7 +35,7 @@ pub fn replay(config: Config, args: &cli::ReplayArgs) -> anyhow::Result<ExitCode
     let on_fatal = end_process();
     let accepted =
         AcceptedRisks { loss: args.accept_loss, future: args.allow_future, clock: args.accept_clock };
-    let stack = Stack::open(&config, EpochMode::File, accepted, &on_fatal);
+    let stack = Stack::open(&config, EpochMode::File, accepted, &on_fatal, Vec::new());
     if args.backfill {
         return backfill::command::replay(&config, args, options, stack, (from_ms, to_ms));
     }
@@ -77,7 +77,7 @@ pub fn replay(config: Config, args: &cli::ReplayArgs) -> anyhow::Result<ExitCode
         seconds_computed: (computed_at.unwrap_or(stored_at) - started).as_secs_f64().max(1e-9),
         seconds_stored: (stored_at - started).as_secs_f64().max(1e-9),
         computed: stack.engine_progress.samples.load(Ordering::Relaxed),
-        rows: stack.sink_progress.rows.load(Ordering::Relaxed),
+        rows: stack.stored.window_rows(),
         series: stack.labels.len(),
         slots: (stack.metrics.slots_given.get(), stack.metrics.slots_freed.get()),
         released: stack.metrics.series_released.get(),
@@ -122,7 +122,7 @@ fn wait_for_room(stack: &Arc<Stack>, cut: &EpochCut) {
             return false;
         }
         let behind = || stack.released.epoch() < end || !stack.released.settled();
-        while behind() && stack.stuck().is_none() {
+        while behind() && stack.stuck().is_none() && !stack.sinks.ended() {
             std::thread::sleep(Duration::from_millis(1));
         }
         true

@@ -22,7 +22,8 @@ use crate::api::{self, Api, Deps};
 use crate::config::Config;
 use crate::engine::publish_sizes;
 use crate::journal::{CLOCK_BEHIND_MS_MAX, EpochMode, QueueError as JournalRefused};
-use crate::metrics::{LogLabels, Metrics, QueueLabels, SinkLabels};
+use crate::metrics::{LogLabels, Metrics};
+use crate::sinks::sink::Sink;
 use crate::source::receive::{self, Receiver};
 use crate::source::remote_write;
 use crate::source::{DurableFuture, Intake, IntakeRefusal};
@@ -55,15 +56,16 @@ const QUARANTINED_SHOWN: usize = 20;
 /// When a refused sender should come again.
 const RETRY_SECONDS: u64 = 5;
 
-/// Runs until SIGTERM or SIGINT, drains, and returns 0. A guest is one more source.
+/// Runs until SIGTERM or SIGINT, drains, and returns 0. A guest is one more source; `sinks` stand beside that of the store.
 pub fn run(
     config: Config,
     accepted: AcceptedRisks,
     lift: &[String],
     guest: Option<Guest>,
+    sinks: Vec<Box<dyn Sink>>,
 ) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(serve(config, accepted, lift, guest))
+    runtime.block_on(serve(config, accepted, lift, guest, sinks))
 }
 
 async fn serve(
@@ -71,6 +73,7 @@ async fn serve(
     accepted: AcceptedRisks,
     lift: &[String],
     guest: Option<Guest>,
+    sinks: Vec<Box<dyn Sink>>,
 ) -> anyhow::Result<ExitCode> {
     // Before the data directory is touched.
     let clients =
@@ -80,7 +83,7 @@ async fn serve(
     // The receiver lives as long as this function: a message is lost only when the process ends anyway.
     let on_fatal: FatalHook = Arc::new(move |fatal| drop(fatal_to.send(fatal)));
     let opened = Instant::now();
-    let stack = Arc::new(Stack::open(&config, EpochMode::Live, accepted, &on_fatal)?);
+    let stack = Arc::new(Stack::open(&config, EpochMode::Live, accepted, &on_fatal, sinks)?);
     lift_quarantine(&stack, lift).await?;
     let watchdog = Watchdog::start(
         Duration::from_millis(config.watchdog_ms.unsigned_abs()),
@@ -203,8 +206,10 @@ async fn serve(
     let last = full.journal.last_epoch_end().map_or(0, |end| end.epoch);
     if let Some(why) = full.engine_progress.blocked_on() {
         tracing::warn!("everything taken is durable; {why}, so not all of it is stored");
-    } else if full.sink_progress.epoch.load(Ordering::Acquire) < last {
+    } else if full.stored.epoch() < last {
         tracing::warn!("everything taken is durable; not all of it is computed, the next start does it");
+    } else if full.sinks.least() < last {
+        tracing::warn!("everything taken is stored; not all sinks have it, the next start goes on");
     } else {
         tracing::info!("everything taken is stored");
     }
@@ -491,8 +496,7 @@ impl api::ServerState for RunningServer {
             "waits_for": waits_for,
             "series": series,
             "label_sets": stack.labels.len(),
-            "epoch": { "journal": stack.journal.last_epoch_end().map(|end| end.epoch), "outbox": stack.outbox.epoch(),
-                       "store": stack.sink_progress.epoch.load(Ordering::Relaxed) },
+            "epoch": { "journal": stack.journal.last_epoch_end().map(|end| end.epoch), "outbox": stack.outbox.epoch() },
             "lag_seconds": (processing_ms != i64::MIN).then(|| (now_ms() - processing_ms).max(0) as f64 / 1e3),
             "clock_behind_seconds": self.clock_behind_ms().max(0) as f64 / 1e3,
             "samples": progress.samples.load(Ordering::Relaxed),
@@ -504,7 +508,7 @@ impl api::ServerState for RunningServer {
                       "outbox": { "bytes": log_bytes("outbox"), "bytes_max": self.config.outbox.bytes_max },
                       "series": { "bytes": log_bytes("series") },
                       "snapshots": { "bytes": stack.metrics.snapshot_bytes.get() } },
-            "sink_behind_seconds": stack.sink_behind() as f64 / 1e3,
+            "sinks": stack.sinks.status(),
             "limits_reached": stack.metrics.limits_reached(),
             "rows_per_day": self.rows_per_day().json(),
             "windows": self.config.windows.iter().map(|w| json!({"length": duration(w.length_ms), "hop": duration(w.hop_ms)})).collect::<Vec<_>>(),
@@ -530,8 +534,6 @@ impl api::ServerState for RunningServer {
         metrics.rows_per_day.set(i64::try_from(self.rows_per_day().estimate()).unwrap_or(i64::MAX));
         metrics.rows_per_day_max.set(i64::try_from(self.config.store.rows_per_day_max).unwrap_or(i64::MAX));
         sources::publish(&self.sources, now_ms(), metrics);
-        let behind = stack.sink_behind();
-        metrics.queue_depth.get_or_create(&QueueLabels { queue: "store_epochs" }).set(behind as i64);
-        metrics.sink_lag_seconds.get_or_create(&SinkLabels { sink: "store" }).set(behind as f64 / 1e3);
+        stack.sinks.publish(metrics);
     }
 }

@@ -18,10 +18,13 @@ use crate::journal::{self, EpochMode, Journal, SyncMode};
 use crate::labels::{self, Labels};
 use crate::metrics::{BuildLabels, Metrics};
 use crate::outbox::{self, DurablePosition, Outbox};
-use crate::sinks::store::{SinkDeps, SinkError, SinkProgress, StoreSink};
+use crate::sinks::list::{SinkList, SinkPositions};
+use crate::sinks::runner::{OnSinkFailure, RetryPolicy, SinkFailure, SinkInput, SinkProgress};
+use crate::sinks::sink::Sink;
+use crate::sinks::store::{self as store_sink, StoreSink, StoreSinkDeps};
 use crate::snapshots::Snapshots;
+use crate::store::Store;
 use crate::store::embedded::{self, Embedded};
-use crate::store::{Store, StoreError};
 
 use super::process;
 use super::release::{self, Release, ReleaseProgress};
@@ -51,8 +54,10 @@ pub struct Stack {
     pub store: Arc<Embedded>,
     /// Where the engine is.
     pub engine_progress: Arc<engine::EngineProgress>,
-    /// Where the store's sink is.
-    pub sink_progress: Arc<SinkProgress>,
+    /// Where all sinks are.
+    pub sinks: SinkPositions,
+    /// Where the store's sink is: what the API can answer from.
+    pub stored: Arc<SinkProgress>,
     /// What the workers hold.
     pub questions: Questions,
     /// How far series are released whose slots were freed.
@@ -80,7 +85,7 @@ pub struct AcceptedRisks {
 struct StackThreads {
     trim: Option<Trim>,
     engine: Engine,
-    sink: StoreSink,
+    sinks: SinkList,
     release: Release,
 }
 
@@ -100,7 +105,7 @@ pub const RESTART_ME: u8 = 75;
 pub type FatalHook = Arc<dyn Fn(Fatal) + Send + Sync>;
 
 impl Stack {
-    /// Opens the data directory and starts engine and sink.
+    /// Opens the data directory and starts the engine and the sinks: that of the store, and `others`.
     ///
     /// # Errors
     /// Another process holds the directory, a log or the store cannot be opened, or they do not fit together.
@@ -109,6 +114,7 @@ impl Stack {
         mode: EpochMode,
         accepted: AcceptedRisks,
         on_fatal: &FatalHook,
+        others: Vec<Box<dyn Sink>>,
     ) -> anyhow::Result<Stack> {
         let dir = &config.data_dir;
         let lock = lock(dir, config.umask)?;
@@ -123,7 +129,6 @@ impl Stack {
             ..embedded::EmbeddedOptions::default()
         };
         let store = Arc::new(store_check::open(dir, options)?);
-        let stored = store.epoch().context("reading the store's epoch")?;
         // The journal is read from behind the snapshots only, and types stand in it once.
         let types = store.types().context("reading the store's types")?;
         labels.record_types(&types.into_iter().map(|(series, kind)| (series.0, kind)).collect::<Vec<_>>());
@@ -133,8 +138,10 @@ impl Stack {
             .context("opening the snapshots")?;
 
         let outbox_dir = dir.join("outbox");
-        let proof =
-            outbox::AcceptProof { snapshot: snapshots.newest_epoch(), stored, accept_loss: accepted.loss };
+        let mut sinks: Vec<Box<dyn Sink>> = vec![store_sink(dir, &store, &labels, &metrics)?];
+        sinks.extend(others);
+        let written = written(&sinks)?;
+        let proof = outbox::AcceptProof::new(snapshots.newest_epoch(), &written, accepted.loss);
         let outbox = open_outbox(config, &outbox_dir, proof, Arc::clone(&metrics))?;
 
         let mut journal_config = journal_config(config, mode, accepted.future);
@@ -142,12 +149,9 @@ impl Stack {
         journal_config.accept_clock = accepted.clock;
         // Whoever reads a file or makes samples is told by what it waits for.
         journal_config.on_failed = (mode == EpochMode::Live).then(|| journal_failed(on_fatal));
-        let made = [
-            ("outbox", outbox.last_epoch()),
-            ("store", stored),
-            ("newest snapshot", snapshots.newest_epoch()),
-        ];
-        journal_config.made = made.into_iter().filter_map(|(what, epoch)| Some((what, epoch?))).collect();
+        let made = [("outbox", outbox.last_epoch()), ("newest snapshot", snapshots.newest_epoch())];
+        let made = made.into_iter().chain(written);
+        journal_config.made = made.filter_map(|(what, epoch)| Some((what, epoch?))).collect();
         let before_commit = {
             let labels = Arc::clone(&labels);
             Box::new(move || labels.sync())
@@ -163,16 +167,15 @@ impl Stack {
         let found_epoch = journal.last_epoch_end().map_or(0, |end| end.epoch);
 
         let (durable, trimmer) = (outbox.durable(), outbox.trimmer());
-        let sink_parts = SinkDeps {
-            store: Arc::clone(&store) as Arc<dyn Store>,
-            labels: Arc::clone(&labels),
-            metrics: Arc::clone(&metrics),
-            clock: now_ms,
+        let input = SinkInput {
+            outbox: outbox_dir.into(),
+            durable: Arc::clone(&durable),
             accept_loss: accepted.loss,
-            uptime: crate::sinks::store::uptime,
-            on_fatal: sink_failed(dir, on_fatal),
+            retry: RetryPolicy::default(),
         };
-        let sink = StoreSink::start(&outbox_dir, Arc::clone(&durable), sink_parts)?;
+        let sinks = SinkList::start(sinks, &input, &metrics, &sink_failed(on_fatal))?;
+        let positions = sinks.positions();
+        let stored = positions.of(store_sink::NAME).context("the store has no sink")?;
         let (freed_to, freed_from) = release::queue();
         let engine = Engine::start(
             config.workers,
@@ -191,7 +194,7 @@ impl Stack {
                 journal: journal.clone(),
                 snapshots: snapshots.clone(),
                 outbox: trimmer,
-                store: Arc::clone(&store) as Arc<dyn Store>,
+                sinks: positions.clone(),
                 labels: Arc::clone(&labels),
                 engine: engine.progress(),
                 journal_bytes_max: config.journal.bytes_max,
@@ -204,7 +207,7 @@ impl Stack {
         let released = Arc::default();
         let release_parts = release::ReleaseDeps {
             labels: Arc::clone(&labels),
-            sink: sink.progress(),
+            sinks: positions.clone(),
             engine: engine.progress(),
             questions: engine.questions(),
             found_epoch,
@@ -217,64 +220,60 @@ impl Stack {
             outbox: durable,
             store,
             engine_progress: engine.progress(),
-            sink_progress: sink.progress(),
+            sinks: positions,
+            stored,
             questions: engine.questions(),
             released,
             found_epoch,
             trims: config.journal.trim,
-            running: Mutex::new(Some(StackThreads { trim, engine, sink, release })),
+            running: Mutex::new(Some(StackThreads { trim, engine, sinks, release })),
             _lock: lock,
         })
     }
 
-    /// Drains everything that was taken into the store and stops. Who still holds the stack then is refused.
+    /// Drains everything that was taken into the sinks and stops. Who still holds the stack then is refused.
     ///
     /// # Errors
     /// The journal failed; what was answered before that is durable all the same.
     pub fn close(&self) -> anyhow::Result<()> {
         let closed = self.journal.close();
         let running = self.running.lock().take();
-        if let Some(StackThreads { trim, engine, sink, release }) = running {
+        if let Some(StackThreads { trim, engine, sinks, release }) = running {
             drop(trim);
             engine.join();
-            sink.join();
+            sinks.join();
             release.join();
         }
         closed.context("closing the journal")
     }
 
     /// Whether everything found at start is computed and stored again, and what ended in it released: until then more
-    /// series may count than there are.
+    /// series may count than there are. A sink beside the store that lags keeps labels, and is not waited for.
     pub fn caught_up(&self) -> bool {
         let found = self.found_epoch;
         self.engine_progress.epoch.load(Ordering::Relaxed) >= found
-            && self.sink_progress.epoch.load(Ordering::Acquire) >= found
-            && self.released.settled()
+            && self.stored.epoch() >= found
+            && (self.released.settled() || self.sinks.least() < found)
     }
 
     /// Why nothing is taken, if the engine waits for its outbox: with the sink that holds it up, if one does.
     pub fn blocked_on(&self) -> Option<String> {
         let why = self.engine_progress.blocked_on()?;
-        let behind = self.sink_behind();
-        Some(match why {
-            BlockedOn::Full if behind > 0 => format!(
-                "{why}; the sink store holds it up: it has epoch {}, {behind} behind the outbox ({:.1} s)",
-                self.sink_progress.epoch.load(Ordering::Acquire),
+        let behind = self.sinks.furthest_behind().filter(|(_, behind)| *behind > 0);
+        Some(match (&why, behind) {
+            (BlockedOn::Full, Some((sink, behind))) => format!(
+                "{why}; the sink {} holds it up: it has epoch {}, {behind} behind the outbox ({:.1} s)",
+                sink.name,
+                sink.epoch(),
                 behind as f64 / 1e3
             ),
-            why => why.to_string(),
+            _ => why.to_string(),
         })
     }
 
     /// Why the engine waits for its outbox, if nobody makes room there: waiting with it would be for ever.
     pub fn stuck(&self) -> Option<BlockedOn> {
         self.engine_progress.blocked_on().filter(|why| !self.trims || *why != BlockedOn::Full)
-    }
-
-    /// By how much the number of the store's epoch is behind that of the outbox; numbers of epochs are milliseconds.
-    pub fn sink_behind(&self) -> u64 {
-        let stored = self.sink_progress.epoch.load(Ordering::Acquire);
-        self.outbox.epoch().unwrap_or(0).saturating_sub(stored)
     }
 
     /// Whether the store holds every epoch found at start, and the workers can be asked.
@@ -295,7 +294,7 @@ impl Stack {
             let at = self.engine_progress.computed();
             return Err(format!("the engine was restarted after: {after}; at epoch {at} of {upto}"));
         }
-        let stored = self.sink_progress.epoch.load(Ordering::Acquire);
+        let stored = self.stored.epoch();
         if self.engine_progress.rebuilding() {
             let computed = self.engine_progress.computed();
             return Err(format!(
@@ -391,18 +390,39 @@ fn fatal<E: std::fmt::Display + 'static>(
     })
 }
 
-/// Ends the process; a store that is damaged is begun anew by the next start.
-fn sink_failed(dir: &Path, on_fatal: &FatalHook) -> Arc<dyn Fn(SinkError) + Send + Sync> {
-    let (dir, on_fatal) = (dir.to_owned(), Arc::clone(on_fatal));
-    Arc::new(move |error| {
-        let damage = match &error {
-            SinkError::Store(StoreError::Corrupt { why, .. }) => Some(why),
-            _ => None,
-        };
-        damage.inspect(|why| store_check::mark(&dir, why));
-        let code = if damage.is_some() || error.restart_helps() { RESTART_ME } else { 1 };
-        on_fatal(Fatal { message: error.to_string(), code });
-    })
+/// The sink of the store; one that is found damaged is begun anew by the next start.
+fn store_sink(
+    dir: &Path,
+    store: &Arc<Embedded>,
+    labels: &Arc<Labels>,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Box<dyn Sink>> {
+    let dir = dir.to_owned();
+    let deps = StoreSinkDeps {
+        store: Arc::clone(store) as Arc<dyn Store>,
+        labels: Arc::clone(labels),
+        metrics: Arc::clone(metrics),
+        clock: now_ms,
+        uptime: store_sink::uptime,
+        on_corrupt: Box::new(move |why| store_check::mark(&dir, why)),
+    };
+    Ok(Box::new(StoreSink::new(deps).context("reading the store")?))
+}
+
+/// The newest epoch of each sink, with its name.
+fn written(sinks: &[Box<dyn Sink>]) -> anyhow::Result<Vec<(&'static str, Option<u64>)>> {
+    let mut all = Vec::with_capacity(sinks.len());
+    for sink in sinks {
+        let name = sink.name();
+        let epoch = sink.written().with_context(|| format!("reading the epoch of the sink {name}"))?;
+        all.push((name, epoch));
+    }
+    Ok(all)
+}
+
+/// Ends the process when a sink has ended without which it is of no use.
+fn sink_failed(on_fatal: &FatalHook) -> OnSinkFailure {
+    fatal(on_fatal, SinkFailure::restart_helps)
 }
 
 /// Another process has the data directory.

@@ -126,14 +126,14 @@ fn words(url: &Url, status: &Value) -> String {
                 "journal {}, outbox {}, store {}",
                 epoch(status, "journal"),
                 epoch(status, "outbox"),
-                epoch(status, "store")
+                epoch_of_store(status)
             ),
         ),
         (
             "store",
             format!(
                 "{} behind the outbox; {} window rows",
-                seconds("/sink_behind_seconds"),
+                seconds("/sinks/0/behind_seconds"),
                 count("/store/window_rows")
             ),
         ),
@@ -164,11 +164,16 @@ fn words(url: &Url, status: &Value) -> String {
     all
 }
 
+fn epoch_of_store(status: &Value) -> String {
+    number_of_epoch(&status["sinks"][0]["epoch"])
+}
+
 fn epoch(status: &Value, of: &str) -> String {
-    status["epoch"][of]
-        .as_u64()
-        .filter(|epoch| *epoch > 0)
-        .map_or_else(|| "none".to_owned(), |epoch| epoch.to_string())
+    number_of_epoch(&status["epoch"][of])
+}
+
+fn number_of_epoch(value: &Value) -> String {
+    value.as_u64().filter(|epoch| *epoch > 0).map_or_else(|| "none".to_owned(), |epoch| epoch.to_string())
 }
 
 /// What came by remote write is no source that is asked, so it is not here.

@@ -2,7 +2,7 @@
 //!
 //! - The journal behind the older of two snapshots of every shard: a start that finds the newer one damaged begins
 //!   there.
-//! - The outbox behind the store, as far as that is safe from a power cut: it is synced first.
+//! - The outbox behind the sink that is furthest behind, as far as each is safe from a power cut: they are synced first.
 //! - The series log of the series that nobody knows any more.
 //!
 //! `journal.trim: off` keeps everything. Not here: which segments an epoch lies in; what snapshots are.
@@ -16,15 +16,16 @@ use crate::engine;
 use crate::journal::Journal;
 use crate::labels::Labels;
 use crate::outbox;
+use crate::sinks::list::SinkPositions;
 use crate::snapshots::Snapshots;
-use crate::store::Store;
+
 use parking_lot::Mutex;
 
 use super::stack::{Fatal, FatalHook, RESTART_ME};
 
 /// How often it is looked whether something can go.
 const EVERY: Duration = Duration::from_secs(1);
-/// Every how many looks the store is synced and the outbox trimmed, unless that is full.
+/// Every how many looks the sinks are synced and the outbox trimmed, unless that is full.
 const OUTBOX_EVERY: u32 = 30;
 const PATIENCE: Duration = Duration::from_millis(100);
 
@@ -33,7 +34,7 @@ pub struct TrimDeps {
     pub journal: Journal,
     pub snapshots: Snapshots,
     pub outbox: outbox::OutboxTrimmer,
-    pub store: Arc<dyn Store>,
+    pub sinks: SinkPositions,
     pub labels: Arc<Labels>,
     pub engine: Arc<engine::EngineProgress>,
     /// `journal.bytes_max`.
@@ -116,7 +117,7 @@ impl TrimDeps {
     }
 
     fn trim_outbox(&self) -> anyhow::Result<()> {
-        if let Some(safe) = self.store.sync()? {
+        if let Some(safe) = self.sinks.sync()? {
             let bytes = self.outbox.trim(safe)?;
             if bytes > 0 {
                 tracing::debug!("the outbox was trimmed behind epoch {safe}: {bytes} bytes");
@@ -126,7 +127,7 @@ impl TrimDeps {
     }
 
     fn trim_labels(&self) -> anyhow::Result<()> {
-        let safe = || self.store.sync().map(drop).map_err(std::io::Error::other);
+        let safe = || self.sinks.sync().map(drop).map_err(std::io::Error::other);
         loop {
             match self.labels.compact(safe) {
                 Ok(compacted) if compacted.removed_bytes > 0 => {}

@@ -1,18 +1,26 @@
-//! How long the operators run, as timely logs it.
+//! How long operators run, as timely logs it, and how long each stage of them.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tidewatch_dataflows::graph::OPERATORS;
+use tidewatch_dataflows::graph::OPERATOR;
+use tidewatch_dataflows::pipeline::{Meter, STAGES};
 use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
 
-use crate::metrics::{Metrics, StageLabels};
+use crate::metrics::{Metrics, OperatorLabels, StageLabels};
 
-/// Nanoseconds operators ran, by name: the sum over workers, and the longest at a time.
+/// What was measured since it was published last.
 #[derive(Default)]
-pub(super) struct Busy(Mutex<HashMap<&'static str, OperatorTime>>);
+pub(super) struct Busy {
+    /// By name, over all workers.
+    operators: Mutex<HashMap<&'static str, OperatorTime>>,
+    /// By place in the list, over all workers.
+    stages: [StageFigures; STAGES.len()],
+}
 
 /// How long an operator ran, in nanoseconds.
 #[derive(Clone, Copy, Default)]
@@ -28,28 +36,68 @@ impl OperatorTime {
     }
 }
 
+/// What a stage did.
+#[derive(Default)]
+struct StageFigures {
+    nanoseconds: AtomicU64,
+    batches: AtomicU64,
+    rows: AtomicU64,
+}
+
 impl Busy {
     fn add(&self, seen: &mut HashMap<&'static str, OperatorTime>) {
-        let mut all = self.0.lock();
+        let mut all = self.operators.lock();
         for (name, ran) in seen.drain() {
             all.entry(name).or_default().add(ran);
         }
     }
 
     pub(super) fn publish(&self, metrics: &Metrics) {
-        let mut all = self.0.lock();
-        for (operator, ran) in all.drain() {
-            let operator = StageLabels { operator: operator.to_owned() };
+        for (operator, ran) in self.operators.lock().drain() {
+            let operator = OperatorLabels { operator };
             metrics.operator_seconds.get_or_create(&operator).inc_by(ran.sum as f64 / 1e9);
             let longest = metrics.operator_longest_seconds.get_or_create(&operator);
             longest.set(longest.get().max(ran.longest as f64 / 1e9));
         }
+        for (figures, spec) in self.stages.iter().zip(STAGES) {
+            let stage = StageLabels { stage: spec.name };
+            let take = |figure: &AtomicU64| figure.swap(0, Ordering::Relaxed);
+            metrics.stage_seconds.get_or_create(&stage).inc_by(take(&figures.nanoseconds) as f64 / 1e9);
+            metrics.stage_batches.get_or_create(&stage).inc_by(take(&figures.batches));
+            metrics.stage_rows.get_or_create(&stage).inc_by(take(&figures.rows));
+        }
+    }
+}
+
+/// Measures the stages of one worker.
+pub(super) struct StageMeter {
+    busy: Arc<Busy>,
+    began: Cell<Option<Instant>>,
+}
+
+impl StageMeter {
+    pub(super) fn new(busy: &Arc<Busy>) -> StageMeter {
+        StageMeter { busy: Arc::clone(busy), began: Cell::new(None) }
+    }
+}
+
+impl Meter for StageMeter {
+    fn enter(&self, _: usize) {
+        self.began.set(Some(Instant::now()));
+    }
+
+    fn leave(&self, stage: usize, rows: usize, retired: bool) {
+        let figures = &self.busy.stages[stage];
+        let took = self.began.take().map_or(Duration::ZERO, |began| began.elapsed());
+        figures.nanoseconds.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+        figures.batches.fetch_add(u64::from(retired), Ordering::Relaxed);
+        figures.rows.fetch_add(rows as u64, Ordering::Relaxed);
     }
 }
 
 /// Has timely tell when operators run; sums it up by name.
 pub(super) fn log_operators(worker: &timely::worker::Worker, busy: &Arc<Busy>) {
-    let names = [OPERATORS[0], OPERATORS[1], "source", "outbox"];
+    let names = [OPERATOR, "source", "outbox"];
     let (mut operators, mut running) =
         (HashMap::<usize, &'static str>::new(), HashMap::<usize, Duration>::new());
     let (mut seen, busy) = (HashMap::<&'static str, OperatorTime>::new(), Arc::clone(busy));

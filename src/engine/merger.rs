@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
 use tidewatch_dataflows::rows::Rows;
 use tidewatch_dataflows::sample::{EpochEnd, Reason};
-use tidewatch_dataflows::snapshot::ShardSnapshot;
+use tidewatch_dataflows::snapshot::{SnapshotPart, assemble};
 
 use super::busy::Busy;
 use super::generation::Signals;
@@ -33,8 +33,8 @@ pub(super) struct Merger {
     pub(super) signals: Arc<Signals>,
     pub(super) freed: FreedHook,
     pub(super) snapshots: Option<Snapshots>,
-    /// States of shards as of epochs that the outbox does not hold durably yet.
-    pub(super) saved: Vec<ShardSnapshot>,
+    /// Parts of snapshots as of epochs that the outbox does not hold durably yet.
+    pub(super) saved: Vec<SnapshotPart>,
 }
 
 impl Merger {
@@ -63,12 +63,12 @@ impl Merger {
                 if mutant(7)
                     && let Some(snapshots) = &self.snapshots
                 {
-                    snapshots.take(std::mem::take(&mut self.saved));
+                    snapshots.take(assemble(std::mem::take(&mut self.saved)));
                 }
                 self.outbox().sync()?;
                 unsynced = 0;
                 // Only now: a snapshot is never of an epoch that the outbox may still lose.
-                let saved = std::mem::take(&mut self.saved);
+                let saved = assemble(std::mem::take(&mut self.saved));
                 if let Some(snapshots) = &self.snapshots {
                     snapshots.take(saved);
                 }
@@ -227,7 +227,7 @@ mod tests {
         let never: Arc<AtomicBool> = Arc::default();
         let merger = Merger {
             outbox: Arc::clone(&outbox),
-            progress: Arc::new(EngineProgress::new(Vec::new(), 0)),
+            progress: Arc::new(EngineProgress::new(2, Vec::new(), 0)),
             metrics,
             busy: Arc::default(),
             signals: Arc::new(Signals::new(&never, &never)),

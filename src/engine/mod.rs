@@ -34,9 +34,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidewatch_dataflows::graph::{OPERATORS, Sizes};
+use tidewatch_dataflows::graph::Sizes;
+use tidewatch_dataflows::pipeline::STAGES;
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 use tidewatch_dataflows::settings::Settings;
+use tidewatch_dataflows::shard::WorkPosition;
 
 use self::feeder::ToldTypes;
 use self::generation::EngineShared;
@@ -137,6 +139,8 @@ pub struct EngineProgress {
     held_up: Mutex<Option<BlockedOn>>,
     /// What the workers hold.
     pub sizes: Arc<Sizes>,
+    /// What each worker is at.
+    positions: Vec<Arc<WorkPosition>>,
     /// The newest epoch that the present generation has computed; 0 for none.
     computed: AtomicU64,
     /// The newest epoch that the journal held when the present generation began.
@@ -178,7 +182,7 @@ pub struct EngineRestart {
 }
 
 impl EngineProgress {
-    fn new(quarantined: Vec<QuarantineEntry>, found: u64) -> EngineProgress {
+    fn new(workers: usize, quarantined: Vec<QuarantineEntry>, found: u64) -> EngineProgress {
         EngineProgress {
             samples: AtomicU64::new(0),
             live: AtomicU64::new(0),
@@ -188,6 +192,7 @@ impl EngineProgress {
             rows: AtomicU64::new(0),
             held_up: Mutex::new(None),
             sizes: Arc::default(),
+            positions: (0..workers).map(|_| Arc::default()).collect(),
             computed: AtomicU64::new(0),
             upto: AtomicU64::new(0),
             generation: AtomicU64::new(0),
@@ -243,9 +248,8 @@ impl EngineProgress {
 
     /// What the workers are at, as a sentence.
     pub fn at(&self) -> String {
-        let working = self.sizes.working.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let at = working.iter().filter_map(|(index, working)| {
-            let (epoch, series) = working.now()?;
+        let at = self.positions.iter().enumerate().filter_map(|(index, position)| {
+            let (epoch, series) = position.now()?;
             let series = series.map_or_else(|| "a shard".to_owned(), |series| format!("series {series}"));
             Some(format!("worker {index} is at {series} of epoch {epoch}"))
         });
@@ -316,7 +320,7 @@ impl Engine {
         on_fatal: OnFatal,
     ) -> Result<Engine, EngineError> {
         let found = journal.last_epoch_end().map_or(0, |end| end.epoch);
-        let progress = Arc::new(EngineProgress::new(journal.quarantined().to_vec(), found));
+        let progress = Arc::new(EngineProgress::new(workers, journal.quarantined().to_vec(), found));
         let questions = Questions::new(Arc::clone(&progress));
         let (quit, closing) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let shared = EngineShared {
@@ -382,9 +386,9 @@ impl Drop for Engine {
 /// Sets the gauges of what the workers hold.
 pub fn publish_sizes(progress: &EngineProgress, metrics: &Metrics) {
     metrics.active_series.set(progress.sizes.series.load(Ordering::Relaxed) as i64);
-    for (name, bytes) in OPERATORS.iter().zip(&progress.sizes.bytes) {
-        let label = StageLabels { operator: (*name).to_owned() };
-        metrics.operator_bytes.get_or_create(&label).set(bytes.load(Ordering::Relaxed) as i64);
+    for (stage, bytes) in STAGES.iter().zip(&progress.sizes.bytes) {
+        let label = StageLabels { stage: stage.name };
+        metrics.stage_bytes.get_or_create(&label).set(bytes.load(Ordering::Relaxed) as i64);
     }
 }
 
@@ -548,7 +552,7 @@ mod tests {
             let engine =
                 Engine::start(workers, &settings, logs(&journal, outbox), metrics, listeners, fatal).unwrap();
             let questions = engine.questions();
-            let later = T + 2 * settings.keep_ms();
+            let later = T + 2 * tidewatch_dataflows::pipeline::keep_ms(&settings);
             for (series, at_ms) in [(0..400, T), (200..300, later)] {
                 let mut samples = Samples::default();
                 series.for_each(|id| samples.push(id, at_ms + id as i64, 1.0));

@@ -119,30 +119,31 @@ pub type AuditAnswer = (SeriesId, Result<StateCheck, Unavailable>);
 
 impl WorkerQuestion {
     /// Answers from what one worker holds.
-    fn answer(self, gates: &StateQueries) {
+    fn answer(self, queries: &StateQueries) {
         match self {
             WorkerQuestion::Newest { series, answer } => {
                 let places = series.iter().enumerate();
-                let seen = places.filter_map(|(place, id)| gates.seen(*id).map(|seen| (place, seen)));
+                let seen = places
+                    .filter_map(|(place, id)| queries.presence(SeriesId(*id)).map(|seen| (place, seen)));
                 // Who asked may have given up waiting.
                 let _ = answer.try_send(seen.collect());
             }
             WorkerQuestion::Pick { numbers, answer } => {
-                let _ = answer.try_send(numbers.iter().filter_map(|n| gates.pick(*n)).collect());
+                let _ = answer.try_send(numbers.iter().filter_map(|n| queries.pick(*n)).collect());
             }
             WorkerQuestion::Audit { series, answer } => {
-                let checked = series.iter().filter_map(|id| gates.check(id.0).map(|found| (*id, found)));
+                let checked = series.iter().filter_map(|id| queries.check(*id).map(|found| (*id, found)));
                 let _ = answer.try_send(checked.collect());
             }
             WorkerQuestion::Explain { series, window_ms, at_ms, answer } => {
-                let _ = answer.try_send(gates.explain(series.0, window_ms, at_ms));
+                let _ = answer.try_send(queries.explain(series, window_ms, at_ms));
             }
             WorkerQuestion::Raw { series, answer } => {
-                let _ = answer.try_send(gates.raw(series.0));
+                let _ = answer.try_send(queries.raw(series));
             }
             WorkerQuestion::Open { series, lengths_ms, answer } => {
                 let places = series.iter().enumerate();
-                let open = places.filter_map(|(place, id)| Some((place, gates.open(*id, &lengths_ms)?)));
+                let open = places.filter_map(|(place, id)| Some((place, queries.open(*id, &lengths_ms)?)));
                 let _ = answer.try_send(open.collect());
             }
         }
@@ -150,8 +151,8 @@ impl WorkerQuestion {
 }
 
 /// Answers what is waiting; the queue bounds how much that is.
-pub fn serve(questions: &Receiver<WorkerQuestion>, gates: &StateQueries) {
-    questions.try_iter().take(QUESTIONS_QUEUED).for_each(|question| question.answer(gates));
+pub fn serve(questions: &Receiver<WorkerQuestion>, queries: &StateQueries) {
+    questions.try_iter().take(QUESTIONS_QUEUED).for_each(|question| question.answer(queries));
 }
 
 /// The asking side of one worker.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use tidewatch_dataflows::graph::ShardState;
+use tidewatch_dataflows::pipeline::ShardState;
 use tidewatch_dataflows::settings::Settings;
 use tidewatch_dataflows::snapshot::CHAINS;
 

@@ -156,9 +156,7 @@ impl Supervisor {
     /// The epoch and the series that a worker was at.
     fn at(&self, thread: Thread) -> Option<(u64, SeriesId)> {
         let Thread::Worker(index) = thread else { return None };
-        let working =
-            self.shared.progress.sizes.working.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (epoch, series) = working.get(&index)?.now()?;
+        let (epoch, series) = self.shared.progress.positions.get(index)?.now()?;
         Some((epoch, series?))
     }
 
@@ -217,10 +215,10 @@ impl EngineProgress {
             let mut restarted = self.restarted.lock();
             *restarted = Some(EngineRestart { after, upto });
         }
-        let Sizes { bytes, series, .. } = &*self.sizes;
+        let Sizes { bytes, series } = &*self.sizes;
         // What a generation held is gone with it.
         bytes.iter().chain([series]).for_each(|size| size.store(0, Ordering::Relaxed));
-        self.sizes.working.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        self.positions.iter().for_each(|position| position.rest());
         self.computed.store(0, Ordering::Release);
         self.upto.store(upto, Ordering::Release);
         self.generation.fetch_add(1, Ordering::Relaxed);

@@ -2,13 +2,15 @@
 //!
 //! Not here: what feeds them (`feeder`) and who takes what they hand on (`merger`).
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError, TrySendError, sync_channel};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidewatch_dataflows::driver;
-use tidewatch_dataflows::graph::{self, ShardState};
+use tidewatch_dataflows::graph::{self, Instruments};
+use tidewatch_dataflows::pipeline::ShardState;
 use tidewatch_dataflows::rows::Rows;
 use tidewatch_dataflows::sample::{EpochEnd, Mark, SHARDS, Samples};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
@@ -17,7 +19,7 @@ use timely::dataflow::operators::generic::{OutputBuilder, builder_rc::OperatorBu
 use timely::dataflow::{ProbeHandle, Scope, Stream, StreamVec};
 use timely::scheduling::SyncActivator;
 
-use super::busy::log_operators;
+use super::busy::{StageMeter, log_operators};
 use super::generation::{EngineShared, Signals, Thread, ThreadEvent, ThreadReport};
 use super::questions::{WorkerQueue, serve};
 use super::start;
@@ -54,7 +56,7 @@ pub(super) fn start_workers(
 ) -> Result<Guards, EngineError> {
     let of_all = (
         Arc::clone(&shared.settings),
-        Arc::clone(&shared.progress.sizes),
+        Arc::clone(&shared.progress),
         Arc::clone(&shared.busy),
         Arc::clone(signals),
         shared.snapshots.clone(),
@@ -63,7 +65,7 @@ pub(super) fn start_workers(
     let of_each: Vec<_> =
         to_merger.into_iter().map(|sender| Mutex::new(Some((sender, events.clone())))).collect();
     timely::execute(timely::Config::process(shared.workers), move |worker| {
-        let (settings, sizes, busy, signals, snapshots, outbox) = of_all.clone();
+        let (settings, progress, busy, signals, snapshots, outbox) = of_all.clone();
         let index = worker.index();
         let (to_merger, events) = of_each[index].lock().take().expect("each worker takes it once");
         let work = |worker: &mut timely::worker::Worker| {
@@ -82,21 +84,26 @@ pub(super) fn start_workers(
             }
             let begun = shards.iter().flatten().map(ShardState::epoch).collect();
             log_operators(worker, &busy);
+            let instruments = Instruments {
+                sizes: Arc::clone(&progress.sizes),
+                position: Arc::clone(&progress.positions[index]),
+                meter: Rc::new(StageMeter::new(&busy)),
+            };
             let (queue, messages) = sync_channel(BATCHES_QUEUED);
-            let (activator, gates) = worker.dataflow(|scope| {
+            let (activator, queries) = worker.dataflow(|scope| {
                 let probe = ProbeHandle::new();
                 let (samples, marks, activator) = source(scope, messages, probe.clone());
-                let (outcomes, gates) = graph::build_from(samples, marks.clone(), shards, &sizes);
-                driver::complete(outcomes, marks, "outbox", move |end, all| send(&to_merger, end, all))
+                let (rows, queries) = graph::build_from(samples, marks.clone(), shards, &instruments);
+                driver::complete(rows, marks, "outbox", move |end, all| send(&to_merger, end, all))
                     .probe_with(&probe);
-                (activator, gates)
+                (activator, queries)
             });
             let (asked, questions) = WorkerQueue::new(activator.clone());
             // Whoever started this worker may have given the generation up; then it is over.
             let _ = events.send(ThreadEvent::Ready(index, WorkerFeed { queue, activator, asked }, begun));
             while worker.has_dataflows() && !signals.over() {
                 worker.step_or_park(Some(PATIENCE));
-                serve(&questions, &gates);
+                serve(&questions, &queries);
             }
             Ok(())
         };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::disk::testing::Faults;
+use crate::segments::SegmentReader;
 use crate::segments::tests::Dir;
 
 pub(super) const LONG: Duration = Duration::from_secs(60);

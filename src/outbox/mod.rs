@@ -22,9 +22,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tidewatch_dataflows::rows::Rows;
+use tidewatch_dataflows::rows::RowLists;
 
-use self::record::{Ends, OutboxRows, RecordHeader, encode_part, header};
+use self::record::{Ends, RECORD_ROWS_MAX, RecordHeader, encode_part, header};
 pub use self::record::{KIND_BATCH, OutboxBatch, decode, encode};
 use self::records::{OutboxRecords, RecordStep, plausible};
 pub use self::tail::{ReadStep, Tail};
@@ -110,17 +110,31 @@ pub struct OutboxOptions {
 pub struct AcceptProof {
     /// That of the newest snapshot.
     pub snapshot: Option<u64>,
-    /// That of the store.
-    pub stored: Option<u64>,
+    /// That of the sink that is furthest, and its name.
+    pub newest_sink: Option<(&'static str, u64)>,
+    /// That of the sink that is furthest behind.
+    pub oldest_sink: Option<u64>,
     /// Whether the start goes on without the epochs that are lost.
     pub accept_loss: bool,
 }
 
 impl AcceptProof {
+    /// What the newest snapshot and these sinks prove, each with its name and the newest epoch that it holds.
+    pub fn new(
+        snapshot: Option<u64>,
+        sinks: &[(&'static str, Option<u64>)],
+        accept_loss: bool,
+    ) -> AcceptProof {
+        let newest_sink = sinks.iter().filter_map(|(name, epoch)| Some((*name, (*epoch)?)));
+        let newest_sink = newest_sink.max_by_key(|(_, epoch)| *epoch);
+        let oldest_sink = sinks.iter().map(|(_, epoch)| *epoch).min().flatten();
+        AcceptProof { snapshot, newest_sink, oldest_sink, accept_loss }
+    }
+
     /// The newest epoch of all, and whose it is.
     fn newest(&self) -> Option<(&'static str, u64)> {
-        let all = [("newest snapshot", self.snapshot), ("store", self.stored)];
-        all.into_iter().filter_map(|(what, epoch)| Some((what, epoch?))).max_by_key(|(_, epoch)| *epoch)
+        let snapshot = self.snapshot.map(|epoch| ("newest snapshot", epoch));
+        snapshot.into_iter().chain(self.newest_sink).max_by_key(|(_, epoch)| *epoch)
     }
 }
 
@@ -212,10 +226,11 @@ impl Outbox {
             return Ok(());
         }
         let ends = at(self.last_epoch);
-        let held = self.config.proof.stored.max(self.last_epoch).filter(|held| *held < proven);
-        if self.config.proof.stored == Some(proven) {
+        let oldest = self.config.proof.oldest_sink;
+        let held = oldest.max(self.last_epoch).filter(|held| *held < proven);
+        if oldest == Some(proven) {
             tracing::warn!(
-                "the outbox ends {ends}; the store holds all up to epoch {proven}, so nothing is lost: going on above it"
+                "the outbox ends {ends}; the {what} holds all up to epoch {proven}, so nothing is lost: going on above it"
             );
         } else {
             tracing::error!(
@@ -223,7 +238,7 @@ impl Outbox {
                 held.unwrap_or(0)
             );
         }
-        self.append(proven, &Rows::default())?;
+        self.append(proven, &RowLists::default())?;
         self.sync()
     }
 
@@ -232,18 +247,18 @@ impl Outbox {
         self.last_epoch
     }
 
-    /// Takes the outcomes of `epoch`; whether they are new: an epoch at or below [`Outbox::last_epoch`] is ignored.
+    /// Takes the rows of `epoch`; whether they are new: an epoch at or below [`Outbox::last_epoch`] is ignored.
     ///
     /// Durable, and seen by sinks, after [`Outbox::sync`].
     ///
     /// # Errors
     /// Disk errors. After one that [passes](OutboxError::passes) nothing of the epoch is in the outbox, and the same call
     /// may be made again; after others every call fails.
-    pub fn append(&mut self, epoch: u64, outcomes: &Rows) -> Result<bool, OutboxError> {
+    pub fn append(&mut self, epoch: u64, rows: &RowLists) -> Result<bool, OutboxError> {
         if self.last_epoch.is_some_and(|last| epoch <= last) && !mutant(10) {
             return Ok(false);
         }
-        if let Err(error) = self.append_rows(epoch, OutboxRows::of(outcomes)) {
+        if let Err(error) = self.append_rows(epoch, rows) {
             if error.is_transient() {
                 // Should that fail as well, the next write does it first.
                 let _ = self.segments.rewind();
@@ -253,12 +268,14 @@ impl Outbox {
         Ok(true)
     }
 
-    fn append_rows(&mut self, epoch: u64, mut rows: OutboxRows<'_>) -> Result<(), SegmentsError> {
-        let mut first = true;
+    fn append_rows(&mut self, epoch: u64, rows: &RowLists) -> Result<(), SegmentsError> {
+        let (all, mut from) = (rows.rows(), 0);
         loop {
-            let some = rows.take();
-            let last = rows.is_empty();
-            self.segments.append_with(KIND_BATCH, |out| encode_part(epoch, Ends { first, last }, some, out));
+            let upto = (from + RECORD_ROWS_MAX).min(all);
+            let (first, last) = (from == 0, upto == all);
+            self.segments.append_with(KIND_BATCH, |out| {
+                encode_part(epoch, Ends { first, last }, rows, from..upto, out);
+            });
             // A large epoch goes to the system part by part, so that the buffer stays small.
             self.segments.write()?;
             if last {
@@ -272,7 +289,7 @@ impl Outbox {
             if last {
                 return Ok(());
             }
-            first = false;
+            from = upto;
         }
     }
 

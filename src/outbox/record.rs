@@ -1,19 +1,24 @@
 //! What the outbox's records mean. All numbers little-endian; no padding.
 //!
 //! ```text
-//! kind 1   version u8 = 4 | ends u8 | epoch u64 | windows u32 | rejects u32 | types u32 (from version 2 on) | rows
-//! window   series u64 | window_ms i64 | at_ms i64 | revision u32 | count u32 | span_ms u32
-//!          | min max avg std first last increase: 7 x f64 bits | partial u8 (from version 3 on)  93 bytes
-//! reject   series u64 | has series u8 | reason u8 | count u64 | first_at_ms i64 | last_at_ms i64  34 bytes
-//! type     series u64 | type u8                                                                  9 bytes
+//! kind 1   ends u8 | epoch u64 | sections
+//! section  kind u8 | version u8 | rows u32 | bytes u32 | rows
 //! ```
+//! A section holds rows of one kind; what a row is, its kind says (`rows` in the dataflow's crate). A kind that is not
+//! known is passed over and counted; a version of a known kind that is not known is an error.
+//!
 //! One epoch is one or more records in a row; an epoch without rows is one record. Of `ends` bit 0 is set in the last of
-//! them, bit 1 in the first (from version 4 on). Records of an epoch that a first one of it follows again are void: its
-//! writing was cut short behind the end of a segment.
-//! A NaN is always written as `0x7ff8000000000000`: which NaN arithmetic gives is up to the processor.
+//! them, bit 1 in the first. Records of an epoch that a first one of it follows again are void: its writing was cut short
+//! behind the end of a segment.
 
-use tidewatch_dataflows::rows::{Reject, Rows, WindowStats};
-use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
+use std::convert::Infallible;
+use std::ops::{Deref, Range};
+
+use tidewatch_dataflows::rows::columns::RowFields;
+use tidewatch_dataflows::rows::{
+    KINDS, KindInfo, KindList, KindVisitor, ResultRow, RowLists, WindowStats, each_kind,
+};
+use tidewatch_dataflows::sample::SeriesId;
 
 use super::OutboxError;
 
@@ -22,77 +27,37 @@ pub const KIND_BATCH: u8 = 1;
 /// Most rows in one record: at most 1.5 MB.
 pub const RECORD_ROWS_MAX: usize = 16_384;
 
-/// The version that is written; those before it are read as well.
-const VERSION: u8 = 4;
 /// Bits of `ends`.
 const LAST: u8 = 1;
 const FIRST: u8 = 2;
-/// The header of version 1, and what version 2 has more.
-const HEADER_BYTES: usize = 1 + 1 + 8 + 4 + 4;
-const TYPES_BYTES: usize = 4;
-/// A window in versions 1 and 2, and in version 3.
-const FULL_WINDOW_BYTES: usize = 3 * 8 + 3 * 4 + 7 * 8;
-const WINDOW_BYTES: usize = FULL_WINDOW_BYTES + 1;
-const REJECT_BYTES: usize = 8 + 1 + 1 + 3 * 8;
-const TYPE_BYTES: usize = 8 + 1;
-const NAN_BITS: u64 = 0x7ff8_0000_0000_0000;
+const HEADER_BYTES: usize = 1 + 8;
+const SECTION_BYTES: usize = 1 + 1 + 4 + 4;
 
 /// The result rows of one epoch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OutboxBatch {
     /// The epoch whose outcomes these are.
     pub epoch: u64,
-    /// Window rows, sorted by (series, window, at).
-    pub windows: Vec<WindowStats>,
-    /// Reject rows, sorted; those without series last.
-    pub rejects: Vec<Reject>,
-    /// Types of series, sorted by series.
-    pub types: Vec<(SeriesId, MetricType)>,
+    /// Its rows, each kind sorted by its key.
+    pub rows: RowLists,
+    /// Rows of kinds that this program does not know.
+    pub unknown: u64,
 }
 
-/// Some rows of one epoch, of each kind.
-#[derive(Clone, Copy, Default)]
-pub(super) struct OutboxRows<'a> {
-    pub(super) windows: &'a [WindowStats],
-    pub(super) rejects: &'a [Reject],
-    pub(super) types: &'a [(SeriesId, MetricType)],
-}
+impl Deref for OutboxBatch {
+    type Target = RowLists;
 
-impl<'a> OutboxRows<'a> {
-    /// All rows of these outcomes that are written.
-    pub(super) fn of(outcomes: &'a Rows) -> OutboxRows<'a> {
-        OutboxRows { windows: &outcomes.windows, rejects: &outcomes.rejects, types: &outcomes.types }
+    fn deref(&self) -> &RowLists {
+        &self.rows
     }
-
-    /// Takes as many rows as one record holds.
-    pub(super) fn take(&mut self) -> OutboxRows<'a> {
-        let mut room = RECORD_ROWS_MAX;
-        OutboxRows {
-            windows: split(&mut self.windows, &mut room),
-            rejects: split(&mut self.rejects, &mut room),
-            types: split(&mut self.types, &mut room),
-        }
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.windows.is_empty() && self.rejects.is_empty() && self.types.is_empty()
-    }
-}
-
-/// Takes the first rows, as many as there is room for.
-fn split<'a, T>(rows: &mut &'a [T], room: &mut usize) -> &'a [T] {
-    let (some, more) = rows.split_at(rows.len().min(*room));
-    *room -= some.len();
-    *rows = more;
-    some
 }
 
 /// Appends the rows of one epoch: the bytes that must be the same for the same log.
 ///
 /// # Panics
 /// If there are more than `u32::MAX` rows of a kind.
-pub fn encode(epoch: u64, outcomes: &Rows, out: &mut Vec<u8>) {
-    encode_part(epoch, Ends { first: true, last: true }, OutboxRows::of(outcomes), out);
+pub fn encode(epoch: u64, rows: &RowLists, out: &mut Vec<u8>) {
+    encode_part(epoch, Ends { first: true, last: true }, rows, 0..rows.rows(), out);
 }
 
 /// Which ends of an epoch a record is.
@@ -102,51 +67,46 @@ pub(super) struct Ends {
     pub(super) last: bool,
 }
 
-/// Appends some rows of an epoch.
-pub(super) fn encode_part(epoch: u64, ends: Ends, rows: OutboxRows, out: &mut Vec<u8>) {
-    let OutboxRows { windows, rejects, types } = rows;
-    let count = |n: usize| u32::try_from(n).expect("memory ends long before 2^32 rows").to_le_bytes();
-    let rows = windows.len() * WINDOW_BYTES + rejects.len() * REJECT_BYTES + types.len() * TYPE_BYTES;
-    out.reserve(HEADER_BYTES + TYPES_BYTES + rows);
-    out.extend_from_slice(&[VERSION, (LAST * u8::from(ends.last)) | (FIRST * u8::from(ends.first))]);
+/// Appends some rows of an epoch: those of a range, counted through all kinds.
+pub(super) fn encode_part(epoch: u64, ends: Ends, rows: &RowLists, range: Range<usize>, out: &mut Vec<u8>) {
+    out.push((LAST * u8::from(ends.last)) | (FIRST * u8::from(ends.first)));
     out.extend_from_slice(&epoch.to_le_bytes());
-    out.extend_from_slice(&count(windows.len()));
-    out.extend_from_slice(&count(rejects.len()));
-    out.extend_from_slice(&count(types.len()));
-    let start = out.len();
-    out.resize(start + windows.len() * WINDOW_BYTES, 0);
-    for (place, row) in out[start..].as_chunks_mut::<WINDOW_BYTES>().0.iter_mut().zip(windows) {
-        put_window(row, place);
-    }
-    for row in rejects {
-        out.extend_from_slice(&row.series.unwrap_or_default().0.to_le_bytes());
-        out.extend_from_slice(&[u8::from(row.series.is_some()), row.reason as u8]);
-        out.extend_from_slice(&row.count.to_le_bytes());
-        out.extend_from_slice(&row.first_at_ms.to_le_bytes());
-        out.extend_from_slice(&row.last_at_ms.to_le_bytes());
-    }
-    for (series, kind) in types {
-        out.extend_from_slice(&series.0.to_le_bytes());
-        out.push(*kind as u8);
-    }
+    let Ok(()) = each_kind(&mut EncodeSections { rows, range, before: 0, out });
 }
 
-fn put_window(row: &WindowStats, place: &mut [u8; WINDOW_BYTES]) {
-    let float = |value: f64| if value.is_nan() { NAN_BITS } else { value.to_bits() }.to_le_bytes();
-    place[..8].copy_from_slice(&row.series.0.to_le_bytes());
-    place[8..16].copy_from_slice(&row.window_ms.to_le_bytes());
-    place[16..24].copy_from_slice(&row.at_ms.to_le_bytes());
-    place[24..28].copy_from_slice(&row.revision.to_le_bytes());
-    place[28..32].copy_from_slice(&row.count.to_le_bytes());
-    place[32..36].copy_from_slice(&row.span_ms.to_le_bytes());
-    place[36..44].copy_from_slice(&float(row.min));
-    place[44..52].copy_from_slice(&float(row.max));
-    place[52..60].copy_from_slice(&float(row.avg));
-    place[60..68].copy_from_slice(&float(row.std));
-    place[68..76].copy_from_slice(&float(row.first));
-    place[76..84].copy_from_slice(&float(row.last));
-    place[84..92].copy_from_slice(&float(row.increase));
-    place[92] = u8::from(row.partial);
+/// Writes a section of each kind that has rows in a range.
+struct EncodeSections<'a> {
+    rows: &'a RowLists,
+    range: Range<usize>,
+    /// Rows of the kinds before.
+    before: usize,
+    out: &'a mut Vec<u8>,
+}
+
+impl KindVisitor for EncodeSections<'_> {
+    type Error = Infallible;
+
+    fn kind<K: ResultRow>(&mut self, list: KindList<K>) -> Result<(), Infallible> {
+        let all = (list.of)(self.rows);
+        let place = |at: usize| at.saturating_sub(self.before).min(all.len());
+        let some = &all[place(self.range.start)..place(self.range.end)];
+        self.before += all.len();
+        if some.is_empty() {
+            return Ok(());
+        }
+        let (bytes, out) = (some.len() * K::BYTES, &mut *self.out);
+        let count = |n: usize| u32::try_from(n).expect("a record has few rows").to_le_bytes();
+        out.reserve(SECTION_BYTES + bytes);
+        out.extend_from_slice(&[K::KIND, K::VERSION]);
+        out.extend_from_slice(&count(some.len()));
+        out.extend_from_slice(&count(bytes));
+        let start = out.len();
+        out.resize(start + bytes, 0);
+        for (place, row) in out[start..].chunks_exact_mut(K::BYTES).zip(some) {
+            row.put(place);
+        }
+        Ok(())
+    }
 }
 
 /// The rows of a whole epoch, as [`encode`] wrote them.
@@ -165,82 +125,106 @@ pub fn decode(payload: &[u8]) -> Result<OutboxBatch, OutboxError> {
 pub(super) struct RecordHeader {
     pub(super) epoch: u64,
     pub(super) last: bool,
-    /// Whether the epoch begins with it; not known before version 4, when no epoch went over the end of a segment.
-    pub(super) first: Option<bool>,
-    windows: usize,
-    window_bytes: usize,
-    rejects: usize,
-    types: usize,
+    /// Whether the epoch begins with it.
+    pub(super) first: bool,
 }
 
-/// The header of a record and the bytes of its rows, which are as many as it says.
+/// Rows of one kind.
+struct Section<'a> {
+    kind: u8,
+    rows: u32,
+    bytes: &'a [u8],
+}
+
+/// The header of a record and the bytes of its sections, each of which has as many as it says.
 pub(super) fn header(kind: u8, payload: &[u8]) -> Result<(RecordHeader, &[u8]), OutboxError> {
     let malformed = |why: String| OutboxError::Malformed { why };
     if kind != KIND_BATCH {
         return Err(OutboxError::UnknownKind { kind });
     }
-    let Some((header, rows)) = payload.split_first_chunk::<HEADER_BYTES>() else {
-        return Err(malformed(format!(
-            "{} bytes are shorter than a header of {HEADER_BYTES}",
-            payload.len()
-        )));
+    let Some((header, rest)) = payload.split_first_chunk::<HEADER_BYTES>() else {
+        let bytes = payload.len();
+        return Err(malformed(format!("{bytes} bytes are shorter than a header of {HEADER_BYTES}")));
     };
-    if !(1..=VERSION).contains(&header[0]) {
-        return Err(malformed(format!("its version is {}; this program reads 1 to {VERSION}", header[0])));
-    }
-    let ends_max = if header[0] < 4 { LAST } else { LAST | FIRST };
-    if header[1] > ends_max {
+    let ([ends], epoch) = (array(header), u64::from_le_bytes(array(&header[1..])));
+    if ends > LAST | FIRST {
+        let most = LAST | FIRST;
         return Err(malformed(format!(
-            "the flags for the ends of an epoch are {}; they must be 0 to {ends_max}",
-            header[1]
+            "the flags for the ends of an epoch are {ends}; they must be 0 to {most}"
         )));
     }
-    let windows = u32::from_le_bytes(array(&header[10..])) as usize;
-    let rejects = u32::from_le_bytes(array(&header[14..])) as usize;
-    let (types, rows) = match (header[0], rows.split_first_chunk::<TYPES_BYTES>()) {
-        (1, _) => (0, rows),
-        (_, Some((types, rows))) => (u32::from_le_bytes(*types) as usize, rows),
-        (_, None) => return Err(malformed("the number of types is missing".to_owned())),
+    let mut sections = rest;
+    while !sections.is_empty() {
+        section(&mut sections)?;
+    }
+    Ok((RecordHeader { epoch, last: ends & LAST != 0, first: ends & FIRST != 0 }, rest))
+}
+
+/// Takes the next section.
+fn section<'a>(rest: &mut &'a [u8]) -> Result<Section<'a>, OutboxError> {
+    let malformed = |why: String| Err(OutboxError::Malformed { why });
+    let Some((head, behind)) = rest.split_first_chunk::<SECTION_BYTES>() else {
+        return malformed(format!("{} bytes are shorter than the head of a section", rest.len()));
     };
-    let window_bytes = if header[0] < 3 { FULL_WINDOW_BYTES } else { WINDOW_BYTES };
-    // Numbers of 32 bits times less than a hundred: 64 bits hold the sum.
-    let sized = [(windows, window_bytes), (rejects, REJECT_BYTES), (types, TYPE_BYTES)];
-    if sized.iter().map(|(rows, bytes)| *rows as u64 * *bytes as u64).sum::<u64>() != rows.len() as u64 {
-        return Err(malformed(format!(
-            "{windows} windows, {rejects} rejects and {types} types do not fill {} bytes exactly",
-            rows.len()
-        )));
+    let (kind, version, rows) = (head[0], head[1], u32::from_le_bytes(array(&head[2..])));
+    let bytes = u32::from_le_bytes(array(&head[6..])) as usize;
+    let Some((bytes, behind)) = behind.split_at_checked(bytes) else {
+        return malformed(format!("a section of {bytes} bytes has {}", behind.len()));
+    };
+    if let Some(info) = KINDS.iter().find(|info| info.kind == kind) {
+        let KindInfo { name, version: known, bytes: of_row, .. } = *info;
+        if version != known {
+            return malformed(format!(
+                "its {name} are of version {version}; this program reads version {known}"
+            ));
+        }
+        if u64::from(rows) * of_row as u64 != bytes.len() as u64 {
+            return malformed(format!("{rows} {name} do not fill {} bytes exactly", bytes.len()));
+        }
     }
-    let epoch = u64::from_le_bytes(array(&header[2..]));
-    let first = (header[0] >= 4).then_some(header[1] & FIRST != 0);
-    Ok((
-        RecordHeader { epoch, last: header[1] & LAST != 0, first, windows, window_bytes, rejects, types },
-        rows,
-    ))
+    *rest = behind;
+    Ok(Section { kind, rows, bytes })
 }
 
 /// Appends a record's rows to `batch`; whether the epoch ends with it.
 pub(super) fn decode_part(kind: u8, payload: &[u8], batch: &mut OutboxBatch) -> Result<bool, OutboxError> {
-    let (header, rows) = header(kind, payload)?;
-    let (windows, rows) = rows.split_at(header.windows * header.window_bytes);
-    let (rejects, types) = rows.split_at(header.rejects * REJECT_BYTES);
+    let (header, mut rest) = header(kind, payload)?;
     batch.epoch = header.epoch;
-    batch.windows.reserve(header.windows);
-    for row in windows.chunks_exact(header.window_bytes) {
-        batch.windows.push(decode_window(row)?);
-    }
-    batch.rejects.reserve(header.rejects);
-    for row in rejects.as_chunks::<REJECT_BYTES>().0 {
-        batch.rejects.push(get_reject(row)?);
-    }
-    batch.types.reserve(header.types);
-    for row in types.as_chunks::<TYPE_BYTES>().0 {
-        let kind = MetricType::from_code(row[8]).ok_or_else(|| OutboxError::Malformed {
-            why: format!("there is no type of metrics {}", row[8]),
-        })?;
-        batch.types.push((SeriesId(u64::from_le_bytes(array(row))), kind));
+    while !rest.is_empty() {
+        let section = section(&mut rest)?;
+        if !KINDS.iter().any(|info| info.kind == section.kind) {
+            batch.unknown += u64::from(section.rows);
+            continue;
+        }
+        each_kind(&mut DecodeSection { section, rows: &mut batch.rows })?;
     }
     Ok(header.last)
+}
+
+/// Appends the rows of a section to the list of its kind.
+struct DecodeSection<'a> {
+    section: Section<'a>,
+    rows: &'a mut RowLists,
+}
+
+impl KindVisitor for DecodeSection<'_> {
+    type Error = OutboxError;
+
+    fn kind<K: ResultRow>(&mut self, list: KindList<K>) -> Result<(), OutboxError> {
+        if K::KIND != self.section.kind {
+            return Ok(());
+        }
+        let rows = (list.of_mut)(self.rows);
+        rows.reserve(self.section.rows as usize);
+        for row in self.section.bytes.chunks_exact(K::BYTES) {
+            rows.push(decode_row(row)?);
+        }
+        Ok(())
+    }
+}
+
+fn decode_row<K: ResultRow>(row: &[u8]) -> Result<K, OutboxError> {
+    K::get(row).map_err(|why| OutboxError::Malformed { why: format!("a {}: {why}", K::SINGULAR) })
 }
 
 /// Appends those windows of a record whose series is wanted; the epoch, and whether it ends with the record.
@@ -250,68 +234,20 @@ pub(super) fn decode_windows(
     mut wanted: impl FnMut(SeriesId) -> bool,
     found: &mut Vec<WindowStats>,
 ) -> Result<(u64, bool), OutboxError> {
-    let (header, rows) = header(kind, payload)?;
-    for row in rows[..header.windows * header.window_bytes].chunks_exact(header.window_bytes) {
-        if wanted(SeriesId(u64::from_le_bytes(array(row)))) {
-            found.push(decode_window(row)?);
+    let (header, mut rest) = header(kind, payload)?;
+    while !rest.is_empty() {
+        let section = section(&mut rest)?;
+        if section.kind != WindowStats::KIND {
+            continue;
+        }
+        // The series is the first field: most rows are not looked at further.
+        for row in section.bytes.chunks_exact(WindowStats::BYTES) {
+            if wanted(SeriesId(u64::from_le_bytes(array(row)))) {
+                found.push(decode_row(row)?);
+            }
         }
     }
     Ok((header.epoch, header.last))
-}
-
-/// A window of any version.
-fn decode_window(row: &[u8]) -> Result<WindowStats, OutboxError> {
-    let (row, partial) = row.split_first_chunk::<FULL_WINDOW_BYTES>().expect("the length was checked");
-    let partial = match partial {
-        [] | [0] => false,
-        [1] => true,
-        other => {
-            let why = format!("the flag for a partial window is {}; it must be 0 or 1", other[0]);
-            return Err(OutboxError::Malformed { why });
-        }
-    };
-    Ok(WindowStats { partial, ..get_window(row) })
-}
-
-fn get_window(row: &[u8; FULL_WINDOW_BYTES]) -> WindowStats {
-    let float = |at: usize| f64::from_bits(u64::from_le_bytes(array(&row[at..])));
-    WindowStats {
-        series: SeriesId(u64::from_le_bytes(array(row))),
-        window_ms: i64::from_le_bytes(array(&row[8..])),
-        at_ms: i64::from_le_bytes(array(&row[16..])),
-        revision: u32::from_le_bytes(array(&row[24..])),
-        count: u32::from_le_bytes(array(&row[28..])),
-        span_ms: u32::from_le_bytes(array(&row[32..])),
-        min: float(36),
-        max: float(44),
-        avg: float(52),
-        std: float(60),
-        first: float(68),
-        last: float(76),
-        increase: float(84),
-        partial: false,
-    }
-}
-
-fn get_reject(row: &[u8; REJECT_BYTES]) -> Result<Reject, OutboxError> {
-    let malformed = |why: String| OutboxError::Malformed { why };
-    let series = SeriesId(u64::from_le_bytes(array(row)));
-    let series = match row[8] {
-        0 => None,
-        1 => Some(series),
-        other => {
-            return Err(malformed(format!("the flag for a reject's series is {other}; it must be 0 or 1")));
-        }
-    };
-    let reason = Reason::from_code(row[9])
-        .ok_or_else(|| malformed(format!("there is no reject reason {}", row[9])))?;
-    Ok(Reject {
-        series,
-        reason,
-        count: u64::from_le_bytes(array(&row[10..])),
-        first_at_ms: i64::from_le_bytes(array(&row[18..])),
-        last_at_ms: i64::from_le_bytes(array(&row[26..])),
-    })
 }
 
 /// The first `N` bytes; callers have checked that they are there.
@@ -321,7 +257,12 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use tidewatch_dataflows::rows::{Reject, Rows};
+    use tidewatch_dataflows::sample::{MetricType, Reason};
+
     use super::*;
+
+    const NAN_BITS: u64 = 0x7ff8_0000_0000_0000;
 
     fn window(rng: &mut fastrand::Rng) -> WindowStats {
         let mut float = {
@@ -360,36 +301,21 @@ pub(super) mod tests {
         if rng.bool() { MetricType::Counter } else { MetricType::Gauge }
     }
 
-    /// OutboxRows of any bits; as many types as rejects.
+    /// Rows of any bits; as many types as rejects.
     pub fn outcomes(rng: &mut fastrand::Rng, windows: usize, rejects: usize) -> Rows {
-        Rows {
+        let lists = RowLists {
             windows: (0..windows).map(|_| window(rng)).collect(),
             rejects: (0..rejects).map(|_| reject(rng)).collect(),
             types: (0..rejects).map(|_| (SeriesId(rng.u64(..)), kind(rng))).collect(),
-            freed: vec![SeriesId(1)],
-            ..Rows::default()
-        }
+        };
+        Rows { freed: vec![SeriesId(1)], ..lists.into() }
     }
 
-    /// All fields of a row as integers, each NaN as the one that is written.
-    pub fn bits(row: &WindowStats) -> [u64; 14] {
-        let float = |v: f64| if v.is_nan() { NAN_BITS } else { v.to_bits() };
-        [
-            row.series.0,
-            row.window_ms as u64,
-            row.at_ms as u64,
-            row.revision.into(),
-            row.count.into(),
-            row.span_ms.into(),
-            float(row.min),
-            float(row.max),
-            float(row.avg),
-            float(row.std),
-            float(row.first),
-            float(row.last),
-            float(row.increase),
-            row.partial.into(),
-        ]
+    /// The bytes of a row, each NaN as the one that is written.
+    pub fn bits(row: &WindowStats) -> Vec<u8> {
+        let mut bytes = vec![0; WindowStats::BYTES];
+        row.put(&mut bytes);
+        bytes
     }
 
     #[test]
@@ -400,52 +326,75 @@ pub(super) mod tests {
             let mut bytes = vec![];
             encode(u64::MAX - 1, &outcomes, &mut bytes);
             let back = decode(&bytes).unwrap();
-            assert_eq!(back.epoch, u64::MAX - 1);
-            assert!(back.windows.iter().map(bits).eq(outcomes.windows.iter().map(bits)));
+            assert_eq!((back.epoch, back.unknown), (u64::MAX - 1, 0));
             assert_eq!((&back.rejects, &back.types), (&outcomes.rejects, &outcomes.types));
-            for row in &back.windows {
-                let nan = |v: f64| !v.is_nan() || v.to_bits() == NAN_BITS;
-                assert!([row.min, row.avg, row.std, row.last, row.increase].into_iter().all(nan));
+            assert_eq!(back.windows.len(), outcomes.windows.len());
+            for (row, want) in back.windows.iter().zip(&outcomes.windows) {
+                let copied = |row: &WindowStats| (row.key(), row.rank(), row.span_ms, row.partial);
+                assert_eq!(copied(row), copied(want));
+                let floats = |r: &WindowStats| [r.min, r.max, r.avg, r.std, r.first, r.last, r.increase];
+                for (float, want) in floats(row).into_iter().zip(floats(want)) {
+                    let want = if want.is_nan() { NAN_BITS } else { want.to_bits() };
+                    assert_eq!(float.to_bits(), want);
+                }
             }
             // Encoding what was decoded gives the same bytes.
             let mut again = vec![];
-            let rows = OutboxRows { windows: &back.windows, rejects: &back.rejects, types: &back.types };
-            encode_part(back.epoch, Ends { first: true, last: true }, rows, &mut again);
+            encode(back.epoch, &back.rows, &mut again);
             assert_eq!(again, bytes);
         }
     }
 
     #[test]
-    fn records_of_older_versions_which_know_no_types_or_partial_windows_are_read() {
-        let mut rng = fastrand::Rng::with_seed(5);
-        let mut outcomes = Rows { types: Vec::new(), ..outcomes(&mut rng, 3, 2) };
-        outcomes.windows.iter_mut().for_each(|row| row.partial = false);
-        let mut bytes = vec![];
-        encode(7, &outcomes, &mut bytes);
-        let batch = decode(&bytes).unwrap();
-        // Before version 4 nothing said where an epoch begins.
-        bytes[1] = LAST;
-        bytes[0] = 3;
-        assert_eq!(header(KIND_BATCH, &bytes).unwrap().0.first, None);
-        assert!(decode(&bytes).unwrap().windows.iter().map(bits).eq(batch.windows.iter().map(bits)));
-        let mut flags = 0;
-        for i in (0..3).rev() {
-            flags += bytes.remove(HEADER_BYTES + TYPES_BYTES + i * WINDOW_BYTES + FULL_WINDOW_BYTES);
-        }
-        assert_eq!(flags, 0);
-        for version in [2, 1] {
-            bytes[0] = version;
-            if version == 1 {
-                bytes.drain(HEADER_BYTES..HEADER_BYTES + TYPES_BYTES);
+    fn an_epoch_cut_anywhere_is_the_same_rows() {
+        let mut rng = fastrand::Rng::with_seed(9);
+        let rows = outcomes(&mut rng, 5, 3);
+        for cut in 0..=rows.rows() {
+            let mut back = OutboxBatch::default();
+            for range in [0..cut, cut..rows.rows()] {
+                let (ends, mut bytes) =
+                    (Ends { first: range.start == 0, last: range.end == rows.rows() }, vec![]);
+                encode_part(3, ends, &rows, range, &mut bytes);
+                decode_part(KIND_BATCH, &bytes, &mut back).unwrap();
             }
-            let old = decode(&bytes).unwrap();
-            assert_eq!((old.epoch, &old.rejects, old.types.len()), (7, &batch.rejects, 0));
-            assert!(old.windows.iter().map(bits).eq(batch.windows.iter().map(bits)));
+            assert!(back.windows.iter().map(bits).eq(rows.windows.iter().map(bits)), "cut at {cut}");
+            assert_eq!((&back.rejects, &back.types), (&rows.rejects, &rows.types), "cut at {cut}");
         }
-        for version in [0, 3, 4, 5] {
-            bytes[0] = version;
-            assert!(decode(&bytes).is_err(), "version {version}");
-        }
+    }
+
+    /// The section behind the header that holds the windows.
+    const FIRST_SECTION: usize = HEADER_BYTES;
+
+    #[test]
+    fn rows_of_an_unknown_kind_are_passed_over_and_counted() {
+        let mut rng = fastrand::Rng::with_seed(5);
+        let rows = outcomes(&mut rng, 3, 2);
+        let mut bytes = vec![];
+        encode(7, &rows, &mut bytes);
+        let known = decode(&bytes).unwrap();
+        // In front, and of a length that is no other kind's.
+        let unknown = [&[200, 9][..], &4_u32.to_le_bytes(), &10_u32.to_le_bytes(), &[1; 10]].concat();
+        bytes.splice(FIRST_SECTION..FIRST_SECTION, unknown);
+        let batch = decode(&bytes).unwrap();
+        assert_eq!((batch.epoch, batch.unknown), (7, 4));
+        assert!(batch.windows.iter().map(bits).eq(known.windows.iter().map(bits)));
+        assert_eq!((&batch.rejects, &batch.types), (&known.rejects, &known.types));
+        let mut found = Vec::new();
+        assert_eq!(decode_windows(KIND_BATCH, &bytes, |_| true, &mut found).unwrap(), (7, true));
+        assert!(found.iter().map(bits).eq(known.windows.iter().map(bits)));
+    }
+
+    #[test]
+    fn an_unknown_version_of_a_known_kind_is_an_error_that_names_it() {
+        let mut rng = fastrand::Rng::with_seed(6);
+        let mut bytes = vec![];
+        encode(7, &outcomes(&mut rng, 1, 0), &mut bytes);
+        bytes[FIRST_SECTION + 1] += 1;
+        let error = decode(&bytes).unwrap_err().to_string();
+        let version = WindowStats::VERSION;
+        let wanted =
+            format!("its windows are of version {}; this program reads version {version}", version + 1);
+        assert!(error.contains(&wanted), "{error}");
     }
 
     #[test]
@@ -453,9 +402,9 @@ pub(super) mod tests {
         let mut rng = fastrand::Rng::with_seed(6);
         let mut bytes = vec![];
         encode(7, &outcomes(&mut rng, 1, 0), &mut bytes);
-        bytes[HEADER_BYTES + TYPES_BYTES + FULL_WINDOW_BYTES] = 2;
+        *bytes.last_mut().unwrap() = 2;
         let error = decode(&bytes).unwrap_err().to_string();
-        assert!(error.contains("the flag for a partial window is 2; it must be 0 or 1"), "{error}");
+        assert!(error.contains("a window: partial: a flag is 2; it must be 0 or 1"), "{error}");
     }
 
     #[test]
@@ -464,7 +413,7 @@ pub(super) mod tests {
         outcomes.counts.applied = 77;
         let (mut with, mut without) = (vec![], vec![]);
         encode(5, &outcomes, &mut with);
-        encode(5, &Rows::default(), &mut without);
+        encode(5, &RowLists::default(), &mut without);
         assert_eq!(with, without);
     }
 
@@ -474,7 +423,10 @@ pub(super) mod tests {
         let mut good = vec![];
         encode(8, &outcomes(&mut rng, 2, 2), &mut good);
         for length in 0..good.len() {
-            assert!(decode(&good[..length]).is_err(), "the first {length} bytes");
+            // Between two sections it is a whole record.
+            if let Ok(batch) = decode(&good[..length]) {
+                assert!(batch.rows.rows() < 6, "the first {length} bytes");
+            }
         }
         for _ in 0..50_000 {
             let mut bytes = good.clone();
@@ -484,9 +436,8 @@ pub(super) mod tests {
             }
             bytes.truncate(bytes.len() - rng.usize(..3));
             if let Ok(batch) = decode(&bytes) {
-                assert!(
-                    batch.windows.len() * WINDOW_BYTES + batch.rejects.len() * REJECT_BYTES < bytes.len()
-                );
+                let held = batch.windows.len() * WindowStats::BYTES + batch.rejects.len() * Reject::BYTES;
+                assert!(held < bytes.len());
             }
         }
     }

@@ -188,11 +188,11 @@ fn place(from: Option<u64>, within: &mut Option<u64>, header: &RecordHeader) -> 
         return TailPart::Passed;
     }
     let goes_on = *within == Some(epoch);
-    if first == Some(false) && !goes_on {
+    if !first && !goes_on {
         return TailPart::Passed;
     }
     *within = (!last).then_some(epoch);
-    if goes_on && first != Some(true) { TailPart::GoesOn } else { TailPart::Begins }
+    if goes_on && !first { TailPart::GoesOn } else { TailPart::Begins }
 }
 
 /// The newest segment that can hold the epoch after `epoch`: the last one that begins at or below it.

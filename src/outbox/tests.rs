@@ -4,7 +4,7 @@ use std::fs::OpenOptions;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidewatch_dataflows::rows::Rows;
+use tidewatch_dataflows::rows::{RowLists, Rows};
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::record::RECORD_ROWS_MAX;
@@ -115,7 +115,7 @@ fn sinks_see_a_batch_when_it_is_durable_and_learn_when_none_follows() {
     let dir = Dir::new();
     let mut outbox = open(&dir, 200);
     let mut tail = Tail::open(dir.path(), outbox.durable(), None).unwrap();
-    outbox.append(1, &Rows::default()).unwrap();
+    outbox.append(1, &RowLists::default()).unwrap();
     assert_eq!(tail.wait(Duration::ZERO).unwrap(), None);
     let reader = std::thread::spawn(move || {
         let mut epochs = vec![];
@@ -127,7 +127,7 @@ fn sinks_see_a_batch_when_it_is_durable_and_learn_when_none_follows() {
     });
     for epoch in 2..200 {
         outbox.sync().unwrap();
-        outbox.append(epoch, &Rows::default()).unwrap();
+        outbox.append(epoch, &RowLists::default()).unwrap();
     }
     outbox.sync().unwrap();
     drop(outbox);
@@ -168,7 +168,7 @@ fn a_full_outbox_says_so() {
     let mut outbox = Outbox::open(dir.path(), config, Arc::new(Metrics::new())).unwrap();
     assert!(!outbox.full());
     for epoch in 1..=3 {
-        outbox.append(epoch, &Rows::default()).unwrap();
+        outbox.append(epoch, &RowLists::default()).unwrap();
     }
     outbox.sync().unwrap();
     assert!(outbox.full());
@@ -177,7 +177,7 @@ fn a_full_outbox_says_so() {
     assert!(outbox.full());
     outbox.trimmer().trim(3).unwrap();
     assert!(!outbox.full() && outbox.bytes() > 100);
-    outbox.append(4, &Rows::default()).unwrap();
+    outbox.append(4, &RowLists::default()).unwrap();
     assert!(outbox.full());
 }
 
@@ -328,8 +328,8 @@ fn trimming_removes_what_every_sink_holds_and_no_more() {
         let mut outbox = Outbox::open(dir.path(), config, metrics).unwrap();
         assert_eq!(outbox.last_epoch(), Some(epoch), "seed {seed}");
         outbox.trimmer().trim(u64::MAX).unwrap();
-        assert!(!outbox.append(epoch, &Rows::default()).unwrap());
-        assert!(outbox.append(epoch + 1, &Rows::default()).unwrap());
+        assert!(!outbox.append(epoch, &RowLists::default()).unwrap());
+        assert!(outbox.append(epoch + 1, &RowLists::default()).unwrap());
     }
 }
 
@@ -338,7 +338,7 @@ fn a_segment_goes_with_the_last_epoch_in_it() {
     let dir = Dir::new();
     let mut outbox = open(&dir, 1);
     for epoch in [10, 20, 30, 40] {
-        outbox.append(epoch, &Rows::default()).unwrap();
+        outbox.append(epoch, &RowLists::default()).unwrap();
         outbox.sync().unwrap();
     }
     let trimmer = outbox.trimmer();
@@ -389,11 +389,11 @@ fn a_full_disk_takes_the_same_epoch_later() {
     }
     assert_eq!(tail.next().unwrap(), None);
     // A failed sync is for good.
-    outbox.append(40, &Rows::default()).unwrap();
+    outbox.append(40, &RowLists::default()).unwrap();
     faults.no_sync.store(true, std::sync::atomic::Ordering::SeqCst);
     assert!(!outbox.sync().unwrap_err().is_transient());
     faults.no_sync.store(false, std::sync::atomic::Ordering::SeqCst);
-    assert!(!outbox.append(41, &Rows::default()).unwrap_err().is_transient());
+    assert!(!outbox.append(41, &RowLists::default()).unwrap_err().is_transient());
     drop(outbox);
     let outbox = open(&dir, 1 << 20);
     assert!(outbox.last_epoch() >= Some(39));
@@ -420,13 +420,15 @@ fn an_outbox_that_ends_before_what_was_made_from_it_is_damaged() {
         let config = OutboxOptions { segment_bytes: 1 << 20, proof, ..OutboxOptions::default() };
         Outbox::open(dir.path(), config, Arc::new(Metrics::new()))
     };
-    let none = AcceptProof::default();
     for (snapshot, stored, what) in [
         (Some(30), None, "newest snapshot"),
         (Some(30), Some(21), "newest snapshot"),
         (None, Some(50), "store"),
     ] {
-        let error = with(AcceptProof { snapshot, stored, ..none }).err().expect("it is damaged").to_string();
+        let error = with(AcceptProof::new(snapshot, &[("store", stored)], false))
+            .err()
+            .expect("it is damaged")
+            .to_string();
         let epoch = snapshot.or(stored).unwrap();
         let says = [
             format!("{} is damaged at offset {}", path.display(), ends[1]),
@@ -437,7 +439,7 @@ fn an_outbox_that_ends_before_what_was_made_from_it_is_damaged() {
         assert_eq!(std::fs::read(&path).unwrap(), bytes, "nothing is cut off");
     }
     // What is accepted holds for the next start, too: nobody comes back to what is lost.
-    let accepted = AcceptProof { snapshot: Some(30), stored: Some(40), accept_loss: true };
+    let accepted = AcceptProof::new(Some(30), &[("store", Some(40)), ("other", None)], true);
     assert_eq!(with(accepted).unwrap().last_epoch(), Some(40));
     let mut outbox = with(AcceptProof { accept_loss: false, ..accepted }).unwrap();
     assert_eq!(outbox.last_epoch(), Some(40));
@@ -452,9 +454,10 @@ fn an_outbox_that_ends_before_what_was_made_from_it_is_damaged() {
     // One that is gone altogether.
     drop(outbox);
     std::fs::remove_file(&path).unwrap();
-    let error = with(AcceptProof { stored: Some(60), ..none }).err().expect("it is gone").to_string();
+    let error =
+        with(AcceptProof::new(None, &[("store", Some(60))], false)).err().expect("it is gone").to_string();
     assert!(error.contains("ends without an epoch"), "{error}");
-    let behind = AcceptProof { snapshot: Some(60), stored: Some(20), accept_loss: true };
+    let behind = AcceptProof::new(Some(60), &[("store", Some(20))], true);
     assert_eq!(with(behind).unwrap().last_epoch(), Some(60));
 }
 

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! manifest   magic "tidemani" | version u32 | crc32 u32 of version and rest | n x entry
-//!   entry    shard u16 | chain u8 | epoch u64 | begun u64 | panes bytes u64 | whole bytes u64 | state bytes u64
+//!   entry    shard u16 | chain u8 | epoch u64 | begun u64 | sealed bytes u64 | whole bytes u64 | state bytes u64
 //! state      magic "tidestat" | version u32 | crc32 u32 of version and rest | entry | processing_ms i64 | watermark_ms i64 |
 //!            last_of_input u8 | length u32 and settings as JSON | state of the shard
-//! panes      magic "tidepane" | version u32 | crc32 u32 of version and rest | shard u16 | chain u8 | begun u64,
-//!            then block by block: length u32 | crc32 u32 of what follows | panes of one save
+//! sealed     magic "tideseal" | version u32 | crc32 u32 of version and rest | shard u16 | chain u8 | begun u64,
+//!            then block by block: length u32 | crc32 u32 of what follows | what one save sealed
 //! ```
 //!
 //! The checksum of a header covers its version as well: a file of another version is an error that says so, one whose
@@ -25,10 +25,10 @@ use crate::disk::DiskFolder;
 pub const VERSION: u32 = 3;
 const MANIFEST: &[u8; 8] = b"tidemani";
 const STATE: &[u8; 8] = b"tidestat";
-const PANES: &[u8; 8] = b"tidepane";
+const SEALED: &[u8; 8] = b"tideseal";
 const HEADER: usize = 16;
-/// Bytes of the header of a file of panes.
-pub const PANES_HEADER: u64 = (HEADER + 2 + 1 + 8) as u64;
+/// Bytes of the header of a file of what is sealed.
+pub const SEALED_HEADER: u64 = (HEADER + 2 + 1 + 8) as u64;
 const BLOCK_HEADER: usize = 8;
 /// Largest file that is read, and so that is written: a shard of 5,000 series takes a fiftieth of it.
 pub const FILE_BYTES_MAX: u64 = 4 << 30;
@@ -42,11 +42,11 @@ pub struct ManifestEntry {
     pub chain: usize,
     /// The epoch whose end its last save is the state of.
     pub epoch: u64,
-    /// The epoch of its first save: part of the name of its panes.
+    /// The epoch of its first save: part of the name of what is sealed.
     pub begun: u64,
-    /// Bytes of panes that count.
-    pub panes_bytes: u64,
-    /// Bytes of panes after the first save.
+    /// Sealed bytes that count.
+    pub sealed_bytes: u64,
+    /// Sealed bytes after the first save.
     pub whole_bytes: u64,
     /// Bytes of the file of its state.
     pub state_bytes: u64,
@@ -58,15 +58,15 @@ impl ManifestEntry {
         format!("{:03}{}-{:020}.state", self.shard, ["a", "b"][self.chain], self.epoch)
     }
 
-    /// Name of the file of its panes.
-    pub fn panes_name(&self) -> String {
-        format!("{:03}{}-{:020}.panes", self.shard, ["a", "b"][self.chain], self.begun)
+    /// Name of the file of what is sealed.
+    pub fn sealed_name(&self) -> String {
+        format!("{:03}{}-{:020}.sealed", self.shard, ["a", "b"][self.chain], self.begun)
     }
 
     fn put(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&(self.shard as u16).to_le_bytes());
         out.push(self.chain as u8);
-        for value in [self.epoch, self.begun, self.panes_bytes, self.whole_bytes, self.state_bytes] {
+        for value in [self.epoch, self.begun, self.sealed_bytes, self.whole_bytes, self.state_bytes] {
             out.extend_from_slice(&value.to_le_bytes());
         }
     }
@@ -76,10 +76,10 @@ impl ManifestEntry {
         let [chain] = array(bytes)?;
         let mut next = || array(bytes).map(u64::from_le_bytes);
         let (epoch, begun) = (next()?, next()?);
-        let (panes_bytes, whole_bytes, state_bytes) = (next()?, next()?, next()?);
+        let (sealed_bytes, whole_bytes, state_bytes) = (next()?, next()?, next()?);
         let chain = usize::from(chain);
         let good = shard < SHARDS && chain < CHAINS && begun <= epoch;
-        good.then_some(ManifestEntry { shard, chain, epoch, begun, panes_bytes, whole_bytes, state_bytes })
+        good.then_some(ManifestEntry { shard, chain, epoch, begun, sealed_bytes, whole_bytes, state_bytes })
     }
 }
 
@@ -210,47 +210,47 @@ pub fn read_state(folder: &DiskFolder, name: &str) -> Result<StateFile, Snapshot
     Ok(StateFile { entry, end, settings, state })
 }
 
-/// The header of a file of panes.
-pub fn panes_header(entry: &ManifestEntry) -> Vec<u8> {
+/// The header of a file of what is sealed.
+pub fn sealed_header(entry: &ManifestEntry) -> Vec<u8> {
     let mut body = (entry.shard as u16).to_le_bytes().to_vec();
     body.push(entry.chain as u8);
     body.extend_from_slice(&entry.begun.to_le_bytes());
-    header(PANES, &body)
+    header(SEALED, &body)
 }
 
-/// The bytes of a block of panes; `None` for more than one can hold.
-pub fn block(panes: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::with_capacity(BLOCK_HEADER + panes.len());
-    out.extend_from_slice(&u32::try_from(panes.len()).ok()?.to_le_bytes());
-    out.extend_from_slice(&crc32fast::hash(panes).to_le_bytes());
-    out.extend_from_slice(panes);
+/// The bytes of a block; `None` for more than one can hold.
+pub fn block(sealed: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(BLOCK_HEADER + sealed.len());
+    out.extend_from_slice(&u32::try_from(sealed.len()).ok()?.to_le_bytes());
+    out.extend_from_slice(&crc32fast::hash(sealed).to_le_bytes());
+    out.extend_from_slice(sealed);
     Some(out)
 }
 
-/// The panes of a chain, read back: a file, and where in it the panes of each save are.
-pub struct PanesFile {
+/// What is sealed in a chain, read back: a file, and where in it what each save sealed is.
+pub struct SealedFile {
     bytes: Vec<u8>,
     blocks: Vec<std::ops::Range<usize>>,
 }
 
-impl PanesFile {
+impl SealedFile {
     /// Save by save.
     pub fn blocks(&self) -> Vec<&[u8]> {
         self.blocks.iter().map(|block| &self.bytes[block.clone()]).collect()
     }
 }
 
-/// Reads the panes of a chain.
-pub fn read_panes(folder: &DiskFolder, entry: &ManifestEntry) -> Result<PanesFile, SnapshotError> {
-    let name = &entry.panes_name();
-    let bytes = read(folder, name, Some(entry.panes_bytes))?;
+/// Reads what is sealed in a chain.
+pub fn read_sealed(folder: &DiskFolder, entry: &ManifestEntry) -> Result<SealedFile, SnapshotError> {
+    let name = &entry.sealed_name();
+    let bytes = read(folder, name, Some(entry.sealed_bytes))?;
     let damaged = |at: usize, why| error(folder, name, at as u64, FormatError::Good(why));
-    checked(PANES, &bytes, Some(PANES_HEADER as usize - HEADER))
+    checked(SEALED, &bytes, Some(SEALED_HEADER as usize - HEADER))
         .map_err(|not| error(folder, name, 0, not))?;
-    if bytes[..PANES_HEADER as usize] != panes_header(entry) {
+    if bytes[..SEALED_HEADER as usize] != sealed_header(entry) {
         return Err(damaged(0, "it is of another chain"));
     }
-    let (mut at, mut blocks) = (PANES_HEADER as usize, Vec::new());
+    let (mut at, mut blocks) = (SEALED_HEADER as usize, Vec::new());
     while at < bytes.len() {
         let word = |i: usize| {
             bytes.get(at + i..at + i + 4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
@@ -259,14 +259,14 @@ pub fn read_panes(folder: &DiskFolder, entry: &ManifestEntry) -> Result<PanesFil
             return Err(damaged(at, "a block is cut short"));
         };
         let block = at + BLOCK_HEADER..at + BLOCK_HEADER + n as usize;
-        let panes = bytes.get(block.clone()).ok_or_else(|| damaged(at, "a block is cut short"))?;
-        if crc32fast::hash(panes) != crc {
+        let sealed = bytes.get(block.clone()).ok_or_else(|| damaged(at, "a block is cut short"))?;
+        if crc32fast::hash(sealed) != crc {
             return Err(damaged(at, "a block's checksum does not match"));
         }
         at = block.end;
         blocks.push(block);
     }
-    Ok(PanesFile { bytes, blocks })
+    Ok(SealedFile { bytes, blocks })
 }
 
 /// The first `n` bytes of a file, or all.

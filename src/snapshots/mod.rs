@@ -2,7 +2,7 @@
 //!
 //! Each shard is saved once in a while, a few a second, never all at once. A save goes to one of the shard's two
 //! chains in turn; each chain is complete without the other, so a snapshot that is damaged falls back to the one before.
-//! A chain is a file of panes, to which each save appends those that were closed since, and a file of everything else,
+//! A chain is a file of what is sealed, to which each save appends what was sealed since, and a file of everything else,
 //! which each save writes anew (see [`format`]).
 //!
 //! **Order of durability.** A save comes here only when the outbox holds its epoch. Panes are appended and synced, then
@@ -31,7 +31,7 @@ use tidewatch_dataflows::sample::EpochEnd;
 use tidewatch_dataflows::settings::Settings;
 use tidewatch_dataflows::snapshot::{CHAINS, SaveRequest, ShardSnapshot, StoredShard};
 
-use self::format::{ManifestEntry, PanesFile};
+use self::format::{ManifestEntry, SealedFile};
 use self::table::ChainTable;
 use self::writer::SnapshotWriter;
 use crate::disk::DiskFolder;
@@ -78,7 +78,7 @@ pub struct LoadedShard {
     end: EpochEnd,
     settings: Settings,
     state: Vec<u8>,
-    panes: PanesFile,
+    sealed: SealedFile,
 }
 
 impl LoadedShard {
@@ -93,7 +93,7 @@ impl LoadedShard {
             end: self.end,
             settings: self.settings.clone(),
             state: &self.state,
-            panes: self.panes.blocks(),
+            sealed: self.sealed.blocks(),
         }
     }
 }
@@ -207,13 +207,13 @@ impl Snapshots {
             let why = "it is not the one that the manifest lists".to_owned();
             return Err(SnapshotError::Damaged { path, offset: 0, why });
         }
-        let panes = format::read_panes(&self.inner.folder, entry)?;
+        let sealed = format::read_sealed(&self.inner.folder, entry)?;
         Ok(LoadedShard {
             chain: entry.chain,
             end: read.end,
             settings: read.settings,
             state: read.state,
-            panes,
+            sealed,
         })
     }
 
@@ -285,7 +285,7 @@ fn survey(folder: &DiskFolder, names: &[String]) -> Result<Vec<ManifestEntry>, S
             Err(other) => return Err(other),
         }
     }
-    // Of a chain the newest that has its panes.
+    // Of a chain the newest that has its sealed.
     found.sort_by_key(|entry| (entry.shard, entry.chain, std::cmp::Reverse(entry.epoch)));
     let mut whole: Vec<ManifestEntry> = Vec::new();
     for entry in found {
@@ -293,7 +293,7 @@ fn survey(folder: &DiskFolder, names: &[String]) -> Result<Vec<ManifestEntry>, S
         if !other {
             continue;
         }
-        match format::read_panes(folder, &entry) {
+        match format::read_sealed(folder, &entry) {
             Ok(_) => whole.push(entry),
             Err(SnapshotError::Damaged { path, offset, why }) => {
                 tracing::warn!(file = %path.display(), offset, why, "a snapshot is damaged");
@@ -307,7 +307,7 @@ fn survey(folder: &DiskFolder, names: &[String]) -> Result<Vec<ManifestEntry>, S
 /// Removes what a save that was cut short left behind, and what it was to replace.
 fn remove_unlisted(folder: &DiskFolder, names: &[String], entries: &[ManifestEntry]) {
     let listed: std::collections::HashSet<String> =
-        entries.iter().flat_map(|entry| [entry.state_name(), entry.panes_name()]).collect();
+        entries.iter().flat_map(|entry| [entry.state_name(), entry.sealed_name()]).collect();
     for name in names.iter().filter(|name| writer::is_ours(name) && !listed.contains(*name)) {
         if let Err(error) = folder.remove(name) {
             tracing::warn!(file = name, "a file that no snapshot needs cannot be removed: {error}");

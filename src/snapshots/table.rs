@@ -16,11 +16,11 @@ const WAITING_BYTES_MAX: usize = 256 << 20;
 const BEHIND_MAX: Duration = Duration::from_secs(2);
 /// In which time each shard is saved once while the journal is filling up.
 const HURRIED: Duration = Duration::from_secs(20);
-/// A chain begins anew when its panes have grown to so many times what they were, in hundredths: by then as many of
+/// A chain begins anew when its sealed have grown to so many times what they were, in hundredths: by then as many of
 /// them have left the longest window as are in it.
 const GROWN_PERCENT: u64 = 150;
 /// Panes that are not worth beginning anew for.
-const PANES_BYTES_MIN: u64 = 64 << 10;
+const SEALED_BYTES_MIN: u64 = 64 << 10;
 
 /// One chain.
 #[derive(Clone, Copy, Default)]
@@ -129,8 +129,8 @@ impl ChainTable {
         }
         chains[chain].under_way = true;
         let grown = chains[chain].durable.is_none_or(|held| {
-            let enough = held.whole_bytes.max(PANES_BYTES_MIN) / 100 * GROWN_PERCENT;
-            held.panes_bytes > enough
+            let enough = held.whole_bytes.max(SEALED_BYTES_MIN) / 100 * GROWN_PERCENT;
+            held.sealed_bytes > enough
         });
         Some(SaveRequest { shard, chain, whole: grown || chains[chain].broken })
     }
@@ -181,7 +181,7 @@ impl ChainTable {
 
     /// Bytes on disk.
     pub fn bytes(&self) -> u64 {
-        self.entries().map(|entry| entry.panes_bytes + entry.state_bytes).sum()
+        self.entries().map(|entry| entry.sealed_bytes + entry.state_bytes).sum()
     }
 }
 
@@ -192,7 +192,7 @@ mod tests {
     const EVERY: Duration = Duration::from_secs(256);
 
     fn entry(shard: usize, chain: usize, epoch: u64) -> ManifestEntry {
-        ManifestEntry { shard, chain, epoch, begun: 1, panes_bytes: 100, whole_bytes: 100, state_bytes: 9 }
+        ManifestEntry { shard, chain, epoch, begun: 1, sealed_bytes: 100, whole_bytes: 100, state_bytes: 9 }
     }
 
     #[test]
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     fn a_chain_that_has_grown_begins_anew() {
-        let grown = ManifestEntry { panes_bytes: 400_000, whole_bytes: 200_000, ..entry(0, 0, 1) };
+        let grown = ManifestEntry { sealed_bytes: 400_000, whole_bytes: 200_000, ..entry(0, 0, 1) };
         let mut table = ChainTable::new(&[grown, entry(0, 1, 2)], EVERY);
         table.begin(0, [Some(1), Some(2)]);
         let now = Instant::now();

@@ -44,22 +44,22 @@ fn saved(shard: usize, chain: usize, whole: bool, epoch: u64) -> ShardSnapshot {
         end: EpochEnd { epoch, processing_ms: 7, watermark_ms: 6, last_of_input: false },
         settings: Settings::default(),
         state: format!("state {epoch}").into_bytes(),
-        panes: vec![epoch as u8; 40],
+        sealed: vec![epoch as u8; 40],
     }
 }
 
-/// What a shard would begin with: epoch, state, panes.
+/// What a shard would begin with: epoch, state, sealed.
 fn loaded(snapshots: &Snapshots, shard: usize) -> Option<(u64, Vec<u8>, Vec<Vec<u8>>)> {
     snapshots.load(shard).unwrap().map(|loaded| {
         let held = loaded.stored();
         assert_eq!((held.end.processing_ms, held.end.watermark_ms), (7, 6));
-        (held.end.epoch, held.state.to_vec(), held.panes.into_iter().map(<[u8]>::to_vec).collect())
+        (held.end.epoch, held.state.to_vec(), held.sealed.into_iter().map(<[u8]>::to_vec).collect())
     })
 }
 
-fn want(epoch: u64, panes: &[u64]) -> Option<(u64, Vec<u8>, Vec<Vec<u8>>)> {
-    let panes = panes.iter().map(|epoch| vec![*epoch as u8; 40]).collect();
-    Some((epoch, format!("state {epoch}").into_bytes(), panes))
+fn want(epoch: u64, sealed: &[u64]) -> Option<(u64, Vec<u8>, Vec<Vec<u8>>)> {
+    let sealed = sealed.iter().map(|epoch| vec![*epoch as u8; 40]).collect();
+    Some((epoch, format!("state {epoch}").into_bytes(), sealed))
 }
 
 /// Two chains of shard 9: the first with the saves 1, 3 and 5, the second with 2 and 4.
@@ -79,15 +79,15 @@ fn what_was_taken_is_there_after_a_start_and_nothing_else() {
     assert_eq!(loaded(&snapshots, 8), None);
     assert_eq!(snapshots.trim_epoch(), None, "other shards have none");
     assert_eq!(folder.files(".state").len(), 2);
-    assert_eq!(folder.files(".panes").len(), 2);
+    assert_eq!(folder.files(".sealed").len(), 2);
     let on_disk: u64 = folder.files("").iter().map(|f| f.metadata().unwrap().len()).sum();
     let manifest = folder.0.join(MANIFEST).metadata().unwrap().len();
     assert_eq!(snapshots.bytes(), on_disk - manifest);
-    // A chain that begins anew has its own panes only.
+    // A chain that begins anew has its own sealed only.
     snapshots.take(vec![saved(9, 0, true, 6)]);
     drop(snapshots);
     assert_eq!(loaded(&open(&folder.0), 9), want(6, &[6]));
-    assert_eq!(folder.files(".panes").len(), 2);
+    assert_eq!(folder.files(".sealed").len(), 2);
 }
 
 #[test]
@@ -95,8 +95,8 @@ fn every_damaged_byte_is_noticed_and_the_snapshot_before_is_used() {
     let folder = Temporary::new();
     two_chains(&folder.0);
     let newest = folder.files(".state").into_iter().find(|f| f.to_string_lossy().contains("a-")).unwrap();
-    let panes = folder.files(".panes").into_iter().find(|f| f.to_string_lossy().contains("a-")).unwrap();
-    for file in [newest, panes] {
+    let sealed = folder.files(".sealed").into_iter().find(|f| f.to_string_lossy().contains("a-")).unwrap();
+    for file in [newest, sealed] {
         let good = std::fs::read(&file).unwrap();
         for at in 0..good.len() {
             let mut bad = good.clone();
@@ -153,9 +153,9 @@ fn another_version_is_an_error_that_says_so() {
         let good = std::fs::read(&file).unwrap();
         let mut newer = good.clone();
         newer[8] = 9;
-        // The header of panes is followed by blocks with checksums of their own.
-        let panes = file.to_string_lossy().ends_with(".panes");
-        let end = if panes { format::PANES_HEADER as usize } else { newer.len() };
+        // The header of sealed is followed by blocks with checksums of their own.
+        let sealed = file.to_string_lossy().ends_with(".sealed");
+        let end = if sealed { format::SEALED_HEADER as usize } else { newer.len() };
         let crc = crc32fast::hash(&[&newer[8..12], &newer[16..end]].concat());
         newer[12..16].copy_from_slice(&crc.to_le_bytes());
         std::fs::write(&file, &newer).unwrap();
@@ -241,7 +241,7 @@ fn a_full_disk_is_not_filled_further_by_what_fails() {
     wait(2);
     let before = folder.files("");
     for n in 0..60 {
-        // Too little for panes, for a state, for the manifest.
+        // Too little for sealed, for a state, for the manifest.
         faults.room(Some(10 + 40 * n));
         snapshots.take(vec![saved(0, 0, true, 3 + n)]);
         wait(3 + n);
@@ -280,7 +280,7 @@ fn without_a_manifest_the_newest_state_that_has_its_panes_is_taken() {
     drop(snapshots);
     older.iter().for_each(|(content, file)| std::fs::write(file, content).unwrap());
     for file in folder.files("").iter().map(|file| file.to_string_lossy().into_owned()) {
-        if file.ends_with("manifest") || file.ends_with("5.panes") {
+        if file.ends_with("manifest") || file.ends_with("5.sealed") {
             std::fs::remove_file(file).unwrap();
         }
     }

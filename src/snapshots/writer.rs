@@ -21,7 +21,7 @@ const ASIDE: &str = ".new";
 
 /// Whether a file in the folder is one of ours that a manifest may name, or was written aside.
 pub fn is_ours(name: &str) -> bool {
-    name.ends_with(".state") || name.ends_with(".panes") || name.ends_with(ASIDE)
+    name.ends_with(".state") || name.ends_with(".sealed") || name.ends_with(ASIDE)
 }
 
 /// How often is said that saves fail, while they do, and how long none fails before they do no more.
@@ -66,7 +66,7 @@ impl SnapshotWriter {
         for saved in saves {
             match self.files(saved) {
                 Ok(entry) => {
-                    bytes += saved.state.len() + saved.panes.len();
+                    bytes += saved.state.len() + saved.sealed.len();
                     written.push((saved.save, entry));
                 }
                 Err(error) => {
@@ -122,7 +122,7 @@ impl SnapshotWriter {
         self.table().failed(save);
     }
 
-    /// Makes panes and state durable, but for the folder.
+    /// Makes sealed and state durable, but for the folder.
     fn files(&self, saved: &ShardSnapshot) -> Result<ManifestEntry, SnapshotError> {
         let SaveRequest { shard, chain, whole } = saved.save;
         let epoch = saved.end.epoch;
@@ -134,7 +134,7 @@ impl SnapshotWriter {
                 chain,
                 epoch,
                 begun: epoch,
-                panes_bytes: 0,
+                sealed_bytes: 0,
                 whole_bytes: 0,
                 state_bytes: 0,
             },
@@ -142,14 +142,14 @@ impl SnapshotWriter {
         if before.is_none() && !whole {
             return Err(SnapshotError::Unfit("it continues a chain that is not there"));
         }
-        // A later save of this chain, of an engine that has ended since: its panes are not those that this one goes on from.
+        // A later save of this chain, of an engine that has ended since: its sealed are not those that this one goes on from.
         if before.is_some_and(|before| before.epoch >= epoch) {
             return Err(SnapshotError::Unfit("the chain holds a later one"));
         }
-        self.panes(&mut entry, saved)?;
+        self.append_sealed(&mut entry, saved)?;
         let bytes = format::state(entry, &saved.end, &saved.settings, &saved.state);
         entry.state_bytes = bytes.len() as u64;
-        if entry.state_bytes > format::FILE_BYTES_MAX || entry.panes_bytes > format::FILE_BYTES_MAX {
+        if entry.state_bytes > format::FILE_BYTES_MAX || entry.sealed_bytes > format::FILE_BYTES_MAX {
             let too_large = io::Error::from(io::ErrorKind::FileTooLarge);
             return Err(self.io("write to", &entry.state_name())(too_large));
         }
@@ -157,27 +157,27 @@ impl SnapshotWriter {
         Ok(entry)
     }
 
-    fn panes(&self, entry: &mut ManifestEntry, saved: &ShardSnapshot) -> Result<(), SnapshotError> {
-        let name = entry.panes_name();
+    fn append_sealed(&self, entry: &mut ManifestEntry, saved: &ShardSnapshot) -> Result<(), SnapshotError> {
+        let name = entry.sealed_name();
         let io = |doing: &'static str| self.io(doing, &name);
         let too_large = || io("write to")(io::Error::from(io::ErrorKind::FileTooLarge));
-        let block = format::block(&saved.panes).ok_or_else(too_large)?;
-        let file = if entry.panes_bytes == 0 {
+        let block = format::block(&saved.sealed).ok_or_else(too_large)?;
+        let file = if entry.sealed_bytes == 0 {
             let file = self.create(&name)?;
-            let header = format::panes_header(entry);
+            let header = format::sealed_header(entry);
             file.write_at(&header, 0).map_err(io("write to"))?;
-            entry.panes_bytes = header.len() as u64;
+            entry.sealed_bytes = header.len() as u64;
             file
         } else {
             self.folder.open(&name).map_err(io("open"))?
         };
-        file.write_at(&block, entry.panes_bytes).map_err(io("write to"))?;
-        entry.panes_bytes += block.len() as u64;
+        file.write_at(&block, entry.sealed_bytes).map_err(io("write to"))?;
+        entry.sealed_bytes += block.len() as u64;
         // One that was cut short may have left more behind it.
-        file.set_len(entry.panes_bytes).map_err(io("truncate"))?;
+        file.set_len(entry.sealed_bytes).map_err(io("truncate"))?;
         file.sync().map_err(io("sync"))?;
         if entry.begun == entry.epoch {
-            entry.whole_bytes = entry.panes_bytes;
+            entry.whole_bytes = entry.sealed_bytes;
         }
         Ok(())
     }
@@ -189,13 +189,13 @@ impl SnapshotWriter {
             chain,
             epoch,
             begun: epoch,
-            panes_bytes: 0,
+            sealed_bytes: 0,
             whole_bytes: 0,
             state_bytes: 0,
         };
         let held = self.listed();
         let state = begun.state_name();
-        for name in [format!("{state}{ASIDE}"), state, begun.panes_name()] {
+        for name in [format!("{state}{ASIDE}"), state, begun.sealed_name()] {
             if !held.contains(&name) {
                 // What is not there was not made.
                 let _ = self.folder.remove(&name);
@@ -206,7 +206,7 @@ impl SnapshotWriter {
     /// The files that the manifest lists.
     fn listed(&self) -> Vec<String> {
         let table = self.table();
-        table.entries().flat_map(|entry| [entry.state_name(), entry.panes_name()]).collect()
+        table.entries().flat_map(|entry| [entry.state_name(), entry.sealed_name()]).collect()
     }
 
     /// Makes a new manifest durable with these in it, then removes what they replace.
@@ -225,7 +225,7 @@ impl SnapshotWriter {
         drop(table);
         let held = self.listed();
         for old in replaced {
-            for name in [old.state_name(), old.panes_name()].iter().filter(|name| !held.contains(name)) {
+            for name in [old.state_name(), old.sealed_name()].iter().filter(|name| !held.contains(name)) {
                 // A file that stays is removed at the next start.
                 let _ = self.folder.remove(name);
             }

@@ -4,10 +4,8 @@ use std::fmt;
 use std::io::Write;
 use std::str::FromStr;
 
-use super::record::{ColumnShape, write_csv, write_csv_header, write_json};
-use super::row::{RejectRow, WindowRow};
-use super::{ExportQuery, ExportRow, Store, StoreError};
-use crate::store::row::ExportKind;
+use super::record::{ColumnShape, write_csv_cells, write_csv_header, write_json_cells};
+use super::{ExportQuery, Store, StoreError};
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,19 +57,17 @@ pub fn export(
 ) -> Result<u64, StoreError> {
     let shape = ColumnShape { without_revision: last_word };
     if format == ExportFormat::Csv {
-        match query.kind {
-            ExportKind::Windows => write_csv_header::<WindowRow>(shape, out)?,
-            ExportKind::Rejects => write_csv_header::<RejectRow>(shape, out)?,
-        }
+        write_csv_header(query.kind.info().columns, shape, out)?;
     }
     let written = store.export(query, &mut |row| {
-        match (row, format) {
-            (ExportRow::Window(row), ExportFormat::JsonLines) => write_json(row, shape, out)?,
-            (ExportRow::Reject(row), ExportFormat::JsonLines) => write_json(row, shape, out)?,
-            (ExportRow::Window(row), ExportFormat::Csv) => return write_csv(row, shape, out),
-            (ExportRow::Reject(row), ExportFormat::Csv) => return write_csv(row, shape, out),
+        let (columns, cells) = (row.columns(), row.cells());
+        match format {
+            ExportFormat::JsonLines => {
+                write_json_cells(columns, &cells, shape, out)?;
+                out.write_all(b"\n")
+            }
+            ExportFormat::Csv => write_csv_cells(columns, &cells, shape, out),
         }
-        out.write_all(b"\n")
     })?;
     out.flush()?;
     Ok(written)

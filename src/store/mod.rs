@@ -21,15 +21,18 @@ pub mod sort;
 #[cfg(test)]
 pub mod testing;
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use tidewatch_dataflows::rows::inspect::OpenWindows;
-use tidewatch_dataflows::rows::{Reject, WindowStats};
+use tidewatch_dataflows::rows::{KINDS, ResultRow, RowLists, WindowStats, place_of};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
+pub use tidewatch_dataflows::statistics::{STATISTICS, Statistic};
 
 use budget::{Budget, BudgetExceeded};
+pub use row::ExportRow;
 use row::{CorrectionRow, ExportKind, NameRow, RejectGrouping, RejectRow, SeriesRow, WindowRow};
 use search::Search;
 use selector::Selectors;
@@ -51,35 +54,42 @@ pub const REJECT_GROUPS_MAX: usize = 250_000;
 pub const REJECT_GROUP_BYTES_MAX: usize = 64 << 20;
 
 /// The result rows of one epoch.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct StoreBatch<'a> {
     /// The epoch.
     pub epoch: u64,
     /// Wall clock at writing, Unix milliseconds: decides the hour whose tables take the rows, and so their retention.
     pub written_ms: i64,
-    /// Its window rows.
-    pub windows: &'a [WindowStats],
-    /// Its reject rows.
-    pub rejects: &'a [Reject],
-    /// Types of series that were told in it.
-    pub types: &'a [(SeriesId, MetricType)],
+    /// Its rows.
+    pub rows: Cow<'a, RowLists>,
+}
+
+impl<'a> StoreBatch<'a> {
+    /// The rows of an epoch.
+    pub fn new(epoch: u64, written_ms: i64, rows: &'a RowLists) -> StoreBatch<'a> {
+        StoreBatch { epoch, written_ms, rows: Cow::Borrowed(rows) }
+    }
 }
 
 /// What a write did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteSummary {
-    /// Window rows taken; those that a higher rank of the same batch or table outdid are not counted.
-    pub windows: u64,
-    /// Reject rows taken.
-    pub rejects: u64,
-    /// Types of series taken.
-    pub types: u64,
+    /// Rows taken of each kind, in the order of [`KINDS`]; those that a higher rank of the same batch or table outdid are
+    /// not counted.
+    pub rows: [u64; KINDS.len()],
     /// Batches whose epoch the store held already; nothing of them was written.
     pub batches_known: u64,
     /// Series written to the catalog without labels, because nobody knew them.
     pub series_unlabelled: u64,
     /// Revisions that were forgotten because there are too many.
     pub corrections_dropped: u64,
+}
+
+impl WriteSummary {
+    /// Rows taken of a kind.
+    pub fn rows_of<K: ResultRow>(&self) -> u64 {
+        self.rows[place_of::<K>()]
+    }
 }
 
 /// One answer to a key that has been corrected.
@@ -146,79 +156,11 @@ impl Range {
     pub const ALL: Range = Range { start_ms: i64::MIN, end_ms: i64::MAX };
 }
 
-/// A statistic of a window that can be asked about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Statistic {
-    /// Number of samples.
-    Count,
-    /// Smallest value.
-    Min,
-    /// Largest value.
-    Max,
-    /// Mean.
-    Avg,
-    /// Population standard deviation.
-    Std,
-    /// Sample standard deviation.
-    StdSample,
-    /// Oldest value.
-    First,
-    /// Newest value.
-    Last,
-    /// Increase of a counter.
-    Increase,
-    /// Increase of a counter per second.
-    Rate,
-    /// Revision of the row.
-    Revision,
-}
-
-impl Statistic {
-    /// Every statistic, with the name of its column.
-    pub const ALL: [(&'static str, Statistic); 11] = [
-        ("count", Statistic::Count),
-        ("min", Statistic::Min),
-        ("max", Statistic::Max),
-        ("avg", Statistic::Avg),
-        ("std", Statistic::Std),
-        ("std_sample", Statistic::StdSample),
-        ("first", Statistic::First),
-        ("last", Statistic::Last),
-        ("increase", Statistic::Increase),
-        ("rate", Statistic::Rate),
-        ("revision", Statistic::Revision),
-    ];
-
-    /// Whether only counters show it.
-    pub fn is_of_counters(self) -> bool {
-        matches!(self, Statistic::Increase | Statistic::Rate)
-    }
-
-    /// Its value in a row of a counter, or of another series; none where the row shows none.
-    pub fn of(self, counter: bool, stats: &WindowStats) -> Option<f64> {
-        let value = match self {
-            Statistic::Count => f64::from(stats.count),
-            Statistic::Min => stats.min,
-            Statistic::Max => stats.max,
-            Statistic::Avg => stats.avg,
-            Statistic::Std => stats.std,
-            Statistic::StdSample => stats.std_sample()?,
-            Statistic::First => stats.first,
-            Statistic::Last => stats.last,
-            Statistic::Increase if counter => row::increase(stats)?,
-            Statistic::Rate if counter => stats.rate()?,
-            Statistic::Increase | Statistic::Rate => return None,
-            Statistic::Revision => f64::from(stats.revision),
-        };
-        value.is_finite().then_some(value)
-    }
-}
-
 /// Inclusive bounds of one statistic. A row that does not show the statistic is outside.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Filter {
     /// Which statistic.
-    pub stat: Statistic,
+    pub stat: &'static Statistic,
     /// Least value.
     pub least: f64,
     /// Greatest value.
@@ -349,21 +291,12 @@ pub struct RejectQuery {
 /// Which rows are exported.
 #[derive(Clone, Debug)]
 pub struct ExportQuery {
-    /// Windows in the order (window, at, series), or rejects in the order (epoch, series, reason).
+    /// Rows in the order of their place in the store: windows by (window, at, series), rejects by (epoch, series, reason).
     pub kind: ExportKind,
     /// Of which series; of every one if none is named.
     pub select: Selectors,
-    /// Windows that end, or rejects that touch, this range.
+    /// Rows that tell of an instant in this range.
     pub range: Range,
-}
-
-/// A row on its way out.
-#[derive(Clone, Copy, Debug)]
-pub enum ExportRow<'a> {
-    /// A window.
-    Window(&'a WindowRow),
-    /// A reject.
-    Reject(&'a RejectRow),
 }
 
 /// Some rows, and whether more follow the last of them.

@@ -3,99 +3,13 @@
 //! In JSON a number that is not finite is `null`, and a column that does not apply to a row (`rate` of a gauge) is
 //! left out; in CSV both are empty cells. Times are shown as RFC 3339 (`at`) and as Unix milliseconds (`at_ms`).
 //!
-//! Not here: which rows there are, and what their columns are called (`row.rs`).
+//! Not here: which rows there are, and what their columns are called (`row.rs`, and `rows` in the dataflow's crate).
 
 use std::fmt;
 use std::io::{self, Write};
 
-use tidewatch_dataflows::sample::SeriesId;
+pub use tidewatch_dataflows::rows::columns::{Cell, CellType, Column, Columns};
 use tidewatch_dataflows::settings::duration;
-
-/// What the cells of a column are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CellType {
-    /// Text.
-    Text,
-    /// A JSON object of strings; in CSV its text.
-    Labels,
-    /// A series id, 16 hex digits.
-    Series,
-    /// The length of a window, such as `1h30m`.
-    Window,
-    /// RFC 3339.
-    Time,
-    /// A whole number.
-    Int,
-    /// A whole number from 0.
-    UInt,
-    /// A number; `null` if it is not finite.
-    Float,
-    /// `true`, or left out.
-    True,
-}
-
-/// One column of a kind of row.
-#[derive(Clone, Copy, Debug)]
-pub struct Column {
-    /// Its name in JSON and CSV.
-    pub name: &'static str,
-    /// What its cells are.
-    pub of: CellType,
-    /// Whether a cell may be known to be unknown.
-    pub nullable: bool,
-    /// Whether it does not apply to every row.
-    pub optional: bool,
-    /// What it says, with its unit.
-    pub about: &'static str,
-}
-
-impl Column {
-    /// A column that every row shows.
-    pub const fn new(name: &'static str, of: CellType, about: &'static str) -> Column {
-        let (nullable, optional) = (matches!(of, CellType::Float), matches!(of, CellType::True));
-        Column { name, of, nullable, optional, about }
-    }
-
-    /// It may be `null`.
-    pub const fn or_null(self) -> Column {
-        Column { nullable: true, ..self }
-    }
-
-    /// It does not apply to every row.
-    pub const fn or_absent(self) -> Column {
-        Column { optional: true, ..self }
-    }
-}
-
-/// The columns of a kind of row, in order, as lists that are put together.
-pub type Columns = &'static [&'static [Column]];
-
-/// One cell of a row.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Cell<'a> {
-    /// Text.
-    Text(&'a str),
-    /// Text that is JSON already.
-    Json(&'a str),
-    /// A series id, 16 hex digits.
-    Series(SeriesId),
-    /// A window's length in milliseconds, shown as `1h30m`.
-    Window(i64),
-    /// Unix milliseconds, shown as RFC 3339.
-    Time(i64),
-    /// A whole number.
-    Int(i64),
-    /// A whole number.
-    UInt(u64),
-    /// A number; `null` if it is not finite.
-    Float(f64),
-    /// What is left out where it is not so.
-    True,
-    /// Known to be unknown.
-    Null,
-    /// Does not apply to this row.
-    Absent,
-}
 
 /// A row as columns.
 pub trait RowRecord {
@@ -106,13 +20,12 @@ pub trait RowRecord {
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>);
 }
 
-/// The columns of a row, beside its cells.
-fn columns<R: RowRecord>() -> impl Iterator<Item = &'static Column> {
-    R::COLUMNS.iter().copied().flatten()
+fn flat(columns: Columns) -> impl Iterator<Item = &'static Column> {
+    columns.iter().copied().flatten()
 }
 
 fn cells<R: RowRecord>(row: &R) -> Vec<Cell<'_>> {
-    let mut cells = Vec::with_capacity(columns::<R>().count());
+    let mut cells = Vec::with_capacity(flat(R::COLUMNS).count());
     row.cells(&mut cells);
     cells
 }
@@ -135,9 +48,21 @@ impl ColumnShape {
 /// # Errors
 /// What `out` refuses.
 pub fn write_json<R: RowRecord>(row: &R, shape: ColumnShape, out: &mut dyn Write) -> io::Result<()> {
-    let cells = cells(row);
+    write_json_cells(R::COLUMNS, &cells(row), shape, out)
+}
+
+/// [`write_json`] of the cells of a row.
+///
+/// # Errors
+/// What `out` refuses.
+pub fn write_json_cells(
+    columns: Columns,
+    cells: &[Cell<'_>],
+    shape: ColumnShape,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let shown =
-        columns::<R>().zip(&cells).filter(|(column, cell)| shape.shows(column) && **cell != Cell::Absent);
+        flat(columns).zip(cells).filter(|(column, cell)| shape.shows(column) && **cell != Cell::Absent);
     out.write_all(b"{")?;
     for (i, (column, cell)) in shown.enumerate() {
         write!(out, "{}\"{}\":", if i == 0 { "" } else { "," }, column.name)?;
@@ -164,8 +89,8 @@ pub fn write_json<R: RowRecord>(row: &R, shape: ColumnShape, out: &mut dyn Write
 ///
 /// # Errors
 /// What `out` refuses.
-pub fn write_csv_header<R: RowRecord>(shape: ColumnShape, out: &mut dyn Write) -> io::Result<()> {
-    let shown = columns::<R>().filter(|column| shape.shows(column));
+pub fn write_csv_header(columns: Columns, shape: ColumnShape, out: &mut dyn Write) -> io::Result<()> {
+    let shown = flat(columns).filter(|column| shape.shows(column));
     for (i, column) in shown.enumerate() {
         write!(out, "{}{}", if i == 0 { "" } else { "," }, column.name)?;
     }
@@ -179,8 +104,20 @@ pub fn write_csv_header<R: RowRecord>(shape: ColumnShape, out: &mut dyn Write) -
 /// # Errors
 /// What `out` refuses.
 pub fn write_csv<R: RowRecord>(row: &R, shape: ColumnShape, out: &mut dyn Write) -> io::Result<()> {
-    let cells = cells(row);
-    let shown = columns::<R>().zip(&cells).filter(|(column, _)| shape.shows(column));
+    write_csv_cells(R::COLUMNS, &cells(row), shape, out)
+}
+
+/// [`write_csv`] of the cells of a row.
+///
+/// # Errors
+/// What `out` refuses.
+pub fn write_csv_cells(
+    columns: Columns,
+    cells: &[Cell<'_>],
+    shape: ColumnShape,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let shown = flat(columns).zip(cells).filter(|(column, _)| shape.shows(column));
     for (i, (_, cell)) in shown.enumerate() {
         if i > 0 {
             out.write_all(b",")?;

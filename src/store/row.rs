@@ -1,49 +1,22 @@
-//! The rows that can be read back, and the only place that names their columns.
+//! The rows that can be read back. Their columns are those of their kind (`rows` in the dataflow's crate); here are those
+//! of what only a store knows: series, names, sums.
 //!
-//! A row lists its [`Cell`]s in the order of [`Record::COLUMNS`]; JSON, CSV, the export and the API's description are
-//! written from those lists. The names of the embedded store's SQL columns are here too.
+//! A row lists its [`Cell`]s in the order of [`RowRecord::COLUMNS`]; JSON, CSV, the export and the API's description are
+//! written from those lists.
 //!
 //! `labels` leaves out `__name__`, which has its own column. Not here: how cells are written (`record.rs`).
 
+use std::any::Any;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use tidewatch_dataflows::rows::WindowStats;
+use tidewatch_dataflows::rows::kind::SeriesText;
+use tidewatch_dataflows::rows::windows::{OPEN, WHICH, WHOSE};
+use tidewatch_dataflows::rows::{KINDS, KindInfo, Reject, ResultRow, WindowStats, place_of};
 use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
 
 use super::Correction;
 use super::record::{Cell, CellType, Column, Columns, RowRecord};
-
-/// SQL columns of a table of windows: name and declared type. The first three are its primary key.
-pub const WINDOW_SQL: [(&str, &str); 14] = [
-    ("window_ms", "INTEGER NOT NULL"),
-    ("at_ms", "INTEGER NOT NULL"),
-    ("series", "INTEGER NOT NULL"),
-    ("revision", "INTEGER NOT NULL"),
-    ("count", "INTEGER NOT NULL"),
-    ("span_ms", "INTEGER NOT NULL"),
-    ("min", "REAL"),
-    ("max", "REAL"),
-    ("avg", "REAL"),
-    ("std", "REAL"),
-    ("first", "REAL"),
-    ("last", "REAL"),
-    ("increase", "REAL"),
-    ("partial", "INTEGER NOT NULL DEFAULT 0"),
-];
-
-/// SQL columns of a table of rejects: name and declared type. The first four are its primary key.
-///
-/// `unlisted` is 1 for a row that sums series beyond the first thousand of its minute; its `series` is then 0.
-pub const REJECT_SQL: [(&str, &str); 7] = [
-    ("epoch", "INTEGER NOT NULL"),
-    ("unlisted", "INTEGER NOT NULL"),
-    ("series", "INTEGER NOT NULL"),
-    ("reason", "INTEGER NOT NULL"),
-    ("count", "INTEGER NOT NULL"),
-    ("first_at_ms", "INTEGER NOT NULL"),
-    ("last_at_ms", "INTEGER NOT NULL"),
-];
 
 /// One series of the catalog.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +35,11 @@ impl SeriesRow {
     /// About how many bytes it prints to.
     pub fn printed_bytes(&self) -> usize {
         self.name.len() + self.labels.len() + 64
+    }
+
+    /// Its words, for the rows of it.
+    pub fn text(&self) -> SeriesText<'_> {
+        SeriesText { name: &self.name, labels: &self.labels, counter: self.is_counter() }
     }
 
     /// Whether its value only grows, and so its rows show `increase` and `rate`: as a source said, else by the suffix
@@ -162,102 +140,96 @@ impl RejectGrouping {
     pub const ALL: RejectGrouping = RejectGrouping { series: true, name: true, reason: true };
 }
 
-/// The kinds of rows that are exported.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExportKind {
-    /// [`WindowRow`].
-    Windows,
-    /// [`RejectRow`].
-    Rejects,
-}
+/// A kind of row that is exported.
+#[derive(Clone, Copy, Debug)]
+pub struct ExportKind(&'static KindInfo);
 
 impl ExportKind {
-    /// The word in file names, tables and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            ExportKind::Windows => "windows",
-            ExportKind::Rejects => "rejects",
-        }
+    /// The kind of these rows.
+    pub fn of<K: ResultRow>() -> ExportKind {
+        ExportKind(&KINDS[place_of::<K>()])
+    }
+
+    /// What the kind says of itself.
+    pub fn info(&self) -> &'static KindInfo {
+        self.0
+    }
+
+    fn all() -> impl Iterator<Item = &'static KindInfo> {
+        KINDS.iter().filter(|info| info.is_exported())
     }
 }
 
 /// The text names no kind of row.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("kind must be windows or rejects; got {0:?}")]
+#[error("kind must be {known}; got {0:?}", known = ExportKind::all().map(|info| info.name).collect::<Vec<_>>().join(" or "))]
 pub struct UnknownKind(pub String);
 
 impl FromStr for ExportKind {
     type Err = UnknownKind;
 
     fn from_str(text: &str) -> Result<Self, UnknownKind> {
-        match text {
-            "windows" | "window" => Ok(ExportKind::Windows),
-            "rejects" | "reject" => Ok(ExportKind::Rejects),
-            _ => Err(UnknownKind(text.to_owned())),
-        }
+        let found = ExportKind::all().find(|info| [info.name, info.singular].contains(&text));
+        found.map(ExportKind).ok_or_else(|| UnknownKind(text.to_owned()))
     }
 }
 
-const SERIES: Column = Column::new("series", CellType::Series, "The series: its id, 16 hex digits.");
-const NAME: Column = Column::new("name", CellType::Text, "Its metric name.");
-const WHOSE: [Column; 3] =
-    [SERIES, NAME, Column::new("labels", CellType::Labels, "Its other labels, sorted by label name.")];
+/// A row on its way out, and its series.
+#[derive(Clone, Copy)]
+pub struct ExportRow<'a> {
+    series: Option<&'a SeriesRow>,
+    row: &'a dyn ExportedRow,
+}
+
+/// A row of any kind that is exported.
+trait ExportedRow: Any {
+    fn columns(&self) -> Columns;
+    fn cells<'a>(&'a self, series: Option<SeriesText<'a>>, cells: &mut Vec<Cell<'a>>);
+}
+
+impl<K: ResultRow> ExportedRow for K {
+    fn columns(&self) -> Columns {
+        K::COLUMNS
+    }
+
+    fn cells<'a>(&'a self, series: Option<SeriesText<'a>>, cells: &mut Vec<Cell<'a>>) {
+        ResultRow::cells(self, series, cells);
+    }
+}
+
+impl<'a> ExportRow<'a> {
+    /// A row of a series, or of none.
+    pub fn new<K: ResultRow>(series: Option<&'a SeriesRow>, row: &'a K) -> ExportRow<'a> {
+        ExportRow { series, row }
+    }
+
+    /// Its series, if it is of one.
+    pub fn series(&self) -> Option<&'a SeriesRow> {
+        self.series
+    }
+
+    /// The row, if it is of this kind.
+    pub fn of<K: ResultRow>(&self) -> Option<&'a K> {
+        let row: &dyn Any = self.row;
+        row.downcast_ref()
+    }
+
+    /// Its columns.
+    pub fn columns(&self) -> Columns {
+        self.row.columns()
+    }
+
+    /// A cell for each column.
+    pub fn cells(&self) -> Vec<Cell<'a>> {
+        let mut cells = Vec::new();
+        self.row.cells(self.series.map(SeriesRow::text), &mut cells);
+        cells
+    }
+}
+
 const TYPE: Column =
     Column::new("type", CellType::Text, "What a source said that it is, counter or gauge; null if none did.")
         .or_null();
-const KEY: [Column; 3] = [
-    Column::new("window", CellType::Window, "The length of the window."),
-    Column::new(
-        "at",
-        CellType::Time,
-        "The end of the window, which reaches back from there without its beginning.",
-    ),
-    Column::new("at_ms", CellType::Int, "The same in Unix milliseconds."),
-];
-
-/// What a window that is closed and one that is open show alike; their cells are `window_cells`.
-const WINDOW: [Column; 17] = {
-    let [series, name, labels] = WHOSE;
-    let [window, at, at_ms] = KEY;
-    [
-        series,
-        name,
-        labels,
-        window,
-        at,
-        at_ms,
-        Column::new("count", CellType::UInt, "Samples in it."),
-        Column::new("min", CellType::Float, "The smallest value."),
-        Column::new("max", CellType::Float, "The largest value."),
-        Column::new("avg", CellType::Float, "The mean of the values, each sample counting the same."),
-        Column::new("std", CellType::Float, "The population standard deviation (divided by count)."),
-        Column::new(
-            "std_sample",
-            CellType::Float,
-            "The sample standard deviation (divided by count - 1); null for one sample.",
-        ),
-        Column::new("first", CellType::Float, "The oldest value."),
-        Column::new("last", CellType::Float, "The newest value."),
-        Column::new(
-            "increase",
-            CellType::Float,
-            "Of a counter: by how much it grew, resets added; null below two samples.",
-        )
-        .or_absent(),
-        Column::new(
-            "rate",
-            CellType::Float,
-            "Of a counter: its increase per second between the first and the last sample.",
-        )
-        .or_absent(),
-        Column::new(
-            "partial",
-            CellType::True,
-            "Samples that belong in it were withheld from it or may be missing.",
-        ),
-    ]
-};
-
 impl RowRecord for SeriesRow {
     const COLUMNS: Columns = &[&WHOSE, &[TYPE]];
 
@@ -269,7 +241,7 @@ impl RowRecord for SeriesRow {
 
 impl RowRecord for NameRow {
     const COLUMNS: Columns =
-        &[&[NAME, Column::new("series", CellType::UInt, "Series of the catalog that bear the name.")]];
+        &[&[WHOSE[1], Column::new("series", CellType::UInt, "Series of the catalog that bear the name.")]];
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
         cells.extend([Cell::Text(&self.name), Cell::UInt(self.series)]);
@@ -277,24 +249,19 @@ impl RowRecord for NameRow {
 }
 
 impl RowRecord for WindowRow {
-    const COLUMNS: Columns = &[
-        &WINDOW,
-        &[Column::new(
-            "revision",
-            CellType::UInt,
-            "How often late samples or a backfill corrected the row; 0 is the first answer.",
-        )],
-    ];
+    const COLUMNS: Columns = WindowStats::COLUMNS;
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
-        window_cells(&self.series, &self.stats, cells);
-        cells.push(Cell::UInt(self.stats.revision.into()));
+        ResultRow::cells(&self.stats, Some(self.series.text()), cells);
     }
 }
 
 impl RowRecord for OpenRow {
     const COLUMNS: Columns = &[
-        &WINDOW,
+        OPEN[0],
+        OPEN[1],
+        OPEN[2],
+        OPEN[3],
         &[
             Column::new(
                 "open",
@@ -306,40 +273,14 @@ impl RowRecord for OpenRow {
     ];
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
-        window_cells(&self.series, &self.stats, cells);
+        self.stats.open_cells(self.series.text(), cells);
         cells.extend([Cell::True, Cell::UInt(self.epoch)]);
     }
 }
 
-/// What a window that is closed and one that is open show alike.
-fn window_cells<'a>(series: &'a SeriesRow, stats: &'a WindowStats, cells: &mut Vec<Cell<'a>>) {
-    cells.extend([
-        Cell::Series(series.series),
-        Cell::Text(&series.name),
-        Cell::Json(&series.labels),
-        Cell::Window(stats.window_ms),
-        Cell::Time(stats.at_ms),
-        Cell::Int(stats.at_ms),
-        Cell::UInt(stats.count.into()),
-        Cell::Float(stats.min),
-        Cell::Float(stats.max),
-        Cell::Float(stats.avg),
-        Cell::Float(stats.std),
-        stats.std_sample().map_or(Cell::Null, Cell::Float),
-        Cell::Float(stats.first),
-        Cell::Float(stats.last),
-    ]);
-    cells.extend(if series.is_counter() {
-        [increase(stats), stats.rate()].map(|value| value.map_or(Cell::Null, Cell::Float))
-    } else {
-        [Cell::Absent; 2]
-    });
-    cells.push(if stats.partial { Cell::True } else { Cell::Absent });
-}
-
 impl RowRecord for CorrectionRow {
     const COLUMNS: Columns = &[
-        &KEY,
+        &WHICH,
         &[
             Column::new("revision", CellType::UInt, "Which answer to the key it was; 0 is the first."),
             Column::new(
@@ -374,14 +315,7 @@ impl RowRecord for CorrectionRow {
 }
 
 impl RowRecord for RejectRow {
-    const COLUMNS: Columns = &[&[
-        SERIES.or_null().or_absent(),
-        NAME.or_null().or_absent(),
-        Column::new("reason", CellType::Text, "Why the samples were not applied.").or_absent(),
-        Column::new("count", CellType::UInt, "Samples."),
-        Column::new("first_at_ms", CellType::Int, "The lowest event time among them, in Unix milliseconds."),
-        Column::new("last_at_ms", CellType::Int, "The highest event time among them, in Unix milliseconds."),
-    ]];
+    const COLUMNS: Columns = Reject::COLUMNS;
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
         let shown =
@@ -395,11 +329,6 @@ impl RowRecord for RejectRow {
             Cell::Int(self.last_at_ms),
         ]);
     }
-}
-
-/// The increase of a counter; none below two samples.
-pub fn increase(stats: &WindowStats) -> Option<f64> {
-    (stats.count > 1).then_some(stats.increase)
 }
 
 /// The labels of a series, other than its name, as the text of a JSON object sorted by label name.
@@ -495,7 +424,7 @@ mod tests {
         let shape = ColumnShape { without_revision: true };
         assert!(!json(&window("up", 2), shape).contains("revision"));
         let mut header = Vec::new();
-        write_csv_header::<WindowRow>(shape, &mut header).unwrap();
+        write_csv_header(WindowRow::COLUMNS, shape, &mut header).unwrap();
         let header = String::from_utf8(header).unwrap();
         assert!(header.ends_with(",rate,partial\n"), "{header}");
         assert_eq!(
@@ -599,8 +528,10 @@ mod tests {
 
     #[test]
     fn kinds_are_named_in_plural_and_singular() {
-        assert_eq!("windows".parse(), Ok(ExportKind::Windows));
-        assert_eq!("reject".parse(), Ok(ExportKind::Rejects));
+        for (text, kind) in [("windows", 1), ("window", 1), ("reject", 2)] {
+            assert_eq!(text.parse::<ExportKind>().unwrap().info().kind, kind, "{text}");
+        }
+        assert!("types".parse::<ExportKind>().is_err(), "other rows show them");
         assert_eq!(
             "profiles".parse::<ExportKind>().unwrap_err().to_string(),
             "kind must be windows or rejects; got \"profiles\""

@@ -8,14 +8,14 @@ use tidewatch_dataflows::sample::SeriesId;
 use super::Statistic;
 
 /// What a list is sorted by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SortBy {
     /// The name.
     Name,
     /// The end of the window.
     At,
     /// A statistic.
-    Stat(Statistic),
+    Stat(&'static Statistic),
 }
 
 /// How a list is sorted, and where its last page ended.

@@ -1,10 +1,11 @@
 //! What tests of the store and of the API share: a temporary directory, made-up rows, and the store as a plain list.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tidewatch_dataflows::rows::{Reject, WindowStats};
+use tidewatch_dataflows::rows::{Reject, ResultRow, RowLists, SeriesType, WindowStats};
 use tidewatch_dataflows::sample::{Reason, SeriesId};
 
 use super::embedded::{Embedded, EmbeddedOptions};
@@ -69,6 +70,18 @@ pub fn labels_of(id: SeriesId) -> Option<LabelPairs> {
     ])
 }
 
+/// The rows of an epoch.
+pub fn batch_of(
+    epoch: u64,
+    written_ms: i64,
+    windows: &[WindowStats],
+    rejects: &[Reject],
+    types: &[SeriesType],
+) -> StoreBatch<'static> {
+    let rows = RowLists { windows: windows.to_vec(), rejects: rejects.to_vec(), types: types.to_vec() };
+    StoreBatch { epoch, written_ms, rows: Cow::Owned(rows) }
+}
+
 /// A row with numbers that tell rows and revisions apart.
 pub fn stats(id: SeriesId, window_ms: i64, at_ms: i64, revision: u32, mark: f64) -> WindowStats {
     WindowStats {
@@ -121,13 +134,7 @@ impl ModelStore {
         }
         let given: Vec<_> = batches
             .iter()
-            .map(|(epoch, windows, rejects)| StoreBatch {
-                epoch: *epoch,
-                written_ms,
-                windows,
-                rejects,
-                types: &[],
-            })
+            .map(|(epoch, windows, rejects)| batch_of(*epoch, written_ms, windows, rejects, &[]))
             .collect();
         store.write(&given, &labels_of).unwrap();
         for (epoch, windows, rejects) in batches {

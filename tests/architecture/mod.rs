@@ -26,7 +26,7 @@ const fn room(name: &'static str, may: &'static [&'static str], instead: &'stati
 }
 
 /// The nouns of the pure crate; every room may use them, and each other they may as well.
-const NOUNS: [&str; 4] = ["sample", "rows", "settings", "snapshot"];
+const NOUNS: [&str; 5] = ["sample", "rows", "statistics", "settings", "snapshot"];
 
 const IN_APP: &str = "pass it a channel in app.rs";
 const CLOSURE: &str = "let app.rs pass it a closure or a number";
@@ -69,25 +69,33 @@ const PURE: &[Room] = &[
     room("lib", &["*"], ""),
     room("sample", &[], NOUN),
     room("rows", &[], NOUN),
+    room("statistics", &[], NOUN),
     room("settings", &[], NOUN),
     room("snapshot", &[], NOUN),
     room("faults", &[], "it only says which faults are in"),
     room("mutants", &[], "it only says which bugs are in"),
     room("kernels", &[], "mathematics takes slices and returns values"),
     room("shard", &[], NOUN),
-    room("driver", &["shard"], "the driver calls a tactic: put what it needs into the trait"),
+    room("seal", &[], NOUN),
+    room(
+        "driver",
+        &["stage::Budget", "stage::Progress"],
+        "the driver calls a closure: put what it needs into the contract of a stage",
+    ),
+    room("stage", &["driver::EpochBatch", "shard"], "a contract knows no stage"),
     room("stages", &["*"], ""),
     room(
         "stages/*",
-        &["driver", "shard", "kernels", "faults", "mutants"],
-        "let graph.rs connect the two, with a noun between them",
+        &["driver", "shard", "seal", "stage", "kernels", "faults", "mutants"],
+        "let the pipeline connect the two, with a noun between them",
     ),
-    room("graph", &["stages", "driver", "shard"], "a graph only wires: compute in a stage"),
+    room("pipeline", &["stages", "stage", "driver", "shard"], "a pipeline only calls: compute in a stage"),
+    room("graph", &["pipeline", "stage", "driver", "shard"], "a graph only wires: compute in a stage"),
 ];
 
 /// Rooms of the server that may use what is not a noun of the pure crate.
 const PURE_FROM_SERVER: &[(&str, &[&str])] = &[
-    ("engine", &["graph", "driver", "shard"]),
+    ("engine", &["graph", "pipeline", "driver", "shard"]),
     ("faults", &["faults"]),
     ("api", &["kernels"]),
     ("verify", &["kernels"]),

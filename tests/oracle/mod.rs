@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidewatch_dataflows::kernels::reference;
-use tidewatch_dataflows::rows::{Rows, WindowStats};
+use tidewatch_dataflows::rows::{ResultRow, Rows, WindowStats};
 use tidewatch_dataflows::sample::{Control, EpochEnd, Reason, STALE_NAN_BITS, Samples, SeriesId};
 use tidewatch_dataflows::settings::{Settings, Window};
 
@@ -278,7 +278,8 @@ impl Model {
             series.taking.take_if(|(bootstrap, _)| ended.contains(bootstrap));
         }
         self.open.retain(|bootstrap, _| !ended.contains(bootstrap));
-        let keep = self.settings.keep_ms();
+        let keep =
+            self.settings.longest_ms().max(self.settings.allowed_lateness_ms) + self.settings.idle_timeout_ms;
         for (id, series) in &mut self.live {
             let mut keys = dirty.remove(id).unwrap_or_default();
             series.silence(&self.settings, end.watermark_ms, &mut keys);

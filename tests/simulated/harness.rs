@@ -16,7 +16,6 @@ use tidewatch::metrics::Metrics;
 use tidewatch::outbox::{self, Outbox, OutboxBatch, Tail};
 use tidewatch::segments::{DurablePosition, Position};
 use tidewatch::snapshots::Snapshots;
-use tidewatch_dataflows::rows::Rows;
 use tidewatch_dataflows::sample::{Samples, SeriesId};
 
 use super::disk::{SimDisk, Trouble};
@@ -140,9 +139,8 @@ fn keys(samples: &Samples) -> impl Iterator<Item = Sample> {
 }
 
 fn bytes_of(batch: OutboxBatch) -> Vec<u8> {
-    let OutboxBatch { epoch, windows, rejects, types } = batch;
     let mut bytes = Vec::new();
-    outbox::encode(epoch, &Rows { windows, rejects, types, ..Rows::default() }, &mut bytes);
+    outbox::encode(batch.epoch, &batch.rows, &mut bytes);
     bytes
 }
 
@@ -238,7 +236,7 @@ impl World {
         let config = outbox::OutboxOptions {
             segment_bytes: self.rules.segment_bytes,
             bytes_max: 1 << 30,
-            proof: outbox::AcceptProof { snapshot: newest, stored, accept_loss: false },
+            proof: outbox::AcceptProof::new(newest, &[("sink", stored)], false),
         };
         let outbox = Outbox::open(folder.join("outbox"), config, Arc::clone(&metrics)).map_err(text)?;
         let clock = Arc::clone(&self.clock);

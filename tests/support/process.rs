@@ -47,8 +47,15 @@ impl Process {
 
     /// Starts the server as these words say, in this folder; it is to listen on this port.
     pub fn begin(words: &[String], folder: &Path, port: u16) -> Process {
+        Process::begin_with(words, folder, port, &[])
+    }
+
+    /// [`Process::begin`] with these variables.
+    pub fn begin_with(words: &[String], folder: &Path, port: u16, environment: &[(&str, &str)]) -> Process {
         let arguments: Vec<&OsStr> = words[1..].iter().map(OsStr::new).collect();
-        Process::start("tidewatch", Path::new(&words[0]), folder, port, &arguments)
+        let environment: Vec<_> =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Process::start_with("tidewatch", Path::new(&words[0]), folder, port, &arguments, &environment)
     }
 
     fn start_with(
@@ -348,8 +355,7 @@ impl Tidewatch {
 
     /// Megabytes of state that the operators say they hold.
     pub fn state_megabytes(&self) -> f64 {
-        let of =
-            |operator| self.metric(&format!("tidewatch_operator_state_bytes{{operator=\"{operator}\"}}"));
+        let of = |stage| self.metric(&format!("tidewatch_stage_state_bytes{{stage=\"{stage}\"}}"));
         ["admit", "window"].map(of).iter().sum::<f64>() / 1e6
     }
 

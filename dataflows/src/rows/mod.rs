@@ -1,88 +1,130 @@
-//! What leaves the dataflow: result rows, in one batch per epoch.
+//! What leaves the dataflow: rows of several kinds, in one batch per epoch.
+//!
+//! Each kind is a file that says its key, its fields and their encoding, and what is shown of it (`kind.rs` has the
+//! contract). The list of kinds stands at [`RowLists`], and nowhere else.
 
+pub mod columns;
 pub mod inspect;
+pub mod kind;
+pub mod rejects;
+pub mod types;
+pub mod windows;
 
-use crate::sample::{MetricType, Reason, SeriesId};
-use crate::snapshot::ShardSnapshot;
+use std::convert::Infallible;
+use std::ops::{Deref, DerefMut};
 
-/// The statistics of one series over one window `(at_ms - window_ms, at_ms]`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct WindowStats {
-    /// The series.
-    pub series: SeriesId,
-    /// Length of the window, its identity.
-    pub window_ms: i64,
-    /// End of the window, a multiple of its hop since the Unix epoch.
-    pub at_ms: i64,
-    /// 0 for the first answer to this key, one more each time a published answer changes.
-    pub revision: u32,
-    /// Number of samples in the window, at least 1.
-    pub count: u32,
-    /// Milliseconds from the first to the last sample.
-    pub span_ms: u32,
-    /// Smallest value.
-    pub min: f64,
-    /// Largest value.
-    pub max: f64,
-    /// Arithmetic mean.
-    pub avg: f64,
-    /// Population standard deviation (ddof 0, as PromQL's `stddev_over_time`).
-    pub std: f64,
-    /// Oldest value.
-    pub first: f64,
-    /// Newest value.
-    pub last: f64,
-    /// Sum over consecutive samples of `b >= a ? b - a : b`; not extrapolated. Meaningful from 2 samples on.
-    pub increase: f64,
-    /// The window was added by a change of settings and reaches back to before what was kept for it: older samples
-    /// of it may be missing.
-    pub partial: bool,
+pub use kind::{KindInfo, ResultRow};
+pub use rejects::Reject;
+pub use types::SeriesType;
+pub use windows::WindowStats;
+
+use crate::sample::{Reason, SeriesId};
+use crate::snapshot::SnapshotPart;
+
+/// Where the rows of a kind are in [`RowLists`].
+pub struct KindList<K> {
+    /// To read.
+    pub of: fn(&RowLists) -> &Vec<K>,
+    /// To change.
+    pub of_mut: fn(&mut RowLists) -> &mut Vec<K>,
 }
 
-impl WindowStats {
-    /// Sample standard deviation (ddof 1, as pandas); none below two samples.
-    pub fn std_sample(&self) -> Option<f64> {
-        (self.count > 1).then(|| self.std * (f64::from(self.count) / f64::from(self.count - 1)).sqrt())
+impl<K> Clone for KindList<K> {
+    fn clone(&self) -> Self {
+        *self
     }
+}
 
-    /// Increase per second between the first and the last sample; none below two samples.
-    pub fn rate(&self) -> Option<f64> {
-        (self.count > 1 && self.span_ms > 0).then(|| self.increase / (f64::from(self.span_ms) / 1000.0))
-    }
+impl<K> Copy for KindList<K> {}
 
-    /// Which of two rows of one key counts: the one of more samples, and among equals the later revision.
+/// What is done with every kind of row.
+pub trait KindVisitor {
+    /// What ends the walk.
+    type Error;
+
+    /// Does it with one kind.
     ///
-    /// The engine only ever adds samples to a key, so for its rows this is the order of revisions. It also holds
-    /// between the engine and a backfill, which count revisions each by themselves.
-    pub fn rank(&self) -> (u32, u32) {
-        (self.count, self.revision)
-    }
-
-    /// The order of rows in the outbox.
-    pub fn key(&self) -> (SeriesId, i64, i64) {
-        (self.series, self.window_ms, self.at_ms)
-    }
+    /// # Errors
+    /// What ends the walk.
+    fn kind<K: ResultRow>(&mut self, list: KindList<K>) -> Result<(), Self::Error>;
 }
 
-/// Samples of one series that `admit` did not apply for one reason, summed over a minute of processing time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reject {
-    /// The series; `None` sums the series beyond the first thousand of the minute.
-    pub series: Option<SeriesId>,
-    /// Why.
-    pub reason: Reason,
-    /// How many samples.
-    pub count: u64,
-    /// The lowest event time among them.
-    pub first_at_ms: i64,
-    /// The highest event time among them.
-    pub last_at_ms: i64,
+macro_rules! row_kinds {
+    ($($(#[$about:meta])* $list:ident: $kind:ty),* $(,)?) => {
+        /// The rows of one epoch: a list for each kind, typed and flat.
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct RowLists {
+            $($(#[$about])* pub $list: Vec<$kind>,)*
+        }
+
+        /// The kinds, in the order of the outbox.
+        pub const KINDS: &[KindInfo] = &[$(KindInfo::of::<$kind>()),*];
+
+        /// Does the same with every kind, in the order of the outbox.
+        ///
+        /// # Errors
+        /// The first that `visitor` returns.
+        pub fn each_kind<V: KindVisitor>(visitor: &mut V) -> Result<(), V::Error> {
+            $(visitor.kind::<$kind>(KindList { of: |lists| &lists.$list, of_mut: |lists| &mut lists.$list })?;)*
+            Ok(())
+        }
+    };
 }
 
-impl Reject {
-    /// The order of rows in the outbox: rows without series last.
-    pub fn key(&self) -> (bool, SeriesId, Reason) {
-        (self.series.is_none(), self.series.unwrap_or_default(), self.reason)
+row_kinds! {
+    /// Window rows.
+    windows: WindowStats,
+    /// Reject rows.
+    rejects: Reject,
+    /// What kinds of metric series are, as far as it was told in this epoch.
+    types: SeriesType,
+}
+
+/// The place of a kind in [`KINDS`].
+pub fn place_of<K: ResultRow>() -> usize {
+    KINDS.iter().position(|info| info.kind == K::KIND).expect("every kind stands in the list")
+}
+
+impl RowLists {
+    /// How many rows there are, of all kinds.
+    pub fn rows(&self) -> usize {
+        struct Count<'a>(&'a RowLists, usize);
+        impl KindVisitor for Count<'_> {
+            type Error = Infallible;
+            fn kind<K: ResultRow>(&mut self, list: KindList<K>) -> Result<(), Infallible> {
+                self.1 += (list.of)(self.0).len();
+                Ok(())
+            }
+        }
+        let mut count = Count(self, 0);
+        let Ok(()) = each_kind(&mut count);
+        count.1
+    }
+
+    /// Moves all rows of `other` behind these.
+    pub fn append(&mut self, other: &mut RowLists) {
+        struct Append<'a>(&'a mut RowLists, &'a mut RowLists);
+        impl KindVisitor for Append<'_> {
+            type Error = Infallible;
+            fn kind<K: ResultRow>(&mut self, list: KindList<K>) -> Result<(), Infallible> {
+                (list.of_mut)(self.0).append((list.of_mut)(self.1));
+                Ok(())
+            }
+        }
+        let Ok(()) = each_kind(&mut Append(self, other));
+    }
+
+    /// Puts the rows of each kind into the order of the outbox.
+    pub fn normalize(&mut self) {
+        struct Normalize<'a>(&'a mut RowLists);
+        impl KindVisitor for Normalize<'_> {
+            type Error = Infallible;
+            fn kind<K: ResultRow>(&mut self, list: KindList<K>) -> Result<(), Infallible> {
+                K::normalize((list.of_mut)(self.0));
+                Ok(())
+            }
+        }
+        let Ok(()) = each_kind(&mut Normalize(self));
     }
 }
 
@@ -152,36 +194,53 @@ impl SeriesPresence {
 /// All outcomes of one epoch (of one worker, or merged over workers).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Rows {
-    /// Window rows.
-    pub windows: Vec<WindowStats>,
-    /// Reject rows.
-    pub rejects: Vec<Reject>,
-    /// What kinds of metric series are, as far as it was told in this epoch.
-    pub types: Vec<(SeriesId, MetricType)>,
+    /// The rows that go into the outbox.
+    pub lists: RowLists,
     /// Series whose slot was freed. Stays inside: never in the outbox.
     pub freed: Vec<SeriesId>,
     /// What was counted. Stays inside: never in the outbox.
     pub counts: Counts,
-    /// States of shards that were asked for. Stays inside: never in the outbox.
-    pub saved: Vec<ShardSnapshot>,
+    /// Parts of snapshots that were asked for. Stays inside: never in the outbox.
+    pub saved: Vec<SnapshotPart>,
+}
+
+impl Deref for Rows {
+    type Target = RowLists;
+
+    fn deref(&self) -> &RowLists {
+        &self.lists
+    }
+}
+
+impl DerefMut for Rows {
+    fn deref_mut(&mut self) -> &mut RowLists {
+        &mut self.lists
+    }
+}
+
+impl From<RowLists> for Rows {
+    fn from(lists: RowLists) -> Rows {
+        Rows { lists, ..Rows::default() }
+    }
 }
 
 impl Rows {
     /// Whether there is nothing to hand on.
     pub fn is_empty(&self) -> bool {
-        self.windows.is_empty()
-            && self.rejects.is_empty()
-            && self.types.is_empty()
+        self.lists.rows() == 0
             && self.freed.is_empty()
             && self.counts == Counts::default()
             && self.saved.is_empty()
     }
 
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.rows()
+    }
+
     /// Moves everything of `other` into these outcomes.
     pub fn append(&mut self, other: &mut Rows) {
-        self.windows.append(&mut other.windows);
-        self.rejects.append(&mut other.rejects);
-        self.types.append(&mut other.types);
+        self.lists.append(&mut other.lists);
         self.freed.append(&mut other.freed);
         self.counts.add(&std::mem::take(&mut other.counts));
         self.saved.append(&mut other.saved);
@@ -192,27 +251,7 @@ impl Rows {
     ///
     /// After this the outcomes of an epoch are the same bytes for any number of workers.
     pub fn sort(&mut self) {
-        // Stable, because it merges the sorted runs of the workers where an unstable sort would begin anew.
-        self.windows.sort_by_key(WindowStats::key);
+        self.lists.normalize();
         self.freed.sort_unstable();
-        // Stable: of a series, all of whose types come from one shard, the last one told stays.
-        self.types.sort_by_key(|(series, _)| *series);
-        self.types.dedup_by(|next, kept| {
-            let same = next.0 == kept.0;
-            if same {
-                *kept = *next;
-            }
-            same
-        });
-        self.rejects.sort_unstable_by_key(Reject::key);
-        self.rejects.dedup_by(|next, kept| {
-            let same = next.series.is_none() && kept.series.is_none() && next.reason == kept.reason;
-            if same {
-                kept.count += next.count;
-                kept.first_at_ms = kept.first_at_ms.min(next.first_at_ms);
-                kept.last_at_ms = kept.last_at_ms.max(next.last_at_ms);
-            }
-            same
-        });
     }
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tidewatch_dataflows::rows::{SeriesPresence, WindowStats};
+use tidewatch_dataflows::rows::{ResultRow, SeriesPresence, WindowStats};
 use tidewatch_dataflows::sample::{Reason, SeriesId};
 
 use crate::engine::AskError;
@@ -61,7 +61,7 @@ impl BackfillRun {
         let mut offers = Vec::with_capacity(OFFERS_MAX);
         let mut tail = self.tail()?;
         while let Some(batch) = tail.next()? {
-            for stats in batch.windows {
+            for stats in batch.rows.windows {
                 let last = corrected.last.get(&stats.key()).is_none_or(|last| *last == stats.revision);
                 if !last || !summary.is_requested(stats.at_ms) {
                     continue;
@@ -136,7 +136,7 @@ impl BackfillRun {
                     "late samples may correct at most {CORRECTED_KEYS_MAX} keys of a backfill; these correct more: order them by time, or take a shorter range"
                 );
             }
-            for reject in batch.rejects {
+            for reject in batch.rows.rejects {
                 summary.rejected(reject.reason, reject.count);
                 if matches!(reject.reason, Reason::TooOld | Reason::LateRingFull) {
                     match reject.series {
@@ -195,7 +195,7 @@ impl CorrectedKeys {
 
 /// Waits until the store holds an epoch of the live engine.
 fn stored(stack: &Stack, epoch: u64, progress: &BackfillProgress) -> anyhow::Result<()> {
-    while stack.sink_progress.epoch.load(Ordering::Acquire) < epoch {
+    while stack.stored.epoch() < epoch {
         progress.go_on()?;
         if let Some(why) = stack.stuck() {
             bail!("{why}, so the store does not hold what the live engine computes");

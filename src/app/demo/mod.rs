@@ -15,7 +15,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -88,7 +87,7 @@ pub fn demo(mut config: Config, args: &cli::DemoArgs) -> anyhow::Result<ExitCode
     }
     let status = Arc::new(SourceStatus::within(SOURCE));
     let guest = Guest { status: Arc::clone(&status), run: live(config.clone(), made, progress, status) };
-    run::run(config, AcceptedRisks::default(), &[], Some(guest))
+    run::run(config, AcceptedRisks::default(), &[], Some(guest), Vec::new())
 }
 
 /// What the demo in the data directory is made of: what is there, or what was asked for.
@@ -117,7 +116,7 @@ fn history(
     sent_to_ms: Option<i64>,
 ) -> anyhow::Result<(u64, u64)> {
     let on_fatal = replay::end_process();
-    let stack = Stack::open(config, EpochMode::File, AcceptedRisks::default(), &on_fatal)?;
+    let stack = Stack::open(config, EpochMode::File, AcceptedRisks::default(), &on_fatal, Vec::new())?;
     let watchdog = Watchdog::start(
         Duration::from_millis(config.watchdog_ms.unsigned_abs()),
         stack.journal.clone(),
@@ -152,7 +151,7 @@ fn history(
         Some(why) => {
             bail!("{why}; everything made is in the journal and is computed at the next start with more room")
         }
-        None => Ok((samples, stack.sink_progress.rows.load(Ordering::Relaxed))),
+        None => Ok((samples, stack.stored.window_rows())),
     }
 }
 

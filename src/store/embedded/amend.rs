@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use tidewatch_dataflows::rows::WindowStats;
+use tidewatch_dataflows::rows::{ResultRow, RowLists, WindowStats};
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::read::keys;
@@ -35,7 +35,7 @@ pub fn amend(
         verdicts.push(verdict);
     }
     if !rows.is_empty() {
-        writer.add(path, written_ms, &rows, labels)?;
+        writer.add(path, written_ms, &RowLists { windows: rows, ..RowLists::default() }, labels)?;
     }
     Ok(verdicts)
 }
@@ -45,7 +45,7 @@ fn judge(offer: &Offer, stored: Option<&WindowStats>) -> OfferVerdict {
     let improves = stored.partial && (offer.whole || offer.stats.count > stored.count);
     if improves && offer.stats.count >= stored.count {
         OfferVerdict::Replaced
-    } else if same_numbers(&offer.stats, stored) {
+    } else if offer.stats.same(stored) {
         OfferVerdict::Unchanged
     } else if stored.count > offer.stats.count {
         OfferVerdict::Larger
@@ -54,11 +54,4 @@ fn judge(offer: &Offer, stored: Option<&WindowStats>) -> OfferVerdict {
     } else {
         OfferVerdict::Replaced
     }
-}
-
-/// Whether two rows show the same; SQLite keeps no bits of a NaN.
-fn same_numbers(a: &WindowStats, b: &WindowStats) -> bool {
-    let floats = |s: &WindowStats| [s.min, s.max, s.avg, s.std, s.first, s.last, s.increase];
-    let same = |(a, b): (f64, f64)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
-    (a.count, a.span_ms) == (b.count, b.span_ms) && floats(a).into_iter().zip(floats(b)).all(same)
 }

@@ -141,7 +141,7 @@ impl<'q, 'v, 's> CatalogWalk<'q, 'v, 's> {
         };
         let mut sql = format!(
             "SELECT series, name, labels, from_hour, to_hour, \
-                     (SELECT type FROM types WHERE types.series = catalog.series) FROM catalog WHERE {condition}"
+                     (SELECT metric_type FROM types WHERE types.series = catalog.series) FROM catalog WHERE {condition}"
         );
         for (label, value) in self.select.equalities().into_iter().take(EQUALITIES_MAX) {
             // A quote inside a string of JSON is escaped, so this text is found where the label is, and nowhere else.

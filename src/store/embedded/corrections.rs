@@ -8,13 +8,13 @@ use std::collections::HashSet;
 
 use rusqlite::types::Value;
 use rusqlite::{OptionalExtension, Transaction, params, params_from_iter};
-use tidewatch_dataflows::rows::WindowStats;
+use tidewatch_dataflows::rows::{KINDS, ResultRow, WindowStats, place_of};
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::schema::table;
 use super::view::View;
 use super::{key_of, read, signed, unsigned};
-use crate::store::row::{CorrectionRow, ExportKind};
+use crate::store::row::CorrectionRow;
 use crate::store::{Correction, CorrectionQuery, Page, StoreBatch, StoreError, StoredKey};
 
 /// Most revisions of one key.
@@ -34,7 +34,7 @@ struct CorrectionEntry<'a> {
 
 /// Keeps the revisions among these rows. They come before the rows themselves, which replace what was there.
 pub fn keep(tx: &Transaction<'_>, group: &[&StoreBatch<'_>]) -> rusqlite::Result<()> {
-    let rows = || group.iter().flat_map(|batch| batch.windows.iter().map(move |stats| (*batch, stats)));
+    let rows = || group.iter().flat_map(|batch| batch.rows.windows.iter().map(move |stats| (*batch, stats)));
     let corrected = rows().filter(|(_, stats)| stats.revision > 0);
     let corrected: HashSet<CorrectionKey> = corrected.map(|(_, stats)| stats.key()).collect();
     if corrected.is_empty() {
@@ -92,7 +92,7 @@ fn before(
     for hour in hours.collect::<Result<Vec<_>, _>>()? {
         let sql = format!(
             "SELECT revision, count FROM {} WHERE window_ms = ?1 AND at_ms = ?2 AND series = ?3",
-            table(ExportKind::Windows, hour)
+            table(&KINDS[place_of::<WindowStats>()], hour)
         );
         let found = tx.prepare_cached(&sql)?.query_row(params![window_ms, at_ms, key_of(series)], |row| {
             let (revision, count) = (row.get(0)?, row.get(1)?);

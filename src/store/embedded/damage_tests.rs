@@ -4,6 +4,8 @@ use rusqlite::Connection;
 
 use super::tests::{every, random_store};
 use super::{Embedded, EmbeddedOptions};
+use tidewatch_dataflows::rows::Reject;
+
 use crate::store::row::ExportKind;
 use crate::store::selector::Selectors;
 use crate::store::testing::TempDir;
@@ -42,7 +44,7 @@ fn files_that_are_not_ours_are_refused_clearly() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "closing leaves one file");
     Connection::open(dir.file()).unwrap().pragma_update(None, "user_version", 7).unwrap();
     for error in [open().0, open().1] {
-        assert!(error.ends_with("is a store of version 7; this program knows version 3"), "{error}");
+        assert!(error.ends_with("is a store of version 7; this program knows version 4"), "{error}");
     }
     let error = Embedded::open(&dir.path().join("no/such/dir/store.sqlite"), EmbeddedOptions::default())
         .err()
@@ -78,8 +80,11 @@ fn damage_is_found_and_named() {
         replace_file(&dir, &bytes);
         let outcome = Embedded::open(&dir.file(), EmbeddedOptions::default()).and_then(|store| {
             store.windows(&WindowQuery { range: Some(Range::ALL), limit: 10_000, ..every() })?;
-            let query =
-                ExportQuery { kind: ExportKind::Rejects, select: Selectors::default(), range: Range::ALL };
+            let query = ExportQuery {
+                kind: ExportKind::of::<Reject>(),
+                select: Selectors::default(),
+                range: Range::ALL,
+            };
             store.export(&query, &mut |_| Ok(()))?;
             store.drop_expired(i64::MAX)
         });

@@ -9,6 +9,8 @@
 use std::path::Path;
 
 use rusqlite::{Transaction, TransactionBehavior, params};
+use tidewatch_dataflows::rows::KINDS;
+use tidewatch_dataflows::rows::kind::RowStorage;
 
 use super::schema::failure;
 use super::write::StoreWriter;
@@ -26,12 +28,13 @@ const SLICES: usize = 64;
 pub struct Sweep {
     /// Where the next slice begins; none when there is nothing to do.
     catalog: Option<i64>,
-    types: Option<i64>,
+    /// The same of the rows that are kept with their series: a kind, and where in its table.
+    latest: Option<(usize, i64)>,
 }
 
 impl Default for Sweep {
     fn default() -> Self {
-        Sweep { catalog: Some(i64::MIN), types: Some(i64::MIN) }
+        Sweep { catalog: Some(i64::MIN), latest: next_latest(0) }
     }
 }
 
@@ -52,19 +55,19 @@ impl StoreWriter {
         }
         let fail = |error| failure(path, "drop expired series", error);
         for _ in 0..SLICES {
-            let Sweep { catalog, types } = self.sweep;
-            if catalog.is_none() && types.is_none() {
+            let Sweep { catalog, latest } = self.sweep;
+            if catalog.is_none() && latest.is_none() {
                 break;
             }
             let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
-            // First the catalog, for a type stays as long as its series is there.
-            let (swept, series) = match (catalog, types) {
+            // First the catalog, for such a row stays as long as its series is there.
+            let (swept, series) = match (catalog, latest) {
                 (Some(from), _) => {
                     let (next, series) = sweep_catalog(&tx, from, hour_min).map_err(fail)?;
-                    (Sweep { catalog: next, types }, series)
+                    (Sweep { catalog: next, latest }, series)
                 }
                 (None, Some(from)) => {
-                    (Sweep { catalog, types: sweep_types(&tx, from, hour_min).map_err(fail)? }, 0)
+                    (Sweep { catalog, latest: sweep_latest(&tx, from, hour_min).map_err(fail)? }, 0)
                 }
                 (None, None) => unreachable!("that ends the loop"),
             };
@@ -138,11 +141,25 @@ fn sweep_catalog(tx: &Transaction<'_>, from: i64, hour_min: i64) -> rusqlite::Re
     Ok((last.and_then(|last| last.checked_add(1)), removed as u64))
 }
 
-/// Removes the types of a slice whose series are gone; one may be told before its series has a row.
-fn sweep_types(tx: &Transaction<'_>, from: i64, hour_min: i64) -> rusqlite::Result<Option<i64>> {
-    let last = end_of_slice(tx, "types", from)?;
-    let sql = "DELETE FROM types WHERE series >= ?1 AND series <= ?2 AND told_hour < ?3 \
-               AND NOT EXISTS (SELECT 1 FROM catalog WHERE catalog.series = types.series)";
-    tx.prepare_cached(sql)?.execute(params![from, last.unwrap_or(i64::MAX), hour_min])?;
-    Ok(last.and_then(|last| last.checked_add(1)))
+/// The first kind from `place` on whose rows are kept with their series, and the beginning of its table.
+fn next_latest(place: usize) -> Option<(usize, i64)> {
+    let found = KINDS.iter().skip(place).position(|kind| kind.storage == RowStorage::Latest)?;
+    Some((place + found, i64::MIN))
+}
+
+/// Removes the rows of a slice whose series are gone; a type may be told before its series has a row.
+fn sweep_latest(
+    tx: &Transaction<'_>,
+    (place, from): (usize, i64),
+    hour_min: i64,
+) -> rusqlite::Result<Option<(usize, i64)>> {
+    let table = KINDS[place].name;
+    let last = end_of_slice(tx, table, from)?;
+    let sql = format!(
+        "DELETE FROM {table} WHERE series >= ?1 AND series <= ?2 AND written_hour < ?3 \
+         AND NOT EXISTS (SELECT 1 FROM catalog WHERE catalog.series = {table}.series)"
+    );
+    tx.prepare_cached(&sql)?.execute(params![from, last.unwrap_or(i64::MAX), hour_min])?;
+    let next = last.and_then(|last| last.checked_add(1));
+    Ok(next.map(|next| (place, next)).or_else(|| next_latest(place + 1)))
 }

@@ -53,7 +53,7 @@ pub fn scan(
     most: usize,
 ) -> Result<Matching, StoreError> {
     let fail = |e| view.fail("read the catalog", e);
-    let types = "(SELECT type FROM types WHERE types.series = catalog.series)";
+    let types = "(SELECT metric_type FROM types WHERE types.series = catalog.series)";
     let sql = format!(
         "SELECT series, name, labels, {} FROM catalog ORDER BY series",
         if counters { types } else { "NULL" }
@@ -124,7 +124,7 @@ impl Matching {
 pub fn fetch(view: &View<'_>, key: i64) -> Result<Option<WalkedSeries>, StoreError> {
     let fail = |e| view.fail("read the catalog", e);
     let sql = "SELECT series, name, labels, from_hour, to_hour, \
-               (SELECT type FROM types WHERE types.series = catalog.series) FROM catalog WHERE series = ?1";
+               (SELECT metric_type FROM types WHERE types.series = catalog.series) FROM catalog WHERE series = ?1";
     let mut statement = view.conn().prepare_cached(sql).map_err(fail)?;
     statement.query_row([key], found).optional().map_err(fail)
 }

@@ -11,16 +11,16 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-use rusqlite::{Row, params};
-use tidewatch_dataflows::rows::WindowStats;
-use tidewatch_dataflows::sample::{Reason, SeriesId};
+use rusqlite::params_from_iter;
+use tidewatch_dataflows::rows::kind::RowStorage;
+use tidewatch_dataflows::rows::{KINDS, KindList, KindVisitor, ResultRow, each_kind, place_of};
+use tidewatch_dataflows::sample::SeriesId;
 
 use super::catalog::is_meant;
-use super::read::stats;
-use super::schema::{columns, table};
+use super::read::stored;
+use super::schema::{columns, key, table};
 use super::view::{SERIES_REMEMBERED_MAX, TablePart, View};
-use super::{key_of, series_of, unsigned};
-use crate::store::row::{ExportKind, REJECT_SQL, RejectGrouping, RejectRow, WINDOW_SQL, WindowRow};
+use crate::store::row::SeriesRow;
 use crate::store::{ExportQuery, ExportRow, Range, StoreError};
 
 /// Rows read from a table at a time.
@@ -33,11 +33,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 type Each<'e> = &'e mut dyn FnMut(ExportRow<'_>) -> io::Result<()>;
 
-/// A row on its way out.
-enum OutgoingRow {
-    Window(WindowRow),
-    Reject(RejectRow),
-}
+/// A row on its way out, and its series.
+type OutgoingRow<K> = (Option<Arc<SeriesRow>>, K);
 
 /// Hands every row that is asked for to `each`.
 ///
@@ -49,16 +46,42 @@ pub fn export<'s>(
     query: &ExportQuery,
     each: Each<'_>,
 ) -> Result<u64, StoreError> {
-    let (out, taken) = sync_channel::<Vec<OutgoingRow>>(BATCHES_AHEAD);
+    let mut walk = ExportWalk { begin: Some(begin), query, each, written: 0 };
+    each_kind(&mut walk)?;
+    Ok(walk.written)
+}
+
+/// Exports the one kind that is asked for.
+struct ExportWalk<'e, B> {
+    begin: Option<B>,
+    query: &'e ExportQuery,
+    each: Each<'e>,
+    written: u64,
+}
+
+impl<'s, B: FnOnce() -> Result<View<'s>, StoreError> + Send> KindVisitor for ExportWalk<'_, B> {
+    type Error = StoreError;
+
+    fn kind<K: ResultRow>(&mut self, _: KindList<K>) -> Result<(), StoreError> {
+        let asked = self.query.kind.info().kind == K::KIND;
+        let Some(begin) = self.begin.take_if(|_| asked) else { return Ok(()) };
+        self.written = export_kind::<K>(begin, self.query, self.each)?;
+        Ok(())
+    }
+}
+
+fn export_kind<'s, K: ResultRow>(
+    begin: impl FnOnce() -> Result<View<'s>, StoreError> + Send,
+    query: &ExportQuery,
+    each: Each<'_>,
+) -> Result<u64, StoreError> {
+    let (out, taken) = sync_channel::<Vec<OutgoingRow<K>>>(BATCHES_AHEAD);
     std::thread::scope(|scope| {
         let reader =
             std::thread::Builder::new().name("export".to_owned()).spawn_scoped(scope, move || {
                 let mut out = Outlet { out, rows: Vec::with_capacity(CHUNK) };
                 let view = RefCell::new(begin()?);
-                match query.kind {
-                    ExportKind::Windows => windows(&view, query, &mut out)?,
-                    ExportKind::Rejects => rejects(&view, query, &mut out)?,
-                }
+                rows_of(&view, query, &mut out)?;
                 out.flush(&view)?;
                 if view.borrow().renewed() {
                     tracing::warn!("the export took so long that it shows the store at more than one moment");
@@ -67,11 +90,8 @@ pub fn export<'s>(
             })?;
         let mut written = 0;
         // Whoever cannot take a row drops the channel, and the reader ends.
-        for row in taken.into_iter().flatten() {
-            match &row {
-                OutgoingRow::Window(row) => each(ExportRow::Window(row))?,
-                OutgoingRow::Reject(row) => each(ExportRow::Reject(row))?,
-            }
+        for (series, row) in taken.into_iter().flatten() {
+            each(ExportRow::new(series.as_deref(), &row))?;
             written += 1;
         }
         match reader.join() {
@@ -107,13 +127,13 @@ impl<T: Clone> BoundedMap<T> {
 }
 
 /// Where rows go.
-struct Outlet {
-    out: SyncSender<Vec<OutgoingRow>>,
-    rows: Vec<OutgoingRow>,
+struct Outlet<K> {
+    out: SyncSender<Vec<OutgoingRow<K>>>,
+    rows: Vec<OutgoingRow<K>>,
 }
 
-impl Outlet {
-    fn put(&mut self, row: OutgoingRow, view: &RefCell<View<'_>>) -> Result<(), StoreError> {
+impl<K> Outlet<K> {
+    fn put(&mut self, row: OutgoingRow<K>, view: &RefCell<View<'_>>) -> Result<(), StoreError> {
         self.rows.push(row);
         if self.rows.len() < CHUNK { Ok(()) } else { self.flush(view) }
     }
@@ -135,7 +155,16 @@ impl Outlet {
     }
 }
 
-fn windows(view: &RefCell<View<'_>>, query: &ExportQuery, out: &mut Outlet) -> Result<(), StoreError> {
+/// Most columns of a key in a table, behind that of the lane.
+const KEY_MAX: usize = 4;
+/// The place of a row in the tables of its lane, as they have it; unused columns are the highest number.
+type TablePlace = [i64; KEY_MAX];
+
+fn rows_of<K: ResultRow>(
+    view: &RefCell<View<'_>>,
+    query: &ExportQuery,
+    out: &mut Outlet<K>,
+) -> Result<(), StoreError> {
     let mut names = BoundedMap::default();
     let mut meant = |series: SeriesId| {
         names.get(series, || {
@@ -143,32 +172,42 @@ fn windows(view: &RefCell<View<'_>>, query: &ExportQuery, out: &mut Outlet) -> R
             Ok(is_meant(&query.select, &series)?.then(|| Arc::new(series)))
         })
     };
-    let lanes = view.borrow().lanes()?;
-    for lane in lanes {
-        let read = |hour: i64, after: (i64, i64)| {
-            window_rows(&view.borrow(), lane.window_ms, hour, after, query.range.end_ms)
+    let mut give = |row: K| {
+        let range = query.range;
+        if row.span_ms().is_some_and(|(first, last)| last < range.start_ms || first > range.end_ms) {
+            return Ok(());
+        }
+        let series = match row.series() {
+            Some(series) => match meant(series)? {
+                Some(series) => Some(series),
+                None => return Ok(()),
+            },
+            None if !query.select.is_every() => return Ok(()),
+            None => None,
         };
-        let mut merge =
-            Merge::new(&lane.parts, query.range, |part, start| (part.at_min.max(start), i64::MIN), read);
-        let mut best: Option<WindowStats> = None;
+        out.put((series, row), view)
+    };
+    let lanes = view.borrow().lanes::<K>()?;
+    for lane in lanes {
+        let read = |hour: i64, from| table_rows::<K>(&view.borrow(), lane.window_ms, hour, from, query.range);
+        let first = |part: &TablePart, start: i64| match K::STORAGE.by_time() {
+            true => [part.at_min.max(start), i64::MIN, i64::MIN, i64::MIN],
+            false => [i64::MIN; KEY_MAX],
+        };
+        let mut merge = Merge::new(&lane.parts, query.range, first, read);
+        let mut best: Option<(TablePlace, K)> = None;
         loop {
-            let next = merge.next()?;
-            let same = |best: &WindowStats, next: &WindowStats| {
-                (best.at_ms, best.series) == (next.at_ms, next.series)
-            };
-            match (&mut best, next) {
+            match (&mut best, merge.next()?) {
                 // The same key from an older table: only a higher rank counts.
-                (Some(best), Some(next)) if same(best, &next) => {
-                    if next.rank() > best.rank() {
+                (Some(best), Some(next)) if best.0 == next.0 => {
+                    if next.1.rank() > best.1.rank() {
                         *best = next;
                     }
                 }
                 (best, next) => {
                     let over = next.is_none();
-                    if let Some(stats) = std::mem::replace(best, next)
-                        && let Some(series) = meant(stats.series)?
-                    {
-                        out.put(OutgoingRow::Window(WindowRow { series, stats }), view)?;
+                    if let Some((_, row)) = std::mem::replace(best, next) {
+                        give(row)?;
                     }
                     if over {
                         break;
@@ -180,109 +219,44 @@ fn windows(view: &RefCell<View<'_>>, query: &ExportQuery, out: &mut Outlet) -> R
     Ok(())
 }
 
-/// A chunk of one table's rows of one window, with the key each is merged by.
-fn window_rows(
+/// A chunk of one table's rows of one lane, with the place each is merged by.
+fn table_rows<K: ResultRow>(
     view: &View<'_>,
-    window_ms: i64,
+    lane: i64,
     hour: i64,
-    from: (i64, i64),
-    end_ms: i64,
-) -> Result<Chunk<(i64, i64), WindowStats>, StoreError> {
-    let fail = |e| view.fail("read windows", e);
-    if gone(view, ExportKind::Windows, hour)? {
+    from: TablePlace,
+    range: Range,
+) -> Result<Chunk<TablePlace, K>, StoreError> {
+    let fail = |e| view.fail("read rows", e);
+    let kind = &KINDS[place_of::<K>()];
+    let RowStorage::Hourly { lane: lane_column, .. } = kind.storage else { return Ok(VecDeque::new()) };
+    // Retention may have dropped the table since the export began.
+    if view.renewed() && !view.has_table(&table(kind, hour))? {
         return Ok(VecDeque::new());
     }
+    let key = key(kind).split_off(usize::from(lane_column.is_some()));
+    let places: Vec<String> = (0..key.len()).map(|i| format!("?{}", i + 3)).collect();
+    // All of the parameters are used, whatever the kind.
+    let of_lane = lane_column.map_or_else(|| "?1 = ?1".to_owned(), |column| format!("{column} = ?1"));
+    let upto = if kind.storage.by_time() { format!("{} <= ?2", key[0]) } else { "?2 = ?2".to_owned() };
     let sql = format!(
-        "SELECT {} FROM {} WHERE window_ms = ?1 AND (at_ms, series) >= (?2, ?3) AND at_ms <= ?4 \
-         ORDER BY at_ms, series LIMIT {CHUNK}",
-        columns(&WINDOW_SQL),
-        table(ExportKind::Windows, hour)
+        "SELECT {fields}, {key} FROM {table} WHERE {of_lane} AND {upto} AND ({key}) >= ({places}) \
+         ORDER BY {key} LIMIT {CHUNK}",
+        fields = columns(kind),
+        key = key.join(", "),
+        table = table(kind, hour),
+        places = places.join(", ")
     );
     let mut statement = view.conn().prepare_cached(&sql).map_err(fail)?;
-    let keyed = |row: &Row<'_>| stats(row).map(|stats| ((stats.at_ms, key_of(stats.series)), stats));
-    let rows = statement.query_map(params![window_ms, from.0, from.1, end_ms], keyed).map_err(fail)?;
-    rows.collect::<Result<_, _>>().map_err(fail)
-}
-
-/// Whether retention has dropped a table since the export began.
-fn gone(view: &View<'_>, kind: ExportKind, hour: i64) -> Result<bool, StoreError> {
-    Ok(view.renewed() && !view.has_table(&table(kind, hour))?)
-}
-
-/// Order of rejects: epoch, rows without series last, series, reason.
-type RejectOrder = (i64, i64, i64, i64);
-
-fn rejects(view: &RefCell<View<'_>>, query: &ExportQuery, out: &mut Outlet) -> Result<(), StoreError> {
-    let mut names = BoundedMap::default();
-    let parts = view.borrow().reject_parts()?;
-    let read = |hour: i64, after: RejectOrder| reject_rows(&view.borrow(), hour, after);
-    let mut merge = Merge::new(&parts, query.range, |_, _| (i64::MIN, 0, i64::MIN, 0), read);
-    while let Some(mut row) = merge.next()? {
-        if row.last_at_ms < query.range.start_ms || row.first_at_ms > query.range.end_ms {
-            continue;
+    let given: Vec<i64> = [lane, range.end_ms].into_iter().chain(from).take(2 + key.len()).collect();
+    let rows = statement.query_map(params_from_iter(given), |row| {
+        let mut place = [i64::MAX; KEY_MAX];
+        for (i, part) in place[..key.len()].iter_mut().enumerate() {
+            *part = row.get(kind.fields.len() + i)?;
         }
-        match row.series {
-            Some(series) => {
-                let (meant, name) = names.get(series, || {
-                    let series = view.borrow().series(series)?;
-                    Ok((is_meant(&query.select, &series)?, series.name))
-                })?;
-                if !meant {
-                    continue;
-                }
-                row.name = Some(name);
-            }
-            None if !query.select.is_every() => continue,
-            None => {}
-        }
-        out.put(OutgoingRow::Reject(row), view)?;
-    }
-    Ok(())
-}
-
-fn reject_rows(
-    view: &View<'_>,
-    hour: i64,
-    from: RejectOrder,
-) -> Result<Chunk<RejectOrder, RejectRow>, StoreError> {
-    let fail = |e| view.fail("read rejects", e);
-    if gone(view, ExportKind::Rejects, hour)? {
-        return Ok(VecDeque::new());
-    }
-    let sql = format!(
-        "SELECT {} FROM {} WHERE (epoch, unlisted, series, reason) >= (?1, ?2, ?3, ?4) \
-         ORDER BY epoch, unlisted, series, reason LIMIT {CHUNK}",
-        columns(&REJECT_SQL),
-        table(ExportKind::Rejects, hour)
-    );
-    let mut statement = view.conn().prepare_cached(&sql).map_err(fail)?;
-    let rows = statement.query_map(params![from.0, from.1, from.2, from.3], reject).map_err(fail)?;
-    rows.collect::<Result<_, _>>().map_err(fail)
-}
-
-fn reject(row: &Row<'_>) -> rusqlite::Result<(RejectOrder, RejectRow)> {
-    let order = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-    let reject = RejectRow {
-        by: RejectGrouping::ALL,
-        series: listed(order.1, order.2),
-        name: None,
-        reason: reason(order.3)?,
-        count: unsigned(row, 4)?,
-        first_at_ms: row.get(5)?,
-        last_at_ms: row.get(6)?,
-    };
-    Ok((order, reject))
-}
-
-/// The series of a row of rejects, unless it sums several.
-pub fn listed(unlisted: i64, series: i64) -> Option<SeriesId> {
-    (unlisted == 0).then(|| series_of(series))
-}
-
-/// The reason of a stored code.
-pub fn reason(code: i64) -> rusqlite::Result<Reason> {
-    let known = u8::try_from(code).ok().and_then(Reason::from_code);
-    known.ok_or(rusqlite::Error::IntegralValueOutOfRange(3, code))
+        Ok((place, stored::<K>(row)?))
+    });
+    rows.map_err(fail)?.collect::<Result<_, _>>().map_err(fail)
 }
 
 type Chunk<K, R> = VecDeque<(K, R)>;
@@ -302,8 +276,13 @@ struct MergeSource<K, R> {
     drained: bool,
 }
 
-impl<K: Ord + Copy + Succeed, R, F: Fn(i64, K) -> Result<Chunk<K, R>, StoreError>> Merge<K, R, F> {
-    fn new(parts: &[TablePart], range: Range, first: impl Fn(&TablePart, i64) -> K, read: F) -> Self {
+impl<R, F: Fn(i64, TablePlace) -> Result<Chunk<TablePlace, R>, StoreError>> Merge<TablePlace, R, F> {
+    fn new(
+        parts: &[TablePart],
+        range: Range,
+        first: impl Fn(&TablePart, i64) -> TablePlace,
+        read: F,
+    ) -> Self {
         let touched =
             parts.iter().filter(|part| part.at_min <= range.end_ms && part.at_max >= range.start_ms);
         let (mut sources, mut heads) = (Vec::new(), BinaryHeap::new());
@@ -314,7 +293,7 @@ impl<K: Ord + Copy + Succeed, R, F: Fn(i64, K) -> Result<Chunk<K, R>, StoreError
         Merge { sources, heads, read }
     }
 
-    fn next(&mut self) -> Result<Option<R>, StoreError> {
+    fn next(&mut self) -> Result<Option<(TablePlace, R)>, StoreError> {
         while let Some(Reverse((key, place))) = self.heads.pop() {
             let source = &mut self.sources[place];
             if source.rows.is_empty() && !source.drained {
@@ -326,10 +305,10 @@ impl<K: Ord + Copy + Succeed, R, F: Fn(i64, K) -> Result<Chunk<K, R>, StoreError
                 }
                 continue;
             }
-            let Some((_, row)) = source.rows.pop_front() else { continue };
+            let Some(row) = source.rows.pop_front() else { continue };
             match source.rows.front() {
                 Some((next, _)) => self.heads.push(Reverse((*next, place))),
-                None if !source.drained => self.heads.push(Reverse((key.successor(), place))),
+                None if !source.drained => self.heads.push(Reverse((successor(key), place))),
                 None => {}
             }
             return Ok(Some(row));
@@ -338,24 +317,16 @@ impl<K: Ord + Copy + Succeed, R, F: Fn(i64, K) -> Result<Chunk<K, R>, StoreError
     }
 }
 
-/// Keys that have a next one.
-trait Succeed {
-    /// The least greater key.
-    fn successor(self) -> Self;
-}
-
-impl Succeed for (i64, i64) {
-    fn successor(self) -> Self {
-        match self.1.checked_add(1) {
-            Some(next) => (self.0, next),
-            None => (self.0.saturating_add(1), i64::MIN),
+/// The least greater place. Unused columns are at their highest, so that a used one rises.
+fn successor(mut place: TablePlace) -> TablePlace {
+    for part in place.iter_mut().rev() {
+        match part.checked_add(1) {
+            Some(next) => {
+                *part = next;
+                return place;
+            }
+            None => *part = i64::MIN,
         }
     }
-}
-
-impl Succeed for RejectOrder {
-    fn successor(self) -> Self {
-        // A reason is a code of a few bits.
-        (self.0, self.1, self.2, self.3 + 1)
-    }
+    [i64::MAX; KEY_MAX]
 }

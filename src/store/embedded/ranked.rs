@@ -14,14 +14,14 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use rusqlite::params;
-use tidewatch_dataflows::rows::WindowStats;
+use tidewatch_dataflows::rows::{KINDS, ResultRow, WindowStats, place_of};
 
 use super::matching::{self, Matching, MatchingSeries};
-use super::read::{Probe, Statements, stats};
+use super::read::{Probe, Statements, stored};
 use super::schema::{columns, table};
 use super::series_of;
 use super::view::{Lane, View};
-use crate::store::row::{ExportKind, WINDOW_SQL, WindowRow};
+use crate::store::row::WindowRow;
 use crate::store::sort::{Sort, SortBy, SortPlace};
 use crate::store::{PAGE_BYTES_MAX, Page, StoreError, WindowQuery};
 
@@ -45,7 +45,8 @@ pub fn page(view: &View<'_>, query: &WindowQuery, sort: &Sort) -> Result<Page<Wi
     let ([window_ms], None) = (query.windows.as_slice(), query.range) else {
         return Err(StoreError::Refused("a sorted list is of one window, without a range".to_owned()));
     };
-    let Some(lane) = view.lanes()?.into_iter().find(|lane| lane.window_ms == *window_ms) else {
+    let Some(lane) = view.lanes::<WindowStats>()?.into_iter().find(|lane| lane.window_ms == *window_ms)
+    else {
         return Ok(Page { rows: Vec::new(), more: false });
     };
     let by_counter = matches!(sort.by, SortBy::Stat(stat) if stat.is_of_counters());
@@ -126,16 +127,17 @@ impl LatestRows<'_, '_> {
     fn part(&self, hour: i64, at_ms: i64, rows: &mut [Option<WindowStats>]) -> Result<(), StoreError> {
         let fail = |e| self.view.fail("read windows", e);
         self.view.in_time()?;
+        let kind = &KINDS[place_of::<WindowStats>()];
         let sql = format!(
-            "SELECT {} FROM {} WHERE window_ms = ?1 AND at_ms = ?2 ORDER BY series",
-            columns(&WINDOW_SQL),
-            table(ExportKind::Windows, hour)
+            "SELECT {}, series FROM {} WHERE window_ms = ?1 AND at_ms = ?2 ORDER BY series",
+            columns(kind),
+            table(kind, hour)
         );
         let mut statement = self.view.conn().prepare_cached(&sql).map_err(fail)?;
         let mut found = statement.query(params![self.lane.window_ms, at_ms]).map_err(fail)?;
         let mut place = 0;
         while let Some(row) = found.next().map_err(fail)? {
-            let key: i64 = row.get(2).map_err(fail)?;
+            let key: i64 = row.get(kind.fields.len()).map_err(fail)?;
             while self.left.get(place).is_some_and(|meant| meant.key < key) {
                 place += 1;
             }
@@ -143,7 +145,7 @@ impl LatestRows<'_, '_> {
             if meant.key != key {
                 continue;
             }
-            let stats = stats(row).map_err(fail)?;
+            let stats: WindowStats = stored(row).map_err(fail)?;
             if rows[place].is_none_or(|held| held.rank() < stats.rank()) {
                 rows[place] = Some(stats);
             }

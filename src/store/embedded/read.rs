@@ -8,15 +8,16 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use rusqlite::{CachedStatement, Row, params};
-use tidewatch_dataflows::rows::WindowStats;
+use tidewatch_dataflows::rows::columns::{FieldType, FieldValue};
+use tidewatch_dataflows::rows::{KINDS, ResultRow, WindowStats, place_of};
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::catalog::WalkedSeries;
 use super::matching::SeriesWalk;
 use super::schema::{columns, table};
 use super::view::{Lane, View};
-use super::{key_of, series_of};
-use crate::store::row::{ExportKind, WINDOW_SQL, WindowRow};
+use super::{key_of, series_of, unsigned};
+use crate::store::row::WindowRow;
 use crate::store::{PAGE_BYTES_MAX, Page, SeriesKey, StoreError, WindowKey, WindowQuery};
 
 /// Most instants whose tables are remembered per window.
@@ -26,7 +27,7 @@ const INSTANTS_REMEMBERED_MAX: usize = 8_192;
 pub fn page(view: &View<'_>, query: &WindowQuery) -> Result<Page<WindowRow>, StoreError> {
     let from = query.after.as_ref().map(|key| SeriesKey { name: key.name.clone(), series: key.series });
     let mut series = SeriesWalk::new(view, &query.select, &query.search, from.as_ref())?;
-    let lanes = view.lanes()?.into_iter();
+    let lanes = view.lanes::<WindowStats>()?.into_iter();
     let asked = lanes.filter(|lane| query.windows.is_empty() || query.windows.contains(&lane.window_ms));
     let mut probes: Vec<_> = asked.map(|lane| Probe::new(view, lane)).collect();
     let mut statements = HashMap::new();
@@ -54,7 +55,7 @@ pub fn keys<'k>(
     of: impl Iterator<Item = &'k WindowStats>,
 ) -> Result<Vec<Option<WindowStats>>, StoreError> {
     let probe = |lane: Lane| (lane.window_ms, Probe::new(view, lane));
-    let mut probes: HashMap<_, _> = view.lanes()?.into_iter().map(probe).collect();
+    let mut probes: HashMap<_, _> = view.lanes::<WindowStats>()?.into_iter().map(probe).collect();
     let mut statements = HashMap::new();
     of.map(|key| match probes.get_mut(&key.window_ms) {
         Some(probe) => probe.look_up(key.at_ms, key.series, &mut statements),
@@ -65,7 +66,9 @@ pub fn keys<'k>(
 
 /// The row under one key, as readers see it.
 pub fn key(view: &View<'_>, key: (SeriesId, i64, i64)) -> Result<Option<WindowStats>, StoreError> {
-    let Some(lane) = view.lanes()?.into_iter().find(|lane| lane.window_ms == key.1) else { return Ok(None) };
+    let Some(lane) = view.lanes::<WindowStats>()?.into_iter().find(|lane| lane.window_ms == key.1) else {
+        return Ok(None);
+    };
     Probe::new(view, lane).look_up(key.2, key.0, &mut HashMap::new())
 }
 
@@ -232,35 +235,33 @@ fn one<'v>(
         Entry::Vacant(place) => {
             let sql = format!(
                 "SELECT {} FROM {} WHERE window_ms = ?1 AND at_ms = ?2 AND series = ?3",
-                columns(&WINDOW_SQL),
-                table(ExportKind::Windows, hour)
+                columns(&KINDS[place_of::<WindowStats>()]),
+                table(&KINDS[place_of::<WindowStats>()], hour)
             );
             place.insert(view.conn().prepare_cached(&sql).map_err(fail)?)
         }
     };
     let mut rows = statement.query(params![key.0, key.1, key.2]).map_err(fail)?;
-    rows.next().map_err(fail)?.map(stats).transpose().map_err(fail)
+    rows.next().map_err(fail)?.map(stored).transpose().map_err(fail)
 }
 
-/// The numbers of a row with all columns of a table of windows.
-pub fn stats(row: &Row<'_>) -> rusqlite::Result<WindowStats> {
-    // SQLite has no NaN: it stores NULL.
-    let float = |i| Ok::<_, rusqlite::Error>(row.get::<_, Option<f64>>(i)?.unwrap_or(f64::NAN));
-    Ok(WindowStats {
-        window_ms: row.get(0)?,
-        at_ms: row.get(1)?,
-        series: series_of(row.get(2)?),
-        revision: row.get(3)?,
-        count: row.get(4)?,
-        span_ms: row.get(5)?,
-        min: float(6)?,
-        max: float(7)?,
-        avg: float(8)?,
-        std: float(9)?,
-        first: float(10)?,
-        last: float(11)?,
-        increase: float(12)?,
-        partial: row.get(13)?,
+/// The row in all columns of a table of its kind.
+pub fn stored<K: ResultRow>(row: &Row<'_>) -> rusqlite::Result<K> {
+    let mut place = 0;
+    let next = |of| {
+        place += 1;
+        let column = place - 1;
+        Ok(match of {
+            FieldType::Int => FieldValue::Int(row.get(column)?),
+            FieldType::UInt => FieldValue::UInt(unsigned(row, column)?),
+            // SQLite has no NaN: it stores NULL.
+            FieldType::Float => FieldValue::Float(row.get::<_, Option<f64>>(column)?.unwrap_or(f64::NAN)),
+            FieldType::Series => FieldValue::Series(series_of(row.get(column)?)),
+        })
+    };
+    K::from_values(next, |name, value| {
+        let why = format!("{name} of a {} cannot be {value:?}", K::SINGULAR);
+        rusqlite::Error::ToSqlConversionFailure(why.into())
     })
 }
 

@@ -5,14 +5,14 @@ use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
 use rusqlite::params;
+use tidewatch_dataflows::rows::{KINDS, Reject, place_of};
 use tidewatch_dataflows::sample::{Reason, SeriesId};
 
 use super::catalog::is_meant;
-use super::merge::{listed, reason};
 use super::schema::table;
-use super::unsigned;
 use super::view::{SeriesNames, View};
-use crate::store::row::{ExportKind, RejectRow, SeriesRow};
+use super::{series_of, unsigned};
+use crate::store::row::{RejectRow, SeriesRow};
 use crate::store::{
     PAGE_BYTES_MAX, Page, REJECT_GROUP_BYTES_MAX, REJECT_GROUPS_MAX, RejectKey, RejectQuery, StoreError,
 };
@@ -39,13 +39,13 @@ fn groups(view: &View<'_>, query: &RejectQuery) -> Result<BTreeMap<RejectKey, Re
     let needs_names = query.by.name || !query.select.is_every();
     let mut groups: BTreeMap<RejectKey, RejectRow> = BTreeMap::new();
     let mut bytes = 0;
-    let parts = view.reject_parts()?;
-    for part in parts.iter().filter(|part| part.at_min <= range.end_ms && part.at_max >= range.start_ms) {
+    let parts = view.lanes::<Reject>()?.into_iter().flat_map(|lane| lane.parts);
+    for part in parts.filter(|part| part.at_min <= range.end_ms && part.at_max >= range.start_ms) {
         let fail = |e| view.fail("read rejects", e);
         let sql = format!(
             "SELECT unlisted, series, reason, sum(count), min(first_at_ms), max(last_at_ms) FROM {} \
              WHERE last_at_ms >= ?1 AND first_at_ms <= ?2 GROUP BY unlisted, series, reason",
-            table(ExportKind::Rejects, part.hour)
+            table(&KINDS[place_of::<Reject>()], part.hour)
         );
         let mut statement = view.conn().prepare_cached(&sql).map_err(fail)?;
         let mut rows = statement.query(params![range.start_ms, range.end_ms]).map_err(fail)?;
@@ -95,4 +95,15 @@ fn add(
         }
     }
     Ok(())
+}
+
+/// The series of a row of rejects, unless it sums several.
+fn listed(unlisted: i64, series: i64) -> Option<SeriesId> {
+    (unlisted == 0).then(|| series_of(series))
+}
+
+/// The reason of a stored code.
+fn reason(code: i64) -> rusqlite::Result<Reason> {
+    let known = u8::try_from(code).ok().and_then(Reason::from_code);
+    known.ok_or(rusqlite::Error::IntegralValueOutOfRange(3, code))
 }

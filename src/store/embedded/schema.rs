@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tidewatch_dataflows::rows::columns::FieldType;
+use tidewatch_dataflows::rows::kind::RowStorage;
+use tidewatch_dataflows::rows::{KINDS, KindInfo};
 
 use crate::store::StoreError;
-use crate::store::row::{ExportKind, REJECT_SQL, WINDOW_SQL};
 
 /// "TDWT": marks the file as ours.
 const APPLICATION_ID: i64 = 0x5444_5754;
 
-/// Version of the tables. Version 1 had no types, version 2 no corrections and no partial windows.
-const VERSION: i64 = 3;
+/// Version of the tables; those of another are refused.
+const VERSION: i64 = 4;
 
 /// How long to wait for another connection's lock.
 const BUSY: Duration = Duration::from_secs(5);
@@ -46,16 +48,7 @@ CREATE TABLE manifest (
 ) WITHOUT ROWID;
 ";
 
-/// What version 2 has more than version 1.
-const TYPES: &str = "
-CREATE TABLE types (
-    series INTEGER PRIMARY KEY,
-    type INTEGER NOT NULL,
-    told_hour INTEGER NOT NULL
-);
-";
-
-/// What version 3 has more than version 2. Numbers rise, so that the oldest corrections are the lowest.
+/// Revisions of keys. Numbers rise, so that the oldest corrections are the lowest.
 const CORRECTIONS: &str = "
 CREATE TABLE corrections (
     number INTEGER PRIMARY KEY,
@@ -70,36 +63,43 @@ CREATE TABLE corrections (
 );
 ";
 
-/// The tables that came with a version.
-const ADDED: [(i64, &str); 2] = [(2, TYPES), (3, CORRECTIONS)];
-
-/// A column of every table of windows, that came with version 3.
-const PARTIAL: &str = "partial INTEGER NOT NULL DEFAULT 0";
-
 /// The table that holds the rows of one kind written in one hour.
-pub fn table(kind: ExportKind, hour: i64) -> String {
-    format!("{}_{hour}", kind.as_str())
+pub fn table(kind: &KindInfo, hour: i64) -> String {
+    format!("{}_{hour}", kind.name)
 }
 
-/// The statement that makes such a table.
-pub fn create_table(kind: ExportKind, hour: i64) -> String {
-    let (columns, key_len): (&[_], _) = match kind {
-        ExportKind::Windows => (&WINDOW_SQL, 3),
-        ExportKind::Rejects => (&REJECT_SQL, 4),
+/// The statement that makes the table of an hour, or the one table of a kind that has no hours.
+pub fn create_table(kind: &KindInfo, hour: i64) -> String {
+    let declared = kind.fields.iter().map(|field| {
+        let sql_type = match field.of {
+            FieldType::Float => "REAL",
+            FieldType::Int | FieldType::UInt | FieldType::Series => "INTEGER NOT NULL",
+        };
+        format!("{} {sql_type}", field.name)
+    });
+    let mut declared: Vec<String> = declared.collect();
+    let (table, more) = match kind.storage {
+        RowStorage::Hourly { epoch, .. } => (table(kind, hour), epoch.then_some("epoch")),
+        RowStorage::Latest => (kind.name.to_owned(), Some("written_hour")),
     };
-    let declared: Vec<_> = columns.iter().map(|(name, sql_type)| format!("{name} {sql_type}")).collect();
-    let key: Vec<_> = columns[..key_len].iter().map(|(name, _)| *name).collect();
-    format!(
-        "CREATE TABLE IF NOT EXISTS {} ({}, PRIMARY KEY ({})) WITHOUT ROWID",
-        table(kind, hour),
-        declared.join(", "),
-        key.join(", ")
-    )
+    declared.extend(more.map(|column| format!("{column} INTEGER NOT NULL")));
+    let (declared, key) = (declared.join(", "), key(kind).join(", "));
+    format!("CREATE TABLE IF NOT EXISTS {table} ({declared}, PRIMARY KEY ({key})) WITHOUT ROWID")
 }
 
-/// The columns of a table, as a list for a statement.
-pub fn columns(list: &[(&str, &str)]) -> String {
-    let names: Vec<_> = list.iter().map(|(name, _)| *name).collect();
+/// The columns of a table's primary key, in order.
+pub fn key(kind: &KindInfo) -> Vec<&'static str> {
+    match kind.storage {
+        RowStorage::Hourly { epoch, lane, key, .. } => {
+            epoch.then_some("epoch").into_iter().chain(lane).chain(key.iter().copied()).collect()
+        }
+        RowStorage::Latest => vec!["series"],
+    }
+}
+
+/// The fields of a kind, as a list for a statement.
+pub fn columns(kind: &KindInfo) -> String {
+    let names: Vec<_> = kind.fields.iter().map(|field| field.name).collect();
     names.join(", ")
 }
 
@@ -114,23 +114,15 @@ pub fn open_for_writing(path: &Path) -> Result<Connection, StoreError> {
         conn.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
         let tx = conn.transaction().map_err(fail)?;
         tx.execute_batch(TABLES).map_err(fail)?;
-        ADDED.iter().try_for_each(|(_, tables)| tx.execute_batch(tables)).map_err(fail)?;
+        tx.execute_batch(CORRECTIONS).map_err(fail)?;
+        for kind in KINDS.iter().filter(|kind| kind.storage == RowStorage::Latest) {
+            tx.execute_batch(&create_table(kind, 0)).map_err(fail)?;
+        }
         tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
         tx.pragma_update(None, "user_version", VERSION).map_err(fail)?;
         tx.commit().map_err(fail)?;
     }
-    let found = recognise(&conn, path)?;
-    if found < VERSION {
-        let tx = conn.transaction().map_err(fail)?;
-        let mut lacking = ADDED.iter().filter(|(version, _)| *version > found);
-        lacking.try_for_each(|(_, tables)| tx.execute_batch(tables)).map_err(fail)?;
-        for table in window_tables(&tx).map_err(fail)? {
-            // No row is rewritten: those that are there have the default.
-            tx.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {PARTIAL}")).map_err(fail)?;
-        }
-        tx.pragma_update(None, "user_version", VERSION).map_err(fail)?;
-        tx.commit().map_err(fail)?;
-    }
+    recognise(&conn, path)?;
     conn.pragma_update(None, "journal_mode", "WAL").map_err(fail)?;
     conn.pragma_update(None, "synchronous", "NORMAL").map_err(fail)?;
     conn.pragma_update(None, "journal_size_limit", 64 << 20).map_err(fail)?;
@@ -185,19 +177,7 @@ fn open_reader(path: &Path, access: Access) -> Result<Connection, StoreError> {
         // Before the first look at the log: only then its index is in memory.
         conn.pragma_update(None, "locking_mode", "EXCLUSIVE").map_err(fail)?;
     }
-    let found = recognise(&conn, path)?;
-    if found < VERSION {
-        // Only the next writer may change the file; until then what it lacks is empty to this reader.
-        conn.pragma_update(None, "temp_store", "MEMORY").map_err(fail)?;
-        for (_, tables) in ADDED.iter().filter(|(version, _)| *version > found) {
-            conn.execute_batch(&tables.replace("CREATE TABLE", "CREATE TEMP TABLE")).map_err(fail)?;
-        }
-        let held = columns(&WINDOW_SQL[..WINDOW_SQL.len() - 1]);
-        for table in window_tables(&conn).map_err(fail)? {
-            let view = format!("CREATE TEMP VIEW {table} AS SELECT {held}, 0 AS partial FROM main.{table}");
-            conn.execute_batch(&view).map_err(fail)?;
-        }
-    }
+    recognise(&conn, path)?;
     conn.pragma_update(None, "cache_size", -(8 << 10)).map_err(fail)?;
     conn.set_prepared_statement_cache_capacity(64);
     Ok(conn)
@@ -217,22 +197,14 @@ fn uri_of(path: &Path, query: &str) -> String {
     uri + "?mode=ro&" + query
 }
 
-/// The tables of windows that are there.
-fn window_tables(conn: &Connection) -> rusqlite::Result<Vec<String>> {
-    let sql = "SELECT name FROM main.sqlite_master WHERE type = 'table' AND name GLOB 'windows_[0-9]*'";
-    let mut statement = conn.prepare(sql)?;
-    let tables = statement.query_map([], |row| row.get(0))?;
-    tables.collect()
-}
-
 fn is_new(conn: &Connection) -> rusqlite::Result<bool> {
     let id: i64 = conn.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let things: i64 = conn.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0))?;
     Ok(id == 0 && things == 0)
 }
 
-/// Judges whether the file is a store of a known version with the tables its manifest names; its version.
-fn recognise(conn: &Connection, path: &Path) -> Result<i64, StoreError> {
+/// Judges whether the file is a store of the known version with the tables its manifest names.
+fn recognise(conn: &Connection, path: &Path) -> Result<(), StoreError> {
     let fail = |error| failure(path, "open", error);
     let pragma = |name| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(fail);
     let id = pragma("application_id")?;
@@ -241,7 +213,7 @@ fn recognise(conn: &Connection, path: &Path) -> Result<i64, StoreError> {
         return Err(StoreError::Foreign { path: path.to_owned(), why });
     }
     let found = pragma("user_version")?;
-    if !(1..=VERSION).contains(&found) {
+    if found != VERSION {
         return Err(StoreError::Version { path: path.to_owned(), found, known: VERSION });
     }
     let missing = "SELECT kind || '_' || hour FROM manifest \
@@ -250,7 +222,7 @@ fn recognise(conn: &Connection, path: &Path) -> Result<i64, StoreError> {
         Ok(table) => {
             Err(StoreError::Damaged { path: path.to_owned(), why: format!("its table {table} is missing") })
         }
-        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(found),
+        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(()),
         Err(error) => Err(fail(error)),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rusqlite::Connection;
-use tidewatch_dataflows::rows::{Reject, WindowStats};
+use tidewatch_dataflows::rows::{Reject, ResultRow, WindowStats};
 use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
 
 use super::{Embedded, EmbeddedOptions, key_of, series_of, unsigned};
@@ -14,11 +14,11 @@ use crate::store::search::Search;
 use crate::store::selector::Selectors;
 use crate::store::sort::{Sort, SortBy};
 use crate::store::testing::{
-    self, HOUR_MS, ModelStore, T0, TempDir, WINDOWS, all_pages, labels_of, name_of, series, stats,
+    self, HOUR_MS, ModelStore, T0, TempDir, WINDOWS, all_pages, batch_of, labels_of, name_of, series, stats,
 };
 use crate::store::{
     CatalogQuery, ExportQuery, Filter, NamesQuery, Offer, OfferVerdict, Range, RejectKey, RejectQuery,
-    SeriesKey, Statistic, Store, StoreBatch, StoreError, WindowKey, WindowQuery, WriteSummary,
+    STATISTICS, SeriesKey, Statistic, Store, StoreError, WindowKey, WindowQuery, WriteSummary,
 };
 
 const SELECTORS: [&[&str]; 7] = [
@@ -112,7 +112,7 @@ fn random_query(random: &mut fastrand::Rng) -> WindowQuery {
         Range { start_ms, end_ms: start_ms + random.i64(0..5 * HOUR_MS) }
     });
     let filter = |random: &mut fastrand::Rng| Filter {
-        stat: Statistic::ALL[random.usize(0..Statistic::ALL.len())].1,
+        stat: &STATISTICS[random.usize(0..STATISTICS.len())],
         least: if random.bool() { f64::from(random.i32(-10..3)) } else { f64::NEG_INFINITY },
         most: if random.bool() { f64::from(random.i32(0..12)) } else { f64::INFINITY },
     };
@@ -162,10 +162,10 @@ fn sorted_pages_equal_the_naive_answer_sorted() {
         let (store, model, mut random) =
             if seed < 206 { random_store(&dir, seed) } else { wide_store(&dir, seed) };
         for _ in 0..if seed < 206 { 40 } else { 12 } {
-            let by = match random.usize(0..Statistic::ALL.len() + 2) {
+            let by = match random.usize(0..STATISTICS.len() + 2) {
                 0 => SortBy::Name,
                 1 => SortBy::At,
-                place => SortBy::Stat(Statistic::ALL[place - 2].1),
+                place => SortBy::Stat(&STATISTICS[place - 2]),
             };
             let sort = Sort { by, descending: random.bool(), after: None };
             let window_ms = WINDOWS[random.usize(0..3)].0;
@@ -224,8 +224,7 @@ fn wide_store(dir: &TempDir, seed: u64) -> (Embedded, ModelStore, fastrand::Rng)
             windows.push(stats(series(i), window_ms, T0 + newest * hop_ms, random.u32(0..3), mark));
         }
         windows.sort_by_key(|row| (row.key(), row.rank()));
-        let batch =
-            StoreBatch { epoch: model.epoch, written_ms, windows: &windows, rejects: &[], types: &[] };
+        let batch = batch_of(model.epoch, written_ms, &windows, &[], &[]);
         store.write(&[batch], &labels_of).unwrap();
         model.windows.extend(windows.into_iter().map(|row| (written_ms, row)));
     }
@@ -275,12 +274,7 @@ fn the_catalog_and_the_names_are_complete_and_in_order() {
     let dir = TempDir::new();
     let (store, windows) =
         (dir.store(), (0..1_500).map(|i| stats(series(i), HOUR_MS, T0, 0, 1.0)).collect::<Vec<_>>());
-    store
-        .write(
-            &[StoreBatch { epoch: 1, written_ms: T0, windows: &windows, rejects: &[], types: &[] }],
-            &labels_of,
-        )
-        .unwrap();
+    store.write(&[batch_of(1, T0, &windows, &[], &[])], &labels_of).unwrap();
     for texts in SELECTORS {
         let select = Selectors::parse(texts).unwrap();
         let mut wanted: Vec<_> = (0..1_500)
@@ -336,7 +330,7 @@ fn an_export_is_the_last_word_per_key_in_order() {
             wanted.sort_by_key(|row| (row.window_ms, row.at_ms, row.series));
             let lines = exported(
                 &store,
-                ExportQuery { kind: ExportKind::Windows, select: select.clone(), range },
+                ExportQuery { kind: ExportKind::of::<WindowStats>(), select: select.clone(), range },
                 true,
             );
             let key = |line: &serde_json::Value| {
@@ -354,7 +348,7 @@ fn an_export_is_the_last_word_per_key_in_order() {
 
             let lines = exported(
                 &store,
-                ExportQuery { kind: ExportKind::Rejects, select: select.clone(), range },
+                ExportQuery { kind: ExportKind::of::<Reject>(), select: select.clone(), range },
                 false,
             );
             let meant = |reject: &Reject| {
@@ -390,16 +384,14 @@ fn an_export_reads_tables_longer_than_a_chunk_and_writes_csv() {
             .filter(|i| hour == 0 || i % (hour + 1) == 0)
             .map(|i| stats(series(i as u64 % 7), HOUR_MS, T0 + 60_000 * (i / 7), hour as u32, i as f64))
             .collect();
-        let batch = StoreBatch {
-            epoch: hour as u64,
-            written_ms: T0 + hour * HOUR_MS,
-            windows: &rows,
-            rejects: &[],
-            types: &[],
-        };
+        let batch = batch_of(hour as u64, T0 + hour * HOUR_MS, &rows, &[], &[]);
         store.write(&[batch], &labels_of).unwrap();
     }
-    let query = ExportQuery { kind: ExportKind::Windows, select: Selectors::default(), range: Range::ALL };
+    let query = ExportQuery {
+        kind: ExportKind::of::<WindowStats>(),
+        select: Selectors::default(),
+        range: Range::ALL,
+    };
     let lines = exported(&store, query.clone(), false);
     assert_eq!(lines.len(), 700);
     let keys: Vec<_> = lines.iter().map(|l| (l["at_ms"].as_i64(), l["series"].as_str().unwrap())).collect();
@@ -427,13 +419,12 @@ fn a_failing_receiver_ends_the_export_with_its_error() {
     let dir = TempDir::new();
     let store = dir.store();
     let rows = [stats(series(0), HOUR_MS, T0, 0, 1.0)];
-    store
-        .write(
-            &[StoreBatch { epoch: 1, written_ms: T0, windows: &rows, rejects: &[], types: &[] }],
-            &labels_of,
-        )
-        .unwrap();
-    let query = ExportQuery { kind: ExportKind::Windows, select: Selectors::default(), range: Range::ALL };
+    store.write(&[batch_of(1, T0, &rows, &[], &[])], &labels_of).unwrap();
+    let query = ExportQuery {
+        kind: ExportKind::of::<WindowStats>(),
+        select: Selectors::default(),
+        range: Range::ALL,
+    };
     let error = store.export(&query, &mut |_| Err(std::io::Error::other("pipe closed"))).unwrap_err();
     assert_eq!(error.to_string(), "cannot write the export: pipe closed");
 }
@@ -446,11 +437,11 @@ fn a_known_epoch_is_ignored() {
         let rows = [stats(series(0), HOUR_MS, T0, 0, avg)];
         let reject =
             Reject { series: None, reason: Reason::TooOld, count: 1, first_at_ms: T0, last_at_ms: T0 };
-        let batch = StoreBatch { epoch, written_ms: T0, windows: &rows, rejects: &[reject], types: &[] };
+        let batch = batch_of(epoch, T0, &rows, &[reject], &[]);
         store.write(&[batch], &labels_of).unwrap()
     };
     assert_eq!(store.epoch().unwrap(), None);
-    assert_eq!(write(7, 1.0), WriteSummary { windows: 1, rejects: 1, ..WriteSummary::default() });
+    assert_eq!(write(7, 1.0), WriteSummary { rows: [1, 1, 0], ..WriteSummary::default() });
     for known in [7, 6, 0] {
         assert_eq!(write(known, 2.0), WriteSummary { batches_known: 1, ..WriteSummary::default() });
     }
@@ -465,9 +456,7 @@ fn a_known_epoch_is_ignored() {
     };
     assert_eq!(store.rejects(&query).unwrap().rows[0].count, 1);
     // An empty epoch moves on too.
-    store
-        .write(&[StoreBatch { epoch: 9, written_ms: T0, windows: &[], rejects: &[], types: &[] }], &labels_of)
-        .unwrap();
+    store.write(&[batch_of(9, T0, &[], &[], &[])], &labels_of).unwrap();
     drop(store);
     assert_eq!(dir.store().epoch().unwrap(), Some(9));
 }
@@ -477,19 +466,19 @@ fn nothing_of_a_failed_write_stays() {
     let dir = TempDir::new();
     let store = dir.store();
     let rows = [stats(series(0), HOUR_MS, T0, 0, 1.0)];
-    let good = StoreBatch { epoch: 1, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
-    let bad = StoreBatch { epoch: u64::MAX, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
-    let error = store.write(&[good, bad], &labels_of).unwrap_err();
+    let good = batch_of(1, T0, &rows, &[], &[]);
+    let bad = batch_of(u64::MAX, T0, &rows, &[], &[]);
+    let error = store.write(&[good.clone(), bad], &labels_of).unwrap_err();
     assert_eq!(error.to_string(), "epoch cannot exceed 9223372036854775807; got 18446744073709551615");
     // A table of the hour that cannot take our rows: the second statement of the transaction fails.
     let conn = Connection::open(dir.file()).unwrap();
     conn.execute_batch(&format!("CREATE TABLE windows_{} (x)", T0 / HOUR_MS)).unwrap();
-    let error = store.write(&[good], &labels_of).unwrap_err();
+    let error = store.write(std::slice::from_ref(&good), &labels_of).unwrap_err();
     assert!(matches!(error, StoreError::Damaged { .. }) && !error.is_transient(), "{error}");
     assert_eq!(store.epoch().unwrap(), None);
     assert_eq!(store.status().unwrap().series, 0);
     conn.execute_batch(&format!("DROP TABLE windows_{}", T0 / HOUR_MS)).unwrap();
-    assert_eq!(store.write(&[good], &labels_of).unwrap().windows, 1);
+    assert_eq!(store.write(&[good], &labels_of).unwrap().rows, [1, 0, 0]);
     assert_eq!(store.status().unwrap().series, 1, "what was rolled back is not taken for known");
 }
 
@@ -501,8 +490,7 @@ fn a_row_of_a_lower_rank_never_replaces_a_higher_one() {
     let mut write_counted = |count, revision, avg, hour| {
         epoch += 1;
         let rows = [WindowStats { count, ..stats(series(3), HOUR_MS, T0, revision, avg) }];
-        let batch =
-            StoreBatch { epoch, written_ms: T0 + hour * HOUR_MS, windows: &rows, rejects: &[], types: &[] };
+        let batch = batch_of(epoch, T0 + hour * HOUR_MS, &rows, &[], &[]);
         store.write(&[batch], &labels_of).unwrap();
         let read = read_all(&store, &every());
         assert_eq!(read.len(), 1);
@@ -537,19 +525,13 @@ fn an_offer_is_judged_by_the_row_that_readers_see() {
     // What is partial gives way to what is whole, of as many samples, or is of more.
     let partial = |minute| WindowStats { partial: true, ..row(minute, 5, 0, 1.0) };
     let rows = [partial(20), partial(21), partial(22), partial(23)];
-    let first = StoreBatch { epoch: 0, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
+    let first = batch_of(0, T0, &rows, &[], &[]);
     store.write(&[first], &labels_of).unwrap();
     // Two tables: the later one has a row of minute 1 that the earlier one outdoes.
     for (epoch, rows) in
         [(1, [row(1, 5, 2, 1.0), row(2, 5, 0, 1.0)]), (2, [row(1, 4, 3, 9.0), row(3, 5, 7, 1.0)])]
     {
-        let batch = StoreBatch {
-            epoch,
-            written_ms: T0 + epoch as i64 * HOUR_MS,
-            windows: &rows,
-            rejects: &[],
-            types: &[],
-        };
+        let batch = batch_of(epoch, T0 + epoch as i64 * HOUR_MS, &rows, &[], &[]);
         store.write(&[batch], &labels_of).unwrap();
     }
     let offer = |minute, count, avg, whole| Offer { stats: row(minute, count, 99, avg), whole };
@@ -582,12 +564,7 @@ fn an_offer_is_judged_by_the_row_that_readers_see() {
     let again = [offer(0, 1, 1.0, true), offer(3, 5, 2.0, true), offer(2, 6, 2.0, true)];
     assert_eq!(store.amend(T0 + 9 * HOUR_MS, &again, &labels_of).unwrap(), [OfferVerdict::Unchanged; 3]);
     let rows = [row(2, 5, 9, 7.0)];
-    store
-        .write(
-            &[StoreBatch { epoch: 3, written_ms: T0, windows: &rows, rejects: &[], types: &[] }],
-            &labels_of,
-        )
-        .unwrap();
+    store.write(&[batch_of(3, T0, &rows, &[], &[])], &labels_of).unwrap();
     assert_eq!(store.amend(T0, &again, &labels_of).unwrap(), [OfferVerdict::Unchanged; 3]);
     let read_only = Embedded::open_read_only(&dir.file(), EmbeddedOptions::default()).unwrap();
     assert!(read_only.amend(T0, &again, &labels_of).is_err());
@@ -600,9 +577,7 @@ fn the_latest_row_of_a_silent_series_is_found_across_a_gap() {
     let year = 365 * 24 * HOUR_MS;
     let write = |epoch, id, at_ms, written_ms| {
         let rows: Vec<_> = WINDOWS.iter().map(|(w, hop)| stats(id, *w, at_ms / hop * hop, 0, 1.0)).collect();
-        store
-            .write(&[StoreBatch { epoch, written_ms, windows: &rows, rejects: &[], types: &[] }], &labels_of)
-            .unwrap();
+        store.write(&[batch_of(epoch, written_ms, &rows, &[], &[])], &labels_of).unwrap();
     };
     write(1, series(0), T0, T0 + year);
     for minute in 0..200 {
@@ -627,13 +602,7 @@ fn retention_drops_whole_tables_and_the_series_in_them() {
         .unwrap();
         let late = [stats(series(100), HOUR_MS, T0, 0, 1.0)];
         let newest = model.windows.iter().map(|(written, _)| *written).max().unwrap();
-        let batch = StoreBatch {
-            epoch: model.epoch + 1,
-            written_ms: newest,
-            windows: &late,
-            rejects: &[],
-            types: &[],
-        };
+        let batch = batch_of(model.epoch + 1, newest, &late, &[], &[]);
         store.write(&[batch], &labels_of).unwrap();
         model.windows.push((newest, late[0]));
         let now_ms = newest + random.i64(0..4 * HOUR_MS);
@@ -661,13 +630,7 @@ fn retention_drops_whole_tables_and_the_series_in_them() {
         assert_eq!(store.drop_expired(now_ms).unwrap(), Default::default());
         // A series that was dropped from the catalog comes back with its rows.
         let rows = [stats(series_of(0), HOUR_MS, T0, 0, 1.0), stats(testing::series(1), HOUR_MS, T0, 9, 1.0)];
-        let batch = StoreBatch {
-            epoch: model.epoch + 2,
-            written_ms: now_ms,
-            windows: &rows,
-            rejects: &[],
-            types: &[],
-        };
+        let batch = batch_of(model.epoch + 2, now_ms, &rows, &[], &[]);
         assert_eq!(store.write(&[batch], &labels_of).unwrap().series_unlabelled, 1);
         assert!(read_all(&store, &every()).iter().any(|row| row.series == testing::series(1)));
     }
@@ -680,17 +643,16 @@ fn a_reader_sees_one_moment_while_another_connection_writes() {
     let write = |epoch: u64| {
         let at_ms = T0 + epoch as i64 * 60_000;
         let rows: Vec<_> = (0..600).map(|i| stats(series(i), HOUR_MS, at_ms, 0, epoch as f64)).collect();
-        writer
-            .write(
-                &[StoreBatch { epoch, written_ms: at_ms, windows: &rows, rejects: &[], types: &[] }],
-                &labels_of,
-            )
-            .unwrap();
+        writer.write(&[batch_of(epoch, at_ms, &rows, &[], &[])], &labels_of).unwrap();
     };
     write(1);
     let reader = Embedded::open_read_only(&dir.file(), EmbeddedOptions::default()).unwrap();
     let mut epoch = 1;
-    let query = ExportQuery { kind: ExportKind::Windows, select: Selectors::default(), range: Range::ALL };
+    let query = ExportQuery {
+        kind: ExportKind::of::<WindowStats>(),
+        select: Selectors::default(),
+        range: Range::ALL,
+    };
     let mut seen = 0;
     reader
         .export(&query, &mut |_| {
@@ -739,12 +701,7 @@ fn a_row_that_is_not_finite_is_kept_as_such() {
     let store = dir.store();
     let mut row = stats(series(0), HOUR_MS, T0, 0, 1.0);
     (row.avg, row.std, row.max) = (f64::NAN, f64::INFINITY, f64::NEG_INFINITY);
-    store
-        .write(
-            &[StoreBatch { epoch: 1, written_ms: T0, windows: &[row], rejects: &[], types: &[] }],
-            &labels_of,
-        )
-        .unwrap();
+    store.write(&[batch_of(1, T0, &[row], &[], &[])], &labels_of).unwrap();
     let read = read_all(&store, &every())[0];
     assert!(read.avg.is_nan() && read.std == f64::INFINITY && read.max == f64::NEG_INFINITY);
 }
@@ -753,19 +710,23 @@ fn a_row_that_is_not_finite_is_kept_as_such() {
 fn typed(store: &Embedded, epoch: u64, types: &[(SeriesId, MetricType)]) {
     let mut rows = [2, 3].map(|i| WindowStats { count: 2, ..stats(series(i), HOUR_MS, T0, 0, 4.0) });
     rows.sort_by_key(WindowStats::key);
-    let batch = StoreBatch { epoch, written_ms: T0, windows: &rows, rejects: &[], types };
+    let batch = batch_of(epoch, T0, &rows, &[], types);
     store.write(&[batch], &labels_of).unwrap();
 }
 
 /// The names of the series that show an increase, by pages, by a filter on it, by the catalog and by an export.
 fn counters(store: &Embedded) -> Vec<String> {
-    let filter = Filter { stat: Statistic::Increase, least: 0.0, most: 1e9 };
+    let filter = Filter { stat: Statistic::named("increase").unwrap(), least: 0.0, most: 1e9 };
     let paged = store.windows(&every()).unwrap().rows;
     let name = |row: &WindowRow| row.series.name.clone();
     let names: Vec<_> = paged.iter().filter(|row| row.series.is_counter()).map(name).collect();
     let filtered = store.windows(&WindowQuery { filters: vec![filter], ..every() }).unwrap().rows;
     assert_eq!(filtered.iter().map(name).collect::<Vec<_>>(), names);
-    let query = ExportQuery { kind: ExportKind::Windows, select: Selectors::default(), range: Range::ALL };
+    let query = ExportQuery {
+        kind: ExportKind::of::<WindowStats>(),
+        select: Selectors::default(),
+        range: Range::ALL,
+    };
     let lines = exported(store, query, true);
     let mut shown: Vec<_> =
         lines.iter().filter(|line| line.get("rate").is_some()).map(|line| line["name"].clone()).collect();
@@ -805,55 +766,11 @@ fn a_type_that_was_told_decides_what_is_shown_and_the_newest_one_does() {
     assert_eq!(left, 0);
 }
 
-/// Makes the tables of windows those of version 2.
-fn without_partial(old: &Connection) {
-    let windows = "SELECT name FROM sqlite_master WHERE name GLOB 'windows_*'";
-    let tables: Vec<String> =
-        old.prepare(windows).unwrap().query_map([], |row| row.get(0)).unwrap().flatten().collect();
-    assert!(!tables.is_empty());
-    for table in tables {
-        old.execute_batch(&format!("ALTER TABLE {table} DROP COLUMN partial")).unwrap();
-    }
-}
-
-#[test]
-fn older_stores_are_read_as_they_are_and_get_what_is_new_from_the_next_writer() {
-    for version in [1, 2] {
-        let dir = TempDir::new();
-        typed(&dir.store(), 1, &[]);
-        let old = Connection::open(dir.file()).unwrap();
-        old.execute_batch("DROP TABLE corrections").unwrap();
-        if version == 1 {
-            old.execute_batch("DROP TABLE types").unwrap();
-        }
-        without_partial(&old);
-        old.pragma_update(None, "user_version", version).unwrap();
-        drop(old);
-        let partial = |store: &Embedded| {
-            let query = WindowQuery { range: Some(crate::store::Range::ALL), ..every() };
-            let rows = store.windows(&query).unwrap().rows;
-            rows.into_iter().map(|row| row.stats.partial).collect::<Vec<_>>()
-        };
-        let reader = Embedded::open_read_only(&dir.file(), EmbeddedOptions::default()).unwrap();
-        assert_eq!(counters(&reader), ["http_requests_total", "rpc_seconds_bucket"]);
-        let shown = partial(&reader);
-        assert!(!shown.is_empty() && shown.iter().all(|partial| !partial));
-        drop(reader);
-        let store = dir.store();
-        typed(&store, 2, &[(series(3), MetricType::Gauge)]);
-        assert_eq!(counters(&store), ["http_requests_total"]);
-        let rows = [stats(series(1), HOUR_MS, T0 + 9 * HOUR_MS, 0, -1.0)];
-        let batch = StoreBatch { epoch: 3, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
-        store.write(&[batch], &labels_of).unwrap();
-        assert_eq!(partial(&store).iter().filter(|partial| **partial).count(), 1);
-    }
-}
-
 /// Writes one row of a key at a revision with so many samples.
 fn revise(store: &Embedded, epoch: u64, at_ms: i64, revision: u32, count: u32) -> u64 {
     let rows = [WindowStats { count, ..stats(series(1), HOUR_MS, at_ms, revision, 1.0) }];
     let written_ms = T0 + epoch as i64 * 1_000;
-    let batch = StoreBatch { epoch, written_ms, windows: &rows, rejects: &[], types: &[] };
+    let batch = batch_of(epoch, written_ms, &rows, &[], &[]);
     store.write(&[batch], &labels_of).unwrap().corrections_dropped
 }
 
@@ -880,13 +797,7 @@ fn corrections_are_kept_with_what_was_there_before() {
     // All in one write: the epoch of the first answer is known, too.
     let rows =
         [0, 1, 2].map(|i| [WindowStats { count: 5 + i, ..stats(series(1), HOUR_MS, T0 + HOUR_MS, i, 1.0) }]);
-    let batch = |i: usize| StoreBatch {
-        epoch: 4 + i as u64,
-        written_ms: T0,
-        windows: &rows[i],
-        rejects: &[],
-        types: &[],
-    };
+    let batch = |i: usize| batch_of(4 + i as u64, T0, &rows[i], &[], &[]);
     store.write(&[batch(0), batch(1), batch(2)], &labels_of).unwrap();
     assert_eq!(revisions(&store, T0 + HOUR_MS), [(0, Some(4), 5), (1, Some(5), 6), (2, Some(6), 7)]);
 
@@ -928,31 +839,12 @@ fn corrections_are_bounded_by_key_and_in_all_and_by_retention() {
 }
 
 #[test]
-fn a_store_of_version_2_has_no_corrections_until_it_is_written_to() {
-    let dir = TempDir::new();
-    revise(&dir.store(), 1, T0, 0, 10);
-    let old = Connection::open(dir.file()).unwrap();
-    old.execute_batch("DROP TABLE corrections").unwrap();
-    without_partial(&old);
-    old.pragma_update(None, "user_version", 2).unwrap();
-    drop(old);
-    let reader = Embedded::open_read_only(&dir.file(), EmbeddedOptions::default()).unwrap();
-    let told = reader.explain(series(1), HOUR_MS, T0).unwrap();
-    assert_eq!((told.row.unwrap().count, told.corrections), (10, Vec::new()));
-    drop(reader);
-    let store = dir.store();
-    revise(&store, 2, T0, 1, 11);
-    assert_eq!(revisions(&store, T0), [(0, None, 10), (1, Some(2), 11)]);
-}
-
-#[test]
 fn labels_that_were_unknown_are_learned_later() {
     let dir = TempDir::new();
     let store = dir.store();
     let write = |epoch: u64, hour: i64, known: bool| {
         let rows = [stats(series(1), HOUR_MS, T0 + epoch as i64 * HOUR_MS, 0, 1.0)];
-        let batch =
-            StoreBatch { epoch, written_ms: T0 + hour * HOUR_MS, windows: &rows, rejects: &[], types: &[] };
+        let batch = batch_of(epoch, T0 + hour * HOUR_MS, &rows, &[], &[]);
         let labels = |id| known.then(|| labels_of(id)).flatten();
         store.write(&[batch], &labels).unwrap().series_unlabelled
     };
@@ -994,7 +886,7 @@ fn a_sync_leaves_the_locks_on_which_other_programs_rely() {
     let path = dir.path().join("store.sqlite");
     let store = Embedded::open(&path, EmbeddedOptions::default()).unwrap();
     let write = |epoch: u64| {
-        let batch = StoreBatch { epoch, written_ms: T0, windows: &[], rejects: &[], types: &[] };
+        let batch = batch_of(epoch, T0, &[], &[], &[]);
         store.write(&[batch], &labels_of).unwrap();
         assert_eq!(store.sync().unwrap(), Some(epoch));
     };

@@ -7,11 +7,12 @@ use parking_lot::RwLockReadGuard;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, params};
+use tidewatch_dataflows::rows::ResultRow;
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
 use super::{Embedded, gcd, key_of, kind, schema, series_of, unsigned, wal};
 use crate::store::budget::{Budget, BudgetExceeded};
-use crate::store::row::{ExportKind, SeriesRow};
+use crate::store::row::SeriesRow;
 use crate::store::{StoreError, StoreStatus};
 
 /// How many instructions SQLite runs between two looks at the clock.
@@ -36,7 +37,7 @@ pub struct View<'s> {
     renewed: bool,
 }
 
-/// What one table holds of one window (or of rejects).
+/// What one table holds of one lane.
 #[derive(Clone, Copy, Debug)]
 pub struct TablePart {
     /// Hour of writing: names the table.
@@ -49,10 +50,10 @@ pub struct TablePart {
     pub at_max: i64,
 }
 
-/// All tables that hold rows of one window.
+/// All tables that hold rows of one lane.
 #[derive(Debug)]
 pub struct Lane {
-    /// Length of the window.
+    /// Length of the window; 0 of kinds of row that are not kept apart.
     pub window_ms: i64,
     /// Every `at_ms` is a multiple of this.
     pub step_ms: i64,
@@ -178,40 +179,30 @@ impl<'s> View<'s> {
             .map_err(|e| self.fail("read the time of retention", e))
     }
 
-    /// The tables of each window length, shortest first.
-    pub fn lanes(&self) -> Result<Vec<Lane>, StoreError> {
+    /// The tables of a kind of row, by its lanes: of windows the shortest length first.
+    pub fn lanes<K: ResultRow>(&self) -> Result<Vec<Lane>, StoreError> {
         let mut lanes: Vec<Lane> = Vec::new();
-        for (window_ms, part) in self.parts(ExportKind::Windows)? {
-            match lanes.last_mut() {
-                Some(lane) if lane.window_ms == window_ms => {
-                    lane.step_ms = gcd(lane.step_ms, part.step_ms);
-                    lane.parts.push(part);
-                }
-                _ => lanes.push(Lane { window_ms, step_ms: part.step_ms, parts: vec![part] }),
-            }
-        }
-        Ok(lanes)
-    }
-
-    /// The tables of rejects, newest hour first.
-    pub fn reject_parts(&self) -> Result<Vec<TablePart>, StoreError> {
-        Ok(self.parts(ExportKind::Rejects)?.into_iter().map(|(_, part)| part).collect())
-    }
-
-    fn parts(&self, kind: ExportKind) -> Result<Vec<(i64, TablePart)>, StoreError> {
         let fail = |e| self.fail("read the manifest", e);
         let sql = "SELECT window_ms, hour, step_ms, at_min, at_max FROM manifest WHERE kind = ?1 \
                    ORDER BY window_ms, hour DESC";
         let mut statement = self.conn().prepare_cached(sql).map_err(fail)?;
-        let parts = statement.query_map([kind.as_str()], |row| {
+        let parts = statement.query_map([K::NAME], |row| {
             // A step of zero cannot be written, but would never end a walk.
             let step_ms = row.get::<_, i64>(2)?.max(1);
-            Ok((
-                row.get(0)?,
-                TablePart { hour: row.get(1)?, step_ms, at_min: row.get(3)?, at_max: row.get(4)? },
-            ))
+            let part = TablePart { hour: row.get(1)?, step_ms, at_min: row.get(3)?, at_max: row.get(4)? };
+            Ok((row.get::<_, i64>(0)?, part))
         });
-        parts.map_err(fail)?.collect::<Result<_, _>>().map_err(fail)
+        for part in parts.map_err(fail)? {
+            let (lane_of, part) = part.map_err(fail)?;
+            match lanes.last_mut() {
+                Some(lane) if lane.window_ms == lane_of => {
+                    lane.step_ms = gcd(lane.step_ms, part.step_ms);
+                    lane.parts.push(part);
+                }
+                _ => lanes.push(Lane { window_ms: lane_of, step_ms: part.step_ms, parts: vec![part] }),
+            }
+        }
+        Ok(lanes)
     }
 
     /// The catalog's row of a series; one without name if the catalog has none.
@@ -223,7 +214,7 @@ impl<'s> View<'s> {
     /// The catalog's row of a series, if it has one.
     pub fn known_series(&self, series: SeriesId) -> Result<Option<SeriesRow>, StoreError> {
         let fail = |e| self.fail("read the catalog", e);
-        let sql = "SELECT name, labels, (SELECT type FROM types WHERE types.series = catalog.series) \
+        let sql = "SELECT name, labels, (SELECT metric_type FROM types WHERE types.series = catalog.series) \
                    FROM catalog WHERE series = ?1";
         let mut statement = self.conn().prepare_cached(sql).map_err(fail)?;
         let found = statement.query_row(params![key_of(series)], |row| {
@@ -235,7 +226,7 @@ impl<'s> View<'s> {
     /// The types held.
     pub fn types(&self) -> Result<Vec<(SeriesId, MetricType)>, StoreError> {
         let fail = |e| self.fail("read the types", e);
-        let mut statement = self.conn().prepare("SELECT series, type FROM types").map_err(fail)?;
+        let mut statement = self.conn().prepare("SELECT series, metric_type FROM types").map_err(fail)?;
         let rows =
             statement.query_map([], |row| Ok((series_of(row.get(0)?), kind(row, 1)?))).map_err(fail)?;
         let known = |(series, kind): (SeriesId, Option<MetricType>)| kind.map(|kind| (series, kind));

@@ -4,13 +4,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
+use tidewatch_dataflows::rows::WindowStats;
+
 use super::tests::every;
 use super::{Embedded, EmbeddedOptions, wal};
 use crate::store::budget::Budget;
 use crate::store::row::ExportKind;
 use crate::store::selector::Selectors;
-use crate::store::testing::{HOUR_MS, T0, TempDir, labels_of, series, stats};
-use crate::store::{ExportQuery, ExportRow, Range, Store, StoreBatch, StoreError};
+use crate::store::testing::{HOUR_MS, T0, TempDir, batch_of, labels_of, series, stats};
+use crate::store::{ExportQuery, Range, Store, StoreError};
 
 const SMALL: u64 = 1 << 20;
 const ROWS: u64 = 2_000;
@@ -22,7 +24,7 @@ fn write(store: &Embedded, epoch: u64) {
         ids.sort_unstable();
         ids.into_iter().map(|id| stats(id, HOUR_MS, T0 + epoch as i64 * 60_000, 0, epoch as f64)).collect()
     };
-    let batch = StoreBatch { epoch, written_ms: T0, windows: &rows, rejects: &[], types: &[] };
+    let batch = batch_of(epoch, T0, &rows, &[], &[]);
     store.write(&[batch], &labels_of).unwrap();
 }
 
@@ -80,17 +82,20 @@ fn an_export_that_stands_still_ends_its_view_and_goes_on() {
     let (begun_to, begun) = channel::<()>();
     let keys = std::thread::scope(|scope| {
         let export = scope.spawn(move || {
-            let query =
-                ExportQuery { kind: ExportKind::Windows, select: Selectors::default(), range: Range::ALL };
+            let query = ExportQuery {
+                kind: ExportKind::of::<WindowStats>(),
+                select: Selectors::default(),
+                range: Range::ALL,
+            };
             let mut keys = Vec::new();
             reader
                 .export(&query, &mut |row| {
-                    let ExportRow::Window(row) = row else { unreachable!("windows were asked for") };
+                    let row = row.of::<WindowStats>().expect("windows were asked for");
                     if keys.is_empty() {
                         begun_to.send(()).unwrap();
                         go.recv().unwrap();
                     }
-                    keys.push((row.stats.at_ms, row.stats.series));
+                    keys.push((row.at_ms, row.series));
                     Ok(())
                 })
                 .unwrap();

@@ -3,18 +3,22 @@
 //! Rows are sorted by key before they are inserted, so that a table grows at few places, and several go into one
 //! statement.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Statement, Transaction, TransactionBehavior, params};
-use tidewatch_dataflows::rows::WindowStats;
+use tidewatch_dataflows::rows::columns::FieldValue;
+use tidewatch_dataflows::rows::kind::RowStorage;
+use tidewatch_dataflows::rows::{
+    KINDS, KindInfo, KindList, KindVisitor, ResultRow, RowLists, each_kind, place_of,
+};
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::expire::Sweep;
-use super::schema::{columns, create_table, failure, table};
+use super::schema::{columns, create_table, failure, key, table};
 use super::{corrections, gcd, hour_of, key_of, signed, unsigned, view};
-use crate::store::row::{ExportKind, REJECT_SQL, WINDOW_SQL, labels_json};
+use crate::store::row::labels_json;
 use crate::store::{LabelPairs, StoreBatch, StoreError, WriteSummary};
 
 /// Rows inserted by one statement.
@@ -127,12 +131,12 @@ impl StoreWriter {
         Ok(written)
     }
 
-    /// Writes window rows that belong to no epoch.
+    /// Writes rows that belong to no epoch.
     pub fn add(
         &mut self,
         path: &Path,
         written_ms: i64,
-        windows: &[WindowStats],
+        rows: &RowLists,
         labels: LabelsColumn<'_>,
     ) -> Result<(), StoreError> {
         let fail = |error| failure(path, "write rows", error);
@@ -142,7 +146,7 @@ impl StoreWriter {
             self.nameless.clear();
         }
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fail)?;
-        let batch = StoreBatch { epoch: 0, written_ms, windows, rejects: &[], types: &[] };
+        let batch = StoreBatch::new(0, written_ms, rows);
         corrections::keep(&tx, &[&batch]).map_err(fail)?;
         put(&tx, hour, (&mut self.seen, &mut self.nameless), &[&batch], labels, &mut WriteSummary::default())
             .map_err(fail)?;
@@ -165,10 +169,7 @@ fn put(
     let mut catalog = Catalog { tx, hour, seen, nameless, labels, unlabelled: 0 };
     catalog.enter(group)?;
     written.series_unlabelled += catalog.unlabelled;
-    written.windows += windows(tx, hour, group)?;
-    written.rejects += rejects(tx, hour, group)?;
-    written.types += types(tx, hour, group)?;
-    Ok(())
+    each_kind(&mut PutRows { tx, hour, group, written })
 }
 
 /// Keeps the catalog's entries of the series that are written.
@@ -183,18 +184,7 @@ struct Catalog<'a> {
 
 impl Catalog<'_> {
     fn enter(&mut self, group: &[&StoreBatch<'_>]) -> rusqlite::Result<()> {
-        for batch in group {
-            // Batches come sorted by series: one look-up per run.
-            for run in batch.windows.chunk_by(|a, b| a.series == b.series) {
-                let hours = run.iter().map(|stats| hour_of(stats.at_ms));
-                let span = hours.fold(NO_HOURS, |(from, to), hour| (from.min(hour), to.max(hour)));
-                self.touch(run[0].series, span)?;
-            }
-            for series in batch.rejects.iter().filter_map(|reject| reject.series) {
-                self.touch(series, NO_HOURS)?;
-            }
-        }
-        Ok(())
+        each_kind(&mut EnterSeries { catalog: self, group })
     }
 
     /// Sees to it that the entry of a series covers these hours, and says that it was written in this one.
@@ -234,7 +224,36 @@ impl Catalog<'_> {
     }
 }
 
-/// What a table gained of one window.
+/// Enters the series of rows that are kept by the hour of writing.
+struct EnterSeries<'c, 'a> {
+    catalog: &'c mut Catalog<'a>,
+    group: &'c [&'c StoreBatch<'c>],
+}
+
+impl KindVisitor for EnterSeries<'_, '_> {
+    type Error = rusqlite::Error;
+
+    fn kind<K: ResultRow>(&mut self, list: KindList<K>) -> rusqlite::Result<()> {
+        if K::STORAGE == RowStorage::Latest {
+            return Ok(());
+        }
+        let by_time = K::STORAGE.by_time();
+        for batch in self.group {
+            // Batches come sorted by series: one look-up per run.
+            for run in (list.of)(&batch.rows).chunk_by(|a, b| a.series() == b.series()) {
+                let Some(series) = run[0].series() else { continue };
+                let hours = run.iter().filter_map(|row| row.span_ms().filter(|_| by_time));
+                let span = hours.fold(NO_HOURS, |(from, to), (first, last)| {
+                    (from.min(hour_of(first)), to.max(hour_of(last)))
+                });
+                self.catalog.touch(series, span)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a table gained of one lane.
 struct Gain {
     /// Greatest common divisor of the times.
     step_ms: i64,
@@ -245,144 +264,157 @@ struct Gain {
 
 impl Gain {
     const NONE: Gain = Gain { step_ms: 0, at_min: i64::MAX, at_max: i64::MIN, rows: 0 };
+}
 
-    fn add(&mut self, first_ms: i64, last_ms: i64) {
-        self.at_min = self.at_min.min(first_ms);
-        self.at_max = self.at_max.max(last_ms);
+/// A row and the epoch that gave it; 0 where rows are told apart without.
+type EpochRow<'a, K> = (u64, &'a K);
+
+/// Inserts the rows of batches written in one hour.
+struct PutRows<'a> {
+    tx: &'a Transaction<'a>,
+    hour: i64,
+    group: &'a [&'a StoreBatch<'a>],
+    written: &'a mut WriteSummary,
+}
+
+impl KindVisitor for PutRows<'_> {
+    type Error = rusqlite::Error;
+
+    fn kind<K: ResultRow>(&mut self, list: KindList<K>) -> rusqlite::Result<()> {
+        let rows = self
+            .group
+            .iter()
+            .flat_map(|batch| (list.of)(&batch.rows).iter().map(move |row| (batch.epoch, row)));
+        let written = match K::STORAGE {
+            RowStorage::Hourly { epoch, .. } => {
+                self.hourly::<K>(rows.map(|(of, row)| (if epoch { of } else { 0 }, row)).collect())?
+            }
+            RowStorage::Latest => self.latest(rows.map(|(_, row)| row))?,
+        };
+        self.written.rows[place_of::<K>()] += written;
+        Ok(())
     }
 }
 
-/// Inserts the window rows of batches written in one hour.
-fn windows(tx: &Transaction<'_>, hour: i64, group: &[&StoreBatch<'_>]) -> rusqlite::Result<u64> {
-    let mut rows: Vec<&WindowStats> = group.iter().flat_map(|batch| batch.windows).collect();
-    if rows.is_empty() {
-        return Ok(0);
+impl PutRows<'_> {
+    fn hourly<K: ResultRow>(&self, mut rows: Vec<EpochRow<'_, K>>) -> rusqlite::Result<u64> {
+        if rows.is_empty() {
+            return Ok(0);
+        }
+        let kind = &KINDS[place_of::<K>()];
+        rows.sort_by_key(|(epoch, row)| (row.lane(), *epoch, row.place(), row.rank()));
+        // Of one key only the highest rank, which comes last, is worth writing.
+        rows.dedup_by(|next, kept| {
+            let same = (next.0, next.1.lane(), next.1.place()) == (kept.0, kept.1.lane(), kept.1.place());
+            if same {
+                *kept = *next;
+            }
+            same
+        });
+        self.tx.execute_batch(&create_table(kind, self.hour))?;
+        let mut many = self.tx.prepare_cached(&insert_rows(kind, self.hour, ROWS_PER_STATEMENT))?;
+        let mut one = self.tx.prepare_cached(&insert_rows(kind, self.hour, 1))?;
+        let mut written = 0;
+        for lane in rows.chunk_by(|a, b| a.1.lane() == b.1.lane()) {
+            let mut gain = Gain::NONE;
+            for (first, last) in lane.iter().filter_map(|(_, row)| row.span_ms()) {
+                if gain.at_max != last || first != last {
+                    gain.step_ms = gcd(gain.step_ms, if K::STORAGE.by_time() { last } else { 1 }).abs();
+                }
+                (gain.at_min, gain.at_max) = (gain.at_min.min(first), gain.at_max.max(last));
+            }
+            let (whole, rest) = lane.as_chunks::<ROWS_PER_STATEMENT>();
+            for chunk in whole {
+                gain.rows += insert(&mut many, chunk)?;
+            }
+            for row in rest {
+                gain.rows += insert(&mut one, std::slice::from_ref(row))?;
+            }
+            written += gain.rows;
+            enter(self.tx, kind, self.hour, lane[0].1.lane(), &gain)?;
+        }
+        Ok(written)
     }
-    let key = |stats: &WindowStats| (stats.window_ms, stats.at_ms, stats.series);
-    rows.sort_by_key(|stats| (key(stats), stats.rank()));
-    // Of one key only the highest rank, which comes last, is worth writing.
-    rows.dedup_by(|next, kept| {
-        let same = key(next) == key(kept);
-        if same {
-            *kept = *next;
+
+    /// Keeps the last row of each series.
+    fn latest<'k, K: ResultRow>(&self, rows: impl Iterator<Item = &'k K>) -> rusqlite::Result<u64> {
+        let kind = &KINDS[place_of::<K>()];
+        let set: Vec<_> = kind.fields.iter().map(|field| format!("{0} = excluded.{0}", field.name)).collect();
+        let sql = format!(
+            "INSERT INTO {} ({}, written_hour) VALUES ({},?) ON CONFLICT (series) DO UPDATE SET {}, \
+             written_hour = excluded.written_hour",
+            kind.name,
+            columns(kind),
+            vec!["?"; kind.fields.len()].join(","),
+            set.join(", ")
+        );
+        let mut written = 0;
+        for row in rows {
+            let mut statement = self.tx.prepare_cached(&sql)?;
+            let mut place = 0;
+            bind_row(&mut statement, &mut place, row)?;
+            statement.raw_bind_parameter(place + 1, self.hour)?;
+            written += statement.raw_execute()? as u64;
         }
-        same
-    });
-    tx.execute_batch(&create_table(ExportKind::Windows, hour))?;
-    let mut many = tx.prepare_cached(&insert_windows(hour, ROWS_PER_STATEMENT))?;
-    let mut one = tx.prepare_cached(&insert_windows(hour, 1))?;
-    let mut written = 0;
-    let mut gains: BTreeMap<i64, Gain> = BTreeMap::new();
-    for lane in rows.chunk_by(|a, b| a.window_ms == b.window_ms) {
-        let gain = gains.entry(lane[0].window_ms).or_insert(Gain::NONE);
-        for instant in lane.chunk_by(|a, b| a.at_ms == b.at_ms) {
-            gain.step_ms = gcd(gain.step_ms, instant[0].at_ms).abs();
-            gain.add(instant[0].at_ms, instant[0].at_ms);
-        }
-        let (whole, rest) = lane.as_chunks::<ROWS_PER_STATEMENT>();
-        for chunk in whole {
-            gain.rows += insert(&mut many, chunk)?;
-        }
-        for row in rest {
-            gain.rows += insert(&mut one, std::slice::from_ref(row))?;
-        }
-        written += gain.rows;
+        Ok(written)
     }
-    for (window_ms, gain) in gains {
-        enter(tx, ExportKind::Windows, hour, window_ms, &gain)?;
-    }
-    Ok(written)
 }
 
 /// The statement that upserts `rows` rows, unless one of a higher rank is there.
-fn insert_windows(hour: i64, rows: usize) -> String {
-    let row = format!("({})", vec!["?"; WINDOW_SQL.len()].join(","));
-    let set: Vec<_> = WINDOW_SQL[3..].iter().map(|(name, _)| format!("{name} = excluded.{name}")).collect();
+fn insert_rows(kind: &KindInfo, hour: i64, rows: usize) -> String {
+    let RowStorage::Hourly { epoch, rank, .. } = kind.storage else { return String::new() };
+    let row = format!("({})", vec!["?"; kind.fields.len() + usize::from(epoch)].join(","));
+    let key = key(kind);
+    let set = kind.fields.iter().filter(|field| !key.contains(&field.name));
+    let set: Vec<_> = set.map(|field| format!("{0} = excluded.{0}", field.name)).collect();
+    let outdone = match rank {
+        [] => String::new(),
+        rank => {
+            let theirs: Vec<_> = rank.iter().map(|column| format!("excluded.{column}")).collect();
+            format!(" WHERE ({}) >= ({})", theirs.join(", "), rank.join(", "))
+        }
+    };
     format!(
-        "INSERT INTO {table} ({columns}) VALUES {values} ON CONFLICT DO UPDATE SET {set} \
-         WHERE (excluded.count, excluded.revision) >= (count, revision)",
-        table = table(ExportKind::Windows, hour),
-        columns = columns(&WINDOW_SQL),
+        "INSERT INTO {table} ({columns}{epoch}) VALUES {values} ON CONFLICT DO UPDATE SET {set}{outdone}",
+        table = table(kind, hour),
+        columns = columns(kind),
+        epoch = if epoch { ", epoch" } else { "" },
         values = vec![row; rows].join(","),
         set = set.join(", ")
     )
 }
 
-fn insert(statement: &mut Statement<'_>, rows: &[&WindowStats]) -> rusqlite::Result<u64> {
-    let mut at = 1;
-    let mut bind = |statement: &mut Statement<'_>, value: &dyn rusqlite::ToSql| {
-        at += 1;
-        statement.raw_bind_parameter(at - 1, value)
-    };
-    for stats in rows {
-        bind(statement, &stats.window_ms)?;
-        bind(statement, &stats.at_ms)?;
-        bind(statement, &key_of(stats.series))?;
-        bind(statement, &stats.revision)?;
-        bind(statement, &stats.count)?;
-        bind(statement, &stats.span_ms)?;
-        for value in [stats.min, stats.max, stats.avg, stats.std, stats.first, stats.last, stats.increase] {
-            bind(statement, &value)?;
+fn insert<K: ResultRow>(statement: &mut Statement<'_>, rows: &[EpochRow<'_, K>]) -> rusqlite::Result<u64> {
+    let by_epoch = matches!(K::STORAGE, RowStorage::Hourly { epoch: true, .. });
+    let mut place = 0;
+    for (epoch, row) in rows {
+        bind_row(statement, &mut place, *row)?;
+        if by_epoch {
+            place += 1;
+            statement.raw_bind_parameter(place, signed(*epoch))?;
         }
-        bind(statement, &stats.partial)?;
     }
     statement.raw_execute().map(|rows| rows as u64)
 }
 
-/// Inserts the reject rows of batches written in one hour.
-fn rejects(tx: &Transaction<'_>, hour: i64, group: &[&StoreBatch<'_>]) -> rusqlite::Result<u64> {
-    if group.iter().all(|batch| batch.rejects.is_empty()) {
-        return Ok(0);
-    }
-    tx.execute_batch(&create_table(ExportKind::Rejects, hour))?;
-    let sql = format!(
-        "INSERT INTO {} ({}) VALUES (?,?,?,?,?,?,?)",
-        table(ExportKind::Rejects, hour),
-        columns(&REJECT_SQL)
-    );
-    let mut statement = tx.prepare_cached(&sql)?;
-    let mut gain = Gain { step_ms: 1, ..Gain::NONE };
-    for batch in group {
-        for reject in batch.rejects {
-            gain.rows += statement.execute(params![
-                signed(batch.epoch),
-                reject.series.is_none(),
-                reject.series.map_or(0, key_of),
-                reject.reason as u8,
-                signed(reject.count),
-                reject.first_at_ms,
-                reject.last_at_ms,
-            ])? as u64;
-            gain.add(reject.first_at_ms, reject.last_at_ms);
+/// Binds the fields of a row behind `place`.
+fn bind_row<K: ResultRow>(statement: &mut Statement<'_>, place: &mut usize, row: &K) -> rusqlite::Result<()> {
+    row.values(|value| {
+        *place += 1;
+        match value {
+            FieldValue::Int(value) => statement.raw_bind_parameter(*place, value),
+            FieldValue::UInt(value) => statement.raw_bind_parameter(*place, signed(value)),
+            FieldValue::Float(value) => statement.raw_bind_parameter(*place, value),
+            FieldValue::Series(series) => statement.raw_bind_parameter(*place, key_of(series)),
         }
-    }
-    enter(tx, ExportKind::Rejects, hour, 0, &gain)?;
-    Ok(gain.rows)
-}
-
-/// Keeps the types of series that were told.
-fn types(tx: &Transaction<'_>, hour: i64, group: &[&StoreBatch<'_>]) -> rusqlite::Result<u64> {
-    let sql = "INSERT INTO types (series, type, told_hour) VALUES (?1, ?2, ?3) \
-               ON CONFLICT (series) DO UPDATE SET type = excluded.type, told_hour = excluded.told_hour";
-    let mut written = 0;
-    for (series, kind) in group.iter().flat_map(|batch| batch.types) {
-        let told = tx.prepare_cached(sql)?.execute(params![key_of(*series), *kind as u8, hour])?;
-        written += told as u64;
-    }
-    Ok(written)
+    })
 }
 
 /// Adds to the manifest what a table gained.
-fn enter(
-    tx: &Transaction<'_>,
-    kind: ExportKind,
-    hour: i64,
-    window_ms: i64,
-    gain: &Gain,
-) -> rusqlite::Result<()> {
+fn enter(tx: &Transaction<'_>, kind: &KindInfo, hour: i64, lane: i64, gain: &Gain) -> rusqlite::Result<()> {
     let read =
         "SELECT step_ms, at_min, at_max, rows FROM manifest WHERE kind = ?1 AND hour = ?2 AND window_ms = ?3";
-    let key = params![kind.as_str(), hour, window_ms];
+    let key = params![kind.name, hour, lane];
     let held = tx.prepare_cached(read)?.query_row(key, |row| {
         Ok(Gain { step_ms: row.get(0)?, at_min: row.get(1)?, at_max: row.get(2)?, rows: unsigned(row, 3)? })
     });
@@ -391,9 +423,9 @@ fn enter(
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO UPDATE SET step_ms = excluded.step_ms, \
                  at_min = excluded.at_min, at_max = excluded.at_max, rows = excluded.rows";
     tx.prepare_cached(write)?.execute(params![
-        kind.as_str(),
+        kind.name,
         hour,
-        window_ms,
+        lane,
         gcd(held.step_ms, gain.step_ms).abs().max(1),
         held.at_min.min(gain.at_min),
         held.at_max.max(gain.at_max),

@@ -122,6 +122,12 @@ impl OpenBootstraps {
         waiting.map_or(NEVER, WaitingSamples::newest)
     }
 
+    /// If the series of this slot takes a bootstrap, the time from which on it publishes.
+    pub(super) fn publish_from(&self, slot: u32) -> Option<i64> {
+        let taking = self.takings.get(&slot).filter(|taking| taking.waiting.is_some())?;
+        self.open.iter().find(|open| open.id == taking.bootstrap).map(|open| open.publish_from_ms)
+    }
+
     /// The clock was set back.
     pub(super) fn set_back(&mut self, to_ms: i64) {
         for bootstrap in &mut self.open {
@@ -211,7 +217,7 @@ impl Admit {
         end: EpochEnd,
         out: &mut AdmittedBatch,
     ) {
-        self.working.on(self.slots.series(slot));
+        self.position.on(self.slots.series(slot));
         let mut rest = Vec::new();
         for (bootstrap, rows) in bootstraps {
             for row in *rows {

@@ -21,7 +21,7 @@ impl Admit {
         let given: Vec<u32> = self.slots.given().collect();
         let (mut slots, mut wrong) = (Vec::with_capacity(given.len()), Vec::new());
         for slot in given.into_iter().filter(|slot| out.quarantined.binary_search(slot).is_err()) {
-            self.working.on(self.slots.series(slot));
+            self.position.on(self.slots.series(slot));
             let newest = self.bootstraps.newest(slot);
             let head = &mut self.heads[slot as usize];
             head.armed = i64::MAX;

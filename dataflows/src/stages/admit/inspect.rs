@@ -2,8 +2,7 @@
 
 use super::{Admit, NEVER};
 use crate::rows::inspect::Unavailable;
-use crate::sample::SeriesId;
-use crate::shard::RawSamples;
+use crate::shard::{AdmittedBatch, CarriedSeries, RawSamples, SlotAssignment, pane_of};
 
 impl Admit {
     /// The raw samples that are held of a series.
@@ -23,8 +22,38 @@ impl Admit {
         Ok(RawSamples { slot, newest_ms: head.newest, whole_after_ms, bootstrapping, at_ms, value })
     }
 
-    /// The series in the slot of this number, or near it.
-    pub fn near(&self, number: u64) -> Option<SeriesId> {
-        self.slots.near(number)
+    /// Describes each series that has a slot as if it had just been given one, and as it is carried over, with all its raw
+    /// samples.
+    pub(super) fn describe(&self, out: &mut AdmittedBatch) {
+        for slot in self.slots.given() {
+            let head = &self.heads[slot as usize];
+            out.given.push(SlotAssignment {
+                slot,
+                series: self.slots.series(slot),
+                withhold_ms: head.tombstone,
+            });
+            let newest_ms = head.newest.max(self.bootstraps.newest(slot));
+            let from = out.raw_at_ms.len() as u32;
+            let mut raw_from_ms = NEVER;
+            if head.newest != NEVER {
+                let held_ms = self.settings.allowed_lateness_ms + self.base_ms;
+                if let Some(held_from) = head.raw.held_from(head.newest, held_ms) {
+                    raw_from_ms = pane_of(held_from, self.base_ms) * self.base_ms;
+                }
+                let (at_ms, value) = (&mut out.raw_at_ms, &mut out.raw_value);
+                head.raw.copy_pane(head.newest, raw_from_ms, head.newest, at_ms, value);
+            }
+            let raw = (from, out.raw_at_ms.len() as u32);
+            let (newest_applied_ms, last_applied_ms) = (head.newest, head.last_applied_ms);
+            out.carried.push(CarriedSeries {
+                slot,
+                newest_ms,
+                newest_applied_ms,
+                last_applied_ms,
+                bootstrap_from_ms: self.bootstraps.publish_from(slot),
+                raw_from_ms,
+                raw,
+            });
+        }
     }
 }

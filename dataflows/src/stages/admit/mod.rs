@@ -39,6 +39,7 @@ use crate::shard::{
     AdmittedBatch, CarriedSeries, LatePane, SeriesMap, SlotAssignment, Slots, Timers, WorkPosition, pane_of,
     wait_ms,
 };
+use crate::stage::{PartWriter, Query, SavePoint, SeriesView, Stage, StageSpec};
 
 /// No time yet.
 const NEVER: i64 = i64::MIN;
@@ -56,7 +57,11 @@ pub struct Admit {
     /// Nothing of these is computed.
     quarantined: BTreeSet<u64>,
     order: BatchOrder,
-    working: Arc<WorkPosition>,
+    position: Arc<WorkPosition>,
+    /// How long a silent series keeps its slot.
+    keep_ms: fn(&Settings) -> i64,
+    /// Bootstraps that end in the epoch at hand.
+    ended: Vec<u64>,
 }
 
 /// One series.
@@ -86,7 +91,9 @@ impl Admit {
             bootstraps: OpenBootstraps::default(),
             quarantined: BTreeSet::new(),
             order: BatchOrder::default(),
-            working: Arc::default(),
+            position: Arc::default(),
+            keep_ms: |settings| settings.allowed_lateness_ms + settings.idle_timeout_ms,
+            ended: Vec::new(),
             settings,
         }
     }
@@ -99,79 +106,8 @@ impl Admit {
         size_of::<GateSeries>() + 48 + raw
     }
 
-    /// Notes what it is at in `working`.
-    pub fn note_in(&mut self, working: &Arc<WorkPosition>) {
-        self.working = Arc::clone(working);
-    }
-
-    /// Retires one epoch of this shard.
-    pub fn retire(
-        &mut self,
-        shard: usize,
-        EpochBatch { end, controls, bootstraps, live, .. }: EpochBatch,
-    ) -> AdmittedBatch {
-        let mut out = AdmittedBatch::new(end, shard);
-        // Before other settings, which may be what such a series panics at.
-        self.apply_quarantines(shard, controls, &mut out);
-        self.apply_settings(controls, &mut out);
-        let ended = self.bootstraps.observe(controls);
-        self.reset_clock(controls, &mut out);
-        let kept;
-        let (live, bootstraps) = if self.quarantined.is_empty() {
-            (live, bootstraps)
-        } else {
-            kept = self.keep_out(live, bootstraps, &mut out);
-            (&kept.0, &kept.1[..])
-        };
-        let mut order = std::mem::take(&mut self.order);
-        if !live.is_empty() {
-            if order.resolve(live, &self.slots) {
-                self.give_slots([live].into_iter().chain(bootstraps), end, &mut out);
-                order.resolve(live, &self.slots);
-            }
-            order.sort(live, self.slots.capacity());
-            out.slot.reserve_exact(live.len());
-            out.at_ms.reserve_exact(live.len());
-            out.value.reserve_exact(live.len());
-        } else {
-            order.rows.clear();
-            order.give_back(0);
-        }
-        if bootstraps.is_empty() && self.bootstraps.is_idle() {
-            let mut from = 0;
-            while from < order.rows.len() {
-                let slot = order.rows[from].slot;
-                let to = order.of(slot, from);
-                self.apply(slot, &order.rows[from..to], end, &mut out);
-                from = to;
-            }
-        } else {
-            self.apply_with_bootstraps(&order, bootstraps, &ended, end, &mut out);
-        }
-        self.order = order;
-        self.bootstraps.close(&ended);
-        self.free_slots(end, &mut out);
-        self.rejects.flush(end, &mut out.rejects);
-        out
-    }
-
-    /// The slot of a series, if it has one.
-    pub fn slot(&self, series: u64) -> Option<u32> {
-        self.slots.get(series)
-    }
-
-    /// Slots, free ones included.
-    pub fn slots(&self) -> usize {
-        self.slots.capacity()
-    }
-
-    /// Series with a slot.
-    pub fn series(&self) -> usize {
-        self.slots.len()
-    }
-
     /// Bytes of state.
-    pub fn bytes(&self) -> usize {
+    fn state_bytes(&self) -> usize {
         let rings: usize = self.heads.iter().map(|head| head.raw.bytes()).sum();
         let heads = self.heads.capacity() * size_of::<GateSeries>();
         self.slots.bytes()
@@ -218,7 +154,7 @@ impl Admit {
     fn apply(&mut self, slot: u32, rows: &[SampleRow], end: EpochEnd, out: &mut AdmittedBatch) {
         let head = &mut self.heads[slot as usize];
         let series = self.slots.series(slot);
-        self.working.on(series);
+        self.position.on(series);
         let (ring_max, allowed_lateness_ms, base_ms) =
             (self.settings.late_samples_max as usize, self.settings.allowed_lateness_ms, self.base_ms);
         let late_from = out.late_at_ms.len();
@@ -273,7 +209,7 @@ impl Admit {
             let newest = head.newest;
             if first && !mutant(Mutant::TimerNotArmed) {
                 // Its timer stands where it does for a slot without a sample, which may be later.
-                self.arm(slot, newest.saturating_add(self.settings.keep_ms()));
+                self.arm(slot, newest.saturating_add((self.keep_ms)(&self.settings)));
             }
         }
     }
@@ -305,8 +241,8 @@ impl Admit {
         Some(slots)
     }
 
-    fn free_slots(&mut self, end: EpochEnd, out: &mut AdmittedBatch) {
-        let keep = self.settings.keep_ms();
+    fn free_slots(&mut self, end: EpochEnd, out: &mut AdmittedBatch, holds: &dyn Fn(u32) -> bool) {
+        let keep = (self.keep_ms)(&self.settings);
         out.freed.extend_from_slice(&out.quarantined);
         let mut again = Vec::new();
         while let Some(slots) = self.due(end.watermark_ms) {
@@ -323,7 +259,7 @@ impl Admit {
                         head.newest,
                     )) <= end.watermark_ms;
                 // Who forgets a series when its slot is freed needs its labels no more.
-                let unpublished = self.rejects.hold(self.slots.series(slot));
+                let unpublished = self.rejects.hold(self.slots.series(slot)) || holds(slot);
                 if quiet && silent && !bootstrapping && !unpublished {
                     out.freed.push(slot);
                 } else {
@@ -352,7 +288,7 @@ impl Admit {
     }
 
     /// What is known of a series, as of the last epoch retired.
-    pub fn seen(&self, series: u64) -> SeriesPresence {
+    pub fn presence(&self, series: u64) -> SeriesPresence {
         let slot = self.slots.get(series);
         // Of a series in a bootstrap no key at or after the first sample that waits is final.
         if let Some(first_ms) = slot.and_then(|slot| self.bootstraps.first(slot)) {
@@ -370,6 +306,105 @@ impl Admit {
                     newest_ms: *newest_ms,
                 })
             }
+        }
+    }
+}
+
+/// The gate in the list of stages.
+pub const SPEC: StageSpec = StageSpec {
+    name: "admit",
+    version: snapshot::VERSION,
+    new: |settings| Box::new(Admit::new(Arc::clone(settings))),
+    load: |settings, part| Ok(Box::new(Admit::load(Arc::clone(settings), part)?)),
+    rebuild: None,
+    series_bytes: Admit::series_bytes,
+    keep_ms: |settings| settings.allowed_lateness_ms,
+    // It hears of other settings before all others, from the controls themselves.
+    is_concerned: |_, _| false,
+};
+
+impl Stage for Admit {
+    fn attach(&mut self, position: &Arc<WorkPosition>) {
+        self.position = Arc::clone(position);
+    }
+
+    fn keep_slots_for(&mut self, keep_ms: fn(&Settings) -> i64) {
+        self.keep_ms = keep_ms;
+    }
+
+    fn retire(&mut self, input: &EpochBatch<'_>, out: &mut AdmittedBatch) {
+        let EpochBatch { shard, end, controls, bootstraps, live, .. } = *input;
+        // Before other settings, which may be what such a series panics at.
+        self.apply_quarantines(shard, controls, out);
+        self.apply_settings(controls, out);
+        self.ended = self.bootstraps.observe(controls);
+        self.reset_clock(controls, out);
+        let without;
+        let (live, bootstraps) = if self.quarantined.is_empty() {
+            (live, bootstraps)
+        } else {
+            without = self.keep_out(live, bootstraps, out);
+            (&without.0, &without.1[..])
+        };
+        let mut order = std::mem::take(&mut self.order);
+        if !live.is_empty() {
+            if order.resolve(live, &self.slots) {
+                self.give_slots([live].into_iter().chain(bootstraps), end, out);
+                order.resolve(live, &self.slots);
+            }
+            order.sort(live, self.slots.capacity());
+            out.slot.reserve(live.len());
+            out.at_ms.reserve(live.len());
+            out.value.reserve(live.len());
+        } else {
+            order.rows.clear();
+            order.give_back(0);
+        }
+        if bootstraps.is_empty() && self.bootstraps.is_idle() {
+            let mut from = 0;
+            while from < order.rows.len() {
+                let slot = order.rows[from].slot;
+                let to = order.of(slot, from);
+                self.apply(slot, &order.rows[from..to], end, out);
+                from = to;
+            }
+        } else {
+            let ended = std::mem::take(&mut self.ended);
+            self.apply_with_bootstraps(&order, bootstraps, &ended, end, out);
+            self.ended = ended;
+        }
+        self.order = order;
+    }
+
+    fn end(&mut self, out: &mut AdmittedBatch, holds: &dyn Fn(u32) -> bool) {
+        self.bootstraps.close(&std::mem::take(&mut self.ended));
+        self.free_slots(out.end, out, holds);
+        self.rejects.flush(out.end, &mut out.rejects);
+    }
+
+    fn slots(&self) -> Option<&Slots> {
+        Some(&self.slots)
+    }
+
+    fn introduce(&self, batch: &mut AdmittedBatch) {
+        self.describe(batch);
+    }
+
+    fn bytes(&self) -> usize {
+        self.state_bytes()
+    }
+
+    fn begin_save(&mut self, _: SavePoint, _: usize) -> PartWriter {
+        let mut part = PartWriter::default();
+        self.save(&mut part.state);
+        part
+    }
+
+    fn inspect(&self, query: &Query<'_>, view: &mut SeriesView) {
+        if let Query::Presence = query {
+            view.presence = Some(self.presence(view.series.0));
+        } else {
+            view.raw = self.raw(view.series.0);
         }
     }
 }

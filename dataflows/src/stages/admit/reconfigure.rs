@@ -27,12 +27,20 @@ impl Admit {
         self.timers = Timers::default();
         let given: Vec<u32> = self.slots.given().filter(|slot| !out.quarantined.contains(slot)).collect();
         for slot in given {
-            self.working.on(self.slots.series(slot));
+            self.position.on(self.slots.series(slot));
             self.heads[slot as usize].armed = i64::MAX;
             self.arm(slot, NEVER);
             let head = &mut self.heads[slot as usize];
             let newest_ms = head.newest.max(self.bootstraps.newest(slot));
-            let mut carried = CarriedSeries { slot, newest_ms, raw_from_ms: NEVER, raw: (0, 0) };
+            let mut carried = CarriedSeries {
+                slot,
+                newest_ms,
+                newest_applied_ms: head.newest,
+                last_applied_ms: head.last_applied_ms,
+                bootstrap_from_ms: self.bootstraps.publish_from(slot),
+                raw_from_ms: NEVER,
+                raw: (0, 0),
+            };
             if head.newest != NEVER {
                 let kept_ms = old.allowed_lateness_ms + old_base_ms;
                 if let Some(held_from) = head.raw.held_from(head.newest, kept_ms) {

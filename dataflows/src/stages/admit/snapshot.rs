@@ -10,23 +10,22 @@ use super::{Admit, GateSeries, NEVER, RawRing};
 use crate::rows::Reject;
 use crate::sample::{AT_MS_MAX, Bootstrap, Reason, SHARDS, SeriesId};
 use crate::settings::Settings;
-use crate::snapshot::{BadState, StateReader, StateWriter};
+use crate::snapshot::{StateError, StateReader, StateWriter};
+use crate::stage::PartReader;
 
 /// Version of these bytes.
-const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 1;
 
 impl Admit {
-    /// The state as of the last epoch retired, and the slots in use.
-    pub fn save(&self, out: &mut Vec<u8>) -> Vec<u32> {
-        let mut put = StateWriter(std::mem::take(out));
-        put.u8(VERSION);
-        let live = self.slots.save(&mut put);
-        for slot in &live {
-            let head = &self.heads[*slot as usize];
+    /// Writes the state as of the last epoch retired.
+    pub(super) fn save(&self, put: &mut StateWriter) {
+        self.slots.save(put);
+        for slot in self.slots.given() {
+            let head = &self.heads[slot as usize];
             put.i64(head.newest);
             put.i64(head.last_applied_ms);
             put.i64(head.tombstone);
-            head.raw.save(&mut put);
+            head.raw.save(put);
         }
         put.i64(self.tombstones.floor);
         put.n(self.tombstones.by_age.len());
@@ -34,27 +33,18 @@ impl Admit {
             put.i64(*newest_ms);
             put.u64(*series);
         }
-        self.rejects.save(&mut put);
-        self.bootstraps.save(&mut put);
+        self.rejects.save(put);
+        self.bootstraps.save(put);
         put.n(self.quarantined.len());
         self.quarantined.iter().for_each(|series| put.u64(*series));
-        *out = put.0;
-        live
     }
 
-    /// The gate of `shard` with this state, and the series of each slot in use.
+    /// The gate of a shard with this state.
     ///
     /// # Errors
     /// Bytes that no gate wrote.
-    pub fn load(
-        settings: Arc<Settings>,
-        shard: usize,
-        bytes: &[u8],
-    ) -> Result<(Admit, Vec<(u32, SeriesId)>), BadState> {
-        let mut take = StateReader(bytes);
-        if take.u8()? != VERSION {
-            return Err(BadState("the gate's state is of another version"));
-        }
+    pub(super) fn load(settings: Arc<Settings>, part: PartReader<'_>) -> Result<Admit, StateError> {
+        let PartReader { shard, state: mut take, .. } = part;
         let mut admit = Admit::new(settings);
         let live = admit.slots.load(&mut take, shard)?;
         let armed = i64::MAX;
@@ -77,7 +67,7 @@ impl Admit {
         for _ in 0..take.n(16)? {
             let (newest_ms, series) = (take.i64()?, take.u64()?);
             if admit.tombstones.newest.insert(series, newest_ms).is_some() {
-                return Err(BadState("a series has two tombstones"));
+                return Err(StateError("a series has two tombstones"));
             }
             admit.tombstones.by_age.insert((newest_ms, series));
         }
@@ -87,15 +77,15 @@ impl Admit {
             admit.quarantined.insert(take.u64()?);
         }
         take.end()?;
-        Ok((admit, live))
+        Ok(admit)
     }
 }
 
 /// A time of a sample, or none yet.
-fn time(take: &mut StateReader) -> Result<i64, BadState> {
+fn time(take: &mut StateReader) -> Result<i64, StateError> {
     let at_ms = take.i64()?;
     let known = at_ms == NEVER || at_ms.unsigned_abs() <= AT_MS_MAX.unsigned_abs();
-    if known { Ok(at_ms) } else { Err(BadState("a time is out of range")) }
+    if known { Ok(at_ms) } else { Err(StateError("a time is out of range")) }
 }
 
 impl RawRing {
@@ -108,10 +98,10 @@ impl RawRing {
         self.samples.iter().flatten().for_each(|word| put.u32(*word));
     }
 
-    fn load(take: &mut StateReader, newest_ms: i64) -> Result<RawRing, BadState> {
+    fn load(take: &mut StateReader, newest_ms: i64) -> Result<RawRing, StateError> {
         let flags = take.u8()?;
         if flags > 3 {
-            return Err(BadState("a raw ring has flags that are not known"));
+            return Err(StateError("a raw ring has flags that are not known"));
         }
         let dropped = if flags & 2 == 0 { None } else { Some(take.i64()?) };
         let n = take.n(12)?;
@@ -123,7 +113,7 @@ impl RawRing {
         let rising = (1..n).all(|i| ring.at(i - 1, newest_ms) < ring.at(i, newest_ms));
         let last = n.checked_sub(1).map(|last| ring.at(last, newest_ms));
         if !rising || last.is_some_and(|last| last != newest_ms) || (newest_ms == NEVER && n > 0) {
-            return Err(BadState("a raw ring is not in the order of time"));
+            return Err(StateError("a raw ring is not in the order of time"));
         }
         Ok(ring)
     }
@@ -144,12 +134,12 @@ impl super::Rejects {
         }
     }
 
-    fn load(&mut self, take: &mut StateReader) -> Result<(), BadState> {
+    fn load(&mut self, take: &mut StateReader) -> Result<(), StateError> {
         self.minute = take.i64()?;
         let (rows, rest) = (take.n(33)?, take.n(33)?);
         for n in 0..rows + rest {
             let series = SeriesId(take.u64()?);
-            let reason = Reason::from_code(take.u8()?).ok_or(BadState("a reason is not known"))?;
+            let reason = Reason::from_code(take.u8()?).ok_or(StateError("a reason is not known"))?;
             let (count, first_at_ms, last_at_ms) = (take.u64()?, take.i64()?, take.i64()?);
             let series = (n < rows).then_some(series);
             let row = Reject { series, reason, count, first_at_ms, last_at_ms };
@@ -189,7 +179,7 @@ impl super::OpenBootstraps {
         }
     }
 
-    fn load(&mut self, take: &mut StateReader, known: impl Fn(u32) -> bool) -> Result<(), BadState> {
+    fn load(&mut self, take: &mut StateReader, known: impl Fn(u32) -> bool) -> Result<(), StateError> {
         for _ in 0..take.n(28)? {
             let (id, source) = (take.u64()?, take.text()?);
             self.open.push(Bootstrap { id, source, from_ms: take.i64()?, publish_from_ms: take.i64()? });
@@ -197,7 +187,7 @@ impl super::OpenBootstraps {
         for _ in 0..take.n(13)? {
             let (slot, bootstrap) = (take.u32()?, take.u64()?);
             if !known(slot) {
-                return Err(BadState("a bootstrap names a slot that is not there"));
+                return Err(StateError("a bootstrap names a slot that is not there"));
             }
             let waiting = if take.flag()? { Some(waiting(take)?) } else { None };
             self.takings.insert(slot, SeriesBootstrap { bootstrap, waiting });
@@ -206,12 +196,12 @@ impl super::OpenBootstraps {
     }
 }
 
-fn waiting(take: &mut StateReader) -> Result<WaitingSamples, BadState> {
+fn waiting(take: &mut StateReader) -> Result<WaitingSamples, StateError> {
     let mut waiting = WaitingSamples::default();
     for _ in 0..take.n(16)? {
         let sample = (time(take)?, f64::from_bits(take.u64()?));
         if waiting.samples.last().is_some_and(|(last, _)| *last >= sample.0) || sample.0 == NEVER {
-            return Err(BadState("samples that wait are not in the order of time"));
+            return Err(StateError("samples that wait are not in the order of time"));
         }
         waiting.samples.push(sample);
     }
@@ -219,35 +209,32 @@ fn waiting(take: &mut StateReader) -> Result<WaitingSamples, BadState> {
 }
 
 impl crate::shard::Slots {
-    fn save(&self, put: &mut StateWriter) -> Vec<u32> {
+    fn save(&self, put: &mut StateWriter) {
         put.n(self.series.len());
         self.series.iter().for_each(|series| put.u64(*series));
         put.n(self.free.len());
         self.free.iter().for_each(|slot| put.u32(*slot));
-        let mut used = vec![true; self.series.len()];
-        self.free.iter().for_each(|slot| used[*slot as usize] = false);
-        (0..self.series.len() as u32).filter(|slot| used[*slot as usize]).collect()
     }
 
-    fn load(&mut self, take: &mut StateReader, shard: usize) -> Result<Vec<(u32, SeriesId)>, BadState> {
+    fn load(&mut self, take: &mut StateReader, shard: usize) -> Result<Vec<(u32, SeriesId)>, StateError> {
         let n = take.n(8)?;
         self.series = (0..n).map(|_| take.u64()).collect::<Result<_, _>>()?;
         let n = take.n(4)?;
         self.free = (0..n).map(|_| take.u32()).collect::<Result<_, _>>()?;
         let mut used = vec![true; self.series.len()];
         for slot in &self.free {
-            let slot = used.get_mut(*slot as usize).ok_or(BadState("a free slot is not there"))?;
+            let slot = used.get_mut(*slot as usize).ok_or(StateError("a free slot is not there"))?;
             if !std::mem::take(slot) {
-                return Err(BadState("a slot is free twice"));
+                return Err(StateError("a slot is free twice"));
             }
         }
         let mut live = Vec::with_capacity(used.len() - n);
         for (slot, series) in self.series.iter().enumerate().filter(|(slot, _)| used[*slot]) {
             if *series % SHARDS as u64 != shard as u64 {
-                return Err(BadState("a series is of another shard"));
+                return Err(StateError("a series is of another shard"));
             }
             if self.by_series.insert(*series, slot as u32).is_some() {
-                return Err(BadState("a series has two slots"));
+                return Err(StateError("a series has two slots"));
             }
             live.push((slot as u32, SeriesId(*series)));
         }

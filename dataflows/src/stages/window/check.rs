@@ -227,6 +227,8 @@ mod tests {
     use crate::rows::Rows;
     use crate::sample::{EpochEnd, Samples};
     use crate::settings::{Settings, Window};
+    use crate::shard::AdmittedBatch;
+    use crate::stage::{Budget, Progress, Stage};
     use crate::stages::admit::Admit;
     use std::sync::Arc;
 
@@ -242,7 +244,9 @@ mod tests {
     impl CheckShard {
         fn new(settings: Settings) -> CheckShard {
             let settings = Arc::new(settings.validated().unwrap());
-            CheckShard { admit: Admit::new(Arc::clone(&settings)), windows: Windows::new(settings), epoch: 0 }
+            let mut admit = Admit::new(Arc::clone(&settings));
+            admit.keep_slots_for(crate::pipeline::keep_ms);
+            CheckShard { admit, windows: Windows::new(settings), epoch: 0 }
         }
 
         fn feed(&mut self, samples: &Samples, processing_ms: i64) -> Rows {
@@ -253,12 +257,15 @@ mod tests {
                 watermark_ms: processing_ms,
                 last_of_input: false,
             };
-            let epoch = EpochBatch { end, controls: &[], bootstraps: &[], live: samples, save: None };
-            let batch = self.admit.retire(0, epoch);
-            let mut out = Rows::default();
-            self.windows.retire(&batch, &mut out);
-            while !self.windows.close_silent(processing_ms, 1_000, &mut out) {}
-            self.windows.free(&batch);
+            let epoch =
+                EpochBatch { shard: 0, end, controls: &[], bootstraps: &[], live: samples, save: None };
+            let (mut batch, mut out) = (AdmittedBatch::new(end), Rows::default());
+            self.admit.retire(&epoch, &mut batch);
+            batch.given.iter().for_each(|given| self.windows.assign(given));
+            batch.series().for_each(|series| self.windows.observe(&series, &batch, &mut out));
+            while self.windows.tick(end, &mut Budget::new(1_000), &mut out) == Progress::More {}
+            self.admit.end(&mut batch, &|_| false);
+            batch.freed.iter().for_each(|slot| self.windows.forget(*slot));
             out
         }
 

@@ -9,14 +9,14 @@ use crate::shard::ClockChange;
 
 impl Windows {
     /// Goes on under a clock that says `to_ms`.
-    pub(super) fn reset_clock(&mut self, set: &ClockChange) {
+    pub(super) fn set_clock_back(&mut self, set: &ClockChange) {
         let to_ms = set.to_ms;
         self.timers = Timers::default();
         self.reshaped_to = self.reshaped_to.min(to_ms.saturating_add(AHEAD_MS_MAX));
         let longest_ms = self.plans.iter().map(|plan| plan.length_ms).max().unwrap_or(0);
         for slot in set.slots.iter().copied() {
             let head = &mut self.heads[slot as usize];
-            self.working.on(head.series);
+            self.position.on(head.series);
             head.last_applied_ms = head.last_applied_ms.min(to_ms);
             head.armed = i64::MAX;
             // No key that holds a sample could be answered, so none that silence closed was.

@@ -17,11 +17,14 @@
 mod check;
 mod clock;
 mod explain;
+mod late;
 mod open;
 mod panes;
 mod prefill;
+mod rebuild;
 mod reconfigure;
 mod snapshot;
+mod stage;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,12 +32,12 @@ use std::sync::Arc;
 use self::panes::{BuildProgress, Layout, PaneSpan, WindowPlan};
 use self::prefill::PrefillKeys;
 use self::reconfigure::{AddedWindow, BaseLimit};
-use self::snapshot::SealedPanes;
-pub use self::snapshot::SnapshotCursor;
+pub use self::stage::SPEC;
 use crate::kernels::moments::{Moments, WORDS};
 use crate::mutants::{Mutant, mutant};
 use crate::rows::{Rows, WindowStats};
 use crate::sample::SeriesId;
+use crate::seal::Sealing;
 use crate::settings::Settings;
 use crate::shard::{AdmittedBatch, Flat, LatePane, SlotAssignment, Timers, WorkPosition, pane_of, wait_ms};
 
@@ -103,7 +106,7 @@ pub struct Windows {
     timers: Timers,
     /// By slot: what was published before a bootstrap that the series took.
     prefill: BTreeMap<u32, PrefillKeys>,
-    sealed_panes: SealedPanes,
+    sealing: Sealing,
     /// By slot and window: what windows that were added are held to, until nothing shows it.
     added: BTreeMap<(u32, u32), AddedWindow>,
     /// By slot: what base panes a change of settings left, where their ring could reach further back.
@@ -111,14 +114,14 @@ pub struct Windows {
     /// Panes that begin before this may have been put together in another shape, or their base panes be gone: the last
     /// change of the rings was then.
     reshaped_to: i64,
-    /// Due slots of the epoch at hand, and whether they are still to be collected.
+    /// Due slots of the epoch at hand, and whether they were collected already.
     due: Vec<u32>,
-    collect: bool,
+    is_collected: bool,
     /// Keys that late samples of the series at hand touched.
     dirty: Vec<(usize, i64)>,
     /// Per window, the lowest mark to which the series at hand was reopened.
     reopened: Vec<i64>,
-    working: Arc<WorkPosition>,
+    position: Arc<WorkPosition>,
 }
 
 impl Windows {
@@ -134,15 +137,15 @@ impl Windows {
             records: Flat::new(layout.records),
             timers: Timers::default(),
             prefill: BTreeMap::new(),
-            sealed_panes: SealedPanes::default(),
+            sealing: Sealing::default(),
             added: BTreeMap::new(),
             base_from: BTreeMap::new(),
             reshaped_to: NEVER,
             due: Vec::new(),
-            collect: false,
+            is_collected: false,
             dirty: Vec::new(),
             reopened: Vec::new(),
-            working: Arc::default(),
+            position: Arc::default(),
             settings,
         }
     }
@@ -153,84 +156,17 @@ impl Windows {
         layout.records * WORDS * 8 + size_of::<WindowSeries>() + layout.plans.len() * size_of::<Marks>() + 32
     }
 
-    /// Notes what it is at in `working`.
-    pub fn note_in(&mut self, working: &Arc<WorkPosition>) {
-        self.working = Arc::clone(working);
-    }
-
-    /// Applies the samples of one epoch; what they close or correct goes to `out`.
-    pub fn retire(&mut self, batch: &AdmittedBatch, out: &mut Rows) {
-        self.collect = true;
-        // Before anything else, so that silence does not close their keys.
-        batch.quarantined.iter().for_each(|slot| self.forget_slot(*slot));
-        if let Some(settings) = &batch.settings {
-            self.reconfigure(settings, batch);
-        }
-        if let Some(clock) = &batch.clock {
-            self.reset_clock(clock);
-        }
-        batch.given.iter().for_each(|given| self.give(given));
-        let (mut late, mut new, mut step) = (0, 0, 0);
-        loop {
-            let slots = batch.late.get(late).map(|pane| pane.slot).into_iter();
-            let slots = slots.chain(batch.slot.get(new).copied());
-            let slots = slots.chain(batch.phases.get(step).map(|phase| phase.slot));
-            let Some(slot) = slots.min() else { break };
-            self.working.on(self.heads[slot as usize].series);
-            let (late_from, mut new_from) = (late, new);
-            while batch.late.get(late).is_some_and(|pane| pane.slot == slot) {
-                late += 1;
-            }
-            while batch.slot.get(new) == Some(&slot) {
-                new += 1;
-            }
-            while let Some(phase) = batch.phases.get(step).filter(|phase| phase.slot == slot) {
-                let place = phase.place as usize;
-                self.bootstrap(slot, batch, new_from..place);
-                self.step(slot, phase.step, batch);
-                (step, new_from) = (step + 1, place);
-            }
-            if self.bootstraps(slot) {
-                self.bootstrap(slot, batch, new_from..new);
-            } else {
-                self.apply(slot, &batch.late[late_from..late], batch, new_from..new, out);
-            }
-        }
-    }
-
-    /// Closes what silence closes, a slice at a time; returns whether all is done.
-    pub fn close_silent(&mut self, watermark_ms: i64, rows_max: usize, out: &mut Rows) -> bool {
-        if watermark_ms == NEVER {
-            return true;
-        }
-        if std::mem::take(&mut self.collect) {
-            // Collected once: a slot armed anew for this very second waits for the next epoch.
-            while let Some((bucket, slots)) = self.timers.due(watermark_ms) {
-                for slot in slots {
-                    let armed = &mut self.heads[slot as usize].armed;
-                    if Timers::bucket(*armed) == bucket {
-                        *armed = i64::MAX;
-                        self.due.push(slot);
-                    }
+    /// Takes the slots that are due.
+    fn collect_due(&mut self, watermark_ms: i64) {
+        while let Some((bucket, slots)) = self.timers.due(watermark_ms) {
+            for slot in slots {
+                let armed = &mut self.heads[slot as usize].armed;
+                if Timers::bucket(*armed) == bucket {
+                    *armed = i64::MAX;
+                    self.due.push(slot);
                 }
             }
         }
-        while let Some(slot) = self.due.pop() {
-            self.working.on(self.heads[slot as usize].series);
-            if self.due_ms(slot) <= watermark_ms {
-                self.silence(slot, watermark_ms, out);
-            }
-            self.arm(slot);
-            if out.windows.len() >= rows_max {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Forgets freed slots; after everything else of the epoch.
-    pub fn free(&mut self, batch: &AdmittedBatch) {
-        batch.freed.iter().for_each(|slot| self.forget_slot(*slot));
     }
 
     fn forget_slot(&mut self, slot: u32) {
@@ -238,22 +174,6 @@ impl Windows {
         self.heads[slot as usize].revised = BTreeMap::new();
         self.prefill.remove(&slot);
         self.forget_young(slot);
-    }
-
-    /// Bytes of state, flat records counted as if every one had been written.
-    pub fn bytes(&self) -> usize {
-        let revised: usize = self.heads.iter().map(|head| head.revised.len() * REVISED_BYTES).sum();
-        let heads =
-            self.heads.capacity() * size_of::<WindowSeries>() + self.marks.capacity() * size_of::<Marks>();
-        let held: usize = self.prefill.values().map(PrefillKeys::bytes).sum();
-        let young = self.added.len() * 40 + self.base_from.len() * 32;
-        heads
-            + self.records.bytes(self.heads.len())
-            + self.timers.bytes()
-            + revised
-            + held
-            + self.sealed_panes.bytes()
-            + young
     }
 
     fn give(&mut self, given: &SlotAssignment) {
@@ -280,7 +200,7 @@ impl Windows {
             self.heads.push(head);
             self.records.reserve(given.slot);
             self.marks.extend(std::iter::repeat_n(Marks::NEW, self.plans.len()));
-            self.sealed_panes.begin(given.slot);
+            self.sealing.begin(given.slot);
         }
     }
 
@@ -288,7 +208,7 @@ impl Windows {
     fn clear(&mut self, slot: u32) {
         self.records.of_mut(slot).fill([0; WORDS]);
         self.marks[slot as usize * self.plans.len()..][..self.plans.len()].fill(Marks::NEW);
-        self.sealed_panes.begin(slot);
+        self.sealing.begin(slot);
     }
 
     /// Applies one series' samples of one epoch: late panes, then new samples, then corrections.
@@ -401,7 +321,7 @@ impl Windows {
     fn advance(&mut self, slot: u32, at: i64, out: &mut Rows) {
         let plans = Arc::clone(&self.plans);
         if at <= self.heads[slot as usize].sealed {
-            self.forget(slot, at);
+            self.forget_built(slot, at);
         }
         let newest = self.heads[slot as usize].newest;
         let (mut next_key, mut sealed) = (i64::MAX, NEVER);
@@ -476,84 +396,6 @@ impl Windows {
         }
     }
 
-    /// Refolds the base panes that late samples touched and notes the closed keys that hold them.
-    fn refold(&mut self, slot: u32, late: &[LatePane], batch: &AdmittedBatch) {
-        let plans = Arc::clone(&self.plans);
-        self.reopened.clear();
-        self.reopened.resize(plans.len(), i64::MAX);
-        for pane in late {
-            let raw = pane.raw.0 as usize..pane.raw.1 as usize;
-            let mut moments = Moments { tag: pane.pane as u32, ..Moments::EMPTY };
-            batch.raw_at_ms[raw.clone()]
-                .iter()
-                .zip(&batch.raw_value[raw])
-                .for_each(|(at, value)| moments.push(*at, *value));
-            let place = pane.pane.rem_euclid(self.base_ring) as usize;
-            self.records.of_mut(slot)[place] = moments.to_words();
-            self.forget(slot, pane.pane * self.base_ms);
-            for at in &batch.late_at_ms[pane.late.0 as usize..pane.late.1 as usize] {
-                for (w, plan) in plans.iter().enumerate() {
-                    if *at <= self.added_window(slot, w).known_from {
-                        continue;
-                    }
-                    let closed = self.marks(slot, w).closed;
-                    let mut key = pane_of(*at, plan.hop_ms) * plan.hop_ms;
-                    while key < at + plan.length_ms && key <= closed {
-                        self.dirty.push((w, key));
-                        key += plan.hop_ms;
-                    }
-                }
-            }
-        }
-        self.dirty.sort_unstable();
-        self.dirty.dedup();
-    }
-
-    /// Emits the noted keys below `before` anew.
-    fn correct(
-        &mut self,
-        slot: u32,
-        late: &[LatePane],
-        batch: &AdmittedBatch,
-        new: std::ops::Range<usize>,
-        before: i64,
-        out: &mut Rows,
-    ) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        let late_at =
-            late.first().zip(late.last()).map_or(0..0, |(a, b)| a.late.0 as usize..b.late.1 as usize);
-        let added_at = [&batch.late_at_ms[late_at], &batch.at_ms[new]];
-        dirty.retain(|(w, at)| {
-            let (w, at) = (*w, *at);
-            if at >= before {
-                return true;
-            }
-            let closed = self.marks(slot, w).closed;
-            if at <= closed && at > self.reopened[w] {
-                return false; // closed anew, and answered, in this epoch
-            }
-            if let Some(moments) = self.answer(slot, w, at) {
-                let from = (at - self.plans[w].length_ms).max(self.added_window(slot, w).known_from);
-                // Both rise, so that this does not grow with how far back late samples are taken.
-                let within = |all: &[i64]| {
-                    all.partition_point(|t| *t <= at) - all.partition_point(|t| *t <= from.min(at))
-                };
-                let added: usize = added_at.iter().map(|all| within(all)).sum();
-                self.emit(slot, w, at, &moments, moments.count as usize > added, at > closed, out);
-            }
-            if at > closed {
-                // Samples may still come into what was built for this answer.
-                let plan = self.plans[w];
-                self.marks(slot, w).built.forget(&plan, closed + 1);
-                if mutant(Mutant::OtherPanesForgotten) {
-                    self.forget(slot, closed + 1);
-                }
-            }
-            false
-        });
-        self.dirty = dirty;
-    }
-
     /// The moments of the window ending at `at`; `None` if it is empty or withheld.
     fn answer(&mut self, slot: u32, w: usize, at: i64) -> Option<Moments> {
         let (plan, young) = (&self.plans[w], self.added_window(slot, w));
@@ -613,7 +455,7 @@ impl Windows {
     }
 
     /// Forgets what was built on the panes that hold `at` or anything newer.
-    fn forget(&mut self, slot: u32, at: i64) {
+    fn forget_built(&mut self, slot: u32, at: i64) {
         for (plan, marks) in self.plans.iter().zip(&mut self.marks[slot as usize * self.plans.len()..]) {
             marks.built.forget(plan, at);
         }

@@ -107,7 +107,7 @@ impl Windows {
         }
     }
 
-    fn hold(&mut self, slot: u32, publish_from_ms: i64, had: Vec<i64>) {
+    pub(super) fn hold(&mut self, slot: u32, publish_from_ms: i64, had: Vec<i64>) {
         let marks = &self.marks[slot as usize * self.plans.len()..][..self.plans.len()];
         let published = |of: fn(&Marks) -> i64| marks.iter().map(of).collect::<Vec<_>>();
         let (closed, silent) = (published(|marks| marks.closed), published(|marks| marks.silent));

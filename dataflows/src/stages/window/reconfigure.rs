@@ -11,8 +11,7 @@
 
 use super::panes::{self, BuildProgress, Layout, PaneRecords, PaneSpan, WindowPlan};
 use super::{
-    AdmittedBatch, Arc, BTreeMap, Marks, Moments, NEVER, SealedPanes, Settings, Timers, WORDS, Windows,
-    pane_of,
+    AdmittedBatch, Arc, BTreeMap, Marks, Moments, NEVER, Sealing, Settings, Timers, WORDS, Windows, pane_of,
 };
 use crate::mutants::{Mutant, mutant};
 use crate::shard::{CarriedSeries, Flat};
@@ -116,7 +115,7 @@ impl PaneSource<'_> {
 
 impl Windows {
     /// Carries everything over to other settings.
-    pub(super) fn reconfigure(&mut self, settings: &Arc<Settings>, batch: &AdmittedBatch) {
+    pub(super) fn carry_over(&mut self, settings: &Arc<Settings>, batch: &AdmittedBatch) {
         let layout = Layout::new(settings);
         let plans: Arc<[WindowPlan]> = layout.plans.into();
         let same =
@@ -129,7 +128,7 @@ impl Windows {
         let before_settings = std::mem::replace(&mut self.settings, Arc::clone(settings));
         if settings.allowed_lateness_ms > before_settings.allowed_lateness_ms {
             // Late samples may now touch panes that were saved as sealed.
-            self.sealed_panes = SealedPanes::anew(self.heads.len());
+            self.sealing = Sealing::anew(self.heads.len());
         }
         if !same {
             let marks = vec![Marks::NEW; self.heads.len() * plans.len()];
@@ -150,14 +149,14 @@ impl Windows {
             self.reshaped_to = newest.max().unwrap_or(NEVER).max(self.reshaped_to);
             for carried in &batch.carried {
                 let series = self.heads[carried.slot as usize].series;
-                self.working.on(series);
+                self.position.on(series);
                 #[cfg(feature = "faults")]
                 crate::faults::check_settings(series.0);
                 self.carry(&mut before, carried, batch);
             }
             self.prefill.values_mut().for_each(|held| held.carry(&before.kept));
             self.reopened.clear();
-            self.sealed_panes = SealedPanes::anew(self.heads.len());
+            self.sealing = Sealing::anew(self.heads.len());
         }
         // Other waits: every timer is set anew.
         self.timers = Timers::default();
@@ -402,7 +401,7 @@ impl Windows {
 }
 
 /// The last key of an added window that lay in the past when it was added.
-fn mute_to(carried: &CarriedSeries, plan: &WindowPlan, batch: &AdmittedBatch) -> i64 {
+pub(super) fn mute_to(carried: &CarriedSeries, plan: &WindowPlan, batch: &AdmittedBatch) -> i64 {
     carried.newest_ms.max(batch.end.watermark_ms).div_euclid(plan.hop_ms) * plan.hop_ms
 }
 

@@ -17,13 +17,12 @@ use super::{Marks, NEVER, RevisedKey, WORDS, Windows};
 use crate::mutants::{Mutant, mutant};
 use crate::sample::{AT_MS_MAX, SeriesId};
 use crate::settings::Settings;
-use crate::shard::pane_of;
-use crate::snapshot::{BadState, CHAINS, StateReader, StateWriter};
+use crate::shard::{SeriesMap, SlotAssignment, pane_of};
+use crate::snapshot::{CHAINS, StateError, StateReader, StateWriter};
+use crate::stage::{PartReader, PartWriter, Progress, SavePoint};
 
-/// Version of the panes.
-const VERSION: u8 = 2;
-/// Version of the state.
-const STATE_VERSION: u8 = 3;
+/// Version of the part.
+pub(super) const VERSION: u8 = 1;
 
 /// Bytes of a pane's words.
 const WORDS_BYTES: usize = 8 * WORDS;
@@ -32,127 +31,59 @@ const PANE_BYTES: usize = 8 + WORDS_BYTES;
 /// Most bytes reserved for a save before it is made.
 const RESERVED_MAX: usize = 64 << 20;
 
-/// How far the sealed panes of each series are in each chain.
-#[derive(Default)]
-pub(super) struct SealedPanes {
-    /// By slot and chain: panes that end before this are held; [`NEVER`] if none of this beginning are.
-    before: Vec<[i64; CHAINS]>,
-    /// By chain: the epoch of its last save.
-    epochs: [Option<u64>; CHAINS],
-}
-
-impl SealedPanes {
-    /// No chain goes on: the panes of so many slots are in other rings.
-    pub(super) fn anew(slots: usize) -> SealedPanes {
-        SealedPanes { before: vec![[NEVER; CHAINS]; slots], epochs: [None; CHAINS] }
-    }
-
-    /// The series of the slot begins anew.
-    pub(super) fn begin(&mut self, slot: u32) {
-        let slot = slot as usize;
-        if slot >= self.before.len() {
-            self.before.resize(slot + 1, [NEVER; CHAINS]);
-        }
-        self.before[slot] = [NEVER; CHAINS];
-    }
-
-    /// Bytes held.
-    pub(super) fn bytes(&self) -> usize {
-        self.before.capacity() * size_of::<[i64; CHAINS]>()
-    }
-}
-
-/// A save that is made part by part.
-pub struct SnapshotCursor {
-    chain: usize,
-    /// Whether it is all that the chain holds.
-    pub whole: bool,
-    /// How many slots are saved.
-    next: usize,
-    state: StateWriter,
-    panes: StateWriter,
-}
-
-impl SnapshotCursor {
-    /// The state, and the sealed panes that the chain lacked.
-    pub fn bytes(self) -> (Vec<u8>, Vec<u8>) {
-        (self.state.0, self.panes.0)
-    }
-}
-
 /// A ring of panes in the record of a slot: first entry, length, length of a pane.
 type SealedRing = (usize, i64, i64);
 
 impl Windows {
-    /// Begins to save what `chain` lacks as of the end of `epoch`, of so many slots in use.
-    ///
-    /// The chain then counts as holding it. If `whole`, it counts as empty before; so it does as well when it has no save
-    /// of panes in these rings.
-    pub fn begin_save(&mut self, (epoch, chain, whole): (u64, usize, bool), live: usize) -> SnapshotCursor {
-        let whole = whole || self.sealed_panes.epochs[chain].is_none();
-        let mut panes = Vec::new();
-        if whole {
-            self.sealed_panes.before.iter_mut().for_each(|before| before[chain] = NEVER);
+    /// Begins the part of a save: what the chain lacks of the panes, and the state of so many slots in use.
+    pub(super) fn begin_part(&mut self, at: SavePoint, live: usize) -> PartWriter {
+        let mut sealed = Vec::new();
+        if at.whole {
             let ring_panes: i64 = self.rings().map(|(_, length, _)| length).sum();
-            panes.reserve((live * ring_panes as usize * PANE_BYTES).min(RESERVED_MAX));
+            sealed.reserve((live * ring_panes as usize * PANE_BYTES).min(RESERVED_MAX));
         }
-        self.sealed_panes.epochs[chain] = Some(epoch);
-        let (mut panes, mut state) = (StateWriter(panes), StateWriter::default());
-        panes.u8(VERSION);
-        self.save_shape(&mut panes);
-        state.u8(STATE_VERSION);
-        for epoch in self.sealed_panes.epochs {
-            state.u64(epoch.map_or(0, |epoch| epoch + 1));
-        }
-        state.i64(self.reshaped_to);
-        state.n(live);
-        SnapshotCursor { chain, whole, next: 0, state, panes }
+        self.sealing.begin_save(at.chain, at.whole);
+        let mut part = PartWriter { next: 0, state: StateWriter::default(), sealed: StateWriter(sealed) };
+        self.save_shape(&mut part.sealed);
+        part.state.i64(self.reshaped_to);
+        part.state.n(live);
+        part
     }
 
-    /// Saves so many more of `live`, the slots in use; true if those were the last. Nothing else may happen to the windows
-    /// before that.
-    pub fn save_some(&mut self, saving: &mut SnapshotCursor, live: &[u32], at_most: usize) -> bool {
-        let upto = live.len().min(saving.next + at_most);
-        for slot in &live[saving.next..upto] {
-            self.save_sealed(*slot, saving.chain, &mut saving.panes);
-            self.save_series(*slot, &mut saving.state);
+    /// Saves so many more of `live`.
+    pub(super) fn save_slots(
+        &mut self,
+        part: &mut PartWriter,
+        at: SavePoint,
+        live: &[u32],
+        at_most: usize,
+    ) -> Progress {
+        let upto = live.len().min(part.next + at_most);
+        for slot in &live[part.next..upto] {
+            self.save_sealed(*slot, at.chain, &mut part.sealed);
+            self.save_series(*slot, &mut part.state);
         }
-        saving.next = upto;
-        upto == live.len()
+        part.next = upto;
+        if upto == live.len() { Progress::Done } else { Progress::More }
     }
 
-    /// The windows of a shard with this state and these panes, save by save. `slots` is how many slots there are,
-    /// `live` the series of those in use.
+    /// The windows of a shard as they were saved.
     ///
     /// # Errors
     /// Bytes that no shard wrote.
-    pub fn load(
-        settings: Arc<Settings>,
-        slots: usize,
-        live: &[(u32, SeriesId)],
-        state: &[u8],
-        panes: &[&[u8]],
-    ) -> Result<Windows, BadState> {
+    pub(super) fn load(settings: Arc<Settings>, part: PartReader<'_>) -> Result<Windows, StateError> {
+        let PartReader { slots, live, state: mut take, sealed, .. } = part;
         let mut windows = Windows::new(settings);
-        let free = crate::shard::SlotAssignment { slot: 0, series: SeriesId(0), withhold_ms: NEVER };
-        for slot in 0..slots as u32 {
-            windows.give(&crate::shard::SlotAssignment { slot, ..free });
-        }
+        windows.give_free(slots);
         // Before the state, which has what is newer.
         let slot_of = live.iter().map(|(slot, series)| (series.0, *slot)).collect();
-        for bytes in panes {
-            windows.load_sealed(&slot_of, bytes)?;
+        for piece in sealed {
+            windows.load_sealed(&slot_of, piece)?;
         }
-        let mut take = StateReader(state);
-        if take.u8()? != STATE_VERSION {
-            return Err(BadState("the windows' state is of another version"));
-        }
-        for chain in 0..CHAINS {
-            windows.sealed_panes.epochs[chain] = take.u64()?.checked_sub(1);
-        }
+        windows.sealing.loaded();
         windows.reshaped_to = take.i64()?;
         if take.n(1)? != live.len() {
-            return Err(BadState("gate and windows differ in what they hold"));
+            return Err(StateError("gate and windows differ in what they hold"));
         }
         for (slot, series) in live {
             windows.heads[*slot as usize].series = *series;
@@ -165,6 +96,13 @@ impl Windows {
         Ok(windows)
     }
 
+    /// So many slots, all of them free.
+    pub(super) fn give_free(&mut self, slots: usize) {
+        for slot in 0..slots as u32 {
+            self.give(&SlotAssignment { slot, series: SeriesId(0), withhold_ms: NEVER });
+        }
+    }
+
     /// Loses the panes that tests ask for.
     #[cfg(feature = "faults")]
     fn lose(&mut self, live: &[(u32, SeriesId)]) {
@@ -173,16 +111,6 @@ impl Windows {
             let place = pane_of(at_ms, self.base_ms).rem_euclid(self.base_ring);
             self.records.of_mut(*slot)[place as usize] = [0; WORDS];
         }
-    }
-
-    /// The settings in force.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
-    /// The epoch of the last save of a chain.
-    pub fn saved_epoch(&self, chain: usize) -> Option<u64> {
-        self.sealed_panes.epochs[chain]
     }
 
     /// The rings of panes: that of base panes first.
@@ -214,7 +142,7 @@ impl Windows {
     fn save_sealed(&mut self, slot: u32, chain: usize, put: &mut StateWriter) {
         let horizon = self.horizon(slot);
         let newest = self.heads[slot as usize].newest;
-        let before = self.sealed_panes.before[slot as usize][chain];
+        let before = self.sealing.before(slot, chain);
         if newest == NEVER && before == NEVER {
             // Something of a series that had this id may be in the chain.
             put.u64(self.heads[slot as usize].series.0);
@@ -247,19 +175,15 @@ impl Windows {
                 put.words(at(pane));
             }
         }
-        self.sealed_panes.before[slot as usize][chain] = horizon;
+        self.sealing.advance(slot, chain, horizon);
     }
 
-    fn load_sealed(&mut self, slot_of: &crate::shard::SeriesMap<u32>, bytes: &[u8]) -> Result<(), BadState> {
-        let mut take = StateReader(bytes);
-        if take.u8()? != VERSION {
-            return Err(BadState("the panes are of another version"));
-        }
+    fn load_sealed(&mut self, slot_of: &SeriesMap<u32>, mut take: StateReader<'_>) -> Result<(), StateError> {
         let rings: Vec<SealedRing> = self.rings().collect();
         let shape =
             (0..take.n(16)?).map(|_| Ok((take.i64()?, take.i64()?))).collect::<Result<Vec<_>, _>>()?;
         if shape != rings.iter().map(|(_, length, pane_ms)| (*length, *pane_ms)).collect::<Vec<_>>() {
-            return Err(BadState("the panes are of other settings"));
+            return Err(StateError("the panes are of other settings"));
         }
         while !take.0.is_empty() {
             // One whose slot was freed since counts no more.
@@ -272,7 +196,7 @@ impl Windows {
                 for _ in 0..take.n(PANE_BYTES)? {
                     let (pane, words) = (take.i64()?, take.words()?);
                     if !panes::holds(&words, pane) {
-                        return Err(BadState("a pane is not what it says"));
+                        return Err(StateError("a pane is not what it says"));
                     }
                     if let Some(slot) = slot {
                         self.records.of_mut(slot)[first + pane.rem_euclid(*length) as usize] = words;
@@ -318,12 +242,12 @@ impl Windows {
         w: usize,
         built: i64,
         take: &mut StateReader,
-    ) -> Result<(), BadState> {
+    ) -> Result<(), StateError> {
         let (range, plan) = (self.reshaped(slot, w, built), self.plans[w]);
         for _ in 0..take.n(PANE_BYTES)? {
             let (pane, words) = (take.i64()?, take.words()?);
             if !range.as_ref().is_some_and(|range| range.contains(&pane)) || !panes::holds(&words, pane) {
-                return Err(BadState("a pane that was put together in another shape is not what it says"));
+                return Err(StateError("a pane that was put together in another shape is not what it says"));
             }
             self.records.of_mut(slot)[plan.ring.0 + pane.rem_euclid(plan.ring.1) as usize] = words;
         }
@@ -355,9 +279,7 @@ impl Windows {
             put.i64(marks.silent);
             put.i64(marks.built.upto());
         }
-        for before in self.sealed_panes.before[slot as usize] {
-            put.i64(before);
-        }
+        (0..CHAINS).for_each(|chain| put.i64(self.sealing.before(slot, chain)));
         if head.newest != NEVER {
             let record = self.records.of(slot);
             let last = pane_of(head.newest, self.base_ms);
@@ -396,7 +318,7 @@ impl Windows {
         self.prefill.get(&slot).into_iter().for_each(|held| held.save(put));
     }
 
-    fn load_series(&mut self, slot: u32, take: &mut StateReader) -> Result<(), BadState> {
+    fn load_series(&mut self, slot: u32, take: &mut StateReader) -> Result<(), StateError> {
         let windows = self.plans.len();
         let head = &mut self.heads[slot as usize];
         head.newest = time(take)?;
@@ -406,11 +328,11 @@ impl Windows {
         for _ in 0..take.n(17)? {
             let window = usize::from(take.u8()?);
             if window >= windows {
-                return Err(BadState("a revision is of a window that is not there"));
+                return Err(StateError("a revision is of a window that is not there"));
             }
             let (at, revision, count) = (take.i64()?, take.u32()?, take.u32()?);
             if head.revised.insert((at, window), RevisedKey { revision, count }).is_some() {
-                return Err(BadState("a key has two revisions"));
+                return Err(StateError("a key has two revisions"));
             }
         }
         let newest = head.newest;
@@ -424,7 +346,7 @@ impl Windows {
             self.marks[slot as usize * windows + w] = Marks { closed, silent, built };
         }
         for chain in 0..CHAINS {
-            self.sealed_panes.before[slot as usize][chain] = take.i64()?;
+            self.sealing.advance(slot, chain, take.i64()?);
         }
         if newest != NEVER {
             let last = pane_of(newest, self.base_ms);
@@ -434,7 +356,7 @@ impl Windows {
                 let behind = (last as u32).wrapping_sub((words[8] >> 32) as u32);
                 let pane = last - i64::from(behind);
                 if i64::from(behind) >= self.base_ring || !panes::holds(&words, pane) {
-                    return Err(BadState("a pane is not what it says"));
+                    return Err(StateError("a pane is not what it says"));
                 }
                 self.records.of_mut(slot)[pane.rem_euclid(self.base_ring) as usize] = words;
             }
@@ -442,7 +364,7 @@ impl Windows {
         for _ in 0..take.n(17)? {
             let w = take.u8()?;
             if usize::from(w) >= windows {
-                return Err(BadState("a window that was added is not there"));
+                return Err(StateError("a window that was added is not there"));
             }
             let young = AddedWindow { known_from: key(take)?, mute_to: key(take)? };
             self.added.insert((slot, u32::from(w)), young);
@@ -450,6 +372,16 @@ impl Windows {
         if take.flag()? {
             self.base_from.insert(slot, BaseLimit { from: key(take)?, sealed_to: key(take)? });
         }
+        self.load_built(slot, take)?;
+        if take.flag()? {
+            self.prefill.insert(slot, PrefillKeys::load(take, windows, 0)?);
+        }
+        Ok(())
+    }
+
+    /// How far hop panes are built, as far as they were saved.
+    fn load_built(&mut self, slot: u32, take: &mut StateReader) -> Result<(), StateError> {
+        let (windows, newest) = (self.plans.len(), self.heads[slot as usize].newest);
         let horizon = self.horizon(slot);
         let reshaped: Vec<usize> = self.reshaped_windows(slot).collect();
         for w in 0..windows {
@@ -469,26 +401,23 @@ impl Windows {
             self.marks[slot as usize * windows + w].built =
                 upto.map_or(BuildProgress::NOTHING, |upto| BuildProgress::before(upto + 1));
         }
-        if take.flag()? {
-            self.prefill.insert(slot, PrefillKeys::load(take, windows, 0)?);
-        }
         Ok(())
     }
 }
 
 /// A time of a sample, or none yet.
-fn time(take: &mut StateReader) -> Result<i64, BadState> {
+fn time(take: &mut StateReader) -> Result<i64, StateError> {
     let at_ms = take.i64()?;
     let known = at_ms == NEVER || at_ms.unsigned_abs() <= AT_MS_MAX.unsigned_abs();
-    if known { Ok(at_ms) } else { Err(BadState("a time is out of range")) }
+    if known { Ok(at_ms) } else { Err(StateError("a time is out of range")) }
 }
 
 /// A key, or a bound that stands for none.
-fn key(take: &mut StateReader) -> Result<i64, BadState> {
+fn key(take: &mut StateReader) -> Result<i64, StateError> {
     let at = take.i64()?;
     // The longest window and then some.
     let known = at == NEVER || at == i64::MAX || at.unsigned_abs() <= 2 * AT_MS_MAX.unsigned_abs();
-    if known { Ok(at) } else { Err(BadState("a key is out of range")) }
+    if known { Ok(at) } else { Err(StateError("a key is out of range")) }
 }
 
 /// How many bootstraps one after the other are read back.
@@ -506,17 +435,17 @@ impl PrefillKeys {
         self.earlier.iter().for_each(|earlier| earlier.save(put));
     }
 
-    fn load(take: &mut StateReader, windows: usize, depth: usize) -> Result<PrefillKeys, BadState> {
+    fn load(take: &mut StateReader, windows: usize, depth: usize) -> Result<PrefillKeys, StateError> {
         let (had, closed, silent) = (take.i64s()?, take.i64s()?, take.i64s()?);
         if closed.len() != windows || silent.len() != windows || !had.is_sorted() || depth == BOOTSTRAPS_MAX {
-            return Err(BadState("what a bootstrap holds is not of these windows"));
+            return Err(StateError("what a bootstrap holds is not of these windows"));
         }
         let (last_key, since) = (take.i64()?, take.i64()?);
         let state = match take.u8()? {
             0 => PrefillState::Bootstrapping,
             1 => PrefillState::Ended,
             2 => PrefillState::Over,
-            _ => return Err(BadState("the state of a bootstrap is not known")),
+            _ => return Err(StateError("the state of a bootstrap is not known")),
         };
         let earlier =
             if take.flag()? { Some(Box::new(PrefillKeys::load(take, windows, depth + 1)?)) } else { None };

@@ -8,6 +8,7 @@
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
+use tidewatch_dataflows::pipeline;
 use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::{EpochEnd, SeriesId};
 use tidewatch_dataflows::settings::Settings;
@@ -96,7 +97,7 @@ impl AdmitRules {
             base_ms: settings.base_ms(),
             ring_max: settings.late_samples_max as usize,
             reach_ms: settings.longest_ms() + settings.allowed_lateness_ms + hop_ms,
-            keep_ms: settings.keep_ms(),
+            keep_ms: pipeline::keep_ms(settings),
             samples_max,
         }
     }

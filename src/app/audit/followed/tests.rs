@@ -5,6 +5,8 @@ use std::sync::Arc;
 use tidewatch_dataflows::driver::EpochBatch;
 use tidewatch_dataflows::sample::{Control, STALE_NAN_BITS, Samples};
 use tidewatch_dataflows::settings::Window;
+use tidewatch_dataflows::shard::AdmittedBatch;
+use tidewatch_dataflows::stage::Stage;
 use tidewatch_dataflows::stages::admit::Admit;
 
 use super::*;
@@ -40,8 +42,10 @@ impl Gate {
         self.epoch += 1;
         let end =
             EpochEnd { epoch: self.epoch, processing_ms, watermark_ms: processing_ms, last_of_input: false };
-        let out =
-            self.admit.retire(0, EpochBatch { end, controls, bootstraps: &[], live: samples, save: None });
+        let mut out = AdmittedBatch::new(end);
+        let epoch = EpochBatch { shard: 0, end, controls, bootstraps: &[], live: samples, save: None };
+        self.admit.retire(&epoch, &mut out);
+        self.admit.end(&mut out, &|_| false);
         self.applied.extend(out.at_ms.iter().zip(&out.value).map(|(at_ms, value)| (*at_ms, value.to_bits())));
         for pane in &out.late {
             for late in &out.late_at_ms[pane.late.0 as usize..pane.late.1 as usize] {
