@@ -29,7 +29,10 @@ fn hold(page: &str, name: &str, text: &str) {
         std::env::var_os("TEST_WRITE_DOCS").is_some(),
         "{page}: the part {name} is not what the program says; TEST_WRITE_DOCS=1 writes it:\n{text}"
     );
-    std::fs::write(repository().join(page), format!("{}{text}{}", &old[..from], &old[to..])).unwrap();
+    // Other tests read the page meanwhile.
+    let (path, whole) = (repository().join(page), repository().join(format!("{page}.new")));
+    std::fs::write(&whole, format!("{}{text}{}", &old[..from], &old[to..])).unwrap();
+    std::fs::rename(&whole, &path).unwrap();
 }
 
 /// A row of a table; `|` in cells is escaped.
