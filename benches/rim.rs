@@ -333,7 +333,10 @@ pub fn store() {
         std: 0.125,
         first: 0.5,
         last: 1.5,
+        sum: 300.0,
+        changes: 3,
         increase: 9.0,
+        resets: 1,
         partial: false,
     };
     let (start, mut rows) = (Instant::now(), 0);

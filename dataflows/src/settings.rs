@@ -53,6 +53,8 @@ impl std::error::Error for SettingsError {}
 
 const SECOND_MS: i64 = 1_000;
 const DAY_MS: i64 = 86_400_000;
+/// The step of the stages that look at a series as one value a minute.
+pub const STEP_MS: i64 = 60_000;
 /// Most panes one ring of a series may hold.
 pub const PANES_MAX: i64 = 4_096;
 /// Most windows at once.
@@ -185,10 +187,9 @@ impl Settings {
         Ok(self)
     }
 
-    /// The base pane: the largest divisor of the greatest common divisor of all hops that is not above 1 minute.
+    /// The base pane: the greatest common divisor of all hops and of [`STEP_MS`], so that a step is made of whole base panes.
     pub fn base_ms(&self) -> i64 {
-        let hops_seconds = self.windows.iter().fold(0, |all, w| gcd(all, w.hop_ms)) / SECOND_MS;
-        (1..=60).rev().find(|base| hops_seconds % base == 0).unwrap_or(1) * SECOND_MS
+        self.windows.iter().fold(STEP_MS, |all, w| gcd(all, w.hop_ms))
     }
 
     /// The longest window.
@@ -318,7 +319,7 @@ mod tests {
             ..Settings::default()
         };
         assert_eq!(with(&[60_000, 180_000, 720_000]).base_ms(), 60_000);
-        assert_eq!(with(&[90_000]).base_ms(), 45_000);
+        assert_eq!(with(&[90_000]).base_ms(), 30_000);
         assert_eq!(with(&[7_000, 60_000]).base_ms(), 1_000);
         assert_eq!(with(&[420_000]).base_ms(), 60_000);
         assert_eq!(with(&[61_000]).base_ms(), 1_000);

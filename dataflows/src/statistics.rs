@@ -153,6 +153,18 @@ pub const STATISTICS: &[Statistic] = &[
     Statistic::new(number("first", "The oldest value."), Agreement::Exact, |row| Some(row.first)),
     Statistic::new(number("last", "The newest value."), Agreement::Exact, |row| Some(row.last)),
     Statistic::new(
+        number("sum", "The sum of the values; null beyond 1.8e308."),
+        Agreement::OfMagnitudes(1e-12),
+        |row| Some(row.sum),
+    )
+    .promql("sum_over_time"),
+    Statistic::new(
+        counted("changes", "How often a value differs from the one before."),
+        Agreement::Exact,
+        |row| Some(f64::from(row.changes)),
+    )
+    .promql("changes"),
+    Statistic::new(
         number("increase", "Of a counter: by how much it grew, resets added; null below two samples.")
             .or_absent(),
         Agreement::OfSteps(1e-10),
@@ -165,5 +177,11 @@ pub const STATISTICS: &[Statistic] = &[
         Agreement::Derived,
         WindowStats::rate,
     ),
+    Statistic::new(
+        counted("resets", "Of a counter: how often it fell, which is a reset.").or_absent(),
+        Agreement::Exact,
+        |row| Some(f64::from(row.resets)),
+    )
+    .promql("resets"),
     REVISION,
 ];

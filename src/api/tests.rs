@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::store::budget::{Budget, BudgetExceeded};
 use crate::store::testing::labels_of;
 use crate::store::testing::{HOUR_MS, ModelStore, T0, TempDir, batch_of, series, stats};
-use crate::store::{LabelPairs, NoAnswer, OpenWindowSource, Store, StoreError};
+use crate::store::{LabelPairs, NoAnswer, OpenWindowSource, STATISTICS, Store, StoreError};
 
 struct Fake {
     ready: Result<(), String>,
@@ -429,26 +429,10 @@ fn csv_has_the_same_rows_and_its_cursor_in_a_header() {
     let reply = served.get("/api/v1/windows?format=csv&limit=5");
     assert_eq!((reply.status, reply.header("content-type")), (200, "text/csv; charset=utf-8"));
     let mut reader = csv::Reader::from_reader(reply.body.as_bytes());
-    assert!(reader.headers().unwrap().iter().eq([
-        "series",
-        "name",
-        "labels",
-        "window",
-        "at",
-        "at_ms",
-        "count",
-        "min",
-        "max",
-        "avg",
-        "std",
-        "std_sample",
-        "first",
-        "last",
-        "increase",
-        "rate",
-        "partial",
-        "revision"
-    ]));
+    let statistics = STATISTICS[..STATISTICS.len() - 1].iter().map(|statistic| statistic.name());
+    let key = ["series", "name", "labels", "window", "at", "at_ms"];
+    let columns = key.into_iter().chain(statistics).chain(["partial", "revision"]);
+    assert!(reader.headers().unwrap().iter().eq(columns));
     assert_eq!(reader.records().count(), 5);
     let rest = served.get(&format!("/api/v1/windows?format=csv&cursor={}", reply.header("x-next-cursor")));
     assert_eq!((rest.body.lines().count(), rest.header("x-next-cursor")), (1 + 3, ""));
@@ -546,7 +530,8 @@ fn a_bad_parameter_is_named_with_its_value_and_bound() {
         ),
         (
             "/api/v1/windows?window=1h&sort=-mood",
-            "sort must be name, at, count, min, max, avg, std, std_sample, first, last, increase, rate, revision, \
+            "sort must be name, at, count, min, max, avg, std, std_sample, first, last, sum, changes, increase, rate, resets, \
+             revision, \
              or one of them behind a minus; got \"-mood\"",
         ),
         ("/api/v1/windows?sort=avg", "any sort but name takes the latest rows of one window: "),

@@ -282,7 +282,10 @@ pub(super) mod tests {
             std: f64::NAN,
             first: f64::INFINITY,
             last: float(),
+            sum: float(),
+            changes: rng.u32(..),
             increase: float(),
+            resets: rng.u32(..),
             partial: rng.bool(),
         }
     }
@@ -332,7 +335,8 @@ pub(super) mod tests {
             for (row, want) in back.windows.iter().zip(&outcomes.windows) {
                 let copied = |row: &WindowStats| (row.key(), row.rank(), row.span_ms, row.partial);
                 assert_eq!(copied(row), copied(want));
-                let floats = |r: &WindowStats| [r.min, r.max, r.avg, r.std, r.first, r.last, r.increase];
+                let floats =
+                    |r: &WindowStats| [r.min, r.max, r.avg, r.std, r.first, r.last, r.sum, r.increase];
                 for (float, want) in floats(row).into_iter().zip(floats(want)) {
                     let want = if want.is_nan() { NAN_BITS } else { want.to_bits() };
                     assert_eq!(float.to_bits(), want);

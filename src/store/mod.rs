@@ -383,6 +383,16 @@ pub enum StoreError {
         /// Version of this program.
         known: i64,
     },
+    /// Another version wrote the file, with other kinds of rows; give up.
+    #[error("{} is a store of {found:?}; this program knows {known:?}", path.display())]
+    Kinds {
+        /// The file.
+        path: PathBuf,
+        /// The kinds of rows in the file, with their versions.
+        found: String,
+        /// Those of this program.
+        known: String,
+    },
     /// There is no file to read; give up.
     #[error("there is no store at {}", path.display())]
     Missing {

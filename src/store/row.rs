@@ -365,7 +365,10 @@ mod tests {
             std: 3.0,
             first: f64::INFINITY,
             last: -0.5,
+            sum: 5.0,
+            changes: 1,
             increase: 20.0,
+            resets: 1,
             partial: false,
         };
         WindowRow { series: Arc::new(series), stats }
@@ -391,7 +394,7 @@ mod tests {
             concat!(
                 r#"{"series":"0000000000000abc","name":"up","labels":{"job":"a \"b\""},"window":"1h30m","#,
                 r#""at":"2023-11-14T22:13:20.25Z","at_ms":1700000000250,"count":2,"min":1.0,"max":1e+300,"avg":2.5,"#,
-                r#""std":3.0,"std_sample":4.242640687119286,"first":null,"last":-0.5,"revision":3}"#
+                r#""std":3.0,"std_sample":4.242640687119286,"first":null,"last":-0.5,"sum":5.0,"changes":1,"revision":3}"#
             )
         );
         let mut partial = window("up", 2);
@@ -407,8 +410,8 @@ mod tests {
     #[test]
     fn counters_show_increase_and_rate_and_null_below_two_samples() {
         for (name, count, wanted) in [
-            ("a_total", 2, r#""increase":20.0,"rate":2.0"#),
-            ("a_count", 1, r#""increase":null,"rate":null"#),
+            ("a_total", 2, r#""increase":20.0,"rate":2.0,"resets":1"#),
+            ("a_count", 1, r#""increase":null,"rate":null,"resets":1"#),
             ("a_sum", 1, r#""std_sample":null"#),
             ("a_bucket", 3, r#""rate":2.0"#),
         ] {
@@ -426,7 +429,7 @@ mod tests {
         let mut header = Vec::new();
         write_csv_header(WindowRow::COLUMNS, shape, &mut header).unwrap();
         let header = String::from_utf8(header).unwrap();
-        assert!(header.ends_with(",rate,partial\n"), "{header}");
+        assert!(header.ends_with(",resets,partial\n"), "{header}");
         assert_eq!(
             csv_line(&window("up", 2), shape).matches(',').count(),
             header.matches(',').count(),

@@ -97,7 +97,10 @@ pub fn stats(id: SeriesId, window_ms: i64, at_ms: i64, revision: u32, mark: f64)
         std: mark.abs() / 3.0,
         first: 0.1,
         last: -0.2,
+        sum: 5.0 * mark,
+        changes: 1 + (mark.abs() as u32) % 3,
         increase: mark.abs(),
+        resets: (mark.abs() as u32) % 2,
         partial: mark < 0.0,
     }
 }

@@ -1,6 +1,6 @@
 //! The questions to Prometheus and how many series go into one.
 //!
-//! `max_over_time` and its kin drop the metric's name, so a question is about one name. All five functions go into it,
+//! `max_over_time` and its kin drop the metric's name, so a question is about one name. All functions go into it,
 //! told apart by a label that `label_replace` adds. A server for which that is too much is asked for half of the series;
 //! one that cannot answer now is asked again a few times.
 
@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::judge::{FunctionAnswers, STATISTICS, ServerSamples};
+use tidewatch_dataflows::statistics::Statistic;
+
+use super::judge::{FunctionAnswers, ServerSamples, VERIFIED, VERIFIED_COUNT};
 use crate::source::query::client::{PrometheusClient, QueryError, QuerySeries, RangeConvention};
 
 /// Labels of a series without its name, sorted.
@@ -96,12 +98,12 @@ impl<'c> VerifiedServer<'c> {
             RangeConvention::Closed => (window_ms - 1).max(1),
             RangeConvention::LeftOpen => window_ms,
         };
-        let of = |statistic: &&str| {
-            let function = if *statistic == "std" { "stddev" } else { statistic };
-            let asked = format!("{function}_over_time({selector}[{range_ms}ms])");
-            format!("label_replace({asked}, \"{STATISTIC}\", \"{statistic}\", \"\", \"\")")
+        let of = |statistic: &&Statistic| {
+            let function = statistic.promql.unwrap_or_default();
+            let asked = format!("{function}({selector}[{range_ms}ms])");
+            format!("label_replace({asked}, \"{STATISTIC}\", \"{}\", \"\", \"\")", statistic.name())
         };
-        STATISTICS.iter().map(of).collect::<Vec<_>>().join(" or ")
+        VERIFIED.iter().map(of).collect::<Vec<_>>().join(" or ")
     }
 
     /// The raw samples of one series in a window, and whether there are some before it.
@@ -160,13 +162,13 @@ fn plain(series: &QuerySeries) -> (Option<usize>, VerifyLabels) {
     let own = series.labels.iter().filter(|(name, _)| name != STATISTIC && name != "__name__");
     let mut labels: VerifyLabels = own.cloned().collect();
     labels.sort_unstable();
-    (STATISTICS.iter().position(|known| *known == statistic), labels)
+    (VERIFIED.iter().position(|known| known.name() == statistic), labels)
 }
 
 fn collect(answered: Vec<QuerySeries>, found: &mut HashMap<VerifyLabels, FunctionAnswers>) {
     for series in answered {
         if let ((Some(statistic), labels), Some((_, value))) = (plain(&series), series.samples.first()) {
-            found.entry(labels).or_insert([f64::NAN; 5])[statistic] = *value;
+            found.entry(labels).or_insert([f64::NAN; VERIFIED_COUNT])[statistic] = *value;
         }
     }
 }
@@ -263,7 +265,7 @@ mod tests {
                 answered("count", "x", 2.0),
                 answered("std", "x", 0.5),
                 answered("max", "y", 7.0),
-                answered("sum", "y", 9.0),
+                answered("median", "y", 9.0),
             ],
             &mut found,
         );

@@ -4,11 +4,10 @@
 //! makes them NaN, and sums of large numbers are rounded. Where they are, the raw samples decide: what is not finite is
 //! left out, and the statistics are computed anew, rounded once at the end.
 //!
-//! | statistic | difference relative to | tolerance | why |
-//! |---|---|---|---|
-//! | count, min, max | | equal | counted or copied, never computed |
-//! | avg | the largest magnitude in the window | 1e-12 | a sum is rounded at the size of what is summed; the mean may be 0 |
-//! | std | std, at least 1e-7 of that magnitude | 1e-9 | so a difference below 1e-16 of the magnitude is none: half of the distance between two neighbouring values, where a variance has no meaning. Against the raw samples: std itself |
+//! Which statistics are compared, and how closely they have to agree, says their table ([`Statistic::agreement`]). A
+//! deviation counts as at least 1e-7 of the largest magnitude when two roundings are compared, so a difference below 1e-16
+//! of the magnitude is none: half of the distance between two neighbouring values, where a variance has no meaning. Against
+//! the raw samples it counts as itself.
 //!
 //! What is computed may also differ by the roundings to the smallest f64 ([`reference::near`]).
 //!
@@ -18,26 +17,47 @@ use std::time::Instant;
 
 use tidewatch_dataflows::kernels::reference;
 use tidewatch_dataflows::rows::WindowStats;
+use tidewatch_dataflows::stages::window::row::{ExactNumbers, exact};
+use tidewatch_dataflows::statistics::{Agreement, STATISTICS, Statistic};
 
-/// Tolerance of the mean, relative to the largest magnitude.
-pub const AVG: f64 = 1e-12;
-/// Tolerance of the deviation.
-pub const STD: f64 = 1e-9;
 /// What a deviation is at least taken for, as a part of the largest magnitude, when two roundings are compared.
 pub const STD_FLOOR: f64 = 1e-7;
 
 /// Most samples that came between two looks at the server and are told apart: 20 ways to choose some of them.
 const CAME_MAX: usize = 6;
 
-/// The statistics that are compared.
-pub const STATISTICS: [&str; 5] = ["count", "min", "max", "avg", "std"];
-const TOLERANCES: [f64; 5] = [0.0, 0.0, 0.0, AVG, STD];
+/// How many statistics are compared.
+pub const VERIFIED_COUNT: usize = {
+    let (mut place, mut found) = (0, 0);
+    while place < STATISTICS.len() {
+        found += STATISTICS[place].promql.is_some() as usize;
+        place += 1;
+    }
+    found
+};
 
-/// What Prometheus' functions answer, in the order of [`STATISTICS`]; NaN where they answer nothing.
-pub type FunctionAnswers = [f64; 5];
+/// The statistics that are compared: those that PromQL has a function for.
+pub const VERIFIED: [&Statistic; VERIFIED_COUNT] = {
+    let (mut place, mut found) = (0, 0);
+    let mut all = [&STATISTICS[0]; VERIFIED_COUNT];
+    while place < STATISTICS.len() {
+        if STATISTICS[place].promql.is_some() {
+            all[found] = &STATISTICS[place];
+            found += 1;
+        }
+        place += 1;
+    }
+    all
+};
 
-/// How far two rows are apart, in the order of [`STATISTICS`].
-pub type Distance = [f64; 5];
+/// What Prometheus' functions answer, in the order of [`VERIFIED`]; NaN where they answer nothing.
+pub type FunctionAnswers = [f64; VERIFIED_COUNT];
+
+/// How far two rows are apart, in the order of [`VERIFIED`].
+pub type Distance = [f64; VERIFIED_COUNT];
+
+/// No distance at all.
+pub const NONE: Distance = [0.0; VERIFIED_COUNT];
 
 /// Prometheus' own samples of a series.
 #[derive(Clone, Debug, Default)]
@@ -110,12 +130,7 @@ pub fn distance(ours: &WindowStats, theirs: &FunctionAnswers) -> Distance {
 
 /// Whether nothing is beyond its tolerance.
 pub fn within(distance: &Distance) -> bool {
-    beyond(distance) == [false; STATISTICS.len()]
-}
-
-/// Which of the statistics are beyond their tolerance.
-pub fn beyond(distance: &Distance) -> [bool; STATISTICS.len()] {
-    std::array::from_fn(|i| distance[i] > TOLERANCES[i])
+    VERIFIED.iter().zip(distance).all(|(statistic, apart)| *apart <= statistic.agreement.tolerance())
 }
 
 /// Judges a row by raw samples; `theirs` is what the functions answered. The distance is that from the samples.
@@ -126,20 +141,20 @@ pub fn by_samples(
 ) -> (RowVerdict, Distance) {
     let (all, count) = (raw.finite.as_slice(), ours.count as usize);
     if all.is_empty() {
-        return (RowVerdict::Absent, [0.0; 5]);
+        return (RowVerdict::Absent, NONE);
     }
     if all.len() < count {
-        let truth = ExactStatistics::of(all);
-        if !raw.older && ours.last == truth.last && i64::from(ours.span_ms) > truth.span_ms {
-            return (RowVerdict::PartlyAbsent, [0.0; 5]);
+        let truth = exact(all);
+        if !raw.older && ours.last == truth.row.last && ours.span_ms > truth.row.span_ms {
+            return (RowVerdict::PartlyAbsent, NONE);
         }
         return different(ours, &truth);
     }
     let newest = &all[all.len() - count..];
-    let truth = ExactStatistics::of(newest);
-    let apart = apart(ours, &truth.answer, 0.0);
-    if !within(&apart) || !truth.is_of(ours) {
-        return different(ours, &ExactStatistics::of(all));
+    let truth = exact(newest);
+    let apart = apart(ours, &answer(&truth.row), 0.0);
+    if !within(&apart) || !is_of(&truth.row, ours) {
+        return different(ours, &exact(all));
     }
     let verdict = if newest.len() < all.len() {
         RowVerdict::NotFull { since_ms: newest[0].0 }
@@ -147,7 +162,7 @@ pub fn by_samples(
         RowVerdict::Infinite
     } else if raw.others > 0 {
         RowVerdict::NotFinite
-    } else if theirs.is_some_and(|theirs| theirs[..3] == truth.answer[..3]) {
+    } else if theirs.is_some_and(|theirs| counts(theirs) == counts(&answer(&truth.row))) {
         RowVerdict::Rounding
     } else {
         RowVerdict::Samples
@@ -163,9 +178,7 @@ pub fn between(
     later: &ServerSamples,
     end: Instant,
 ) -> Option<Distance> {
-    moments_between(ours, earlier, later, |samples| {
-        (Instant::now() < end).then(|| ExactStatistics::of(samples))
-    })
+    moments_between(ours, earlier, later, |samples| (Instant::now() < end).then(|| exact(samples)))
 }
 
 /// The same, with what computes the statistics. They cost an exact sum over the window, so what is copied is judged first.
@@ -173,7 +186,7 @@ fn moments_between(
     ours: &WindowStats,
     earlier: &ServerSamples,
     later: &ServerSamples,
-    mut truth: impl FnMut(&[(i64, f64)]) -> Option<ExactStatistics>,
+    mut truth: impl FnMut(&[(i64, f64)]) -> Option<ExactNumbers>,
 ) -> Option<Distance> {
     let known = |at_ms: &i64| earlier.finite.binary_search_by_key(at_ms, |(t, _)| *t).is_ok();
     let some = (ours.count as usize).checked_sub(earlier.finite.len())?;
@@ -195,8 +208,8 @@ fn moments_between(
         let mut samples = [earlier.finite.as_slice(), &chosen].concat();
         samples.sort_unstable_by_key(|(at_ms, _)| *at_ms);
         let truth = truth(&samples)?;
-        let apart = apart(ours, &truth.answer, 0.0);
-        if within(&apart) && truth.is_of(ours) {
+        let apart = apart(ours, &answer(&truth.row), 0.0);
+        if within(&apart) && is_of(&truth.row, ours) {
             return Some(apart);
         }
     }
@@ -243,63 +256,63 @@ impl CopiedValues {
     }
 }
 
-fn different(ours: &WindowStats, truth: &ExactStatistics) -> (RowVerdict, Distance) {
-    let apart = apart(ours, &truth.answer, 0.0);
-    let judged = STATISTICS.iter().zip(answer(ours)).zip(truth.answer);
-    let beyond = judged.zip(apart.iter().zip(TOLERANCES)).filter(|(_, (apart, most))| **apart > *most);
-    let mut what: Vec<_> = beyond.map(|(((name, ours), theirs), _)| (*name, ours, theirs)).collect();
+fn different(ours: &WindowStats, truth: &ExactNumbers) -> (RowVerdict, Distance) {
+    let apart = apart(ours, &answer(&truth.row), 0.0);
+    let judged = VERIFIED.iter().zip(answer(ours)).zip(answer(&truth.row)).zip(apart);
+    let beyond = judged.filter(|((statistic, _), apart)| *apart > statistic.0.agreement.tolerance());
+    let mut what: Vec<_> = beyond.map(|(((s, ours), theirs), _)| (s.name(), ours, theirs)).collect();
+    let row = &truth.row;
     let also = [
-        ("first", ours.first, truth.first),
-        ("last", ours.last, truth.last),
-        ("span_ms", f64::from(ours.span_ms), truth.span_ms as f64),
+        ("first", ours.first, row.first),
+        ("last", ours.last, row.last),
+        ("span_ms", f64::from(ours.span_ms), f64::from(row.span_ms)),
     ];
     what.extend(also.into_iter().filter(|(_, ours, theirs)| ours != theirs));
     (RowVerdict::Different(what), apart)
 }
 
 fn answer(stats: &WindowStats) -> FunctionAnswers {
-    [f64::from(stats.count), stats.min, stats.max, stats.avg, stats.std]
+    VERIFIED.map(|statistic| (statistic.value)(stats).unwrap_or(f64::NAN))
+}
+
+/// What is copied or counted of an answer.
+fn counts(answer: &FunctionAnswers) -> Vec<f64> {
+    let exact = VERIFIED.iter().zip(answer).filter(|(statistic, _)| statistic.agreement == Agreement::Exact);
+    exact.map(|(_, value)| *value).collect()
 }
 
 fn apart(ours: &WindowStats, theirs: &FunctionAnswers, std_floor: f64) -> Distance {
-    let ours = answer(ours);
-    let magnitude = ours[1].abs().max(ours[2].abs());
-    let least = [0.0, 0.0, 0.0, magnitude, std_floor * magnitude];
-    std::array::from_fn(|i| {
-        let (a, b) = (ours[i], theirs[i]);
-        // What was beyond the numbers is stored as nothing, and may be any of those for others.
-        let computed = TOLERANCES[i] > 0.0;
-        if a == b || !(a.is_finite() || b.is_finite()) || (computed && reference::near(a, b)) {
-            return 0.0;
-        }
-        let apart = (a - b).abs() / a.abs().max(b.abs()).max(least[i]);
-        if apart.is_nan() { f64::INFINITY } else { apart }
-    })
+    let mine = answer(ours);
+    std::array::from_fn(|i| number_apart(VERIFIED[i], ours, (mine[i], theirs[i]), (std_floor, 0.0)))
 }
 
-/// The statistics of samples, computed slowly.
-struct ExactStatistics {
-    answer: FunctionAnswers,
-    first: f64,
-    last: f64,
-    span_ms: i64,
+/// How far two values of a statistic are apart, for a row of which `a` is one: relative to what its agreement says. A
+/// deviation counts as at least `std_floor` of the largest magnitude; `steps` is all that the values moved.
+pub fn number_apart(
+    statistic: &Statistic,
+    row: &WindowStats,
+    (a, b): (f64, f64),
+    (std_floor, steps): (f64, f64),
+) -> f64 {
+    let magnitude = row.min.abs().max(row.max.abs());
+    let (least, computed) = match statistic.agreement {
+        Agreement::Exact | Agreement::Derived => (0.0, false),
+        Agreement::OfMagnitude(_) => (magnitude, true),
+        Agreement::OfMagnitudes(_) => (magnitude * f64::from(row.count), true),
+        Agreement::OfItself(_) => (std_floor * magnitude, true),
+        Agreement::OfSteps(_) => (steps, true),
+    };
+    // What was beyond the numbers is stored as nothing, and may be any of those for others.
+    if a == b || !(a.is_finite() || b.is_finite()) || (computed && reference::near(a, b)) {
+        return 0.0;
+    }
+    let apart = (a - b).abs() / a.abs().max(b.abs()).max(least);
+    if apart.is_nan() { f64::INFINITY } else { apart }
 }
 
-impl ExactStatistics {
-    /// By the slow twin, which has no part in what is judged. There is at least one sample.
-    fn of(samples: &[(i64, f64)]) -> ExactStatistics {
-        let (first, last) = (samples[0], samples[samples.len() - 1]);
-        let values: Vec<f64> = samples.iter().map(|(_, value)| *value).collect();
-        let slow = reference::moments(&values);
-        let answer = [samples.len() as f64, slow.min, slow.max, slow.avg, slow.std];
-        ExactStatistics { answer, first: first.1, last: last.1, span_ms: last.0 - first.0 }
-    }
-
-    /// Whether a row was made of these samples, as far as it tells.
-    fn is_of(&self, ours: &WindowStats) -> bool {
-        let span_ms = i64::from(ours.span_ms);
-        (ours.first, ours.last, span_ms) == (self.first, self.last, self.span_ms)
-    }
+/// Whether a row was made of the samples of another, as far as it tells.
+fn is_of(exact: &WindowStats, ours: &WindowStats) -> bool {
+    (ours.first, ours.last, ours.span_ms) == (exact.first, exact.last, exact.span_ms)
 }
 
 #[cfg(test)]
@@ -316,23 +329,15 @@ mod tests {
     }
 
     fn row(samples: &[(i64, f64)]) -> WindowStats {
-        let truth = ExactStatistics::of(samples);
-        WindowStats {
-            series: SeriesId(1),
-            window_ms: 60_000,
-            at_ms: AT_MS,
-            revision: 0,
-            count: samples.len() as u32,
-            span_ms: truth.span_ms as u32,
-            min: truth.answer[1],
-            max: truth.answer[2],
-            avg: truth.answer[3],
-            std: truth.answer[4],
-            first: truth.first,
-            last: truth.last,
-            increase: 0.0,
-            partial: false,
-        }
+        let row = exact(samples).row;
+        WindowStats { series: SeriesId(1), window_ms: 60_000, at_ms: AT_MS, ..row }
+    }
+
+    /// Answers of the first functions, and what `like` answers for the others.
+    fn answers(first: [f64; 5], like: &WindowStats) -> FunctionAnswers {
+        let mut all = answer(like);
+        all[..5].copy_from_slice(&first);
+        all
     }
 
     fn raw(samples: &[(i64, f64)]) -> ServerSamples {
@@ -342,13 +347,17 @@ mod tests {
     #[test]
     fn the_slow_statistics_are_right_at_any_offset_and_size() {
         for offset in [0.0, 3.9e10, 1e12] {
-            let truth = ExactStatistics::of(&samples(&[offset + 2.0, offset + 6.0]));
-            assert_eq!(truth.answer, [2.0, offset + 2.0, offset + 6.0, offset + 4.0, 2.0], "{offset}");
+            let truth = exact(&samples(&[offset + 2.0, offset + 6.0]));
+            assert_eq!(
+                answer(&truth.row)[..5],
+                [2.0, offset + 2.0, offset + 6.0, offset + 4.0, 2.0],
+                "{offset}"
+            );
         }
-        assert_eq!(ExactStatistics::of(&samples(&[1.0, 1e100, 1.0, -1e100])).answer[3], 0.5);
-        assert_eq!(ExactStatistics::of(&samples(&[1e308, -1e308])).answer, [2.0, -1e308, 1e308, 0.0, 1e308]);
-        assert_eq!(ExactStatistics::of(&samples(&[1e-200, 3e-200])).answer[3..], [2e-200, 1e-200]);
-        assert_eq!(ExactStatistics::of(&samples(&[7.0])).answer, [1.0, 7.0, 7.0, 7.0, 0.0]);
+        assert_eq!(answer(&exact(&samples(&[1.0, 1e100, 1.0, -1e100])).row)[3], 0.5);
+        assert_eq!(answer(&exact(&samples(&[1e308, -1e308])).row)[..5], [2.0, -1e308, 1e308, 0.0, 1e308]);
+        assert_eq!(answer(&exact(&samples(&[1e-200, 3e-200])).row)[3..5], [2e-200, 1e-200]);
+        assert_eq!(answer(&exact(&samples(&[7.0])).row)[..5], [1.0, 7.0, 7.0, 7.0, 0.0]);
     }
 
     #[test]
@@ -373,16 +382,16 @@ mod tests {
         for (i, change, want) in cases {
             let mut theirs = base;
             theirs[i] += change;
-            assert_eq!(within(&distance(&ours, &theirs)), want, "{} {change}", STATISTICS[i]);
+            assert_eq!(within(&distance(&ours, &theirs)), want, "{} {change}", VERIFIED[i].name());
         }
         let zero = row(&samples(&[0.0, 0.0]));
-        assert!(within(&distance(&zero, &[2.0, -0.0, 0.0, 0.0, 0.0])));
-        assert!(!within(&distance(&zero, &[2.0, 0.0, 0.0, 1e-300, 0.0])));
+        assert!(within(&distance(&zero, &answers([2.0, -0.0, 0.0, 0.0, 0.0], &zero))));
+        assert!(!within(&distance(&zero, &answers([2.0, 0.0, 0.0, 1e-300, 0.0], &zero))));
         // Two units of the smallest number are roundings of what is computed, and not of what is copied.
         let unit = f64::from_bits(1);
-        assert!(within(&distance(&zero, &[2.0, 0.0, 0.0, 2.0 * unit, 2.0 * unit])));
-        assert!(!within(&distance(&zero, &[2.0, 0.0, 0.0, 3.0 * unit, 0.0])));
-        assert!(!within(&distance(&zero, &[2.0, 0.0, unit, 0.0, 0.0])));
+        assert!(within(&distance(&zero, &answers([2.0, 0.0, 0.0, 2.0 * unit, 2.0 * unit], &zero))));
+        assert!(!within(&distance(&zero, &answers([2.0, 0.0, 0.0, 3.0 * unit, 0.0], &zero))));
+        assert!(!within(&distance(&zero, &answers([2.0, 0.0, unit, 0.0, 0.0], &zero))));
         let small = row(&samples(&[1.0, 1.0 + 1e-9]));
         let mut theirs = answer(&small);
         theirs[4] *= 1.0 + 1e-6;
@@ -404,7 +413,7 @@ mod tests {
             more.insert(0, (all[0].0 - 1, f64::NAN));
             more
         };
-        let rounded = [4.0, 1.0, 8.0, 4.5, 2.5 * (1.0 + 1e-6)];
+        let rounded = answers([4.0, 1.0, 8.0, 4.5, 2.5 * (1.0 + 1e-6)], &good);
         let not_full = RowVerdict::NotFull { since_ms: all[1].0 };
         let mut with_infinity = all.clone();
         with_infinity.push((AT_MS, f64::INFINITY));
@@ -412,26 +421,32 @@ mod tests {
             (
                 "an infinity is left out, also where it is the newest",
                 good,
-                Some([5.0, 1.0, f64::INFINITY, f64::INFINITY, f64::NAN]),
+                Some(answers([5.0, 1.0, f64::INFINITY, f64::INFINITY, f64::NAN], &good)),
                 raw(&with_infinity),
                 RowVerdict::Infinite,
             ),
             (
                 "and where we began later",
                 row(&all[1..]),
-                Some([5.0, 1.0, f64::INFINITY, f64::INFINITY, f64::NAN]),
+                Some(answers([5.0, 1.0, f64::INFINITY, f64::INFINITY, f64::NAN], &good)),
                 raw(&with_infinity),
                 RowVerdict::NotFull { since_ms: all[1].0 },
             ),
             (
                 "NaN is left out",
                 good,
-                Some([6.0, f64::NAN, 8.0, f64::NAN, f64::NAN]),
+                Some(answers([6.0, f64::NAN, 8.0, f64::NAN, f64::NAN], &good)),
                 raw(&with_nan),
                 RowVerdict::NotFinite,
             ),
             ("rounding", good, Some(rounded), raw(&all), RowVerdict::Rounding),
-            ("another count", good, Some([3.0, 1.0, 8.0, 4.5, 2.5]), raw(&all), RowVerdict::Samples),
+            (
+                "another count",
+                good,
+                Some(answers([3.0, 1.0, 8.0, 4.5, 2.5], &good)),
+                raw(&all),
+                RowVerdict::Samples,
+            ),
             ("nothing answered", good, None, raw(&all), RowVerdict::Samples),
             ("we began later", row(&all[1..]), Some(exact), raw(&all), not_full),
             ("it has nothing", good, None, raw(&[]), RowVerdict::Absent),
@@ -440,7 +455,7 @@ mod tests {
             (
                 "native histograms",
                 good,
-                Some([5.0, 1.0, 8.0, 4.5, 2.5]),
+                Some(answers([5.0, 1.0, 8.0, 4.5, 2.5], &good)),
                 ServerSamples { others: 1, ..raw(&all) },
                 RowVerdict::NotFinite,
             ),
@@ -536,7 +551,7 @@ mod tests {
             let mut computed = 0;
             let apart = moments_between(&ours, &earlier, &later, |samples| {
                 computed += 1;
-                Some(ExactStatistics::of(samples))
+                Some(exact(samples))
             });
             assert!(apart.is_some() == found && sums.contains(&computed), "{computed} sums: {ours:?}");
         }

@@ -34,7 +34,7 @@ use crate::store::{Range, Store, StoreError, WindowKey, WindowQuery};
 use again::Rounds;
 use ask::{VerifiedServer, VerifyLabels};
 use judge::{Distance, RowVerdict, ServerSamples};
-pub use judge::{STATISTICS, beyond, distance};
+pub use judge::{STD_FLOOR, VERIFIED, number_apart};
 pub use report::{SHOWN_MAX, VerifyDifference, VerifyReport};
 
 /// Most rows of one page of the store.
@@ -205,7 +205,7 @@ impl Comparison<'_> {
             }
         }
         if row.series.name.is_empty() {
-            self.report.add(row, &RowVerdict::Absent, &[0.0; 5]);
+            self.report.add(row, &RowVerdict::Absent, &judge::NONE);
             return Ok(());
         }
         let raw = self.server.raw(&row.series.name, &asked.labels, stats.window_ms, stats.at_ms)?;

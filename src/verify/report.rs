@@ -7,7 +7,7 @@ use std::fmt::{self, Write as _};
 use serde_json::{Value, json};
 use tidewatch_dataflows::settings::duration;
 
-use super::judge::{Distance, RowVerdict, STATISTICS};
+use super::judge::{Distance, NONE, RowVerdict, VERIFIED};
 use crate::source::query::client::RangeConvention;
 use crate::store::row::WindowRow;
 
@@ -88,7 +88,7 @@ impl VerifyReport {
             version,
             convention,
             windows: BTreeMap::new(),
-            rounded: [0.0; 5],
+            rounded: NONE,
             series: 0,
             equal: 0,
             not_finite: 0,
@@ -174,7 +174,7 @@ impl VerifyReport {
     /// All of it, for programs. A distance beyond all numbers is `null`.
     pub fn json(&self) -> Value {
         let distance = |of: &Distance| -> Value {
-            STATISTICS.iter().zip(of).map(|(name, apart)| (*name, *apart)).collect()
+            VERIFIED.iter().zip(of).map(|(statistic, apart)| (statistic.name(), *apart)).collect()
         };
         let windows: Vec<Value> = self
             .windows
@@ -224,8 +224,8 @@ impl fmt::Display for VerifyReport {
         if !self.windows.is_empty() {
             writeln!(f, "worst relative difference")?;
             let mut head = format!("{:<10} {:>10}", "window", "rows");
-            for name in STATISTICS {
-                let _ = write!(head, " {name:>8}");
+            for statistic in VERIFIED {
+                let _ = write!(head, " {:>8}", statistic.name());
             }
             writeln!(f, "{head}")?;
         }
@@ -294,7 +294,6 @@ mod tests {
             series: SeriesId(7),
             window_ms,
             at_ms: 1_767_225_600_000,
-            revision: 0,
             count: 2,
             span_ms: 1,
             min: 0.0,
@@ -304,9 +303,16 @@ mod tests {
             first: 0.0,
             last: 1.0,
             increase: 1.0,
-            partial: false,
+            ..WindowStats::default()
         };
         WindowRow { series: Arc::new(series), stats }
+    }
+
+    /// Distances of the first statistics.
+    fn first(of: [f64; 5]) -> Distance {
+        let mut all = NONE;
+        all[..5].copy_from_slice(&of);
+        all
     }
 
     #[test]
@@ -315,17 +321,17 @@ mod tests {
             VerifyReport::new("http://h:9090".to_owned(), "2.42.0".to_owned(), RangeConvention::Closed);
         assert!(!report.is_clean() && report.to_string().ends_with("there was nothing to compare\n"));
         report.series = 1;
-        report.add(&row(3_600_000), &RowVerdict::Absent, &[9.0; 5]);
+        report.add(&row(3_600_000), &RowVerdict::Absent, &first([9.0; 5]));
         assert!(!report.is_clean(), "what is not there is not compared");
-        report.add(&row(3_600_000), &RowVerdict::Equal, &[0.0, 0.0, 0.0, 1e-16, 2e-12]);
-        report.add(&row(3_600_000), &RowVerdict::Rounding, &[0.0, 0.0, 0.0, 2e-16, 1e-12]);
-        report.rounded(&[0.0, 0.0, 0.0, 0.0, 3e-7]);
-        report.add(&row(60_000), &RowVerdict::NotFull { since_ms: 5 }, &[0.0; 5]);
-        report.add(&row(60_000), &RowVerdict::Partial, &[0.0; 5]);
-        report.add(&row(60_000), &RowVerdict::Derived, &[0.0; 5]);
-        report.add(&row(60_000), &RowVerdict::NotFinite, &[0.0; 5]);
-        report.add(&row(60_000), &RowVerdict::Infinite, &[0.0; 5]);
-        report.add(&row(60_000), &RowVerdict::Settled, &[0.0; 5]);
+        report.add(&row(3_600_000), &RowVerdict::Equal, &first([0.0, 0.0, 0.0, 1e-16, 2e-12]));
+        report.add(&row(3_600_000), &RowVerdict::Rounding, &first([0.0, 0.0, 0.0, 2e-16, 1e-12]));
+        report.rounded(&first([0.0, 0.0, 0.0, 0.0, 3e-7]));
+        report.add(&row(60_000), &RowVerdict::NotFull { since_ms: 5 }, &NONE);
+        report.add(&row(60_000), &RowVerdict::Partial, &NONE);
+        report.add(&row(60_000), &RowVerdict::Derived, &NONE);
+        report.add(&row(60_000), &RowVerdict::NotFinite, &NONE);
+        report.add(&row(60_000), &RowVerdict::Infinite, &NONE);
+        report.add(&row(60_000), &RowVerdict::Settled, &NONE);
         assert!(report.is_clean());
         let text = report.to_string();
         for line in [
@@ -347,7 +353,7 @@ mod tests {
             report.add(
                 &row(60_000),
                 &RowVerdict::Different(vec![("count", 2.0, 3.0), ("max", 1.0, 4.0)]),
-                &[1.0; 5],
+                &first([1.0; 5]),
             );
         }
         report.different_at_once = 2;

@@ -817,7 +817,11 @@ fn direct(
         std: slow.std,
         first: values[0],
         last: values[values.len() - 1],
+        sum: slow.sum,
+        changes: content.windows(2).filter(|p| f64::from_bits(p[1].1) != f64::from_bits(p[0].1)).count()
+            as u32,
         increase: slow.increase,
+        resets: content.windows(2).filter(|p| f64::from_bits(p[1].1) < f64::from_bits(p[0].1)).count() as u32,
         partial: false,
     }
 }
@@ -858,7 +862,9 @@ pub fn same_row(got: &WindowStats, want: &WindowStats) -> bool {
     (got.key(), got.revision, got.count, got.span_ms, got.partial)
         == (want.key(), want.revision, want.count, want.span_ms, want.partial)
         && (got.min, got.max, got.first, got.last) == (want.min, want.max, want.first, want.last)
+        && (got.changes, got.resets) == (want.changes, want.resets)
         && near(got.avg, want.avg, size * 0.01 + spread)
         && near(got.std, want.std, want.std.max(spread * 1e-3))
+        && near(got.sum, want.sum, size * f64::from(want.count))
         && near(got.increase, want.increase, want.increase.abs().max(size))
 }

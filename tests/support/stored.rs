@@ -64,6 +64,9 @@ pub fn stats(row: &Value, want: &WindowStats) -> WindowStats {
         std: number("std"),
         first: number("first"),
         last: number("last"),
+        sum: number("sum"),
+        changes: number("changes") as u32,
+        resets: row["resets"].as_u64().map_or(want.resets, |resets| resets as u32),
         increase: row["increase"].as_f64().unwrap_or(want.increase),
         partial: row["partial"] == true,
         ..*want

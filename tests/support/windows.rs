@@ -54,6 +54,13 @@ pub fn differences(row: &Value, samples: &[(i64, f64)], length_ms: i64) -> Vec<S
     judge("max", max, copied(max));
     judge("first", first.1, copied(first.1));
     judge("last", last.1, copied(last.1));
+    let pairs =
+        |such: fn(f64, f64) -> bool| samples.windows(2).filter(|p| such(p[0].1, p[1].1)).count() as f64;
+    if counts(row["name"].as_str().unwrap_or_default()) {
+        judge("resets", pairs(|a, b| b < a), 0.0);
+    }
+    judge("changes", pairs(|a, b| a != b), 0.0);
+    judge("sum", values().sum(), 1e-12 * scale * n);
     judge("avg", first.1 + shift, 1e-12 * spread + 4.0 * copied(scale));
     judge("std", std, 1e-9 * spread);
     if samples.len() > 1 {
@@ -78,9 +85,23 @@ fn the_oracle_computes_what_one_can_compute_by_hand() {
     let samples = [(1_000, 2.0), (3_000, 4.0), (5_000, 1.0), (11_000, 7.0)];
     assert_eq!(times(&samples, ("4s", 4_000, 2_000)), [2_000, 4_000, 6_000, 8_000]);
     let row = serde_json::json!({"name": "a_total", "at_ms": 6_000, "count": 2, "min": 1.0, "max": 4.0, "avg": 2.5,
-        "std": 1.5, "std_sample": 4.5f64.sqrt(), "first": 4.0, "last": 1.0, "increase": 1.0, "rate": 0.5});
+        "std": 1.5, "std_sample": 4.5f64.sqrt(), "first": 4.0, "last": 1.0, "sum": 5.0, "changes": 1, "increase": 1.0, "rate": 0.5, "resets": 1});
     assert_eq!(differences(&row, &samples, 4_000), Vec::<String>::new());
-    for field in ["count", "min", "max", "avg", "std", "std_sample", "first", "last", "increase", "rate"] {
+    for field in [
+        "count",
+        "min",
+        "max",
+        "avg",
+        "std",
+        "std_sample",
+        "first",
+        "last",
+        "sum",
+        "changes",
+        "increase",
+        "rate",
+        "resets",
+    ] {
         let mut wrong = row.clone();
         wrong[field] = serde_json::json!(9);
         assert_eq!(differences(&wrong, &samples, 4_000).len(), 1, "{field}");

@@ -1,4 +1,4 @@
-//! Count, min, max, sum, variance, first, last and increase of a run of finite samples, mergeable.
+//! Count, min, max, sum, variance, first, last, increase, changes and resets of a run of finite samples, mergeable.
 //!
 //! # Formula
 //! The sum `S` is a pair `sum_hi + sum_lo`; what an addition rounds off `sum_hi` goes to `sum_lo` (Neumaier 1974, with
@@ -6,7 +6,7 @@
 //! `(n x - S)^2 / (n (n + 1))` with a sample `x` behind `n` others (Youngs and Cramer 1971), and by
 //! `(a S_b - b S_a)^2 / (a b (a + b))` where runs of `a` and `b` samples merge (Chan, Golub and LeVeque 1979).
 //! The products with a count are exact pairs as well: a deviation has all its digits, however far from 0 the samples are.
-//! `increase` sums `b >= a ? b - a : b` over consecutive values; merging adds the seam.
+//! `increase` sums `b >= a ? b - a : b` over consecutive values, `changes` counts `b != a`, `resets` `b < a`; merging adds the seam.
 //!
 //! # Precision
 //! With `u = 2^-53`, `X` the largest magnitude and fewer than 2^24 samples (beyond, products with a count are rounded):
@@ -19,10 +19,10 @@
 //! result: `stages/window.rs` fixes that shape by absolute time alone.
 //!
 //! # Cost
-//! 80 bytes; one division a sample, one division a merge.
+//! 88 bytes; one division a sample, one division a merge.
 
 /// 64-bit words of a [`Moments`].
-pub const WORDS: usize = 10;
+pub const WORDS: usize = 11;
 /// A [`Moments`] for flat arrays that start as zeroed memory.
 pub type Words = [u64; WORDS];
 
@@ -51,6 +51,10 @@ pub struct Moments {
     pub last_at: u32,
     /// Number of values; 0 means every other field is 0.
     pub count: u32,
+    /// How often a value differs from the one before it.
+    pub changes: u32,
+    /// How often a value is below the one before it.
+    pub resets: u32,
     /// For the holder's use (a ring writes which pane this is); no part of the mathematics.
     pub tag: u32,
 }
@@ -69,6 +73,8 @@ impl Moments {
         first_at: 0,
         last_at: 0,
         count: 0,
+        changes: 0,
+        resets: 0,
         tag: 0,
     };
 
@@ -107,6 +113,8 @@ impl Moments {
         (self.sum_hi, self.sum_lo, self.m2) = (sums.hi, sums.lo, sums.m2);
         (self.min, self.max) = (min, max);
         self.increase += step(self.last, value);
+        self.changes += u32::from(value != self.last);
+        self.resets += u32::from(value < self.last);
         self.last = value;
         self.last_at = at;
         self.count += 1;
@@ -141,6 +149,8 @@ impl Moments {
             first_at: self.first_at,
             last_at: next.last_at,
             count: self.count + next.count,
+            changes: self.changes + (next.changes + u32::from(next.first != self.last)),
+            resets: self.resets + (next.resets + u32::from(next.first < self.last)),
             tag: self.tag,
         }
     }
@@ -202,6 +212,7 @@ impl Moments {
             pair(self.first_at, self.last_at),
             pair(self.count, self.tag),
             self.sum_lo.to_bits(),
+            pair(self.changes, self.resets),
         ]
     }
 
@@ -221,7 +232,44 @@ impl Moments {
             count: words[8] as u32,
             tag: (words[8] >> 32) as u32,
             sum_lo: f64::from_bits(words[9]),
+            changes: words[10] as u32,
+            resets: (words[10] >> 32) as u32,
         }
+    }
+}
+
+/// A field of [`Moments`], for whoever compares two of them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NamedNumber {
+    /// Its name.
+    pub name: &'static str,
+    /// Its value.
+    pub value: f64,
+    /// Whether it is copied or counted, and so is the same whatever the shape of the merges.
+    pub copied: bool,
+}
+
+impl Moments {
+    /// Every field, the tag included.
+    pub fn named(&self) -> [NamedNumber; 14] {
+        let copied = |name, value| NamedNumber { name, value, copied: true };
+        let other = |name, value| NamedNumber { name, value, copied: false };
+        [
+            copied("count", self.count.into()),
+            copied("first", self.first),
+            copied("changes", self.changes.into()),
+            copied("resets", self.resets.into()),
+            copied("last", self.last),
+            copied("min", self.min),
+            copied("max", self.max),
+            copied("first_at", self.first_at.into()),
+            copied("last_at", self.last_at.into()),
+            other("sum_hi", self.sum_hi),
+            other("sum_lo", self.sum_lo),
+            other("m2", self.m2),
+            other("increase", self.increase),
+            other("tag", self.tag.into()),
+        ]
     }
 }
 
@@ -398,6 +446,7 @@ mod tests {
     fn check(what: &str, got: &Moments, want: &SlowMoments, values: &[f64]) {
         let (n, u) = (values.len() as f64, f64::EPSILON / 2.0);
         assert_eq!((got.count as usize, got.min, got.max), (values.len(), want.min, want.max), "{what}");
+        assert_eq!((got.changes, got.resets), (want.changes, want.resets), "{what}");
         assert_eq!((got.first, got.last), (values[0], values[values.len() - 1]), "{what}");
         assert_eq!(got.span_ms() as usize, (values.len() - 1) * 15_000, "{what}");
         let lost = n * n * u * u * want.min.abs().max(want.max.abs());

@@ -12,7 +12,7 @@ pub fn near(a: f64, b: f64) -> bool {
 }
 
 /// The moments of a whole slice.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct SlowMoments {
     /// Smallest value.
     pub min: f64,
@@ -26,6 +26,10 @@ pub struct SlowMoments {
     pub std: f64,
     /// Increase as a counter; infinite beyond `f64::MAX`.
     pub increase: f64,
+    /// How often a value differs from the one before it.
+    pub changes: u32,
+    /// How often a value is below the one before it.
+    pub resets: u32,
     /// Sum of the magnitudes that `increase` sums: what its rounding is relative to.
     pub steps: f64,
 }
@@ -37,7 +41,7 @@ pub struct SlowMoments {
 pub fn moments(values: &[f64]) -> SlowMoments {
     let count = values.len() as u64;
     let Some(first) = values.first().copied() else {
-        return SlowMoments { min: 0.0, max: 0.0, sum: 0.0, avg: 0.0, std: 0.0, increase: 0.0, steps: 0.0 };
+        return SlowMoments::default();
     };
     let (mut all, mut squares, mut gained) = (Signed::default(), Natural::default(), Signed::default());
     let (mut before, mut steps) = (first, 0.0);
@@ -64,8 +68,16 @@ pub fn moments(values: &[f64]) -> SlowMoments {
         avg: sign * sum.over(count),
         std: spread.root_over(count).min(f64::MAX),
         increase: if fell { -1.0 } else { 1.0 } * increase.over(1),
+        changes: pairs(values, |before, value| value != before),
+        resets: pairs(values, |before, value| value < before),
         steps,
     }
+}
+
+/// How many consecutive values are such a pair.
+fn pairs(values: &[f64], such: impl Fn(f64, f64) -> bool) -> u32 {
+    let found = values.windows(2).filter(|pair| such(pair[0], pair[1])).count();
+    u32::try_from(found).unwrap_or(u32::MAX)
 }
 
 /// A sum of f64, exact: what is above 0 and what is below it.

@@ -34,8 +34,14 @@ pub struct WindowStats {
     pub first: f64,
     /// Newest value.
     pub last: f64,
+    /// Sum of the values; infinite beyond `f64::MAX`.
+    pub sum: f64,
+    /// How often a value differs from the one before it.
+    pub changes: u32,
     /// Sum over consecutive samples of `b >= a ? b - a : b`; not extrapolated. Meaningful from 2 samples on.
     pub increase: f64,
+    /// How often a value is below the one before it.
+    pub resets: u32,
     /// The window was added by a change of settings and reaches back to before what was kept for it: older samples
     /// of it may be missing.
     pub partial: bool,
@@ -67,10 +73,13 @@ crate::row_fields! {
         std: f64,
         first: f64,
         last: f64,
+        sum: f64,
+        changes: u32,
         increase: f64,
+        resets: u32,
         partial: bool,
     } => WindowStats {
-        series, window_ms, at_ms, revision, count, span_ms, min, max, avg, std, first, last, increase, partial,
+        series, window_ms, at_ms, revision, count, span_ms, min, max, avg, std, first, last, sum, changes, increase, resets, partial,
     }
 }
 
@@ -132,7 +141,7 @@ impl WindowStats {
 
 impl ResultRow for WindowStats {
     const KIND: u8 = 1;
-    const VERSION: u8 = 1;
+    const VERSION: u8 = 4;
     const NAME: &'static str = "windows";
     const SINGULAR: &'static str = "window";
     const STORAGE: RowStorage = RowStorage::Hourly {

@@ -491,8 +491,8 @@ mod tests {
             std: 0.0,
             first: 5.0,
             last: 5.0,
-            increase: 0.0,
-            partial: false,
+            sum: 5.0,
+            ..WindowStats::default()
         };
         let samples = [(1_700_000_060_000, 4.0), (1_700_003_600_000, 5.0)];
         let count = differences(&row, &samples)[0];

@@ -1,14 +1,12 @@
 //! One row against the samples that it is made of, computed again by the slow twin.
 //!
-//! How exactly numbers have to agree is as in `verify`; `increase` within 1e-10 of all that the values moved.
+//! How exactly numbers have to agree says the table of statistics, as in `verify`.
 
-use tidewatch_dataflows::kernels::reference;
 use tidewatch_dataflows::rows::WindowStats;
+use tidewatch_dataflows::stages::window::row::exact;
+use tidewatch_dataflows::statistics::{Agreement, REVISION, STATISTICS, Statistic};
 
 use crate::verify;
-
-/// Tolerance of the increase, relative to the sum of all steps.
-const INCREASE: f64 = 1e-10;
 
 /// A number that is not what the samples give.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,48 +21,36 @@ pub struct RowDifference {
 
 /// What of a row is not what these samples give, which are all in its window.
 pub fn differences(row: &WindowStats, samples: &[(i64, f64)]) -> Vec<RowDifference> {
-    let (Some(first), Some(last)) = (samples.first(), samples.last()) else {
+    if samples.is_empty() {
         return vec![RowDifference { field: "count", kept: f64::from(row.count), again: 0.0 }];
-    };
-    let values: Vec<f64> = samples.iter().map(|(_, value)| *value).collect();
-    let slow = reference::moments(&values);
-    let exact = [
-        ("count", f64::from(row.count), values.len() as f64),
-        ("min", row.min, slow.min),
-        ("max", row.max, slow.max),
-        ("first", row.first, first.1),
-        ("last", row.last, last.1),
-        ("span_ms", f64::from(row.span_ms), (last.0 - first.0) as f64),
-    ];
-    let mut found: Vec<RowDifference> = exact
-        .into_iter()
-        // As numbers: which of two zeros is the smallest depends on the order.
-        .filter(|(_, kept, again)| kept != again)
-        .map(|(field, kept, again)| RowDifference { field, kept, again })
-        .collect();
-    let answer = [values.len() as f64, slow.min, slow.max, slow.avg, slow.std];
-    let beyond = verify::beyond(&verify::distance(row, &answer));
-    if beyond[3] {
-        found.push(RowDifference { field: "avg", kept: row.avg, again: slow.avg });
     }
-    if beyond[4] {
-        found.push(RowDifference { field: "std", kept: row.std, again: slow.std });
-    }
-    let apart = (row.increase - slow.increase).abs();
-    // Beyond the numbers, the order of the steps decides what is left of their sum.
-    if slow.steps.is_finite()
-        && !reference::near(row.increase, slow.increase)
-        && apart.partial_cmp(&(INCREASE * slow.steps)).is_none_or(|order| order.is_gt())
-    {
-        found.push(RowDifference { field: "increase", kept: row.increase, again: slow.increase });
-    }
+    let exact = exact(samples);
+    let judged = STATISTICS.iter().filter(|statistic| {
+        // Beyond the numbers, the order of the steps decides what is left of their sum.
+        let beyond = matches!(statistic.agreement, Agreement::OfSteps(_)) && !exact.steps.is_finite();
+        **statistic != REVISION && !beyond
+    });
+    let number = |statistic: &Statistic, row| (statistic.value)(row).unwrap_or(f64::NAN);
+    let numbers = judged.map(|statistic| {
+        let (kept, again) = (number(statistic, row), number(statistic, &exact.row));
+        let scale = (verify::STD_FLOOR, exact.steps);
+        let apart = verify::number_apart(statistic, row, (kept, again), scale);
+        let wrong = apart > statistic.agreement.tolerance();
+        (statistic.name(), kept, again, wrong)
+    });
+    let spans = (f64::from(row.span_ms), f64::from(exact.row.span_ms));
+    let found = numbers.chain([("span_ms", spans.0, spans.1, spans.0 != spans.1)]);
     found
+        .filter(|(.., wrong)| *wrong)
+        .map(|(field, kept, again, _)| RowDifference { field, kept, again })
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
     use tidewatch_dataflows::kernels::moments::Moments;
     use tidewatch_dataflows::sample::SeriesId;
+    use tidewatch_dataflows::stages::window::row::numbers;
 
     use super::*;
 
@@ -76,22 +62,7 @@ mod tests {
             moments
         });
         let all = panes.fold(Moments::EMPTY, |all, pane| all.then(&pane));
-        WindowStats {
-            series: SeriesId(1),
-            window_ms: 3_600_000,
-            at_ms: 3_600_000,
-            revision: 0,
-            count: all.count,
-            span_ms: all.span_ms(),
-            min: all.min,
-            max: all.max,
-            avg: all.avg(),
-            std: all.std(),
-            first: all.first,
-            last: all.last,
-            increase: all.increase,
-            partial: false,
-        }
+        WindowStats { series: SeriesId(1), window_ms: 3_600_000, at_ms: 3_600_000, ..numbers(&all) }
     }
 
     fn samples(value: impl Fn(f64) -> f64) -> Vec<(i64, f64)> {

@@ -46,6 +46,13 @@ fn files_that_are_not_ours_are_refused_clearly() {
     for error in [open().0, open().1] {
         assert!(error.ends_with("is a store of version 7; this program knows version 4"), "{error}");
     }
+    let other = Connection::open(dir.file()).unwrap();
+    other.pragma_update(None, "user_version", 4).unwrap();
+    other.execute("UPDATE meta SET value = 'windows 0' WHERE key = 'kinds'", []).unwrap();
+    drop(other);
+    for error in [open().0, open().1] {
+        assert!(error.contains("is a store of \"windows 0\"; this program knows \"windows "), "{error}");
+    }
     let error = Embedded::open(&dir.path().join("no/such/dir/store.sqlite"), EmbeddedOptions::default())
         .err()
         .unwrap();

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension};
 use tidewatch_dataflows::rows::columns::FieldType;
 use tidewatch_dataflows::rows::kind::RowStorage;
 use tidewatch_dataflows::rows::{KINDS, KindInfo};
@@ -63,6 +63,12 @@ CREATE TABLE corrections (
 );
 ";
 
+/// The kinds of rows and the versions of their fields, which are the columns of their tables.
+fn kinds() -> String {
+    let kinds = KINDS.iter().map(|kind| format!("{} {}", kind.name, kind.version));
+    kinds.collect::<Vec<_>>().join(", ")
+}
+
 /// The table that holds the rows of one kind written in one hour.
 pub fn table(kind: &KindInfo, hour: i64) -> String {
     format!("{}_{hour}", kind.name)
@@ -118,6 +124,7 @@ pub fn open_for_writing(path: &Path) -> Result<Connection, StoreError> {
         for kind in KINDS.iter().filter(|kind| kind.storage == RowStorage::Latest) {
             tx.execute_batch(&create_table(kind, 0)).map_err(fail)?;
         }
+        tx.execute("INSERT INTO meta (key, value) VALUES ('kinds', ?1)", [kinds()]).map_err(fail)?;
         tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(fail)?;
         tx.pragma_update(None, "user_version", VERSION).map_err(fail)?;
         tx.commit().map_err(fail)?;
@@ -215,6 +222,12 @@ fn recognise(conn: &Connection, path: &Path) -> Result<(), StoreError> {
     let found = pragma("user_version")?;
     if found != VERSION {
         return Err(StoreError::Version { path: path.to_owned(), found, known: VERSION });
+    }
+    let sql = "SELECT value FROM meta WHERE key = 'kinds'";
+    let found = conn.query_row(sql, [], |row| row.get::<_, String>(0)).optional().map_err(fail)?;
+    let (found, known) = (found.unwrap_or_default(), kinds());
+    if found != known {
+        return Err(StoreError::Kinds { path: path.to_owned(), found, known });
     }
     let missing = "SELECT kind || '_' || hour FROM manifest \
                    WHERE kind || '_' || hour NOT IN (SELECT name FROM sqlite_master) LIMIT 1";

@@ -13,11 +13,12 @@
 
 use super::panes::PaneSpan;
 use super::reconfigure::AddedWindow;
-use super::{Moments, WindowPlan, Windows, panes};
+use super::{Moments, WindowPlan, Windows, panes, row};
 use crate::kernels::moments::step;
 use crate::kernels::reference;
 use crate::rows::inspect::{Mismatch, StateCheck, What};
 use crate::shard::{RawSamples, pane_of};
+use crate::statistics::{Agreement, STATISTICS};
 
 /// How far sums may differ, relative to what was summed.
 ///
@@ -46,19 +47,18 @@ impl Compared<'_> {
 
     /// Every bit, the tag of the holder included.
     fn bits(&mut self, kept: &Moments, again: &Moments) {
-        let (a, b) = (fields(kept), fields(again));
-        if let Some((a, b)) = a.iter().zip(&b).find(|(a, b)| a.1.to_bits() != b.1.to_bits()) {
-            self.wrong(a.0, a.1, b.1);
+        let (a, b) = (kept.named(), again.named());
+        if let Some((a, b)) = a.iter().zip(&b).find(|(a, b)| a.value.to_bits() != b.value.to_bits()) {
+            self.wrong(a.name, a.value, b.value);
         }
     }
 
     /// Numbers that are copied or counted.
     fn copied(&mut self, kept: &Moments, again: &Moments) {
-        let (a, b) = (fields(kept), fields(again));
-        for (a, b) in a.iter().zip(&b).filter(|(a, _)| COPIED.contains(&a.0)) {
+        for (a, b) in kept.named().iter().zip(&again.named()).filter(|(a, _)| a.copied) {
             // As numbers: which of two zeros is the smallest depends on the order.
-            if a.1 != b.1 {
-                self.wrong(a.0, a.1, b.1);
+            if a.value != b.value {
+                self.wrong(a.name, a.value, b.value);
             }
         }
     }
@@ -77,26 +77,6 @@ impl Compared<'_> {
             self.wrong(field, kept, again);
         }
     }
-}
-
-/// Fields that are equal whatever the shape of the merges.
-const COPIED: [&str; 7] = ["count", "first", "last", "min", "max", "first_at", "last_at"];
-
-fn fields(m: &Moments) -> [(&'static str, f64); 12] {
-    [
-        ("count", f64::from(m.count)),
-        ("first", m.first),
-        ("last", m.last),
-        ("min", m.min),
-        ("max", m.max),
-        ("first_at", f64::from(m.first_at)),
-        ("last_at", f64::from(m.last_at)),
-        ("sum_hi", m.sum_hi),
-        ("sum_lo", m.sum_lo),
-        ("m2", m.m2),
-        ("increase", m.increase),
-        ("tag", f64::from(m.tag)),
-    ]
 }
 
 impl Windows {
@@ -201,19 +181,24 @@ impl Windows {
         // Both merge the same panes, so what cancelled inside of a pane was summed for both.
         compared.summed("increase", kept.increase, again.increase, gained);
         if raw.whole(start_ms) {
-            let values = &raw.value[raw.within(start_ms, end_ms)];
-            let slow = reference::moments(values);
-            let differs = |(a, b): (f64, f64)| a != b && !(values.is_empty() && kept.is_empty());
-            if kept.count as usize != values.len() {
-                compared.wrong("count", f64::from(kept.count), values.len() as f64);
-            } else if let Some((a, b)) =
-                [(kept.min, slow.min), (kept.max, slow.max)].into_iter().find(|pair| differs(*pair))
-            {
-                compared.wrong("range", a, b);
+            let samples = raw.within(start_ms, end_ms).map(|i| (raw.at_ms[i], raw.value[i]));
+            let samples: Vec<(i64, f64)> = samples.collect();
+            if samples.is_empty() || kept.is_empty() {
+                if samples.len() != kept.count as usize {
+                    compared.wrong("count", f64::from(kept.count), samples.len() as f64);
+                }
+                return;
             }
+            let (numbers, slow) = (row::numbers(&kept), row::exact(&samples));
+            let counted = STATISTICS.iter().filter(|statistic| statistic.agreement == Agreement::Exact);
+            let mut pairs = counted.map(|s| (s.name(), (s.value)(&numbers), (s.value)(&slow.row)));
+            if let Some((name, Some(a), Some(b))) = pairs.find(|(_, a, b)| a != b) {
+                compared.wrong(name, a, b);
+            }
+            let (slow, steps) = (slow.row, slow.steps);
             compared.summed("avg", kept.avg(), slow.avg, size);
             compared.summed("std", kept.std(), slow.std, range);
-            compared.summed("increase", kept.increase, slow.increase, slow.steps);
+            compared.summed("increase", kept.increase, slow.increase, steps);
         }
     }
 }

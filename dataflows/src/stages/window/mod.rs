@@ -10,9 +10,9 @@
 //! docs/semantics.md, Closing and Late samples; `tests/oracle` holds the rules once more, slowly.
 //!
 //! # State
-//! Per series 120 bytes and 80 bytes a pane: base panes for lateness and the longest hop; per window
+//! Per series 120 bytes and 88 bytes a pane: base panes for lateness and the longest hop; per window
 //! `(length + lateness) / hop + 2` panes (none of its own where the hop is the base pane), `m / 8` partial
-//! tails, one head, 40 bytes of marks. The default windows come to 18 KB, resident as they fill.
+//! tails, one head, 40 bytes of marks. The default windows come to 20 KB, resident as they fill.
 
 mod check;
 mod clock;
@@ -23,6 +23,7 @@ mod panes;
 mod prefill;
 mod rebuild;
 mod reconfigure;
+pub mod row;
 mod snapshot;
 mod stage;
 
@@ -35,7 +36,7 @@ use self::reconfigure::{AddedWindow, BaseLimit};
 pub use self::stage::SPEC;
 use crate::kernels::moments::{Moments, WORDS};
 use crate::mutants::{Mutant, mutant};
-use crate::rows::{Rows, WindowStats};
+use crate::rows::Rows;
 use crate::sample::SeriesId;
 use crate::seal::Sealing;
 use crate::settings::Settings;
@@ -451,7 +452,7 @@ impl Windows {
             }
         };
         out.counts.corrections += u64::from(revision > 0);
-        out.windows.push(stats(head.series, &self.plans[w], at, moments, (revision, partial)));
+        out.windows.push(row::of_moments(head.series, &self.plans[w], at, moments, (revision, partial)));
     }
 
     /// Forgets what was built on the panes that hold `at` or anything newer.
@@ -482,31 +483,5 @@ impl Windows {
 
     fn marks(&mut self, slot: u32, w: usize) -> &mut Marks {
         &mut self.marks[slot as usize * self.plans.len() + w]
-    }
-}
-
-/// A window's row: its moments, its revision and whether it is partial.
-fn stats(
-    series: SeriesId,
-    plan: &WindowPlan,
-    at_ms: i64,
-    moments: &Moments,
-    (revision, partial): (u32, bool),
-) -> WindowStats {
-    WindowStats {
-        series,
-        window_ms: plan.length_ms,
-        at_ms,
-        revision,
-        count: moments.count,
-        span_ms: moments.span_ms(),
-        min: moments.min,
-        max: moments.max,
-        avg: moments.avg(),
-        std: moments.std(),
-        first: moments.first,
-        last: moments.last,
-        increase: moments.increase,
-        partial,
     }
 }

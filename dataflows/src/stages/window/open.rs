@@ -1,7 +1,7 @@
 //! What windows show that are not closed yet. Nothing here changes anything.
 
 use super::panes::{self, PaneSpan};
-use super::{NEVER, Windows, stats};
+use super::{NEVER, Windows, row};
 use crate::rows::WindowStats;
 use crate::sample::SeriesId;
 
@@ -52,7 +52,7 @@ impl Windows {
             let from_ms = at_ms - plan.length_ms;
             let partial = left || from_ms < young.known_from.max(head.withhold);
             let revision = known.map_or(0, |revised| revised.revision);
-            rows.push(stats(series, plan, at_ms, &moments, (revision, partial)));
+            rows.push(row::of_moments(series, plan, at_ms, &moments, (revision, partial)));
         }
         rows
     }

@@ -12,7 +12,11 @@ const AGAIN_MS = 15_000;
 /** Rows in the table below the chart: the newest. */
 const DATA_ROWS_MAX = 200;
 
-const FACTS = [["last", "Last"], ["avg", "Avg"], ["min", "Min"], ["max", "Max"], ["std", "Std"], ["rate", "Rate /s"], ["increase", "Increase"]];
+/** What of a row is no statistic, or stands at the end of the facts: everything else that a row has is shown. */
+const NO_FACTS = new Set(["series", "name", "labels", "window", "at", "at_ms", "count", "partial", "revision", "open", "epoch"]);
+
+/** A column's name as a title. */
+const title = (key) => key[0].toUpperCase() + key.slice(1).replaceAll("_", " ") + (key === "rate" ? " /s" : "");
 
 /** Reasons of refusal, in words. */
 const REASONS = {
@@ -191,9 +195,9 @@ class One {
       this.facts.replaceChildren();
       return;
     }
-    const shown = FACTS.filter(([key]) => Object.hasOwn(row, key));
+    const shown = Object.keys(row).filter((key) => !NO_FACTS.has(key));
     const fact = (title, text, whole) => el("div", { title: whole }, el("dt", {}, title), el("dd", {}, text));
-    this.facts.replaceChildren(...shown.map(([key, title]) => fact(title, number(row[key]), row[key])),
+    this.facts.replaceChildren(...shown.map((key) => fact(title(key), number(row[key]), row[key])),
       fact("Count", count(row.count)), fact("At (UTC)", time(row.at_ms), moment(row.at_ms)));
   }
 

@@ -167,23 +167,7 @@ fn what_is_known_is_what_the_gate_applied() {
 }
 
 fn row(window_ms: i64, at_ms: i64) -> WindowStats {
-    let n = 0.0;
-    WindowStats {
-        series: SeriesId(SERIES),
-        window_ms,
-        at_ms,
-        revision: 0,
-        count: 1,
-        span_ms: 0,
-        min: n,
-        max: n,
-        avg: n,
-        std: n,
-        first: n,
-        last: n,
-        increase: n,
-        partial: false,
-    }
+    WindowStats { series: SeriesId(SERIES), window_ms, at_ms, count: 1, ..WindowStats::default() }
 }
 
 #[test]
