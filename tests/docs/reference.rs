@@ -9,6 +9,7 @@ use clap::CommandFactory;
 use serde_json::Value;
 use tidewatch::cli::Cli;
 use tidewatch_dataflows::sample::Reason;
+use tidewatch_dataflows::statistics::STATISTICS;
 
 use super::read;
 use crate::support::process::Tidewatch;
@@ -368,6 +369,21 @@ fn every_metric_is_listed_and_every_one_that_is_named_exists() {
                 assert!(known, "{page}: there is no metric {word}");
             }
         }
+    }
+}
+
+#[test]
+fn every_statistic_is_explained() {
+    let page = read("docs/semantics.md");
+    let table =
+        page.split("| column | is | in PromQL |").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
+    for statistic in STATISTICS.iter().filter(|statistic| statistic.name() != "revision") {
+        let name = format!("`{}`", statistic.name());
+        let row =
+            table.lines().find(|line| line.split(" | ").next().is_some_and(|cell| cell.contains(&name)));
+        let row = row.unwrap_or_else(|| panic!("docs/semantics.md lacks {name}"));
+        let promql = statistic.promql.map(|function| format!("`{function}`")).unwrap_or_default();
+        assert!(row.contains(&promql), "docs/semantics.md: {name} is {promql} in PromQL: {row}");
     }
 }
 
