@@ -124,6 +124,24 @@ fn the_config_for_prometheus_is_good_and_is_the_one_in_the_readme() {
 }
 
 #[test]
+fn the_alerts_are_good_and_are_those_of_the_docs() {
+    let file = crate::support::repository().join("deploy/alerts.yml");
+    let rules = std::fs::read_to_string(&file).unwrap();
+    let of = |key: &str| rules.lines().filter_map(|line| line.trim().strip_prefix(key)).collect::<Vec<_>>();
+    let (alerts, expressions) = (of("- alert: "), of("expr: "));
+    assert!(alerts.len() > 10 && alerts.len() == expressions.len());
+    let page = include_str!("../docs/operations.md");
+    for (alert, expression) in alerts.iter().zip(expressions) {
+        let row = format!("| `{alert}` | `{expression}` |");
+        assert!(page.contains(&row), "docs/operations.md lacks {row}");
+    }
+    let Some(promtool) = server("TEST_PROMTOOL") else { return };
+    let Output { status, stdout, stderr } =
+        Command::new(promtool).args(["check", "rules"]).arg(&file).output().unwrap();
+    assert!(status.success(), "{}", String::from_utf8_lossy(&[stdout, stderr].concat()));
+}
+
+#[test]
 fn each_accepted_sample_is_counted_once() {
     let tidewatch = Tidewatch::start("");
     let samples: Vec<_> = (0..7).map(|i| (1_767_225_600_000 + i * 1_000, 1.0)).collect();

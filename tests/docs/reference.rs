@@ -9,6 +9,7 @@ use clap::CommandFactory;
 use serde_json::Value;
 use tidewatch::cli::Cli;
 use tidewatch_dataflows::sample::Reason;
+use tidewatch_dataflows::statistics::STATISTICS;
 
 use super::read;
 use crate::support::process::Tidewatch;
@@ -29,7 +30,10 @@ fn hold(page: &str, name: &str, text: &str) {
         std::env::var_os("TEST_WRITE_DOCS").is_some(),
         "{page}: the part {name} is not what the program says; TEST_WRITE_DOCS=1 writes it:\n{text}"
     );
-    std::fs::write(repository().join(page), format!("{}{text}{}", &old[..from], &old[to..])).unwrap();
+    // Other tests read the page meanwhile.
+    let (path, whole) = (repository().join(page), repository().join(format!("{page}.new")));
+    std::fs::write(&whole, format!("{}{text}{}", &old[..from], &old[to..])).unwrap();
+    std::fs::rename(&whole, &path).unwrap();
 }
 
 /// A row of a table; `|` in cells is escaped.
@@ -168,13 +172,31 @@ fn shapes(document: &Value) -> String {
     page
 }
 
+/// What a field says that is named alike everywhere, where its shape does not say so.
+fn usual(name: &str) -> &'static str {
+    match name {
+        "series" => "The series: its id, 16 hex digits.",
+        "name" => "Its metric name.",
+        "labels" => "Its other labels.",
+        "count" => "Samples in it.",
+        "min" | "max" | "avg" => "Of these samples, in the metric's unit.",
+        name if name.ends_with("_ms") => "In Unix milliseconds.",
+        name if name.starts_with("bytes") => "On disk.",
+        _ => "",
+    }
+}
+
 fn fields(schema: &Value, above: &str) -> Vec<String> {
     let mut rows = Vec::new();
     for (name, field) in schema["properties"].as_object().unwrap() {
         let needed: Vec<&str> = schema["required"].as_array().into_iter().flatten().map(text).collect();
         let path = format!("{above}{name}");
         let optional = if needed.contains(&name.as_str()) { "" } else { ", may be absent" };
-        let about = text(&field["description"]).replace('\n', " ");
+        let about = match text(&field["description"]) {
+            "" => usual(name),
+            about => about,
+        };
+        let about = about.replace('\n', " ");
         rows.push(row(&[&format!("`{path}`"), &format!("{}{optional}", kind(field)), &about]));
         let (inner, mark) =
             if field["items"]["properties"].is_object() { (&field["items"], "[].") } else { (field, ".") };
@@ -264,14 +286,33 @@ fn every_command_and_flag_is_described_as_help_describes_it() {
     }
 }
 
+/// The labels of a family: each with what is said of its values.
+fn labels(family: &str) -> Vec<(String, String)> {
+    let begin = METRICS.find(&format!("pub struct {family} {{")).unwrap_or_else(|| panic!("{family}"));
+    let fields = METRICS[begin..].split_once("\n}").map(|(fields, _)| fields).unwrap_or_default();
+    let (mut labels, mut doc) = (Vec::new(), Vec::new());
+    for line in fields.lines().map(str::trim) {
+        if let Some(said) = line.strip_prefix("/// ") {
+            doc.push(said);
+        } else if let Some((name, _)) = line.strip_prefix("pub ").and_then(|rest| rest.split_once(": ")) {
+            labels.push((name.to_owned(), std::mem::take(&mut doc).join(" ")));
+        }
+    }
+    labels
+}
+
+fn labels_of(family: &str) -> Vec<String> {
+    labels(family).into_iter().map(|(name, _)| name).collect()
+}
+
+/// The families that have labels.
+fn families() -> BTreeSet<&'static str> {
+    let rest = METRICS.split("Family<").skip(1).filter_map(|rest| rest.split(',').next());
+    rest.filter(|name| name.ends_with("Labels")).collect()
+}
+
 /// Every metric that the program declares: its name as scraped, with its row.
 fn declared() -> BTreeMap<String, String> {
-    let labels_of = |family: &str| -> Vec<String> {
-        let begin = METRICS.find(&format!("pub struct {family} {{")).unwrap_or_else(|| panic!("{family}"));
-        let fields = METRICS[begin..].split_once('}').map(|(fields, _)| fields).unwrap_or_default();
-        let fields = fields.lines().filter_map(|line| line.trim().strip_prefix("pub "));
-        fields.filter_map(|field| Some(field.split_once(": ")?.0.to_owned())).collect()
-    };
     let mut metrics = BTreeMap::new();
     let mut help: Vec<&str> = Vec::new();
     for line in METRICS.lines().map(str::trim) {
@@ -288,8 +329,8 @@ fn declared() -> BTreeMap<String, String> {
                 _ => ("gauge", ""),
             };
             let labels = of.strip_prefix("Family<").and_then(|rest| rest.split(',').next());
-            let labels = labels.map(|family| labels_of(family).join("`, `")).unwrap_or_default();
-            let labels = if labels.is_empty() { labels } else { format!("`{labels}`") };
+            let names = labels.into_iter().flat_map(labels_of).map(|name| format!("`{name}`"));
+            let labels = names.collect::<Vec<_>>().join(", ");
             let name = format!("{name}{suffix}");
             metrics.insert(name.clone(), row(&[&format!("`{name}`"), kind, &labels, &help.join(" ")]));
         }
@@ -302,6 +343,9 @@ fn declared() -> BTreeMap<String, String> {
 fn every_metric_is_listed_and_every_one_that_is_named_exists() {
     let declared = declared();
     assert!(declared.len() > 60, "{}", declared.len());
+    let said: BTreeSet<(String, String)> = families().into_iter().flat_map(labels).collect();
+    let rows = said.iter().map(|(name, values)| row(&[&format!("`{name}`"), values]));
+    hold("docs/operations.md", "labels", &table(&["label", "its values"], rows));
     let rows = declared.values().cloned();
     hold("docs/operations.md", "metrics", &table(&["metric", "type", "labels", "what it says"], rows));
     let pages =
@@ -325,6 +369,21 @@ fn every_metric_is_listed_and_every_one_that_is_named_exists() {
                 assert!(known, "{page}: there is no metric {word}");
             }
         }
+    }
+}
+
+#[test]
+fn every_statistic_is_explained() {
+    let page = read("docs/semantics.md");
+    let table =
+        page.split("| column | is | in PromQL |").nth(1).and_then(|rest| rest.split("\n\n").next()).unwrap();
+    for statistic in STATISTICS.iter().filter(|statistic| statistic.name() != "revision") {
+        let name = format!("`{}`", statistic.name());
+        let row =
+            table.lines().find(|line| line.split(" | ").next().is_some_and(|cell| cell.contains(&name)));
+        let row = row.unwrap_or_else(|| panic!("docs/semantics.md lacks {name}"));
+        let promql = statistic.promql.map(|function| format!("`{function}`")).unwrap_or_default();
+        assert!(row.contains(&promql), "docs/semantics.md: {name} is {promql} in PromQL: {row}");
     }
 }
 
