@@ -171,7 +171,7 @@ impl Backfills for Fake {
 struct Served {
     base: String,
     api: Api,
-    agent: ureq::Agent,
+    agent: reqwest::blocking::Client,
     runtime: tokio::runtime::Runtime,
     labels: Arc<Labels>,
     /// What [`Fake::over`] sends.
@@ -180,7 +180,7 @@ struct Served {
 
 struct Reply {
     status: u16,
-    headers: ureq::http::HeaderMap,
+    headers: reqwest::header::HeaderMap,
     body: String,
 }
 
@@ -223,8 +223,7 @@ fn serve(store: Arc<dyn Store>, ready: Result<(), String>) -> Served {
     let routes =
         router(api.clone()).layer(axum::middleware::from_fn_with_state(metrics, super::drain_unread));
     runtime.spawn(async move { axum::serve(listener, routes).await });
-    let agent =
-        ureq::Agent::new_with_config(ureq::Agent::config_builder().http_status_as_error(false).build());
+    let agent = crate::source::query::client::testing::plain_client();
     Served { base, api, agent, runtime, labels, over }
 }
 
@@ -235,7 +234,7 @@ impl Served {
 
     fn get_as(&self, path: &str, accept: &str) -> Reply {
         let url = format!("{}{path}", self.base);
-        reply(self.agent.get(url).header("accept", accept).call().unwrap())
+        reply(self.agent.get(url).header("accept", accept).send().unwrap())
     }
 
     /// All rows of a list, page by page.
@@ -273,9 +272,9 @@ impl Served {
     }
 }
 
-fn reply(mut response: ureq::http::Response<ureq::Body>) -> Reply {
-    let body = response.body_mut().with_config().limit(64 << 20).read_to_string().unwrap();
-    Reply { status: response.status().as_u16(), headers: response.headers().clone(), body }
+fn reply(response: reqwest::blocking::Response) -> Reply {
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    Reply { status, headers, body: response.text().unwrap() }
 }
 
 /// Four series of four names, over three hours of two windows, with a correction in a later hour of writing.
@@ -423,7 +422,7 @@ fn the_page_is_served_with_its_policy_and_known_by_its_tag() {
     }
     assert_eq!(served.problem("/page/none.js").0, 404);
     assert_eq!(served.problem("/page/../Cargo.toml").0, 404);
-    let posted = reply(served.agent.post(format!("{}/", served.base)).send_empty().unwrap());
+    let posted = reply(served.agent.post(format!("{}/", served.base)).send().unwrap());
     assert_eq!((posted.status, posted.header("allow")), (405, "GET, HEAD"));
     assert!(
         served
@@ -591,10 +590,10 @@ fn a_backfill_is_ordered_followed_and_ended() {
     let url = format!("{}/api/v1/backfill", served.base);
     let post = |body: &str| {
         let request = served.agent.post(&url).header("content-type", "Application/JSON; charset=utf-8");
-        reply(request.send(body).unwrap())
+        reply(request.body(body.to_owned()).send().unwrap())
     };
     for declared in ["text/plain", "application/x-www-form-urlencoded", ""] {
-        let got = reply(served.agent.post(&url).header("content-type", declared).send("{}").unwrap());
+        let got = reply(served.agent.post(&url).header("content-type", declared).body("{}").send().unwrap());
         let says = format!("Content-Type must be application/json; got {declared:?}");
         assert_eq!((got.status, &got.json()["detail"]), (415, &json!(says)));
     }
@@ -657,11 +656,11 @@ fn a_backfill_is_ordered_followed_and_ended() {
     let order = "BackfillOrder { source: Some(Url(\"http://a:1\")), matching: Some([\"up\"]), start_ms: 1699833600000, end_ms: 1699920000000 }";
     assert_eq!(good.json()["order"], order);
     assert_eq!(served.get("/api/v1/backfill/1").json()["state"], "running");
-    let ended = reply(served.agent.delete(format!("{url}/1")).call().unwrap());
+    let ended = reply(served.agent.delete(format!("{url}/1")).send().unwrap());
     assert_eq!((ended.status, &ended.json()["id"]), (200, &json!("1")));
     let (status, detail) = served.problem("/api/v1/backfill/2");
     assert_eq!((status, &detail[..29]), (404, "there is no backfill \"2\"; the"));
-    let refused = reply(served.agent.get(&url).call().unwrap());
+    let refused = reply(served.agent.get(&url).send().unwrap());
     assert_eq!((refused.status, refused.header("allow")), (405, "POST"));
     assert!(
         served.get("/metrics").body.contains("tidewatch_limit_reached_total{limit=\"backfill.running\"} 1")
@@ -676,15 +675,15 @@ fn unknown_paths_and_methods_are_problems_too() {
         served.problem("/api/v2/windows"),
         (404, "there is nothing at \"/api/v2/windows\"".to_owned())
     );
-    let refused = reply(served.agent.post(format!("{}/api/v1/windows", served.base)).send_empty().unwrap());
+    let refused = reply(served.agent.post(format!("{}/api/v1/windows", served.base)).send().unwrap());
     assert_eq!((refused.status, refused.header("content-type")), (405, "application/problem+json"));
     assert_eq!(refused.header("allow"), "GET, HEAD");
     assert_eq!(refused.json()["detail"], "\"/api/v1/windows\" does not take \"POST\"");
     let counted = "tidewatch_http_responses_total{route=\"/api/v1/windows\",code=\"405\"} 1";
     assert!(served.get("/metrics").body.contains(counted));
-    let posted = reply(served.agent.post(format!("{}/nowhere", served.base)).send_empty().unwrap());
+    let posted = reply(served.agent.post(format!("{}/nowhere", served.base)).send().unwrap());
     assert_eq!(posted.status, 404);
-    let head = reply(served.agent.head(format!("{}/api/v1/windows", served.base)).call().unwrap());
+    let head = reply(served.agent.head(format!("{}/api/v1/windows", served.base)).send().unwrap());
     assert_eq!((head.status, head.body.as_str()), (200, ""));
 }
 
@@ -697,13 +696,13 @@ fn every_operation_of_the_table_is_there_with_its_methods_and_no_other() {
         let path =
             operation.path.replace("{series}", "up").replace("{id}", "1").replace("{slug}", "internal");
         let url = format!("{}{path}?window=1h&at=0", served.base);
-        let refused = reply(served.agent.patch(&url).send_empty().unwrap());
+        let refused = reply(served.agent.patch(&url).send().unwrap());
         let allowed = operations::allowed(operation.path);
         assert_eq!((refused.status, refused.header("allow")), (405, allowed.as_str()), "{path}");
         let taken = match operation.verb {
-            Verb::Get => served.agent.get(&url).call(),
-            Verb::Post => served.agent.post(&url).send_empty(),
-            Verb::Delete => served.agent.delete(&url).call(),
+            Verb::Get => served.agent.get(&url).send(),
+            Verb::Post => served.agent.post(&url).send(),
+            Verb::Delete => served.agent.delete(&url).send(),
         };
         let taken = reply(taken.unwrap());
         assert!(![404, 405].contains(&taken.status), "{path}: {} {}", taken.status, taken.body);

@@ -73,7 +73,7 @@ pub struct HttpConfig {
     pub authorization: Option<Authorization>,
     /// `tls_config`
     pub tls: TlsConfig,
-    /// `proxy_url`: an HTTP proxy that is asked to CONNECT.
+    /// `proxy_url`: an HTTP proxy; for `https` it is asked to CONNECT.
     pub proxy_url: Option<Url>,
     /// `http_headers`: name and each of its values.
     pub http_headers: Vec<(String, HeaderValue)>,

@@ -115,7 +115,7 @@ const OUTSIDE_OF_SERVER: &[Outside] = &[
     outside("promql_parser", &["store", "api"], "take a parsed selector from the store"),
     outside("prometheus_client", &["metrics"], "declare the metric in metrics.rs"),
     outside("rustix", &["disk", "app"], "ask the disk, or app/process.rs"),
-    outside("ureq", &["source"], "ask through the client of source/query"),
+    outside("reqwest", &["source"], "ask through the client of source/query"),
     outside("rustls", &["source"], "ask through the client of source/query"),
     outside("clap", &["main", "cli"], "take a plain struct"),
     outside("indicatif", &["main", "app"], "report progress as numbers"),
