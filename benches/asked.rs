@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::rim::Folder;
-use crate::wire::field;
+use crate::wire::bytes_into;
 
 /// Series of one name.
 const PER_NAME: usize = 1_000;
@@ -159,16 +159,16 @@ impl Bodies {
             ];
             for (name, value) in labels {
                 let mut label = Vec::new();
-                field(1, name.as_bytes(), &mut label);
-                field(2, value.as_bytes(), &mut label);
-                field(1, &label, &mut one);
+                bytes_into(1, name.as_bytes(), &mut label);
+                bytes_into(2, value.as_bytes(), &mut label);
+                bytes_into(1, &label, &mut one);
             }
             let mut sample = vec![1 << 3 | 1];
             sample.extend_from_slice(&value(i, series).to_bits().to_le_bytes());
             sample.push(2 << 3);
             sample.extend(varint_6(0));
-            field(2, &sample, &mut one);
-            field(1, &one, &mut body);
+            bytes_into(2, &sample, &mut one);
+            bytes_into(1, &one, &mut body);
             // The time ends its sample, that its series, and that the body so far.
             times.push(body.len() - 6);
         }
