@@ -19,6 +19,7 @@ use super::samples::{OlderError, OlderSamples, RingSamples, SampleSource};
 use super::{Api, Deps, Kind, QUESTIONS_MAX, ServerState, router};
 use crate::labels::{Labels, Limits};
 use crate::metrics::Metrics;
+use crate::status::{PartialReport, ServerStatus, SinkStatus, SourceReport, UnreadReport, WindowNames};
 use crate::store::budget::{Budget, BudgetExceeded};
 use crate::store::testing::labels_of;
 use crate::store::testing::{HOUR_MS, ModelStore, T0, TempDir, series, stats};
@@ -39,8 +40,8 @@ impl ServerState for Fake {
         self.ready.clone()
     }
 
-    fn status(&self) -> Value {
-        json!({"processing_ms": 5})
+    fn status(&self) -> ServerStatus {
+        ServerStatus { samples: 5, ..ServerStatus::default() }
     }
 }
 
@@ -497,9 +498,53 @@ fn names_catalog_rejects_and_status_show_the_store() {
     assert!(by("?start=1700000000").is_empty());
 
     let status = served.get("/api/v1/status").json();
-    assert_eq!(status["processing_ms"], 5);
+    assert_eq!(status["samples"], 5);
     assert_eq!((&status["store"]["epoch"], &status["store"]["window_rows"]), (&json!(2), &json!(961)));
     assert_eq!(status["store"]["last_at"], "2023-11-14T03:00:00Z");
+}
+
+/// Each part of the status is in the description, with all of its figures and no other.
+#[test]
+fn the_status_is_as_it_is_described() {
+    let status = ServerStatus {
+        sinks: vec![SinkStatus::default()],
+        sources: vec![SourceReport {
+            partial: Some(PartialReport::default()),
+            not_read: vec![UnreadReport::default()],
+            ..SourceReport::default()
+        }],
+        windows: vec![WindowNames::default()],
+        ..ServerStatus::default()
+    };
+    let schemas: Value = serde_json::from_str(include_str!("openapi/schemas.json")).unwrap();
+    described(
+        &serde_json::to_value(status).unwrap(),
+        &json!({"$ref": "#/components/schemas/Status"}),
+        &schemas,
+        "status",
+    );
+}
+
+fn described(value: &Value, schema: &Value, schemas: &Value, path: &str) {
+    let schema = schema["$ref"].as_str().map_or(schema, |name| &schemas[name.rsplit_once('/').unwrap().1]);
+    let schema = schema["anyOf"].as_array().or(schema["oneOf"].as_array()).map_or(schema, |any| &any[0]);
+    match value {
+        Value::Object(fields) if schema.get("properties").is_some() => {
+            let names: BTreeSet<&str> = fields.keys().map(String::as_str).collect();
+            let required = schema["required"].as_array().unwrap().iter().map(|name| name.as_str().unwrap());
+            assert_eq!(names, required.collect(), "{path}");
+            assert_eq!(
+                names,
+                schema["properties"].as_object().unwrap().keys().map(String::as_str).collect(),
+                "{path}"
+            );
+            fields.iter().for_each(|(name, value)| {
+                described(value, &schema["properties"][name], schemas, &format!("{path}.{name}"))
+            });
+        }
+        Value::Array(items) => items.iter().for_each(|item| described(item, &schema["items"], schemas, path)),
+        _ => {}
+    }
 }
 
 #[test]
