@@ -13,7 +13,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::rim::Folder;
-use crate::wire::field;
+use crate::wire::bytes_into;
 
 /// Series of one name.
 const PER_NAME: usize = 1_000;
@@ -53,7 +53,7 @@ struct Server {
     child: Child,
     base: String,
     series: usize,
-    agent: ureq::Agent,
+    agent: reqwest::blocking::Client,
 }
 
 impl Drop for Server {
@@ -77,8 +77,12 @@ impl Server {
             .stderr(log)
             .spawn()
             .unwrap();
-        let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None);
-        let agent = config.timeout_global(Some(Duration::from_secs(60))).build().new_agent();
+        // Nobody is asked by TLS, but the client wants to know how.
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let tls = tls.unwrap().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth();
+        let agent = reqwest::blocking::Client::builder().no_proxy().timeout(Duration::from_secs(60));
+        let agent = agent.tls_backend_preconfigured(tls).build().unwrap();
         let tidewatch = Server { child, base: format!("http://{listen}"), series, agent };
         tidewatch
             .until("it is ready", || tidewatch.try_get("/-/ready").is_some_and(|(status, _)| status == 200));
@@ -94,9 +98,9 @@ impl Server {
     }
 
     fn try_get(&self, path: &str) -> Option<(u16, String)> {
-        let mut answer = self.agent.get(format!("{}{path}", self.base)).call().ok()?;
-        let text = answer.body_mut().with_config().limit(256 << 20).read_to_string().ok()?;
-        Some((answer.status().as_u16(), text))
+        let answer = self.agent.get(format!("{}{path}", self.base)).send().ok()?;
+        let status = answer.status().as_u16();
+        Some((status, answer.text().ok()?))
     }
 
     fn get(&self, path: &str) -> String {
@@ -113,7 +117,7 @@ impl Server {
             .header("content-type", "application/x-protobuf")
             .header("content-encoding", "snappy")
             .header("x-prometheus-remote-write-version", "0.1.0");
-        let answer = request.send(body).unwrap();
+        let answer = request.body(body.to_vec()).send().unwrap();
         assert!(answer.status().is_success(), "samples were answered {}", answer.status());
     }
 }
@@ -155,16 +159,16 @@ impl Bodies {
             ];
             for (name, value) in labels {
                 let mut label = Vec::new();
-                field(1, name.as_bytes(), &mut label);
-                field(2, value.as_bytes(), &mut label);
-                field(1, &label, &mut one);
+                bytes_into(1, name.as_bytes(), &mut label);
+                bytes_into(2, value.as_bytes(), &mut label);
+                bytes_into(1, &label, &mut one);
             }
             let mut sample = vec![1 << 3 | 1];
             sample.extend_from_slice(&value(i, series).to_bits().to_le_bytes());
             sample.push(2 << 3);
             sample.extend(varint_6(0));
-            field(2, &sample, &mut one);
-            field(1, &one, &mut body);
+            bytes_into(2, &sample, &mut one);
+            bytes_into(1, &one, &mut body);
             // The time ends its sample, that its series, and that the body so far.
             times.push(body.len() - 6);
         }

@@ -12,6 +12,8 @@ mod core;
 mod late;
 mod rim;
 mod snapshots;
+#[allow(dead_code, reason = "what is measured here is reading it")]
+#[path = "../tests/support/protobuf.rs"]
 mod wire;
 
 use core::{Figures, Load, median, run};

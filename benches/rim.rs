@@ -22,22 +22,15 @@ use timely::dataflow::operators::{Input, Probe};
 use timely::dataflow::{InputHandle, ProbeHandle};
 
 use crate::core::{cpu_seconds, median, series_id, value};
-use crate::wire::{field, varint};
+use crate::wire::{bytes_into, varint};
 
 /// A folder that goes with its bench.
-pub struct Folder(pub PathBuf);
+pub struct Folder(pub PathBuf, #[expect(dead_code, reason = "removes it at its end")] tempfile::TempDir);
 
 impl Folder {
     pub fn new(name: &str) -> Folder {
-        let path = std::env::temp_dir().join(format!("tidewatch-bench-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
+        let folder = tempfile::Builder::new().prefix(&format!("tidewatch-bench-{name}-")).tempdir().unwrap();
+        Folder(folder.path().to_owned(), folder)
     }
 }
 
@@ -224,16 +217,16 @@ fn body(from: usize, series: usize, at_ms: i64) -> Vec<u8> {
         let mut one = Vec::new();
         for (name, value) in labels {
             let mut label = Vec::new();
-            field(1, name.as_bytes(), &mut label);
-            field(2, value.as_bytes(), &mut label);
-            field(1, &label, &mut one);
+            bytes_into(1, name.as_bytes(), &mut label);
+            bytes_into(2, value.as_bytes(), &mut label);
+            bytes_into(1, &label, &mut one);
         }
         let mut sample = vec![1 << 3 | 1];
         sample.extend_from_slice(&(i as f64).to_bits().to_le_bytes());
         sample.push(2 << 3);
         varint(at_ms as u64, &mut sample);
-        field(2, &sample, &mut one);
-        field(1, &one, &mut request);
+        bytes_into(2, &sample, &mut one);
+        bytes_into(1, &one, &mut request);
     }
     request
 }

@@ -27,6 +27,9 @@ pub mod config;
 
 pub mod source;
 
+/// Servers that are asked for samples.
+pub mod pull;
+
 pub mod labels;
 
 pub mod journal;
@@ -37,11 +40,20 @@ pub mod outbox;
 
 pub mod sinks;
 
+pub mod upkeep;
+
+pub mod backfill;
+pub mod reading;
+
+pub mod logs;
+
 pub mod store;
 
 pub mod api;
 
 pub mod problem;
+/// How PromQL is printed.
+pub mod promql;
 /// Threads that are made at start and stay.
 pub mod threads;
 
@@ -51,7 +63,12 @@ pub mod verify;
 
 pub mod metrics;
 
+/// How a server is, in figures.
+pub mod status;
+
 pub mod faults;
+
+pub mod fatal;
 
 pub mod segments;
 pub mod snapshots;

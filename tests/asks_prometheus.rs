@@ -220,6 +220,35 @@ fn every_sample_comes_once(variable: &str) {
     wrong_keys_are_definite(&server);
 }
 
+/// The file of those we trust is read at each question, whatever connection is open.
+fn a_file_that_is_replaced_counts_at_once(
+    url: &str,
+    http: &HttpConfig,
+    folder: &Path,
+    metrics: &Arc<Metrics>,
+) {
+    let (others, file) = (Folder::new("others"), folder.join("trusted.pem"));
+    secure(others.path());
+    let mut http = http.clone();
+    http.tls.ca_file = Some(file.clone());
+    let put = |from: &Path| std::fs::copy(from.join("cert.pem"), &file).unwrap();
+    put(folder);
+    let client = PrometheusClient::new(&url.parse().unwrap(), &http, Arc::clone(metrics)).unwrap();
+    let ask = || client.query("up", now_ms(), Duration::from_secs(60));
+    ask().unwrap();
+    put(others.path());
+    let error = ask().unwrap_err();
+    assert!(
+        matches!(&error, QueryError::Definite(why) if why.contains("TLS: invalid peer certificate")),
+        "{error}"
+    );
+    put(folder);
+    ask().unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let error = ask().unwrap_err();
+    assert!(matches!(&error, QueryError::Definite(why) if why.contains("tls_config.ca_file")), "{error}");
+}
+
 /// A wrong password, a certificate nobody vouches for, and a wrong name are for a human to mend.
 fn wrong_keys_are_definite(server: &Blocks) {
     let metrics = Arc::new(Metrics::new());
@@ -249,6 +278,7 @@ fn wrong_keys_are_definite(server: &Blocks) {
     ] {
         ask(&base, &http).unwrap();
     }
+    a_file_that_is_replaced_counts_at_once(&base, &good, server.folder(), &metrics);
     // Debian's own list of certificates does not know the one made here; a machine may have no list at all.
     let unknown = PrometheusClient::new(
         &base.parse().unwrap(),

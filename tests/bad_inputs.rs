@@ -360,7 +360,7 @@ fn each_wrong_file_ends_with_1_and_its_name_and_nothing_of_it_is_stored() {
 const CONFIGURATIONS: [(&str, &str); 31] = [
     ("workers: [1", "file tidewatch.yml is not valid YAML: "),
     ("workers: 1\nworkers: 2", "file tidewatch.yml is not valid YAML: "),
-    ("worker: 2", "there is no setting tidewatch (file tidewatch.yml); at the top there are "),
+    ("worker: 2", "there is no setting worker (file tidewatch.yml); at the top there are "),
     ("limits: {serie: 2}", "there is no setting limits.serie (file tidewatch.yml); at limits there are "),
     ("workers: 0", "workers must be a whole number from 1 to 256; got 0 (file tidewatch.yml)"),
     ("listen: localhost", "listen must be an IP address and port such as 127.0.0.1:7464; got \"localhost\""),

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::support::eventually;
 use crate::support::http;
 use crate::support::process::Tidewatch;
-use crate::support::remote_write::{HEADERS, HEADERS_2, WriteRequest, bytes_field, snappy};
+use crate::support::protobuf::bytes as field;
+use crate::support::remote_write::{HEADERS, HEADERS_2, WriteRequest, snappy};
 
 /// A time long past that is a fine time for a sample.
 const AT_MS: i64 = 1_767_225_600_000;
@@ -23,13 +24,6 @@ type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], Vec<u8>, u16, &'a str, &'a s
 /// A good request whose only series has this name.
 fn sample(name: &str) -> WriteRequest {
     WriteRequest::default().series(&[("__name__", name)], &[(AT_MS, 1.0)])
-}
-
-/// A protobuf field that holds others.
-fn field(number: u8, bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    bytes_field(&mut out, number, bytes);
-    out
 }
 
 /// Bodies and headers that nothing can be made of.

@@ -10,9 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use crate::support::process::Tidewatch;
 use crate::support::remote_write::{
-    HEADERS, HEADERS_2, Histogram, Series2, WriteRequest, WriteRequest2, bytes_field, snappy,
+    HEADERS, HEADERS_2, Histogram, Series2, WriteRequest, WriteRequest2, snappy,
 };
-use crate::support::{eventually, http};
+use crate::support::{eventually, http, protobuf};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Windows close soon, so that samples of now can be read back; a sample of an hour ago is within `allowed_lateness`.
@@ -153,7 +153,7 @@ fn latin_1(message: &[u8]) -> Vec<u8> {
 fn exemplar(value: f64) -> Vec<u8> {
     let (mut exemplar, mut field) = (vec![2 << 3 | 1], Vec::new());
     exemplar.extend_from_slice(&value.to_bits().to_le_bytes());
-    bytes_field(&mut field, 4, &exemplar);
+    protobuf::bytes_into(4, &exemplar, &mut field);
     field
 }
 

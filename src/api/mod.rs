@@ -48,6 +48,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::labels::Labels;
 use crate::metrics::{AnswerLabels, Metrics, RouteLabels};
+use crate::status::ServerStatus;
 use crate::store::budget::Budget;
 use crate::store::{OpenWindowSource, Store};
 use crate::threads::{Pool, TaskError};
@@ -76,8 +77,8 @@ pub trait ServerState: explain::Workings {
     /// A sentence saying what is still to come.
     fn ready(&self) -> Result<(), String>;
 
-    /// How far everything is: a JSON object, to which the store's figures are added.
-    fn status(&self) -> serde_json::Value;
+    /// How far everything is; the store's figures are added.
+    fn status(&self) -> ServerStatus;
 
     /// Called before metrics are read, to bring up to date those that nobody pushes.
     fn before_scrape(&self) {}

@@ -3,39 +3,34 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
-use serde_json::{Value, json};
 
 use super::params::Params;
 use super::{Api, Problem, operations};
+use crate::status::{ServerStatus, StoreFigures};
 use crate::store::StoreStatus;
 use crate::store::record::Rfc3339;
 
 /// Answers with the server's figures and, under `store`, the store's.
-pub async fn show(State(api): State<Api>, uri: Uri) -> Result<Json<Value>, Problem> {
+pub async fn show(State(api): State<Api>, uri: Uri) -> Result<Json<ServerStatus>, Problem> {
     Params::read(&uri, &operations::STATUS)?;
     let store = api.ask_beside(|store| Ok(store.status()?)).await?;
-    let mut status = match api.server.status() {
-        Value::Object(status) => status,
-        other => serde_json::Map::from_iter([("server".to_owned(), other)]),
-    };
-    status.insert("store".to_owned(), of_store(&store));
-    Ok(Json(Value::Object(status)))
+    Ok(Json(ServerStatus { store: of_store(&store), ..api.server.status() }))
 }
 
-fn of_store(status: &StoreStatus) -> Value {
+fn of_store(status: &StoreStatus) -> StoreFigures {
     let time = |at_ms: Option<i64>| at_ms.and_then(Rfc3339::from_ms).map(|time| time.to_string());
     let (first, last) = status.at_ms.unzip();
-    json!({
-        "epoch": status.epoch,
-        "series": status.series,
-        "tables": status.tables,
-        "window_rows": status.window_rows,
-        "reject_rows": status.reject_rows,
-        "rows_last_day": status.rows_last_day,
-        "first_at": time(first),
-        "first_at_ms": first,
-        "last_at": time(last),
-        "last_at_ms": last,
-        "bytes": status.bytes,
-    })
+    StoreFigures {
+        epoch: status.epoch,
+        series: status.series,
+        tables: status.tables,
+        window_rows: status.window_rows,
+        reject_rows: status.reject_rows,
+        rows_last_day: status.rows_last_day,
+        first_at: time(first),
+        first_at_ms: first,
+        last_at: time(last),
+        last_at_ms: last,
+        bytes: status.bytes,
+    }
 }

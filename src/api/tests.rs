@@ -19,6 +19,7 @@ use super::samples::{OlderError, OlderSamples, RingSamples, SampleSource};
 use super::{Api, Deps, Kind, QUESTIONS_MAX, ServerState, router};
 use crate::labels::{Labels, Limits};
 use crate::metrics::Metrics;
+use crate::status::{PartialReport, ServerStatus, SinkStatus, SourceReport, UnreadReport, WindowNames};
 use crate::store::budget::{Budget, BudgetExceeded};
 use crate::store::testing::labels_of;
 use crate::store::testing::{HOUR_MS, ModelStore, T0, TempDir, batch_of, series, stats};
@@ -39,8 +40,8 @@ impl ServerState for Fake {
         self.ready.clone()
     }
 
-    fn status(&self) -> Value {
-        json!({"processing_ms": 5})
+    fn status(&self) -> ServerStatus {
+        ServerStatus { samples: 5, ..ServerStatus::default() }
     }
 }
 
@@ -171,7 +172,7 @@ impl Backfills for Fake {
 struct Served {
     base: String,
     api: Api,
-    agent: ureq::Agent,
+    agent: reqwest::blocking::Client,
     runtime: tokio::runtime::Runtime,
     labels: Arc<Labels>,
     /// What [`Fake::over`] sends.
@@ -180,7 +181,7 @@ struct Served {
 
 struct Reply {
     status: u16,
-    headers: ureq::http::HeaderMap,
+    headers: reqwest::header::HeaderMap,
     body: String,
 }
 
@@ -223,8 +224,7 @@ fn serve(store: Arc<dyn Store>, ready: Result<(), String>) -> Served {
     let routes =
         router(api.clone()).layer(axum::middleware::from_fn_with_state(metrics, super::drain_unread));
     runtime.spawn(async move { axum::serve(listener, routes).await });
-    let agent =
-        ureq::Agent::new_with_config(ureq::Agent::config_builder().http_status_as_error(false).build());
+    let agent = crate::source::query::client::testing::plain_client();
     Served { base, api, agent, runtime, labels, over }
 }
 
@@ -235,7 +235,7 @@ impl Served {
 
     fn get_as(&self, path: &str, accept: &str) -> Reply {
         let url = format!("{}{path}", self.base);
-        reply(self.agent.get(url).header("accept", accept).call().unwrap())
+        reply(self.agent.get(url).header("accept", accept).send().unwrap())
     }
 
     /// All rows of a list, page by page.
@@ -273,9 +273,9 @@ impl Served {
     }
 }
 
-fn reply(mut response: ureq::http::Response<ureq::Body>) -> Reply {
-    let body = response.body_mut().with_config().limit(64 << 20).read_to_string().unwrap();
-    Reply { status: response.status().as_u16(), headers: response.headers().clone(), body }
+fn reply(response: reqwest::blocking::Response) -> Reply {
+    let (status, headers) = (response.status().as_u16(), response.headers().clone());
+    Reply { status, headers, body: response.text().unwrap() }
 }
 
 /// Four series of four names, over three hours of two windows, with a correction in a later hour of writing.
@@ -412,7 +412,7 @@ fn the_page_is_served_with_its_policy_and_known_by_its_tag() {
     }
     assert_eq!(served.problem("/page/none.js").0, 404);
     assert_eq!(served.problem("/page/../Cargo.toml").0, 404);
-    let posted = reply(served.agent.post(format!("{}/", served.base)).send_empty().unwrap());
+    let posted = reply(served.agent.post(format!("{}/", served.base)).send().unwrap());
     assert_eq!((posted.status, posted.header("allow")), (405, "GET, HEAD"));
     assert!(
         served
@@ -471,9 +471,53 @@ fn names_catalog_rejects_and_status_show_the_store() {
     assert!(by("?start=1700000000").is_empty());
 
     let status = served.get("/api/v1/status").json();
-    assert_eq!(status["processing_ms"], 5);
+    assert_eq!(status["samples"], 5);
     assert_eq!((&status["store"]["epoch"], &status["store"]["window_rows"]), (&json!(2), &json!(961)));
     assert_eq!(status["store"]["last_at"], "2023-11-14T03:00:00Z");
+}
+
+/// Each part of the status is in the description, with all of its figures and no other.
+#[test]
+fn the_status_is_as_it_is_described() {
+    let status = ServerStatus {
+        sinks: vec![SinkStatus::default()],
+        sources: vec![SourceReport {
+            partial: Some(PartialReport::default()),
+            not_read: vec![UnreadReport::default()],
+            ..SourceReport::default()
+        }],
+        windows: vec![WindowNames::default()],
+        ..ServerStatus::default()
+    };
+    let schemas: Value = serde_json::from_str(include_str!("openapi/schemas.json")).unwrap();
+    described(
+        &serde_json::to_value(status).unwrap(),
+        &json!({"$ref": "#/components/schemas/Status"}),
+        &schemas,
+        "status",
+    );
+}
+
+fn described(value: &Value, schema: &Value, schemas: &Value, path: &str) {
+    let schema = schema["$ref"].as_str().map_or(schema, |name| &schemas[name.rsplit_once('/').unwrap().1]);
+    let schema = schema["anyOf"].as_array().or(schema["oneOf"].as_array()).map_or(schema, |any| &any[0]);
+    match value {
+        Value::Object(fields) if schema.get("properties").is_some() => {
+            let names: BTreeSet<&str> = fields.keys().map(String::as_str).collect();
+            let required = schema["required"].as_array().unwrap().iter().map(|name| name.as_str().unwrap());
+            assert_eq!(names, required.collect(), "{path}");
+            assert_eq!(
+                names,
+                schema["properties"].as_object().unwrap().keys().map(String::as_str).collect(),
+                "{path}"
+            );
+            fields.iter().for_each(|(name, value)| {
+                described(value, &schema["properties"][name], schemas, &format!("{path}.{name}"))
+            });
+        }
+        Value::Array(items) => items.iter().for_each(|item| described(item, &schema["items"], schemas, path)),
+        _ => {}
+    }
 }
 
 #[test]
@@ -565,10 +609,10 @@ fn a_backfill_is_ordered_followed_and_ended() {
     let url = format!("{}/api/v1/backfill", served.base);
     let post = |body: &str| {
         let request = served.agent.post(&url).header("content-type", "Application/JSON; charset=utf-8");
-        reply(request.send(body).unwrap())
+        reply(request.body(body.to_owned()).send().unwrap())
     };
     for declared in ["text/plain", "application/x-www-form-urlencoded", ""] {
-        let got = reply(served.agent.post(&url).header("content-type", declared).send("{}").unwrap());
+        let got = reply(served.agent.post(&url).header("content-type", declared).body("{}").send().unwrap());
         let says = format!("Content-Type must be application/json; got {declared:?}");
         assert_eq!((got.status, &got.json()["detail"]), (415, &json!(says)));
     }
@@ -631,11 +675,11 @@ fn a_backfill_is_ordered_followed_and_ended() {
     let order = "BackfillOrder { source: Some(Url(\"http://a:1\")), matching: Some([\"up\"]), start_ms: 1699833600000, end_ms: 1699920000000 }";
     assert_eq!(good.json()["order"], order);
     assert_eq!(served.get("/api/v1/backfill/1").json()["state"], "running");
-    let ended = reply(served.agent.delete(format!("{url}/1")).call().unwrap());
+    let ended = reply(served.agent.delete(format!("{url}/1")).send().unwrap());
     assert_eq!((ended.status, &ended.json()["id"]), (200, &json!("1")));
     let (status, detail) = served.problem("/api/v1/backfill/2");
     assert_eq!((status, &detail[..29]), (404, "there is no backfill \"2\"; the"));
-    let refused = reply(served.agent.get(&url).call().unwrap());
+    let refused = reply(served.agent.get(&url).send().unwrap());
     assert_eq!((refused.status, refused.header("allow")), (405, "POST"));
     assert!(
         served.get("/metrics").body.contains("tidewatch_limit_reached_total{limit=\"backfill.running\"} 1")
@@ -650,15 +694,15 @@ fn unknown_paths_and_methods_are_problems_too() {
         served.problem("/api/v2/windows"),
         (404, "there is nothing at \"/api/v2/windows\"".to_owned())
     );
-    let refused = reply(served.agent.post(format!("{}/api/v1/windows", served.base)).send_empty().unwrap());
+    let refused = reply(served.agent.post(format!("{}/api/v1/windows", served.base)).send().unwrap());
     assert_eq!((refused.status, refused.header("content-type")), (405, "application/problem+json"));
     assert_eq!(refused.header("allow"), "GET, HEAD");
     assert_eq!(refused.json()["detail"], "\"/api/v1/windows\" does not take \"POST\"");
     let counted = "tidewatch_http_responses_total{route=\"/api/v1/windows\",code=\"405\"} 1";
     assert!(served.get("/metrics").body.contains(counted));
-    let posted = reply(served.agent.post(format!("{}/nowhere", served.base)).send_empty().unwrap());
+    let posted = reply(served.agent.post(format!("{}/nowhere", served.base)).send().unwrap());
     assert_eq!(posted.status, 404);
-    let head = reply(served.agent.head(format!("{}/api/v1/windows", served.base)).call().unwrap());
+    let head = reply(served.agent.head(format!("{}/api/v1/windows", served.base)).send().unwrap());
     assert_eq!((head.status, head.body.as_str()), (200, ""));
 }
 
@@ -671,13 +715,13 @@ fn every_operation_of_the_table_is_there_with_its_methods_and_no_other() {
         let path =
             operation.path.replace("{series}", "up").replace("{id}", "1").replace("{slug}", "internal");
         let url = format!("{}{path}?window=1h&at=0", served.base);
-        let refused = reply(served.agent.patch(&url).send_empty().unwrap());
+        let refused = reply(served.agent.patch(&url).send().unwrap());
         let allowed = operations::allowed(operation.path);
         assert_eq!((refused.status, refused.header("allow")), (405, allowed.as_str()), "{path}");
         let taken = match operation.verb {
-            Verb::Get => served.agent.get(&url).call(),
-            Verb::Post => served.agent.post(&url).send_empty(),
-            Verb::Delete => served.agent.delete(&url).call(),
+            Verb::Get => served.agent.get(&url).send(),
+            Verb::Post => served.agent.post(&url).send(),
+            Verb::Delete => served.agent.delete(&url).send(),
         };
         let taken = reply(taken.unwrap());
         assert!(![404, 405].contains(&taken.status), "{path}: {} {}", taken.status, taken.body);

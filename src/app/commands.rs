@@ -27,7 +27,8 @@ use super::memory::SeriesRoom;
 use super::rows_per_day::{DiskRoom, RowsPerDay};
 use super::stack::STORE_FILE;
 use super::status::thousands;
-use super::{now_ms, sources, time_ms, windows_in_words};
+use super::{now_ms, time_ms, windows_in_words};
+use crate::pull;
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
@@ -161,7 +162,7 @@ pub fn verify(config: &Config, args: &cli::VerifyArgs) -> anyhow::Result<ExitCod
 
 /// The configuration was judged when it was read; says what it comes to with the series that are stored.
 pub fn check(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
-    sources::clients(config, &Arc::new(Metrics::new())).context("the configuration cannot be used")?;
+    pull::clients(config, &Arc::new(Metrics::new())).context("the configuration cannot be used")?;
     let settings = config.settings();
     let windows = windows_in_words(config);
     let base = duration(settings.base_ms());
@@ -176,7 +177,7 @@ pub fn check(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
         println!(
             "{}",
             json!({"ok": true, "windows": windows, "base_pane": base, "rows_per_series_and_day": of_one,
-                   "rows_per_day": unread.is_none().then(|| rows.json()),
+                   "rows_per_day": unread.is_none().then(|| rows.status()),
                    "series_max": config.limits.series, "bytes_per_series": room.series_bytes,
                    "memory_bytes": room.memory_bytes, "store_error": unread, "series_that_fit": rows.series_that_fit()})
         );

@@ -4,7 +4,6 @@
 //! and the sinks → only then bind a port. Order of an end: stop intake → close the journal → the engine drains
 //! into the outbox → the sinks drain the outbox → release the lock.
 
-mod audit;
 mod backfill;
 mod clock;
 mod commands;
@@ -16,17 +15,12 @@ mod process;
 mod progress;
 mod rate;
 mod raw;
-mod reading;
-mod release;
 mod replay;
 mod rows_per_day;
 mod run;
-mod sources;
 mod stack;
 mod status;
 mod store_check;
-mod trim;
-mod watchdog;
 
 use std::process::ExitCode;
 
@@ -35,6 +29,7 @@ use tidewatch_dataflows::settings::{Window, duration};
 
 use crate::cli::{Cli, Command, Common};
 use crate::config::{Config, ConfigFlags};
+use crate::pull;
 use crate::sinks::sink::Sink;
 
 use self::memory::SeriesRoom;
@@ -90,7 +85,10 @@ fn load(common: &Common) -> anyhow::Result<Config> {
     });
     let (config, ignored) = Config::load(common.config.as_deref(), env, flags)
         .map_err(anyhow::Error::from)
-        .and_then(|(config, ignored)| sources::judge(&config).map(|()| (config, ignored)))
+        .and_then(|(config, ignored)| {
+            pull::judge(&config)?;
+            Ok((config, ignored))
+        })
         .context("the configuration cannot be used")?;
     ignored.iter().for_each(|sentence| tracing::warn!("{sentence}"));
     let mut config = config;

@@ -7,6 +7,7 @@ use tidewatch_dataflows::sample::{AT_MS_MIN, SeriesId};
 
 use super::stack::Stack;
 use crate::api::samples::{OlderError, OlderSamples, RingSamples, SAMPLES_MAX, SampleSource};
+use crate::promql;
 use crate::source::query::client::{PrometheusClient, QueryAnswer, QueryError};
 use std::sync::Arc;
 
@@ -75,7 +76,7 @@ fn ask(
     (after_ms, to_ms): (i64, i64),
     deadline: Instant,
 ) -> Result<Vec<(i64, f64)>, OlderError> {
-    let selector = selector(labels);
+    let selector = promql::selector(labels.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     let mut samples: Vec<(i64, f64)> = Vec::new();
     // Nothing older is ever taken.
     let (mut from_ms, mut piece_ms) = (after_ms.max(AT_MS_MIN - 1), PIECE_MS);
@@ -115,32 +116,4 @@ fn ask(
     }
     samples.sort_by_key(|(at_ms, _)| *at_ms);
     Ok(samples)
-}
-
-/// The selector of a series by all of its labels.
-fn selector(labels: &[(String, String)]) -> String {
-    let quoted = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-    // Names in quotes may hold anything, but only newer servers know them.
-    let plain = |name: &str| {
-        name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
-            && !name.starts_with(|first: char| first.is_ascii_digit())
-    };
-    let one = |(name, value): &(String, String)| match plain(name) {
-        true => format!("{name}=\"{}\"", quoted(value)),
-        false => format!("\"{}\"=\"{}\"", quoted(name), quoted(value)),
-    };
-    let all: Vec<String> = labels.iter().map(one).collect();
-    format!("{{{}}}", all.join(","))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_series_is_selected_by_all_its_labels() {
-        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-        let labels = [pair("__name__", "up"), pair("a.b", "x"), pair("job", "say \"no\"\\\n")];
-        assert_eq!(selector(&labels), r#"{__name__="up","a.b"="x",job="say \"no\"\\\n"}"#);
-    }
 }

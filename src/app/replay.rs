@@ -14,10 +14,11 @@ use crate::journal::EpochMode;
 use crate::source::replay::{ReplayOptions, ReplayReader, ReplaySummary, SOURCE, judge};
 
 use super::progress::{Measure, ProgressLine};
-use super::reading::{EpochCut, TimeBounds, all_read, next_of, read, show};
-use super::stack::{AcceptedRisks, FatalHook, Stack};
-use super::watchdog::Watchdog;
+use super::stack::{AcceptedRisks, Stack};
 use super::{backfill, now_ms, time_ms};
+use crate::fatal::FatalHook;
+use crate::reading::{EpochCut, TimeBounds, all_read, next_of, read, show};
+use crate::upkeep::watchdog::Watchdog;
 
 /// Replays the files and returns when the store holds the last epoch.
 pub fn replay(config: Config, args: &cli::ReplayArgs) -> anyhow::Result<ExitCode> {
@@ -37,7 +38,7 @@ pub fn replay(config: Config, args: &cli::ReplayArgs) -> anyhow::Result<ExitCode
         AcceptedRisks { loss: args.accept_loss, future: args.allow_future, clock: args.accept_clock };
     let stack = Stack::open(&config, EpochMode::File, accepted, &on_fatal, Vec::new());
     if args.backfill {
-        return backfill::command::replay(&config, args, options, stack, (from_ms, to_ms));
+        return backfill::replay(&config, args, options, stack, (from_ms, to_ms));
     }
     let stack = Arc::new(stack?);
     let watchdog = Watchdog::start(

@@ -7,13 +7,13 @@ use std::fmt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
 use tidewatch_dataflows::settings::duration;
 
 use super::stack::STORE_FILE;
 use super::status::{bytes, thousands};
 use crate::config::Config;
 use crate::disk;
+use crate::status::RowsPerDayStatus;
 
 /// Bytes of the store that a window row takes, indices included; measured, see docs/operations.md.
 const ROW_BYTES: u64 = 110;
@@ -103,16 +103,16 @@ impl RowsPerDay {
     }
 
     /// As `/status` shows it.
-    pub fn json(&self) -> Value {
-        json!({
-            "series": self.series,
-            "estimate": self.estimate(),
-            "max": self.max,
-            "exceeded": self.exceeded(),
-            "days_that_fit": self.days_that_fit(),
-            "retention": duration(self.retention_ms),
-            "retention_fits": self.retention_fits(),
-        })
+    pub fn status(&self) -> RowsPerDayStatus {
+        RowsPerDayStatus {
+            series: self.series,
+            estimate: self.estimate(),
+            max: self.max,
+            exceeded: self.exceeded(),
+            days_that_fit: self.days_that_fit(),
+            retention: duration(self.retention_ms),
+            retention_fits: self.retention_fits(),
+        }
     }
 }
 
@@ -218,8 +218,8 @@ mod tests {
         }
         assert_eq!(rows(0, Some(1), 1).days_that_fit(), None);
         assert_eq!(rows(u64::MAX, Some(1), u64::MAX).estimate(), u64::MAX);
-        let unknown = rows(100_000, None, 1).json();
-        assert_eq!((&unknown["days_that_fit"], &unknown["retention_fits"]), (&Value::Null, &Value::Null));
+        let unknown = rows(100_000, None, 1).status();
+        assert_eq!((unknown.days_that_fit, unknown.retention_fits), (None, None));
     }
 
     #[test]
@@ -228,8 +228,8 @@ mod tests {
         let all = 30 * 10_000 * 2_040 * ROW_BYTES;
         for (free, store, fits) in [(all, 0, true), (0, all, true), (1, all - 1, true), (0, all - 1, false)] {
             let rows = rows(10_000, Some(free), store);
-            assert_eq!(rows.json()["retention_fits"], fits, "{free} {store}: {rows}");
-            assert_eq!(rows.json()["retention"], "30d");
+            assert_eq!(rows.status().retention_fits, Some(fits), "{free} {store}: {rows}");
+            assert_eq!(rows.status().retention, "30d");
             assert_eq!(rows.to_string().ends_with("are enough for that"), fits, "{rows}");
         }
     }

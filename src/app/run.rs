@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use axum::middleware::from_fn_with_state;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
 use tidewatch_dataflows::rows::SeriesPresence;
 use tidewatch_dataflows::rows::inspect::Unavailable;
 use tidewatch_dataflows::sample::{Control, MetricType, Samples, SeriesId};
-use tidewatch_dataflows::settings::{Settings, duration};
+use tidewatch_dataflows::settings::{Settings, Window, duration};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::boundary::Boundary;
@@ -27,20 +26,25 @@ use crate::sinks::sink::Sink;
 use crate::source::receive::{self, Receiver};
 use crate::source::remote_write;
 use crate::source::{DurableFuture, Intake, IntakeRefusal};
+use crate::status::{
+    BoundedBytes, DiskStatus, EpochNumbers, FileBytes, LimitsStatus, QuarantineStatus, ServerStatus,
+    StoreFigures, WindowNames,
+};
 use crate::store::{LabelPairs, Store, StoreError};
 use crate::threads::Pool;
 
-use super::audit::Audit;
-use super::backfill::jobs::BackfillJobs;
 use super::clock::{self, ClockWitnesses};
 use super::connections::{self, ConnectionBounds};
 use super::memory::SeriesRoom;
 use super::rate::{self, Rate};
 use super::rows_per_day::{self, DiskRoom, Notice, RowsPerDay, Warning};
-use super::sources::{self, Guest, RunningSources};
-use super::stack::{AcceptedRisks, Fatal, FatalHook, Stack};
-use super::watchdog::Watchdog;
+use super::stack::{AcceptedRisks, Stack};
 use super::{now_ms, process, raw, store_check, windows_in_words};
+use crate::backfill::jobs::BackfillJobs;
+use crate::fatal::{Fatal, FatalHook};
+use crate::pull::{self, Guest, RunningSources};
+use crate::upkeep::audit::{Audit, AuditDeps};
+use crate::upkeep::watchdog::Watchdog;
 
 /// How long requests may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
@@ -77,7 +81,7 @@ async fn serve(
 ) -> anyhow::Result<ExitCode> {
     // Before the data directory is touched.
     let clients =
-        sources::clients(&config, &Arc::new(Metrics::new())).context("the configuration cannot be used")?;
+        pull::clients(&config, &Arc::new(Metrics::new())).context("the configuration cannot be used")?;
     process::judge_open_files(clients.len()).context("the limits of the process cannot be used")?;
     let (fatal_to, mut fatal_from) = mpsc::unbounded_channel();
     // The receiver lives as long as this function: a message is lost only when the process ends anyway.
@@ -96,7 +100,7 @@ async fn serve(
     let check = store_check::StoreCheck::start(config.data_dir.clone(), store, Arc::clone(&on_fatal))
         .context("starting the check of the store")?;
     announce(&config, &stack, opened);
-    let mut statuses = sources::statuses(&config);
+    let mut statuses = pull::statuses(&config);
     statuses.extend(guest.iter().map(|guest| Arc::clone(&guest.status)));
     let catalog = match stack.store.status() {
         Ok(status) => status.series,
@@ -134,7 +138,7 @@ async fn serve(
         now_ms,
         threads.clone(),
     );
-    let backfills = Arc::new(BackfillJobs::new(config.clone(), Arc::clone(&stack)));
+    let backfills = Arc::new(BackfillJobs::new(config.clone(), stack.live()));
     let api = Api::new(Deps {
         store: Arc::clone(&stack.store) as Arc<dyn Store>,
         latest: Arc::new(stack.questions.clone()),
@@ -154,8 +158,8 @@ async fn serve(
         .with_context(|| format!("binding {}", config.listen))?;
     let address = listener.local_addr()?;
     tracing::info!("listening on http://{address}; remote write goes to http://{address}/api/v1/write");
-    let parts = sources::SourceDeps {
-        log: Arc::clone(&server) as Arc<dyn sources::SourceJournal>,
+    let parts = pull::SourceDeps {
+        log: Arc::clone(&server) as Arc<dyn pull::SourceJournal>,
         journal: stack.journal.clone(),
         labels: Arc::clone(&stack.labels),
         metrics: Arc::clone(&stack.metrics),
@@ -164,7 +168,7 @@ async fn serve(
     let mut sources = RunningSources::start(&config, &server.sources, &parts)?;
     guest.map_or(Ok(()), |guest| sources.host(guest, &parts, address))?;
     drop(parts);
-    let audit = Audit::start(&config, accepted.loss, &stack).context("starting the audit")?;
+    let audit = Audit::start(&config, accepted.loss, &audit_deps(&stack)).context("starting the audit")?;
     let (stop_to, stop_from) = watch::channel(false);
     let most = connections::most(config.limits.connections, process::connections_room(server.sources.len()));
     let (bounds, metrics) = (ConnectionBounds::of(most), Arc::clone(&stack.metrics));
@@ -214,6 +218,21 @@ async fn serve(
         tracing::info!("everything taken is stored");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn audit_deps(stack: &Arc<Stack>) -> AuditDeps {
+    let caught_up = {
+        let stack = Arc::clone(stack);
+        Arc::new(move || stack.caught_up())
+    };
+    AuditDeps {
+        journal: stack.journal.clone(),
+        outbox: Arc::clone(&stack.outbox),
+        labels: Arc::clone(&stack.labels),
+        metrics: Arc::clone(&stack.metrics),
+        questions: stack.questions.clone(),
+        caught_up,
+    }
 }
 
 /// Lets series that were quarantined in again; the journal holds it once this returns.
@@ -329,7 +348,7 @@ pub(super) struct RunningServer {
     config: Config,
     closing: AtomicBool,
     opened: Instant,
-    sources: Vec<Arc<sources::SourceStatus>>,
+    sources: Vec<Arc<pull::SourceStatus>>,
 }
 
 fn refused(why: impl ToString) -> IntakeRefusal {
@@ -389,7 +408,44 @@ impl RunningServer {
     }
 }
 
-impl sources::SourceJournal for RunningServer {
+/// Parts of the status.
+impl RunningServer {
+    fn quarantine_status(&self) -> QuarantineStatus {
+        let held = self.stack.engine_progress.quarantined();
+        let series = held.iter().take(QUARANTINED_SHOWN).map(ToString::to_string).collect();
+        QuarantineStatus { count: held.len(), series }
+    }
+
+    fn disk_status(&self) -> DiskStatus {
+        let (stack, config) = (&self.stack, &self.config);
+        let size = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
+        let log_bytes = |log| size(stack.metrics.log_bytes.get_or_create(&LogLabels { log }).get());
+        DiskStatus {
+            journal: BoundedBytes { bytes: stack.journal.bytes(), bytes_max: config.journal.bytes_max },
+            outbox: BoundedBytes { bytes: log_bytes("outbox"), bytes_max: config.outbox.bytes_max },
+            series: FileBytes { bytes: log_bytes("series") },
+            snapshots: FileBytes { bytes: size(stack.metrics.snapshot_bytes.get()) },
+        }
+    }
+
+    fn limits_status(&self) -> LimitsStatus {
+        let limits = &self.config.limits;
+        LimitsStatus {
+            series: limits.series,
+            series_per_name: limits.series_per_name,
+            labels: limits.labels,
+            label_bytes: limits.label_bytes,
+            body_bytes: limits.body_bytes,
+            late_samples: limits.late_samples as usize,
+        }
+    }
+}
+
+fn window_names(window: &Window) -> WindowNames {
+    WindowNames { length: duration(window.length_ms), hop: duration(window.hop_ms) }
+}
+
+impl pull::SourceJournal for RunningServer {
     fn append(&self, samples: Samples, source: &'static str) -> Result<DurableFuture, IntakeRefusal> {
         self.open()?;
         self.stack.journal.try_append(samples, source).map_err(later)
@@ -482,42 +538,43 @@ impl api::ServerState for RunningServer {
         self.stack.ready()
     }
 
-    fn status(&self) -> Value {
+    fn status(&self) -> ServerStatus {
         let (stack, progress) = (&self.stack, &self.stack.engine_progress);
         let processing_ms = progress.processing_ms.load(Ordering::Relaxed);
-        let series = progress.sizes.series.load(Ordering::Relaxed);
         let waits_for = stack.ready().err();
-        let quarantined = progress.quarantined();
-        let log_bytes = |log| stack.metrics.log_bytes.get_or_create(&LogLabels { log }).get();
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "uptime_seconds": self.opened.elapsed().as_secs(),
-            "ready": waits_for.is_none(),
-            "waits_for": waits_for,
-            "series": series,
-            "label_sets": stack.labels.len(),
-            "epoch": { "journal": stack.journal.last_epoch_end().map(|end| end.epoch), "outbox": stack.outbox.epoch() },
-            "lag_seconds": (processing_ms != i64::MIN).then(|| (now_ms() - processing_ms).max(0) as f64 / 1e3),
-            "clock_behind_seconds": self.clock_behind_ms().max(0) as f64 / 1e3,
-            "samples": progress.samples.load(Ordering::Relaxed),
-            "samples_per_second": self.rate.per_second(Instant::now(), progress.live_samples()),
-            "store_log_bytes": stack.metrics.store_log_bytes.get(),
-            "quarantined": { "count": quarantined.len(), "series": quarantined.iter().take(QUARANTINED_SHOWN).map(ToString::to_string).collect::<Vec<_>>() },
-            "rows": progress.rows.load(Ordering::Relaxed),
-            "disk": { "journal": { "bytes": stack.journal.bytes(), "bytes_max": self.config.journal.bytes_max },
-                      "outbox": { "bytes": log_bytes("outbox"), "bytes_max": self.config.outbox.bytes_max },
-                      "series": { "bytes": log_bytes("series") },
-                      "snapshots": { "bytes": stack.metrics.snapshot_bytes.get() } },
-            "sinks": stack.sinks.status(),
-            "limits_reached": stack.metrics.limits_reached(),
-            "rows_per_day": self.rows_per_day().json(),
-            "windows": self.config.windows.iter().map(|w| json!({"length": duration(w.length_ms), "hop": duration(w.hop_ms)})).collect::<Vec<_>>(),
-            "limits": { "series": self.config.limits.series, "series_per_name": self.config.limits.series_per_name,
-                        "labels": self.config.limits.labels, "label_bytes": self.config.limits.label_bytes,
-                        "body_bytes": self.config.limits.body_bytes, "late_samples": self.config.limits.late_samples },
-            "workers": self.config.workers,
-            "sources": sources::show(&self.sources, now_ms()),
-        })
+        ServerStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_seconds: self.opened.elapsed().as_secs(),
+            ready: waits_for.is_none(),
+            waits_for,
+            series: progress.sizes.series.load(Ordering::Relaxed),
+            label_sets: stack.labels.len() as u64,
+            epoch: EpochNumbers {
+                journal: stack.journal.last_epoch_end().map(|end| end.epoch),
+                outbox: stack.outbox.epoch(),
+            },
+            lag_seconds: (processing_ms != i64::MIN).then(|| (now_ms() - processing_ms).max(0) as f64 / 1e3),
+            clock_behind_seconds: self.clock_behind_ms().max(0) as f64 / 1e3,
+            samples: progress.samples.load(Ordering::Relaxed),
+            samples_per_second: self.rate.per_second(Instant::now(), progress.live_samples()),
+            store_log_bytes: stack.metrics.store_log_bytes.get(),
+            quarantined: self.quarantine_status(),
+            rows: progress.rows.load(Ordering::Relaxed),
+            disk: self.disk_status(),
+            sinks: stack.sinks.status(),
+            limits_reached: stack
+                .metrics
+                .limits_reached()
+                .into_iter()
+                .map(|(k, n)| (k.to_owned(), n))
+                .collect(),
+            rows_per_day: self.rows_per_day().status(),
+            windows: self.config.windows.iter().map(window_names).collect(),
+            limits: self.limits_status(),
+            workers: self.config.workers,
+            sources: pull::report(&self.sources, now_ms()),
+            store: StoreFigures::default(),
+        }
     }
 
     fn before_scrape(&self) {
@@ -533,7 +590,7 @@ impl api::ServerState for RunningServer {
         metrics.clock_behind_seconds.set(self.clock_behind_ms().max(0) as f64 / 1e3);
         metrics.rows_per_day.set(i64::try_from(self.rows_per_day().estimate()).unwrap_or(i64::MAX));
         metrics.rows_per_day_max.set(i64::try_from(self.config.store.rows_per_day_max).unwrap_or(i64::MAX));
-        sources::publish(&self.sources, now_ms(), metrics);
+        pull::publish(&self.sources, now_ms(), metrics);
         stack.sinks.publish(metrics);
     }
 }

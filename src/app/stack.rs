@@ -11,13 +11,16 @@ use std::time::Duration;
 use anyhow::Context;
 use parking_lot::Mutex;
 
-use crate::config::{self, Config};
+use crate::backfill::{self, LiveServer};
+use crate::config::Config;
 use crate::disk::DiskFolder;
 use crate::engine::{self, BlockedOn, Engine, EngineError, FreedSlots, Questions};
-use crate::journal::{self, EpochMode, Journal, SyncMode};
-use crate::labels::{self, Labels};
+use crate::fatal::{Fatal, FatalHook, RESTART_ME};
+use crate::journal::{self, EpochMode, Journal};
+use crate::labels::Labels;
+use crate::logs;
 use crate::metrics::{BuildLabels, Metrics};
-use crate::outbox::{self, DurablePosition, Outbox};
+use crate::outbox::{self, DurablePosition};
 use crate::sinks::list::{SinkList, SinkPositions};
 use crate::sinks::runner::{OnSinkFailure, RetryPolicy, SinkFailure, SinkInput, SinkProgress};
 use crate::sinks::sink::Sink;
@@ -25,20 +28,16 @@ use crate::sinks::store::{self as store_sink, StoreSink, StoreSinkDeps};
 use crate::snapshots::Snapshots;
 use crate::store::Store;
 use crate::store::embedded::{self, Embedded};
+use crate::upkeep::release::{self, Release, ReleaseProgress};
+use crate::upkeep::trim::{self, Trim};
 
 use super::process;
-use super::release::{self, Release, ReleaseProgress};
-use super::trim::{self, Trim};
 use super::{now_ms, store_check};
 
 /// Name of the store's file in the data directory.
 pub const STORE_FILE: &str = "store.sqlite";
 /// Name of the file that one process at a time holds.
 pub const LOCK_FILE: &str = "lock";
-/// Name of the folder of a backfill in the data directory; one that is found at start was left behind.
-pub const BACKFILL_DIR: &str = "backfill";
-/// Segments are this long, but never more than an eighth of what the log may take.
-const SEGMENT_BYTES: u64 = 64 << 20;
 
 /// Everything between samples and rows, running.
 pub struct Stack {
@@ -89,21 +88,6 @@ struct StackThreads {
     release: Release,
 }
 
-/// What ends the process.
-#[derive(Clone, Debug)]
-pub struct Fatal {
-    /// The sentence.
-    pub message: String,
-    /// The exit code.
-    pub code: u8,
-}
-
-/// Exit code that asks whoever started the process to start it again: what is durable is as it should be.
-pub const RESTART_ME: u8 = 75;
-
-/// Called with what ends the process.
-pub type FatalHook = Arc<dyn Fn(Fatal) + Send + Sync>;
-
 impl Stack {
     /// Opens the data directory and starts the engine and the sinks: that of the store, and `others`.
     ///
@@ -120,8 +104,9 @@ impl Stack {
         let lock = lock(dir, config.umask)?;
         let metrics = Arc::new(Metrics::new());
         metrics.build_info.get_or_create(&BuildLabels { version: env!("CARGO_PKG_VERSION") }).set(1);
-        remove_backfill(dir)?;
-        let labels = open_labels(config, &dir.join("series"), accepted.loss, Arc::clone(&metrics))?;
+        backfill::remove_folder(dir)?;
+        let labels = logs::open_labels(config, &dir.join("series"), accepted.loss, Arc::clone(&metrics))
+            .context("opening the series log")?;
         let options = embedded::EmbeddedOptions {
             retention_ms: config.store.retention_ms,
             // Twice those that are alive at once: as many come as go.
@@ -142,9 +127,10 @@ impl Stack {
         sinks.extend(others);
         let written = written(&sinks)?;
         let proof = outbox::AcceptProof::new(snapshots.newest_epoch(), &written, accepted.loss);
-        let outbox = open_outbox(config, &outbox_dir, proof, Arc::clone(&metrics))?;
+        let outbox = logs::open_outbox(config, &outbox_dir, proof, Arc::clone(&metrics))
+            .context("opening the outbox")?;
 
-        let mut journal_config = journal_config(config, mode, accepted.future);
+        let mut journal_config = logs::journal_config(config, mode, accepted.future);
         journal_config.accept_loss = accepted.loss;
         journal_config.accept_clock = accepted.clock;
         // Whoever reads a file or makes samples is told by what it waits for.
@@ -247,6 +233,21 @@ impl Stack {
         closed.context("closing the journal")
     }
 
+    /// What a backfill needs of this stack.
+    pub fn live(self: &Arc<Self>) -> LiveServer {
+        let (stuck, ready) = (Arc::clone(self), Arc::clone(self));
+        LiveServer {
+            metrics: Arc::clone(&self.metrics),
+            journal: self.journal.clone(),
+            store: Arc::clone(&self.store) as Arc<dyn Store>,
+            stored: Arc::clone(&self.stored),
+            questions: self.questions.clone(),
+            stuck: Arc::new(move || stuck.stuck().map(|why| why.to_string())),
+            ready: Arc::new(move || ready.ready()),
+            clock: now_ms,
+        }
+    }
+
     /// Whether everything found at start is computed and stored again, and what ended in it released: until then more
     /// series may count than there are. A sink beside the store that lags keeps labels, and is not waited for.
     pub fn caught_up(&self) -> bool {
@@ -312,64 +313,6 @@ impl Stack {
     }
 }
 
-/// Opens a series log within the configured limits.
-pub fn open_labels(
-    config: &Config,
-    dir: &Path,
-    accept_loss: bool,
-    metrics: Arc<Metrics>,
-) -> anyhow::Result<Arc<Labels>> {
-    let limits = labels::Limits {
-        series: config.limits.series as usize,
-        series_per_name: config.limits.series_per_name as usize,
-        labels: config.limits.labels,
-        label_bytes: config.limits.label_bytes,
-    };
-    let open = if accept_loss { Labels::open_accepting_loss } else { Labels::open };
-    Ok(Arc::new(open(dir, limits, metrics).context("opening the series log")?))
-}
-
-/// Opens an outbox of the configured size that must hold what `proof` says.
-pub fn open_outbox(
-    config: &Config,
-    dir: &Path,
-    proof: outbox::AcceptProof,
-    metrics: Arc<Metrics>,
-) -> anyhow::Result<Outbox> {
-    let bytes_max = config.outbox.bytes_max;
-    let outbox_config = outbox::OutboxOptions { segment_bytes: segment_bytes(bytes_max), bytes_max, proof };
-    Outbox::open(dir, outbox_config, metrics).context("opening the outbox")
-}
-
-/// A journal of the configured size.
-pub fn journal_config(config: &Config, mode: EpochMode, allow_future: bool) -> journal::JournalOptions {
-    let mut journal_config = journal::JournalOptions::new(mode);
-    journal_config.bytes_max = config.journal.bytes_max;
-    journal_config.segment_bytes = segment_bytes(config.journal.bytes_max);
-    journal_config.allow_future = allow_future;
-    journal_config.sync = match config.journal.sync {
-        config::Sync::Commit => SyncMode::Commit,
-        config::Sync::Interval(ms) => SyncMode::Interval(Duration::from_millis(ms.unsigned_abs())),
-        config::Sync::Never => SyncMode::Never,
-    };
-    journal_config
-}
-
-/// Removes what a backfill left behind that did not come to its end.
-pub fn remove_backfill(data_dir: &Path) -> anyhow::Result<()> {
-    let dir = data_dir.join(BACKFILL_DIR);
-    match std::fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}, which a backfill left behind", dir.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-fn segment_bytes(bytes_max: u64) -> u64 {
-    SEGMENT_BYTES.min(bytes_max / 8).max(64 << 10)
-}
-
 /// Ends the process when nothing can be taken before another start.
 fn journal_failed(on_fatal: &FatalHook) -> journal::FailureHook {
     let on_fatal = Arc::clone(on_fatal);
@@ -414,8 +357,15 @@ fn written(sinks: &[Box<dyn Sink>]) -> anyhow::Result<Vec<(&'static str, Option<
     let mut all = Vec::with_capacity(sinks.len());
     for sink in sinks {
         let name = sink.name();
-        let epoch = sink.written().with_context(|| format!("reading the epoch of the sink {name}"))?;
-        all.push((name, epoch));
+        match sink.written() {
+            Ok(epoch) => all.push((name, epoch)),
+            // It is asked again by its runner, and nothing is trimmed before it has answered.
+            Err(error) if error.is_transient() && !sink.essential() => {
+                tracing::warn!("the sink {name} does not say yet where it is: {error}");
+                all.push((name, None));
+            }
+            Err(error) => return Err(error).with_context(|| format!("reading the epoch of the sink {name}")),
+        }
     }
     Ok(all)
 }

@@ -2,6 +2,7 @@
 //!
 //! Not here: what the figures mean (`run`, which gives them).
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
@@ -16,7 +17,9 @@ use crate::cli;
 use crate::config::Config;
 use crate::config::http::{HttpConfig, Url};
 use crate::metrics::Metrics;
+use crate::sinks::store::NAME as STORE;
 use crate::source::query::client::PrometheusClient;
+use crate::status::{QuarantineStatus, ServerStatus, SinkStatus, SourceReport, StoreFigures};
 
 const PATH: &str = "/api/v1/status";
 /// Most characters of what a server said that we repeat.
@@ -29,7 +32,7 @@ pub fn status(config: &Config, args: &cli::StatusArgs) -> anyhow::Result<ExitCod
     let client = PrometheusClient::new(&url, &HttpConfig::default(), Arc::new(Metrics::new()))?;
     let now = read(&client)?;
     if args.common.json {
-        println!("{now}");
+        println!("{}", serde_json::to_string(&now).context("writing the status")?);
     } else {
         print!("{}", words(&url, &now));
     }
@@ -47,7 +50,7 @@ pub fn reached(listen: SocketAddr) -> SocketAddr {
 }
 
 /// One reading.
-fn read(client: &PrometheusClient) -> anyhow::Result<Value> {
+fn read(client: &PrometheusClient) -> anyhow::Result<ServerStatus> {
     let url = client.url();
     let (status, body) = client.get(PATH).map_err(|error| {
         anyhow!("no tidewatch answers at {url}: {error}; --url says where it is, and tidewatch run or demo starts one")
@@ -55,8 +58,15 @@ fn read(client: &PrometheusClient) -> anyhow::Result<Value> {
     let answer: Option<Value> = serde_json::from_slice(&body).ok();
     if status == 200 {
         let ours = answer.filter(|answer| answer["version"].is_string() && answer["epoch"].is_object());
-        return ours
-            .with_context(|| format!("what answers at {url} is no tidewatch: {PATH} is {}", said(&body)));
+        let ours = ours
+            .with_context(|| format!("what answers at {url} is no tidewatch: {PATH} is {}", said(&body)))?;
+        let version = ours["version"].as_str().unwrap_or_default().to_owned();
+        return serde_json::from_value(ours).map_err(|error| {
+            anyhow!(
+                "the tidewatch at {url} is {version}, whose {PATH} this one ({}) does not read: {error}",
+                env!("CARGO_PKG_VERSION")
+            )
+        });
     }
     match answer.as_ref().and_then(|problem| problem["detail"].as_str()) {
         Some(detail) => bail!("the tidewatch at {url} does not tell how it is: {status}: {detail}"),
@@ -78,151 +88,124 @@ fn said(body: &[u8]) -> String {
     if words.is_empty() { "empty".to_owned() } else { words }
 }
 
-fn uptime(seconds: f64) -> String {
-    let (ms, to) = (seconds as i64 * 1_000, if seconds < 3_600.0 { 1_000 } else { 60_000 });
+fn uptime(seconds: u64) -> String {
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX / 1_000);
+    let (ms, to) = (seconds.saturating_mul(1_000), if seconds < 3_600 { 1_000 } else { 60_000 });
     duration(ms / to * to)
 }
 
-fn number(status: &Value, path: &str) -> Option<f64> {
-    status.pointer(path)?.as_f64()
+fn count(n: u64) -> String {
+    thousands(n as f64)
 }
 
-/// The dozen lines. What an older server does not tell shows as `?`.
-fn words(url: &Url, status: &Value) -> String {
-    let text = |path: &str| status.pointer(path).and_then(Value::as_str).unwrap_or("?").to_owned();
-    let count = |path: &str| number(status, path).map_or_else(|| "?".to_owned(), thousands);
-    let size = |path: &str| number(status, path).map_or_else(|| "?".to_owned(), bytes);
-    let seconds = |path: &str| number(status, path).map_or_else(|| "?".to_owned(), |s| format!("{s:.1} s"));
-    let up = number(status, "/uptime_seconds").map_or_else(|| "?".to_owned(), uptime);
-    let ready = match status["ready"].as_bool() {
-        Some(true) => "yes".to_owned(),
-        _ => format!("no: {}", text("/waits_for")),
+fn size(n: u64) -> String {
+    bytes(n as f64)
+}
+
+/// The dozen lines, and one for each sink beside the store.
+fn words(url: &Url, status: &ServerStatus) -> String {
+    let ready = match &status.waits_for {
+        None => "yes".to_owned(),
+        Some(why) => format!("no: {why}"),
     };
-    let rate = number(status, "/samples_per_second");
-    let rate = rate.map_or_else(|| "?".to_owned(), |rate| format!("{rate:.1}"));
-    let exceeded = if status["rows_per_day"]["exceeded"] == true { ", exceeded" } else { "" };
-    let lines = [
+    let rate = status.samples_per_second.map_or_else(|| "?".to_owned(), |rate| format!("{rate:.1}"));
+    let (disk, rows) = (&status.disk, &status.rows_per_day);
+    let exceeded = if rows.exceeded { ", exceeded" } else { "" };
+    let samples = format!(
+        "{rate} live a second over {}, {} computed since the start",
+        duration(OVER.as_millis() as i64),
+        count(status.samples)
+    );
+    let lag =
+        status.lag_seconds.map_or_else(|| "nothing is computed yet".to_owned(), |s| format!("{s:.1} s"));
+    let epochs = format!(
+        "journal {}, outbox {}, store {}",
+        epoch(status.epoch.journal),
+        epoch(status.epoch.outbox),
+        epoch(status.store.epoch)
+    );
+    let on_disk = format!(
+        "journal {} of {}, outbox {} of {}, store {}, snapshots {}",
+        size(disk.journal.bytes),
+        size(disk.journal.bytes_max),
+        size(disk.outbox.bytes),
+        size(disk.outbox.bytes_max),
+        size(status.store.bytes),
+        size(disk.snapshots.bytes)
+    );
+    let mut lines = vec![
         ("ready", ready),
-        ("series", format!("{} of {}", count("/series"), count("/limits/series"))),
-        (
-            "samples",
-            format!(
-                "{rate} live a second over {}, {} computed since the start",
-                duration(OVER.as_millis() as i64),
-                count("/samples")
-            ),
-        ),
-        (
-            "lag",
-            if status["lag_seconds"].is_null() {
-                "nothing is computed yet".to_owned()
-            } else {
-                seconds("/lag_seconds")
-            },
-        ),
-        (
-            "epochs",
-            format!(
-                "journal {}, outbox {}, store {}",
-                epoch(status, "journal"),
-                epoch(status, "outbox"),
-                epoch_of_store(status)
-            ),
-        ),
-        (
-            "store",
-            format!(
-                "{} behind the outbox; {} window rows",
-                seconds("/sinks/0/behind_seconds"),
-                count("/store/window_rows")
-            ),
-        ),
-        ("sources", sources(status)),
-        (
-            "disk",
-            format!(
-                "journal {} of {}, outbox {} of {}, store {}, snapshots {}",
-                size("/disk/journal/bytes"),
-                size("/disk/journal/bytes_max"),
-                size("/disk/outbox/bytes"),
-                size("/disk/outbox/bytes_max"),
-                size("/store/bytes"),
-                size("/disk/snapshots/bytes")
-            ),
-        ),
-        (
-            "rows a day",
-            format!("{} of {}{exceeded}", count("/rows_per_day/estimate"), count("/rows_per_day/max")),
-        ),
-        ("limits met", limits(status)),
-        ("quarantined", quarantined(status)),
+        ("series", format!("{} of {}", count(status.series), count(status.limits.series))),
+        ("samples", samples),
+        ("lag", lag),
+        ("epochs", epochs),
     ];
-    let mut all = format!("tidewatch {} at {url}, up {up}\n", text("/version"));
+    lines.extend(status.sinks.iter().map(|sink| (sink.name.as_str(), sink_words(sink, &status.store))));
+    lines.extend([
+        ("sources", sources(&status.sources)),
+        ("disk", on_disk),
+        ("rows a day", format!("{} of {}{exceeded}", count(rows.estimate), count(rows.max))),
+        ("limits met", limits(&status.limits_reached)),
+        ("quarantined", quarantined(&status.quarantined)),
+    ]);
+    let mut all = format!("tidewatch {} at {url}, up {}\n", status.version, uptime(status.uptime_seconds));
     for (name, words) in lines {
         let _ = writeln!(all, "{name:<12} {words}");
     }
     all
 }
 
-fn epoch_of_store(status: &Value) -> String {
-    number_of_epoch(&status["sinks"][0]["epoch"])
+fn epoch(number: Option<u64>) -> String {
+    number.filter(|epoch| *epoch > 0).map_or_else(|| "none".to_owned(), |epoch| epoch.to_string())
 }
 
-fn epoch(status: &Value, of: &str) -> String {
-    number_of_epoch(&status["epoch"][of])
-}
-
-fn number_of_epoch(value: &Value) -> String {
-    value.as_u64().filter(|epoch| *epoch > 0).map_or_else(|| "none".to_owned(), |epoch| epoch.to_string())
+/// The store counts the rows that it holds, another sink those that it was given.
+fn sink_words(sink: &SinkStatus, store: &StoreFigures) -> String {
+    let rows = match sink.name == STORE {
+        true => format!("{} window rows", count(store.window_rows)),
+        false => format!("{} window rows since the start", count(sink.window_rows)),
+    };
+    let trouble = sink.last_error.as_ref().map_or_else(String::new, |why| format!("; {}: {why}", sink.state));
+    format!("{:.1} s behind the outbox; {rows}{trouble}", sink.behind_seconds)
 }
 
 /// What came by remote write is no source that is asked, so it is not here.
-fn sources(status: &Value) -> String {
-    let one = |source: &Value| {
-        let name = source["url"].as_str().or(source["source"].as_str()).unwrap_or("?");
-        let state = source["state"].as_str().unwrap_or("?");
-        let behind =
-            source["behind_seconds"].as_f64().map_or_else(String::new, |s| format!(", {s:.1} s behind"));
-        let failing = match (source["failing"].as_bool(), source["last_error"].as_str()) {
-            (Some(true), Some(error)) => format!(", failing: {error}"),
+fn sources(all: &[SourceReport]) -> String {
+    let one = |source: &SourceReport| {
+        let name = source.url.as_ref().unwrap_or(&source.source);
+        let behind = source.behind_seconds.map_or_else(String::new, |s| format!(", {s:.1} s behind"));
+        let failing = match &source.last_error {
+            Some(error) if source.failing => format!(", failing: {error}"),
             _ => String::new(),
         };
-        let partial = match source["partial"]["why"].as_str() {
-            Some(why) if source["partial"]["answers_taken"].as_u64() > Some(0) => {
-                format!(", answers are partial: {why}")
-            }
+        let partial = match &source.partial {
+            Some(partial) if partial.answers_taken > 0 => format!(", answers are partial: {}", partial.why),
             _ => String::new(),
         };
-        let not_read = match source["not_read_total"].as_u64() {
-            Some(parts) if parts > 0 => format!(", {parts} parts not read (see /api/v1/status)"),
-            _ => String::new(),
+        let not_read = match source.not_read_total {
+            0 => String::new(),
+            parts => format!(", {parts} parts not read (see /api/v1/status)"),
         };
-        format!("{name} {state}{behind}{failing}{partial}{not_read}")
+        format!("{name} {}{behind}{failing}{partial}{not_read}", source.state)
     };
-    match status["sources"].as_array() {
-        Some(sources) if !sources.is_empty() => sources.iter().map(one).collect::<Vec<_>>().join("; "),
-        _ => "none are asked; remote write is taken".to_owned(),
+    match all {
+        [] => "none are asked; remote write is taken".to_owned(),
+        all => all.iter().map(one).collect::<Vec<_>>().join("; "),
     }
 }
 
-fn limits(status: &Value) -> String {
-    let Some(reached) = status["limits_reached"].as_object() else { return "?".to_owned() };
-    let one = |(limit, times): (&String, &Value)| {
-        format!("{limit} {}", times.as_f64().map_or_else(String::new, thousands))
-    };
-    let all: Vec<String> = reached.iter().map(one).collect();
+fn limits(reached: &BTreeMap<String, u64>) -> String {
+    let all: Vec<String> =
+        reached.iter().map(|(limit, times)| format!("{limit} {}", count(*times))).collect();
     if all.is_empty() { "none".to_owned() } else { all.join(", ") }
 }
 
-fn quarantined(status: &Value) -> String {
-    let held = &status["quarantined"];
-    let count = held["count"].as_u64().unwrap_or(0);
-    let shown: Vec<&str> =
-        held["series"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    match count {
+fn quarantined(held: &QuarantineStatus) -> String {
+    let shown = held.series.join(", ");
+    match held.count {
         0 => "none".to_owned(),
-        count if count > shown.len() as u64 => format!("{count}: {} ...", shown.join(", ")),
-        count => format!("{count}: {}", shown.join(", ")),
+        count if count > held.series.len() => format!("{count}: {shown} ..."),
+        count => format!("{count}: {shown}"),
     }
 }
 
@@ -255,8 +238,6 @@ pub fn bytes(n: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -274,14 +255,42 @@ mod tests {
     }
 
     #[test]
-    fn what_a_worker_does_not_tell_is_no_panic() {
+    fn every_figure_has_its_line() {
         let url: Url = "http://127.0.0.1:7464".parse().unwrap();
-        for status in [
-            json!({}),
-            json!({"sources": 5, "limits_reached": [], "epoch": {"journal": "x"}, "quarantined": 1}),
+        let sink = |name: &str, last_error: Option<&str>| SinkStatus {
+            name: name.to_owned(),
+            state: if last_error.is_some() { "retrying" } else { "running" }.to_owned(),
+            last_error: last_error.map(str::to_owned),
+            window_rows: 7,
+            ..SinkStatus::default()
+        };
+        let empty = ServerStatus { sinks: vec![sink("store", None)], ..ServerStatus::default() };
+        let text = words(&url, &empty);
+        assert_eq!(text.lines().count(), 12, "{text}");
+        let status = ServerStatus {
+            sinks: vec![sink("store", None), sink("lines", Some("no room"))],
+            store: StoreFigures { window_rows: 1_024, ..StoreFigures::default() },
+            quarantined: QuarantineStatus { count: 3, series: vec!["a".to_owned()] },
+            limits_reached: [("limits.series".to_owned(), 1_044)].into(),
+            sources: vec![SourceReport {
+                source: "demo".to_owned(),
+                state: "polling".to_owned(),
+                behind_seconds: Some(2.0),
+                failing: true,
+                last_error: Some("503".to_owned()),
+                ..SourceReport::default()
+            }],
+            ..ServerStatus::default()
+        };
+        let text = words(&url, &status);
+        for line in [
+            "store        0.0 s behind the outbox; 1,024 window rows\n",
+            "lines        0.0 s behind the outbox; 7 window rows since the start; retrying: no room\n",
+            "sources      demo polling, 2.0 s behind, failing: 503\n",
+            "limits met   limits.series 1,044\n",
+            "quarantined  3: a ...\n",
         ] {
-            let text = words(&url, &status);
-            assert_eq!(text.lines().count(), 12, "{text}");
+            assert!(text.contains(line), "{line:?} is not in {text}");
         }
     }
 

@@ -12,7 +12,8 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 
 use super::now_ms;
-use super::stack::{Fatal, FatalHook, RESTART_ME, STORE_FILE};
+use super::stack::STORE_FILE;
+use crate::fatal::{Fatal, FatalHook, RESTART_ME};
 use crate::store::embedded::{Embedded, EmbeddedOptions};
 use crate::store::{Store, StoreError};
 

@@ -73,7 +73,7 @@ pub struct HttpConfig {
     pub authorization: Option<Authorization>,
     /// `tls_config`
     pub tls: TlsConfig,
-    /// `proxy_url`: an HTTP proxy that is asked to CONNECT.
+    /// `proxy_url`: an HTTP proxy; for `https` it is asked to CONNECT.
     pub proxy_url: Option<Url>,
     /// `http_headers`: name and each of its values.
     pub http_headers: Vec<(String, HeaderValue)>,
@@ -254,8 +254,8 @@ mod tests {
 
     #[test]
     fn only_regular_files_of_bounded_size_are_read() {
-        let dir = std::env::temp_dir().join(format!("tidewatch-file-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path();
         let (file, link, pipe) = (dir.join("file"), dir.join("link"), dir.join("pipe"));
         std::fs::write(&file, "secret").unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
@@ -265,9 +265,8 @@ mod tests {
         // Nobody writes to it: opening it would wait for ever.
         let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
         assert!(made.success());
-        for path in [pipe.as_path(), Path::new("/dev/zero"), &dir] {
+        for path in [pipe.as_path(), Path::new("/dev/zero"), dir] {
             assert_eq!(read_file(path, 6).unwrap_err().to_string(), "it must be a regular file");
         }
-        std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -353,16 +353,14 @@ fn the_wave_is_a_sine() {
 
 #[test]
 fn a_name_in_gz_gives_the_same_bytes_compressed() {
-    let dir = std::env::temp_dir().join(format!("tidewatch-generate-{}", std::process::id()));
-    std::fs::create_dir_all(&dir).unwrap();
-    let path = dir.join("samples.csv.gz");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("samples.csv.gz");
     assert_eq!(TextFormat::of(&path), TextFormat::Csv);
     let mut out = Output::create(&path).unwrap();
     write(&mut Generator::new(hours(1)).unwrap(), TextFormat::of(&path), &mut out).unwrap();
     out.finish().unwrap();
     let mut read = String::new();
     flate2::read::GzDecoder::new(std::fs::File::open(&path).unwrap()).read_to_string(&mut read).unwrap();
-    std::fs::remove_dir_all(&dir).unwrap();
     assert_eq!(read, text(&hours(1), TextFormat::Csv));
 }
 

@@ -7,6 +7,8 @@ use std::fmt;
 use tidewatch_dataflows::sample::SeriesId;
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::promql;
+
 /// The label that holds the metric's name.
 pub const NAME: &str = "__name__";
 
@@ -269,9 +271,7 @@ pub fn check(pairs: &mut Vec<(&str, &str)>, limits: &Limits) -> Result<(), Label
 /// Labels as PromQL writes them.
 pub(super) fn selector<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> String {
     let name = pairs.clone().find(|(name, _)| *name == NAME).map_or("", |(_, value)| value);
-    let rest: Vec<String> =
-        pairs.filter(|(name, _)| *name != NAME).map(|(name, value)| format!("{name}={value:?}")).collect();
-    format!("{name}{{{}}}", rest.join(", "))
+    promql::series(name, pairs.filter(|(name, _)| *name != NAME))
 }
 
 /// The beginning of a text from outside, fit for a message.

@@ -10,27 +10,15 @@ use super::*;
 use crate::disk::testing::Faults;
 
 /// A folder of its own, gone after the test.
-pub(crate) struct Dir(PathBuf);
+pub(crate) struct Dir(tempfile::TempDir);
 
 impl Dir {
     pub(crate) fn new() -> Dir {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let name = format!("tidewatch-test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Relaxed));
-        let path = std::env::temp_dir().join(name);
-        // What a killed run left under the same process id.
-        let _ = fs::remove_dir_all(&path);
-        fs::create_dir_all(&path).unwrap();
-        Dir(path)
+        Dir(tempfile::tempdir().unwrap())
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Dir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        self.0.path()
     }
 }
 

@@ -3,12 +3,11 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
-
 use super::runner::{OnSinkFailure, SinkCondition, SinkFailure, SinkInput, SinkProgress, SinkRunner};
 use super::sink::{Sink, SinkError, SyncHook};
 use crate::metrics::{Metrics, SinkLabels};
 use crate::outbox::DurablePosition;
+use crate::status::SinkStatus;
 
 /// The running sinks.
 pub struct SinkList {
@@ -70,23 +69,6 @@ struct SinkPosition {
 pub struct SinkPositions {
     sinks: Arc<[SinkPosition]>,
     outbox: Arc<DurablePosition>,
-}
-
-/// How a sink is, as `/api/v1/status` tells it.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct SinkStatus {
-    /// Its name.
-    pub name: String,
-    /// `running`, `retrying` or `failed`.
-    pub state: String,
-    /// The newest epoch that it holds; 0 for none.
-    pub epoch: u64,
-    /// How far that is behind the outbox.
-    pub behind_seconds: f64,
-    /// Window rows written since the start.
-    pub window_rows: u64,
-    /// Why its last write failed, if that was not written since.
-    pub last_error: Option<String>,
 }
 
 impl SinkPositions {

@@ -149,7 +149,8 @@ pub struct SinkRunner {
 }
 
 impl SinkRunner {
-    /// Starts the sink behind the epoch that it holds.
+    /// Starts the sink behind the epoch that it holds. One that cannot be asked yet is asked until it answers, unless it is
+    /// essential.
     ///
     /// # Errors
     /// The sink or the outbox cannot be read, or the thread not started.
@@ -160,15 +161,20 @@ impl SinkRunner {
         on_fatal: OnSinkFailure,
     ) -> Result<SinkRunner, SinkFailure> {
         let name = sink.name();
-        let written = sink.written().map_err(|error| SinkFailure::Sink { sink: name, error })?;
-        let progress = Arc::new(SinkProgress::new(name, written));
+        let written = match sink.written() {
+            Ok(epoch) => Some(epoch),
+            // It is asked again until it answers.
+            Err(error) if error.is_transient() && !sink.essential() => None,
+            Err(error) => return Err(SinkFailure::Sink { sink: name, error }),
+        };
+        let progress = Arc::new(SinkProgress::new(name, written.flatten()));
         let (quit, quits) = channel();
         let labels = SinkLabels { sink: name };
         let mut run =
             RunnerThread { sink, input, metrics, labels, progress: Arc::clone(&progress), quit: quits };
-        let tail = run.tail(written)?;
+        let tail = written.map(|epoch| run.tail(epoch)).transpose()?;
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-            let ran = std::panic::AssertUnwindSafe(|| run.run(tail));
+            let ran = std::panic::AssertUnwindSafe(|| run.begin(tail));
             if let Err(failure) = std::panic::catch_unwind(ran).unwrap_or(Err(SinkFailure::Panic(name))) {
                 run.fail(failure, &on_fatal);
             }
@@ -216,6 +222,19 @@ enum WriteOutcome {
     GivenUp,
 }
 
+/// How long is waited before the next try, and was since the outbox was closed.
+struct RetryTimer {
+    policy: RetryPolicy,
+    pause: Duration,
+    drained: Duration,
+}
+
+impl RetryTimer {
+    fn new(policy: RetryPolicy) -> RetryTimer {
+        RetryTimer { policy, pause: policy.first_pause, drained: Duration::ZERO }
+    }
+}
+
 struct RunnerThread {
     sink: Box<dyn Sink>,
     input: SinkInput,
@@ -226,6 +245,29 @@ struct RunnerThread {
 }
 
 impl RunnerThread {
+    /// Asks the sink where it is, unless that is known, and runs.
+    fn begin(&mut self, tail: Option<Tail>) -> Result<(), SinkFailure> {
+        if let Some(tail) = tail {
+            return self.run(tail);
+        }
+        let mut retry = RetryTimer::new(self.input.retry);
+        loop {
+            let error = match self.sink.written() {
+                Ok(epoch) => {
+                    self.progress.epoch.store(epoch.unwrap_or(0), Ordering::Release);
+                    *self.progress.condition.lock() = SinkCondition::Running;
+                    let tail = self.tail(epoch)?;
+                    return self.run(tail);
+                }
+                Err(error) if error.is_transient() => error,
+                Err(error) => return Err(SinkFailure::Sink { sink: self.labels.sink, error }),
+            };
+            if !self.wait_after(&error, &mut retry) {
+                return Ok(());
+            }
+        }
+    }
+
     fn run(&mut self, mut tail: Tail) -> Result<(), SinkFailure> {
         let mut batches: Vec<OutboxBatch> = Vec::new();
         while !self.quits() {
@@ -259,8 +301,7 @@ impl RunnerThread {
 
     /// Tries until it is written, or the sink has begun anew. Only a definite error ends the sink.
     fn write(&mut self, batches: &[OutboxBatch]) -> Result<WriteOutcome, SinkFailure> {
-        let retry = self.input.retry;
-        let (mut pause, mut drained) = (retry.first_pause, Duration::ZERO);
+        let mut retry = RetryTimer::new(self.input.retry);
         loop {
             let error = match self.sink.write(batches) {
                 Ok(counts) => {
@@ -275,24 +316,34 @@ impl RunnerThread {
             if let Some(anew) = self.recover()? {
                 return Ok(WriteOutcome::Reopened(Box::new(anew)));
             }
-            let sink = self.labels.sink;
-            self.note_error(&error);
-            if drained >= retry.drain_max {
-                tracing::warn!(
-                    "the sink {sink} has refused for {drained:?} and is not waited for any longer; the next start goes on behind epoch {}: {error}",
-                    self.progress.epoch()
-                );
+            if !self.wait_after(&error, &mut retry) {
                 return Ok(WriteOutcome::GivenUp);
             }
-            tracing::warn!("writing to the sink {sink} failed and is tried again in {pause:?}: {error}");
-            if self.pause(pause) {
-                return Ok(WriteOutcome::GivenUp);
-            }
-            if self.input.durable.closed() {
-                drained += pause;
-            }
-            pause = (pause * 2).min(retry.longest_pause);
         }
+    }
+
+    /// Notes a failure that may pass, and waits; whether it is to be tried again.
+    fn wait_after(&self, error: &SinkError, retry: &mut RetryTimer) -> bool {
+        let sink = self.labels.sink;
+        self.note_error(error);
+        if retry.drained >= retry.policy.drain_max {
+            tracing::warn!(
+                "the sink {sink} has refused for {:?} and is not waited for any longer; the next start goes on behind epoch {}: {error}",
+                retry.drained,
+                self.progress.epoch()
+            );
+            return false;
+        }
+        let pause = retry.pause;
+        tracing::warn!("the sink {sink} refuses and is tried again in {pause:?}: {error}");
+        if self.pause(pause) {
+            return false;
+        }
+        if self.input.durable.closed() {
+            retry.drained += pause;
+        }
+        retry.pause = (pause * 2).min(retry.policy.longest_pause);
+        true
     }
 
     fn count(&self, batches: &[OutboxBatch], counts: &RowCounts) {

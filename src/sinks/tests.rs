@@ -31,6 +31,8 @@ struct Script {
     epochs: Vec<u64>,
     batches: usize,
     reopens: usize,
+    /// How often it does not say where it is.
+    unreachable: usize,
 }
 
 #[derive(Clone)]
@@ -68,7 +70,12 @@ impl Sink for FakeSink {
     }
 
     fn written(&self) -> Result<Option<u64>, SinkError> {
-        Ok(self.script.lock().epochs.last().copied())
+        let mut script = self.script.lock();
+        if script.unreachable > 0 {
+            script.unreachable -= 1;
+            return Err(SinkError::Transient("out of reach".into()));
+        }
+        Ok(script.epochs.last().copied())
     }
 
     fn sync_hook(&self) -> Option<SyncHook> {
@@ -215,6 +222,20 @@ fn a_sink_that_ends_stops_no_other_and_holds_the_least_position() {
         assert_eq!(states, want.map(|(name, state)| (name.to_owned(), state.to_owned())));
         assert_eq!(world.close(), Vec::<String>::new(), "the process goes on");
     }
+}
+
+#[test]
+fn a_sink_that_is_out_of_reach_at_start_holds_up_no_other_and_goes_on_where_it_was() {
+    let (near, far) = (FakeSink::new("near", &[]), FakeSink::new("far", &[]));
+    *far.script.lock() = Script { epochs: vec![1, 2], unreachable: usize::MAX, ..Script::default() };
+    let world = World::new(&[&near, &far], 5);
+    world.until("it is asked again", |world| matches!(world.condition("far"), SinkCondition::Retrying(_)));
+    world.until("the other goes on", |_| near.epochs().len() == 5);
+    assert_eq!(world.sinks.positions().least(), 0, "nothing is trimmed before it is known where it is");
+    far.script.lock().unreachable = 0;
+    world.until("it goes on", |world| world.sinks.positions().least() == 5);
+    assert_eq!(far.epochs(), (1..=5).collect::<Vec<_>>());
+    assert_eq!(world.close(), Vec::<String>::new());
 }
 
 #[test]

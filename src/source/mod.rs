@@ -69,31 +69,20 @@ pub struct IntakeRefusal {
 
 #[cfg(test)]
 pub(crate) mod support {
-    use std::path::PathBuf;
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::path::{Path, PathBuf};
 
     /// A folder for one test, removed at its end.
     pub struct Folder {
         /// Where it is.
         pub path: PathBuf,
+        _removed: tempfile::TempDir,
     }
 
     impl Folder {
         /// Makes a folder nobody else uses.
         pub fn new() -> Folder {
-            static NEXT: AtomicU64 = AtomicU64::new(0);
-            let name =
-                format!("tidewatch-source-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-            let path = std::env::temp_dir().join(name);
-            std::fs::create_dir_all(&path).unwrap();
-            Folder { path }
-        }
-    }
-
-    impl Drop for Folder {
-        fn drop(&mut self) {
-            // A folder that stays behind harms no test.
-            let _ = std::fs::remove_dir_all(&self.path);
+            let removed = tempfile::tempdir().unwrap();
+            Folder { path: Path::to_owned(removed.path()), _removed: removed }
         }
     }
 }

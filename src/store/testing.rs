@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidewatch_dataflows::rows::{Reject, ResultRow, RowLists, SeriesType, WindowStats};
 use tidewatch_dataflows::sample::{Reason, SeriesId};
@@ -13,34 +12,24 @@ use super::row::{RejectGrouping, RejectRow};
 use super::{LabelPairs, Page, RejectKey, Store, StoreBatch, WindowKey};
 
 /// A directory that is gone at the end of the test.
-pub struct TempDir(PathBuf);
+pub struct TempDir(tempfile::TempDir);
 
 impl TempDir {
     #[expect(clippy::new_without_default, reason = "each is another directory")]
     pub fn new() -> TempDir {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-        let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        let dir = std::env::temp_dir().join(format!("tidewatch-store-{}-{next}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        TempDir(dir)
+        TempDir(tempfile::tempdir().unwrap())
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 
     pub fn file(&self) -> PathBuf {
-        self.0.join("store.sqlite")
+        self.path().join("store.sqlite")
     }
 
     pub fn store(&self) -> Embedded {
         Embedded::open(&self.file(), EmbeddedOptions::default()).unwrap()
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

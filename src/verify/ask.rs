@@ -11,6 +11,7 @@ use std::time::Duration;
 use tidewatch_dataflows::statistics::Statistic;
 
 use super::judge::{FunctionAnswers, ServerSamples, VERIFIED, VERIFIED_COUNT};
+use crate::promql::matcher;
 use crate::source::query::client::{PrometheusClient, QueryError, QuerySeries, RangeConvention};
 
 /// Labels of a series without its name, sorted.
@@ -193,31 +194,23 @@ fn widest<'l>(series: &[&'l VerifyLabels]) -> &'l str {
 /// A selector that finds at least these series of a name: what they have in common, and, if they are few or `listed`,
 /// the values of the label that has the most.
 pub fn selector(name: &str, series: &[&VerifyLabels], listed: bool) -> String {
-    let mut text = format!("{{__name__=\"{}\"", escaped(name));
+    let mut text = format!("{{{}", matcher("__name__", "=", name));
     let values = values(series);
     let widest = values.iter().max_by_key(|(_, values)| values.len()).map(|(name, _)| *name);
     for (label, values) in &values {
         let mut all = values.iter();
         let matcher = match (all.next(), all.next()) {
-            (Some(only), None) => format!("=\"{}\"", escaped(only)),
+            (Some(only), None) => matcher(label, "=", only),
             _ if Some(*label) == widest && (listed || values.len() <= LISTED_MAX) => {
                 let any: Vec<String> = values.iter().map(|value| regex::escape(value)).collect();
-                format!("=~\"{}\"", escaped(&any.join("|")))
+                matcher(label, "=~", &any.join("|"))
             }
             _ => continue,
         };
-        let plain = label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        // Only Prometheus 3 has other names, and takes them in quotes.
-        let label = if plain { (*label).to_owned() } else { format!("\"{}\"", escaped(label)) };
         // Writing into a String cannot fail.
-        let _ = write!(text, ",{label}{matcher}");
+        let _ = write!(text, ",{matcher}");
     }
     text + "}"
-}
-
-/// As it stands within double quotes.
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]

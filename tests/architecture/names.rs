@@ -17,7 +17,6 @@ const LONGER: &[(&str, usize)] = &[
     ("dataflows/src/stages/window/mod.rs", 670),
     ("src/config/mod.rs", 876),
     ("src/journal/mod.rs", 662),
-    ("src/sinks/store.rs", 642),
     ("src/source/histogram.rs", 635),
     ("src/source/remote_write.rs", 920),
     ("src/source/remote_write2.rs", 1196),

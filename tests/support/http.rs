@@ -1,6 +1,9 @@
 //! GET and POST over plain HTTP; a status is an answer, never an error.
 
+use std::io::Read;
 use std::time::Duration;
+
+use reqwest::blocking::RequestBuilder;
 
 /// Most bytes of an answer: a test that asks for more is wrong.
 const ANSWER_BYTES_MAX: u64 = 256 << 20;
@@ -47,21 +50,43 @@ impl Answer {
 /// Longest wait for an answer. It decides nothing: whoever answers too late for its purpose says so itself.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(180);
 
-fn agent() -> ureq::Agent {
-    let config = ureq::Agent::config_builder().http_status_as_error(false).proxy(None);
-    config.timeout_global(Some(ANSWER_PATIENCE)).build().new_agent()
+/// A client; one that keeps no connection asks anew each time, as most who ask do.
+fn client(idle_max: usize) -> Client {
+    let client = reqwest::blocking::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(ANSWER_PATIENCE)
+        .pool_max_idle_per_host(idle_max)
+        .tls_backend_preconfigured(tls())
+        .build();
+    Client(client.unwrap())
 }
 
-fn answer(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, String> {
-    let mut response = result.map_err(|e| e.to_string())?;
+/// Nobody is asked by TLS, but the client wants to know how.
+fn tls() -> rustls::ClientConfig {
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    builder.unwrap().with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth()
+}
+
+/// The client of all who ask once.
+fn once() -> &'static Client {
+    static CLIENT: std::sync::OnceLock<Client> = std::sync::OnceLock::new();
+    CLIENT.get_or_init(|| client(0))
+}
+
+fn answer(request: RequestBuilder) -> Result<Answer, String> {
+    let response = request.send().map_err(|e| format!("{e:?}"))?;
     let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
     let (content_type, retry_after) = (header("content-type").unwrap_or_default(), header("retry-after"));
     let written = ["samples", "histograms", "exemplars"]
         .map(|what| header(&format!("x-prometheus-remote-write-{what}-written")).map(|n| n.parse().unwrap()));
-    let body =
-        response.body_mut().with_config().limit(ANSWER_BYTES_MAX).read_to_vec().map_err(|e| e.to_string())?;
+    let status = response.status().as_u16();
+    let mut body = Vec::new();
+    response.take(ANSWER_BYTES_MAX + 1).read_to_end(&mut body).map_err(|e| format!("{e:?}"))?;
+    assert!(body.len() as u64 <= ANSWER_BYTES_MAX, "an answer of more than {ANSWER_BYTES_MAX} bytes");
     let text = String::from_utf8_lossy(&body).into_owned();
-    Ok(Answer { status: response.status().as_u16(), content_type, retry_after, written, text })
+    Ok(Answer { status, content_type, retry_after, written, text })
 }
 
 /// GET with these parameters (escaped here).
@@ -69,9 +94,8 @@ fn answer(result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Resu
 /// # Errors
 /// No answer came: nobody listens, or the connection broke.
 pub fn get(url: &str, parameters: &[(&str, &str)]) -> Result<Answer, String> {
-    let request =
-        parameters.iter().fold(agent().get(url), |request, (name, value)| request.query(name, value));
-    answer(request.call())
+    let request = once().0.get(url);
+    answer(if parameters.is_empty() { request } else { request.query(parameters) })
 }
 
 /// DELETE.
@@ -79,16 +103,16 @@ pub fn get(url: &str, parameters: &[(&str, &str)]) -> Result<Answer, String> {
 /// # Errors
 /// No answer came.
 pub fn delete(url: &str) -> Result<Answer, String> {
-    answer(agent().delete(url).call())
+    answer(once().0.delete(url))
 }
 
 /// Keeps its connections, as a sender does that sends again and again.
 #[derive(Debug)]
-pub struct Client(ureq::Agent);
+pub struct Client(reqwest::blocking::Client);
 
 impl Client {
     pub fn new() -> Client {
-        Client(agent())
+        client(usize::MAX)
     }
 
     /// [`post`] on a connection that is open already, if there is one.
@@ -96,7 +120,9 @@ impl Client {
     /// # Errors
     /// As there.
     pub fn post(&self, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
-        post_by(&self.0, url, headers, body)
+        let request =
+            headers.iter().fold(self.0.post(url), |request, (name, value)| request.header(*name, *value));
+        answer(request.body(body.to_vec()))
     }
 }
 
@@ -105,11 +131,5 @@ impl Client {
 /// # Errors
 /// No answer came: nobody listens, or the connection broke.
 pub fn post(url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
-    post_by(&agent(), url, headers, body)
-}
-
-fn post_by(agent: &ureq::Agent, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, String> {
-    let request =
-        headers.iter().fold(agent.post(url), |request, (name, value)| request.header(*name, *value));
-    answer(request.send(body))
+    once().post(url, headers, body)
 }

@@ -6,12 +6,12 @@
 pub mod filled;
 pub mod http;
 pub mod process;
+pub mod protobuf;
 pub mod remote_write;
 pub mod stored;
 pub mod windows;
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// The path of a real server, from the variable that `./test.sh` sets; says who runs the test when it is not set.
@@ -32,29 +32,23 @@ pub fn repository() -> PathBuf {
 
 /// A folder of one test, removed with everything in it.
 #[derive(Debug)]
-pub struct Folder(PathBuf);
+pub struct Folder(tempfile::TempDir);
 
 impl Folder {
     /// A new, empty folder.
     pub fn new(name: &str) -> Folder {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("tidewatch-{}-{number}-{name}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
+        Folder(tempfile::Builder::new().prefix(&format!("tidewatch-{name}-")).tempdir().unwrap())
     }
 
     pub fn path(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 }
 
 impl Drop for Folder {
     fn drop(&mut self) {
         // A panicking test keeps its folder: it holds the logs.
-        if !std::thread::panicking() {
-            let _ = std::fs::remove_dir_all(&self.0);
-        }
+        self.0.disable_cleanup(std::thread::panicking());
     }
 }
 

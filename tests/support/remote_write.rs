@@ -1,6 +1,8 @@
-//! An own sender of remote write 1.0 and 2.0: the messages by hand, independent of what the server reads them with.
+//! An own sender of remote write 1.0 and 2.0: its messages are encoded by `protobuf`, independent of what the server reads
+//! them with.
 
 use super::http::{self, Answer, Client};
+use super::protobuf::{bytes_into, label, sample, series, varint};
 
 /// The headers Prometheus sends.
 pub const HEADERS: [(&str, &str); 4] = [
@@ -16,8 +18,9 @@ pub struct WriteRequest(Vec<u8>);
 
 impl WriteRequest {
     /// Adds a time series: labels as given (nothing is sorted or checked) and its `(at_ms, value)`.
-    pub fn series(self, labels: &[(&str, &str)], samples: &[(i64, f64)]) -> WriteRequest {
-        self.series_with(labels, samples, &[])
+    pub fn series(mut self, labels: &[(&str, &str)], samples: &[(i64, f64)]) -> WriteRequest {
+        self.0.extend(series(labels, samples));
+        self
     }
 
     /// [`WriteRequest::series`] with native histograms.
@@ -28,29 +31,18 @@ impl WriteRequest {
         histograms: &[Histogram],
     ) -> WriteRequest {
         let mut series = Vec::new();
-        for (name, value) in labels {
-            let mut label = Vec::new();
-            bytes_field(&mut label, 1, name.as_bytes());
-            bytes_field(&mut label, 2, value.as_bytes());
-            bytes_field(&mut series, 1, &label);
-        }
-        for (at_ms, value) in samples {
-            let mut sample = vec![1 << 3 | 1];
-            sample.extend_from_slice(&value.to_bits().to_le_bytes());
-            sample.push(2 << 3);
-            varint(&mut sample, *at_ms as u64);
-            bytes_field(&mut series, 2, &sample);
-        }
-        histograms.iter().for_each(|histogram| bytes_field(&mut series, 4, &histogram.message()));
-        bytes_field(&mut self.0, 1, &series);
+        labels.iter().for_each(|(name, value)| series.extend(label(name, value)));
+        samples.iter().for_each(|(at_ms, value)| series.extend(sample(*at_ms, *value)));
+        histograms.iter().for_each(|histogram| bytes_into(4, &histogram.message(), &mut series));
+        bytes_into(1, &series, &mut self.0);
         self
     }
 
     /// Adds the type of a metric family.
     pub fn metadata(mut self, kind: u8, family: &str) -> WriteRequest {
         let mut metadata = vec![1 << 3, kind];
-        bytes_field(&mut metadata, 2, family.as_bytes());
-        bytes_field(&mut self.0, 3, &metadata);
+        bytes_into(2, family.as_bytes(), &mut metadata);
+        bytes_into(3, &metadata, &mut self.0);
         self
     }
 
@@ -119,44 +111,44 @@ impl WriteRequest2 {
     pub fn series(mut self, series: &Series2) -> WriteRequest2 {
         let mut message = Vec::new();
         let refs = self.refs(series.labels);
-        bytes_field(&mut message, 1, &refs);
+        bytes_into(1, &refs, &mut message);
         for (at_ms, value) in series.samples {
             let mut sample = vec![1 << 3 | 1];
             sample.extend_from_slice(&value.to_bits().to_le_bytes());
             sample.push(2 << 3);
-            varint(&mut sample, *at_ms as u64);
+            varint(*at_ms as u64, &mut sample);
             if let Some(created_ms) = series.created_ms {
                 sample.push(3 << 3);
-                varint(&mut sample, created_ms as u64);
+                varint(created_ms as u64, &mut sample);
             }
-            bytes_field(&mut message, 2, &sample);
+            bytes_into(2, &sample, &mut message);
         }
-        series.histograms.iter().for_each(|one| bytes_field(&mut message, 3, &one.message()));
+        series.histograms.iter().for_each(|one| bytes_into(3, &one.message(), &mut message));
         message.extend_from_slice(series.fields);
         for n in 0..series.exemplars {
             let refs = self.refs(&[("trace_id", &n.to_string())]);
             let mut exemplar = Vec::new();
-            bytes_field(&mut exemplar, 1, &refs);
-            bytes_field(&mut message, 4, &exemplar);
+            bytes_into(1, &refs, &mut exemplar);
+            bytes_into(4, &exemplar, &mut message);
         }
         if let Some((kind, help)) = series.metadata {
             let mut metadata = vec![1 << 3, kind, 3 << 3];
-            varint(&mut metadata, self.symbol(help));
-            bytes_field(&mut message, 5, &metadata);
+            varint(self.symbol(help), &mut metadata);
+            bytes_into(5, &metadata, &mut message);
         }
         if let Some(created_ms) = series.created_ms {
             message.push(6 << 3);
-            varint(&mut message, created_ms as u64);
+            varint(created_ms as u64, &mut message);
         }
-        bytes_field(&mut self.series, 5, &message);
+        bytes_into(5, &message, &mut self.series);
         self
     }
 
     fn refs(&mut self, labels: &[(&str, &str)]) -> Vec<u8> {
         let mut refs = Vec::new();
         for (name, value) in labels {
-            varint(&mut refs, self.symbol(name));
-            varint(&mut refs, self.symbol(value));
+            varint(self.symbol(name), &mut refs);
+            varint(self.symbol(value), &mut refs);
         }
         refs
     }
@@ -174,7 +166,7 @@ impl WriteRequest2 {
     /// The message as protobuf.
     pub fn message(&self) -> Vec<u8> {
         let mut message = Vec::new();
-        self.symbols.iter().for_each(|symbol| bytes_field(&mut message, 4, symbol.as_bytes()));
+        self.symbols.iter().for_each(|symbol| bytes_into(4, symbol.as_bytes(), &mut message));
         [message, self.series.clone()].concat()
     }
 
@@ -210,8 +202,8 @@ impl Histogram {
     pub fn message(&self) -> Vec<u8> {
         let mut out = Vec::new();
         let number = |out: &mut Vec<u8>, field: u8, value: u64| {
-            varint(out, u64::from(field) << 3);
-            varint(out, value);
+            varint(u64::from(field) << 3, out);
+            varint(value, out);
         };
         let double = |out: &mut Vec<u8>, field: u8, value: f64| {
             out.push(field << 3 | 1);
@@ -235,22 +227,22 @@ impl Histogram {
             }
             let mut span = Vec::new();
             number(&mut span, 2, buckets.len() as u64);
-            bytes_field(&mut out, first, &span);
+            bytes_into(first, &span, &mut out);
             if self.floats {
                 let counts: Vec<f64> = buckets.iter().map(|count| *count as f64).collect();
-                bytes_field(&mut out, first + 2, &packed(&counts));
+                bytes_into(first + 2, &packed(&counts), &mut out);
             } else {
                 let (mut deltas, mut before) = (Vec::new(), 0);
                 for count in buckets {
-                    varint(&mut deltas, zigzag(count - before));
+                    varint(zigzag(count - before), &mut deltas);
                     before = *count;
                 }
-                bytes_field(&mut out, first + 1, &deltas);
+                bytes_into(first + 1, &deltas, &mut out);
             }
         }
         number(&mut out, 15, self.at_ms as u64);
         if !self.bounds.is_empty() {
-            bytes_field(&mut out, 16, &packed(self.bounds));
+            bytes_into(16, &packed(self.bounds), &mut out);
         }
         out
     }
@@ -261,20 +253,6 @@ pub fn snappy(bytes: &[u8]) -> Vec<u8> {
     snap::raw::Encoder::new().compress_vec(bytes).unwrap()
 }
 
-pub fn bytes_field(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
-    varint(out, u64::from(field) << 3 | 2);
-    varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
-fn varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
 #[test]
 fn the_message_is_what_the_specification_says() {
     let request = WriteRequest::default().series(&[("__name__", "up")], &[(300, 1.0)]);
@@ -283,7 +261,7 @@ fn the_message_is_what_the_specification_says() {
     let series = [&[0x0a, label.len() as u8][..], &label, &[0x12, sample.len() as u8], &sample].concat();
     assert_eq!(request.message(), [&[0x0a, series.len() as u8][..], &series].concat());
     let mut negative = Vec::new();
-    varint(&mut negative, -1i64 as u64);
+    varint(-1i64 as u64, &mut negative);
     assert_eq!(negative.len(), 10);
 }
 

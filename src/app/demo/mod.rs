@@ -24,18 +24,18 @@ use tidewatch_dataflows::settings::duration;
 use self::feed::DemoFeed;
 use self::spec::DemoSpec;
 use super::progress::{Measure, ProgressLine, minutes};
-use super::reading::EpochCut;
-use super::sources::{
-    self, Guest, GuestRun, SourceDeps, SourceState, SourceStatus, StopSignal, read_progress, write_progress,
-};
 use super::stack::{self, AcceptedRisks, Stack};
 use super::status::reached;
-use super::watchdog::Watchdog;
 use super::{now_ms, replay, run};
 use crate::cli;
 use crate::config::Config;
 use crate::journal::EpochMode;
+use crate::pull::{
+    self, Guest, GuestRun, SourceDeps, SourceState, SourceStatus, StopSignal, read_progress, write_progress,
+};
+use crate::reading::EpochCut;
 use crate::source::DurableFuture;
+use crate::upkeep::watchdog::Watchdog;
 
 /// The name of the source in metrics.
 const SOURCE: &str = "demo";
@@ -68,7 +68,7 @@ pub fn demo(mut config: Config, args: &cli::DemoArgs) -> anyhow::Result<ExitCode
         made.series
     );
     let started = Instant::now();
-    let progress = config.data_dir.join(sources::FOLDER).join(SOURCE);
+    let progress = config.data_dir.join(pull::FOLDER).join(SOURCE);
     let sent_to_ms = read_progress(&progress);
     let gap_ms = now_ms() - sent_to_ms.unwrap_or(made.start_ms);
     if gap_ms > GAP_MS_MAX + if sent_to_ms.is_some() { 0 } else { made.history_ms() } {

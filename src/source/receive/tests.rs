@@ -480,14 +480,13 @@ async fn the_route_answers_over_a_socket() {
     let server = tokio::spawn(async move { axum::serve(listener, router(rig.receiver.clone())).await });
     #[expect(clippy::disallowed_methods, reason = "a test may panic")]
     let status = tokio::task::spawn_blocking(move || {
-        let config = ureq::Agent::config_builder().http_status_as_error(false).build();
-        let agent: ureq::Agent = config.into();
+        let agent = crate::source::query::client::testing::plain_client();
         let url = format!("http://{address}{ROUTE}");
-        let chunked = ureq::SendBody::from_owned_reader(std::io::Cursor::new(vec![0; BODY_MAX + 1]));
+        let chunked = reqwest::blocking::Body::new(std::io::Cursor::new(vec![0; BODY_MAX + 1]));
         [
-            agent.post(&url).send(&one_sample()[..]).unwrap().status().as_u16(),
-            agent.get(&url).call().unwrap().status().as_u16(),
-            agent.post(&url).send(chunked).unwrap().status().as_u16(),
+            agent.post(&url).body(one_sample()).send().unwrap().status().as_u16(),
+            agent.get(&url).send().unwrap().status().as_u16(),
+            agent.post(&url).body(chunked).send().unwrap().status().as_u16(),
         ]
     });
     assert_eq!(status.await.unwrap(), [204, 405, 413]);

@@ -1,60 +1,59 @@
 //! Asks a Prometheus server: blocking, one request at a time, every one counted by its outcome and bounded in time and
-//! bytes. [`Client::get`] asks any other server, and is not counted.
+//! bytes. [`PrometheusClient::get`] asks any other server, and is not counted.
 //!
 //! Redirects are not followed: credentials would go to a server nobody named. No proxy is taken from the environment.
-//! Files with secrets are read at each request, those with certificates at each connection, so that what is replaced
-//! while Tidewatch runs is used.
+//! Files with secrets and certificates are read at each request, so that what is replaced while Tidewatch runs is used.
 //!
-//! Not here: which questions to ask (chunks, seams, retries).
+//! Connections are `connections`' matter, whom to trust is `trust`'s. Not here: which questions to ask (chunks, seams,
+//! retries).
+
+mod connections;
+mod trust;
 
 use std::fmt;
-use std::io::{self, Read};
+use std::future::Future;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use reqwest::Response;
+use reqwest::header::{AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use serde::Deserialize;
-use ureq::http::Response;
-use ureq::http::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
-use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::time::Duration as Time;
-use ureq::unversioned::transport::{ConnectProxyConnector, Connector, NextTimeout, TcpConnector};
-use ureq::{Agent, Body, Proxy, ProxyProtocol, Timeout};
+use tokio::sync::watch;
 
+use self::connections::Connections;
 use super::answer::{self, BuildInfo, QueryData, TextList};
 pub use super::answer::{QueryAnswer, QueryError, QuerySeries, RangeConvention, ServerVersion};
-use super::tls::{Tls, TlsError};
 use crate::config::http::{Credential, HeaderValue as Given, HttpConfig, Url, read_file};
 use crate::metrics::{Metrics, OutcomeLabels};
 
 /// Most bytes of an answer, decompressed: about two million samples. What is larger is asked for in parts.
-pub const ANSWER_BYTES_MAX: u64 = 64 << 20;
+pub const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Most bytes of a refusal that are read.
-const REFUSAL_BYTES_MAX: u64 = 16 << 10;
+const REFUSAL_BYTES_MAX: usize = 16 << 10;
 /// Most bytes of a file with a secret.
 const SECRET_BYTES_MAX: u64 = 64 << 10;
 /// How much longer than the server we wait: it should be the one to say that a question takes too long.
 const SERVER_FIRST: Duration = Duration::from_secs(5);
-/// How long a connection may take to stand.
-const CONNECT: Duration = Duration::from_secs(10);
 /// How long small questions may take.
 const BRIEF: Duration = Duration::from_secs(15);
-/// How long an unused connection is kept: longer than most people poll, shorter than Prometheus keeps it.
-const IDLE: Duration = Duration::from_secs(120);
 
 /// A Prometheus server.
 pub struct PrometheusClient {
-    agent: Agent,
+    connections: Connections,
     url: Url,
     http: HttpConfig,
     metrics: Arc<Metrics>,
+    /// Whether nothing is asked any more.
+    closed: watch::Sender<bool>,
 }
 
 impl fmt::Debug for PrometheusClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("url", &self.url).finish_non_exhaustive()
+        f.debug_struct("PrometheusClient").field("url", &self.url).finish_non_exhaustive()
     }
 }
 
@@ -65,32 +64,16 @@ impl PrometheusClient {
     /// [`QueryError::Definite`]: a file that cannot be read, a header that cannot be sent, a proxy that is not plain HTTP.
     pub fn new(url: &Url, http: &HttpConfig, metrics: Arc<Metrics>) -> Result<PrometheusClient, QueryError> {
         let definite = |why: String| QueryError::Definite(format!("{url} cannot be asked: {why}"));
-        let tls = match url.is_https() {
-            true => Some(Tls::new(http.tls.clone()).map_err(|error| definite(error.to_string()))?),
-            false => None,
-        };
-        let proxy = http.proxy_url.as_ref().map(proxy).transpose().map_err(definite)?;
-        let config = Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .proxy(proxy)
-            .user_agent(concat!("tidewatch/", env!("CARGO_PKG_VERSION")))
-            .accept("application/json")
-            .max_idle_age(IDLE)
-            .build();
-        let plain = ().chain(ConnectProxyConnector::default()).chain(TcpConnector::default());
-        let agent = match tls {
-            Some(tls) => Agent::with_parts(config, plain.chain(tls), NameResolver),
-            None => Agent::with_parts(config, plain, NameResolver),
-        };
-        let client = PrometheusClient { agent, url: url.clone(), http: http.clone(), metrics };
+        let connections = Connections::new(url, http).map_err(definite)?;
+        let closed = watch::Sender::new(false);
+        let client = PrometheusClient { connections, url: url.clone(), http: http.clone(), metrics, closed };
         client.headers().map_err(definite)?;
         Ok(client)
     }
 
     /// Ends what is being asked, in whatever thread, with a transient error; nothing can be asked any more.
     pub fn shut_down(&self) {
-        self.agent.clone().shutdown();
+        self.closed.send_replace(true);
     }
 
     /// Where the server is, without secrets.
@@ -164,9 +147,11 @@ impl PrometheusClient {
     /// # Errors
     /// No answer: [`QueryError::Transient`], or [`QueryError::Definite`] where another try will not help.
     pub fn get(&self, path: &str) -> Result<(u16, Vec<u8>), QueryError> {
-        let mut response = self.send(&format!("{}{path}", self.url.base()), None, BRIEF)?;
-        let status = response.status().as_u16();
-        self.body(response.body_mut(), ANSWER_BYTES_MAX).map(|body| (status, body))
+        self.wait(async {
+            let mut response = self.send(path, None, BRIEF).await?;
+            let status = response.status().as_u16();
+            self.body(&mut response, ANSWER_BYTES_MAX).await.map(|body| (status, body))
+        })
     }
 
     /// One request, counted and timed: a POST of `form`, or a GET. With the data comes why it may be partial.
@@ -199,68 +184,81 @@ impl PrometheusClient {
         form: Option<&[(&str, &str)]>,
         timeout: Duration,
     ) -> Result<Vec<u8>, QueryError> {
-        let url = format!("{}/api/v1/{path}", self.url.base());
-        let mut response = self.send(&url, form, timeout)?;
-        let status = response.status().as_u16();
-        if status == 200 {
-            return self.body(response.body_mut(), ANSWER_BYTES_MAX);
-        }
-        let retry_after =
-            response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let mut said = Vec::new();
-        // What could be read of a refusal is what is shown of it.
-        let _ = response.body_mut().as_reader().take(REFUSAL_BYTES_MAX).read_to_end(&mut said);
-        Err(answer::refusal(status, retry_after.as_deref(), &said))
+        self.wait(async {
+            let mut response = self.send(&format!("/api/v1/{path}"), form, timeout).await?;
+            let status = response.status().as_u16();
+            if status == 200 {
+                return self.body(&mut response, ANSWER_BYTES_MAX).await;
+            }
+            let retry_after = response.headers().get(RETRY_AFTER);
+            let retry_after = retry_after.and_then(|value| value.to_str().ok()).map(str::to_owned);
+            let mut said = Vec::new();
+            // What could be read of a refusal is what is shown of it.
+            while let Ok(Some(chunk)) = response.chunk().await {
+                let room = REFUSAL_BYTES_MAX - said.len();
+                said.extend_from_slice(&chunk[..chunk.len().min(room)]);
+                if said.len() == REFUSAL_BYTES_MAX {
+                    break;
+                }
+            }
+            Err(answer::refusal(status, retry_after.as_deref(), &said))
+        })
     }
 
-    /// A POST of `form`, or a GET.
-    fn send(
+    /// Waits for what is asked, or until nothing is asked any more.
+    fn wait<T>(&self, asked: impl Future<Output = Result<T, QueryError>>) -> Result<T, QueryError> {
+        let mut closed = self.closed.subscribe();
+        self.connections.block_on(async {
+            tokio::select! {
+                biased;
+                _ = closed.wait_for(|closed| *closed) => {
+                    Err(QueryError::Transient("the client was shut down".to_owned()))
+                }
+                done = asked => done,
+            }
+        })
+    }
+
+    /// A POST of `form`, or a GET, of a path below the URL.
+    async fn send(
         &self,
-        url: &str,
+        path: &str,
         form: Option<&[(&str, &str)]>,
         timeout: Duration,
-    ) -> Result<Response<Body>, QueryError> {
-        let headers = self.headers().map_err(QueryError::Definite)?;
-        let sent = match form {
-            Some(form) => {
-                let mut request = self.agent.post(url);
-                if let Some(all) = request.headers_mut() {
-                    all.extend(headers);
-                }
-                let timed =
-                    request.config().timeout_global(Some(timeout)).timeout_connect(Some(CONNECT)).build();
-                timed.send_form(form.iter().copied())
-            }
-            None => {
-                let mut request = self.agent.get(url);
-                if let Some(all) = request.headers_mut() {
-                    all.extend(headers);
-                }
-                let timed =
-                    request.config().timeout_global(Some(timeout)).timeout_connect(Some(CONNECT)).build();
-                timed.call()
-            }
+    ) -> Result<Response, QueryError> {
+        let mut headers = self.headers().map_err(QueryError::Definite)?;
+        if let Some(host) = self.connections.host() {
+            headers.insert(HOST, host);
+        }
+        let client = self.connections.client().map_err(|error| QueryError::Definite(error.to_string()))?;
+        let url = format!("{}{path}", self.connections.base());
+        let request = match form {
+            Some(form) => client.post(url).form(form),
+            None => client.get(url),
         };
-        sent.map_err(failed)
+        request.headers(headers).timeout(timeout).send().await.map_err(connections::failed)
     }
 
-    fn body(&self, body: &mut Body, bytes_max: u64) -> Result<Vec<u8>, QueryError> {
+    async fn body(&self, response: &mut Response, bytes_max: usize) -> Result<Vec<u8>, QueryError> {
         let mut bytes = Vec::new();
-        let read = body.as_reader().take(bytes_max + 1).read_to_end(&mut bytes);
-        read.map_err(|error| match ureq::Error::from(error) {
-            // It has begun to answer, so there is just more than comes through in the time.
-            ureq::Error::Timeout(timeout) => {
-                QueryError::TooMuch(format!("timeout while reading the answer: {timeout}"))
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+                Ok(None) => return Ok(bytes),
+                // It has begun to answer, so there is just more than comes through in the time.
+                Err(error) if error.is_timeout() => {
+                    let why = connections::root(&error);
+                    return Err(QueryError::TooMuch(format!("timeout while reading the answer: {why}")));
+                }
+                Err(error) => return Err(connections::failed(error)),
             }
-            other => failed(other),
-        })?;
-        if bytes.len() as u64 > bytes_max {
-            self.metrics.limit("prometheus.answer_bytes");
-            return Err(QueryError::TooMuch(format!(
-                "an answer must not exceed {bytes_max} bytes; this one does"
-            )));
+            if bytes.len() > bytes_max {
+                self.metrics.limit("prometheus.answer_bytes");
+                return Err(QueryError::TooMuch(format!(
+                    "an answer must not exceed {bytes_max} bytes; this one does"
+                )));
+            }
         }
-        Ok(bytes)
     }
 
     /// Headers with what the files say now. An error says which file or name is wrong, never a secret.
@@ -304,49 +302,6 @@ impl PrometheusClient {
     }
 }
 
-fn proxy(url: &Url) -> Result<Proxy, String> {
-    let place: ureq::http::uri::Authority =
-        url.authority().parse().map_err(|_| format!("proxy_url {url} is no address"))?;
-    if url.is_https() {
-        return Err(format!("proxy_url must be a URL such as http://127.0.0.1:3128; got {url}"));
-    }
-    let mut proxy = Proxy::builder(ProxyProtocol::Http)
-        .host(place.host())
-        .port(place.port_u16().unwrap_or(80))
-        .resolve_target(false);
-    if let Some((user, password)) = url.user() {
-        proxy = proxy.username(user).password(password);
-    }
-    proxy.build().map_err(|_| format!("proxy_url {url} cannot be used"))
-}
-
-/// Looks names up on a thread of its own, so that it can take no longer than it may. The usual one panics where the system
-/// has no thread to give.
-#[derive(Debug)]
-struct NameResolver;
-
-impl Resolver for NameResolver {
-    fn resolve(
-        &self,
-        uri: &ureq::http::Uri,
-        config: &ureq::config::Config,
-        timeout: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let host = uri.host().unwrap_or("").trim_start_matches('[').trim_end_matches(']');
-        if host.parse::<std::net::IpAddr>().is_ok() {
-            return DefaultResolver::default().resolve(uri, config, timeout);
-        }
-        let (found, answer) = std::sync::mpsc::sync_channel(1);
-        let (uri, config) = (uri.clone(), config.clone());
-        let without = NextTimeout { after: Time::NotHappening, ..timeout };
-        // Who asked may have given up.
-        let look = move || drop(found.send(DefaultResolver::default().resolve(&uri, &config, without)));
-        std::thread::Builder::new().name("resolve".to_owned()).spawn(look)?;
-        let late = |_| Err(ureq::Error::Timeout(timeout.reason));
-        answer.recv_timeout(*timeout.after).unwrap_or_else(late)
-    }
-}
-
 /// A secret as it is now.
 fn secret(credential: &Credential) -> Result<String, String> {
     match credential {
@@ -363,29 +318,21 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(text.trim().to_owned())
 }
 
-/// What to make of a request without an answer.
-fn failed(error: ureq::Error) -> QueryError {
-    match &error {
-        ureq::Error::Io(io) => match io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-            Some(tls) => QueryError::Definite(format!("TLS: {tls}; see http_config.tls_config")),
-            None => QueryError::Transient(io.to_string()),
-        },
-        ureq::Error::Other(other) => match other.downcast_ref::<TlsError>() {
-            Some(tls) => QueryError::Definite(tls.to_string()),
-            None => QueryError::Transient(error.to_string()),
-        },
-        ureq::Error::Timeout(Timeout::Connect) => {
-            QueryError::Transient(format!("no connection within {CONNECT:?}"))
-        }
-        // Anything else on the way to a server may be otherwise a moment later.
-        _ => QueryError::Transient(error.to_string()),
-    }
-}
-
 /// A time as the API takes it.
 fn seconds(at_ms: i64) -> String {
     let sign = if at_ms < 0 { "-" } else { "" };
     format!("{sign}{}.{:03}", at_ms.unsigned_abs() / 1_000, at_ms.unsigned_abs() % 1_000)
+}
+
+#[cfg(test)]
+pub mod testing {
+    //! A client for tests of our own port.
+
+    /// Blocking, without TLS.
+    pub fn plain_client() -> reqwest::blocking::Client {
+        let tls = super::trust::no_certificates().unwrap();
+        reqwest::blocking::Client::builder().no_proxy().tls_backend_preconfigured(tls).build().unwrap()
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,8 @@
 //!
 //! Only selectors in braces alone can be: `{job="x"}`, not `up`.
 
+use crate::promql::{escaped, matcher};
+
 /// Most bytes of a selector with names: VictoriaMetrics takes 16 KiB by default.
 pub const SELECTOR_BYTES_MAX: usize = 8 << 10;
 
@@ -50,7 +52,7 @@ pub fn parts(selector: &str, names: Vec<String>) -> Vec<Vec<String>> {
 fn narrowed(selector: &str, operator: &str, value: &str) -> Option<String> {
     let inner = selector.trim().strip_prefix('{')?.strip_suffix('}')?.trim_end();
     let gap = if inner.is_empty() || inner.ends_with(',') { "" } else { "," };
-    Some(format!("{{{inner}{gap}__name__{operator}\"{}\"}}", escaped(value)))
+    Some(format!("{{{inner}{gap}{}}}", matcher("__name__", operator, value)))
 }
 
 /// A regex of exactly these texts.
@@ -68,11 +70,6 @@ fn quoted(text: &str) -> String {
         quoted.push(char);
     }
     quoted
-}
-
-/// A text between quotes in PromQL.
-fn escaped(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 #[cfg(test)]

@@ -22,13 +22,15 @@ use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::settings::duration;
 
 use crate::config::Config;
-use crate::engine::AskError;
+use crate::engine::{AskError, Questions};
+use crate::journal::Journal;
+use crate::labels::Labels;
 use crate::metrics::{self, Metrics};
+use crate::outbox::DurablePosition;
 use crate::store::record::Rfc3339;
 
 use self::follow::Follower;
 use self::followed::SkipReason;
-use super::stack::Stack;
 
 /// The word in metrics for rows that are computed again from the journal.
 const ROW: &str = "row";
@@ -38,6 +40,20 @@ const MOMENTS_A_SECOND: u32 = 10;
 const AGAIN_MAX: usize = 64;
 /// How often a mismatch is told in words; each is counted.
 const TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// What the audit needs of the running server.
+#[derive(Clone)]
+pub struct AuditDeps {
+    pub journal: Journal,
+    /// How far the outbox is durable.
+    pub outbox: Arc<DurablePosition>,
+    pub labels: Arc<Labels>,
+    pub metrics: Arc<Metrics>,
+    /// What the workers hold.
+    pub questions: Questions,
+    /// Whether what was found at start is computed again.
+    pub caught_up: Arc<dyn Fn() -> bool + Send + Sync>,
+}
 
 /// The running audit.
 pub struct Audit {
@@ -50,27 +66,23 @@ impl Audit {
     ///
     /// # Errors
     /// A thread cannot be started.
-    pub fn start(config: &Config, accept_loss: bool, stack: &Arc<Stack>) -> std::io::Result<Option<Audit>> {
+    pub fn start(config: &Config, accept_loss: bool, deps: &AuditDeps) -> std::io::Result<Option<Audit>> {
         // So that the metrics are there, and 0, from the start.
         for what in What::ALL.map(What::as_str).into_iter().chain([ROW]) {
             let what = metrics::CheckLabels { what };
-            stack.metrics.audit_mismatches.get_or_create(&what).inc_by(0);
-            stack.metrics.audit_checks.get_or_create(&what).inc_by(0);
+            deps.metrics.audit_mismatches.get_or_create(&what).inc_by(0);
+            deps.metrics.audit_checks.get_or_create(&what).inc_by(0);
         }
         for reason in SkipReason::ALL.map(|skip| metrics::SkipLabels { reason: skip.as_str() }) {
-            stack.metrics.audit_skipped.get_or_create(&reason).inc_by(0);
+            deps.metrics.audit_skipped.get_or_create(&reason).inc_by(0);
         }
         let series_a_second = config.audit;
         if series_a_second == 0 {
             return Ok(None);
         }
-        let run = AuditRun {
-            stack: Arc::clone(stack),
-            random: fastrand::Rng::new(),
-            again: Vec::new(),
-            told: None,
-        };
-        let follower = Follower::new(config, accept_loss, stack);
+        let run =
+            AuditRun { deps: deps.clone(), random: fastrand::Rng::new(), again: Vec::new(), told: None };
+        let follower = Follower::new(config, accept_loss, deps);
         let ((stop, stopped), (stop_following, followed)) = (channel(), channel());
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         let following = thread("audit-journal").spawn(move || follower.until(&followed))?;
@@ -89,7 +101,7 @@ impl Audit {
 }
 
 struct AuditRun {
-    stack: Arc<Stack>,
+    deps: AuditDeps,
     random: fastrand::Rng,
     /// Tried once, between two epochs.
     again: Vec<SeriesId>,
@@ -108,7 +120,7 @@ impl AuditRun {
             let share = |moments_done: u32| series_a_second * moments_done / moments;
             let some = share(moment + 1) - share(moment);
             // While the state is computed anew the workers have better things to do, and it is not what it was.
-            if self.stack.caught_up() {
+            if (self.deps.caught_up)() {
                 // Busy, or beginning anew: the next moment is soon.
                 let _ = self.some(some as usize);
             }
@@ -119,8 +131,8 @@ impl AuditRun {
     fn some(&mut self, n: usize) -> Result<(), AskError> {
         let numbers: Vec<u64> = (0..n).map(|_| self.random.u64(..)).collect();
         let mut series = std::mem::take(&mut self.again);
-        series.extend(self.stack.questions.pick(&numbers)?);
-        for (series, checked) in self.stack.questions.audit(&series)? {
+        series.extend(self.deps.questions.pick(&numbers)?);
+        for (series, checked) in self.deps.questions.audit(&series)? {
             match checked {
                 Ok(checked) => self.count(series, &checked),
                 Err(Unavailable::Between) if self.again.len() < AGAIN_MAX => self.again.push(series),
@@ -132,7 +144,7 @@ impl AuditRun {
     }
 
     fn count(&mut self, series: SeriesId, checked: &StateCheck) {
-        let metrics: &Metrics = &self.stack.metrics;
+        let metrics: &Metrics = &self.deps.metrics;
         metrics.audit_series.inc();
         for (what, n) in [(What::Pane, checked.panes), (What::Window, checked.windows)] {
             metrics.audit_checks.get_or_create(&metrics::CheckLabels { what: what.as_str() }).inc_by(n);
@@ -147,7 +159,7 @@ impl AuditRun {
         let Some(first) = checked.mismatches.first() else { return };
         if self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
             self.told = Some(Instant::now());
-            let labels = self.stack.labels.get(series).map(|labels| format!(" {labels:?}"));
+            let labels = self.deps.labels.get(series).map(|labels| format!(" {labels:?}"));
             let more = checked.wrong.iter().sum::<u64>() - 1;
             let (labels, words) = (labels.unwrap_or_default(), in_words(first));
             tracing::error!("audit: series {series}{labels}: {words}; {more} more numbers of it differ");

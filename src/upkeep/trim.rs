@@ -13,21 +13,34 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::engine;
-use crate::journal::Journal;
-use crate::labels::Labels;
+use crate::journal::{Journal, JournalError};
+use crate::labels::{Labels, LabelsError};
 use crate::outbox;
-use crate::sinks::list::SinkPositions;
+use crate::sinks::list::{SinkPositions, SinkSyncError};
 use crate::snapshots::Snapshots;
 
 use parking_lot::Mutex;
 
-use super::stack::{Fatal, FatalHook, RESTART_ME};
+use crate::fatal::{Fatal, FatalHook, RESTART_ME};
 
 /// How often it is looked whether something can go.
 const EVERY: Duration = Duration::from_secs(1);
 /// Every how many looks the sinks are synced and the outbox trimmed, unless that is full.
 const OUTBOX_EVERY: u32 = 30;
 const PATIENCE: Duration = Duration::from_millis(100);
+
+/// A log cannot be trimmed, and grows until it can.
+#[derive(Debug, thiserror::Error)]
+pub enum TrimError {
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    #[error(transparent)]
+    Sinks(#[from] SinkSyncError),
+    #[error(transparent)]
+    Outbox(#[from] outbox::OutboxError),
+    #[error(transparent)]
+    Labels(#[from] LabelsError),
+}
 
 /// What is trimmed, and what tells how far.
 pub struct TrimDeps {
@@ -63,7 +76,7 @@ impl Trim {
                 let trimmed = [parts.trim_journal(), outbox, parts.trim_labels()];
                 turn = turn.wrapping_add(1);
                 for (trimmed, told) in trimmed.into_iter().zip(&mut told) {
-                    let why = trimmed.err().map(|error| format!("{error:#}"));
+                    let why = trimmed.err().map(|error| error.to_string());
                     // Each trouble once, not once a second.
                     if let Some(why) = why.as_ref().filter(|why| told.as_ref() != Some(*why)) {
                         tracing::warn!("a log cannot be trimmed and grows until it can: {why}");
@@ -106,7 +119,7 @@ impl TrimDeps {
         self.engine.blocked_on().is_some()
     }
 
-    fn trim_journal(&self) -> anyhow::Result<()> {
+    fn trim_journal(&self) -> Result<(), TrimError> {
         if let Some(epoch) = self.snapshots.trim_epoch() {
             let bytes = self.journal.trim(epoch)?;
             if bytes > 0 {
@@ -116,7 +129,7 @@ impl TrimDeps {
         Ok(())
     }
 
-    fn trim_outbox(&self) -> anyhow::Result<()> {
+    fn trim_outbox(&self) -> Result<(), TrimError> {
         if let Some(safe) = self.sinks.sync()? {
             let bytes = self.outbox.trim(safe)?;
             if bytes > 0 {
@@ -126,7 +139,7 @@ impl TrimDeps {
         Ok(())
     }
 
-    fn trim_labels(&self) -> anyhow::Result<()> {
+    fn trim_labels(&self) -> Result<(), TrimError> {
         let safe = || self.sinks.sync().map(drop).map_err(std::io::Error::other);
         loop {
             match self.labels.compact(safe) {

@@ -9,8 +9,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::stack::{Fatal, FatalHook, RESTART_ME};
 use crate::engine::EngineProgress;
+use crate::fatal::{Fatal, FatalHook, RESTART_ME};
 use crate::journal::Journal;
 use crate::metrics::Metrics;
 

@@ -141,16 +141,10 @@ mod tests {
         AuditState { epoch: 77, settings, followed: followed.to_vec() }
     }
 
-    fn folder(name: &str) -> std::path::PathBuf {
-        let folder = std::env::temp_dir().join(format!("tidewatch-audit-{}-{name}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        folder
-    }
-
     #[test]
     fn it_comes_back_as_it_was_written() {
-        let folder = folder("kept");
-        let path = folder.join("audit");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit");
         assert_eq!(read(&path), Ok(None));
         let mut of_wider_bounds = kept();
         of_wider_bounds.settings.allowed_lateness_ms = 30 * 86_400_000;
@@ -159,7 +153,6 @@ mod tests {
             write(&path, &kept).unwrap();
             assert_eq!(read(&path), Ok(Some(kept)));
         }
-        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
@@ -172,20 +165,19 @@ mod tests {
 
     #[test]
     fn settings_that_nothing_can_be_computed_with_are_not_taken() {
-        let folder = folder("settings");
-        let path = folder.join("audit");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit");
         let mut kept = kept();
         kept.settings.windows.clear();
         write(&path, &kept).unwrap();
         let why = read(&path).unwrap_err();
         assert!(why.contains("windows"), "{why}");
-        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
     fn no_bytes_make_reading_panic_and_none_that_differ_are_taken() {
-        let folder = folder("damaged");
-        let path = folder.join("audit");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit");
         write(&path, &kept()).unwrap();
         let good = std::fs::read(&path).unwrap();
         assert!(decode_all(&good).is_ok());
@@ -207,6 +199,5 @@ mod tests {
             }
             assert!(decode_all(&bytes).is_err());
         }
-        std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -12,9 +12,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::Context;
 use parking_lot::{Condvar, Mutex};
-use serde_json::Value;
 use tidewatch_dataflows::sample::{Bootstrap, Control, Samples};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -24,11 +22,12 @@ use crate::labels::{Labels, NAME};
 use crate::metrics::{Metrics, SourceLabels};
 use crate::source::query::SOURCE;
 use crate::source::query::choose::{Chooser, Classify};
-use crate::source::query::client::PrometheusClient;
+use crate::source::query::client::{PrometheusClient, QueryError};
 use crate::source::query::read::{QueryPort, Reading};
 use crate::source::query::take::Taker;
 use crate::source::{DurableFuture, IntakeRefusal};
-use crate::store::selector::Selectors;
+use crate::status::SourceReport;
+use crate::store::selector::{SelectorError, Selectors};
 
 use self::runner::{Runner, SourceStart, answer};
 pub use self::status::{SourceState, SourceStatus};
@@ -102,6 +101,26 @@ pub struct Guest {
 /// What the thread of a guest does, given where Tidewatch listens.
 pub type GuestRun = Box<dyn FnOnce(&SourceDeps, &StopSignal, SocketAddr) + Send>;
 
+/// A source cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum PullError {
+    /// A text that is no selector.
+    #[error("{path}")]
+    Selector { path: String, source: SelectorError },
+    /// What `http_config` names cannot be used.
+    #[error("{path}")]
+    Server { path: String, source: QueryError },
+    /// No thread is to be had.
+    #[error("starting the thread of a source")]
+    Thread(#[source] std::io::Error),
+}
+
+impl PullError {
+    fn selector(path: impl FnOnce() -> String) -> impl FnOnce(SelectorError) -> PullError {
+        move |source| PullError::Selector { path: path(), source }
+    }
+}
+
 /// What sources need of the rest of Tidewatch.
 #[derive(Clone)]
 pub struct SourceDeps {
@@ -121,14 +140,16 @@ pub struct SourceDeps {
 ///
 /// # Errors
 /// The first that is none, with its path.
-pub fn judge(config: &Config) -> anyhow::Result<()> {
+pub fn judge(config: &Config) -> Result<(), PullError> {
     for (at, source) in config.sources.prometheus.iter().enumerate() {
         for (n, text) in source.matching.iter().enumerate() {
-            Selectors::parse(&[text]).with_context(|| format!("sources.prometheus[{at}].match[{n}]"))?;
+            let parsed = Selectors::parse(&[text]);
+            parsed.map_err(PullError::selector(|| format!("sources.prometheus[{at}].match[{n}]")))?;
         }
     }
     for (at, entry) in config.select.iter().enumerate() {
-        Selectors::parse(&[&entry.matching]).with_context(|| format!("select[{at}].match"))?;
+        let parsed = Selectors::parse(&[&entry.matching]);
+        parsed.map_err(PullError::selector(|| format!("select[{at}].match")))?;
     }
     Ok(())
 }
@@ -137,10 +158,11 @@ pub fn judge(config: &Config) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The first source with one that cannot be used, with its path.
-pub fn clients(config: &Config, metrics: &Arc<Metrics>) -> anyhow::Result<Vec<Arc<PrometheusClient>>> {
+pub fn clients(config: &Config, metrics: &Arc<Metrics>) -> Result<Vec<Arc<PrometheusClient>>, PullError> {
     let client = |(at, source): (usize, &PrometheusSource)| {
         let client = PrometheusClient::new(&source.url, &source.http, Arc::clone(metrics));
-        client.map(Arc::new).with_context(|| format!("sources.prometheus[{at}]"))
+        let path = || format!("sources.prometheus[{at}]");
+        client.map(Arc::new).map_err(|error| PullError::Server { path: path(), source: error })
     };
     config.sources.prometheus.iter().enumerate().map(client).collect()
 }
@@ -153,9 +175,9 @@ pub fn statuses(config: &Config) -> Vec<Arc<SourceStatus>> {
     config.sources.prometheus.iter().map(new).collect()
 }
 
-/// The statuses as JSON.
-pub fn show(statuses: &[Arc<SourceStatus>], now_ms: i64) -> Value {
-    statuses.iter().map(|status| status.show(now_ms)).collect()
+/// For `/status`.
+pub fn report(statuses: &[Arc<SourceStatus>], now_ms: i64) -> Vec<SourceReport> {
+    statuses.iter().map(|status| status.report(now_ms)).collect()
 }
 
 /// Sets the metric of how far sources are behind: of each kind that of the one furthest behind.
@@ -181,7 +203,7 @@ impl RunningSources {
         config: &Config,
         statuses: &[Arc<SourceStatus>],
         parts: &SourceDeps,
-    ) -> anyhow::Result<RunningSources> {
+    ) -> Result<RunningSources, PullError> {
         let clients = clients(config, &parts.metrics)?;
         let mut sources = RunningSources { stop: Arc::default(), clients, threads: Vec::new() };
         sources.end_bootstraps_of_others(config, parts)?;
@@ -226,19 +248,19 @@ impl RunningSources {
     ///
     /// # Errors
     /// A thread that cannot be started.
-    pub fn host(&mut self, guest: Guest, parts: &SourceDeps, listening: SocketAddr) -> anyhow::Result<()> {
+    pub fn host(&mut self, guest: Guest, parts: &SourceDeps, listening: SocketAddr) -> Result<(), PullError> {
         let (parts, stop) = (parts.clone(), Arc::clone(&self.stop));
         self.spawn(guest.status.source().to_owned(), move || (guest.run)(&parts, &stop, listening))
     }
 
-    fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+    fn spawn(&mut self, name: String, run: impl FnOnce() + Send + 'static) -> Result<(), PullError> {
         let thread = std::thread::Builder::new().name(name).spawn(run);
-        self.threads.push(thread.context("starting the thread of a source")?);
+        self.threads.push(thread.map_err(PullError::Thread)?);
         Ok(())
     }
 
     /// Ends the bootstraps that were left open by sources that are no longer configured: nobody will resume them.
-    fn end_bootstraps_of_others(&mut self, config: &Config, parts: &SourceDeps) -> anyhow::Result<()> {
+    fn end_bootstraps_of_others(&mut self, config: &Config, parts: &SourceDeps) -> Result<(), PullError> {
         let ours: Vec<String> = config.sources.prometheus.iter().map(identity).collect();
         let open = parts.journal.open_bootstraps().iter();
         let orphans: Vec<_> = open.filter(|bootstrap| !ours.contains(&bootstrap.source)).cloned().collect();
@@ -342,10 +364,10 @@ pub fn write_progress(path: &Path, at_ms: i64) -> std::io::Result<()> {
 }
 
 /// Tells which entry of `select` means a series.
-fn classify(select: &[SelectConfig]) -> anyhow::Result<Classify> {
+fn classify(select: &[SelectConfig]) -> Result<Classify, PullError> {
     let parsed: Result<Vec<Selectors>, _> =
         select.iter().map(|entry| Selectors::parse(&[&entry.matching])).collect();
-    let parsed = parsed.context("select")?;
+    let parsed = parsed.map_err(PullError::selector(|| "select".to_owned()))?;
     Ok(Box::new(move |labels| {
         let get = |wanted: &str| {
             let found = labels.iter().find(|(name, _)| *name == wanted);

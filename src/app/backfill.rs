@@ -12,10 +12,10 @@ use crate::cli;
 use crate::config::Config;
 use crate::source::replay::{self, ReplayError, ReplayOptions, ReplayReader, SOURCE};
 
-use super::super::progress::{Measure, ProgressLine as Shown};
-use super::super::reading::{all_read, next_of, show};
-use super::super::stack::{InUse, Stack};
-use super::{BackfillProgress, BackfillRun, BackfillSummary};
+use super::progress::{Measure, ProgressLine as Shown};
+use super::stack::{InUse, Stack};
+use crate::backfill::{BackfillProgress, BackfillRun, BackfillSummary};
+use crate::reading::{all_read, next_of, show};
 
 /// Reads the files into a backfill and writes it.
 pub fn replay(
@@ -25,13 +25,13 @@ pub fn replay(
     stack: anyhow::Result<Stack>,
     range: (Option<i64>, Option<i64>),
 ) -> anyhow::Result<ExitCode> {
-    let stack = stack.map_err(|error| match error.downcast_ref::<InUse>() {
+    let stack = Arc::new(stack.map_err(|error| match error.downcast_ref::<InUse>() {
         Some(InUse(dir)) => anyhow!(
             "another tidewatch process holds the data directory {}; beside a running server, backfill comes by POST /api/v1/backfill",
             dir.display()
         ),
         None => error,
-    })?;
+    })?);
     let mut failed = Vec::new();
     let done = read_and_write(config, args, options, &stack, range, &mut failed);
     stack.close()?;
@@ -46,7 +46,7 @@ fn read_and_write(
     config: &Config,
     args: &cli::ReplayArgs,
     options: ReplayOptions,
-    stack: &Stack,
+    stack: &Arc<Stack>,
     range: (Option<i64>, Option<i64>),
     failed: &mut Vec<ReplayError>,
 ) -> anyhow::Result<(replay::ReplaySummary, BackfillSummary)> {
@@ -60,7 +60,7 @@ fn read_and_write(
     let read = backfill.read(&mut next, SOURCE, &mut tick);
     shown.finish();
     read?;
-    let summary = backfill.write(stack)?;
+    let summary = backfill.write(&stack.live())?;
     Ok((replay.summary().clone(), summary))
 }
 

@@ -26,10 +26,8 @@ use crate::source::query::client::{PrometheusClient, QueryError};
 use crate::source::query::read::{ReadObserver, ReadSpan, Reading, StoppedError};
 use crate::source::query::take::{TakeContext, Taker};
 
-use super::super::now_ms;
-use super::super::stack::Stack;
 use super::summary::time;
-use super::{BackfillProgress, BackfillRun, BackfillSummary, CancelledError, PATIENCE};
+use super::{BackfillProgress, BackfillRun, BackfillSummary, CancelledError, LiveServer, PATIENCE};
 
 /// Jobs that are remembered, the one at work among them.
 pub const JOBS_KEPT: usize = 16;
@@ -81,14 +79,14 @@ struct Jobs {
 /// The backfills of a running server.
 pub struct BackfillJobs {
     config: Config,
-    stack: Arc<Stack>,
+    live: LiveServer,
     jobs: Mutex<Jobs>,
 }
 
 impl BackfillJobs {
     /// None yet.
-    pub fn new(config: Config, stack: Arc<Stack>) -> BackfillJobs {
-        BackfillJobs { config, stack, jobs: Mutex::default() }
+    pub fn new(config: Config, live: LiveServer) -> BackfillJobs {
+        BackfillJobs { config, live, jobs: Mutex::default() }
     }
 
     /// Ends the one at work and waits for it; takes no more.
@@ -140,7 +138,7 @@ impl Backfills for BackfillJobs {
     fn begin(&self, order: BackfillOrder) -> Result<Value, BackfillRefusal> {
         let source = self.source(order.source.as_ref())?;
         // What must be set right in the configuration is told now, not by a job that fails.
-        let client = PrometheusClient::new(&source.url, &source.http, Arc::clone(&self.stack.metrics))
+        let client = PrometheusClient::new(&source.url, &source.http, Arc::clone(&self.live.metrics))
             .map_err(|error| BackfillRefusal::Later(error.to_string()))?;
         let mut jobs = lock(&self.jobs);
         if let Some(running) = jobs.all.iter().find(|job| lock(&job.ended).is_none()) {
@@ -149,10 +147,10 @@ impl Backfills for BackfillJobs {
         if jobs.closing {
             return Err(BackfillRefusal::Later("the server is shutting down".to_owned()));
         }
-        if let Err(why) = self.stack.ready() {
+        if let Err(why) = (self.live.ready)() {
             return Err(BackfillRefusal::Later(why));
         }
-        let started_ms = now_ms();
+        let started_ms = (self.live.clock)();
         // Ids do not repeat over restarts: one that was forgotten is not another's.
         jobs.last_id = u64::try_from(started_ms).unwrap_or(0).max(jobs.last_id + 1);
         let job = Arc::new(BackfillJob {
@@ -171,8 +169,8 @@ impl Backfills for BackfillJobs {
             ended: Mutex::default(),
         });
         let thread = {
-            let (job, config, stack) = (Arc::clone(&job), self.config.clone(), Arc::clone(&self.stack));
-            let work = move || run(&job, &config, &stack, client);
+            let (job, config, live) = (Arc::clone(&job), self.config.clone(), self.live.clone());
+            let work = move || run(&job, &config, &live, client);
             std::thread::Builder::new().name("backfill".to_owned()).spawn(work)
         };
         let thread =
@@ -197,7 +195,7 @@ impl Backfills for BackfillJobs {
     }
 
     fn now_ms(&self) -> i64 {
-        now_ms()
+        (self.live.clock)()
     }
 }
 
@@ -238,7 +236,7 @@ impl BackfillJob {
 }
 
 /// Computes and writes the backfill, and notes how it ended.
-fn run(job: &Arc<BackfillJob>, config: &Config, stack: &Stack, client: PrometheusClient) {
+fn run(job: &Arc<BackfillJob>, config: &Config, live: &LiveServer, client: PrometheusClient) {
     tracing::info!(
         "backfill {}: {} from {} to {}",
         job.id,
@@ -247,7 +245,7 @@ fn run(job: &Arc<BackfillJob>, config: &Config, stack: &Stack, client: Prometheu
         time(job.end_ms)
     );
     let client = Arc::new(client);
-    let work = std::panic::AssertUnwindSafe(|| work(job, config, stack, &client));
+    let work = std::panic::AssertUnwindSafe(|| work(job, config, live, &client));
     let ended = std::panic::catch_unwind(work);
     // A question may hang when the job is cancelled; the next job is not to ask beside it.
     client.shut_down();
@@ -271,19 +269,20 @@ fn run(job: &Arc<BackfillJob>, config: &Config, stack: &Stack, client: Prometheu
 fn work(
     job: &Arc<BackfillJob>,
     config: &Config,
-    stack: &Stack,
+    live: &LiveServer,
     client: &Arc<PrometheusClient>,
 ) -> anyhow::Result<BackfillSummary> {
     let range = (Some(job.start_ms), Some(job.end_ms));
     let mut backfill =
-        BackfillRun::open(config, range, Arc::clone(&job.progress), Arc::clone(&stack.metrics))?;
+        BackfillRun::open(config, range, Arc::clone(&job.progress), Arc::clone(&live.metrics))?;
     let chooser = Chooser::new(Vec::new(), Box::new(|_| None));
-    let taker = Taker::new(backfill.labels(), Arc::clone(&stack.metrics), chooser);
+    let taker = Taker::new(backfill.labels(), Arc::clone(&live.metrics), chooser);
     let after_ms = job.start_ms - config.settings().longest_ms() - REACH_MS;
-    let parts = ask(job, Arc::clone(client), taker, ReadSpan { after_ms, to_ms: job.end_ms })?;
+    let span = ReadSpan { after_ms, to_ms: job.end_ms };
+    let parts = ask(job, Arc::clone(client), taker, span, live.clock)?;
     let mut next = |batch: &mut Samples| next(job, &parts, batch);
     backfill.read(&mut next, SOURCE, &mut |_| {})?;
-    backfill.write(stack)
+    backfill.write(live)
 }
 
 /// What the reading thread sends.
@@ -299,11 +298,12 @@ fn ask(
     client: Arc<PrometheusClient>,
     mut taker: Taker,
     span: ReadSpan,
+    clock: fn() -> i64,
 ) -> anyhow::Result<Receiver<ReadPart>> {
     let (to, parts) = sync_channel(ANSWERS_QUEUED);
     let watched = Arc::clone(job);
     let read = move || {
-        if read(&watched, &client, &mut taker, span, &to).is_ok() {
+        if read(&watched, &client, &mut taker, span, (&to, clock)).is_ok() {
             // Nobody waits for it any more if the job was cancelled.
             let _ = to.send(ReadPart::End);
         }
@@ -317,7 +317,7 @@ fn read(
     client: &PrometheusClient,
     taker: &mut Taker,
     mut rest: ReadSpan,
-    to: &SyncSender<ReadPart>,
+    (to, clock): (&SyncSender<ReadPart>, fn() -> i64),
 ) -> Result<(), StoppedError> {
     let watch = Watcher(job);
     let mut readings: Vec<_> = job.matching.iter().map(|selector| Reading::new(selector)).collect();
@@ -326,7 +326,7 @@ fn read(
         for reading in &mut readings {
             reading.read(client, &watch, span, &mut |answer| {
                 let mut samples = Samples::default();
-                let taking = TakeContext { now_ms: now_ms(), epoch: 0, again: false };
+                let taking = TakeContext { now_ms: clock(), epoch: 0, again: false };
                 drop(taker.take(answer, taking, &mut samples));
                 to.send(ReadPart::Samples(samples)).map_err(|_| StoppedError)?;
                 if job.stopped() { Err(StoppedError) } else { Ok(()) }

@@ -20,7 +20,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::{Control, EpochEnd, SeriesId};
 use tidewatch_dataflows::settings::{Settings, duration};
@@ -29,14 +28,12 @@ use tidewatch_dataflows::shard::RawSamples;
 use super::followed::{AdmitRules, FollowedSeries, SkipReason};
 use super::judge::{RowDifference, differences};
 use super::state::{self, AuditState};
-use super::{TOLD_EVERY, time_in_words};
+use super::{AuditDeps, TOLD_EVERY, time_in_words};
 use crate::config::Config;
 use crate::engine::AskError;
 use crate::journal::{JournalReader, Record};
 use crate::metrics;
 use crate::outbox::{ReadStep, Tail};
-
-use super::super::stack::Stack;
 
 /// Name of the file in the data directory.
 pub const FILE: &str = "audit";
@@ -72,9 +69,24 @@ struct LogPlace {
     settings: Option<Settings>,
 }
 
+/// The logs cannot be read on.
+#[derive(Debug, thiserror::Error)]
+#[error("{attempt}: {why}")]
+struct FollowError {
+    attempt: &'static str,
+    why: String,
+}
+
+impl FollowError {
+    /// What an attempt failed of.
+    fn because<E: std::fmt::Display>(attempt: &'static str) -> impl FnOnce(E) -> FollowError {
+        move |error| FollowError { attempt, why: error.to_string() }
+    }
+}
+
 /// Follows series.
 pub struct Follower {
-    stack: Arc<Stack>,
+    deps: AuditDeps,
     outbox: PathBuf,
     file: PathBuf,
     random: fastrand::Rng,
@@ -102,12 +114,12 @@ pub struct Follower {
 
 impl Follower {
     /// Begins with what an earlier process kept, unless records of the journal may be missing, as was accepted.
-    pub fn new(config: &Config, accept_loss: bool, stack: &Arc<Stack>) -> Follower {
+    pub fn new(config: &Config, accept_loss: bool, deps: &AuditDeps) -> Follower {
         let wanted = FOLLOWED_MAX.min(config.audit as usize * FOLLOWED_PER_SERIES);
         let settings = config.settings();
         let every = Duration::from_millis(config.snapshots.every_ms.unsigned_abs());
         let mut follower = Follower {
-            stack: Arc::clone(stack),
+            deps: deps.clone(),
             outbox: config.data_dir.join("outbox"),
             file: config.data_dir.join(FILE),
             random: fastrand::Rng::new(),
@@ -138,7 +150,7 @@ impl Follower {
     fn go_on(&mut self) {
         let kept = match state::read(&self.file) {
             Ok(None) => return,
-            Ok(Some(kept)) if kept.epoch <= self.stack.outbox.epoch().unwrap_or(0) => kept,
+            Ok(Some(kept)) if kept.epoch <= self.deps.outbox.epoch().unwrap_or(0) => kept,
             Ok(Some(kept)) => {
                 let epoch = kept.epoch;
                 return tracing::warn!(
@@ -164,7 +176,7 @@ impl Follower {
             let begun = Instant::now();
             while begun.elapsed() < self.round && self.step() {}
             self.keep(false);
-            self.stack.metrics.audit_seconds.inc_by(begun.elapsed().as_secs_f64());
+            self.deps.metrics.audit_seconds.inc_by(begun.elapsed().as_secs_f64());
         }
         self.keep(true);
     }
@@ -187,7 +199,7 @@ impl Follower {
         self.place.as_ref().is_some_and(|place| place.due.is_none())
     }
 
-    fn read(&mut self) -> anyhow::Result<bool> {
+    fn read(&mut self) -> Result<bool, FollowError> {
         let Some(place) = &mut self.place else {
             self.place = Some(self.open()?);
             return Ok(true);
@@ -201,7 +213,10 @@ impl Follower {
                 left_out.set(left_out.get() + u64::from(wanted && !room));
                 wanted && room
             };
-            let picked = place.outbox.pick(wanted, &mut place.rows).context("reading the outbox")?;
+            let picked = place
+                .outbox
+                .pick(wanted, &mut place.rows)
+                .map_err(FollowError::because("reading the outbox"))?;
             if let ReadStep::End(epoch) = picked {
                 place.due = Some(epoch);
             }
@@ -209,7 +224,9 @@ impl Follower {
             return Ok(picked != ReadStep::Nothing);
         };
         if place.epoch < due {
-            let Some(record) = place.journal.next_ready().context("reading the journal")? else {
+            let Some(record) =
+                place.journal.next_ready().map_err(FollowError::because("reading the journal"))?
+            else {
                 return Ok(false);
             };
             self.take(record);
@@ -226,11 +243,15 @@ impl Follower {
         Ok(true)
     }
 
-    fn open(&mut self) -> anyhow::Result<LogPlace> {
-        let epoch = self.begin.take().or_else(|| self.stack.outbox.epoch()).unwrap_or(0);
-        let journal = self.stack.journal.strict_reader_after(epoch).context("opening the journal")?;
-        let outbox = Tail::open(&self.outbox, Arc::clone(&self.stack.outbox), Some(epoch));
-        let outbox = outbox.context("opening the outbox")?;
+    fn open(&mut self) -> Result<LogPlace, FollowError> {
+        let epoch = self.begin.take().or_else(|| self.deps.outbox.epoch()).unwrap_or(0);
+        let journal = self
+            .deps
+            .journal
+            .strict_reader_after(epoch)
+            .map_err(FollowError::because("opening the journal"))?;
+        let outbox = Tail::open(&self.outbox, Arc::clone(&self.deps.outbox), Some(epoch));
+        let outbox = outbox.map_err(FollowError::because("opening the outbox"))?;
         // Those that it has passed over are not handed on, and what is here may be of another place, or of a file.
         if let Some(settings) = journal.settings().filter(|settings| **settings != self.settings) {
             self.rules = AdmitRules::of(settings, self.rules_samples_max());
@@ -315,13 +336,13 @@ impl Follower {
         self.ids = self.followed.iter().map(|followed| followed.series.0).collect();
         self.ids.sort_unstable();
         let exact = self.followed.iter().filter(|followed| followed.is_exact()).count();
-        self.stack.metrics.audit_followed.set(exact as i64);
+        self.deps.metrics.audit_followed.set(exact as i64);
     }
 
     fn skip(&self, why: SkipReason, n: u64) {
         if n > 0 {
             let reason = metrics::SkipLabels { reason: why.as_str() };
-            self.stack.metrics.audit_skipped.get_or_create(&reason).inc_by(n);
+            self.deps.metrics.audit_skipped.get_or_create(&reason).inc_by(n);
         }
     }
 
@@ -333,10 +354,10 @@ impl Follower {
         let processing_ms = self.last.map_or(i64::MIN, |end| end.processing_ms);
         self.followed.retain(|followed| followed.until_ms > processing_ms);
         let room = self.wanted.saturating_sub(self.followed.len()).min(CHOSEN_MAX);
-        if room > 0 && self.last.is_some() && self.stack.caught_up() {
+        if room > 0 && self.last.is_some() && (self.deps.caught_up)() {
             let numbers: Vec<u64> = (0..room).map(|_| self.random.u64(..)).collect();
             // Busy, or beginning anew: the next time is soon, and nobody who stops it waits for more than two answers.
-            for series in self.stack.questions.pick(&numbers).unwrap_or_default() {
+            for series in self.deps.questions.pick(&numbers).unwrap_or_default() {
                 if self.join(series, processing_ms).is_err() {
                     break;
                 }
@@ -344,16 +365,16 @@ impl Follower {
         }
         self.list();
         let samples: usize = self.followed.iter().map(|followed| followed.samples.len()).sum();
-        self.stack.metrics.audit_samples.set(samples as i64);
+        self.deps.metrics.audit_samples.set(samples as i64);
     }
 
     fn join(&mut self, series: SeriesId, processing_ms: i64) -> Result<(), AskError> {
         if self.followed.iter().any(|followed| followed.series == series) {
             return Ok(());
         }
-        let raw = self.stack.questions.raw(series)?;
+        let raw = self.deps.questions.raw(series)?;
         // Only after the answer: what it knows is in the journal by now.
-        let last = self.stack.journal.last_epoch_end();
+        let last = self.deps.journal.last_epoch_end();
         let (Ok(RawSamples { newest_ms, bootstrapping: false, .. }), Some(last)) = (raw, last) else {
             return Ok(());
         };
@@ -367,7 +388,7 @@ impl Follower {
     }
 
     /// The logs cannot be read on where it is.
-    fn give_up(&mut self, why: &anyhow::Error) {
+    fn give_up(&mut self, why: &FollowError) {
         self.skip(SkipReason::Journal, self.followed.len() as u64);
         if self.warned.is_none_or(|warned| warned.elapsed() >= TOLD_EVERY) {
             self.warned = Some(Instant::now());
@@ -388,13 +409,13 @@ impl Follower {
             Err(why) => return self.skip(why, 1),
         };
         let label = metrics::CheckLabels { what: super::ROW };
-        self.stack.metrics.audit_checks.get_or_create(&label).inc();
+        self.deps.metrics.audit_checks.get_or_create(&label).inc();
         let found = differences(row, &samples);
         let Some(first) = found.first() else { return };
-        self.stack.metrics.audit_mismatches.get_or_create(&label).inc_by(found.len() as u64);
+        self.deps.metrics.audit_mismatches.get_or_create(&label).inc_by(found.len() as u64);
         if self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
             self.told = Some(Instant::now());
-            let labels = self.stack.labels.get(row.series).map(|labels| format!(" {labels:?}"));
+            let labels = self.deps.labels.get(row.series).map(|labels| format!(" {labels:?}"));
             let (labels, words) = (labels.unwrap_or_default(), in_words(row, epoch, &samples, first));
             tracing::error!(
                 "audit: series {}{labels}: {words}; {} more numbers of it differ",
@@ -419,7 +440,7 @@ impl Follower {
         };
         match state::write(&self.file, &kept) {
             Ok(()) => {
-                self.stack.metrics.audit_epoch.set(i64::try_from(kept.epoch).unwrap_or(i64::MAX));
+                self.deps.metrics.audit_epoch.set(i64::try_from(kept.epoch).unwrap_or(i64::MAX));
             }
             Err(error) if self.warned.is_none_or(|warned| warned.elapsed() >= TOLD_EVERY) => {
                 self.warned = Some(Instant::now());
@@ -431,11 +452,11 @@ impl Follower {
 }
 
 /// Why it cannot read on, and what that costs if it costs anything.
-fn given_up(series: usize, why: &anyhow::Error) -> String {
+fn given_up(series: usize, why: &FollowError) -> String {
     match series {
-        0 => format!("{why:#}"),
-        1 => format!("1 series is followed no longer, and others anew: {why:#}"),
-        n => format!("{n} series are followed no longer, and others anew: {why:#}"),
+        0 => format!("{why}"),
+        1 => format!("1 series is followed no longer, and others anew: {why}"),
+        n => format!("{n} series are followed no longer, and others anew: {why}"),
     }
 }
 
@@ -464,7 +485,7 @@ mod tests {
 
     #[test]
     fn who_follows_no_series_gives_up_none() {
-        let why = anyhow::anyhow!("it was trimmed").context("opening the journal");
+        let why = FollowError::because("opening the journal")("it was trimmed");
         let told = [0, 1, 7].map(|series| given_up(series, &why));
         assert_eq!(
             told,

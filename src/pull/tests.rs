@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::SeqCst};
 
 use tokio::sync::oneshot;
 
+use serde_json::Value;
+
 use super::*;
 use crate::source::query::client::{QueryAnswer, QueryError, QuerySeries};
 use crate::source::query::take::OVERLAP_MS;
@@ -69,10 +71,10 @@ impl World {
         start: SourceStart,
         select: &[SelectConfig],
     ) -> (Vec<Event>, Value) {
-        let folder =
-            std::env::temp_dir().join(format!("tidewatch-sources-{}-{:p}", std::process::id(), self));
+        let removed = tempfile::tempdir().unwrap();
+        let folder = removed.path();
         let metrics = Arc::new(Metrics::new());
-        let labels = Labels::open(&folder, crate::labels::Limits::default(), Arc::clone(&metrics)).unwrap();
+        let labels = Labels::open(folder, crate::labels::Limits::default(), Arc::clone(&metrics)).unwrap();
         let chooser = Chooser::new(select.to_vec(), classify(select).unwrap());
         let taker = Taker::new(Arc::new(labels), Arc::clone(&metrics), chooser);
         let status = SourceStatus::new(config.url.to_string(), config.matching.clone());
@@ -91,8 +93,7 @@ impl World {
         let readings = config.matching.iter().map(|selector| Reading::new(selector)).collect();
         runner.run(start, taker, readings);
         let written = read_progress(&folder.join("progress"));
-        std::fs::remove_dir_all(&folder).unwrap();
-        let mut status = status.show(self.now.load(SeqCst));
+        let mut status = serde_json::to_value(status.report(self.now.load(SeqCst))).unwrap();
         status["written"] = written.into();
         (std::mem::take(&mut *self.events.lock()), status)
     }

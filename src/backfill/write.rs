@@ -15,12 +15,10 @@ use tidewatch_dataflows::sample::{Reason, SeriesId};
 
 use crate::engine::AskError;
 use crate::outbox::Tail;
-use crate::store::{LabelPairs, Offer, Store};
+use crate::store::{LabelPairs, Offer};
 
-use super::super::now_ms;
-use super::super::stack::Stack;
 use super::summary::BackfillSummary;
-use super::{BackfillProgress, BackfillRun, Extent, PATIENCE};
+use super::{BackfillProgress, BackfillRun, Extent, LiveServer, PATIENCE};
 
 /// Most keys of a backfill with more than one answer; late samples make them, and each takes about 50 bytes.
 pub const CORRECTED_KEYS_MAX: usize = 2_000_000;
@@ -48,14 +46,14 @@ impl BackfillRun {
     /// # Errors
     /// The store or the engine cannot be asked, a bound that was reached, or [`super::Cancelled`]; what was written by
     /// then stays, and the same backfill again writes the rest.
-    pub fn write(&mut self, stack: &Stack) -> anyhow::Result<BackfillSummary> {
+    pub fn write(&mut self, live: &LiveServer) -> anyhow::Result<BackfillSummary> {
         let mut summary = BackfillSummary::new(&self.config.windows, self.keys());
         (summary.samples, summary.outside) = (self.span.taken, self.span.outside);
         summary.series = self.extents.len() as u64;
         if self.extents.is_empty() {
             return Ok(summary);
         }
-        let limits = self.limits(stack)?;
+        let limits = self.limits(live)?;
         let corrected = self.corrected(&mut summary)?;
         summary.look_back(self.extents.iter().map(|(series, extent)| (limits[series], extent.last_ms)));
         let mut offers = Vec::with_capacity(OFFERS_MAX);
@@ -73,11 +71,11 @@ impl BackfillRun {
                 let extent = self.extents.get(&stats.series.0);
                 offers.push(Offer { stats, whole: corrected.whole(&stats, extent) });
                 if offers.len() == OFFERS_MAX {
-                    self.offer(stack, &mut offers, &mut summary)?;
+                    self.offer(live, &mut offers, &mut summary)?;
                 }
             }
         }
-        self.offer(stack, &mut offers, &mut summary)?;
+        self.offer(live, &mut offers, &mut summary)?;
         Ok(summary)
     }
 
@@ -87,18 +85,18 @@ impl BackfillRun {
     }
 
     /// Up to which time the live engine has said its last word of each series, and the store holds it.
-    fn limits(&self, stack: &Stack) -> anyhow::Result<HashMap<u64, i64>> {
-        let Some(end) = stack.journal.last_epoch_end() else {
+    fn limits(&self, live: &LiveServer) -> anyhow::Result<HashMap<u64, i64>> {
+        let Some(end) = live.journal.last_epoch_end() else {
             bail!(
                 "nothing was computed here yet, so there is no time to write up to; use replay without --backfill"
             )
         };
         // A series that waits in the journal would seem unknown.
-        stored(stack, end.epoch, &self.progress)?;
+        stored(live, end.epoch, &self.progress)?;
         let series: Vec<u64> = self.extents.keys().copied().collect();
         let mut tries = 0;
         let seen = loop {
-            match stack.questions.newest(&series) {
+            match live.questions.newest(&series) {
                 Ok(seen) => break seen,
                 Err(AskError::Busy | AskError::Late | AskError::Rebuilding) if tries < TRIES => tries += 1,
                 Err(error) => return Err(error).context("asking the live engine how far its series are"),
@@ -107,7 +105,7 @@ impl BackfillRun {
             std::thread::sleep(PATIENCE);
         };
         // What the workers have seen is in an epoch of the journal; once that is stored, so is what they answered.
-        stored(stack, stack.journal.last_epoch_end().map_or(0, |end| end.epoch), &self.progress)?;
+        stored(live, live.journal.last_epoch_end().map_or(0, |end| end.epoch), &self.progress)?;
         let allowed_lateness_ms = self.config.allowed_lateness_ms;
         let limit = |seen| match seen {
             SeriesPresence::Live { newest_ms } => newest_ms.saturating_sub(allowed_lateness_ms),
@@ -152,7 +150,7 @@ impl BackfillRun {
     /// Has the store judge the offers.
     fn offer(
         &self,
-        stack: &Stack,
+        live: &LiveServer,
         offers: &mut Vec<Offer>,
         summary: &mut BackfillSummary,
     ) -> anyhow::Result<()> {
@@ -163,7 +161,7 @@ impl BackfillRun {
         };
         let mut pause = PATIENCE;
         for attempt in 1.. {
-            match stack.store.amend(now_ms(), offers, &labels) {
+            match live.store.amend((live.clock)(), offers, &labels) {
                 Ok(verdicts) => {
                     let pairs = offers.iter().zip(verdicts);
                     pairs.for_each(|(offer, verdict)| summary.judged(&offer.stats, verdict));
@@ -194,10 +192,10 @@ impl CorrectedKeys {
 }
 
 /// Waits until the store holds an epoch of the live engine.
-fn stored(stack: &Stack, epoch: u64, progress: &BackfillProgress) -> anyhow::Result<()> {
-    while stack.stored.epoch() < epoch {
+fn stored(live: &LiveServer, epoch: u64, progress: &BackfillProgress) -> anyhow::Result<()> {
+    while live.stored.epoch() < epoch {
         progress.go_on()?;
-        if let Some(why) = stack.stuck() {
+        if let Some(why) = (live.stuck)() {
             bail!("{why}, so the store does not hold what the live engine computes");
         }
         std::thread::sleep(Duration::from_millis(5));

@@ -10,9 +10,8 @@
 //! Bounds: one backfill at a time; `journal.bytes_max`, `outbox.bytes_max` and `limits.series` hold for the folder as they
 //! do for the server; [`write::CORRECTED_KEYS_MAX`] bounds what is remembered between the two readings of its outbox.
 //!
-//! Who asks for one: `command` with files, and `jobs` for the API.
+//! Who asks for one: `app` with files, and `jobs` for the API. What they need of the running server is a [`LiveServer`].
 
-pub mod command;
 pub mod jobs;
 mod summary;
 mod write;
@@ -28,19 +27,43 @@ use parking_lot::Mutex;
 use tidewatch_dataflows::sample::Samples;
 
 use crate::config::Config;
-use crate::engine::{BlockedOn, Engine, EngineLogs, EngineProgress, Listeners};
+use crate::engine::{BlockedOn, Engine, EngineLogs, EngineProgress, Listeners, Questions};
 use crate::journal::{EpochMode, Journal};
 use crate::labels::Labels;
 use crate::metrics::Metrics;
 use crate::outbox::{self, DurablePosition};
 
-use super::reading::{EpochCut, NextBatch, TimeBounds, read};
-use super::stack::{self, BACKFILL_DIR};
+use crate::logs;
+use crate::reading::{EpochCut, NextBatch, TimeBounds, read};
+use crate::sinks::runner::SinkProgress;
+use crate::store::Store;
 pub use summary::BackfillSummary;
 
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Threads of a backfill: the live engine comes first.
 const WORKERS: usize = 1;
+
+/// Name of its folder in the data directory; one that is found at start was left behind.
+const FOLDER: &str = "backfill";
+
+/// What a backfill needs of the running server.
+#[derive(Clone)]
+pub struct LiveServer {
+    pub metrics: Arc<Metrics>,
+    /// That of the live engine.
+    pub journal: Journal,
+    pub store: Arc<dyn Store>,
+    /// What the store holds of the live engine.
+    pub stored: Arc<SinkProgress>,
+    /// What the live workers hold.
+    pub questions: Questions,
+    /// Why the live engine computes nothing, if nobody will change that.
+    pub stuck: Arc<dyn Fn() -> Option<String> + Send + Sync>,
+    /// Whether the live engine is there, or what it waits for.
+    pub ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// Unix milliseconds.
+    pub clock: fn() -> i64,
+}
 
 /// Someone asked the backfill to end.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +92,20 @@ impl BackfillProgress {
             true => Err(CancelledError.into()),
             false => Ok(()),
         }
+    }
+}
+
+/// Removes what a backfill left behind that did not come to its end.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn remove_folder(data_dir: &Path) -> anyhow::Result<()> {
+    let dir = data_dir.join(FOLDER);
+    match std::fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}, which a backfill left behind", dir.display()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -123,18 +160,16 @@ impl BackfillRun {
         progress: Arc<BackfillProgress>,
         metrics: Arc<Metrics>,
     ) -> anyhow::Result<BackfillRun> {
-        let folder = BackfillFolder(config.data_dir.join(BACKFILL_DIR));
+        let folder = BackfillFolder(config.data_dir.join(FOLDER));
         let dir = folder.0.as_path();
-        stack::remove_backfill(&config.data_dir)?;
+        remove_folder(&config.data_dir)?;
         let settings = config.settings();
         let own = Arc::new(Metrics::new());
-        let labels = stack::open_labels(config, &dir.join("series"), false, Arc::clone(&own))?;
-        let outbox = stack::open_outbox(
-            config,
-            &dir.join("outbox"),
-            outbox::AcceptProof::default(),
-            Arc::clone(&own),
-        )?;
+        let labels = logs::open_labels(config, &dir.join("series"), false, Arc::clone(&own))
+            .context("opening the series log")?;
+        let outbox =
+            logs::open_outbox(config, &dir.join("outbox"), outbox::AcceptProof::default(), Arc::clone(&own))
+                .context("opening the outbox")?;
         let computed = outbox.durable();
         // It is new, so no clock can be behind it, and it ends after its last sample.
         let journal = open_journal(config, dir, &labels, Arc::clone(&own))?;
@@ -274,7 +309,7 @@ fn open_journal(
     metrics: Arc<Metrics>,
 ) -> anyhow::Result<Journal> {
     let labels = Arc::clone(labels);
-    let journal_config = stack::journal_config(config, EpochMode::File, true);
+    let journal_config = logs::journal_config(config, EpochMode::File, true);
     Journal::open(
         dir.join("journal"),
         journal_config,

@@ -1,10 +1,10 @@
 //! What a source is doing, for `/api/v1/status`, metrics and logs.
 
 use parking_lot::{Mutex, MutexGuard};
-use serde_json::{Value, json};
 
 use crate::source::query;
 use crate::source::query::read::ReadSpan;
+use crate::status::{PartialReport, SeriesLeftOut, SourceReport, UnreadReport};
 
 /// Most selectors that are listed with what is left out of them.
 const LEFT_OUT_MAX: usize = 32;
@@ -239,53 +239,61 @@ impl SourceStatus {
         inner.at_ms.filter(|_| reads).map(|at_ms| (now_ms - at_ms).max(0))
     }
 
-    /// As JSON.
-    pub fn show(&self, now_ms: i64) -> Value {
-        let time = |ms: Option<i64>| {
-            ms.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).map(|time| time.to_string())
-        };
-        let behind = self.behind_ms(now_ms).map(|ms| ms as f64 / 1e3);
+    /// For `/status`.
+    pub fn report(&self, now_ms: i64) -> SourceReport {
+        let behind_seconds = self.behind_ms(now_ms).map(|ms| ms as f64 / 1e3);
         let inner = self.inner();
         let (error_ms, error) = inner.error.clone().unzip();
-        let partial = inner.partial.as_ref().map(|partial| {
-            json!({
-                "since": time(Some(partial.since_ms)),
-                "since_ms": partial.since_ms,
-                "from": time(Some(partial.from_ms)),
-                "from_ms": partial.from_ms,
-                "why": partial.why,
-                "answers_taken": partial.taken,
-            })
-        });
-        let missing = |missing: &UnreadPart| {
-            json!({
-                "match": missing.selector,
-                "from": time(Some(missing.span.after_ms)),
-                "to": time(Some(missing.span.to_ms)),
-                "parts": missing.parts,
-                "error": missing.why,
-            })
-        };
-        json!({
-            "source": self.source,
-            "url": self.url,
-            "match": self.matching,
-            "state": inner.state.as_str(),
-            "failing": inner.failing,
-            "read_to": time(inner.at_ms),
-            "read_to_ms": inner.at_ms,
-            "behind_seconds": behind,
-            "last_success": time(inner.success_ms),
-            "last_success_ms": inner.success_ms,
-            "last_error": error,
-            "last_error_at": time(error_ms),
-            "last_error_at_ms": error_ms,
-            "series_left_out": { "constant": inner.left_out.0, "beyond_sample": inner.left_out.1 },
-            "partial": partial,
-            "not_read": inner.missing.iter().map(missing).collect::<Vec<Value>>(),
-            "not_read_total": inner.missed,
-        })
+        SourceReport {
+            source: self.source.to_owned(),
+            url: self.url.clone(),
+            matching: self.matching.clone(),
+            state: inner.state.as_str().to_owned(),
+            failing: inner.failing,
+            read_to: time(inner.at_ms),
+            read_to_ms: inner.at_ms,
+            behind_seconds,
+            last_success: time(inner.success_ms),
+            last_success_ms: inner.success_ms,
+            last_error: error,
+            last_error_at: time(error_ms),
+            last_error_at_ms: error_ms,
+            series_left_out: SeriesLeftOut { constant: inner.left_out.0, beyond_sample: inner.left_out.1 },
+            partial: inner.partial.as_ref().map(PartialAnswers::report),
+            not_read: inner.missing.iter().map(UnreadPart::report).collect(),
+            not_read_total: inner.missed,
+        }
     }
+}
+
+impl PartialAnswers {
+    fn report(&self) -> PartialReport {
+        PartialReport {
+            since: time(Some(self.since_ms)),
+            since_ms: self.since_ms,
+            from: time(Some(self.from_ms)),
+            from_ms: self.from_ms,
+            why: self.why.clone(),
+            answers_taken: self.taken,
+        }
+    }
+}
+
+impl UnreadPart {
+    fn report(&self) -> UnreadReport {
+        UnreadReport {
+            matching: self.selector.clone(),
+            from: time(Some(self.span.after_ms)),
+            to: time(Some(self.span.to_ms)),
+            parts: self.parts,
+            error: self.why.clone(),
+        }
+    }
+}
+
+/// In RFC 3339.
+fn time(at_ms: Option<i64>) -> Option<String> {
+    at_ms.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).map(|time| time.to_string())
 }
 
 #[cfg(test)]
@@ -309,13 +317,13 @@ mod tests {
             }
         }
         assert_eq!(said, [1, 24_000], "every part is counted");
-        let shown = status.show(0);
-        assert_eq!(shown["not_read"].as_array().map(Vec::len), Some(LEFT_OUT_MAX));
-        assert_eq!((&shown["not_read"][0]["parts"], &shown["not_read_total"]), (&json!(300), &json!(30_000)));
+        let shown = status.report(0);
+        assert_eq!(shown.not_read.len(), LEFT_OUT_MAX);
+        assert_eq!((shown.not_read[0].parts, shown.not_read_total), (300, 30_000));
         // What is new finds room where another is over.
         status.misses(300 * 15_000 + REPEAT_MS, "new", SPAN, "broken");
-        let listed = status.show(0)["not_read"].as_array().cloned().unwrap_or_default();
-        assert!(listed.iter().any(|missing| missing["match"] == "new") && listed.len() == LEFT_OUT_MAX);
+        let listed = status.report(0).not_read;
+        assert!(listed.iter().any(|missing| missing.matching == "new") && listed.len() == LEFT_OUT_MAX);
     }
 
     #[test]
@@ -324,7 +332,7 @@ mod tests {
         for poll in 0..200 {
             let now_ms = poll * 15_000;
             lines += usize::from(status.partial(now_ms, 0, "a store is away", false));
-            assert_eq!(status.show(now_ms)["failing"], true);
+            assert!(status.report(now_ms).failing);
             lines += usize::from(status.succeeded(now_ms + 500));
             assert_eq!(status.whole().map(|partial| partial.taken), Some(0));
         }
