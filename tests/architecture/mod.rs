@@ -91,7 +91,7 @@ const PURE_FROM_SERVER: &[(&str, &[&str])] = &[
     ("engine", &["graph", "driver", "shard"]),
     ("faults", &["faults"]),
     ("api", &["kernels"]),
-    ("verify", &["kernels"]),
+    ("verify", &["kernels", "stages"]),
 ];
 
 /// An outside crate (or a part of std) and the only rooms that may name it.
