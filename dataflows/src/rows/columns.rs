@@ -1,6 +1,6 @@
 //! What a row is made of: the fields that are stored, and the columns that are shown.
 //!
-//! A kind of row lists its fields once, in [`row_fields!`](crate::row_fields). Its binary encoding and its columns in a
+//! A kind of row lists its fields once, in `row_fields!`. Its binary encoding and its columns in a
 //! store follow from that list. All numbers are little-endian, without padding; a NaN is always written as
 //! `0x7ff8000000000000`, for which NaN arithmetic gives is up to the processor.
 //!
@@ -232,7 +232,7 @@ pub trait RowFields: Sized {
 
 /// Lists the fields of a kind of row, in the order of its bytes. A field is had from the one of the same name, or as `=`
 /// says; what stands behind `=>` makes a row of all of them.
-#[macro_export]
+
 macro_rules! row_fields {
     ($kind:ty, |$row:ident| { $($field:ident: $of:ty $(= $get:expr)?),* $(,)? } => $make:expr) => {
         impl $crate::rows::columns::RowFields for $kind {
@@ -248,7 +248,7 @@ macro_rules! row_fields {
                 let ($row, rest) = (self, place);
                 $(
                     let (now, rest) = rest.split_at_mut(<$of as FieldCodec>::BYTES);
-                    FieldCodec::put($crate::row_fields!(@get $row $field $($get)?), now);
+                    FieldCodec::put(row_fields!(@get $row $field $($get)?), now);
                 )*
                 debug_assert!(rest.is_empty());
             }
@@ -272,7 +272,7 @@ macro_rules! row_fields {
             ) -> Result<(), E> {
                 use $crate::rows::columns::FieldCodec;
                 let $row = self;
-                $(each(FieldCodec::value($crate::row_fields!(@get $row $field $($get)?)))?;)*
+                $(each(FieldCodec::value(row_fields!(@get $row $field $($get)?)))?;)*
                 Ok(())
             }
 

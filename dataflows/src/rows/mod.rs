@@ -3,6 +3,7 @@
 //! Each kind is a file that says its key, its fields and their encoding, and what is shown of it (`kind.rs` has the
 //! contract). The list of kinds stands at [`RowLists`], and nowhere else.
 
+#[macro_use]
 pub mod columns;
 pub mod inspect;
 pub mod kind;

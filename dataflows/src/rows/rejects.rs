@@ -20,7 +20,7 @@ pub struct Reject {
     pub last_at_ms: i64,
 }
 
-crate::row_fields! {
+row_fields! {
     Reject, |row| {
         series: SeriesId = row.series.unwrap_or_default(),
         unlisted: bool = row.series.is_none(),

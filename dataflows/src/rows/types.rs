@@ -7,7 +7,7 @@ use crate::sample::{MetricType, SeriesId};
 /// A series and its type.
 pub type SeriesType = (SeriesId, MetricType);
 
-crate::row_fields! {
+row_fields! {
     SeriesType, |row| { series: SeriesId = row.0, metric_type: MetricType = row.1 } => (series, metric_type)
 }
 

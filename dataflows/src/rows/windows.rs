@@ -59,7 +59,7 @@ impl WindowStats {
     }
 }
 
-crate::row_fields! {
+row_fields! {
     WindowStats, |row| {
         series: SeriesId,
         window_ms: i64,
