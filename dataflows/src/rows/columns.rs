@@ -232,7 +232,6 @@ pub trait RowFields: Sized {
 
 /// Lists the fields of a kind of row, in the order of its bytes. A field is had from the one of the same name, or as `=`
 /// says; what stands behind `=>` makes a row of all of them.
-
 macro_rules! row_fields {
     ($kind:ty, |$row:ident| { $($field:ident: $of:ty $(= $get:expr)?),* $(,)? } => $make:expr) => {
         impl $crate::rows::columns::RowFields for $kind {
