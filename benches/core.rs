@@ -78,6 +78,7 @@ fn resident() -> f64 {
 }
 
 /// Runs a load and checks the number of rows.
+#[expect(clippy::too_many_lines, reason = "a benchmark from its beginning to its end")]
 pub fn run(load: &Load) -> Figures {
     let windows = load
         .windows

@@ -102,6 +102,7 @@ fn measure(series: usize) {
 }
 
 /// Bootstraps the shards and saves each three times; the longest step without saves, with whole ones, with later ones.
+#[expect(clippy::too_many_lines, reason = "a benchmark from its beginning to its end")]
 fn bootstrap_and_save(series: usize, to: std::sync::mpsc::Sender<ShardSnapshot>) -> [f64; 3] {
     let settings = Arc::new(Settings { series_max: 2_000_000, ..Settings::default() }.validated().unwrap());
     let longest: [Longest; 3] = Default::default();

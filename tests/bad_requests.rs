@@ -27,6 +27,7 @@ fn sample(name: &str) -> WriteRequest {
 }
 
 /// Bodies and headers that nothing can be made of.
+#[expect(clippy::too_many_lines, reason = "cases of one kind, one after the other")]
 fn unreadable() -> Vec<Case<'static>> {
     let bad = sample("bad_metric");
     let message = bad.message();
@@ -166,6 +167,7 @@ fn unreadable() -> Vec<Case<'static>> {
 type Undecodable<'a> = (&'a str, &'a [(&'a str, &'a str)], Vec<u8>, &'a str);
 
 /// Messages that are none: always 400.
+#[expect(clippy::too_many_lines, reason = "cases of one kind, one after the other")]
 fn undecodable() -> Vec<Undecodable<'static>> {
     let bad = sample("bad_metric");
     let message = bad.message();
@@ -273,6 +275,7 @@ fn undecodable() -> Vec<Undecodable<'static>> {
 type WrongSeries = (&'static str, Vec<(&'static str, String)>, i64, &'static str);
 
 /// Series that are refused alone: what else is in their request is kept.
+#[expect(clippy::too_many_lines, reason = "cases of one kind, one after the other")]
 fn refused() -> Vec<WrongSeries> {
     let named = || vec![("__name__", "bad_metric".to_owned())];
     let and = |labels: &[(&'static str, &str)]| {

@@ -88,6 +88,7 @@ fn every_row_and_revision_equals_the_slow_model() {
 /// what all samples give, those that were published half-empty before are corrected, and cutting the same samples
 /// into other epochs gives the same bytes.
 #[test]
+#[expect(clippy::too_many_lines, reason = "cases of one kind, one after the other")]
 fn no_window_that_lacks_samples_is_left_and_the_same_samples_give_the_same_bytes() {
     let (mut corrected, mut before, mut with, mut after) = (0, 0, 0, 0);
     for seed in 0..crate::rounds(60) {

@@ -51,6 +51,7 @@ fn why(told: &Value) -> String {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "cases of one kind, one after the other")]
 fn a_row_tells_its_panes_its_revisions_and_its_late_samples() {
     let mut tidewatch = Tidewatch::start(CONFIG);
     send(&tidewatch, (0..100).filter(|s| ![30, 31, 32].contains(s)));

@@ -292,6 +292,7 @@ fn labels(now: i64) -> Vec<Case> {
 }
 
 /// Samples: times, values, repetitions.
+#[expect(clippy::too_many_lines, reason = "cases of one kind, one after the other")]
 fn samples(now: i64) -> Vec<Case> {
     let one = |name: &'static str, samples: &[(i64, f64)]| request(&[series(&[("__name__", name)], samples)]);
     let named = |name: &'static str| [("__name__", name)];
@@ -420,6 +421,7 @@ fn beside(now: i64) -> Vec<Case> {
 }
 
 /// Native histograms.
+#[expect(clippy::too_many_lines, reason = "cases of one kind, one after the other")]
 fn histograms(now: i64) -> Vec<Case> {
     let ten = Histogram {
         at_ms: now,

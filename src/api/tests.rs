@@ -521,6 +521,7 @@ fn described(value: &Value, schema: &Value, schemas: &Value, path: &str) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "cases of one kind, one after the other")]
 fn a_bad_parameter_is_named_with_its_value_and_bound() {
     let dir = TempDir::new();
     let served = serve(filled(&dir), Ok(()));
@@ -603,6 +604,7 @@ fn a_bad_parameter_is_named_with_its_value_and_bound() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "cases of one kind, one after the other")]
 fn a_backfill_is_ordered_followed_and_ended() {
     let dir = TempDir::new();
     let served = serve(filled(&dir), Ok(()));

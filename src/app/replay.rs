@@ -21,6 +21,7 @@ use crate::reading::{EpochCut, TimeBounds, all_read, next_of, read, show};
 use crate::upkeep::watchdog::Watchdog;
 
 /// Replays the files and returns when the store holds the last epoch.
+#[expect(clippy::too_many_lines, reason = "the steps of one command, from top to bottom")]
 pub fn replay(config: Config, args: &cli::ReplayArgs) -> anyhow::Result<ExitCode> {
     let format = args
         .format

@@ -72,6 +72,10 @@ pub fn run(
     runtime.block_on(serve(config, accepted, lift, guest, sinks))
 }
 
+#[expect(
+    clippy::too_many_lines,
+    reason = "the server is put together here, in the order that a reader follows"
+)]
 async fn serve(
     config: Config,
     accepted: AcceptedRisks,

@@ -93,6 +93,10 @@ impl Stack {
     ///
     /// # Errors
     /// Another process holds the directory, a log or the store cannot be opened, or they do not fit together.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "the rooms are opened here, in the order in which they depend on one another"
+    )]
     pub fn open(
         config: &Config,
         mode: EpochMode,

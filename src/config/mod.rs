@@ -337,6 +337,7 @@ fn read(path: &Path) -> std::io::Result<String> {
 
 /// Every setting is looked up here once, which is also how the reader learns what there is.
 impl ConfigReader {
+    #[expect(clippy::too_many_lines, reason = "one line a setting")]
     fn config(&mut self) -> Result<Config, ConfigError> {
         let d = Config::default();
         let range = LIMITS_SERIES_MIN..=100_000_000;

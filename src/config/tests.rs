@@ -79,6 +79,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "cases of one kind, one after the other")]
 fn bad_files_are_refused_with_path_bound_value_and_origin() {
     let table = [
         (

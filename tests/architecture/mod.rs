@@ -137,7 +137,7 @@ const PURE: &[Room] = &[
 const PURE_FROM_SERVER: &[(&str, &[&str])] = &[
     ("engine", &["graph", "pipeline", "driver", "shard"]),
     ("faults", &["faults"]),
-    ("upkeep", &["kernels", "shard"]),
+    ("upkeep", &["kernels", "shard", "pipeline", "stages"]),
     ("api", &["kernels"]),
     ("verify", &["kernels", "stages"]),
 ];

@@ -168,6 +168,7 @@ impl Model {
     }
 
     /// What one epoch must come to: windows (numbers by the slow twin), freed series, counts by reason.
+    #[expect(clippy::too_many_lines, reason = "cases of one kind, one after the other")]
     pub fn epoch(&mut self, Epoch { end, controls, bootstraps, live }: &Epoch) -> Rows {
         let mut ended = BTreeSet::new();
         for control in controls {

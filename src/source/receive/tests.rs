@@ -158,6 +158,7 @@ async fn metadata_alone_is_204_and_never_reaches_the_journal() {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "cases of one kind, one after the other")]
 async fn bad_requests_have_their_status_and_message_and_apply_nothing() {
     let kind = "Content-Type must be application/x-protobuf, with proto=prometheus.WriteRequest, \
                 proto=io.prometheus.write.v2.Request or none; got ";

@@ -114,6 +114,7 @@ fn separated(csv: &str, separator: char, begin: &str) -> String {
 
 /// The same samples in every format give the same batches, cold and warm.
 #[test]
+#[expect(clippy::too_many_lines, reason = "cases of one kind, one after the other")]
 fn formats_and_compression_do_not_matter() {
     let rig = rig();
     let (mut text, mut csv) = (String::from("# HELP m x\n\n"), String::from("name,timestamp,l,value\n"));
@@ -196,6 +197,7 @@ fn formats_and_compression_do_not_matter() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "cases of one kind, one after the other")]
 fn bad_lines_are_refused_with_number_and_reason_and_the_rest_kept() {
     let rig = rig();
     let row = |text: &str| [b"name,job,timestamp,value\n", text.as_bytes()].concat();

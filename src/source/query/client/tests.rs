@@ -194,6 +194,7 @@ fn secrets_are_sent_from_text_url_and_file_as_it_is_now() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "cases of one kind, one after the other")]
 fn what_cannot_be_used_is_refused_before_anything_is_asked() {
     let folder = Folder::new();
     let write = |name: &str, text: &str| {
