@@ -137,7 +137,7 @@ fn header(log: &str) -> Vec<u8> {
     let mut header = b"tidewtch".to_vec();
     header.extend_from_slice(log.as_bytes());
     header.resize(16, 0);
-    header.extend_from_slice(&1_u32.to_le_bytes());
+    header.extend_from_slice(&tidewatch::segments::VERSION.to_le_bytes());
     let crc = crc32(&[header.as_slice(), &[0; 8]].concat());
     header.extend_from_slice(&crc.to_le_bytes());
     header.extend_from_slice(&[0; 8]);
@@ -345,7 +345,7 @@ pub fn series(bytes: &[u8]) {
 /// Any bytes as a manifest, or as the state or the panes of a shard.
 pub fn snapshots(bytes: &[u8]) {
     let Some((how, rest)) = bytes.split_first() else { return };
-    let magic = [b"tidemani", b"tidestat", b"tidepane"][usize::from(how % 3)];
+    let magic = [b"tidemani", b"tidestat", b"tideseal"][usize::from(how % 3)];
     let file = if *how < 128 {
         // With a header that is right, so that what follows it is read.
         let version = format::VERSION.to_le_bytes();
