@@ -35,8 +35,8 @@ pub fn records(segment: &[u8]) -> Vec<Raw<'_>> {
 
 /// The epochs that end in a segment of the outbox.
 fn outbox_epochs(segment: &[u8]) -> impl Iterator<Item = u64> {
-    let whole = records(segment).into_iter().filter(|record| record.kind == 1 && record.payload[1] & 1 == 1);
-    whole.map(|record| u64::from_le_bytes(record.payload[2..10].try_into().unwrap()))
+    let whole = records(segment).into_iter().filter(|record| record.kind == 1 && record.payload[0] & 1 == 1);
+    whole.map(|record| u64::from_le_bytes(record.payload[1..9].try_into().unwrap()))
 }
 
 /// What is durable of the logs, by all that was ever synced.
@@ -109,7 +109,7 @@ struct Listed {
     chain: u8,
     epoch: u64,
     begun: u64,
-    panes_bytes: u64,
+    sealed_bytes: u64,
     state_bytes: u64,
 }
 
@@ -123,7 +123,7 @@ fn listed(file: &[u8]) -> impl Iterator<Item = Listed> {
             chain: entry[2],
             epoch: word(3),
             begun: word(11),
-            panes_bytes: word(19),
+            sealed_bytes: word(19),
             state_bytes: word(35),
         }
     })
@@ -147,18 +147,18 @@ fn snapshots_are_whole(look: &Look<'_>) -> Result<(), String> {
     if manifest.len() < 16 || crc(manifest) != manifest[12..16] {
         return Err("the durable manifest is not whole".to_owned());
     }
-    for Listed { shard, chain, epoch, begun, panes_bytes, state_bytes } in listed(manifest) {
+    for Listed { shard, chain, epoch, begun, sealed_bytes, state_bytes } in listed(manifest) {
         let chain = ["a", "b"][usize::from(chain)];
         let length = |name: String| files.get(name.as_str()).map_or(0, |content| content.len() as u64);
         let state = length(format!("{shard:03}{chain}-{epoch:020}.state"));
-        let panes = length(format!("{shard:03}{chain}-{begun:020}.panes"));
-        if state != state_bytes || panes < panes_bytes {
+        let sealed = length(format!("{shard:03}{chain}-{begun:020}.sealed"));
+        if state != state_bytes || sealed < sealed_bytes {
             let of_it = format!("{shard:03}");
             let there = files.iter().filter(|(name, _)| name.starts_with(&of_it));
             let there: Vec<_> = there.map(|(name, content)| (name, content.len())).collect();
             return Err(format!(
                 "the manifest lists shard {shard} at epoch {epoch}, begun at {begun}, with {state_bytes} bytes of state and \
-                 {panes_bytes} of panes, and of it these files are durable: {there:?}"
+                 {sealed_bytes} that are sealed, and of it these files are durable: {there:?}"
             ));
         }
     }
