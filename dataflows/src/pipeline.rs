@@ -211,12 +211,20 @@ impl ShardState {
                 None => Phase::Between,
             };
         }
-        if let Phase::Saving(save) = std::mem::replace(&mut self.phase, Phase::Between)
-            && let Some(save) = self.save(save, &mut out.saved)
-        {
+        if let Phase::Saving(save) = std::mem::replace(&mut self.phase, Phase::Between) {
+            // A slice of it is as much as an activation may do.
             budget.spend_all();
-            self.phase = Phase::Saving(save);
-            return Progress::More;
+            let mut left = Some(save);
+            while let Some(save) = left.take() {
+                let stage = save.stage;
+                match self.save(save, &mut out.saved) {
+                    Some(save) if save.stage == stage => {
+                        self.phase = Phase::Saving(save);
+                        return Progress::More;
+                    }
+                    next => left = next,
+                }
+            }
         }
         Progress::Done
     }
