@@ -14,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tidewatch_dataflows::sample::Samples;
 
@@ -92,7 +92,7 @@ impl BackfillJobs {
     /// Ends the one at work and waits for it; takes no more.
     pub fn close(&self) {
         let thread = {
-            let mut jobs = lock(&self.jobs);
+            let mut jobs = self.jobs.lock();
             jobs.closing = true;
             jobs.all.iter().for_each(|job| job.progress.cancel.store(true, Ordering::Relaxed));
             jobs.thread.take()
@@ -130,7 +130,7 @@ impl BackfillJobs {
     }
 
     fn find(&self, id: &str) -> Option<Arc<BackfillJob>> {
-        lock(&self.jobs).all.iter().find(|job| job.id == id).cloned()
+        self.jobs.lock().all.iter().find(|job| job.id == id).cloned()
     }
 }
 
@@ -140,8 +140,8 @@ impl Backfills for BackfillJobs {
         // What must be set right in the configuration is told now, not by a job that fails.
         let client = PrometheusClient::new(&source.url, &source.http, Arc::clone(&self.live.metrics))
             .map_err(|error| BackfillRefusal::Later(error.to_string()))?;
-        let mut jobs = lock(&self.jobs);
-        if let Some(running) = jobs.all.iter().find(|job| lock(&job.ended).is_none()) {
+        let mut jobs = self.jobs.lock();
+        if let Some(running) = jobs.all.iter().find(|job| job.ended.lock().is_none()) {
             return Err(BackfillRefusal::Running(running.id.clone()));
         }
         if jobs.closing {
@@ -201,7 +201,7 @@ impl Backfills for BackfillJobs {
 
 impl BackfillJob {
     fn show(&self) -> Value {
-        let ended = lock(&self.ended);
+        let ended = self.ended.lock();
         let (state, error, summary, seconds) = match &*ended {
             None => ("running", None, None, self.begun.elapsed()),
             Some((JobEnd::Done(summary), seconds)) => ("done", None, Some(summary.json()), *seconds),
@@ -231,7 +231,7 @@ impl BackfillJob {
 
     /// Whether someone wants this job to end, or reading cannot go on.
     fn stopped(&self) -> bool {
-        self.progress.cancel.load(Ordering::Relaxed) || lock(&self.gave_up).is_some()
+        self.progress.cancel.load(Ordering::Relaxed) || self.gave_up.lock().is_some()
     }
 }
 
@@ -263,7 +263,7 @@ fn run(job: &Arc<BackfillJob>, config: &Config, live: &LiveServer, client: Prome
         JobEnd::Failed(why) => tracing::warn!("backfill {id} failed: {why}"),
         JobEnd::Cancelled => tracing::info!("backfill {id}: cancelled"),
     }
-    *lock(&job.ended) = Some((ended, job.begun.elapsed()));
+    *job.ended.lock() = Some((ended, job.begun.elapsed()));
 }
 
 fn work(
@@ -346,7 +346,7 @@ fn next(job: &BackfillJob, parts: &Receiver<ReadPart>, batch: &mut Samples) -> a
         Ok(ReadPart::End) => return Ok(false),
         Err(RecvTimeoutError::Timeout) => {}
         Err(RecvTimeoutError::Disconnected) => {
-            let why = lock(&job.gave_up).clone();
+            let why = job.gave_up.lock().clone();
             job.progress.go_on()?;
             return Err(anyhow!(why.unwrap_or_else(|| "reading ended before its end".to_owned())));
         }
@@ -359,7 +359,7 @@ struct Watcher<'a>(&'a BackfillJob);
 
 impl Watcher<'_> {
     fn give_up(&self, why: String) {
-        lock(&self.0.gave_up).get_or_insert(why);
+        self.0.gave_up.lock().get_or_insert(why);
     }
 }
 
@@ -411,8 +411,4 @@ impl ReadObserver for Watcher<'_> {
         }
         false
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
 }

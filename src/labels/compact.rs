@@ -18,7 +18,7 @@
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::{Labels, LabelsError, lock};
+use super::{Labels, LabelsError};
 
 /// Records appended between two syncs; those who commit to the journal may have to wait for these.
 const RECORDS_PER_SYNC: usize = 4_096;
@@ -44,23 +44,23 @@ impl Labels {
         &self,
         make_safe: impl FnOnce() -> io::Result<()>,
     ) -> Result<CompactionSummary, LabelsError> {
-        let _alone = lock(&self.compacting);
+        let _alone = self.compacting.lock();
         let needed = {
             let entries = self.entries.read();
             entries.record_bytes
         };
-        let Some((oldest, next)) = lock(&self.log).too_long(needed) else {
+        let Some((oldest, next)) = self.log.lock().too_long(needed) else {
             return Ok(CompactionSummary::default());
         };
         let copied = self.copy_from(oldest)?;
         make_safe().map_err(LabelsError::Sink)?;
-        let trimmer = lock(&self.log).trimmer();
+        let trimmer = self.log.lock().trimmer();
         let removed_bytes = {
             // Who reads the log goes from segment to segment.
             let _nobody_reads = self.segments.write();
             trimmer.remove_before(next)?
         };
-        lock(&self.log).publish();
+        self.log.lock().publish();
         Ok(CompactionSummary { copied, removed_bytes })
     }
 
@@ -71,7 +71,7 @@ impl Labels {
             entries.only_in(oldest)
         };
         for some in needed.chunks(RECORDS_PER_SYNC) {
-            let mut log = lock(&self.log);
+            let mut log = self.log.lock();
             let segment =
                 log.write_all(some.iter().map(|(series, used, labels)| (*series, *used, &**labels)))?;
             drop(log);

@@ -29,7 +29,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use parking_lot::{Mutex, RwLock};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -314,7 +314,7 @@ impl Labels {
             entries.insert(series, epoch, labels.clone(), NO_SEGMENT);
             self.metrics.label_entries.set(i64::try_from(entries.by_id.len()).unwrap_or(i64::MAX));
             // Queued before anyone else can find the series, so a sync that follows its first use covers it.
-            let mut pending = lock(&self.pending);
+            let mut pending = self.pending.lock();
             pending.push(PendingSeries { series, epoch, labels });
             self.unsynced.fetch_add(1, Release);
         }
@@ -347,14 +347,14 @@ impl Labels {
         if self.unsynced.load(Acquire) == 0 {
             return Ok(());
         }
-        let mut log = lock(&self.log);
-        let pending = std::mem::take(&mut *lock(&self.pending));
+        let mut log = self.log.lock();
+        let pending = std::mem::take(&mut *self.pending.lock());
         let records = pending.iter().map(|entry| (entry.series, entry.epoch, &*entry.labels));
         let segment = match log.write_all(records) {
             Ok(segment) => segment,
             Err(error) => {
                 // Nothing of it is in the log; the next call writes it, before what was queued meanwhile.
-                lock(&self.pending).splice(..0, pending);
+                self.pending.lock().splice(..0, pending);
                 return Err(io::Error::other(error));
             }
         };
@@ -403,7 +403,7 @@ impl Labels {
                 bytes += entry.labels.bytes();
                 entries.release(series, used);
             } else if entry.used.fetch_max(used, Relaxed) < freed_epoch {
-                lock(&self.pending).push(PendingSeries { series, epoch: used, labels: entry.labels.clone() });
+                self.pending.lock().push(PendingSeries { series, epoch: used, labels: entry.labels.clone() });
                 self.unsynced.fetch_add(1, Release);
             }
             self.text_bytes.fetch_sub(bytes, Relaxed);
@@ -455,12 +455,12 @@ impl Labels {
 
     /// Whether the series log takes nothing before it is opened anew.
     pub fn log_has_failed(&self) -> bool {
-        lock(&self.log).has_failed()
+        self.log.lock().has_failed()
     }
 
     /// Bytes of the series log on disk.
     pub fn log_bytes(&self) -> u64 {
-        lock(&self.log).bytes()
+        self.log.lock().bytes()
     }
 
     /// Reads the labels of `series` from the series log: for sinks, when [`Labels::get`] has forgotten them. Slow.
@@ -477,7 +477,7 @@ impl Labels {
     /// Files that cannot be read or are damaged.
     pub fn find_many_in_log(&self, series: &[SeriesId]) -> Result<HashMap<SeriesId, LabelSet>, LabelsError> {
         let _nothing_goes = self.segments.read();
-        let place = lock(&self.log).place();
+        let place = self.log.lock().place();
         log::find(&place, series)
     }
 
@@ -491,11 +491,6 @@ impl Labels {
         // The map inside uses the highest and the lowest bits.
         &self.spellings[(hash >> 32) as usize % STRIPES]
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic while holding the lock leaves whole entries behind; the process ends by it anyway.
-    mutex.lock()
 }
 
 #[cfg(test)]

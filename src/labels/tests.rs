@@ -313,7 +313,7 @@ fn no_kill_while_compacting_loses_a_series_that_is_needed() {
         known.retain(|n, _| !freed.contains(n));
         // The steps of compacting, with a kill after each.
         let needed = labels.log_bytes_needed();
-        let Some((oldest, next)) = lock(&labels.log).too_long(needed) else { continue };
+        let Some((oldest, next)) = labels.log.lock().too_long(needed) else { continue };
         labels.copy_from(oldest).unwrap();
         let copied = copy(&dir);
         // A kill in the middle of the copies.
@@ -323,7 +323,7 @@ fn no_kill_while_compacting_loses_a_series_that_is_needed() {
         let file = fs::OpenOptions::new().write(true).open(&last).unwrap();
         let durable = length.min(32 + rng.u64(..=length.saturating_sub(32)));
         file.set_len(if length > 4_000 { length } else { durable }).unwrap();
-        lock(&labels.log).trimmer().remove_before(next).unwrap();
+        labels.log.lock().trimmer().remove_before(next).unwrap();
         for (what, killed) in [("copied", &copied), ("removed", &copy(&dir))] {
             let after = segmented(killed);
             for (n, id) in &known {

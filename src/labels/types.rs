@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Rel
 use parking_lot::{Mutex, RwLock};
 use tidewatch_dataflows::sample::MetricType::{self, Counter, Gauge};
 
-use super::{Labels, lock};
+use super::Labels;
 
 /// Most metric families whose type is remembered; most that are heard of in one request.
 pub const FAMILIES_MAX: usize = 65_536;
@@ -277,7 +277,7 @@ impl Labels {
         if told == kind as u8 {
             return None;
         }
-        if told != 0 && !lock(&self.types.changes).allow(entry.labels.name(), kind, epoch) {
+        if told != 0 && !self.types.changes.lock().allow(entry.labels.name(), kind, epoch) {
             self.metrics.limit("write.type_changes");
             return None;
         }
@@ -302,7 +302,7 @@ impl Labels {
     /// Gives back types that could not be written; whoever asks [`Labels::waiting`] next writes them.
     pub fn not_told(&self, types: Vec<(u64, MetricType)>) {
         // Of a series the newest type counts, and a body that is sent again and again adds nothing.
-        let mut waiting = lock(&self.types.waiting);
+        let mut waiting = self.types.waiting.lock();
         waiting.extend(types);
         if waiting.len() > self.limits.series {
             // Of series that were released meanwhile nothing has to be told.
@@ -318,7 +318,7 @@ impl Labels {
             return Vec::new();
         }
         let waiting = {
-            let mut waiting = lock(&self.types.waiting);
+            let mut waiting = self.types.waiting.lock();
             self.types.waits.store(0, Release);
             std::mem::take(&mut *waiting)
         };

@@ -22,7 +22,7 @@ use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode};
 
 use super::write::StoreWriter;
-use super::{Embedded, lock, schema};
+use super::{Embedded, schema};
 use crate::disk::forget_cached;
 use crate::faults::sync_fails;
 use crate::store::{ReopenSummary, Store, StoreError};
@@ -89,7 +89,7 @@ impl Embedded {
                 "cannot sync the store {path}: it was opened for reading only"
             )));
         };
-        let files = lock(files);
+        let files = files.lock();
         if self.doubtful.load(Acquire) || self.reopened.load(Acquire) != reopened {
             return fail("an earlier sync failed, and the files are opened anew first".to_owned());
         }
@@ -126,11 +126,11 @@ impl Embedded {
         else {
             return Ok(None);
         };
-        let mut writer = lock(writer);
+        let mut writer = writer.lock();
         let before = self.epoch().unwrap_or(None);
         let _alone = self.open.write();
-        let mut files = lock(files);
-        lock(&self.idle).clear();
+        let mut files = files.lock();
+        self.idle.lock().clear();
         // The connection that is closed last would fold the log into the file, and believe what it reads there.
         let fail = |error| schema::failure(&self.path, "open anew", error);
         let closed = Connection::open_in_memory().map_err(fail)?;

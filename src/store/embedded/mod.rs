@@ -176,7 +176,7 @@ impl Embedded {
     pub fn open_read_only(path: &Path, options: EmbeddedOptions) -> Result<Embedded, StoreError> {
         let conn = schema::open_for_reading(path)?;
         let store = Embedded::over(path, options);
-        lock(&store.idle).push(conn);
+        store.idle.lock().push(conn);
         Ok(store)
     }
 
@@ -196,7 +196,7 @@ impl Embedded {
             return Err(StoreError::Corrupt { path: self.path.clone(), why: why.clone() });
         }
         let open = self.open.read();
-        let idle = lock(&self.idle).pop();
+        let idle = self.idle.lock().pop();
         let conn = match idle {
             Some(conn) => conn,
             None => schema::open_for_reading(&self.path).map_err(|error| self.note(error))?,
@@ -215,7 +215,7 @@ impl Embedded {
 
     /// Empties SQLite's log if it has grown too large.
     fn bound_log(&self, writer: &StoreWriter) {
-        let mut in_vain = lock(&self.in_vain);
+        let mut in_vain = self.in_vain.lock();
         let again = in_vain.is_none_or(|last| last.elapsed() >= CHECKPOINT_AGAIN);
         if wal::log_bytes(&self.path) <= self.options.log_bytes_max || !again {
             return;
@@ -227,7 +227,7 @@ impl Embedded {
     }
 
     fn give_back(&self, conn: Connection) {
-        let mut idle = lock(&self.idle);
+        let mut idle = self.idle.lock();
         if idle.len() >= IDLE_READERS_MAX {
             return;
         }
@@ -244,7 +244,7 @@ impl Embedded {
                 "cannot write to the store {path}: it was opened for reading only"
             )));
         };
-        let writer = lock(writer);
+        let writer = writer.lock();
         match self.doubtful.load(Ordering::Acquire) {
             false => Ok(writer),
             true => Err(StoreError::Unavailable {
@@ -366,11 +366,6 @@ impl Store for Embedded {
     fn retained_at_ms(&self) -> Result<Option<i64>, StoreError> {
         self.view()?.retained_at_ms()
     }
-}
-
-/// Locks, also after a panic elsewhere: what is behind our locks is checked again before it is used.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock()
 }
 
 /// A series id as it is stored: an integer whose signed order is the order of the id.

@@ -108,7 +108,7 @@ fn an_export_that_stands_still_ends_its_view_and_goes_on() {
         while store.log().emptied == 0 || store.log().bytes > SMALL {
             assert!(Instant::now() < until, "the log has {} bytes", store.log().bytes);
             write(&store, epoch);
-            *super::lock(&store.in_vain) = None;
+            *store.in_vain.lock() = None;
             epoch += 1;
         }
         go_to.send(()).unwrap();

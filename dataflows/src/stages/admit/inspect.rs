@@ -1,6 +1,6 @@
 //! Looking at the gate from outside, between epochs. Nothing here changes anything.
 
-use super::{Admit, NEVER};
+use super::{Admit, GateSeries, NEVER};
 use crate::rows::inspect::Unavailable;
 use crate::shard::{AdmittedBatch, CarriedSeries, RawSamples, SlotAssignment, pane_of};
 
@@ -32,28 +32,37 @@ impl Admit {
                 series: self.slots.series(slot),
                 withhold_ms: head.tombstone,
             });
-            let newest_ms = head.newest.max(self.bootstraps.newest(slot));
-            let from = out.raw_at_ms.len() as u32;
-            let mut raw_from_ms = NEVER;
-            if head.newest != NEVER {
-                let held_ms = self.settings.allowed_lateness_ms + self.base_ms;
-                if let Some(held_from) = head.raw.held_from(head.newest, held_ms) {
-                    raw_from_ms = pane_of(held_from, self.base_ms) * self.base_ms;
-                }
-                let (at_ms, value) = (&mut out.raw_at_ms, &mut out.raw_value);
-                head.raw.copy_pane(head.newest, raw_from_ms, head.newest, at_ms, value);
-            }
-            let raw = (from, out.raw_at_ms.len() as u32);
-            let (newest_applied_ms, last_applied_ms) = (head.newest, head.last_applied_ms);
-            out.carried.push(CarriedSeries {
-                slot,
-                newest_ms,
-                newest_applied_ms,
-                last_applied_ms,
-                bootstrap_from_ms: self.bootstraps.publish_from(slot),
-                raw_from_ms,
-                raw,
-            });
+            let held_ms = self.settings.allowed_lateness_ms + self.base_ms;
+            let mut carried = self.carried(slot, held_ms, self.base_ms);
+            carried.raw = head.copy_raw(carried.raw_from_ms, out);
+            out.carried.push(carried);
         }
+    }
+
+    /// A series as it goes on, without its raw samples; so far back is the raw ring held in panes of this size.
+    pub(super) fn carried(&self, slot: u32, held_ms: i64, base_ms: i64) -> CarriedSeries {
+        let head = &self.heads[slot as usize];
+        let applied = head.newest != NEVER;
+        let held_from = if applied { head.raw.held_from(head.newest, held_ms) } else { None };
+        CarriedSeries {
+            slot,
+            newest_ms: head.newest.max(self.bootstraps.newest(slot)),
+            newest_applied_ms: head.newest,
+            last_applied_ms: head.last_applied_ms,
+            bootstrap_from_ms: self.bootstraps.publish_from(slot),
+            raw_from_ms: held_from.map_or(NEVER, |from| pane_of(from, base_ms) * base_ms),
+            raw: (0, 0),
+        }
+    }
+}
+
+impl GateSeries {
+    /// Copies its raw samples after this time to those of the batch; their range there.
+    pub(super) fn copy_raw(&self, after_ms: i64, out: &mut AdmittedBatch) -> (u32, u32) {
+        let from = out.raw_at_ms.len() as u32;
+        if self.newest != NEVER {
+            self.raw.copy_pane(self.newest, after_ms, self.newest, &mut out.raw_at_ms, &mut out.raw_value);
+        }
+        (from, out.raw_at_ms.len() as u32)
     }
 }

@@ -36,8 +36,7 @@ use crate::rows::SeriesPresence;
 use crate::sample::{AHEAD_MS_MAX, EpochEnd, Reason, Samples, SeriesId, ahead_of, set_back};
 use crate::settings::Settings;
 use crate::shard::{
-    AdmittedBatch, CarriedSeries, LatePane, SeriesMap, SlotAssignment, Slots, Timers, WorkPosition, pane_of,
-    wait_ms,
+    AdmittedBatch, LatePane, SeriesMap, SlotAssignment, Slots, Timers, WorkPosition, pane_of, wait_ms,
 };
 use crate::stage::{PartWriter, Query, SavePoint, SeriesView, Stage, StageSpec};
 

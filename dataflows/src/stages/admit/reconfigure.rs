@@ -3,7 +3,7 @@
 //! Slots, tombstones, rejects and bootstraps go on. Of the raw ring it stays known how far back its panes are whole: a late
 //! sample that the settings before would have refused, or whose new base pane is not wholly held, is `late_ring_full`.
 
-use super::{Admit, AdmittedBatch, Arc, CarriedSeries, NEVER, Settings, Timers, pane_of};
+use super::{Admit, AdmittedBatch, Arc, NEVER, Settings, Timers};
 use crate::sample::Control;
 
 impl Admit {
@@ -30,27 +30,11 @@ impl Admit {
             self.position.on(self.slots.series(slot));
             self.heads[slot as usize].armed = i64::MAX;
             self.arm(slot, NEVER);
+            let mut carried = self.carried(slot, old.allowed_lateness_ms + old_base_ms, old_base_ms);
             let head = &mut self.heads[slot as usize];
-            let newest_ms = head.newest.max(self.bootstraps.newest(slot));
-            let mut carried = CarriedSeries {
-                slot,
-                newest_ms,
-                newest_applied_ms: head.newest,
-                last_applied_ms: head.last_applied_ms,
-                bootstrap_from_ms: self.bootstraps.publish_from(slot),
-                raw_from_ms: NEVER,
-                raw: (0, 0),
-            };
             if head.newest != NEVER {
-                let kept_ms = old.allowed_lateness_ms + old_base_ms;
-                if let Some(held_from) = head.raw.held_from(head.newest, kept_ms) {
-                    carried.raw_from_ms = pane_of(held_from, old_base_ms) * old_base_ms;
-                }
                 if self.base_ms != old_base_ms {
-                    let from = out.raw_at_ms.len() as u32;
-                    let (at_ms, value) = (&mut out.raw_at_ms, &mut out.raw_value);
-                    head.raw.copy_pane(head.newest, carried.raw_from_ms, head.newest, at_ms, value);
-                    carried.raw = (from, out.raw_at_ms.len() as u32);
+                    carried.raw = head.copy_raw(carried.raw_from_ms, out);
                     head.raw.lose(carried.raw_from_ms);
                 }
                 if new.allowed_lateness_ms > old.allowed_lateness_ms {
