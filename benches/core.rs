@@ -17,6 +17,9 @@ const STEP_MS: i64 = 15_000;
 pub const START_MS: i64 = 1_700_000_000_000 - 1_700_000_000_000 % 43_200_000 + 1;
 const EPOCH_SAMPLES: usize = 262_144;
 
+/// The value of a series at a tick.
+pub type ValueOf = fn(usize, usize) -> f64;
+
 /// What to run.
 #[derive(Clone)]
 pub struct Load {
@@ -28,6 +31,8 @@ pub struct Load {
     pub ticks: usize,
     /// Only exchange and count: the yardstick.
     pub bare: bool,
+    /// The value of a series at a tick.
+    pub value: ValueOf,
 }
 
 /// What it came to.
@@ -58,6 +63,15 @@ pub fn value(i: usize, tick: usize) -> f64 {
         _ => noise * 1e-7,
     }
 }
+
+/// Series by what their values look like, since that is what their panes take memory for.
+pub const KINDS: [(&str, ValueOf); 5] = [
+    ("constants", |i, _| (i * 37) as f64),
+    ("counters of requests", |i, tick| (i * 1_000 + tick * 40 + i % 7 * (tick % 5)) as f64),
+    ("counters of seconds", |i, tick| tick as f64 * 7.5 + (series_id(i ^ tick << 20) % 500) as f64 / 100.0),
+    ("gauges of bytes", |i, tick| 8e9 + (series_id(i ^ tick << 20) % (1 << 20)) as f64 * 4_096.0),
+    ("gauges with all digits", |i, tick| (series_id(i ^ tick << 20) >> 11) as f64 * 1e-16),
+];
 
 /// Processor seconds of this process.
 pub fn cpu_seconds() -> f64 {
@@ -150,7 +164,7 @@ pub fn run(load: &Load) -> Figures {
                         for (i, id) in
                             mine[mine.len() * part / parts..mine.len() * (part + 1) / parts].iter().copied()
                         {
-                            batch.push(id, at_ms, value(i, t));
+                            batch.push(id, at_ms, (load.value)(i, t));
                             if batch.len() == driver::BATCH_SAMPLES {
                                 samples.send_batch(&mut batch);
                                 batch.clear();

@@ -3,7 +3,7 @@
 //! series. With names it prints those sections, with `all` everything; figures that are compared are taken in
 //! one run. Every section counts and checks its results.
 //!
-//! `cargo bench`, `cargo bench -- all`, `cargo bench -- core late million journal write labels store replay churn snapshots asked`
+//! `cargo bench`, `cargo bench -- all`, `cargo bench -- core late million bytes journal write labels store replay churn snapshots asked`
 #![allow(clippy::unwrap_used)]
 
 mod asked;
@@ -24,7 +24,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const DEFAULT: [(i64, i64); 3] = [(60, 1), (180, 3), (720, 12)];
 
 fn canonical() -> Load {
-    Load { workers: 2, series: 10_000, windows: DEFAULT.to_vec(), fill: 240, ticks: 480, bare: false }
+    let windows = DEFAULT.to_vec();
+    Load { workers: 2, series: 10_000, windows, fill: 240, ticks: 480, bare: false, value: core::value }
 }
 
 fn main() {
@@ -35,10 +36,11 @@ fn main() {
         println!("{:.0} bytes/series", figures.bytes_per_series);
         return;
     }
-    let sections: [(&str, fn()); 11] = [
+    let sections: [(&str, fn()); 12] = [
         ("core", core_section),
         ("late", late::late),
         ("million", million_section),
+        ("bytes", bytes_section),
         ("journal", rim::journal),
         ("write", rim::remote_write),
         ("labels", rim::labels),
@@ -97,6 +99,14 @@ fn ratio(what: &str, a: &(&str, Load), b: &(&str, Load)) {
         ratios.push(first.samples_per_second / second.samples_per_second);
     }
     println!("{what:<34} {:.2}", median(&mut ratios));
+}
+
+/// What a series takes once its rings are full, by the kind of its values.
+fn bytes_section() {
+    for (kind, value) in core::KINDS {
+        let figures = run(&Load { series: 1_000, fill: 2_880, ticks: 240, value, ..canonical() });
+        println!("{kind:<34} {:>7.0} bytes/series", figures.bytes_per_series);
+    }
 }
 
 /// What a hundred times the series cost: memory is no longer cached.

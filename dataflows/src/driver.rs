@@ -34,8 +34,9 @@ use crate::stage::{Budget, Progress};
 const SHARD_SAMPLES_KEPT: usize = 512;
 /// What one activation may cost before it lets other operators run, in the units of a [`Budget`].
 const ACTIVATION_UNITS: u64 = 16_384;
-/// Rows that are gathered before they are sent on.
-const ROWS_SENT: usize = 4_096;
+/// Rows that are gathered before they are sent on. Few enough that an allocator gives their memory to the next ones, in place
+/// of fresh pages.
+const ROWS_SENT: usize = 512;
 /// Samples an exchanged batch is filled to.
 pub const BATCH_SAMPLES: usize = 4_096;
 
@@ -146,7 +147,9 @@ impl PendingEpoch {
                 }
                 progress = step(shard, &self.epoch(end), budget, &mut rows);
                 if rows.len() >= ROWS_SENT {
+                    let capacity = rows.windows.len();
                     give(std::mem::take(&mut rows));
+                    rows.windows.reserve(capacity);
                 }
             }
             if progress == Progress::Done {
@@ -267,6 +270,8 @@ pub fn complete<'scope>(
             drop(initial);
             let activator = scope.activator_for(info.address);
             let mut pending: BTreeMap<u64, (Capability<u64>, Option<EpochEnd>, Rows)> = BTreeMap::new();
+            // As many rows as the epoch before had: so the list need not grow.
+            let mut expected = 0;
             move |(outcomes, outcomes_frontier), (marks, marks_frontier), output| {
                 let port = output.output_index();
                 outcomes.for_each_stamp(|stamp, batches| {
@@ -275,6 +280,9 @@ pub fn complete<'scope>(
                         .entry(*capability.time())
                         .or_insert_with(|| (capability, None, Rows::default()));
                     for batch in batches {
+                        if epoch.2.windows.is_empty() {
+                            epoch.2.windows.reserve(expected);
+                        }
                         batch.iter_mut().for_each(|part| epoch.2.append(part));
                         batch.clear();
                     }
@@ -295,6 +303,7 @@ pub fn complete<'scope>(
                         break;
                     }
                     let (_, end, all) = first.get_mut();
+                    expected = all.windows.len();
                     if let Some(end) = *end
                         && !take(end, all)
                     {

@@ -21,7 +21,8 @@ use crate::snapshot::{
     self, CHAINS, Pieces, SaveRequest, ShardSnapshot, SnapshotPart, StateError, StoredShard, assemble,
 };
 use crate::stage::{
-    Budget, ChainEpochs, PartReader, PartWriter, Progress, Query, SavePoint, SeriesView, Stage, StageSpec,
+    Budget, ChainEpochs, PartReader, PartWriter, Progress, Query, SERIES_APPROACHED, SavePoint, SeriesView,
+    Stage, StageSpec,
 };
 use crate::stages::{admit, window};
 
@@ -46,6 +47,19 @@ pub fn keep_ms(settings: &Settings) -> i64 {
         .max()
         .unwrap_or(0)
         .saturating_add(settings.idle_timeout_ms)
+}
+
+/// Has a stage take what happens to each series.
+fn observe(stage: &mut dyn Stage, batch: &AdmittedBatch, out: &mut Rows) {
+    let (mut series, mut group) = (batch.series(), Vec::with_capacity(SERIES_APPROACHED));
+    loop {
+        group.extend(series.by_ref().take(SERIES_APPROACHED));
+        if group.is_empty() {
+            return;
+        }
+        group.iter().for_each(|series| stage.approach(series, batch));
+        group.drain(..).for_each(|series| stage.observe(&series, batch, out));
+    }
 }
 
 /// Told when a stage begins to compute and when it stops; the pure crate has no clock of its own.
@@ -263,7 +277,7 @@ impl ShardState {
             }
             batch.clock.iter().for_each(|change| stage.reset_clock(change));
             batch.given.iter().for_each(|slot| stage.assign(slot));
-            batch.series().for_each(|series| stage.observe(&series, batch, out));
+            observe(&mut **stage, batch, out);
             meter.leave(n + 1, out.len() - before, true);
         }
         if let Some(settings) = &batch.settings {

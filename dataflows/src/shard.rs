@@ -175,8 +175,8 @@ impl Timers {
 /// Flat records of `stride` words per slot, those of one or three slots in a piece of memory that starts as zeroes.
 ///
 /// A piece for many slots would be half empty in each of the 256 shards. An allocator rounds a piece up to its next size, of
-/// which there are four between a power of two and the next: three slots in a piece are chosen where that wastes less, 5 %
-/// in place of 13 % with the default windows. Pieces never move, so growing copies nothing.
+/// which there are four between a power of two and the next: three slots in a piece are chosen where that wastes less.
+/// Pieces never move, so growing copies nothing.
 pub struct Flat<const WORDS: usize> {
     stride: usize,
     three: bool,
@@ -496,7 +496,6 @@ mod tests {
 
     #[test]
     fn slots_keep_their_records_whether_alone_or_three_in_a_piece() {
-        // 226 records of ten words are those of the default windows.
         for (stride, three) in [(226, true), (200, false), (1, false), (7, true)] {
             let mut flat: Flat<10> = Flat::new(stride);
             assert_eq!(flat.three, three, "{stride}");

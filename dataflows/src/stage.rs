@@ -29,6 +29,9 @@ use crate::shard::{
 };
 use crate::snapshot::{CHAINS, StateError, StateReader, StateWriter};
 
+/// Series that a stage approaches together: as many as a processor waits for at once.
+pub const SERIES_APPROACHED: usize = 8;
+
 /// What one activation of the driver may cost. A row costs one unit, about 100 ns; a stage whose rows cost more says so.
 #[derive(Debug)]
 pub struct Budget {
@@ -168,6 +171,9 @@ pub trait Stage {
 
     /// A slot was given to a series: whatever the slot held before is gone.
     fn assign(&mut self, _slot: &SlotAssignment) {}
+
+    /// A hint: this series is observed soon. Reads what that takes first, so that memory is waited for once for several series.
+    fn approach(&self, _series: &SeriesEvents<'_>, _batch: &AdmittedBatch) {}
 
     /// Takes what happens to one series in this epoch.
     fn observe(&mut self, _series: &SeriesEvents<'_>, _batch: &AdmittedBatch, _out: &mut Rows) {}

@@ -2,6 +2,7 @@
 
 mod exact;
 pub mod moments;
+pub mod packed;
 pub mod reference;
 #[cfg(test)]
 pub(crate) mod shapes;

@@ -38,7 +38,7 @@ use crate::settings::Settings;
 use crate::shard::{
     AdmittedBatch, LatePane, SeriesMap, SlotAssignment, Slots, Timers, WorkPosition, pane_of, wait_ms,
 };
-use crate::stage::{PartWriter, Query, SavePoint, SeriesView, Stage, StageSpec};
+use crate::stage::{PartWriter, Query, SERIES_APPROACHED, SavePoint, SeriesView, Stage, StageSpec};
 
 /// No time yet.
 const NEVER: i64 = i64::MIN;
@@ -213,6 +213,20 @@ impl Admit {
         }
     }
 
+    /// Reads the ends of the raw rings of the next slots, so that memory is waited for once for several series. The row up to
+    /// which that is done.
+    fn approach(&self, rows: &[SampleRow], from: usize) -> usize {
+        let (mut at, mut slots, mut read) = (from, 0, 0);
+        while at < rows.len() && slots < SERIES_APPROACHED {
+            let slot = rows[at].slot;
+            read ^= self.heads[slot as usize].raw.approach();
+            slots += 1;
+            at += rows[at..].iter().take_while(|row| row.slot == slot).count();
+        }
+        std::hint::black_box(read);
+        at
+    }
+
     /// Looks at a slot once the watermark is at or after `due_ms`, if it is not to be looked at before.
     fn arm(&mut self, slot: u32, due_ms: i64) {
         let armed = &mut self.heads[slot as usize].armed;
@@ -360,8 +374,11 @@ impl Stage for Admit {
             order.give_back(0);
         }
         if bootstraps.is_empty() && self.bootstraps.is_idle() {
-            let mut from = 0;
+            let (mut from, mut approached) = (0, 0);
             while from < order.rows.len() {
+                if from >= approached {
+                    approached = self.approach(&order.rows, from);
+                }
                 let slot = order.rows[from].slot;
                 let to = order.of(slot, from);
                 self.apply(slot, &order.rows[from..to], end, out);

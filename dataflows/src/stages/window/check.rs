@@ -11,9 +11,10 @@
 //!
 //! Not here: which series are checked, and when. `admit` and `window` must have retired the same epoch.
 
-use super::panes::PaneSpan;
+use super::panes::{PaneCopy, PaneSpan};
 use super::reconfigure::AddedWindow;
-use super::{Moments, WindowPlan, Windows, panes, row};
+use super::record::PaneRecord;
+use super::{Marks, Moments, WindowPlan, Windows, row};
 use crate::kernels::moments::step;
 use crate::kernels::reference;
 use crate::rows::inspect::{Mismatch, StateCheck, What};
@@ -83,32 +84,26 @@ impl Windows {
     /// Computes again what is held of a series whose raw samples are these.
     pub fn check(&self, raw: &RawSamples) -> StateCheck {
         let mut found = StateCheck::default();
-        self.check_base(raw, &mut found);
+        let panes = self.copy_panes(raw.slot);
+        self.check_base(raw, &panes.record, &mut found);
         for (w, plan) in self.plans.iter().enumerate() {
             let marks = &self.marks[raw.slot as usize * self.plans.len() + w];
-            self.check_hops(raw, plan, &marks.built, marks.closed, &mut found);
-            self.check_window(
-                raw,
-                plan,
-                self.added_window(raw.slot, w),
-                (&marks.built, marks.closed),
-                &mut found,
-            );
+            self.check_hops((raw, &panes.record), plan, marks, &mut found);
+            self.check_window((raw, &panes), plan, self.added_window(raw.slot, w), marks, &mut found);
         }
         found
     }
 
     /// Base panes, each from its raw samples.
-    fn check_base(&self, raw: &RawSamples, found: &mut StateCheck) {
-        let record = self.records.of(raw.slot);
-        let newest = pane_of(raw.newest_ms, self.base_ms);
-        for number in newest - self.base_ring + 1..=newest {
-            let (start_ms, end_ms) = ((number - 1) * self.base_ms, number * self.base_ms);
+    fn check_base(&self, raw: &RawSamples, record: &PaneRecord, found: &mut StateCheck) {
+        let newest = pane_of(raw.newest_ms, self.panes.base.pane_ms);
+        for number in self.panes.base.oldest(newest)..=newest {
+            let (start_ms, end_ms) =
+                ((number - 1) * self.panes.base.pane_ms, number * self.panes.base.pane_ms);
             if !raw.whole(start_ms) {
                 continue;
             }
-            let words = &record[number.rem_euclid(self.base_ring) as usize];
-            let kept = if panes::holds(words, number) { Moments::from_words(words) } else { Moments::EMPTY };
+            let kept = record.pane(&self.panes.base, number);
             let mut again = Moments::EMPTY;
             for i in raw.within(start_ms, end_ms) {
                 again.tag = number as u32;
@@ -122,18 +117,16 @@ impl Windows {
     /// Panes of a hop in the newest window that is closed, each from the base panes that are held.
     fn check_hops(
         &self,
-        raw: &RawSamples,
+        (raw, record): (&RawSamples, &PaneRecord),
         plan: &WindowPlan,
-        built: &panes::BuildProgress,
-        closed: i64,
+        Marks { built, closed, .. }: &Marks,
         found: &mut StateCheck,
     ) {
-        let record = self.records.of(raw.slot);
-        let newest_base = pane_of(raw.newest_ms, self.base_ms);
+        let newest_base = pane_of(raw.newest_ms, self.panes.base.pane_ms);
         // Carried over from other rings, merges of other shapes: the same samples, not the same bits.
         let same = |number: &i64| *number <= built.upto() && (number - 1) * plan.hop_ms >= self.reshaped_to;
-        for number in plan.numbers(closed).filter(same) {
-            let again = plan.refolded(record, self.base_ring, number, newest_base);
+        for number in plan.numbers(*closed).filter(same) {
+            let again = plan.refolded(record, &self.panes.base, number, newest_base);
             let Some(again) = again else { continue };
             let (start_ms, end_ms) = ((number - 1) * plan.hop_ms, number * plan.hop_ms);
             found.panes += u64::from(!again.is_empty());
@@ -145,22 +138,23 @@ impl Windows {
     /// The newest window that is closed: as it would be answered, and from its panes merged one after another.
     fn check_window(
         &self,
-        raw: &RawSamples,
+        (raw, panes): (&RawSamples, &PaneCopy),
         plan: &WindowPlan,
         young: AddedWindow,
-        (built, closed): (&panes::BuildProgress, i64),
+        &Marks { built, closed, .. }: &Marks,
         found: &mut StateCheck,
     ) {
-        // On a copy: an answer leaves heads and tails behind.
-        let mut record = self.records.of(raw.slot).to_vec();
-        let mut built = *built;
+        // On a copy: an answer leaves tails behind.
+        let (mut panes, mut built) = (panes.clone(), built.without_part());
         let floor = young.floor(plan);
         let span = PaneSpan { floor, newest_ms: raw.newest_ms };
-        panes::build(&mut record, plan, &mut built, self.base_ring, closed, span);
-        let kept = panes::combine(&mut record, plan, &mut built, floor, closed);
+        panes.series().build(plan, &mut built, closed, span);
+        let kept = panes.series().combine(plan, &mut built, floor, (closed, None));
         let (mut again, mut gained) = (Moments::EMPTY, 0.0);
-        for pane in
-            plan.numbers(closed).filter(|number| *number > floor).map(|number| plan.pane(&record, number))
+        for pane in plan
+            .numbers(closed)
+            .filter(|number| *number > floor)
+            .map(|number| plan.pane(&panes.record, number))
         {
             if !pane.is_empty() {
                 gained += pane.increase.abs();
@@ -205,9 +199,10 @@ impl Windows {
 
 #[cfg(test)]
 mod tests {
-    use super::super::WORDS;
+    use super::super::record::Ring;
     use super::*;
     use crate::driver::EpochBatch;
+    use crate::kernels::moments::{WORDS, Words};
     use crate::kernels::shapes::{Random, TINY, values};
     use crate::rows::Rows;
     use crate::sample::{EpochEnd, Samples};
@@ -256,6 +251,25 @@ mod tests {
 
         fn check(&self, series: u64) -> StateCheck {
             self.windows.check(&self.admit.raw(series).unwrap())
+        }
+
+        /// What is found while a pane is another one.
+        fn check_changed(
+            &mut self,
+            raw: &RawSamples,
+            ring: &Ring,
+            number: i64,
+            change: impl FnOnce(&mut Words),
+        ) -> StateCheck {
+            self.windows.store_pane(raw.slot);
+            let before = self.windows.panes.of(raw.slot).clone();
+            let mut words = before.pane(ring, number).to_words();
+            change(&mut words);
+            let record = self.windows.panes.of_mut(raw.slot);
+            record.set_pane(ring, number, &Moments::from_words(&words));
+            let found = self.windows.check(raw);
+            *self.windows.panes.of_mut(raw.slot) = before;
+            found
         }
     }
 
@@ -345,47 +359,46 @@ mod tests {
     fn a_bit_that_flips_is_found() {
         let mut shard = fed(7);
         let raw = shard.admit.raw(256).unwrap();
-        let record = shard.windows.records.of(raw.slot).to_vec();
-        let newest = pane_of(raw.newest_ms, 5_000);
-        let place = newest.rem_euclid(shard.windows.base_ring) as usize;
+        let base = shard.windows.panes.base;
+        let newest = pane_of(raw.newest_ms, base.pane_ms);
         for word in 0..WORDS {
-            shard.windows.records.of_mut(raw.slot)[place][word] ^= 1;
-            let checked = shard.windows.check(&raw);
+            let checked = shard.check_changed(&raw, &base, newest, |words| words[word] ^= 1);
             assert!(checked.wrong[What::Pane as usize] > 0, "word {word} of the newest base pane");
-            shard.windows.records.of_mut(raw.slot)[place][word] ^= 1;
         }
-        // The newest pane of each hop, and the head and the tails of each window, in a high bit of the sum.
+        // The newest pane of each hop, in a high bit of the sum.
         let plans = Arc::clone(&shard.windows.plans);
         for (w, plan) in plans.iter().enumerate() {
             let closed = shard.windows.marks(raw.slot, w).closed;
+            let record = shard.windows.copy_panes(raw.slot).record;
             let number = plan.numbers(closed).rev().find(|n| !plan.pane(&record, *n).is_empty());
             let Some(number) = number else { continue };
-            let kept = plan.pane(&record, number).to_words();
-            let at = record.iter().position(|words| *words == kept).unwrap();
-            shard.windows.records.of_mut(raw.slot)[at][2] ^= 1 << 51;
-            let checked = shard.windows.check(&raw);
+            let checked = shard.check_changed(&raw, &plan.ring, number, |words| words[2] ^= 1 << 51);
             assert!(checked.wrong.iter().sum::<u64>() > 0, "a pane of window {w}");
-            shard.windows.records.of_mut(raw.slot)[at] = record[at];
         }
         assert_eq!(shard.windows.check(&raw).mismatches, []);
     }
 
     #[test]
     fn a_kept_head_or_tail_that_is_wrong_is_found() {
-        let mut seen = 0;
+        let mut seen = [0, 0];
         for seed in 1..20 {
             let mut shard = fed(seed);
             let raw = shard.admit.raw(256).unwrap();
-            let all = shard.windows.records.of(raw.slot).len();
-            let rings: usize = shard.windows.base_ring as usize;
-            for at in rings..all {
-                let before = shard.windows.records.of(raw.slot)[at];
-                shard.windows.records.of_mut(raw.slot)[at][8] ^= 4;
-                seen += shard.windows.check(&raw).wrong[What::Window as usize];
-                shard.windows.records.of_mut(raw.slot)[at] = before;
+            shard.windows.store_pane(raw.slot);
+            let before = shard.windows.panes.of(raw.slot).clone();
+            for entry in 0..before.stored_entries().len() {
+                shard.windows.panes.of_mut(raw.slot).change_count(entry);
+                seen[0] += shard.windows.check(&raw).wrong[What::Window as usize];
+                *shard.windows.panes.of_mut(raw.slot) = before.clone();
+            }
+            for w in 0..shard.windows.plans.len() {
+                let head = shard.windows.plans[w].head;
+                shard.windows.panes.series(raw.slot, None).partials[head][8] ^= 4;
+                seen[1] += shard.windows.check(&raw).wrong[What::Window as usize];
+                shard.windows.panes.series(raw.slot, None).partials[head][8] ^= 4;
             }
         }
-        assert!(seen > 100, "{seen} wrong windows");
+        assert!(seen[0] > 100 && seen[1] > 30, "{seen:?} wrong windows");
     }
 
     /// Series of every shape, of which each is checked after each epoch.
@@ -467,12 +480,13 @@ mod tests {
                     let mut other = raw.clone();
                     other.value[i] -= (size * 1e-6).copysign(other.value[i]);
                     assert!(wrong(shapes.shard.windows.check(&other)), "seed {seed} other {i}: {raw:?}");
-                    let ring = shapes.shard.windows.base_ring;
-                    let place = pane_of(raw.at_ms[i], 5_000).rem_euclid(ring) as usize;
+                    let base = shapes.shard.windows.panes.base;
+                    let number = pane_of(raw.at_ms[i], base.pane_ms);
                     let (word, bit) = (shapes.random.below(WORDS), shapes.random.below(64));
-                    shapes.shard.windows.records.of_mut(raw.slot)[place][word] ^= 1 << bit;
-                    let checked = shapes.shard.windows.check(&raw);
-                    shapes.shard.windows.records.of_mut(raw.slot)[place][word] ^= 1 << bit;
+                    // The number of a pane is not one of its moments.
+                    let bit = if word == 8 { bit % 32 } else { bit };
+                    let flip = |words: &mut Words| words[word] ^= 1 << bit;
+                    let checked = shapes.shard.check_changed(&raw, &base, number, flip);
                     assert!(wrong(checked), "seed {seed} word {word} bit {bit}: {raw:?}");
                     found += 1;
                 }

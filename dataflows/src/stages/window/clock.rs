@@ -15,15 +15,15 @@ impl Windows {
         self.reshaped_to = self.reshaped_to.min(to_ms.saturating_add(AHEAD_MS_MAX));
         let longest_ms = self.plans.iter().map(|plan| plan.length_ms).max().unwrap_or(0);
         for slot in set.slots.iter().copied() {
-            let head = &mut self.heads[slot as usize];
+            let (head, keys) = (&mut self.heads[slot as usize], &mut self.keys[slot as usize]);
             self.position.on(head.series);
             head.last_applied_ms = head.last_applied_ms.min(to_ms);
             head.armed = i64::MAX;
             // No key that holds a sample could be answered, so none that silence closed was.
             let reach = head.newest.max(to_ms).saturating_add(longest_ms);
-            if ahead_of(to_ms, head.withhold) || head.publish_from > reach {
-                head.withhold = set_back(to_ms, head.withhold);
-                head.publish_from = if head.publish_from > reach { to_ms } else { head.publish_from };
+            if ahead_of(to_ms, keys.withhold) || keys.publish_from > reach {
+                keys.withhold = set_back(to_ms, keys.withhold);
+                keys.publish_from = if keys.publish_from > reach { to_ms } else { keys.publish_from };
                 let of = slot as usize * self.plans.len();
                 self.marks[of..of + self.plans.len()].iter_mut().for_each(|marks| marks.silent = NEVER);
             }

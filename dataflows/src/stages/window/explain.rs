@@ -1,7 +1,7 @@
 //! What one key of a series is made of, as far as it is still held. Nothing here changes anything.
 
 use super::panes::PaneSpan;
-use super::{NEVER, Windows, panes};
+use super::{NEVER, Windows};
 use crate::rows::inspect::{Explanation, PaneView};
 use crate::shard::RawSamples;
 
@@ -10,16 +10,17 @@ impl Windows {
     pub fn explain(&self, epoch: u64, raw: &RawSamples, window_ms: i64, at_ms: i64) -> Option<Explanation> {
         let w = self.plans.iter().position(|plan| plan.length_ms == window_ms)?;
         let (plan, head) = (&self.plans[w], &self.heads[raw.slot as usize]);
+        let keys = &self.keys[raw.slot as usize];
         let marks = &self.marks[raw.slot as usize * self.plans.len() + w];
         // On a copy: a key that is not closed has panes that are not built yet.
-        let mut record = self.records.of(raw.slot).to_vec();
-        let mut built = marks.built;
+        let mut panes = self.copy_panes(raw.slot);
+        let mut built = marks.built.without_part();
         let floor = self.added_window(raw.slot, w).floor(plan);
         let span = PaneSpan { floor, newest_ms: raw.newest_ms };
-        panes::build(&mut record, plan, &mut built, self.base_ring, at_ms, span);
+        panes.series().build(plan, &mut built, at_ms, span);
         let oldest = plan.oldest(raw.newest_ms).max(floor.saturating_add(1));
         let seen = |number: i64| {
-            let pane = plan.pane(&record, number);
+            let pane = plan.pane(&panes.record, number);
             let start_ms = (number - 1) * plan.hop_ms;
             (!pane.is_empty()).then(|| PaneView {
                 start_ms,
@@ -38,8 +39,8 @@ impl Windows {
             last_applied_ms: head.last_applied_ms,
             closed_ms: marks.closed,
             bootstrapping: raw.bootstrapping,
-            withheld_ms: known(head.withhold),
-            publish_from_ms: known(head.publish_from),
+            withheld_ms: known(keys.withhold),
+            publish_from_ms: known(keys.publish_from),
             held_from_ms: (oldest - 1) * plan.hop_ms,
             panes: plan.numbers(at_ms).filter(|number| *number >= oldest).filter_map(seen).collect(),
         })

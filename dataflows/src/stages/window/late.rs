@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Windows;
+use super::{NEVER, Windows};
 use crate::kernels::moments::Moments;
 use crate::mutants::{Mutant, mutant};
 use crate::rows::Rows;
@@ -14,6 +14,9 @@ impl Windows {
         let plans = Arc::clone(&self.plans);
         self.reopened.clear();
         self.reopened.resize(plans.len(), i64::MAX);
+        // The next sample reads the newest pane again, for it may be one of these.
+        self.store_pane(slot);
+        self.heads[slot as usize].pane_end = NEVER;
         for pane in late {
             let raw = pane.raw.0 as usize..pane.raw.1 as usize;
             let mut moments = Moments { tag: pane.pane as u32, ..Moments::EMPTY };
@@ -21,9 +24,9 @@ impl Windows {
                 .iter()
                 .zip(&batch.raw_value[raw])
                 .for_each(|(at, value)| moments.push(*at, *value));
-            let place = pane.pane.rem_euclid(self.base_ring) as usize;
-            self.records.of_mut(slot)[place] = moments.to_words();
-            self.forget_built(slot, pane.pane * self.base_ms);
+            let base = self.panes.base;
+            self.panes.of_mut(slot).set_pane(&base, pane.pane, &moments);
+            self.forget_built(slot, pane.pane * self.panes.base.pane_ms);
             for at in &batch.late_at_ms[pane.late.0 as usize..pane.late.1 as usize] {
                 for (w, plan) in plans.iter().enumerate() {
                     if *at <= self.added_window(slot, w).known_from {

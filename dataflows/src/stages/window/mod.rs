@@ -10,9 +10,11 @@
 //! docs/semantics.md, Closing and Late samples; `tests/oracle` holds the rules once more, slowly.
 //!
 //! # State
-//! Per series 120 bytes and 88 bytes a pane: base panes for lateness and the longest hop; per window
-//! `(length + lateness) / hop + 2` panes (none of its own where the hop is the base pane), `m / 8` partial
-//! tails, one head, 40 bytes of marks. The default windows come to 20 KB, resident as they fill.
+//! What every sample touches is a dense array by slot (`heads`): the open base pane and when something closes. What only
+//! the end of a pane touches lies apart: the packed panes ([`record`]), and per window a head and marks (`marks`).
+//! Per series 220 bytes; per window 160 bytes, `(length + lateness) / hop + 2` packed panes (none of its own where the hop is
+//! the base pane), and some partial tails; and base panes for lateness and the longest hop. A packed pane takes 20 bytes of
+//! a constant, 30 to 45 of a counter, 47 to 75 of a gauge.
 
 mod check;
 mod clock;
@@ -23,24 +25,26 @@ mod panes;
 mod prefill;
 mod rebuild;
 mod reconfigure;
+mod record;
 pub mod row;
 mod snapshot;
 mod stage;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
-use self::panes::{BuildProgress, Layout, PaneSpan, WindowPlan};
+use self::panes::{BuildProgress, Layout, NumberedPane, PaneCopy, PaneSpan, PaneStore, WindowPlan};
 use self::prefill::PrefillKeys;
 use self::reconfigure::{AddedWindow, BaseLimit};
 pub use self::stage::SPEC;
-use crate::kernels::moments::{Moments, WORDS};
+use crate::kernels::moments::Moments;
 use crate::mutants::{Mutant, mutant};
 use crate::rows::Rows;
 use crate::sample::SeriesId;
 use crate::seal::Sealing;
 use crate::settings::Settings;
-use crate::shard::{AdmittedBatch, Flat, LatePane, SlotAssignment, Timers, WorkPosition, pane_of, wait_ms};
+use crate::shard::{AdmittedBatch, LatePane, SlotAssignment, Timers, WorkPosition, pane_of, wait_ms};
 
 const NEVER: i64 = i64::MIN;
 
@@ -60,17 +64,13 @@ impl Marks {
     const NEW: Marks = Marks { closed: NEVER, silent: NEVER, built: BuildProgress::NOTHING };
 }
 
-/// One series.
-struct WindowSeries {
+/// What every sample of a series touches. These lie together, by slot.
+struct SeriesHead {
     series: SeriesId,
     /// Newest applied sample.
     newest: i64,
     /// Processing time of the epoch that last applied one.
     last_applied_ms: i64,
-    /// Keys whose window reaches back to before this are withheld.
-    withhold: i64,
-    /// Keys before this are withheld, unless they were published before a bootstrap.
-    publish_from: i64,
     /// The lowest key not closed, over all windows: a sample beyond it closes something.
     next_key: i64,
     /// The lowest key not closed whose window holds a sample: silence may close it. `i64::MAX` for none.
@@ -79,11 +79,61 @@ struct WindowSeries {
     sealed: i64,
     /// When the slot's timer fires.
     armed: i64,
-    /// Base pane that the newest sample is in: its end and its record.
+    /// The end of the base pane that is open: samples up to it go into `pane`. `NEVER` if none is.
     pane_end: i64,
-    pane_at: usize,
+    /// The open base pane.
+    pane: Moments,
+    /// Whether the record holds the open pane as it is.
+    stored: bool,
+}
+
+impl SeriesHead {
+    /// Of a series without samples.
+    fn new(series: SeriesId) -> SeriesHead {
+        SeriesHead {
+            series,
+            newest: NEVER,
+            last_applied_ms: NEVER,
+            next_key: i64::MAX,
+            open_key: i64::MAX,
+            sealed: NEVER,
+            armed: i64::MAX,
+            pane_end: NEVER,
+            pane: Moments::EMPTY,
+            stored: true,
+        }
+    }
+
+    /// The open pane, if one is.
+    #[inline]
+    fn open_pane(&self, base_ms: i64) -> Option<NumberedPane> {
+        (self.pane_end != NEVER).then(|| (self.pane_end / base_ms, self.pane))
+    }
+
+    /// Writes the open pane into the record, if it is not there as it is.
+    #[inline]
+    fn store_pane(&mut self, slot: u32, panes: &mut PaneStore) {
+        if !std::mem::replace(&mut self.stored, true) {
+            let base = panes.base;
+            panes.of_mut(slot).set_pane(&base, self.pane_end / base.pane_ms, &self.pane);
+        }
+    }
+}
+
+/// Which keys of a series are withheld, and which were revised.
+struct SeriesKeys {
+    /// Keys whose window reaches back to before this are withheld.
+    withhold: i64,
+    /// Keys before this are withheld, unless they were published before a bootstrap.
+    publish_from: i64,
     /// Keys with a revision above 0, or emitted while open, that can still change: by end and window.
     revised: BTreeMap<(i64, usize), RevisedKey>,
+}
+
+impl SeriesKeys {
+    fn new(withhold: i64) -> SeriesKeys {
+        SeriesKeys { withhold, publish_from: NEVER, revised: BTreeMap::new() }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -92,18 +142,19 @@ struct RevisedKey {
     count: u32,
 }
 
+/// Bytes that a packed pane is reckoned with.
+const PANE_BYTES: usize = 60;
 /// Bytes of an entry of a revised key, with its share of the tree.
 const REVISED_BYTES: usize = 40;
 
 /// The windows of one shard.
 pub struct Windows {
     settings: Arc<Settings>,
-    base_ms: i64,
-    base_ring: i64,
     plans: Arc<[WindowPlan]>,
-    heads: Vec<WindowSeries>,
+    heads: Vec<SeriesHead>,
+    keys: Vec<SeriesKeys>,
     marks: Vec<Marks>,
-    records: Flat<WORDS>,
+    panes: PaneStore,
     timers: Timers,
     /// By slot: what was published before a bootstrap that the series took.
     prefill: BTreeMap<u32, PrefillKeys>,
@@ -130,12 +181,11 @@ impl Windows {
     pub fn new(settings: Arc<Settings>) -> Self {
         let layout = Layout::new(&settings);
         Windows {
-            base_ms: layout.base_ms,
-            base_ring: layout.base_ring,
+            panes: PaneStore::new(&layout),
             plans: layout.plans.into(),
             heads: Vec::new(),
+            keys: Vec::new(),
             marks: Vec::new(),
-            records: Flat::new(layout.records),
             timers: Timers::default(),
             prefill: BTreeMap::new(),
             sealing: Sealing::default(),
@@ -151,10 +201,12 @@ impl Windows {
         }
     }
 
-    /// Bytes that one series takes once its rings are full.
+    /// Bytes that one series takes once its rings are full, of panes that take as much as those of most gauges.
     pub fn series_bytes(settings: &Settings) -> usize {
         let layout = Layout::new(settings);
-        layout.records * WORDS * 8 + size_of::<WindowSeries>() + layout.plans.len() * size_of::<Marks>() + 32
+        let fixed = size_of::<SeriesHead>() + size_of::<SeriesKeys>() + 64;
+        let panes = layout.shape.entries() * PANE_BYTES + layout.partials * size_of::<Moments>();
+        panes + fixed + layout.plans.len() * size_of::<Marks>()
     }
 
     /// Takes the slots that are due.
@@ -171,35 +223,25 @@ impl Windows {
     }
 
     fn forget_slot(&mut self, slot: u32) {
-        self.heads[slot as usize].armed = i64::MAX;
-        self.heads[slot as usize].revised = BTreeMap::new();
+        let head = &mut self.heads[slot as usize];
+        (head.armed, head.pane_end, head.stored) = (i64::MAX, NEVER, true);
+        self.keys[slot as usize].revised = BTreeMap::new();
+        self.panes.clear(slot);
         self.prefill.remove(&slot);
         self.forget_young(slot);
     }
 
     fn give(&mut self, given: &SlotAssignment) {
         let slot = given.slot as usize;
-        let head = WindowSeries {
-            series: given.series,
-            newest: NEVER,
-            last_applied_ms: NEVER,
-            withhold: given.withhold_ms,
-            publish_from: NEVER,
-            next_key: i64::MAX,
-            open_key: i64::MAX,
-            sealed: NEVER,
-            armed: i64::MAX,
-            pane_end: NEVER,
-            pane_at: 0,
-            revised: BTreeMap::new(),
-        };
+        let (head, keys) = (SeriesHead::new(given.series), SeriesKeys::new(given.withhold_ms));
         if slot < self.heads.len() {
-            self.heads[slot] = head;
+            (self.heads[slot], self.keys[slot]) = (head, keys);
             self.clear(given.slot);
         } else {
             debug_assert_eq!(slot, self.heads.len(), "admit gives new slots in order");
             self.heads.push(head);
-            self.records.reserve(given.slot);
+            self.keys.push(keys);
+            self.panes.add_slot();
             self.marks.extend(std::iter::repeat_n(Marks::NEW, self.plans.len()));
             self.sealing.begin(given.slot);
         }
@@ -207,7 +249,7 @@ impl Windows {
 
     /// Forgets all samples of a slot.
     fn clear(&mut self, slot: u32) {
-        self.records.of_mut(slot).fill([0; WORDS]);
+        self.panes.clear(slot);
         self.marks[slot as usize * self.plans.len()..][..self.plans.len()].fill(Marks::NEW);
         self.sealing.begin(slot);
     }
@@ -218,7 +260,7 @@ impl Windows {
         slot: u32,
         late: &[LatePane],
         batch: &AdmittedBatch,
-        new: std::ops::Range<usize>,
+        new: Range<usize>,
         out: &mut Rows,
     ) {
         #[cfg(feature = "faults")]
@@ -234,15 +276,16 @@ impl Windows {
         if self.ended(slot) {
             self.release(slot, out);
         }
-        for i in new.clone() {
-            let at = batch.at_ms[i];
+        let mut at_hand = new.start;
+        while at_hand < new.end {
+            let at = batch.at_ms[at_hand];
             let head = &self.heads[slot as usize];
             if head.newest == NEVER {
                 self.begin(slot, at);
             } else if at > head.next_key || at <= head.sealed {
                 self.advance(slot, at, out);
             }
-            self.push(slot, at, batch.value[i]);
+            at_hand = self.push(slot, (&batch.at_ms, &batch.value), at_hand..new.end);
         }
         self.heads[slot as usize].last_applied_ms = batch.end.processing_ms;
         if !self.dirty.is_empty() {
@@ -289,33 +332,88 @@ impl Windows {
             let span = PaneSpan { floor: young.floor(&plan), newest_ms };
             let marks = &mut self.marks[slot as usize * self.plans.len() + w];
             let last_ms = (pane_of(at, plan.hop_ms) - 1) * plan.hop_ms;
-            panes::build(self.records.of_mut(slot), &plan, &mut marks.built, self.base_ring, last_ms, span);
+            let open = self.heads[slot as usize].open_pane(self.panes.base.pane_ms);
+            self.panes.series(slot, open).build(&plan, &mut marks.built, last_ms, span);
         }
     }
 
-    /// Folds a sample newer than all before it into its base pane.
+    /// Folds samples newer than all before them into the base pane of the first, as far as they are in it and close nothing.
+    /// The place of the next one.
     #[inline]
-    fn push(&mut self, slot: u32, at: i64, value: f64) {
-        if at > self.heads[slot as usize].pane_end {
-            self.leave_panes(slot, at);
+    fn push(&mut self, slot: u32, (at_ms, value): (&[i64], &[f64]), samples: Range<usize>) -> usize {
+        let first = at_ms[samples.start];
+        if first > self.heads[slot as usize].pane_end {
+            self.open_pane(slot, first);
         }
         let head = &mut self.heads[slot as usize];
-        let record = self.records.of_mut(slot);
-        if at > head.pane_end {
-            let pane = pane_of(at, self.base_ms);
-            head.pane_end = pane * self.base_ms;
-            head.pane_at = pane.rem_euclid(self.base_ring) as usize;
-            let words = &mut record[head.pane_at];
-            if !panes::holds(words, pane) {
-                *words = Moments { tag: pane as u32, ..Moments::EMPTY }.to_words();
+        let upto = head.pane_end.min(head.next_key);
+        // By value: through memory each sample would cost half as much again.
+        let mut pane = head.pane;
+        pane.push(first, value[samples.start]);
+        head.newest = first;
+        let mut next = samples.start + 1;
+        while next < samples.end && at_ms[next] <= upto {
+            head.newest = at_ms[next];
+            pane.push(head.newest, value[next]);
+            next += 1;
+        }
+        head.pane = pane;
+        head.stored = false;
+        head.open_key = head.next_key; // every open key from here on may hold these samples
+        next
+    }
+
+    /// Reads the panes that a sample at `at` needs first, if it closes something.
+    fn approach_panes(&self, slot: u32, at: i64) {
+        let head = &self.heads[slot as usize];
+        if at <= head.pane_end || head.pane_end == NEVER {
+            return;
+        }
+        let record = self.panes.of(slot);
+        let mut read = record.approach(&self.panes.base, head.pane_end / self.panes.base.pane_ms);
+        for (plan, marks) in self.plans.iter().zip(&self.marks[slot as usize * self.plans.len()..]) {
+            let key = marks.closed.saturating_add(plan.hop_ms);
+            if at > key {
+                // Where the tail begins.
+                read ^= record.approach(&plan.ring, *plan.numbers(key).start());
             }
         }
-        let words = &mut record[head.pane_at];
-        let mut moments = Moments::from_words(words);
-        moments.push(at, value);
-        *words = moments.to_words();
-        head.newest = at;
-        head.open_key = head.next_key; // every open key from here on may hold this sample
+        std::hint::black_box(read);
+    }
+
+    /// Opens the base pane of a sample that is newer than all before it: the one the newest sample is in, or the next.
+    fn open_pane(&mut self, slot: u32, at: i64) {
+        self.store_pane(slot);
+        self.leave_panes(slot, at);
+        let number = pane_of(at, self.panes.base.pane_ms);
+        let head = &mut self.heads[slot as usize];
+        let (newest, open) = (head.newest, head.open_pane(self.panes.base.pane_ms));
+        let goes_on = newest != NEVER && pane_of(newest, self.panes.base.pane_ms) == number;
+        head.pane = match goes_on {
+            true => self.panes.of(slot).pane(&self.panes.base, number),
+            false => Moments::EMPTY,
+        };
+        head.pane.tag = number as u32;
+        head.pane_end = number * self.panes.base.pane_ms;
+        let mut panes = self.panes.series(slot, open);
+        for (plan, marks) in self.plans.iter().zip(&mut self.marks[slot as usize * self.plans.len()..]) {
+            panes.close_base(plan, &mut marks.built, (at, newest));
+        }
+    }
+
+    /// Writes the open pane into the record, so that the record holds every sample.
+    #[inline]
+    fn store_pane(&mut self, slot: u32) {
+        self.heads[slot as usize].store_pane(slot, &mut self.panes);
+    }
+
+    /// A copy of the panes with every sample, to look at.
+    fn copy_panes(&self, slot: u32) -> PaneCopy {
+        let (mut copy, head) = (self.panes.copy(slot), &self.heads[slot as usize]);
+        if let Some((number, pane)) = head.open_pane(self.panes.base.pane_ms).filter(|_| !head.stored) {
+            copy.record.set_pane(&self.panes.base, number, &pane);
+        }
+        copy
     }
 
     /// Closes the keys before a new sample, or reopens what silence had closed beyond it.
@@ -399,19 +497,21 @@ impl Windows {
 
     /// The moments of the window ending at `at`; `None` if it is empty or withheld.
     fn answer(&mut self, slot: u32, w: usize, at: i64) -> Option<Moments> {
+        self.store_pane(slot);
         let (plan, young) = (&self.plans[w], self.added_window(slot, w));
         let floor = young.floor(plan);
         let marks = &mut self.marks[slot as usize * self.plans.len() + w];
-        let record = self.records.of_mut(slot);
-        let head = &self.heads[slot as usize];
-        let span = PaneSpan { floor, newest_ms: head.newest };
-        panes::build(record, plan, &mut marks.built, self.base_ring, at, span);
+        let keys = &self.keys[slot as usize];
+        let span = PaneSpan { floor, newest_ms: self.heads[slot as usize].newest };
+        let open = self.heads[slot as usize].open_pane(self.panes.base.pane_ms);
+        let mut panes = self.panes.series(slot, open);
+        let built = panes.build(plan, &mut marks.built, at, span);
         let held = || self.prefill.get(&slot).is_some_and(|held| held.count(w, plan, at).is_some());
-        let withheld = at - plan.length_ms < head.withhold || (at < head.publish_from && !held());
+        let withheld = at - plan.length_ms < keys.withhold || (at < keys.publish_from && !held());
         if withheld || at <= young.mute_to {
             return None;
         }
-        let moments = panes::combine(record, plan, &mut marks.built, floor, at);
+        let moments = panes.combine(plan, &mut marks.built, floor, (at, built));
         (!moments.is_empty()).then_some(moments)
     }
 
@@ -428,10 +528,10 @@ impl Windows {
         out: &mut Rows,
     ) {
         // As far back as the raw ring, for a bootstrap may correct whatever it still holds.
-        let kept_ms = self.settings.allowed_lateness_ms + self.base_ms;
+        let kept_ms = self.settings.allowed_lateness_ms + self.panes.base.pane_ms;
         let partial = at - self.plans[w].length_ms < self.added_window(slot, w).known_from;
-        let head = &mut self.heads[slot as usize];
-        let revision = match head.revised.get_mut(&(at, w)) {
+        let (head, keys) = (&self.heads[slot as usize], &mut self.keys[slot as usize]);
+        let revision = match keys.revised.get_mut(&(at, w)) {
             // Samples are only ever added, so the same count is the same answer.
             Some(revised) if revised.count == moments.count => return,
             Some(revised) => {
@@ -443,10 +543,10 @@ impl Windows {
                 let revision = u32::from(published);
                 if published || open {
                     let from = head.newest - kept_ms;
-                    while head.revised.first_key_value().is_some_and(|((end, _), _)| *end < from) {
-                        head.revised.pop_first();
+                    while keys.revised.first_key_value().is_some_and(|((end, _), _)| *end < from) {
+                        keys.revised.pop_first();
                     }
-                    head.revised.insert((at, w), RevisedKey { revision, count: moments.count });
+                    keys.revised.insert((at, w), RevisedKey { revision, count: moments.count });
                 }
                 revision
             }

@@ -1,6 +1,6 @@
 //! What windows show that are not closed yet. Nothing here changes anything.
 
-use super::panes::{self, PaneSpan};
+use super::panes::PaneSpan;
 use super::{NEVER, Windows, row};
 use crate::rows::WindowStats;
 use crate::sample::SeriesId;
@@ -23,7 +23,8 @@ impl Windows {
         if head.series != series || head.newest == NEVER || processing_ms == NEVER || self.bootstraps(slot) {
             return Vec::new();
         }
-        let mut record = None;
+        let keys = &self.keys[slot as usize];
+        let mut panes = None;
         let mut rows = Vec::with_capacity(self.plans.len());
         for (w, plan) in self.plans.iter().enumerate() {
             let at_ms = (processing_ms.div_euclid(plan.hop_ms) + 1).saturating_mul(plan.hop_ms);
@@ -32,8 +33,8 @@ impl Windows {
                 continue;
             }
             // On a copy: what is built for this answer must not be found by the next sample.
-            let record = record.get_or_insert_with(|| self.records.of(slot).to_vec());
-            let mut built = self.marks[slot as usize * self.plans.len() + w].built;
+            let panes = panes.get_or_insert_with(|| self.copy_panes(slot));
+            let mut built = self.marks[slot as usize * self.plans.len() + w].built.without_part();
             let young = self.added_window(slot, w);
             // What a ring still holds of older panes depends on when it was loaded.
             let oldest = plan.oldest(head.newest);
@@ -43,14 +44,14 @@ impl Windows {
                 built.forget_partials();
             }
             let span = PaneSpan { floor, newest_ms: head.newest };
-            panes::build(record, plan, &mut built, self.base_ring, at_ms, span);
-            let moments = panes::combine(record, plan, &mut built, floor, at_ms);
+            panes.series().build(plan, &mut built, at_ms, span);
+            let moments = panes.series().combine(plan, &mut built, floor, (at_ms, None));
             if moments.is_empty() {
                 continue;
             }
-            let known = head.revised.get(&(at_ms, w));
+            let known = keys.revised.get(&(at_ms, w));
             let from_ms = at_ms - plan.length_ms;
-            let partial = left || from_ms < young.known_from.max(head.withhold);
+            let partial = left || from_ms < young.known_from.max(keys.withhold);
             let revision = known.map_or(0, |revised| revised.revision);
             rows.push(row::of_moments(series, plan, at_ms, &moments, (revision, partial)));
         }

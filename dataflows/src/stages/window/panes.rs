@@ -4,34 +4,32 @@
 //! has blocks of `m` panes fixed by absolute time. `(T - length, T]` is the tail of one block and the head of
 //! the next: the tail is folded from its newest pane back, the head from its oldest pane on, and the two are
 //! merged. That shape depends on `T` alone, so the numbers depend on the samples in the window alone, and
-//! heads and tails are shared between neighbouring windows: a new answer costs about six merges however long
-//! the window is (the head grows by one pane; of the tail every eighth partial fold is kept).
+//! heads and tails are shared between neighbouring windows: a new answer costs about five merges however long
+//! the window is (the head grows by one pane; some partial folds of the tail are kept, see [`Tails`]).
 //! Heads and tails are caches: a late sample refolds its base pane and forgets what was built on it.
 
-use crate::kernels::moments::{Moments, Words};
-use crate::settings::Settings;
-use crate::shard::pane_of;
+use std::sync::Arc;
+
+use super::record::{Area, PaneRecord, RecordShape, Ring, Walk};
+use crate::kernels::moments::{Moments, WORDS, Words};
+use crate::settings::{Settings, Window};
+use crate::shard::{Flat, pane_of};
 
 const NEVER: i64 = i64::MIN;
-/// Every how many panes a partial tail is kept.
-const TAIL_STEP: i64 = 8;
 
-/// A slot's flat record: rings of panes, partial tails and heads.
-pub type PaneRecords = [Words];
-
-/// What lies where in the record of a slot: the base ring first.
+/// What lies where in the panes of a slot.
 pub struct Layout {
-    /// Length of a base pane.
-    pub base_ms: i64,
-    /// Base panes held.
-    pub base_ring: i64,
+    /// The ring of base panes.
+    pub base: Ring,
     /// Where each window has its parts.
     pub plans: Vec<WindowPlan>,
-    /// Entries of a record.
-    pub records: usize,
+    /// The areas of a record.
+    pub shape: Arc<RecordShape>,
+    /// How many partial folds are kept as they are.
+    pub partials: usize,
 }
 
-/// Where the parts of one window lie in the record of a slot.
+/// Where the parts of one window lie in the panes of a slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WindowPlan {
     /// Length of the window.
@@ -42,12 +40,42 @@ pub struct WindowPlan {
     pub(super) panes: i64,
     /// Base panes in a pane; 1 means the base ring is its ring.
     pub(super) parts: i64,
-    /// Its ring: first entry and length.
-    pub(super) ring: (usize, i64),
-    /// Partial tails: first entry.
-    pub(super) tails: usize,
-    /// The head.
+    /// Its panes.
+    pub(super) ring: Ring,
+    /// The partial fold that is its head.
     pub(super) head: usize,
+    /// The partial fold of the pane that base panes go into; not used if they are its panes.
+    part: usize,
+    tails: Tails,
+}
+
+/// The partial tails of a block: a packed one at each multiple of `far`, and between two of these, of the group of panes that
+/// the tail has come to, one as it is at each multiple of `near`. Both are powers of two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tails {
+    area: Area,
+    /// Their logarithms.
+    far: u32,
+    near: u32,
+    /// The first partial fold of the group.
+    group: usize,
+}
+
+impl Tails {
+    /// For windows of so many panes. A new answer merges about `1 << near` of them, and there are some `panes >> far` tails
+    /// and `1 << (far - near)` partial folds: 8 and 3 for 60 panes.
+    fn of(panes: i64, shape: &mut RecordShape, partials: &mut usize) -> Tails {
+        let bits = 63 - panes.leading_zeros();
+        let (near, far, group) = (bits / 4, bits.div_ceil(2), *partials);
+        *partials += (1 << (far - near)) - 1;
+        Tails { area: shape.add((panes + (1 << far) - 1) >> far), far, near, group }
+    }
+
+    /// The partial fold that is the tail from this offset on, which is a multiple of `near` but not of `far`.
+    #[inline]
+    fn partial(&self, offset: i64) -> usize {
+        self.group + (((offset & ((1 << self.far) - 1)) >> self.near) - 1) as usize
+    }
 }
 
 impl Layout {
@@ -56,38 +84,37 @@ impl Layout {
         let base_ms = settings.base_ms();
         let shared =
             settings.windows.iter().filter(|w| w.hop_ms == base_ms).map(|w| settings.ring_panes(*w)).max();
-        let base_ring = settings.base_panes().max(shared.unwrap_or(0));
-        let mut next = base_ring as usize;
-        let mut take = |n: i64| {
-            next += n as usize;
-            next - n as usize
-        };
-        let mut plans = Vec::new();
-        for w in &settings.windows {
-            let (panes, parts) = (w.length_ms / w.hop_ms, w.hop_ms / base_ms);
-            let ring = if parts == 1 {
-                (0, base_ring)
-            } else {
-                (take(settings.ring_panes(*w)), settings.ring_panes(*w))
-            };
-            let (tails, head) = (take((panes + TAIL_STEP - 1) / TAIL_STEP), take(1));
-            plans.push(WindowPlan {
+        let mut shape = RecordShape::default();
+        let mut ring = |length, pane_ms| Ring { area: shape.add(length), length, pane_ms };
+        let base = ring(settings.base_panes().max(shared.unwrap_or(0)), base_ms);
+        let rings: Vec<Ring> = settings
+            .windows
+            .iter()
+            .map(|w| if w.hop_ms == base_ms { base } else { ring(settings.ring_panes(*w), w.hop_ms) })
+            .collect();
+        let mut partials = 0;
+        let plan = |(w, ring): (&Window, Ring)| {
+            let (panes, head) = (w.length_ms / w.hop_ms, partials);
+            partials += if w.hop_ms == base_ms { 1 } else { 2 };
+            WindowPlan {
                 length_ms: w.length_ms,
                 hop_ms: w.hop_ms,
                 panes,
-                parts,
+                parts: w.hop_ms / base_ms,
                 ring,
-                tails,
                 head,
-            });
-        }
-        Layout { base_ms, base_ring, plans, records: next }
+                part: partials - 1,
+                tails: Tails::of(panes, &mut shape, &mut partials),
+            }
+        };
+        let plans = settings.windows.iter().zip(rings).map(plan).collect();
+        Layout { base, plans, shape: Arc::new(shape), partials }
     }
 }
 
 impl WindowPlan {
-    /// Its ring of panes, first entry and length, where it is not that of base panes.
-    pub fn own_ring(&self) -> Option<(usize, i64)> {
+    /// Its ring of panes, where it is not that of base panes.
+    pub fn own_ring(&self) -> Option<Ring> {
         (self.parts > 1).then_some(self.ring)
     }
 
@@ -104,54 +131,66 @@ impl WindowPlan {
 
     /// The oldest pane that a series whose newest sample is this may still hold.
     pub fn oldest(&self, newest_ms: i64) -> i64 {
-        pane_of(newest_ms, self.hop_ms) - self.ring.1 + 1
+        self.ring.oldest(pane_of(newest_ms, self.hop_ms))
     }
 
     /// A pane; empty if it is not held.
-    pub fn pane(&self, record: &PaneRecords, number: i64) -> Moments {
-        TailWalk::from(record, self.ring, number).pane()
+    pub fn pane(&self, record: &PaneRecord, number: i64) -> Moments {
+        record.pane(&self.ring, number)
     }
 
     /// A pane folded from its base panes; `None` where it is one itself, or some of them may be held no more.
     pub fn refolded(
         &self,
-        record: &PaneRecords,
-        base_ring: i64,
+        record: &PaneRecord,
+        base: &Ring,
         number: i64,
         newest_base: i64,
     ) -> Option<Moments> {
         let first = (number - 1) * self.parts + 1;
-        (self.parts > 1 && first > newest_base - base_ring).then(|| {
-            let mut walk = TailWalk::from(record, (0, base_ring), first);
-            fold(&mut walk, self.parts, number)
-        })
+        (self.parts > 1 && first > newest_base - base.length)
+            .then(|| folded(record, base, first, self.parts, number))
     }
 }
 
-/// Merges `parts` panes, oldest first, into the pane `number`.
-fn fold(walk: &mut TailWalk<'_>, parts: i64, number: i64) -> Moments {
+/// Merges `n` panes of a ring from `first` on, oldest first, into the pane `number`.
+pub(super) fn folded(record: &PaneRecord, ring: &Ring, first: i64, n: i64, number: i64) -> Moments {
+    let mut walk = Walk::from(record, ring, first, NEVER);
     let mut all = Moments::EMPTY;
-    for _ in 0..parts {
-        all = all.then(&walk.pane());
+    for _ in 0..n {
+        all = all.then(&walk.pane(record));
         walk.forward();
     }
     Moments { tag: if all.is_empty() { 0 } else { number as u32 }, ..all }
 }
 
 /// How far the parts of one window of one series are built. Everything here can be forgotten and built again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub struct BuildProgress {
     /// Every pane at or before this is built from base panes.
     pub(super) panes: i64,
+    /// The end of the pane whose part holds all its base panes but the open one.
+    part_end: i64,
     /// The head holds the panes of its block up to this one.
-    head: i64,
+    head_pane: i64,
+    /// The block of the head.
+    head_block: i64,
     /// The block whose partial tails are kept.
     tail_block: i64,
+    /// The least offset into the block from which on the tails of its group are kept.
+    tail_offset: i64,
 }
 
 impl BuildProgress {
     /// Of a slot without samples.
-    pub const NOTHING: BuildProgress = BuildProgress { panes: NEVER, head: NEVER, tail_block: NEVER };
+    pub const NOTHING: BuildProgress = BuildProgress {
+        panes: NEVER,
+        part_end: NEVER,
+        head_pane: NEVER,
+        head_block: NEVER,
+        tail_block: NEVER,
+        tail_offset: NEVER,
+    };
 
     /// Of a series whose first sample is in `pane`.
     pub fn before(pane: i64) -> BuildProgress {
@@ -165,21 +204,32 @@ impl BuildProgress {
 
     /// Forgets heads and tails, whose panes count no more.
     pub fn forget_partials(&mut self) {
-        (self.head, self.tail_block) = (NEVER, NEVER);
+        (self.head_pane, self.tail_block) = (NEVER, NEVER);
+    }
+
+    /// As it is without the open pane, of which a copy of a record has no need.
+    pub fn without_part(self) -> BuildProgress {
+        BuildProgress { part_end: NEVER, ..self }
     }
 
     /// Forgets what was built on the panes that hold `at_ms` or anything newer.
     pub fn forget(&mut self, plan: &WindowPlan, at_ms: i64) {
         let pane = pane_of(at_ms, plan.hop_ms);
         self.panes = self.panes.min(pane - 1);
-        if self.head >= pane {
-            self.head = NEVER;
+        if self.part_end >= at_ms {
+            self.part_end = NEVER;
+        }
+        if self.head_pane >= pane {
+            self.head_pane = NEVER;
         }
         if self.tail_block != NEVER && (self.tail_block + 1) * plan.panes >= pane {
             self.tail_block = NEVER;
         }
     }
 }
+
+/// A pane with its number.
+pub type NumberedPane = (i64, Moments);
 
 /// What limits the panes of one window of one series.
 #[derive(Clone, Copy, Debug)]
@@ -190,152 +240,284 @@ pub struct PaneSpan {
     pub newest_ms: i64,
 }
 
-/// Builds the panes of a hop up to the key `at_ms` from base panes, oldest first.
-pub fn build(
-    record: &mut PaneRecords,
-    plan: &WindowPlan,
-    built: &mut BuildProgress,
-    base_ring: i64,
-    at_ms: i64,
-    PaneSpan { floor, newest_ms }: PaneSpan,
-) {
-    if plan.parts == 1 {
-        return;
-    }
-    let upto = at_ms / plan.hop_ms;
-    if built.panes >= upto {
-        return;
-    }
-    let last = upto.min(pane_of(newest_ms, plan.hop_ms));
-    let newest_base = pane_of(newest_ms, plan.hop_ms / plan.parts);
-    for number in (built.panes + 1).max(floor + 1).max(last - plan.ring.1 + 1)..=last {
-        let held = (number - 1) * plan.parts + 1 > newest_base - base_ring;
-        debug_assert!(
-            held,
-            "pane {number} of {} ms is built after its base panes left their ring",
-            plan.hop_ms
-        );
-        if !held {
-            // Rather what was there than a pane of a part of its samples.
-            continue;
-        }
-        let mut walk = TailWalk::from(record, (0, base_ring), (number - 1) * plan.parts + 1);
-        let all = fold(&mut walk, plan.parts, number);
-        if !all.is_empty() {
-            record[plan.ring.0 + number.rem_euclid(plan.ring.1) as usize] = all.to_words();
-        }
-    }
-    built.panes = upto;
+/// The panes of one series, to change.
+pub struct SeriesPanes<'a> {
+    /// Closed panes and tails, packed.
+    pub record: &'a mut PaneRecord,
+    /// Partial folds as they are: heads, tails of a group, parts of panes.
+    pub partials: &'a mut [Words],
+    /// The ring of base panes.
+    pub base: Ring,
+    /// The base pane that is open, with its number. The record holds it as well.
+    pub open: Option<NumberedPane>,
 }
 
-/// `n` panes of a ring from `first` on, as the pane `number`.
-pub(super) fn folded(record: &PaneRecords, ring: (usize, i64), first: i64, n: i64, number: i64) -> Moments {
-    fold(&mut TailWalk::from(record, ring, first), n, number)
-}
+impl SeriesPanes<'_> {
+    /// The open base pane closes, for a sample at `at_ms` is newer: it goes into the part of the pane it is in.
+    pub fn close_base(
+        &mut self,
+        plan: &WindowPlan,
+        built: &mut BuildProgress,
+        (at_ms, newest_ms): (i64, i64),
+    ) {
+        if plan.parts == 1 {
+            return;
+        }
+        let part = &mut self.partials[plan.part];
+        if at_ms > built.part_end {
+            // A part begins with its pane, or not at all.
+            let end = pane_of(at_ms, plan.hop_ms) * plan.hop_ms;
+            built.part_end = if newest_ms <= end - plan.hop_ms { end } else { NEVER };
+            *part = Moments::EMPTY.to_words();
+        } else if let Some((_, pane)) = &self.open {
+            *part = Moments::from_words(part).then(pane).to_words();
+        } else {
+            built.part_end = NEVER;
+        }
+    }
 
-/// The window ending at the key `at_ms`, whose panes are built: the tail of one block and the head of the next.
-pub fn combine(
-    record: &mut PaneRecords,
-    plan: &WindowPlan,
-    built: &mut BuildProgress,
-    floor: i64,
-    at_ms: i64,
-) -> Moments {
-    let last = at_ms / plan.hop_ms;
-    let block = (last - 1).div_euclid(plan.panes);
-    let start = block * plan.panes + 1;
-    let (mut head, from) = if (start..=last).contains(&built.head) {
-        (Moments::from_words(&record[plan.head]), built.head + 1)
-    } else {
-        (Moments::EMPTY, start)
-    };
-    let mut walk = TailWalk { floor, ..TailWalk::from(record, plan.ring, from) };
-    for _ in from..=last {
-        head = head.then(&walk.pane());
-        walk.forward();
-    }
-    record[plan.head] = head.to_words();
-    built.head = last;
-    let skipped = last + 1 - start;
-    if skipped == plan.panes {
-        return head;
-    }
-    let before = start - plan.panes;
-    if built.tail_block != block - 1 {
-        let mut tail = Moments::EMPTY;
-        let mut place = TailWalk::from(record, plan.ring, before + plan.panes - 1).place;
-        for offset in (0..plan.panes).rev() {
-            let mut walk = TailWalk {
-                ring: &record[plan.ring.0..plan.ring.0 + plan.ring.1 as usize],
-                number: before + offset,
-                place,
-                floor,
+    /// Builds the panes of a hop up to the key `at_ms` from base panes, oldest first. The last of them, if there are any.
+    pub fn build(
+        &mut self,
+        plan: &WindowPlan,
+        built: &mut BuildProgress,
+        at_ms: i64,
+        PaneSpan { floor, newest_ms }: PaneSpan,
+    ) -> Option<NumberedPane> {
+        if plan.parts == 1 {
+            return None;
+        }
+        let (upto, mut newest) = (at_ms / plan.hop_ms, None);
+        if built.panes >= upto {
+            return None;
+        }
+        let last = upto.min(pane_of(newest_ms, plan.hop_ms));
+        let newest_base = pane_of(newest_ms, self.base.pane_ms);
+        for number in (built.panes + 1).max(floor + 1).max(plan.ring.oldest(last))..=last {
+            let first = (number - 1) * plan.parts + 1;
+            let held = first > newest_base - self.base.length;
+            debug_assert!(
+                held,
+                "pane {number} of {} ms is built after its base panes left their ring",
+                plan.hop_ms
+            );
+            if !held {
+                // Rather what was there than a pane of a part of its samples.
+                continue;
+            }
+            let all = match self.open {
+                Some((open, pane)) if built.part_end == number * plan.hop_ms && open >= first => {
+                    let all = Moments::from_words(&self.partials[plan.part]).then(&pane);
+                    Moments { tag: number as u32, ..all }
+                }
+                _ => folded(self.record, &self.base, first, plan.parts, number),
             };
-            tail = walk.pane().then(&tail);
-            walk.back();
-            place = walk.place;
-            if offset % TAIL_STEP == 0 {
-                record[plan.tails + (offset / TAIL_STEP) as usize] = tail.to_words();
+            debug_assert_eq!(
+                all.to_words(),
+                folded(self.record, &self.base, first, plan.parts, number).to_words()
+            );
+            if !all.is_empty() {
+                self.record.set_pane(&plan.ring, number, &all);
+                newest = Some((number, all));
             }
         }
-        built.tail_block = block - 1;
+        built.panes = upto;
+        newest
     }
-    let kept = (skipped + TAIL_STEP - 1) / TAIL_STEP;
-    let (mut tail, upto) = if kept * TAIL_STEP < plan.panes {
-        (Moments::from_words(&record[plan.tails + kept as usize]), kept * TAIL_STEP)
-    } else {
-        (Moments::EMPTY, plan.panes)
-    };
-    let mut walk = TailWalk { floor, ..TailWalk::from(record, plan.ring, before + upto - 1) };
-    for _ in skipped..upto {
-        tail = walk.pane().then(&tail);
-        walk.back();
+
+    /// The window ending at the key `at_ms`, whose panes are built: the tail of one block and the head of the next. A pane
+    /// that is at hand need not be read.
+    pub fn combine(
+        &mut self,
+        plan: &WindowPlan,
+        built: &mut BuildProgress,
+        floor: i64,
+        (at_ms, at_hand): (i64, Option<NumberedPane>),
+    ) -> Moments {
+        let at_hand = if plan.parts == 1 { self.open } else { at_hand };
+        // Nearly always the key after the one before: then nothing is divided.
+        let next = built.head_pane.saturating_add(1);
+        let last = if next.saturating_mul(plan.hop_ms) == at_ms { next } else { at_ms / plan.hop_ms };
+        let goes_on = last == next && last <= (built.head_block + 1) * plan.panes;
+        let block = if goes_on { built.head_block } else { (last - 1).div_euclid(plan.panes) };
+        let start = block * plan.panes + 1;
+        let (mut head, from) = if built.head_block == block && (start..=last).contains(&built.head_pane) {
+            (Moments::from_words(&self.partials[plan.head]), next)
+        } else {
+            (Moments::EMPTY, start)
+        };
+        match at_hand {
+            Some((number, pane)) if from == last && number == last && number > floor => {
+                head = head.then(&pane);
+            }
+            _ => {
+                let mut walk = Walk::from(self.record, &plan.ring, from, floor);
+                for _ in from..=last {
+                    head = head.then(&walk.pane(self.record));
+                    walk.forward();
+                }
+            }
+        }
+        (built.head_pane, built.head_block) = (last, block);
+        self.partials[plan.head] = head.to_words();
+        let skipped = last + 1 - start;
+        if skipped == plan.panes {
+            return head;
+        }
+        self.tail(plan, built, floor, (block - 1, skipped)).then(&head)
     }
-    tail.then(&head)
+
+    /// The panes of a block from an offset on.
+    fn tail(
+        &mut self,
+        plan: &WindowPlan,
+        built: &mut BuildProgress,
+        floor: i64,
+        (block, offset): (i64, i64),
+    ) -> Moments {
+        let Tails { area, far, near, .. } = plan.tails;
+        let fold = TailFold { plan, start: block * plan.panes + 1, floor };
+        if built.tail_block != block {
+            fold.down(self.record, Moments::EMPTY, (plan.panes, 0), far, |record, at, tail| {
+                record.set_tail(area, at >> far, tail);
+            });
+            (built.tail_block, built.tail_offset) = (block, NEVER);
+        }
+        let above = |bits: u32| ((offset + (1 << bits) - 1) >> bits << bits).min(plan.panes);
+        let of_group = built.tail_offset >> far == offset >> far && built.tail_offset <= offset;
+        let in_group = built.tail_offset != NEVER && of_group;
+        let from = above(if in_group { near } else { far });
+        let kept = match from & ((1 << far) - 1) {
+            _ if from == plan.panes => Moments::EMPTY,
+            0 => self.record.tail(area, from >> far),
+            _ => Moments::from_words(&self.partials[plan.tails.partial(from)]),
+        };
+        if in_group || from == offset {
+            return fold.down(self.record, kept, (from, offset), 62, |_, _, _| {});
+        }
+        built.tail_offset = offset;
+        let partials = &mut *self.partials;
+        fold.down(self.record, kept, (from, offset), near, |_, at, tail| {
+            partials[plan.tails.partial(at)] = tail.to_words();
+        })
+    }
 }
 
-/// Whether a record is that of `pane`.
-#[inline]
-pub fn holds(words: &Words, pane: i64) -> bool {
-    (words[8] >> 32) as u32 == pane as u32 && words[8] as u32 != 0
-}
-
-/// Walks the panes of a ring one by one, with one division in all.
-struct TailWalk<'a> {
-    ring: &'a PaneRecords,
-    number: i64,
-    place: usize,
+/// Folds panes of a block onto its tails.
+struct TailFold<'a> {
+    plan: &'a WindowPlan,
+    /// The first pane of the block.
+    start: i64,
     /// Panes at or before this one count as empty.
     floor: i64,
 }
 
-impl<'a> TailWalk<'a> {
+impl TailFold<'_> {
+    /// The tail from the lower offset on, given that from the upper one on. On the way `keep` takes the tail at each multiple
+    /// of this power of two.
     #[inline]
-    fn from(record: &'a PaneRecords, (start, length): (usize, i64), number: i64) -> Self {
-        let ring = &record[start..start + length as usize];
-        TailWalk { ring, number, place: number.rem_euclid(length) as usize, floor: NEVER }
+    fn down(
+        &self,
+        record: &mut PaneRecord,
+        mut tail: Moments,
+        (from, to): (i64, i64),
+        power: u32,
+        mut keep: impl FnMut(&mut PaneRecord, i64, &Moments),
+    ) -> Moments {
+        if from == to {
+            return tail;
+        }
+        let mut walk = Walk::from(record, &self.plan.ring, self.start + from - 1, self.floor);
+        for at in (to..from).rev() {
+            tail = walk.pane(record).then(&tail);
+            walk.back();
+            if at & ((1 << power) - 1) == 0 {
+                keep(record, at, &tail);
+                walk.written(record);
+            }
+        }
+        tail
     }
+}
 
-    /// The pane at hand; empty if the ring does not hold it.
-    #[inline]
-    fn pane(&self) -> Moments {
-        let words = &self.ring[self.place];
-        if holds(words, self.number) && self.number > self.floor {
-            Moments::from_words(words)
-        } else {
-            Moments::EMPTY
+/// The panes of all series of a shard.
+pub struct PaneStore {
+    /// The ring of base panes.
+    pub base: Ring,
+    shape: Arc<RecordShape>,
+    records: Vec<PaneRecord>,
+    partials: Flat<WORDS>,
+}
+
+impl PaneStore {
+    /// Of no slots.
+    pub fn new(layout: &Layout) -> PaneStore {
+        PaneStore {
+            base: layout.base,
+            shape: Arc::clone(&layout.shape),
+            records: Vec::new(),
+            partials: Flat::new(layout.partials),
         }
     }
 
-    #[inline]
-    fn forward(&mut self) {
-        self.number += 1;
-        self.place = if self.place + 1 == self.ring.len() { 0 } else { self.place + 1 };
+    /// One more slot.
+    pub fn add_slot(&mut self) {
+        self.partials.reserve(self.records.len() as u32);
+        self.records.push(PaneRecord::new(&self.shape));
     }
 
+    /// Forgets what is held of a slot.
+    pub fn clear(&mut self, slot: u32) {
+        self.records[slot as usize] = PaneRecord::new(&self.shape);
+    }
+
+    /// The packed panes of a slot.
     #[inline]
-    fn back(&mut self) {
-        self.number -= 1;
-        self.place = if self.place == 0 { self.ring.len() - 1 } else { self.place - 1 };
+    pub fn of(&self, slot: u32) -> &PaneRecord {
+        &self.records[slot as usize]
+    }
+
+    /// The packed panes of a slot, to change.
+    #[inline]
+    pub fn of_mut(&mut self, slot: u32) -> &mut PaneRecord {
+        &mut self.records[slot as usize]
+    }
+
+    /// The panes of a slot, of which this base pane is open.
+    #[inline]
+    pub fn series(&mut self, slot: u32, open: Option<NumberedPane>) -> SeriesPanes<'_> {
+        let partials = self.partials.of_mut(slot);
+        SeriesPanes { record: &mut self.records[slot as usize], partials, base: self.base, open }
+    }
+
+    /// A copy of the panes of a slot, to build on for once.
+    pub fn copy(&self, slot: u32) -> PaneCopy {
+        PaneCopy {
+            record: self.records[slot as usize].clone(),
+            partials: self.partials.of(slot).to_vec(),
+            base: self.base,
+        }
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        let records: usize = self.records.iter().map(PaneRecord::bytes).sum();
+        records + self.records.capacity() * size_of::<PaneRecord>() + self.partials.bytes(self.records.len())
+    }
+}
+
+/// A copy of the panes of one series.
+#[derive(Clone)]
+pub struct PaneCopy {
+    /// Closed panes and tails, packed, and the open base pane among them.
+    pub record: PaneRecord,
+    partials: Vec<Words>,
+    base: Ring,
+}
+
+impl PaneCopy {
+    /// To build on.
+    pub fn series(&mut self) -> SeriesPanes<'_> {
+        SeriesPanes { record: &mut self.record, partials: &mut self.partials, base: self.base, open: None }
     }
 }

@@ -3,7 +3,7 @@
 //! While a series takes a bootstrap its keys are passed in silence, as far behind its samples as the raw ring reaches: from
 //! the panes that are held, later keys can still be answered. When the bootstrap ends they close, and what waited follows as new samples do.
 
-use super::{AddedWindow, Marks, NEVER, PaneSpan, WindowPlan, Windows, panes};
+use super::{AddedWindow, Marks, NEVER, PaneSpan, WindowPlan, Windows};
 use crate::rows::Rows;
 use crate::shard::{AdmittedBatch, BootstrapStep, pane_of};
 
@@ -95,7 +95,7 @@ impl Windows {
             BootstrapStep::End => self.set(slot, PrefillState::Ended),
             BootstrapStep::Drop => {
                 self.begin_anew(slot);
-                self.heads[slot as usize].publish_from = NEVER;
+                self.keys[slot as usize].publish_from = NEVER;
                 self.set(slot, PrefillState::Over);
             }
         }
@@ -114,12 +114,12 @@ impl Windows {
         let earlier = self.prefill.remove(&slot).map(Box::new);
         let last_key = closed.iter().chain(&silent).copied().max().unwrap_or(NEVER);
         let last_key = last_key.max(earlier.as_ref().map_or(NEVER, |earlier| earlier.last_key));
-        let since = self.heads[slot as usize].publish_from;
+        let since = self.keys[slot as usize].publish_from;
         let held =
             PrefillKeys { had, closed, silent, last_key, since, earlier, state: PrefillState::Bootstrapping };
         self.prefill.insert(slot, held);
         self.begin_anew(slot);
-        self.heads[slot as usize].publish_from = publish_from_ms;
+        self.keys[slot as usize].publish_from = publish_from_ms;
     }
 
     /// As if no sample of this series had been applied; what was published stays known.
@@ -127,19 +127,23 @@ impl Windows {
         self.clear(slot);
         self.made_whole(slot);
         let head = &mut self.heads[slot as usize];
-        (head.newest, head.pane_end, head.pane_at) = (NEVER, NEVER, 0);
+        (head.newest, head.pane_end, head.stored) = (NEVER, NEVER, true);
         (head.next_key, head.open_key, head.sealed) = (i64::MAX, i64::MAX, NEVER);
     }
 
     /// Applies samples of a bootstrap; keys are passed in silence.
     pub(super) fn bootstrap(&mut self, slot: u32, batch: &AdmittedBatch, new: std::ops::Range<usize>) {
-        for i in new {
-            let at = batch.at_ms[i];
+        let mut at_hand = new.start;
+        while at_hand < new.end {
+            let at = batch.at_ms[at_hand];
             match self.heads[slot as usize].newest {
                 NEVER => self.begin(slot, at),
-                newest => self.pass(slot, at - self.settings.allowed_lateness_ms - self.base_ms, newest),
+                newest => {
+                    self.pass(slot, at - self.settings.allowed_lateness_ms - self.panes.base.pane_ms, newest)
+                }
             }
-            self.push(slot, at, batch.value[i]);
+            // One by one: each passes keys.
+            at_hand = self.push(slot, (&batch.at_ms, &batch.value), at_hand..at_hand + 1);
             self.heads[slot as usize].last_applied_ms = batch.end.processing_ms;
         }
     }
@@ -147,12 +151,15 @@ impl Windows {
     /// Closes the keys before `before` without an answer.
     pub(super) fn pass(&mut self, slot: u32, before: i64, newest: i64) {
         let marks = &mut self.marks[slot as usize * self.plans.len()..];
+        let head = &mut self.heads[slot as usize];
+        head.store_pane(slot, &mut self.panes);
+        let open = head.open_pane(self.panes.base.pane_ms);
         for (w, (plan, marks)) in self.plans.iter().zip(marks).enumerate() {
             if before > marks.closed + plan.hop_ms {
                 let to = (pane_of(before, plan.hop_ms) - 1) * plan.hop_ms;
                 let floor = AddedWindow::of(&self.added, slot, w).floor(plan);
                 let span = PaneSpan { floor, newest_ms: newest };
-                panes::build(self.records.of_mut(slot), plan, &mut marks.built, self.base_ring, to, span);
+                self.panes.series(slot, open).build(plan, &mut marks.built, to, span);
                 marks.closed = to;
             }
         }
@@ -190,7 +197,7 @@ impl Windows {
         before: Option<PrefillKey>,
     ) -> bool {
         // Samples are only ever added, so the same count is the same answer. A key with an entry is judged by it.
-        before == Some(PrefillKey::Count(count)) && !self.heads[slot as usize].revised.contains_key(&(at, w))
+        before == Some(PrefillKey::Count(count)) && !self.keys[slot as usize].revised.contains_key(&(at, w))
     }
 
     /// Forgets what was published once late samples cannot touch it any more.
@@ -198,8 +205,9 @@ impl Windows {
         if self.prefill.is_empty() {
             return;
         }
-        let floor =
-            self.heads[slot as usize].newest.saturating_sub(self.settings.allowed_lateness_ms + self.base_ms);
+        let floor = self.heads[slot as usize]
+            .newest
+            .saturating_sub(self.settings.allowed_lateness_ms + self.panes.base.pane_ms);
         let over = |held: &PrefillKeys| held.state == PrefillState::Over && held.last_key < floor;
         if self.prefill.get(&slot).is_some_and(over) {
             self.prefill.remove(&slot);

@@ -42,7 +42,7 @@ impl Windows {
             if self.heads[slot as usize].newest == NEVER {
                 self.begin(slot, at_ms);
             }
-            self.push(slot, at_ms, batch.raw_value[i]);
+            self.push(slot, (&batch.raw_at_ms, &batch.raw_value), i..i + 1);
         }
         if self.heads[slot as usize].newest == NEVER {
             // Of no pane all samples are held: what is known begins behind the newest.

@@ -9,12 +9,13 @@
 //!
 //! Not here: which late samples are taken after a change (`admit` refuses those whose pane is not wholly in the raw ring).
 
-use super::panes::{self, BuildProgress, Layout, PaneRecords, PaneSpan, WindowPlan};
+use super::panes::{self, BuildProgress, Layout, PaneSpan, PaneStore, WindowPlan};
+use super::record::{PaneRecord, Ring};
 use super::{
-    AdmittedBatch, Arc, BTreeMap, Marks, Moments, NEVER, Sealing, Settings, Timers, WORDS, Windows, pane_of,
+    AdmittedBatch, Arc, BTreeMap, Marks, Moments, NEVER, Sealing, Settings, Timers, Windows, pane_of,
 };
 use crate::mutants::{Mutant, mutant};
-use crate::shard::{CarriedSeries, Flat};
+use crate::shard::CarriedSeries;
 
 /// What an added window of a series is held to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,10 +56,8 @@ pub(super) struct BaseLimit {
 /// A shard as it was.
 struct OldLayout {
     settings: Arc<Settings>,
-    base_ms: i64,
-    base_ring: i64,
     plans: Arc<[WindowPlan]>,
-    records: Flat<WORDS>,
+    panes: PaneStore,
     marks: Vec<Marks>,
     young: BTreeMap<(u32, u32), AddedWindow>,
     /// For each window now, which it was.
@@ -67,13 +66,12 @@ struct OldLayout {
 
 /// A series' panes as they were.
 struct PaneSource<'a> {
-    record: &'a PaneRecords,
-    base_ms: i64,
-    base_ring: (usize, i64),
+    record: &'a PaneRecord,
+    base: Ring,
     /// Base panes after this are held.
     base_from: i64,
-    /// Rings of coarser panes, the coarsest first: each with its hop, and from when on it is held.
-    rings: Vec<((usize, i64), i64, i64)>,
+    /// Rings of coarser panes, the coarsest first, and from when on each is held.
+    rings: Vec<(Ring, i64)>,
     /// Whether late samples find all base panes of a pane of `hop` that they may fall into.
     settled: i64,
     /// The newest sample.
@@ -83,7 +81,7 @@ struct PaneSource<'a> {
 impl PaneSource<'_> {
     /// Whether base panes as they were make up panes of this hop.
     fn divides(&self, hop_ms: i64) -> bool {
-        hop_ms % self.base_ms == 0
+        hop_ms % self.base.pane_ms == 0
     }
 
     /// Whether panes of this hop may be made of coarser ones: only if a late sample finds all of its base panes.
@@ -91,25 +89,25 @@ impl PaneSource<'_> {
         self.base_from <= (pane_of(self.settled, hop_ms) - 1) * hop_ms
     }
 
-    /// The rings that panes of this hop can be made of: place, hop, and from when on.
-    fn rings(&self, hop_ms: i64) -> impl Iterator<Item = ((usize, i64), i64, i64)> {
+    /// The rings that panes of this hop can be made of, and from when on.
+    fn rings(&self, hop_ms: i64) -> impl Iterator<Item = (Ring, i64)> {
         let coarser = self.coarser(hop_ms).then(|| self.rings.iter().copied());
-        let base = self.divides(hop_ms).then_some((self.base_ring, self.base_ms, self.base_from));
-        coarser.into_iter().flatten().filter(move |(_, hop, _)| hop_ms % hop == 0).chain(base)
+        let base = self.divides(hop_ms).then_some((self.base, self.base_from));
+        coarser.into_iter().flatten().filter(move |(ring, _)| hop_ms % ring.pane_ms == 0).chain(base)
     }
 
     /// The pane of this number, if its ring holds it and still reaches back to it: what lies there of older panes depends
     /// on when the ring was loaded.
-    fn held_pane(&self, ring: (usize, i64), pane_ms: i64, number: i64) -> Option<Moments> {
-        let reached = number > pane_of(self.newest, pane_ms) - ring.1;
-        if reached { held(self.record, ring, number) } else { None }
+    fn held_pane(&self, ring: &Ring, number: i64) -> Option<Moments> {
+        let reached = number >= ring.oldest(pane_of(self.newest, ring.pane_ms));
+        reached.then(|| self.record.pane(ring, number)).filter(|pane| !pane.is_empty())
     }
 
     /// The pane of `hop_ms` with this number, if all of it was held.
     fn pane(&self, hop_ms: i64, number: i64) -> Option<Moments> {
-        let (ring, hop, _) = self.rings(hop_ms).find(|(_, _, from)| *from <= (number - 1) * hop_ms)?;
-        let parts = hop_ms / hop;
-        Some(panes::folded(self.record, ring, (number - 1) * parts + 1, parts, number))
+        let (ring, _) = self.rings(hop_ms).find(|(_, from)| *from <= (number - 1) * hop_ms)?;
+        let parts = hop_ms / ring.pane_ms;
+        Some(panes::folded(self.record, &ring, (number - 1) * parts + 1, parts, number))
     }
 }
 
@@ -117,9 +115,8 @@ impl Windows {
     /// Carries everything over to other settings.
     pub(super) fn carry_over(&mut self, settings: &Arc<Settings>, batch: &AdmittedBatch) {
         let layout = Layout::new(settings);
-        let plans: Arc<[WindowPlan]> = layout.plans.into();
-        let same =
-            (layout.base_ms, layout.base_ring) == (self.base_ms, self.base_ring) && plans == self.plans;
+        let plans: Arc<[WindowPlan]> = layout.plans.as_slice().into();
+        let same = layout.base == self.panes.base && plans == self.plans;
         let was = |plan: &WindowPlan| {
             let mut old = self.plans.iter();
             old.position(|was| (was.length_ms, was.hop_ms) == (plan.length_ms, plan.hop_ms))
@@ -132,19 +129,20 @@ impl Windows {
         }
         if !same {
             let marks = vec![Marks::NEW; self.heads.len() * plans.len()];
+            let mut panes = PaneStore::new(&layout);
+            for (head, slot) in self.heads.iter_mut().zip(0..) {
+                panes.add_slot();
+                head.store_pane(slot, &mut self.panes);
+                head.pane_end = NEVER;
+            }
             let mut before = OldLayout {
                 settings: before_settings,
-                base_ms: std::mem::replace(&mut self.base_ms, layout.base_ms),
-                base_ring: std::mem::replace(&mut self.base_ring, layout.base_ring),
                 plans: std::mem::replace(&mut self.plans, plans),
-                records: std::mem::replace(&mut self.records, Flat::new(layout.records)),
+                panes: std::mem::replace(&mut self.panes, panes),
                 marks: std::mem::replace(&mut self.marks, marks),
                 young: std::mem::take(&mut self.added),
                 kept,
             };
-            if let Some(last) = self.heads.len().checked_sub(1) {
-                self.records.reserve(last as u32);
-            }
             let newest = batch.carried.iter().map(|carried| self.heads[carried.slot as usize].newest);
             self.reshaped_to = newest.max().unwrap_or(NEVER).max(self.reshaped_to);
             for carried in &batch.carried {
@@ -165,7 +163,7 @@ impl Windows {
             let newest = self.heads[slot as usize].newest;
             if newest != NEVER && self.bootstraps(slot) && !mutant(Mutant::LoweredAllowedLatenessNotPassed) {
                 // Rings reach back over the new lateness only: keys before that are passed, as samples to come pass them.
-                self.pass(slot, newest - self.settings.allowed_lateness_ms - self.base_ms, newest);
+                self.pass(slot, newest - self.settings.allowed_lateness_ms - self.panes.base.pane_ms, newest);
             }
             self.heads[slot as usize].armed = i64::MAX;
             self.arm(slot);
@@ -190,10 +188,10 @@ impl Windows {
             }
         }
         self.sum_up(slot);
-        let head = &mut self.heads[slot as usize];
+        let keys = &mut self.keys[slot as usize];
         let now = |was: usize| before.kept.iter().position(|kept| *kept == Some(was));
-        let revised = std::mem::take(&mut head.revised).into_iter();
-        head.revised = revised.filter_map(|((at, was), revised)| Some(((at, now(was)?), revised))).collect();
+        let revised = std::mem::take(&mut keys.revised).into_iter();
+        keys.revised = revised.filter_map(|((at, was), revised)| Some(((at, now(was)?), revised))).collect();
     }
 
     /// What the marks of all windows of a series come to.
@@ -221,40 +219,34 @@ impl Windows {
         let marks: Vec<Marks> = before.marks[of..of + before.plans.len()].to_vec();
         let young = |was: usize| AddedWindow::of(&before.young, slot, was);
         // As far as there are samples, so that all of them are in what is copied.
-        let record = before.records.of_mut(slot);
         for (was, plan) in before.plans.iter().enumerate() {
-            let (mut built, floor) = (marks[was].built, young(was).floor(plan));
+            let (built, floor) = (marks[was].built, young(was).floor(plan));
             let at_ms = pane_of(newest, plan.hop_ms) * plan.hop_ms;
-            panes::build(
-                record,
-                plan,
-                &mut built,
-                before.base_ring,
-                at_ms,
-                PaneSpan { floor, newest_ms: newest },
-            );
+            let span = PaneSpan { floor, newest_ms: newest };
+            before.panes.series(slot, None).build(plan, &mut built.without_part(), at_ms, span);
         }
-        let base_from = (pane_of(newest, before.base_ms) - before.base_ring) * before.base_ms;
+        let base = before.panes.base;
+        let base_from = (pane_of(newest, base.pane_ms) - base.length) * base.pane_ms;
         let left = self.base_from.remove(&slot).unwrap_or(BaseLimit { from: NEVER, sealed_to: NEVER });
         let base_from = base_from.max(left.from);
         let ring = |(was, plan): (usize, &WindowPlan)| {
             let from = (pane_of(newest, plan.hop_ms) - plan.panes) * plan.hop_ms;
             let from = if whole { NEVER } else { from.max(young(was).known_from) };
-            (plan.parts > 1).then_some((plan.ring, plan.hop_ms, from))
+            (plan.parts > 1).then_some((plan.ring, from))
         };
         let mut rings: Vec<_> = before.plans.iter().enumerate().filter_map(ring).collect();
-        rings.sort_by_key(|(_, hop_ms, from)| (std::cmp::Reverse(*hop_ms), *from));
+        rings.sort_by_key(|(ring, from)| (std::cmp::Reverse(ring.pane_ms), *from));
         let source = PaneSource {
-            record,
-            base_ms: before.base_ms,
-            base_ring: (0, before.base_ring),
+            record: before.panes.of(slot),
+            base,
             base_from: if whole { NEVER } else { base_from },
             rings,
             settled: newest - before.settings.allowed_lateness_ms,
             newest,
         };
         self.carry_base(&source, carried, batch);
-        let raw_from = if self.base_ms == before.base_ms { NEVER } else { carried.raw_from_ms };
+        let raw_from =
+            if self.panes.base.pane_ms == before.panes.base.pane_ms { NEVER } else { carried.raw_from_ms };
         let base = BaseLimit { from: base_from.max(raw_from), sealed_to: source.settled.max(left.sealed_to) };
         if !whole && !self.outgrown(slot, base) {
             self.base_from.insert(slot, base);
@@ -270,37 +262,36 @@ impl Windows {
     /// Whether the base ring reaches no further back than what is held, and no late sample so far.
     fn outgrown(&self, slot: u32, base: BaseLimit) -> bool {
         let newest = self.heads[slot as usize].newest;
-        let reach = (pane_of(newest, self.base_ms) - self.base_ring) * self.base_ms;
+        let reach =
+            (pane_of(newest, self.panes.base.pane_ms) - self.panes.base.length) * self.panes.base.pane_ms;
         base.from <= reach && base.sealed_to <= newest - self.settings.allowed_lateness_ms
     }
 
-    /// The base ring, and where the newest sample is in it.
+    /// The base ring.
     fn carry_base(&mut self, source: &PaneSource, carried: &CarriedSeries, batch: &AdmittedBatch) {
-        let (base_ms, ring) = (self.base_ms, (0, self.base_ring));
-        let head = &mut self.heads[carried.slot as usize];
-        let last = pane_of(head.newest, base_ms);
-        (head.pane_end, head.pane_at) = (last * base_ms, last.rem_euclid(ring.1) as usize);
+        let ring = self.panes.base;
+        let newest = self.heads[carried.slot as usize].newest;
+        let last = pane_of(newest, ring.pane_ms);
         let own = self.plans.iter().any(|plan| plan.parts == 1);
-        let record = self.records.of_mut(carried.slot);
-        if base_ms == source.base_ms {
-            return copy(source.record, source.base_ring, record, ring, last);
+        let record = self.panes.of_mut(carried.slot);
+        if ring.pane_ms == source.base.pane_ms {
+            return copy(source.record, &source.base, record, &ring, last);
         }
-        let newest = head.newest;
         if carried.raw_from_ms != NEVER {
-            let upto = if own { carried.raw_from_ms.div_euclid(base_ms).min(last - 1) } else { NEVER };
-            let made = older(source, record, ring, last - ring.1 + 1..=upto, base_ms);
-            let upto = pane_of(carried.raw_from_ms.min(newest), source.base_ms);
-            for number in upto - source.base_ring.1 + 1..=upto {
-                let Some(pane) = source.held_pane(source.base_ring, source.base_ms, number) else { continue };
-                let to = pane_of((number * source.base_ms).min(newest), base_ms);
+            let upto = if own { carried.raw_from_ms.div_euclid(ring.pane_ms).min(last - 1) } else { NEVER };
+            let made = older(source, record, &ring, ring.oldest(last)..=upto);
+            let upto = pane_of(carried.raw_from_ms.min(newest), source.base.pane_ms);
+            for number in source.base.oldest(upto)..=upto {
+                let Some(pane) = source.held_pane(&source.base, number) else { continue };
+                let to = pane_of((number * source.base.pane_ms).min(newest), ring.pane_ms);
                 if !made.contains(&to) {
-                    add(record, ring, last, to, |all| *all = all.then(&pane));
+                    add(record, &ring, last, to, |all| *all = all.then(&pane));
                 }
             }
         }
         for i in carried.raw.0 as usize..carried.raw.1 as usize {
             let (at, value) = (batch.raw_at_ms[i], batch.raw_value[i]);
-            add(record, ring, last, pane_of(at, base_ms), |all| all.push(at, value));
+            add(record, &ring, last, pane_of(at, ring.pane_ms), |all| all.push(at, value));
         }
     }
 
@@ -312,7 +303,7 @@ impl Windows {
         let built = BuildProgress::before(last);
         *self.marks(slot, w) = Marks { built, ..*marks };
         if plan.parts > 1 {
-            copy(source.record, old.ring, self.records.of_mut(slot), plan.ring, last);
+            copy(source.record, &old.ring, self.panes.of_mut(slot), &plan.ring, last);
         }
     }
 
@@ -327,7 +318,7 @@ impl Windows {
     ) {
         let (slot, hop_ms) = (carried.slot, plan.hop_ms);
         let newest = self.heads[slot as usize].newest;
-        let from = source.rings(hop_ms).map(|(.., from)| from).min().unwrap_or(carried.raw_from_ms);
+        let from = source.rings(hop_ms).map(|(_, from)| from).min().unwrap_or(carried.raw_from_ms);
         let young = AddedWindow {
             known_from: if from == NEVER { NEVER } else { pane_of(from, hop_ms) * hop_ms },
             mute_to: mute_to(carried, plan, batch),
@@ -339,11 +330,11 @@ impl Windows {
         if plan.parts == 1 {
             return;
         }
-        let record = self.records.of_mut(slot);
+        let record = self.panes.of_mut(slot);
         if source.divides(hop_ms) {
-            for number in young.floor(plan).saturating_add(1).max(last - plan.ring.1 + 1)..=last {
+            for number in young.floor(plan).saturating_add(1).max(plan.ring.oldest(last))..=last {
                 if let Some(pane) = source.pane(hop_ms, number).filter(|pane| !pane.is_empty()) {
-                    record[plan.ring.0 + place(plan.ring, number)] = pane.to_words();
+                    record.set_pane(&plan.ring, number, &pane);
                 }
             }
             return;
@@ -351,9 +342,7 @@ impl Windows {
         for i in carried.raw.0 as usize..carried.raw.1 as usize {
             let (at, value) = (batch.raw_at_ms[i], batch.raw_value[i]);
             if at > young.known_from {
-                add(&mut record[plan.ring.0..], plan.ring, last, pane_of(at, hop_ms), |all| {
-                    all.push(at, value)
-                });
+                add(record, &plan.ring, last, pane_of(at, hop_ms), |all| all.push(at, value));
             }
         }
     }
@@ -361,7 +350,9 @@ impl Windows {
     /// Forgets what an added window of this series is held to once none of its keys can show it any more.
     pub(super) fn grow(&mut self, slot: u32) {
         if !self.added.is_empty() {
-            let reach = self.heads[slot as usize].newest - self.settings.allowed_lateness_ms - self.base_ms;
+            let reach = self.heads[slot as usize].newest
+                - self.settings.allowed_lateness_ms
+                - self.panes.base.pane_ms;
             for (w, plan) in self.plans.iter().enumerate() {
                 let over = |young: &mut AddedWindow| {
                     let shown = young.known_from.saturating_add(plan.length_ms);
@@ -409,56 +400,38 @@ pub(super) fn mute_to(carried: &CarriedSeries, plan: &WindowPlan, batch: &Admitt
 /// there; the numbers of the panes made.
 fn older(
     source: &PaneSource,
-    record: &mut PaneRecords,
-    ring: (usize, i64),
+    record: &mut PaneRecord,
+    ring: &Ring,
     numbers: std::ops::RangeInclusive<i64>,
-    base_ms: i64,
 ) -> Vec<i64> {
-    let mut made = Vec::new();
+    let (mut made, base_ms) = (Vec::new(), ring.pane_ms);
     for number in numbers.take_while(|number| (number - 1) * base_ms < source.base_from) {
-        let kept = source.rings.iter().filter(|(_, hop_ms, _)| *hop_ms == base_ms);
-        let kept = kept.filter_map(|(ring, ..)| source.held_pane(*ring, base_ms, number)).next();
+        let kept = source.rings.iter().filter(|(ring, _)| ring.pane_ms == base_ms);
+        let kept = kept.filter_map(|(ring, _)| source.held_pane(ring, number)).next();
         if let Some(pane) = kept.or_else(|| source.pane(base_ms, number)).filter(|pane| !pane.is_empty()) {
-            record[place(ring, number)] = pane.to_words();
+            record.set_pane(ring, number, &pane);
             made.push(number);
         }
     }
     made
 }
 
-/// Where a ring has a pane, from its first entry on.
-fn place((_, length): (usize, i64), number: i64) -> usize {
-    number.rem_euclid(length) as usize
-}
-
-/// The pane of this number, if the ring holds it.
-fn held(record: &PaneRecords, ring: (usize, i64), number: i64) -> Option<Moments> {
-    let words = &record[ring.0 + place(ring, number)];
-    panes::holds(words, number).then(|| Moments::from_words(words))
-}
-
 /// Copies what one ring holds up to the pane `last` into another.
-fn copy(old: &PaneRecords, was: (usize, i64), new: &mut PaneRecords, ring: (usize, i64), last: i64) {
-    for number in last - was.1.min(ring.1) + 1..=last {
-        if let Some(pane) = held(old, was, number) {
-            new[ring.0 + place(ring, number)] = pane.to_words();
+fn copy(old: &PaneRecord, was: &Ring, new: &mut PaneRecord, ring: &Ring, last: i64) {
+    for number in last - was.length.min(ring.length) + 1..=last {
+        let pane = old.pane(was, number);
+        if !pane.is_empty() {
+            new.set_pane(ring, number, &pane);
         }
     }
 }
 
-/// Changes a pane of a ring, given from its first entry on, whose newest pane is `last`.
-fn add(
-    ring_on: &mut PaneRecords,
-    ring: (usize, i64),
-    last: i64,
-    number: i64,
-    change: impl FnOnce(&mut Moments),
-) {
-    if number <= last - ring.1 {
+/// Changes a pane of a ring whose newest pane is `last`.
+fn add(record: &mut PaneRecord, ring: &Ring, last: i64, number: i64, change: impl FnOnce(&mut Moments)) {
+    if number < ring.oldest(last) {
         return;
     }
-    let words = &mut ring_on[place(ring, number)];
-    let mut pane = if panes::holds(words, number) { Moments::from_words(words) } else { Moments::EMPTY };
+    let mut pane = record.pane(ring, number);
     change(&mut pane);
-    *words = Moments { tag: number as u32, ..pane }.to_words();
+    record.set_pane(ring, number, &pane);
 }

@@ -10,10 +10,12 @@
 
 use std::sync::Arc;
 
-use super::panes::{self, BuildProgress, PaneSpan};
+use super::panes::{BuildProgress, PaneSpan};
 use super::prefill::{PrefillKeys, PrefillState};
 use super::reconfigure::{AddedWindow, BaseLimit};
-use super::{Marks, NEVER, RevisedKey, WORDS, Windows};
+use super::record::Ring;
+use super::{Marks, NEVER, RevisedKey, Windows};
+use crate::kernels::moments::{Moments, WORDS, Words};
 use crate::mutants::{Mutant, mutant};
 use crate::sample::{AT_MS_MAX, SeriesId};
 use crate::settings::Settings;
@@ -31,15 +33,12 @@ const PANE_BYTES: usize = 8 + WORDS_BYTES;
 /// Most bytes reserved for a save before it is made.
 const RESERVED_MAX: usize = 64 << 20;
 
-/// A ring of panes in the record of a slot: first entry, length, length of a pane.
-type SealedRing = (usize, i64, i64);
-
 impl Windows {
     /// Begins the part of a save: what the chain lacks of the panes, and the state of so many slots in use.
     pub(super) fn begin_part(&mut self, at: SavePoint, live: usize) -> PartWriter {
         let mut sealed = Vec::new();
         if at.whole {
-            let ring_panes: i64 = self.rings().map(|(_, length, _)| length).sum();
+            let ring_panes: i64 = self.rings().map(|ring| ring.length).sum();
             sealed.reserve((live * ring_panes as usize * PANE_BYTES).min(RESERVED_MAX));
         }
         self.sealing.begin_save(at.chain, at.whole);
@@ -60,6 +59,7 @@ impl Windows {
     ) -> Progress {
         let upto = live.len().min(part.next + at_most);
         for slot in &live[part.next..upto] {
+            self.store_pane(*slot);
             self.save_sealed(*slot, at.chain, &mut part.sealed);
             self.save_series(*slot, &mut part.state);
         }
@@ -108,27 +108,31 @@ impl Windows {
     fn lose(&mut self, live: &[(u32, SeriesId)]) {
         for (slot, series) in live {
             let Some(at_ms) = crate::faults::lost(series.0) else { continue };
-            let place = pane_of(at_ms, self.base_ms).rem_euclid(self.base_ring);
-            self.records.of_mut(*slot)[place as usize] = [0; WORDS];
+            let number = pane_of(at_ms, self.panes.base.pane_ms);
+            let base = self.panes.base;
+            self.panes.of_mut(*slot).set_pane(&base, number, &Moments::EMPTY);
         }
     }
 
     /// The rings of panes: that of base panes first.
-    fn rings(&self) -> impl Iterator<Item = SealedRing> + use<> {
-        let hops = Arc::clone(&self.plans);
-        let hop = (0..hops.len()).filter_map(move |w| {
-            let (first, length) = hops[w].own_ring()?;
-            Some((first, length, hops[w].hop_ms))
-        });
-        std::iter::once((0, self.base_ring, self.base_ms)).chain(hop)
+    fn rings(&self) -> impl Iterator<Item = Ring> + use<> {
+        let plans = Arc::clone(&self.plans);
+        std::iter::once(self.panes.base).chain((0..plans.len()).filter_map(move |w| plans[w].own_ring()))
+    }
+
+    /// The panes of a ring that are stored, of these numbers.
+    fn stored(&self, slot: u32, ring: &Ring, numbers: impl Iterator<Item = i64>) -> Vec<(i64, Words)> {
+        let pane = |number| (number, self.panes.of(slot).pane(ring, number));
+        let panes = numbers.map(pane).filter(|(_, pane)| !pane.is_empty());
+        panes.map(|(number, pane)| (number, pane.to_words())).collect()
     }
 
     /// Which rings there are: panes of other settings are none of ours.
     fn save_shape(&self, put: &mut StateWriter) {
         put.n(self.rings().count());
-        for (_, length, pane_ms) in self.rings() {
-            put.i64(length);
-            put.i64(pane_ms);
+        for ring in self.rings() {
+            put.i64(ring.length);
+            put.i64(ring.pane_ms);
         }
     }
 
@@ -156,33 +160,32 @@ impl Windows {
         put.u64(self.heads[slot as usize].series.0);
         put.u8(u8::from(before == NEVER));
         let plans = Arc::clone(&self.plans);
+        let open = self.heads[slot as usize].open_pane(self.panes.base.pane_ms);
         for (w, plan) in plans.iter().enumerate() {
             let last = (pane_of(horizon, plan.hop_ms) - 1) * plan.hop_ms;
             let span = PaneSpan { floor: self.added_window(slot, w).floor(plan), newest_ms: newest };
             let marks = &mut self.marks[slot as usize * plans.len() + w];
-            panes::build(self.records.of_mut(slot), plan, &mut marks.built, self.base_ring, last, span);
+            self.panes.series(slot, open).build(plan, &mut marks.built, last, span);
         }
-        let record = self.records.of(slot);
-        for (first, length, pane_ms) in self.rings() {
-            let last = pane_of(horizon, pane_ms) - 1;
-            let oldest = pane_of(newest, pane_ms) - length + 1;
-            let from = if before == NEVER { oldest } else { oldest.max(pane_of(before, pane_ms)) };
-            let at = |pane: i64| &record[first + pane.rem_euclid(length) as usize];
-            let held = (from..=last).filter(|pane| panes::holds(at(*pane), *pane));
-            put.n(held.clone().count());
-            for pane in held {
-                put.i64(pane);
-                put.words(at(pane));
+        for ring in self.rings() {
+            let last = pane_of(horizon, ring.pane_ms) - 1;
+            let oldest = ring.oldest(pane_of(newest, ring.pane_ms));
+            let from = if before == NEVER { oldest } else { oldest.max(pane_of(before, ring.pane_ms)) };
+            let panes = self.stored(slot, &ring, from..=last);
+            put.n(panes.len());
+            for (number, words) in panes {
+                put.i64(number);
+                put.words(&words);
             }
         }
         self.sealing.advance(slot, chain, horizon);
     }
 
     fn load_sealed(&mut self, slot_of: &SeriesMap<u32>, mut take: StateReader<'_>) -> Result<(), StateError> {
-        let rings: Vec<SealedRing> = self.rings().collect();
+        let rings: Vec<Ring> = self.rings().collect();
         let shape =
             (0..take.n(16)?).map(|_| Ok((take.i64()?, take.i64()?))).collect::<Result<Vec<_>, _>>()?;
-        if shape != rings.iter().map(|(_, length, pane_ms)| (*length, *pane_ms)).collect::<Vec<_>>() {
+        if shape != rings.iter().map(|ring| (ring.length, ring.pane_ms)).collect::<Vec<_>>() {
             return Err(StateError("the panes are of other settings"));
         }
         while !take.0.is_empty() {
@@ -190,16 +193,17 @@ impl Windows {
             let slot = slot_of.get(&take.u64()?).copied();
             let anew = take.flag()?;
             if let Some(slot) = slot.filter(|_| anew) {
-                self.records.of_mut(slot).fill([0; WORDS]);
+                self.panes.clear(slot);
             }
-            for (first, length, _) in &rings {
+            for ring in &rings {
                 for _ in 0..take.n(PANE_BYTES)? {
-                    let (pane, words) = (take.i64()?, take.words()?);
-                    if !panes::holds(&words, pane) {
+                    let (number, words) = (take.i64()?, take.words()?);
+                    if !is_pane(&words, number) {
                         return Err(StateError("a pane is not what it says"));
                     }
                     if let Some(slot) = slot {
-                        self.records.of_mut(slot)[first + pane.rem_euclid(*length) as usize] = words;
+                        let pane = Moments::from_words(&words);
+                        self.panes.of_mut(slot).set_pane(ring, number, &pane);
                     }
                 }
             }
@@ -209,7 +213,7 @@ impl Windows {
 
     /// The first base pane that is not sealed.
     fn unsealed_from(&self, slot: u32) -> i64 {
-        pane_of(self.horizon(slot), self.base_ms)
+        pane_of(self.horizon(slot), self.panes.base.pane_ms)
     }
 
     /// The windows of which panes are saved as they are: those with a ring of their own of which a pane from before a change
@@ -245,30 +249,30 @@ impl Windows {
     ) -> Result<(), StateError> {
         let (range, plan) = (self.reshaped(slot, w, built), self.plans[w]);
         for _ in 0..take.n(PANE_BYTES)? {
-            let (pane, words) = (take.i64()?, take.words()?);
-            if !range.as_ref().is_some_and(|range| range.contains(&pane)) || !panes::holds(&words, pane) {
+            let (number, words) = (take.i64()?, take.words()?);
+            if !range.as_ref().is_some_and(|range| range.contains(&number)) || !is_pane(&words, number) {
                 return Err(StateError("a pane that was put together in another shape is not what it says"));
             }
-            self.records.of_mut(slot)[plan.ring.0 + pane.rem_euclid(plan.ring.1) as usize] = words;
+            self.panes.of_mut(slot).set_pane(&plan.ring, number, &Moments::from_words(&words));
         }
         Ok(())
     }
 
     fn save_series(&self, slot: u32, put: &mut StateWriter) {
-        let head = &self.heads[slot as usize];
+        let (head, keys) = (&self.heads[slot as usize], &self.keys[slot as usize]);
         for value in [
             head.newest,
             head.last_applied_ms,
-            head.withhold,
-            head.publish_from,
+            keys.withhold,
+            keys.publish_from,
             head.next_key,
             head.open_key,
             head.sealed,
         ] {
             put.i64(value);
         }
-        put.n(head.revised.len());
-        for ((at, w), revised) in &head.revised {
+        put.n(keys.revised.len());
+        for ((at, w), revised) in &keys.revised {
             put.u8(*w as u8);
             put.i64(*at);
             put.u32(revised.revision);
@@ -281,13 +285,11 @@ impl Windows {
         }
         (0..CHAINS).for_each(|chain| put.i64(self.sealing.before(slot, chain)));
         if head.newest != NEVER {
-            let record = self.records.of(slot);
-            let last = pane_of(head.newest, self.base_ms);
-            let from = self.unsealed_from(slot).max(last - self.base_ring + 1);
-            let at = |pane: i64| &record[pane.rem_euclid(self.base_ring) as usize];
-            let held = (from..=last).filter(|pane| panes::holds(at(*pane), *pane));
-            put.n(held.clone().count());
-            held.for_each(|pane| put.words(at(pane)));
+            let last = pane_of(head.newest, self.panes.base.pane_ms);
+            let from = self.unsealed_from(slot).max(self.panes.base.oldest(last));
+            let panes = self.stored(slot, &self.panes.base, from..=last);
+            put.n(panes.len());
+            panes.iter().for_each(|(_, words)| put.words(words));
         }
         let young = self.added.range((slot, 0)..=(slot, u32::MAX));
         put.n(young.clone().count());
@@ -302,16 +304,13 @@ impl Windows {
             put.i64(base.sealed_to);
         });
         for w in self.reshaped_windows(slot) {
-            let plan = &self.plans[w];
-            let record = self.records.of(slot);
-            let at = |pane: i64| &record[plan.ring.0 + pane.rem_euclid(plan.ring.1) as usize];
             let built = self.marks[slot as usize * self.plans.len() + w].built.upto();
-            let held = self.reshaped(slot, w, built).into_iter().flatten();
-            let held = held.filter(|pane| panes::holds(at(*pane), *pane));
-            put.n(held.clone().count());
-            for pane in held {
-                put.i64(pane);
-                put.words(at(pane));
+            let numbers = self.reshaped(slot, w, built).into_iter().flatten();
+            let panes = self.stored(slot, &self.plans[w].ring, numbers);
+            put.n(panes.len());
+            for (number, words) in panes {
+                put.i64(number);
+                put.words(&words);
             }
         }
         put.u8(u8::from(self.prefill.contains_key(&slot)));
@@ -320,10 +319,10 @@ impl Windows {
 
     fn load_series(&mut self, slot: u32, take: &mut StateReader) -> Result<(), StateError> {
         let windows = self.plans.len();
-        let head = &mut self.heads[slot as usize];
+        let (head, keys) = (&mut self.heads[slot as usize], &mut self.keys[slot as usize]);
         head.newest = time(take)?;
         head.last_applied_ms = take.i64()?;
-        (head.withhold, head.publish_from) = (take.i64()?, take.i64()?);
+        (keys.withhold, keys.publish_from) = (take.i64()?, take.i64()?);
         (head.next_key, head.open_key, head.sealed) = (key(take)?, key(take)?, key(take)?);
         for _ in 0..take.n(17)? {
             let window = usize::from(take.u8()?);
@@ -331,7 +330,7 @@ impl Windows {
                 return Err(StateError("a revision is of a window that is not there"));
             }
             let (at, revision, count) = (take.i64()?, take.u32()?, take.u32()?);
-            if head.revised.insert((at, window), RevisedKey { revision, count }).is_some() {
+            if keys.revised.insert((at, window), RevisedKey { revision, count }).is_some() {
                 return Err(StateError("a key has two revisions"));
             }
         }
@@ -349,16 +348,17 @@ impl Windows {
             self.sealing.advance(slot, chain, take.i64()?);
         }
         if newest != NEVER {
-            let last = pane_of(newest, self.base_ms);
+            let last = pane_of(newest, self.panes.base.pane_ms);
             for _ in 0..take.n(WORDS_BYTES)? {
                 let words = take.words()?;
                 // The low bits of the number; the pane is one of the last that the ring holds.
                 let behind = (last as u32).wrapping_sub((words[8] >> 32) as u32);
                 let pane = last - i64::from(behind);
-                if i64::from(behind) >= self.base_ring || !panes::holds(&words, pane) {
+                if i64::from(behind) >= self.panes.base.length || !is_pane(&words, pane) {
                     return Err(StateError("a pane is not what it says"));
                 }
-                self.records.of_mut(slot)[pane.rem_euclid(self.base_ring) as usize] = words;
+                let base = self.panes.base;
+                self.panes.of_mut(slot).set_pane(&base, pane, &Moments::from_words(&words));
             }
         }
         for _ in 0..take.n(17)? {
@@ -387,7 +387,7 @@ impl Windows {
         for w in 0..windows {
             let (plan, built) = (self.plans[w], self.marks[slot as usize * windows + w].built);
             // One without a sample that counts has no horizon, and nothing is built of it.
-            let upto = if newest == NEVER || built == BuildProgress::NOTHING {
+            let upto = if newest == NEVER || built.upto() == NEVER {
                 None
             } else {
                 let sealed = pane_of(horizon, plan.hop_ms) - 1;
@@ -403,6 +403,11 @@ impl Windows {
         }
         Ok(())
     }
+}
+
+/// Whether these are the words of the pane with this number.
+fn is_pane(words: &Words, number: i64) -> bool {
+    (words[8] >> 32) as u32 == number as u32 && words[8] as u32 != 0
 }
 
 /// A time of a sample, or none yet.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::prefill::PrefillKeys;
-use super::{Marks, NEVER, REVISED_BYTES, WindowSeries, Windows, snapshot};
+use super::{Marks, NEVER, REVISED_BYTES, SeriesHead, SeriesKeys, Windows, snapshot};
 use crate::rows::Rows;
 use crate::sample::EpochEnd;
 use crate::settings::Settings;
@@ -40,6 +40,12 @@ impl Stage for Windows {
 
     fn assign(&mut self, slot: &SlotAssignment) {
         self.give(slot);
+    }
+
+    fn approach(&self, series: &SeriesEvents<'_>, batch: &AdmittedBatch) {
+        if let Some(at_ms) = batch.at_ms.get(series.rest().start) {
+            self.approach_panes(series.slot, *at_ms);
+        }
     }
 
     fn observe(&mut self, series: &SeriesEvents<'_>, batch: &AdmittedBatch, out: &mut Rows) {
@@ -86,20 +92,14 @@ impl Stage for Windows {
         self.forget_slot(slot);
     }
 
-    /// Flat records are counted as if every one had been written.
     fn bytes(&self) -> usize {
-        let revised: usize = self.heads.iter().map(|head| head.revised.len() * REVISED_BYTES).sum();
-        let heads =
-            self.heads.capacity() * size_of::<WindowSeries>() + self.marks.capacity() * size_of::<Marks>();
+        let revised: usize = self.keys.iter().map(|keys| keys.revised.len() * REVISED_BYTES).sum();
+        let heads = self.heads.capacity() * size_of::<SeriesHead>()
+            + self.keys.capacity() * size_of::<SeriesKeys>()
+            + self.marks.capacity() * size_of::<Marks>();
         let prefill: usize = self.prefill.values().map(PrefillKeys::bytes).sum();
         let added = self.added.len() * 40 + self.base_from.len() * 32;
-        heads
-            + self.records.bytes(self.heads.len())
-            + self.timers.bytes()
-            + revised
-            + prefill
-            + self.sealing.bytes()
-            + added
+        heads + self.panes.bytes() + self.timers.bytes() + revised + prefill + self.sealing.bytes() + added
     }
 
     fn continues(&self, chain: usize) -> bool {
