@@ -157,9 +157,8 @@ async fn serve(
     let boundary = Boundary::new(config.listen, &config.web.hosts, Arc::clone(&stack.metrics));
     let router = router.layer(from_fn_with_state(Arc::new(boundary), api::boundary::guard));
     let router = router.layer(from_fn_with_state(Arc::clone(&stack.metrics), api::drain_unread));
-    let listener = tokio::net::TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("binding {}", config.listen))?;
+    let listener =
+        connections::listen(config.listen).with_context(|| format!("binding {}", config.listen))?;
     let address = listener.local_addr()?;
     tracing::info!("listening on http://{address}; remote write goes to http://{address}/api/v1/write");
     let parts = pull::SourceDeps {

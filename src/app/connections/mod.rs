@@ -27,7 +27,7 @@ use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
@@ -35,6 +35,9 @@ use crate::metrics::Metrics;
 
 /// Most bytes of a request's head, and of what is read ahead of a body.
 const BUFFER_BYTES_MAX: usize = 128 << 10;
+/// Connections that may wait until they are taken, as far as the system allows. Of one that finds no room the other side
+/// tries again after a second, and honest ones come in the midst of whatever strangers open at once.
+const BACKLOG: u32 = 4_096;
 /// The pause after the system gave no connection, because the process has too many files.
 const NO_FILE_PAUSE: Duration = Duration::from_millis(100);
 
@@ -230,6 +233,18 @@ impl Drop for ConnectionEntry {
         open.remove(&self.number);
         self.connections.metrics.connections.set(open.len() as i64);
     }
+}
+
+/// Takes this address.
+///
+/// # Errors
+/// It cannot be had.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A server that ended a moment ago does not keep its port.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Serves until `stop` has changed or is gone, and then until every request that has come is answered.

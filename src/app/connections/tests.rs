@@ -211,6 +211,18 @@ fn a_new_connection_takes_the_place_of_the_one_that_is_idle_longest() {
 }
 
 #[test]
+fn hundreds_of_connections_may_wait_to_be_taken() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = listener.local_addr().unwrap();
+    // Nobody takes them. One that found no room would be tried again until its time is over.
+    let waiting: Vec<TcpStream> =
+        (0..500).map(|_| TcpStream::connect_timeout(&address, PATIENCE).unwrap()).collect();
+    assert_eq!(waiting.len(), 500);
+}
+
+#[test]
 fn stopping_closes_what_is_idle_at_once_and_answers_what_was_asked() {
     let served = serve_within(wide());
     let mut idle = [served.connect(""), served.connect("GET / HTTP/1.1\r\nX")];
