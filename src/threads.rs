@@ -4,8 +4,9 @@
 //! A pool has so many threads and a queue as long; whoever hands it work bounds how much that is. Work that panics is
 //! lost, its thread goes on. The thread that worked last works next: what it keeps in memory is used again.
 //!
-//! A thread that has nothing more to do gives memory back ([`give_back`]): what it made and another thread has freed, as an
-//! answer that was sent, the allocator takes back only when the thread that made it asks for memory again.
+//! A thread that has nothing more to do ends once a new one has its place. The allocator keeps memory for each thread, and
+//! some of what a thread made and others have freed, as an answer that was sent. It takes all of that back only at the
+//! thread's end. Where the system has no thread to give, the old one stays.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,12 +19,8 @@ use tokio::sync::oneshot;
 
 type PoolJob = Box<dyn FnOnce() + Send>;
 
-/// When a thread without work gives memory back, after its last job: the last time when answers have long been sent.
-const GIVE_BACK_AFTER: [Duration; 3] =
-    [Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
-/// After 10,000 allocations of this size or more the allocator looks through what the thread has.
-const COLLECTED_BYTES: usize = 4 << 10;
-const COLLECTED_AFTER: usize = 11_000;
+/// How long a thread that has worked waits for more work before another takes its place.
+const RENEWED_AFTER: Duration = Duration::from_secs(2);
 
 /// Threads that are all there, or it did not start.
 #[derive(Clone)]
@@ -44,6 +41,7 @@ pub enum TaskError {
 struct PoolHandle(Arc<PoolShared>);
 
 struct PoolShared {
+    name: String,
     state: Mutex<PoolState>,
     /// Of each thread.
     wake: Vec<Condvar>,
@@ -64,13 +62,10 @@ impl Pool {
     /// The system gives no thread.
     pub fn start(name: &str, threads: usize) -> io::Result<Pool> {
         let wake = (0..threads).map(|_| Condvar::new()).collect();
-        let shared = Arc::new(PoolShared { state: Mutex::default(), wake });
+        let shared = Arc::new(PoolShared { name: name.to_owned(), state: Mutex::default(), wake });
         // Those that have started end with it if another does not.
         let pool = Pool(Arc::new(PoolHandle(Arc::clone(&shared))));
-        for number in 0..threads {
-            let shared = Arc::clone(&shared);
-            std::thread::Builder::new().name(name.to_owned()).spawn(move || shared.serve(number))?;
-        }
+        (0..threads).try_for_each(|number| shared.start(number))?;
         Ok(pool)
     }
 
@@ -118,49 +113,53 @@ impl PoolShared {
         Ok(())
     }
 
-    fn serve(&self, number: usize) {
+    /// Starts the thread of this place.
+    fn start(self: &Arc<Self>, place: usize) -> io::Result<()> {
+        let shared = Arc::clone(self);
+        let thread = std::thread::Builder::new().name(self.name.clone());
+        thread.spawn(move || shared.serve(place)).map(drop)
+    }
+
+    fn serve(self: Arc<Self>, place: usize) {
         let mut state = self.state();
-        let mut pauses = [].iter();
+        let mut worked = false;
         loop {
             if let Some(job) = state.jobs.pop_front() {
                 drop(state);
                 // What it touched is dropped with it, and the hook has told of the panic.
                 let _ = catch_unwind(AssertUnwindSafe(job));
                 state = self.state();
-                pauses = GIVE_BACK_AFTER.iter();
+                worked = true;
                 continue;
             }
             if state.closed {
                 return;
             }
-            if !state.idle.contains(&number) {
-                state.idle.push(number);
+            if !state.idle.contains(&place) {
+                state.idle.push(place);
             }
-            let waits = |state: &mut PoolState| state.idle.contains(&number);
-            let Some(pause) = pauses.next() else {
-                self.wake[number].wait_while(&mut state, waits);
+            let waits = |state: &mut PoolState| state.idle.contains(&place);
+            if !worked {
+                self.wake[place].wait_while(&mut state, waits);
                 continue;
-            };
-            let over = self.wake[number].wait_while_for(&mut state, waits, *pause);
-            if over.timed_out() {
+            }
+            if self.wake[place].wait_while_for(&mut state, waits, RENEWED_AFTER).timed_out() {
                 drop(state);
-                give_back();
+                // A job that comes meanwhile waits in the queue, where either thread looks first.
+                if self.start(place).is_ok() {
+                    return;
+                }
+                worked = false;
                 state = self.state();
             }
         }
     }
 }
 
-/// Lets the allocator take back what this thread made and others have freed; some hundred microseconds.
-fn give_back() {
-    for _ in 0..COLLECTED_AFTER {
-        drop(std::hint::black_box(Vec::<u8>::with_capacity(COLLECTED_BYTES)));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Barrier;
+    use std::time::Instant;
 
     use super::*;
 
@@ -185,6 +184,22 @@ mod tests {
         });
         for (n, job) in jobs.collect::<Vec<_>>().into_iter().enumerate() {
             assert_eq!(job.await.unwrap(), Ok(n));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_thread_without_work_gives_its_place_to_a_new_one() {
+        let pool = Pool::start("test", 1).unwrap();
+        let id = async || pool.run(|| std::thread::current().id()).await.unwrap();
+        let first = id().await;
+        assert_eq!(first, id().await, "as long as there is work it stays");
+        let deadline = Instant::now() + 30 * RENEWED_AFTER;
+        loop {
+            tokio::time::sleep(RENEWED_AFTER + RENEWED_AFTER / 4).await;
+            if id().await != first {
+                break;
+            }
+            assert!(Instant::now() < deadline, "the first one is still there");
         }
     }
 

@@ -8,7 +8,7 @@ use crate::support::remote_write::WriteRequest;
 
 const README: &str = include_str!("../README.md");
 /// What the README promises a minute after any burst, in megabytes.
-const BESIDE_MAX_MB: f64 = 120.0;
+pub const BESIDE_MAX_MB: f64 = 120.0;
 /// Samples of one request.
 const REQUEST_SAMPLES: usize = 10_000;
 const STEP_MS: i64 = 15_000;
