@@ -32,6 +32,7 @@
 //! - `limits`: each limit reached has its status and its metric, and the server goes on.
 //! - `memory`: what a burst leaves behind beside the state of its series is bounded.
 //! - `metric_types`: what sources say of types decides what rows show; it is journalled once and survives a kill.
+//! - `no_threads`: a server to which the system gives no thread: what needs one is refused, and it stops. Needs root.
 //! - `now`: windows that are open equal a direct computation while samples come in; samples of the ring are shown.
 //! - `oracle`: the slow model of the rules, and random feeds.
 //! - `odd_servers`: servers like Prometheus with a quirk each: what they give is computed, what they refuse is told.
@@ -92,6 +93,7 @@ mod kill_and_rerun;
 mod limits;
 mod memory;
 mod metric_types;
+mod no_threads;
 mod now;
 mod odd_servers;
 mod open_files;

@@ -1,8 +1,17 @@
-//! What the process itself uses, read from /proc where there is one, how it takes memory, and how many files it may open.
+//! What the process itself uses, read from /proc where there is one, how it takes memory, and how many files it may open
+//! and threads it may have.
 
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::Runtime;
 
+use crate::api;
 use crate::metrics::Metrics;
+use crate::source::receive;
 
 /// Clock ticks of /proc/self/stat per second on every Linux that Rust runs on.
 const TICKS: f64 = 100.0;
@@ -62,6 +71,74 @@ fn open_files(open_max: u64, sources: usize) -> anyhow::Result<Option<String>> {
     }))
 }
 
+/// Threads of the pool that answers: beside answers, looking at the disk, and closing.
+pub const POOL_THREADS: usize = api::THREADS + receive::DECODERS_MAX + CHORES_MAX;
+const CHORES_MAX: usize = 2;
+/// Threads of the runtime: connections.
+const RUNTIME_THREADS: usize = 2;
+/// Threads that a server makes at start beside those, its workers and its sources: journal, engine (3), snapshots, store,
+/// release (2), trim, watchdog, check of the store, audit (2), HTTP.
+const THREADS_OWN: usize = 14;
+/// Threads that are made later: a backfill with an engine of its own.
+const THREADS_LATER: usize = 10;
+/// How long the system may count a thread after its end.
+const TRIAL_END_MAX: Duration = Duration::from_secs(1);
+
+/// The runtime of connections, once the system has shown that it gives every thread that a server with so many workers
+/// and sources makes at start. Without that look the first one refused could be tokio's own, which panics.
+///
+/// # Errors
+/// It gives fewer.
+pub fn runtime(workers: usize, sources: usize) -> anyhow::Result<Runtime> {
+    // A source looks names up on another thread of its own, perhaps before the engine has all of its.
+    let needed = POOL_THREADS + RUNTIME_THREADS + THREADS_OWN + workers + 2 * sources;
+    let wanted = needed + THREADS_LATER;
+    if let Some(sentence) = threads(threads_given(wanted), needed, wanted)? {
+        tracing::warn!("{sentence}");
+    }
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    runtime.worker_threads(RUNTIME_THREADS).enable_all().build().context("starting the runtime")
+}
+
+/// What there is to say where the system gives so many threads.
+fn threads(given: usize, needed: usize, wanted: usize) -> anyhow::Result<Option<String>> {
+    let bounds = "ulimit -u, pids.max of a cgroup, TasksMax of systemd";
+    anyhow::ensure!(
+        given >= needed,
+        "the system gives the process {given} threads ({bounds}); a server with these workers and sources needs {needed}"
+    );
+    Ok((given < wanted).then(|| {
+        format!(
+            "the system gives the process {given} threads ({bounds}); the server has {needed}, and a backfill may find none: {wanted} are usual"
+        )
+    }))
+}
+
+/// How many of so many threads the system gives at once. They have ended when this returns.
+fn threads_given(wanted: usize) -> usize {
+    let (before, gate) = (own_threads(), Arc::new(Mutex::new(())));
+    let closed = gate.lock();
+    let start = |_| {
+        let gate = Arc::clone(&gate);
+        let trial = std::thread::Builder::new().name("trial".to_owned());
+        trial.spawn(move || drop(gate.lock())).ok()
+    };
+    let threads: Vec<_> = (0..wanted).map_while(start).collect();
+    drop(closed);
+    let given = threads.len();
+    threads.into_iter().for_each(|thread| drop(thread.join()));
+    let joined = Instant::now();
+    while own_threads() > before && joined.elapsed() < TRIAL_END_MAX {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    given
+}
+
+/// Threads of this process; none where /proc cannot be read.
+fn own_threads() -> usize {
+    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
+}
+
 /// Takes these permissions from all files and folders that the process makes from now on.
 pub fn restrict_files(umask: u32) {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(umask));
@@ -101,6 +178,19 @@ pub fn connections_room(sources: usize) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn too_few_threads_are_refused_and_few_are_worth_a_word() {
+        let refused = threads(43, 44, 54).unwrap_err().to_string();
+        assert!(
+            refused.contains("gives the process 43 threads") && refused.ends_with("needs 44"),
+            "{refused}"
+        );
+        let few = threads(44, 44, 54).unwrap().unwrap();
+        assert!(few.contains("the server has 44") && few.ends_with("54 are usual"), "{few}");
+        assert_eq!(threads(54, 44, 54).unwrap(), None);
+        assert_eq!(threads_given(8), 8);
+    }
 
     #[test]
     fn too_few_files_are_refused_and_few_are_worth_a_word() {

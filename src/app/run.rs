@@ -48,8 +48,6 @@ use crate::upkeep::watchdog::Watchdog;
 
 /// How long requests may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
-/// Threads for what is not an answer: looking at the disk, and closing.
-const CHORES_MAX: usize = 2;
 /// How often it is looked whether the state is there again.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often a series is looked at whose shard is between two epochs, and the pause before each next look.
@@ -68,7 +66,8 @@ pub fn run(
     guest: Option<Guest>,
     sinks: Vec<Box<dyn Sink>>,
 ) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = process::runtime(config.workers, config.sources.prometheus.len() + guest.iter().len())
+        .context("the limits of the process cannot be used")?;
     runtime.block_on(serve(config, accepted, lift, guest, sinks))
 }
 
@@ -130,7 +129,7 @@ async fn serve(
     }
     tokio::spawn(note_rate(Arc::downgrade(&server)));
     // All that is ever needed: who asks later may get none.
-    let threads = Pool::start("blocking", api::THREADS + receive::DECODERS_MAX + CHORES_MAX);
+    let threads = Pool::start("blocking", process::POOL_THREADS);
     let threads = threads.context("starting the threads that answer")?;
     tokio::spawn(clock::watch(Arc::downgrade(&server)));
     tokio::spawn(watch_rows_per_day(Arc::downgrade(&server), warning, threads.clone()));

@@ -9,6 +9,7 @@ pub mod process;
 pub mod protobuf;
 pub mod remote_write;
 pub mod stored;
+pub mod thread_limit;
 pub mod windows;
 
 use std::path::{Path, PathBuf};

@@ -3,10 +3,10 @@
 //! Not here: what is sent over them, and whom to trust (`trust`).
 
 use std::error::Error;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -75,7 +75,7 @@ impl Connections {
 
     /// Waits for this on the thread of the caller, which must be none of a runtime.
     pub(super) fn block_on<T>(&self, asked: impl Future<Output = T>) -> T {
-        self.runtime.block_on(asked)
+        self.runtime.handle().block_on(asked)
     }
 
     /// The client for what the files hold now.
@@ -127,15 +127,18 @@ fn named(url: &Url, name: &str) -> Result<(String, Option<HeaderValue>, Option<S
     Ok((asked.as_str().trim_end_matches('/').to_owned(), Some(host), Some(place)))
 }
 
-/// What drives the connections of all clients: one thread, made with the first client.
+/// What drives the connections of all clients: one thread, made with the first client. Where the system gives none this is
+/// an error; a runtime that makes its thread itself would panic.
 fn runtime() -> io::Result<&'static Runtime> {
-    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    static RUNTIME: OnceLock<Arc<Runtime>> = OnceLock::new();
     static MAKING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = MAKING.lock();
     if let Some(runtime) = RUNTIME.get() {
         return Ok(runtime);
     }
-    let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("http").enable_all().build()?;
+    let runtime = Arc::new(Builder::new_current_thread().enable_all().build()?);
+    let driven = Arc::clone(&runtime);
+    std::thread::Builder::new().name("http".to_owned()).spawn(move || driven.block_on(pending::<()>()))?;
     Ok(RUNTIME.get_or_init(|| runtime))
 }
 
