@@ -17,10 +17,56 @@ use tidewatch_dataflows::sample::AT_MS_MIN;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::{Kind, shown};
+use super::operation::{AnswerKind, BARE, Operation, Param, RequestBody, Tag, Verb};
 use super::params::{Params, time_ms};
 use super::series::SeriesPath;
-use super::{Api, Problem, operations};
+use super::server::{BackfillOrder, BackfillRefusal, ServerName};
+use super::{Api, Problem};
 use crate::store::selector::Selectors;
+
+const ID: Param = Param::path("id", "19a2b3c4d5e", "The `id` that its beginning was answered with.");
+pub const BEGIN_BACKFILL: Operation = Operation {
+    id: "beginBackfill",
+    verb: Verb::Post,
+    path: "/api/v1/backfill",
+    tag: Tag::Samples,
+    summary: "Begin a backfill",
+    about: "Computes a span of the past from a configured Prometheus server, beside what is live; one at a time.",
+    body: Some(RequestBody::Json("BackfillOrder")),
+    answer: AnswerKind::Begun("Backfill"),
+    problems: &[
+        Kind::BadParameter,
+        Kind::BadBody,
+        Kind::CrossSite,
+        Kind::BackfillRunning,
+        Kind::TooLarge,
+        Kind::UnsupportedMediaType,
+        Kind::Internal,
+        Kind::Unavailable,
+    ],
+    ..BARE
+};
+
+pub const BACKFILL_SHOWN: Operation = Operation {
+    id: "backfill",
+    path: "/api/v1/backfill/{id}",
+    tag: Tag::Samples,
+    summary: "How far a backfill is",
+    about: "The last 16 since the server's start are known.",
+    params: &[ID],
+    answer: AnswerKind::Json("Backfill"),
+    problems: &[Kind::BadParameter, Kind::UnknownBackfill],
+    ..BARE
+};
+
+pub const END_BACKFILL: Operation = Operation {
+    id: "endBackfill",
+    verb: Verb::Delete,
+    summary: "End a backfill",
+    about: "What it has written stays.",
+    problems: &[Kind::BadParameter, Kind::CrossSite, Kind::UnknownBackfill],
+    ..BACKFILL_SHOWN
+};
 
 /// Most bytes of an order.
 pub const BODY_BYTES_MAX: usize = 65_536;
@@ -31,57 +77,6 @@ pub const SELECTORS_MAX: usize = 64;
 /// The longest time between `start` and `end`.
 pub const RANGE_MS_MAX: i64 = 400 * 86_400_000;
 
-/// Which backfill is asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackfillOrder {
-    /// Of which configured server: its URL, or its place in the list; the first if absent.
-    pub source: Option<ServerName>,
-    /// Selectors; those of the server if absent.
-    pub matching: Option<Vec<String>>,
-    /// Keys after this time.
-    pub start_ms: i64,
-    /// Keys up to this time.
-    pub end_ms: i64,
-}
-
-/// How a server is named.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ServerName {
-    /// By its URL.
-    Url(String),
-    /// By its place, counted from 0.
-    Place(u64),
-}
-
-/// Why there will be no backfill.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BackfillRefusal {
-    /// The field names nothing that is configured: what it must be, and what it was.
-    Source(String, String),
-    /// One is at work, under this id.
-    Running(String),
-    /// Not now.
-    Later(String),
-}
-
-/// What the API asks whoever computes backfills.
-pub trait Backfills: Send + Sync {
-    /// Begins a backfill; what [`Backfills::show`] shows of it.
-    ///
-    /// # Errors
-    /// [`Refusal`]; nothing was begun.
-    fn begin(&self, order: BackfillOrder) -> Result<Value, BackfillRefusal>;
-
-    /// How far a backfill is, if it is known.
-    fn show(&self, id: &str) -> Option<Value>;
-
-    /// Tells a backfill to end, and shows it.
-    fn cancel(&self, id: &str) -> Option<Value>;
-
-    /// Unix milliseconds.
-    fn now_ms(&self) -> i64;
-}
-
 /// Begins a backfill: 202 with its id, 409 while one is at work.
 pub async fn begin(
     State(api): State<Api>,
@@ -89,7 +84,7 @@ pub async fn begin(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    Params::read(&uri, &operations::BEGIN_BACKFILL)?;
+    Params::read(&uri, &BEGIN_BACKFILL)?;
     let bytes = read_body(&headers, body).await.inspect_err(|problem| match problem.kind() {
         Kind::TooLarge => api.metrics.limit("backfill.body_bytes"),
         Kind::Unavailable => api.metrics.limit("backfill.body_seconds"),
@@ -148,7 +143,7 @@ pub async fn show(
     uri: Uri,
     SeriesPath(id): SeriesPath,
 ) -> Result<Json<Value>, Problem> {
-    Params::read(&uri, &operations::BACKFILL_SHOWN)?;
+    Params::read(&uri, &BACKFILL_SHOWN)?;
     api.backfills.show(&id).map(Json).ok_or_else(|| unknown(&id))
 }
 
@@ -158,7 +153,7 @@ pub async fn cancel(
     uri: Uri,
     SeriesPath(id): SeriesPath,
 ) -> Result<Json<Value>, Problem> {
-    Params::read(&uri, &operations::END_BACKFILL)?;
+    Params::read(&uri, &END_BACKFILL)?;
     api.backfills.cancel(&id).map(Json).ok_or_else(|| unknown(&id))
 }
 

@@ -19,8 +19,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use parking_lot::Mutex;
 
-use super::error::{Kind, shown};
-use super::{Problem, operations};
+use super::error::{Kind, Problem, shown};
+use super::health::METRICS;
+use super::openapi::OPENAPI;
+use super::problems::PROBLEMS;
 use crate::metrics::{AnswerLabels, Metrics};
 
 /// How often the log tells of a host that is refused.
@@ -121,9 +123,9 @@ fn text(value: &HeaderValue) -> String {
 
 /// Whether answers of this path cost more than reading them: not the page, whether we are well, and what never changes.
 pub(super) fn is_costly(path: &str) -> bool {
-    let free = [operations::PROBLEMS.path, operations::OPENAPI.path];
+    let free = [PROBLEMS.path, OPENAPI.path];
     let is_free = free.iter().any(|free| path.strip_prefix(free).is_some_and(|rest| !rest.contains("..")));
-    (path.starts_with("/api/") && !is_free) || path == operations::METRICS.path
+    (path.starts_with("/api/") && !is_free) || path == METRICS.path
 }
 
 /// The header that says that a page of another site asks. A link that its user follows is no such page, as long as it

@@ -5,11 +5,24 @@ use axum::http::Uri;
 use axum::response::Response;
 
 use super::cursor::PageCursor;
-use super::params::Params;
+use super::operation::{AnswerKind, BARE, Operation, SERIES_PROBLEMS, rows};
+use super::params::{CURSOR, FORMAT, LIMIT, Params, SERIES, WINDOW};
 use super::series::{SeriesPath, find};
-use super::{Api, Problem, list, operations};
+use super::{Api, Problem, list};
 use crate::store::budget::Budget;
+use crate::store::row::CorrectionRow;
 use crate::store::{CorrectionQuery, Store};
+
+pub const CORRECTIONS: Operation = Operation {
+    id: "corrections",
+    path: "/api/v1/windows/{series}/corrections",
+    summary: "Revisions of one series",
+    about: "What was answered before late samples changed it, the newest first. The newest revisions of a store are kept.",
+    params: &[SERIES, WINDOW, LIMIT, CURSOR, FORMAT],
+    answer: AnswerKind::Rows(&[rows::<CorrectionRow>("Correction")]),
+    problems: SERIES_PROBLEMS,
+    ..BARE
+};
 
 /// Answers with a page of revisions of one series.
 pub async fn show(
@@ -22,7 +35,7 @@ pub async fn show(
 }
 
 fn page(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri, series: &str) -> Result<Response, Problem> {
-    let params = Params::read(uri, &operations::CORRECTIONS)?;
+    let params = Params::read(uri, &CORRECTIONS)?;
     params.format()?;
     let before = PageCursor::of(&params)?.map(|cursor| cursor.a);
     let (windows, limit) = (params.windows()?, params.limit()?);

@@ -95,10 +95,10 @@ mod tests {
     use super::*;
     use axum::http::Uri;
 
-    use crate::api::operations;
+    use crate::api::names::NAMES;
 
     fn params(uri: &'static str) -> Params {
-        Params::read(&Uri::from_static(uri), &operations::NAMES).unwrap()
+        Params::read(&Uri::from_static(uri), &NAMES).unwrap()
     }
 
     #[test]

@@ -9,45 +9,37 @@ use axum::http::Uri;
 use axum::response::Response;
 use serde_json::{Value, json};
 use tidewatch_dataflows::rows::inspect::{Explanation, PaneView};
-use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::settings::{Settings, Window, duration};
 
-use super::params::Params;
+use super::operation::{AnswerKind, BARE, Operation, Param, SERIES_PROBLEMS};
+use super::params::{Params, SERIES, START, WINDOW};
 use super::series::{SeriesPath, find, row};
-use super::{Api, Problem, operations};
+use super::server::SeriesState;
+use super::{Api, Problem};
 use crate::store::budget::Budget;
 use crate::store::record::{ColumnShape, Rfc3339, write_json};
 use crate::store::row::{SeriesRow, WindowRow};
-use crate::store::{Correction, LabelPairs, Store, StoredKey};
+use crate::store::{Correction, Store, StoredKey};
 
-/// What the workers know of a series.
-#[derive(Clone, Debug, PartialEq)]
-pub enum SeriesState {
-    /// It is held.
-    Held(Box<Explanation>),
-    /// Its slot was freed; nothing up to this sample is ever computed again.
-    Freed {
-        /// Unix milliseconds.
-        newest_ms: i64,
-    },
-    /// No sample of it is known.
-    Unknown,
-}
+pub const EXPLAIN: Operation = Operation {
+    id: "explain",
+    path: "/api/v1/windows/{series}/explain",
+    summary: "Why a number is what it is",
+    about: "One row with the panes it is made of, its revisions, and in words what may still happen to it.",
+    params: &[
+        SERIES,
+        Param { required: true, repeated: false, ..WINDOW }
+            .says("The length of a window of the configuration."),
+        END_OF_KEY,
+    ],
+    answer: AnswerKind::Json("Explanation"),
+    problems: SERIES_PROBLEMS,
+    ..BARE
+};
 
-/// What explaining asks the rest of the server.
-pub trait Workings: Send + Sync {
-    /// What the results are computed with.
-    fn settings(&self) -> Settings;
-
-    /// The labels of a series, if they are known.
-    fn labels(&self, series: SeriesId) -> Option<LabelPairs>;
-
-    /// What the workers know of the key `at_ms` of a window of a series.
-    ///
-    /// # Errors
-    /// Why not now: come again.
-    fn explain(&self, series: SeriesId, window_ms: i64, at_ms: i64) -> Result<SeriesState, String>;
-}
+const END_OF_KEY: Param = Param { name: "at", ..START }
+    .required()
+    .says("The end of the window, a multiple of its hop: RFC 3339 or Unix seconds.");
 
 /// Explains one key of one series.
 pub async fn show(
@@ -63,7 +55,7 @@ pub async fn show(
 fn explain(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri, series: &str) -> Result<Value, Problem> {
     let server = &*api.server;
     let settings = server.settings();
-    let (window, at_ms) = Params::read(uri, &operations::EXPLAIN)?.key(&settings.windows)?;
+    let (window, at_ms) = Params::read(uri, &EXPLAIN)?.key(&settings.windows)?;
     let series = find(api, store, budget, series)?;
     let told = store.explain(series, window.length_ms, at_ms)?;
     let known = server.explain(series, window.length_ms, at_ms).map_err(Problem::unavailable)?;

@@ -5,7 +5,38 @@ use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 
+use super::error::Kind;
+use super::operation::{AnswerKind, BARE, Operation, Tag};
 use super::{Api, Problem};
+
+pub const HEALTHY: Operation = Operation {
+    id: "healthy",
+    path: "/-/healthy",
+    tag: Tag::Server,
+    summary: "Whether the process answers",
+    about: "200 as long as it does.",
+    ..BARE
+};
+
+pub const READY: Operation = Operation {
+    id: "ready",
+    path: "/-/ready",
+    tag: Tag::Server,
+    summary: "Whether the store holds everything found at start",
+    about: "503 with what is still to come until it does, and while intake is refused.",
+    problems: &[Kind::Unavailable],
+    ..BARE
+};
+
+pub const METRICS: Operation = Operation {
+    id: "metrics",
+    path: "/metrics",
+    tag: Tag::Server,
+    summary: "The server's own metrics",
+    about: "For Prometheus, as text or as OpenMetrics, whichever the scraper prefers.",
+    answer: AnswerKind::Exposition,
+    ..BARE
+};
 
 /// 200 as long as the process answers at all.
 pub async fn healthy() -> &'static str {

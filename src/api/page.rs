@@ -20,7 +20,8 @@ use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::{error, measure};
+use super::error;
+use super::measure::measure;
 use crate::metrics::Metrics;
 
 /// What the page may load: files and answers of this server; no style or script inside HTML.

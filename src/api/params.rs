@@ -1,17 +1,17 @@
-//! Query parameters: read once, judged by name, value and bound; unknown ones are refused.
+//! Query parameters: those that several operations take, and how they are read once, judged by name, value and bound; unknown ones are refused.
 
 use axum::extract::Query;
 use axum::http::Uri;
+use serde_json::{Value, json};
 use tidewatch_dataflows::sample::AT_MS_MAX;
 use tidewatch_dataflows::settings::{Window, duration, parse_duration};
 
 use super::error::{Problem, shown};
-use super::operations::Operation;
-use super::samples::Aggregate;
+use super::operation::{Operation, Param};
 use crate::store::record::Rfc3339;
 use crate::store::row::RejectGrouping;
 use crate::store::search::{SEARCH_BYTES_MAX, Search};
-use crate::store::selector::Selectors;
+use crate::store::selector::{SELECTOR_BYTES_MAX, Selectors};
 use crate::store::sort::{Sort, SortBy};
 use crate::store::{Filter, PAGE_ROWS_MAX, Range, STATISTICS, Statistic};
 
@@ -23,6 +23,98 @@ pub const LIMIT_DEFAULT: usize = 1_000;
 
 /// Longest window, as the settings bound it.
 const WINDOW_MS_MAX: i64 = 30 * 86_400_000;
+
+/// `{series}` in a path.
+pub const SERIES: Param = Param::path(
+    "series",
+    "1f0a3c5e7b9d2468",
+    "A series: its id of 16 hex digits, or a metric name that it alone bears (409 lists the ids where several do).",
+);
+pub const MATCH: Param = Param::query(
+    "match[]",
+    "up{job=\"node\"}",
+    "Series that this selector means, as in Prometheus; any of several. All series if absent.",
+    || json!({"type": "string", "maxLength": SELECTOR_BYTES_MAX}),
+)
+.repeated();
+pub const SEARCH: Param = Param::query(
+    "search",
+    "node eth0",
+    "Words, each of which must occur in the name or in a `label=value`, whatever its case.",
+    || json!({"type": "string", "maxLength": SEARCH_BYTES_MAX}),
+);
+pub const SORT: Param = Param::query(
+    "sort",
+    "-max",
+    "By which column; a minus puts the greatest first. All but `name` take the latest rows of one window: give \
+     `window` once, and none of `start`, `end` and `at`.",
+    || {
+        let words: Vec<_> =
+            sorts().into_iter().flat_map(|word| [word.to_owned(), format!("-{word}")]).collect();
+        json!({"type": "string", "enum": words, "default": "name"})
+    },
+);
+pub const WINDOW: Param = Param::query(
+    "window",
+    "1h",
+    "Rows of windows of this length, from 1s to 30d; all if absent.",
+    duration_schema,
+)
+.repeated();
+pub const START: Param = Param::query(
+    "start",
+    "2026-01-02T03:04:05Z",
+    "The first time, itself included: RFC 3339 (a plus sign is written `%2B`) or Unix seconds.",
+    time_schema,
+);
+pub const END: Param = Param::query(
+    "end",
+    "2026-01-02T04:04:05Z",
+    "The last time, itself included: RFC 3339 (a plus sign is written `%2B`) or Unix seconds.",
+    time_schema,
+);
+pub const NOW: Param = Param::query(
+    "at",
+    "now",
+    "`now` shows windows that are still open, as far as they are filled.",
+    || json!({"type": "string", "enum": ["now"]}),
+);
+pub const LIMIT: Param = Param::query(
+    "limit",
+    "100",
+    "Most rows of the page.",
+    || json!({"type": "integer", "minimum": 1, "maximum": PAGE_ROWS_MAX, "default": LIMIT_DEFAULT}),
+)
+.shows();
+pub const CURSOR: Param = Param::query(
+    "cursor",
+    "",
+    "Where the page before ended: its `next`, or in CSV its header `x-next-cursor`. It stays good while rows are written. Give \
+     every other parameter and the path as before; only `limit` and `format` may change.",
+    || json!({"type": "string"}),
+)
+.shows();
+pub const FORMAT: Param = Param::query(
+    "format",
+    "csv",
+    "How rows are written.",
+    || json!({"type": "string", "enum": ["json", "csv"], "default": "json"}),
+)
+.shows();
+
+/// The JSON Schema of a time.
+fn time_schema() -> Value {
+    let most = AT_MS_MAX / 1_000;
+    json!({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number", "minimum": -most, "maximum": most}]})
+}
+
+/// The JSON Schema of a duration.
+pub fn duration_schema() -> Value {
+    json!({"type": "string", "pattern": DURATION, "minLength": 1})
+}
+
+/// A duration as Prometheus writes it.
+pub const DURATION: &str = "^([0-9]+y)?([0-9]+w)?([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$";
 
 /// How a list is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +162,8 @@ impl Params {
         Ok(Params { operation, path: uri.path().to_owned(), pairs })
     }
 
-    fn one(&self, wanted: &str) -> Option<&str> {
+    /// The value of a parameter that is given once.
+    pub fn one(&self, wanted: &str) -> Option<&str> {
         self.pairs.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str())
     }
 
@@ -151,35 +244,11 @@ impl Params {
         }
     }
 
-    /// `resample` and `aggregate`: the length of a point in milliseconds, and how its samples become one number.
-    pub fn resample(&self) -> Result<Option<(i64, Aggregate)>, Problem> {
-        let names = Aggregate::ALL.map(|(name, _)| name).join(", ");
-        let aggregate = match self.one("aggregate") {
-            None => Aggregate::Mean,
-            Some(text) => {
-                let found = Aggregate::ALL.iter().find(|(name, _)| *name == text);
-                let found =
-                    found.ok_or_else(|| Problem::parameter("aggregate", &format!("one of {names}"), text));
-                found?.1
-            }
-        };
-        let Some(text) = self.one("resample") else {
-            return match self.one("aggregate") {
-                None => Ok(None),
-                Some(_) => Err(Problem::bad_request("aggregate has no place without resample".to_owned())),
-            };
-        };
-        let ms = parse_duration(text).filter(|ms| (1_000..=WINDOW_MS_MAX).contains(ms));
-        let ms =
-            ms.ok_or_else(|| Problem::parameter("resample", "a duration from 1s to 30d, such as 15m", text));
-        Ok(Some((ms?, aggregate)))
-    }
-
     /// `window`: lengths in milliseconds.
     pub fn windows(&self) -> Result<Vec<i64>, Problem> {
         let lengths = self.all("window").map(|text| {
-            let ms = parse_duration(text).filter(|ms| (1_000..=WINDOW_MS_MAX).contains(ms));
-            ms.ok_or_else(|| Problem::parameter("window", "a duration from 1s to 30d, such as 1h30m", text))
+            let bound = "a duration from 1s to 30d, such as 1h30m";
+            window_ms(text).ok_or_else(|| Problem::parameter("window", bound, text))
         });
         lengths.collect()
     }
@@ -269,6 +338,11 @@ impl Params {
 /// What a list may be sorted by.
 pub fn sorts() -> Vec<&'static str> {
     ["name", "at"].into_iter().chain(STATISTICS.iter().map(Statistic::name)).collect()
+}
+
+/// A duration as long as a window may be, in milliseconds.
+pub fn window_ms(text: &str) -> Option<i64> {
+    parse_duration(text).filter(|ms| (1_000..=WINDOW_MS_MAX).contains(ms))
 }
 
 /// Whether a parameter is a lower bound, and of which statistic.

@@ -16,76 +16,58 @@ use axum::http::Uri;
 use axum::response::Response;
 use serde_json::{Value, json};
 use tidewatch_dataflows::kernels::moments::Moments;
-use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::settings::duration;
 
-use super::params::Params;
+use super::error::Kind;
+use super::operation::{AnswerKind, BARE, Operation, Param, Tag};
+use super::params::{END, Params, SERIES, START, duration_schema, window_ms};
+use super::questions::DEADLINE;
 use super::series::{SeriesPath, find, known_as};
-use super::{Api, DEADLINE, Problem, operations};
+use super::server::{OlderError, RingSamples};
+use super::{Api, Problem};
 use crate::store::budget::Budget;
 use crate::store::record::Rfc3339;
 use crate::store::{PAGE_ROWS_MAX, Range, Store};
 
-/// Most samples that are read for one answer.
-pub const SAMPLES_MAX: usize = 1_000_000;
+const RESAMPLE: Param = Param::query(
+    "resample",
+    "15m",
+    "One point for the samples of the range in each (at - resample, at], from 1s to 30d; the samples themselves if absent. \
+     The first and the last point may lack samples outside the range, and the last may be after `end`.",
+    duration_schema,
+);
+
+const AGGREGATE: Param = Param::query(
+    "aggregate",
+    "max",
+    "How the samples of a point become one number.",
+    || json!({"type": "string", "enum": Aggregate::ALL.map(|(name, _)| name), "default": "mean"}),
+);
+pub const SAMPLES: Operation = Operation {
+    id: "samples",
+    path: "/api/v1/samples/{series}",
+    tag: Tag::Samples,
+    summary: "Samples of one series",
+    about: "The newest from memory, older ones from the configured Prometheus servers; `parts` says which are from where, \
+            `missing` what nobody could tell. The last hour if `start` is absent. At most 10,000 points are shown and 1,000,000 \
+            samples read; beyond that it is 422.",
+    params: &[SERIES, START, END, RESAMPLE, AGGREGATE],
+    answer: AnswerKind::Json("SeriesSamples"),
+    problems: &[
+        Kind::BadParameter,
+        Kind::UnknownSeries,
+        Kind::AmbiguousSeries,
+        Kind::TooMuch,
+        Kind::Internal,
+        Kind::ServerFailed,
+        Kind::Unavailable,
+        Kind::Deadline,
+    ],
+    ..BARE
+};
+
 /// The range if `start` is absent.
 const RANGE_MS: i64 = 3_600_000;
-
-/// The samples of a series that the workers hold.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct RingSamples {
-    /// All after this are held.
-    pub after_ms: i64,
-    /// Times and values, in order.
-    pub samples: Vec<(i64, f64)>,
-}
-
-/// What a server has of a series.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OlderSamples {
-    /// Its address.
-    pub server: String,
-    /// Times and values, in order.
-    pub samples: Vec<(i64, f64)>,
-}
-
-/// Why older samples cannot be had.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OlderError {
-    /// No server is configured.
-    #[error("no server is configured under sources.prometheus")]
-    NoServer,
-    /// The server failed: its address and why.
-    #[error("{0} does not answer: {1}")]
-    Failed(String, String),
-    /// There are more than [`SAMPLES_MAX`].
-    #[error("the range has more than {SAMPLES_MAX} samples")]
-    TooMany,
-    /// It takes beyond the deadline.
-    #[error("the deadline is over")]
-    Late,
-}
-
-/// Who has samples.
-pub trait SampleSource: Send + Sync {
-    /// What the workers hold of a series; none if they do not know it, or build its state anew from a bootstrap.
-    ///
-    /// # Errors
-    /// Why not now: come again.
-    fn ring_samples(&self, series: SeriesId) -> Result<Option<RingSamples>, String>;
-
-    /// What the configured servers have of the series with exactly these labels in `(after_ms, to_ms]`.
-    ///
-    /// # Errors
-    /// See [`NoOlder`].
-    fn older(
-        &self,
-        labels: &[(String, String)],
-        after_ms: i64,
-        to_ms: i64,
-        deadline: Instant,
-    ) -> Result<OlderSamples, OlderError>;
-}
 
 /// How the samples of a point become one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,8 +129,8 @@ pub async fn show(
 }
 
 fn samples(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri, series: &str) -> Result<Value, Problem> {
-    let params = Params::read(uri, &operations::SAMPLES)?;
-    let resample = params.resample()?;
+    let params = Params::read(uri, &SAMPLES)?;
+    let resample = resample(&params)?;
     let given = params.range()?.unwrap_or(Range::ALL);
     let series = find(api, store, budget, series)?;
     let row = known_as(store, &*api.server, series)?;
@@ -201,6 +183,29 @@ fn samples(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri, series: &st
         "missing": found.missing,
         "data": points.iter().map(point).collect::<Vec<_>>(),
     }))
+}
+
+/// `resample` and `aggregate`: the length of a point in milliseconds, and how its samples become one number.
+fn resample(params: &Params) -> Result<Option<(i64, Aggregate)>, Problem> {
+    let names = Aggregate::ALL.map(|(name, _)| name).join(", ");
+    let aggregate = match params.one("aggregate") {
+        None => Aggregate::Mean,
+        Some(text) => {
+            let found = Aggregate::ALL.iter().find(|(name, _)| *name == text);
+            let found =
+                found.ok_or_else(|| Problem::parameter("aggregate", &format!("one of {names}"), text));
+            found?.1
+        }
+    };
+    let Some(text) = params.one("resample") else {
+        return match params.one("aggregate") {
+            None => Ok(None),
+            Some(_) => Err(Problem::bad_request("aggregate has no place without resample".to_owned())),
+        };
+    };
+    let bound = "a duration from 1s to 30d, such as 15m";
+    let step_ms = window_ms(text).ok_or_else(|| Problem::parameter("resample", bound, text))?;
+    Ok(Some((step_ms, aggregate)))
 }
 
 /// The samples of a range, and where they are from.

@@ -6,7 +6,8 @@ use serde_json::Value;
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::error::{Kind, shown};
-use super::{Api, Problem, ServerState};
+use super::server::ServerState;
+use super::{Api, Problem};
 use crate::labels::{LabelSet, Labels, LabelsOfSeries};
 use crate::store::budget::Budget;
 use crate::store::row::{SeriesRow, labels_json};

@@ -4,15 +4,27 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
 
+use super::operation::{AnswerKind, BARE, Operation, STORE_PROBLEMS, Tag};
 use super::params::Params;
-use super::{Api, Problem, operations};
+use super::{Api, Problem};
 use crate::status::{ServerStatus, StoreFigures};
 use crate::store::StoreStatus;
 use crate::store::record::Rfc3339;
 
+pub const STATUS: Operation = Operation {
+    id: "status",
+    path: "/api/v1/status",
+    tag: Tag::Server,
+    summary: "How far everything is",
+    about: "Epochs, sizes, lags, sources, and limits that were reached.",
+    answer: AnswerKind::Json("Status"),
+    problems: STORE_PROBLEMS,
+    ..BARE
+};
+
 /// Answers with the server's figures and, under `store`, the store's.
 pub async fn show(State(api): State<Api>, uri: Uri) -> Result<Json<ServerStatus>, Problem> {
-    Params::read(&uri, &operations::STATUS)?;
+    Params::read(&uri, &STATUS)?;
     let store = api.ask_beside(|store| Ok(store.status()?)).await?;
     Ok(Json(ServerStatus { store: of_store(&store), ..api.server.status() }))
 }

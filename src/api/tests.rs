@@ -12,11 +12,14 @@ use tidewatch_dataflows::rows::{Reject, WindowStats};
 use tidewatch_dataflows::sample::{Reason, SeriesId};
 use tidewatch_dataflows::settings::Settings;
 
-use super::backfill::{BackfillOrder, BackfillRefusal, Backfills, ServerName};
-use super::explain::{SeriesState, Workings};
-use super::operations::{self, Verb};
-use super::samples::{OlderError, OlderSamples, RingSamples, SampleSource};
-use super::{Api, Deps, Kind, QUESTIONS_MAX, ServerState, router};
+use super::error::Kind;
+use super::operation::Verb;
+use super::server::{
+    BackfillOrder, BackfillRefusal, Backfills, OlderError, OlderSamples, RingSamples, SampleSource,
+    SeriesState, ServerName, ServerState, Workings,
+};
+use super::write::WRITE;
+use super::{Api, Deps, QUESTIONS_MAX, operations, router};
 use crate::labels::{Labels, Limits};
 use crate::metrics::Metrics;
 use crate::status::{PartialReport, ServerStatus, SinkStatus, SourceReport, UnreadReport, WindowNames};
@@ -713,7 +716,7 @@ fn every_operation_of_the_table_is_there_with_its_methods_and_no_other() {
     let dir = TempDir::new();
     let served = serve(filled(&dir), Ok(()));
     // Remote write is the source room's.
-    for operation in operations::ALL.iter().filter(|one| one.id != operations::WRITE.id) {
+    for operation in operations::ALL.iter().filter(|one| one.id != WRITE.id) {
         let path =
             operation.path.replace("{series}", "up").replace("{id}", "1").replace("{slug}", "internal");
         let url = format!("{}{path}?window=1h&at=0", served.base);

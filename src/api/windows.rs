@@ -7,13 +7,39 @@ use axum::response::Response;
 use tidewatch_dataflows::statistics::REVISION;
 
 use super::cursor::PageCursor;
-use super::params::Params;
+use super::operation::{AnswerKind, BARE, Operation, SERIES_PROBLEMS, STORE_PROBLEMS, rows};
+use super::params::{CURSOR, END, FORMAT, LIMIT, MATCH, NOW, Params, SEARCH, SERIES, SORT, START, WINDOW};
 use super::series::{SeriesPath, find, known_as};
-use super::{Api, Problem, list, now, operations};
+use super::{Api, Problem, list, now};
 use crate::store::budget::Budget;
+use crate::store::row::{OpenRow, WindowRow};
 use crate::store::selector::Selectors;
 use crate::store::sort::Sort;
 use crate::store::{Store, WindowKey, WindowQuery};
+
+pub const WINDOWS: Operation = Operation {
+    id: "windows",
+    path: "/api/v1/windows",
+    summary: "Statistics per series and window",
+    about: "By (name, series, window, at). Without a range the latest row of each series and window; with `at=now` the \
+            windows that are still open.",
+    params: &[MATCH, SEARCH, SORT, WINDOW, START, END, NOW, LIMIT, CURSOR, FORMAT],
+    filters: true,
+    answer: AnswerKind::Rows(&[rows::<WindowRow>("Window"), rows::<OpenRow>("OpenWindow")]),
+    problems: STORE_PROBLEMS,
+    ..BARE
+};
+
+pub const WINDOWS_OF_SERIES: Operation = Operation {
+    id: "windowsOfSeries",
+    path: "/api/v1/windows/{series}",
+    summary: "Statistics of one series",
+    about: "By (window, at). Without a range the latest row of each window; with `at=now` the windows that are still open.",
+    params: &[SERIES, WINDOW, START, END, NOW, LIMIT, CURSOR, FORMAT],
+    answer: WINDOWS.answer,
+    problems: SERIES_PROBLEMS,
+    ..WINDOWS
+};
 
 /// Answers with a page of windows, by (name, series, window, at) or as it is asked to sort them.
 pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
@@ -38,14 +64,14 @@ fn page_of(
     uri: &Uri,
     series: &str,
 ) -> Result<Response, Problem> {
-    let params = Params::read(uri, &operations::WINDOWS_OF_SERIES)?;
+    let params = Params::read(uri, &WINDOWS_OF_SERIES)?;
     let server = &*api.server;
     let series = known_as(store, server, find(api, store, budget, series)?)?;
     answer(api, store, &params, Selectors::one(series.series, &series.name).within(budget))
 }
 
 fn page(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri) -> Result<Response, Problem> {
-    let params = Params::read(uri, &operations::WINDOWS)?;
+    let params = Params::read(uri, &WINDOWS)?;
     let select = params.selectors()?.within(budget);
     answer(api, store, &params, select)
 }

@@ -6,7 +6,7 @@ use tidewatch_dataflows::rows::inspect::Unavailable;
 use tidewatch_dataflows::sample::{AT_MS_MIN, SeriesId};
 
 use super::stack::Stack;
-use crate::api::samples::{OlderError, OlderSamples, RingSamples, SAMPLES_MAX, SampleSource};
+use crate::api::server::{OlderError, OlderSamples, RingSamples, SAMPLES_MAX, SampleSource};
 use crate::promql;
 use crate::source::query::client::{PrometheusClient, QueryAnswer, QueryError};
 use std::sync::Arc;

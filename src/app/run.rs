@@ -16,7 +16,7 @@ use tidewatch_dataflows::settings::{Settings, Window, duration};
 use tokio::sync::{mpsc, watch};
 
 use crate::api::boundary::Boundary;
-use crate::api::explain::SeriesState;
+use crate::api::server::{Backfills, SeriesState, ServerState, Workings};
 use crate::api::{self, Api, Deps};
 use crate::config::Config;
 use crate::engine::publish_sizes;
@@ -147,8 +147,8 @@ async fn serve(
         latest: Arc::new(stack.questions.clone()),
         raw: Arc::new(raw::RawSource::new(Arc::clone(&stack), clients)),
         labels: Arc::clone(&stack.labels),
-        server: Arc::clone(&server) as Arc<dyn api::ServerState>,
-        backfills: Arc::clone(&backfills) as Arc<dyn api::backfill::Backfills>,
+        server: Arc::clone(&server) as Arc<dyn ServerState>,
+        backfills: Arc::clone(&backfills) as Arc<dyn Backfills>,
         metrics: Arc::clone(&stack.metrics),
         threads: threads.clone(),
     });
@@ -501,7 +501,7 @@ impl Intake for RunningServer {
     }
 }
 
-impl api::explain::Workings for RunningServer {
+impl Workings for RunningServer {
     fn settings(&self) -> Settings {
         self.config.settings()
     }
@@ -535,7 +535,7 @@ impl api::explain::Workings for RunningServer {
     }
 }
 
-impl api::ServerState for RunningServer {
+impl ServerState for RunningServer {
     fn ready(&self) -> Result<(), String> {
         self.stack.ready()
     }

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tidewatch_dataflows::sample::Samples;
 
-use crate::api::backfill::{BackfillOrder, BackfillRefusal, Backfills, ServerName};
+use crate::api::server::{BackfillOrder, BackfillRefusal, Backfills, ServerName};
 use crate::config::{Config, PrometheusSource};
 use crate::source::query::SOURCE;
 use crate::source::query::choose::Chooser;

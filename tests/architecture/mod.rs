@@ -55,7 +55,7 @@ const SERVER: &[Room] = &[
     room(
         "backfill",
         &[
-            "api::backfill",
+            "api::server",
             "api::shown",
             "config",
             "engine",

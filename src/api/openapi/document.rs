@@ -1,19 +1,14 @@
-//! `GET /api/v1/openapi.json`: the API as OpenAPI 3.1, made from the table of operations.
+//! The API as OpenAPI 3.1, made from the list of operations.
 //!
-//! Rows are described by their columns, parameters and problems by the table; the other answers by `openapi/schemas.json`.
+//! Rows are described by their columns, parameters and problems by the table; the other answers by `schemas.json`.
 
-use std::sync::LazyLock;
-
-use axum::Json;
-use axum::http::Uri;
 use serde_json::{Map, Value, json};
 
-use super::boundary::is_costly;
-use super::error::{Kind, Problem};
-use super::operations::{
-    self, ALL, AnswerKind, DURATION, Operation, Param, ParamPlace, RequestBody, RowKind, SERIES, Tag, Verb,
-};
-use super::params::Params;
+use crate::api::backfill;
+use crate::api::boundary::is_costly;
+use crate::api::error::Kind;
+use crate::api::operation::{AnswerKind, Operation, Param, ParamPlace, RequestBody, RowKind, Tag, Verb};
+use crate::api::params::{DURATION, SERIES};
 use crate::store::STATISTICS;
 use crate::store::record::{CellType, Column};
 
@@ -25,19 +20,12 @@ const ABOUT: &str = "Statistics of every series over sliding windows, corrected 
     quotes as `%22`), 414 and 431 for what is too long.";
 
 /// Shapes of answers that are no lists, by name.
-const SCHEMAS: &str = include_str!("openapi/schemas.json");
+const SCHEMAS: &str = include_str!("schemas.json");
 
-static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
-
-/// Answers with the document.
-pub async fn show(uri: Uri) -> Result<Json<&'static Value>, Problem> {
-    Params::read(&uri, &operations::OPENAPI)?;
-    Ok(Json(&*DOCUMENT))
-}
-
-fn document() -> Value {
+/// The document that describes these operations.
+pub fn document(operations: &[&Operation]) -> Value {
     let mut paths = Map::new();
-    for operation in ALL {
+    for operation in operations {
         let verb = match operation.verb {
             Verb::Get => "get",
             Verb::Post => "post",
@@ -58,15 +46,15 @@ fn document() -> Value {
         "servers": [{"url": "../.."}],
         "tags": Tag::ALL.map(|(_, name, about)| json!({"name": name, "description": about})),
         "paths": paths,
-        "components": {"schemas": schemas()},
+        "components": {"schemas": schemas(operations)},
     })
 }
 
 /// The named shapes: those of the file, and the rows of lists.
-fn schemas() -> Map<String, Value> {
+fn schemas(operations: &[&Operation]) -> Map<String, Value> {
     // A test reads the file too: it is JSON.
     let mut schemas: Map<String, Value> = serde_json::from_str(SCHEMAS).unwrap_or_default();
-    for operation in ALL {
+    for operation in operations {
         if let AnswerKind::Rows(rows) = operation.answer {
             schemas.extend(rows.iter().map(|rows| (rows.name.to_owned(), of_row(rows))));
         }
@@ -148,7 +136,7 @@ fn responses(operation: &Operation) -> Map<String, Value> {
         AnswerKind::Begun(name) => {
             let place = json!({"description": "Where to ask how far it is.", "schema": {"type": "string"}});
             let id = json!({"id": "$response.body#/id"});
-            let links = [&operations::BACKFILL_SHOWN, &operations::END_BACKFILL];
+            let links = [&backfill::BACKFILL_SHOWN, &backfill::END_BACKFILL];
             let links = links.map(|to| (to.id.to_owned(), json!({"operationId": to.id, "parameters": id})));
             let links = Map::from_iter(links);
             ("202", json!({"headers": {"Location": place}, "content": json_of(named(name)), "links": links}))
@@ -264,6 +252,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::api::operations::ALL;
 
     /// Every `$ref` in a value.
     fn refs(value: &Value, found: &mut BTreeSet<String>) {
@@ -285,8 +274,9 @@ mod tests {
     fn every_shape_is_used_and_every_used_one_is_there() {
         assert!(serde_json::from_str::<Map<String, Value>>(SCHEMAS).is_ok());
         let mut used = BTreeSet::new();
-        refs(&DOCUMENT, &mut used);
-        let schemas = DOCUMENT["components"]["schemas"].as_object().unwrap();
+        let document = document(&ALL);
+        refs(&document, &mut used);
+        let schemas = document["components"]["schemas"].as_object().unwrap();
         let there = schemas.keys().map(|name| format!("#/components/schemas/{name}")).collect();
         assert_eq!(used, there);
     }
