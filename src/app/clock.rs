@@ -7,19 +7,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tidewatch_dataflows::sample::ahead_of;
-use tidewatch_dataflows::settings::duration;
 
-use super::now_ms;
-use super::run::RunningServer;
-use crate::journal::CLOCK_BEHIND_MS_MAX;
+use super::time::now_ms;
 
-/// How often the clock is looked at.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A sender whose newest sample is no further from the clock than this agrees with it.
 const AGREE_MS: i64 = 60_000;
 /// A sender counts as long as it was heard within this.
@@ -27,7 +21,7 @@ const RECENT: Duration = Duration::from_secs(60);
 /// For so long each sender must have agreed.
 const AGREED_FOR: Duration = Duration::from_secs(10);
 /// So many senders must agree, and more than twice as many as those who say that it is later.
-const SENDERS_MIN: usize = 2;
+pub(super) const SENDERS_MIN: usize = 2;
 /// Most senders remembered; then the one heard longest ago is forgotten.
 const SENDERS_MAX: usize = 1_024;
 
@@ -84,50 +78,6 @@ impl Senders {
     }
 }
 
-/// Looks at the clock once a second, for as long as the server is there.
-pub(super) async fn watch(server: Weak<RunningServer>) {
-    let (mut every, mut said) = (tokio::time::interval(LOOK_EVERY), false);
-    loop {
-        every.tick().await;
-        let Some(server) = server.upgrade() else { return };
-        let behind_ms = server.clock_behind_ms();
-        if behind_ms <= CLOCK_BEHIND_MS_MAX {
-            if std::mem::take(&mut said) {
-                tracing::info!("the clock and the journal's processing time are together again");
-                server.clock.forget();
-            }
-            continue;
-        }
-        if !std::mem::replace(&mut said, true) {
-            tracing::error!(
-                "the clock is {} behind the journal's processing time, so silence closes no window until it is there; if the \
-                 clock is right, this ends when {SENDERS_MIN} senders agree with it, or with run --accept-clock",
-                duration(behind_ms / 1_000 * 1_000)
-            );
-        }
-        if let Some(senders) = server.clock.agree() {
-            reset(&server, behind_ms, senders).await;
-        }
-    }
-}
-
-/// Takes processing time back to the clock.
-async fn reset(server: &RunningServer, behind_ms: i64, senders: usize) {
-    let synced = match server.stack.journal.reset_clock(now_ms()) {
-        Ok(synced) => synced.await.unwrap_or_else(|_| Err("the journal's writer is gone".to_owned())),
-        Err(refused) => Err(refused.to_string()),
-    };
-    match synced {
-        Ok(()) => tracing::warn!(
-            "{senders} senders agree with the clock, so the journal's processing time goes back by {} to it; series that are \
-             further ahead begin anew",
-            duration(behind_ms / 1_000 * 1_000)
-        ),
-        // Tried again at the next look.
-        Err(why) => tracing::warn!("the journal's processing time cannot go back to the clock now: {why}"),
-    }
-}
-
 /// The senders of a running server.
 #[derive(Debug)]
 pub(super) struct ClockWitnesses {
@@ -148,11 +98,11 @@ impl ClockWitnesses {
         self.senders.lock().observe(sender, newest_ms, now_ms(), at);
     }
 
-    fn agree(&self) -> Option<usize> {
+    pub(super) fn agree(&self) -> Option<usize> {
         self.senders.lock().agree(self.began.elapsed())
     }
 
-    fn forget(&self) {
+    pub(super) fn forget(&self) {
         self.senders.lock().heard.clear();
     }
 }
@@ -168,7 +118,7 @@ mod tests {
     }
 
     /// What senders come to that push once a second from 0 to 20 s, each with its newest sample so far ahead.
-    fn agree(ahead_ms: &[i64]) -> Option<usize> {
+    pub(super) fn agree(ahead_ms: &[i64]) -> Option<usize> {
         let mut senders = Senders::default();
         for s in 0..=20 {
             for (n, ahead_ms) in ahead_ms.iter().enumerate() {

@@ -23,11 +23,11 @@ use crate::store::selector::Selectors;
 use crate::store::{ExportQuery, Range, Store};
 use crate::verify;
 
+use super::data_dir::STORE_FILE;
 use super::memory::SeriesRoom;
 use super::rows_per_day::{DiskRoom, RowsPerDay};
-use super::stack::STORE_FILE;
 use super::status::thousands;
-use super::{now_ms, time_ms, windows_in_words};
+use super::time::{now_ms, time_ms};
 use crate::pull;
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
@@ -164,7 +164,7 @@ pub fn verify(config: &Config, args: &cli::VerifyArgs) -> anyhow::Result<ExitCod
 pub fn check(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
     pull::clients(config, &Arc::new(Metrics::new())).context("the configuration cannot be used")?;
     let settings = config.settings();
-    let windows = windows_in_words(config);
+    let windows = config.windows_in_words();
     let base = duration(settings.base_ms());
     let of_one = config.rows_per_day(1);
     // The configuration is judged here; a store that cannot be read does not make it a bad one.

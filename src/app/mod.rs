@@ -6,8 +6,10 @@
 
 mod backfill;
 mod clock;
+mod clock_reset;
 mod commands;
 mod connections;
+mod data_dir;
 mod demo;
 pub mod log;
 mod memory;
@@ -18,14 +20,15 @@ mod raw;
 mod replay;
 mod rows_per_day;
 mod run;
+mod server;
 mod stack;
 mod status;
 mod store_check;
+mod time;
 
 use std::process::ExitCode;
 
 use anyhow::Context;
-use tidewatch_dataflows::settings::{Window, duration};
 
 use crate::cli::{Cli, Command, Common};
 use crate::config::{Config, ConfigFlags};
@@ -94,27 +97,4 @@ fn load(common: &Common) -> anyhow::Result<Config> {
     let mut config = config;
     SeriesRoom::here(&config.settings()).apply(&mut config);
     Ok(config)
-}
-
-/// The windows as people say them: `1h every 1m`.
-fn windows_in_words(config: &Config) -> Vec<String> {
-    let words = |w: &Window| format!("{} every {}", duration(w.length_ms), duration(w.hop_ms));
-    config.windows.iter().map(words).collect()
-}
-
-/// Unix milliseconds by the machine's clock.
-fn now_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    let now_ms = since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
-    now_ms.saturating_add(crate::faults::clock_ahead_ms())
-}
-
-/// An instant as users type it: RFC 3339 or Unix seconds.
-fn time_ms(field: &str, text: &str) -> anyhow::Result<i64> {
-    use tidewatch_dataflows::sample::{AT_MS_MAX, AT_MS_MIN};
-    let seconds = text.parse::<f64>().ok().map(|seconds| (seconds * 1_000.0).round() as i64);
-    let at = seconds.or_else(|| text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond));
-    at.filter(|at| (AT_MS_MIN..=AT_MS_MAX).contains(at)).with_context(|| {
-        format!("{field} must be RFC 3339 or Unix seconds, from the year 2000 to 9999; got {text:?}")
-    })
 }

@@ -13,9 +13,10 @@ use crate::config::Config;
 use crate::journal::EpochMode;
 use crate::source::replay::{ReplayOptions, ReplayReader, ReplaySummary, SOURCE, judge};
 
+use super::backfill;
 use super::progress::{Measure, ProgressLine};
 use super::stack::{AcceptedRisks, Stack};
-use super::{backfill, now_ms, time_ms};
+use super::time::{now_ms, time_ms};
 use crate::fatal::FatalHook;
 use crate::reading::{EpochCut, TimeBounds, all_read, next_of, read, show};
 use crate::upkeep::watchdog::Watchdog;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::settings::duration;
 
-use super::stack::STORE_FILE;
+use super::data_dir::STORE_FILE;
 use super::status::{bytes, thousands};
 use crate::config::Config;
 use crate::disk;

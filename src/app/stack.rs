@@ -31,13 +31,9 @@ use crate::store::embedded::{self, Embedded};
 use crate::upkeep::release::{self, Release, ReleaseProgress};
 use crate::upkeep::trim::{self, Trim};
 
-use super::process;
-use super::{now_ms, store_check};
-
-/// Name of the store's file in the data directory.
-pub const STORE_FILE: &str = "store.sqlite";
-/// Name of the file that one process at a time holds.
-pub const LOCK_FILE: &str = "lock";
+use super::data_dir::LOCK_FILE;
+use super::time::now_ms;
+use super::{process, store_check};
 
 /// Everything between samples and rows, running.
 pub struct Stack {

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
-use super::now_ms;
-use super::stack::STORE_FILE;
+use super::data_dir::STORE_FILE;
+use super::time::now_ms;
 use crate::fatal::{Fatal, FatalHook, RESTART_ME};
 use crate::store::embedded::{Embedded, EmbeddedOptions};
 use crate::store::{Store, StoreError};

@@ -8,6 +8,8 @@
 //!
 //! Not here: the bounds of numbers that change results. The nouns judge those (`Settings::validated`).
 
+mod error;
+mod flags;
 pub mod http;
 mod reader;
 mod sources;
@@ -19,10 +21,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tidewatch_dataflows::settings::{Settings, WINDOWS_MAX, Window};
+use tidewatch_dataflows::settings::{Settings, WINDOWS_MAX, Window, duration};
 
+pub use self::error::ConfigError;
+pub use self::flags::ConfigFlags;
 use self::reader::{ConfigReader, ConfigValue};
-pub use self::sources::PrometheusSource;
+pub use self::sources::{PrometheusSource, SelectConfig};
 pub use self::units::parse_size;
 
 /// The least that `limits.series` may be.
@@ -164,71 +168,6 @@ pub enum StoreKind {
     Embedded,
 }
 
-/// What is done with the series that a selector means; the first entry that means a series holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SelectConfig {
-    /// `match`: a Prometheus selector.
-    pub matching: String,
-    /// Whether series that do not change are left out, of sources that are asked for samples.
-    pub drop_constant: bool,
-    /// How many of them are taken, of sources that are asked for samples; 0 for all.
-    pub sample: usize,
-}
-
-/// Settings given on the command line, as typed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ConfigFlags {
-    /// `--data-dir`
-    pub data_dir: Option<String>,
-    /// `--listen`
-    pub listen: Option<String>,
-    /// `--workers`
-    pub workers: Option<String>,
-}
-
-/// Why there is no configuration. All definite: a human has to change something.
-#[derive(Debug, thiserror::Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("reading the configuration file {}: {error}", file.display())]
-    Read {
-        /// The file.
-        file: PathBuf,
-        /// What the system said.
-        error: std::io::Error,
-    },
-    /// The text is not YAML.
-    #[error("{origin} is not valid YAML: {message}")]
-    Syntax {
-        /// Where the text came from.
-        origin: String,
-        /// What is wrong, with line and column.
-        message: String,
-    },
-    /// There is no such setting.
-    #[error("there is no setting {path} ({origin}); {hint}")]
-    Unknown {
-        /// Path as in the file.
-        path: String,
-        /// Who asked for it.
-        origin: String,
-        /// What there is instead.
-        hint: String,
-    },
-    /// A value is of the wrong type or outside its bounds.
-    #[error("{path} must be {bound}; got {value} ({origin})")]
-    Bad {
-        /// Path as in the file.
-        path: String,
-        /// What would be allowed.
-        bound: String,
-        /// What was given.
-        value: String,
-        /// Who gave it.
-        origin: String,
-    },
-}
-
 impl Default for Config {
     fn default() -> Self {
         let computing = Settings::default();
@@ -269,6 +208,12 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The windows as people say them: `1h every 1m`.
+    pub fn windows_in_words(&self) -> Vec<String> {
+        let words = |w: &Window| format!("{} every {}", duration(w.length_ms), duration(w.hop_ms));
+        self.windows.iter().map(words).collect()
+    }
+
     /// Reads and judges every setting; with a sentence on each variable that is none. Touches nothing but `file`.
     ///
     /// # Errors

@@ -7,9 +7,20 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
+use super::ConfigError;
 use super::http::{Authorization, BasicAuth, Credential, HeaderValue, HttpConfig, Secret, TlsConfig, Url};
 use super::reader::{ConfigReader, ConfigValue};
-use super::{ConfigError, SelectConfig};
+
+/// What is done with the series that a selector means; the first entry that means a series holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SelectConfig {
+    /// `match`: a Prometheus selector.
+    pub matching: String,
+    /// Whether series that do not change are left out, of sources that are asked for samples.
+    pub drop_constant: bool,
+    /// How many of them are taken, of sources that are asked for samples; 0 for all.
+    pub sample: usize,
+}
 
 /// Most servers of one kind.
 pub const SOURCES_MAX: usize = 16;

@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 use tidewatch_dataflows::driver::BATCH_SAMPLES;
 use tidewatch_dataflows::sample::{Control, Mark, MetricType, Samples};
 
-use super::generation::Signals;
+use super::listeners::OnTypes;
+use super::progress::EngineProgress;
 use super::start::FeederStart;
-use super::workers::{WorkerFeed, WorkerMessage};
-use super::{EngineProgress, OnTypes, PATIENCE};
+use super::thread::{PATIENCE, Signals, WorkerFeed, WorkerMessage};
 use crate::journal::{JournalError, QuarantineEntry, Record};
 
 /// Who is told of types, by one generation after the other.

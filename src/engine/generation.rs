@@ -5,26 +5,22 @@
 //!
 //! Not here: whether another generation follows (`supervisor`).
 
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tidewatch_dataflows::settings::Settings;
-
-use super::busy::Busy;
-use super::feeder::{TypesHook, feed, finish};
-use super::merger::{FreedHook, Merger};
-use super::questions::Questions;
+use super::error::EngineError;
+use super::feeder::{feed, finish};
+use super::merger::Merger;
+use super::shared::EngineShared;
 use super::start::FeederStart;
-use super::workers::{Guards, ShardEpochs, WorkerFeed, start_workers};
-use super::{EngineError, EngineProgress, PATIENCE};
+use super::thread::{
+    PATIENCE, ShardEpochs, Signals, Thread, ThreadEvent, ThreadFailure, ThreadPanic, ThreadReport, WorkerFeed,
+};
+use super::workers::{Guards, start_workers};
 use crate::journal::Journal;
-use crate::metrics::Metrics;
-use crate::outbox::Outbox;
-use crate::snapshots::Snapshots;
 
 /// Finished epochs of one worker that may wait for the merger.
 const EPOCHS_QUEUED: usize = 4;
@@ -32,166 +28,6 @@ const EPOCHS_QUEUED: usize = 4;
 const START_MAX: Duration = Duration::from_secs(30);
 /// How long the threads of a poisoned generation may take to end.
 pub(super) const JOIN_MAX: Duration = Duration::from_secs(30);
-
-/// A thread of a generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Thread {
-    Worker(usize),
-    Feeder,
-    Merger,
-}
-
-impl Thread {
-    /// Its kind, as metrics say it.
-    pub(super) fn kind(self) -> &'static str {
-        match self {
-            Thread::Worker(_) => "worker",
-            Thread::Feeder => "feeder",
-            Thread::Merger => "merger",
-        }
-    }
-}
-
-impl fmt::Display for Thread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Thread::Worker(index) => write!(f, "worker {index}"),
-            other => write!(f, "the engine's {}", other.kind()),
-        }
-    }
-}
-
-/// What the threads of a generation look at, to see whether to end.
-pub(super) struct Signals {
-    /// The engine is dropped.
-    quit: Arc<AtomicBool>,
-    /// The journal is closed, and nobody makes room in the outbox any more.
-    closing: Arc<AtomicBool>,
-    /// One thread of this generation is gone, or has decided that it ends.
-    poisoned: AtomicBool,
-}
-
-impl Signals {
-    pub(super) fn new(quit: &Arc<AtomicBool>, closing: &Arc<AtomicBool>) -> Signals {
-        let (quit, closing) = (Arc::clone(quit), Arc::clone(closing));
-        Signals { quit, closing, poisoned: AtomicBool::new(false) }
-    }
-
-    /// Whether every thread of the generation has to end now.
-    pub(super) fn over(&self) -> bool {
-        self.poisoned.load(Ordering::Relaxed) || self.quit.load(Ordering::Relaxed)
-    }
-
-    /// Whether the engine drains for the last time.
-    pub(super) fn closing(&self) -> bool {
-        self.closing.load(Ordering::Relaxed)
-    }
-
-    /// Ends the generation.
-    pub(super) fn poison(&self) {
-        self.poisoned.store(true, Ordering::Relaxed);
-    }
-}
-
-/// A panic of one thread.
-#[derive(Clone, Debug)]
-pub(super) struct ThreadPanic {
-    pub(super) thread: Thread,
-    pub(super) message: String,
-}
-
-impl fmt::Display for ThreadPanic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} panicked: {}", self.thread, self.message)
-    }
-}
-
-/// Why a thread ended that should not have.
-pub(super) enum ThreadFailure {
-    Panic(ThreadPanic),
-    Error(EngineError),
-}
-
-/// What a thread of a generation tells.
-pub(super) enum ThreadEvent {
-    /// A worker has loaded one more shard.
-    Loaded,
-    /// A worker has built its dataflow.
-    Ready(usize, WorkerFeed, ShardEpochs),
-    /// A thread has ended.
-    Ended(Thread, Result<(), ThreadFailure>),
-}
-
-/// Tells how a thread ended, also if it was by a panic outside of its work.
-pub(super) struct ThreadReport {
-    thread: Thread,
-    to: Sender<ThreadEvent>,
-    told: bool,
-}
-
-impl ThreadReport {
-    pub(super) fn new(thread: Thread, to: Sender<ThreadEvent>) -> ThreadReport {
-        ThreadReport { thread, to, told: false }
-    }
-
-    /// Does the thread's work and clears up after it, also after a panic; then tells how the work ended.
-    pub(super) fn run<T>(
-        mut self,
-        with: &mut T,
-        work: impl FnOnce(&mut T) -> Result<(), EngineError>,
-        clear: impl FnOnce(&mut T),
-    ) {
-        let ended = catch(self.thread, || work(with));
-        let cleared = catch(self.thread, || {
-            clear(with);
-            Ok(())
-        });
-        self.report(ended.and(cleared));
-    }
-
-    fn report(&mut self, ended: Result<(), ThreadFailure>) {
-        self.told = true;
-        // Nobody listens after the engine has given this generation up.
-        let _ = self.to.send(ThreadEvent::Ended(self.thread, ended));
-    }
-}
-
-impl Drop for ThreadReport {
-    fn drop(&mut self) {
-        if !self.told {
-            let message = "it ended without a word".to_owned();
-            self.report(Err(ThreadFailure::Panic(ThreadPanic { thread: self.thread, message })));
-        }
-    }
-}
-
-fn catch(thread: Thread, work: impl FnOnce() -> Result<(), EngineError>) -> Result<(), ThreadFailure> {
-    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
-        Ok(ended) => ended.map_err(ThreadFailure::Error),
-        Err(panic) => Err(ThreadFailure::Panic(ThreadPanic { thread, message: message_of(panic.as_ref()) })),
-    }
-}
-
-fn message_of(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().cloned();
-    text.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()))
-        .unwrap_or_else(|| "no message".to_owned())
-}
-
-/// What all generations of an engine share.
-pub(super) struct EngineShared {
-    pub(super) workers: usize,
-    pub(super) settings: Arc<Settings>,
-    pub(super) progress: Arc<EngineProgress>,
-    pub(super) busy: Arc<Busy>,
-    pub(super) metrics: Arc<Metrics>,
-    pub(super) outbox: Arc<std::sync::Mutex<Outbox>>,
-    pub(super) freed: FreedHook,
-    pub(super) types: TypesHook,
-    pub(super) questions: Questions,
-    /// Where shards begin, if they are saved.
-    pub(super) snapshots: Option<Snapshots>,
-}
 
 /// How a generation ended.
 pub(super) enum GenerationEnd {

@@ -10,8 +10,10 @@ use tidewatch_dataflows::sample::{EpochEnd, Reason};
 use tidewatch_dataflows::snapshot::{SnapshotPart, assemble};
 
 use super::busy::Busy;
-use super::generation::Signals;
-use super::{BlockedOn, EngineError, EngineProgress, FreedSlots, PATIENCE};
+use super::error::EngineError;
+use super::listeners::FreedSlots;
+use super::progress::{BlockedOn, EngineProgress};
+use super::thread::{PATIENCE, Signals};
 use crate::faults::mutant;
 use crate::metrics::{LogLabels, Metrics, QueueLabels, RejectLabels};
 use crate::outbox::Outbox;

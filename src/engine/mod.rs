@@ -20,268 +20,38 @@
 //! Not here: what is computed (`dataflows`), and when epochs end (the journal says so).
 
 mod busy;
+mod error;
 mod feeder;
 mod generation;
+mod listeners;
 mod merger;
+mod progress;
 mod questions;
+mod shared;
 mod start;
 mod supervisor;
+mod thread;
 mod workers;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use parking_lot::Mutex;
-use tidewatch_dataflows::graph::Sizes;
 use tidewatch_dataflows::pipeline::STAGES;
-use tidewatch_dataflows::sample::{MetricType, SeriesId};
 use tidewatch_dataflows::settings::Settings;
-use tidewatch_dataflows::shard::WorkPosition;
 
+pub use self::error::EngineError;
 use self::feeder::ToldTypes;
-use self::generation::EngineShared;
+pub use self::listeners::{FreedSlots, Listeners, OnFatal, OnQuarantine, OnTypes};
+pub use self::progress::{BlockedOn, EngineProgress, EngineRestart};
 pub use self::questions::{AskError, Questions};
-use self::supervisor::{QUARANTINED_MAX, RESTARTS_MAX, Supervisor, WITHIN};
-use crate::journal::{Journal, JournalError, QuarantineEntry};
+use self::shared::EngineShared;
+use self::supervisor::Supervisor;
+use crate::journal::Journal;
 use crate::metrics::{Metrics, StageLabels};
-use crate::outbox::{Outbox, OutboxError};
-use crate::snapshots::{SnapshotError, Snapshots};
-
-/// How long a thread sleeps before it looks at the stop flag again.
-const PATIENCE: Duration = Duration::from_millis(200);
-
-/// What stops the engine for good; the process has to end.
-#[derive(Debug, thiserror::Error)]
-pub enum EngineError {
-    /// The journal cannot be read back.
-    #[error("the journal cannot be read back: {0}")]
-    Journal(#[from] JournalError),
-    /// The outbox cannot be written.
-    #[error("the outbox cannot be written: {0}")]
-    Outbox(#[from] OutboxError),
-    /// Snapshots cannot be read.
-    #[error("the snapshots cannot be read: {0}")]
-    Snapshots(#[from] SnapshotError),
-    /// Nobody knows what the outbox holds in memory; opening it again tells.
-    #[error("{message}, and it was in the outbox, which has to be opened again")]
-    OutboxPanic {
-        /// The panic.
-        message: String,
-    },
-    /// Building the engine anew does not help.
-    #[error("{message}; the engine was built anew {RESTARTS_MAX} times within {} minutes already", WITHIN.as_secs() / 60)]
-    TooManyRestarts {
-        /// The last panic.
-        message: String,
-    },
-    /// A panic was not followed by the end of the other threads.
-    #[error("{threads} did not end within {seconds} s; before that: {after}")]
-    Stuck {
-        /// Those that go on.
-        threads: String,
-        /// Why they were to end.
-        after: String,
-        /// How long they were waited for.
-        seconds: u64,
-    },
-    /// One more series would have to be quarantined.
-    #[error("{message}; {QUARANTINED_MAX} series were quarantined already")]
-    QuarantineFull {
-        /// The panic.
-        message: String,
-    },
-    /// A thread cannot be started.
-    #[error("a thread of the engine cannot be started: {0}")]
-    Thread(#[from] std::io::Error),
-    /// The workers cannot be started.
-    #[error("the timely workers cannot be started: {0}")]
-    Timely(String),
-    /// Rows of two epochs would be written as those of one.
-    #[error("a worker handed over epoch {other} while another one handed over epoch {first}")]
-    EpochsDiffer {
-        /// The epoch of the first worker.
-        first: u64,
-        /// That of another one.
-        other: u64,
-    },
-}
-
-impl EngineError {
-    /// Whether another start of the process may do better: nothing that is durable is wrong.
-    pub fn restart_helps(&self) -> bool {
-        match self {
-            EngineError::Journal(error) => error.restart_helps(),
-            EngineError::Outbox(error) => error.restart_helps(),
-            EngineError::Snapshots(error) => error.restart_helps(),
-            _ => true,
-        }
-    }
-}
-
-/// Where the engine is; read by the API.
-#[derive(Debug)]
-pub struct EngineProgress {
-    /// Samples handed to the workers since the process started, those that it read back included.
-    pub samples: AtomicU64,
-    /// Of these, those of epochs that ended after the start, each counted once.
-    live: AtomicU64,
-    /// The newest epoch that is counted there, or that the journal held at start.
-    live_upto: AtomicU64,
-    /// The newest epoch computed since the process started, and durable in the outbox; 0 for none.
-    pub epoch: AtomicU64,
-    /// Its processing time; `i64::MIN` for none.
-    pub processing_ms: AtomicI64,
-    /// Window rows computed since the process started.
-    pub rows: AtomicU64,
-    /// Why the engine waits for the outbox, if it does.
-    held_up: Mutex<Option<BlockedOn>>,
-    /// What the workers hold.
-    pub sizes: Arc<Sizes>,
-    /// What each worker is at.
-    positions: Vec<Arc<WorkPosition>>,
-    /// The newest epoch that the present generation has computed; 0 for none.
-    computed: AtomicU64,
-    /// The newest epoch that the journal held when the present generation began.
-    upto: AtomicU64,
-    /// Generations begun, and waits before them.
-    generation: AtomicU64,
-    /// Epochs handed to the outbox, those that it holds already included, and shards that were loaded.
-    steps: AtomicU64,
-    /// Series that were kept out of the computation, and those that still are.
-    quarantined: Mutex<Vec<QuarantineEntry>>,
-    restarted: Mutex<Option<EngineRestart>>,
-}
-
-/// Why the engine waits for the outbox.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BlockedOn {
-    /// It is at its bound `outbox.bytes_max`.
-    Full,
-    /// It cannot be written now, for this reason: the disk is full, most often.
-    Unwritable(String),
-}
-
-impl std::fmt::Display for BlockedOn {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            BlockedOn::Full => f.write_str("the outbox is at its bound outbox.bytes_max"),
-            BlockedOn::Unwritable(why) => f.write_str(why),
-        }
-    }
-}
-
-/// Why the engine was built anew the last time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EngineRestart {
-    /// The panic.
-    pub after: String,
-    /// The epoch with which the state is there again.
-    pub upto: u64,
-}
-
-impl EngineProgress {
-    fn new(workers: usize, quarantined: Vec<QuarantineEntry>, found: u64) -> EngineProgress {
-        EngineProgress {
-            samples: AtomicU64::new(0),
-            live: AtomicU64::new(0),
-            live_upto: AtomicU64::new(found),
-            epoch: AtomicU64::new(0),
-            processing_ms: AtomicI64::new(i64::MIN),
-            rows: AtomicU64::new(0),
-            held_up: Mutex::new(None),
-            sizes: Arc::default(),
-            positions: (0..workers).map(|_| Arc::default()).collect(),
-            computed: AtomicU64::new(0),
-            upto: AtomicU64::new(0),
-            generation: AtomicU64::new(0),
-            steps: AtomicU64::new(0),
-            quarantined: Mutex::new(quarantined),
-            restarted: Mutex::new(None),
-        }
-    }
-
-    /// Samples handed to the workers that no start and no generation before had to compute.
-    pub fn live_samples(&self) -> u64 {
-        self.live.load(Ordering::Relaxed)
-    }
-
-    /// Counts the samples of an epoch that was handed to the workers. The feeder calls it, one at a time.
-    fn count_live(&self, epoch: u64, samples: u64) {
-        if epoch > self.live_upto.load(Ordering::Relaxed) {
-            self.live_upto.store(epoch, Ordering::Relaxed);
-            self.live.fetch_add(samples, Ordering::Relaxed);
-        }
-    }
-
-    /// Why the engine waits for the outbox, if it does: nothing is computed, so nothing should be taken.
-    pub fn blocked_on(&self) -> Option<BlockedOn> {
-        self.held_up.lock().clone()
-    }
-
-    /// Sets why it waits; what was said before.
-    fn set_held_up(&self, why: Option<BlockedOn>) -> Option<BlockedOn> {
-        std::mem::replace(&mut *self.held_up.lock(), why)
-    }
-
-    /// The newest epoch that the present generation has computed; 0 for none.
-    pub fn computed(&self) -> u64 {
-        self.computed.load(Ordering::Acquire)
-    }
-
-    /// Whether the workers do not yet know what the journal held when they were built.
-    pub fn rebuilding(&self) -> bool {
-        self.computed() < self.upto.load(Ordering::Acquire)
-    }
-
-    /// Why the state is being computed again, if it is after a panic.
-    pub fn restarted(&self) -> Option<EngineRestart> {
-        let restarted = self.restarted.lock().clone();
-        restarted.filter(|restarted| self.computed() < restarted.upto)
-    }
-
-    /// A figure that stands still only if the engine does.
-    pub fn moved(&self) -> (u64, u64) {
-        (self.generation.load(Ordering::Relaxed), self.steps.load(Ordering::Relaxed))
-    }
-
-    /// What the workers are at, as a sentence.
-    pub fn at(&self) -> String {
-        let at = self.positions.iter().enumerate().filter_map(|(index, position)| {
-            let (epoch, series) = position.now()?;
-            let series = series.map_or_else(|| "a shard".to_owned(), |series| format!("series {series}"));
-            Some(format!("worker {index} is at {series} of epoch {epoch}"))
-        });
-        let at: Vec<String> = at.collect();
-        if at.is_empty() { "the workers are at no epoch".to_owned() } else { at.join(", ") }
-    }
-
-    /// Series that are kept out of the computation, in the order in which they were found.
-    pub fn quarantined(&self) -> Vec<SeriesId> {
-        let held = self.quarantined.lock();
-        held.iter().filter(|held| !held.lifted).map(|held| SeriesId(held.series)).collect()
-    }
-}
-
-/// Slots that were freed in an epoch: the labels room may forget their series once sinks hold that epoch.
-pub type FreedSlots = (u64, Vec<SeriesId>);
-
-/// Told of types of series that the journal holds.
-pub type OnTypes = Box<dyn FnMut(&[(u64, MetricType)]) + Send>;
-
-/// Told of a series that is quarantined, and of the panic.
-pub type OnQuarantine = Box<dyn Fn(SeriesId, &str) + Send>;
-
-/// Who is told what the engine meets; none of them may block for long.
-pub struct Listeners {
-    /// Freed slots, epoch by epoch.
-    pub freed: Box<dyn FnMut(FreedSlots) + Send>,
-    /// Types of series, as the journal holds them.
-    pub types: OnTypes,
-    /// A series that is quarantined, and the panic.
-    pub quarantined: OnQuarantine,
-}
+use crate::outbox::Outbox;
+use crate::snapshots::Snapshots;
 
 /// What an engine reads and writes.
 pub struct EngineLogs {
@@ -292,9 +62,6 @@ pub struct EngineLogs {
     /// Where shards begin and are saved; without them each generation begins with the journal.
     pub snapshots: Option<Snapshots>,
 }
-
-/// Called once with what stopped the engine.
-pub type OnFatal = Arc<dyn Fn(EngineError) + Send + Sync>;
 
 /// A running engine. It ends when the journal is closed and everything in it has reached the outbox.
 pub struct Engine {
@@ -397,8 +164,9 @@ mod tests {
     use super::*;
     use crate::journal::{self, EpochMode};
     use crate::outbox;
+    use std::time::Duration;
     use tidewatch_dataflows::rows::SeriesPresence;
-    use tidewatch_dataflows::sample::Samples;
+    use tidewatch_dataflows::sample::{Samples, SeriesId};
 
     fn logs(journal: &Journal, outbox: Outbox) -> EngineLogs {
         EngineLogs { journal: journal.clone(), outbox, snapshots: None }

@@ -18,7 +18,7 @@ use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::shard::RawSamples;
 use timely::scheduling::SyncActivator;
 
-use super::EngineProgress;
+use super::progress::EngineProgress;
 use crate::store::budget::Budget;
 use crate::store::{NoAnswer, OpenWindowSource};
 

@@ -9,8 +9,8 @@ use tidewatch_dataflows::pipeline::ShardState;
 use tidewatch_dataflows::settings::Settings;
 use tidewatch_dataflows::snapshot::CHAINS;
 
-use super::EngineError;
-use super::workers::ShardEpochs;
+use super::error::EngineError;
+use super::thread::ShardEpochs;
 use crate::journal::{Journal, JournalError, JournalReader};
 use crate::snapshots::Snapshots;
 

@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 use tidewatch_dataflows::graph::Sizes;
 use tidewatch_dataflows::sample::{Control, SeriesId};
 
-use super::generation::{EngineShared, Generation, GenerationEnd, JOIN_MAX, Signals, Thread, ThreadPanic};
-use super::{EngineError, EngineProgress, EngineRestart, OnFatal, OnQuarantine, PATIENCE};
+use super::error::{EngineError, QUARANTINED_MAX, RESTARTS_MAX, WITHIN};
+use super::generation::{Generation, GenerationEnd, JOIN_MAX};
+use super::listeners::{OnFatal, OnQuarantine};
+use super::progress::{EngineProgress, EngineRestart};
+use super::shared::EngineShared;
+use super::thread::{PATIENCE, Signals, Thread, ThreadPanic};
 use crate::journal::{Journal, QuarantineEntry, QueueError};
 use crate::metrics::RestartLabels;
 use crate::snapshots::Snapshots;
 
-/// Restarts within [`WITHIN`] that the engine tries; the next panic ends the process.
-pub(super) const RESTARTS_MAX: usize = 8;
-/// The time in which restarts are counted; without a panic in it the first wait is short again.
-pub(super) const WITHIN: Duration = Duration::from_mins(10);
 /// The wait before the first restart; it doubles with each that follows.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// The longest wait before a restart.
@@ -32,8 +32,6 @@ const IDLE_TIMEOUT: Duration = Duration::from_millis(5);
 
 /// Panics remembered, to know them again.
 const SUSPECTS_MAX: usize = 64;
-/// Series that may be quarantined, those let in again included: every segment of the journal begins with them.
-pub(super) const QUARANTINED_MAX: usize = 1_024;
 /// Attempts to write a quarantine into a journal whose queue is full, [`PATIENCE`] apart.
 const ATTEMPTS: usize = 50;
 

@@ -20,30 +20,16 @@ use timely::dataflow::{ProbeHandle, Scope, Stream, StreamVec};
 use timely::scheduling::SyncActivator;
 
 use super::busy::{StageMeter, log_operators};
-use super::generation::{EngineShared, Signals, Thread, ThreadEvent, ThreadReport};
+use super::error::EngineError;
 use super::questions::{WorkerQueue, serve};
+use super::shared::EngineShared;
 use super::start;
-use super::{EngineError, PATIENCE};
+use super::thread::{PATIENCE, Signals, Thread, ThreadEvent, ThreadReport, WorkerFeed, WorkerMessage};
 
 /// Batches that may wait for one worker.
 const BATCHES_QUEUED: usize = 64;
 /// Epochs a source may be ahead of the output.
 const EPOCHS_IN_FLIGHT: u64 = 4;
-/// What is sent to a worker's source.
-pub(super) enum WorkerMessage {
-    Batch(Samples),
-    Mark(Mark),
-}
-
-/// The sending side of one worker's source.
-pub(super) struct WorkerFeed {
-    pub(super) queue: SyncSender<WorkerMessage>,
-    pub(super) activator: SyncActivator,
-    pub(super) asked: WorkerQueue,
-}
-
-/// The epochs that shards begin with.
-pub(super) type ShardEpochs = Vec<Option<u64>>;
 
 pub(super) type Guards = timely::communication::WorkerGuards<()>;
 

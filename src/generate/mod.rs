@@ -23,16 +23,14 @@ use std::ops::Range;
 
 use catalog::{Slot, ValueShape};
 use numbers::{below, centred, hash, next, round, unit, wave};
-use options::refused;
 pub use options::{ALLOWED_LATENESS_MS, GenerateOptions, OptionsError, Order, SERIES_MAX, SPAN_MS_MAX, span};
+use options::{DAY_MS, HOUR_MS, refused};
 pub use text::{Output, TextFormat, TextSummary, judge, write};
 
 /// Most samples held back at once to be delivered late; beyond it a sample is delivered in time.
 pub const HELD_MAX: usize = 1 << 20;
 /// Sets the choices of delivery apart from those of values.
 const DELIVERY: u64 = 0x6465_6c69_7665_7279;
-const HOUR_MS: i64 = 3_600_000;
-const DAY_MS: i64 = 24 * HOUR_MS;
 const OUTAGE_MS: Range<i64> = 60_000..2_400_000;
 
 /// How a point comes to be delivered.

@@ -2,7 +2,10 @@
 
 use tidewatch_dataflows::sample::{AT_MS_MAX, AT_MS_MIN};
 
-use super::{DAY_MS, HOUR_MS};
+/// An hour.
+pub(super) const HOUR_MS: i64 = 3_600_000;
+/// A day.
+pub(super) const DAY_MS: i64 = 24 * HOUR_MS;
 
 /// Most series of one generator.
 pub const SERIES_MAX: u64 = 100_000_000;

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
 
 use super::tests::{LONG, START_MS, batch, config, epochs, open, records, synced, try_open};
 use super::*;
 use crate::disk::testing::Faults;
-use crate::segments::list;
 use crate::segments::tests::Dir;
+use crate::segments::{SegmentsError, list};
 
 fn open_on(dir: &Dir, faults: &Arc<Faults>, config: &JournalOptions, metrics: &Arc<Metrics>) -> Journal {
     let (folder, nothing) = (faults.folder(dir.path()), Box::new(|| Ok(())));

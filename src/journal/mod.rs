@@ -24,7 +24,9 @@
 
 mod damage;
 mod epochs;
+mod error;
 mod index;
+mod options;
 mod queue;
 mod reader;
 mod record;
@@ -35,7 +37,6 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use parking_lot::Mutex;
 use tidewatch_dataflows::sample::{Bootstrap, Control, EpochEnd, Samples};
@@ -44,7 +45,11 @@ use tokio::sync::oneshot;
 
 use self::damage::Losses;
 pub use self::epochs::EpochCutter;
+use self::error::time;
+pub use self::error::{JournalError, QueueError};
 use self::index::Index;
+use self::options::LOG;
+pub use self::options::{Clock, EpochMode, FailureHook, JournalOptions, SyncMode, system_clock};
 use self::queue::{Item, QueueShared};
 pub use self::reader::JournalReader;
 pub use self::record::{
@@ -55,185 +60,11 @@ use self::recovery::recover;
 use self::writer::JournalWriter;
 use crate::disk::DiskFolder;
 use crate::metrics::{Counter, Gauge, LogLabels, Metrics};
+use crate::segments::DurablePosition;
 pub use crate::segments::KIND_SYNCED;
-use crate::segments::{DurablePosition, SegmentsError};
 
-const LOG: &str = "journal";
 /// How far the clock may be behind processing time at start.
 pub const CLOCK_BEHIND_MS_MAX: i64 = 600_000;
-
-/// The clock in Unix milliseconds; tests bring their own.
-pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
-
-/// Told once why a journal takes nothing before it is opened anew.
-pub type FailureHook = Arc<dyn Fn(&str) + Send + Sync>;
-
-/// The machine's clock.
-pub fn system_clock() -> Clock {
-    Arc::new(|| jiff::Timestamp::now().as_millisecond().saturating_add(crate::faults::clock_ahead_ms()))
-}
-
-/// The journal cannot be opened or read. All of these are definite.
-#[derive(Debug, thiserror::Error)]
-pub enum JournalError {
-    /// The files.
-    #[error(transparent)]
-    Segments(#[from] SegmentsError),
-    /// Records that were durable cannot be read.
-    #[error(
-        "{source}; {bytes} bytes of the journal are lost, {}; --accept-loss goes on without them",
-        between(*before, *after)
-    )]
-    Damaged { source: SegmentsError, bytes: u64, before: Option<u64>, after: Option<u64> },
-    /// What was asked for is not in the journal any more.
-    #[error("the journal cannot be read {}: it was trimmed, and holds what follows epoch {}", after(*wanted), first.unwrap_or(0))]
-    Trimmed { wanted: Option<u64>, first: Option<u64> },
-    /// What is made from the journal is ahead of it.
-    #[error(
-        "the {what} holds epoch {epoch}, which the journal (last epoch {found}) does not: the journal lost its end, or is another one; --accept-loss starts above it"
-    )]
-    Behind { what: &'static str, epoch: u64, found: u64 },
-    /// A record of a kind this program does not know.
-    #[error(
-        "the journal holds a record of kind {kind}, which this program does not know; was it written by a newer one?"
-    )]
-    UnknownKind { kind: u8 },
-    /// A record that is not what its kind says.
-    #[error("a journal record of kind {kind} cannot be used: {why}")]
-    Malformed { kind: u8, why: String },
-    /// The clock is far behind what the journal has seen.
-    #[error("the clock says {}, more than 10m behind the journal's processing time {}; set the clock, wait, or go by the clock from now on with --accept-clock", time(*clock_ms), time(*processing_ms))]
-    ClockBehind { clock_ms: i64, processing_ms: i64 },
-    /// The writer thread could not be started.
-    #[error("cannot start the journal's writer thread: {0}")]
-    Thread(io::Error),
-    /// Writing failed.
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl JournalError {
-    /// Whether another start of the process may do better.
-    pub fn restart_helps(&self) -> bool {
-        match self {
-            JournalError::Segments(error) => error.restart_helps(),
-            JournalError::Thread(_) | JournalError::Failed(_) => true,
-            _ => false,
-        }
-    }
-}
-
-fn time(ms: i64) -> String {
-    jiff::Timestamp::from_millisecond(ms).map_or_else(|_| format!("{ms} ms"), |time| time.to_string())
-}
-
-fn between(before: Option<u64>, after: Option<u64>) -> String {
-    let name =
-        |epoch: Option<u64>, none: &str| epoch.map_or_else(|| none.to_owned(), |e| format!("epoch {e}"));
-    format!("between {} and {}", name(before, "the beginning"), name(after, "its end"))
-}
-
-fn after(wanted: Option<u64>) -> String {
-    wanted.map_or_else(|| "from its beginning".to_owned(), |epoch| format!("after epoch {epoch}"))
-}
-
-/// Why the journal did not take a batch. For a source these are all "not now".
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum QueueError {
-    /// The queue has no room; trying again in a moment helps.
-    #[error(
-        "the journal's queue is full: {batches} batches of {batches_max}, {samples} samples of {samples_max}"
-    )]
-    Full { batches: usize, batches_max: usize, samples: usize, samples_max: usize },
-    /// The journal is as large as it may be.
-    #[error("the journal holds {bytes} bytes; journal.bytes_max is {bytes_max}")]
-    BytesMax { bytes: u64, bytes_max: u64 },
-    /// A write failed; trying again helps when there is room on the disk.
-    #[error("the journal is stalled: {0}")]
-    Stalled(String),
-    /// A sync failed; nothing is taken before a restart.
-    #[error("the journal has failed and takes nothing before a restart: {0}")]
-    Failed(String),
-    /// Shutting down.
-    #[error("the journal is closed")]
-    Closed,
-}
-
-/// Who ends epochs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EpochMode {
-    /// The journal itself, by clock and size.
-    Live,
-    /// The caller, by [`Journal::cut`].
-    File,
-}
-
-/// When what was written is synced.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SyncMode {
-    /// Before it is acknowledged.
-    Commit,
-    /// At most so long after it was acknowledged. Epoch ends by [`Journal::cut`] are acknowledged when synced.
-    Interval(Duration),
-    /// When a segment ends and when the journal is closed.
-    Never,
-}
-
-/// How a journal is run.
-#[derive(Clone)]
-pub struct JournalOptions {
-    /// Bytes after which a new segment is begun.
-    pub segment_bytes: u64,
-    /// Bytes of all segments beyond which nothing is taken.
-    pub bytes_max: u64,
-    /// Most batches waiting.
-    pub queue_batches: usize,
-    /// Most samples waiting; one larger batch is taken when nothing waits.
-    pub queue_samples: usize,
-    /// Most samples of an epoch, in [`Mode::Live`].
-    pub epoch_samples_max: usize,
-    /// Longest epoch by the clock, in [`Mode::Live`].
-    pub epoch_ms: i64,
-    /// Who ends epochs.
-    pub mode: EpochMode,
-    /// When what was written is synced.
-    pub sync: SyncMode,
-    /// Whether the start goes on without records that are lost.
-    pub accept_loss: bool,
-    /// The last epochs of what is made from the journal, with words for them: the journal must not be behind.
-    pub made: Vec<(&'static str, u64)>,
-    /// Whether processing time may be far ahead of the clock (`--allow-future`).
-    pub allow_future: bool,
-    /// Whether processing time that is far ahead of the clock goes back to it (`--accept-clock`).
-    pub accept_clock: bool,
-    /// Unix milliseconds.
-    pub clock: Clock,
-    /// Told from the writer's thread when the journal has failed.
-    pub on_failed: Option<FailureHook>,
-}
-
-impl JournalOptions {
-    /// The usual bounds and the machine's clock.
-    pub fn new(mode: EpochMode) -> JournalOptions {
-        JournalOptions {
-            segment_bytes: 64 << 20,
-            bytes_max: 20 << 30,
-            queue_batches: 1_024,
-            // Small on purpose: what waits here streams through the cache that the series' state lives in.
-            queue_samples: 1 << 19,
-            epoch_samples_max: 262_144,
-            epoch_ms: 1_000,
-            mode,
-            sync: SyncMode::Commit,
-            accept_loss: false,
-            made: Vec::new(),
-            allow_future: false,
-            accept_clock: false,
-            clock: system_clock(),
-            on_failed: None,
-        }
-    }
-}
 
 /// Told when the group commit that holds a batch is synced, or why it never will be.
 pub type SyncedCallback = oneshot::Receiver<Result<(), String>>;

@@ -18,13 +18,15 @@
 
 mod compact;
 mod entries;
+mod error;
+mod families;
+mod hash;
 mod list;
 mod log;
 mod set;
 mod types;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 use std::sync::{Arc, OnceLock};
@@ -35,13 +37,15 @@ use xxhash_rust::xxh3::xxh3_64;
 
 pub use self::compact::CompactionSummary;
 use self::entries::{Entries, NO_SEGMENT, SeriesEntry};
+pub use self::error::LabelsError;
+use self::families::KnownTypes;
+pub use self::families::{FAMILIES_MAX, TypeFamily};
+use self::hash::ByHash;
 pub use self::list::LabelsOfSeries;
 use self::log::SeriesLog;
 pub use self::set::{Iter, LABEL_BYTES_MAX, LabelSet, LabelsRefusal, Limits, NAME, check, series_id};
-pub use self::types::{FAMILIES_MAX, TypeFamily};
 use crate::disk::DiskFolder;
 use crate::metrics::Metrics;
-use crate::segments::SegmentsError;
 
 /// Most spellings (encodings of one label set) that [`Labels::find`] knows of one series.
 pub const SPELLINGS_MAX: usize = 4;
@@ -49,50 +53,6 @@ pub const SPELLINGS_MAX: usize = 4;
 const SEGMENT_BYTES: u64 = 16 << 20;
 /// Spellings are spread over this many locks, so that threads that decode seldom meet.
 const STRIPES: usize = 64;
-
-/// The series log cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum LabelsError {
-    /// The files cannot be read or written, or are damaged.
-    #[error(transparent)]
-    Segments(#[from] SegmentsError),
-    /// Records that were durable cannot be read.
-    #[error(
-        "{0}; --accept-loss goes on without the labels that lie there and takes them when they are sent again"
-    )]
-    Damaged(SegmentsError),
-    /// What the log no longer needs to hold is not safe where it should be.
-    #[error("the series log is not made shorter, because the store cannot be synced: {0}")]
-    Sink(io::Error),
-    /// A record passed its check and still makes no sense.
-    #[error("series log entry {number} cannot be used: {why}")]
-    Entry {
-        /// Counted from 0.
-        number: u64,
-        /// What is wrong with it.
-        why: String,
-    },
-}
-
-/// Keys are hashes already.
-#[derive(Default)]
-struct IdentityHash(u64);
-
-impl Hasher for IdentityHash {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only u64 keys are used with this hasher");
-    }
-
-    fn write_u64(&mut self, n: u64) {
-        self.0 = n;
-    }
-}
-
-type ByHash<T> = HashMap<u64, T, BuildHasherDefault<IdentityHash>>;
 
 /// One encoding of a series' labels.
 struct Spelling {
@@ -148,7 +108,7 @@ pub struct Labels {
     segments: RwLock<()>,
     /// Held by the one who compacts.
     compacting: Mutex<()>,
-    types: types::KnownTypes,
+    types: KnownTypes,
     when_full: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
 }
 
@@ -223,7 +183,7 @@ impl Labels {
             log: Mutex::new(log),
             segments: RwLock::default(),
             compacting: Mutex::default(),
-            types: types::KnownTypes::default(),
+            types: KnownTypes::default(),
             when_full: OnceLock::new(),
         })
     }

@@ -12,21 +12,23 @@
 //!
 //! Not here: sorting (`Rows::settle`), what sinks do with rows, when is trimmed.
 
+mod error;
 mod record;
 mod records;
 mod tail;
 mod trim;
 
 use std::cell::Cell;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tidewatch_dataflows::rows::RowLists;
 
-use self::record::{Ends, RECORD_ROWS_MAX, RecordHeader, encode_part, header};
+pub use self::error::OutboxError;
+use self::error::at;
+use self::record::{Ends, RECORD_ROWS_MAX, encode_part, header};
 pub use self::record::{KIND_BATCH, OutboxBatch, decode, encode};
-use self::records::{OutboxRecords, RecordStep, plausible};
+use self::records::{LOG, last_epoch_of, plausible};
 pub use self::tail::{ReadStep, Tail};
 pub use self::trim::OutboxTrimmer;
 use crate::disk::DiskFolder;
@@ -34,64 +36,6 @@ use crate::faults::mutant;
 use crate::metrics::{Gauge, Histogram, LogLabels, Metrics};
 pub use crate::segments::DurablePosition;
 use crate::segments::{self, KIND_SYNCED, Segments, SegmentsError, TailCut};
-
-const LOG: &str = "outbox";
-
-/// The outbox cannot be opened, read or written. All of these are definite, unless [`OutboxError::passes`].
-#[derive(Debug, thiserror::Error)]
-pub enum OutboxError {
-    /// The files.
-    #[error(transparent)]
-    Segments(#[from] SegmentsError),
-    /// Records that were durable cannot be read.
-    #[error("{0}; --accept-loss goes on without the epochs whose rows lie there")]
-    Damaged(SegmentsError),
-    /// A record of a kind this program does not know.
-    #[error(
-        "the outbox holds a record of kind {kind}, which this program does not know; was it written by a newer one?"
-    )]
-    UnknownKind { kind: u8 },
-    /// A record that is not what its kind says.
-    #[error("an outbox record cannot be used: {why}")]
-    Malformed { why: String },
-    /// What was made from it is ahead of it.
-    #[error("{} is damaged at offset {offset}: {why}; the outbox ends {} there, and the {what} holds epoch {epoch}, so what follows had been synced; --accept-loss goes on above it", path.display(), at(*found))]
-    Behind {
-        /// The last segment.
-        path: PathBuf,
-        offset: u64,
-        why: String,
-        what: &'static str,
-        epoch: u64,
-        found: Option<u64>,
-    },
-}
-
-fn at(found: Option<u64>) -> String {
-    found.map_or_else(|| "without an epoch".to_owned(), |epoch| format!("with epoch {epoch}"))
-}
-
-impl OutboxError {
-    /// What opening the log came to. What is wrong with a header says itself what to do.
-    fn of_opening(self) -> OutboxError {
-        match self {
-            OutboxError::Segments(error @ SegmentsError::Damaged { offset: 1.., .. }) => {
-                OutboxError::Damaged(error)
-            }
-            other => other,
-        }
-    }
-
-    /// Whether the same can be written again when this is over: the disk has no room, most often.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, OutboxError::Segments(error) if error.is_transient())
-    }
-
-    /// Whether another start of the process may do better.
-    pub fn restart_helps(&self) -> bool {
-        matches!(self, OutboxError::Segments(error) if error.restart_helps())
-    }
-}
 
 /// How an outbox is run.
 #[derive(Clone, Copy, Debug)]
@@ -359,30 +303,6 @@ fn last_end_before(folder: &DiskFolder, accept_loss: bool) -> Result<Option<(u64
         }
     }
     Ok(None)
-}
-
-/// The last epoch of which a segment that is written no more has a record that `counts`.
-fn last_epoch_of(
-    folder: &DiskFolder,
-    segment: u64,
-    accept_loss: bool,
-    counts: impl Fn(&RecordHeader) -> bool,
-) -> Result<Option<u64>, OutboxError> {
-    let mut records = OutboxRecords::open_at(folder, segment, accept_loss)?;
-    let (end, mut last) = (records.segment_end()?, None);
-    loop {
-        match records.advance(end)? {
-            RecordStep::Nothing => return Ok(last),
-            RecordStep::Lost => {}
-            RecordStep::Batch => {
-                let (kind, payload) = records.record();
-                let (header, _) = header(kind, payload)?;
-                if counts(&header) {
-                    last = Some(header.epoch);
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

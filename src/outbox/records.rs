@@ -1,10 +1,13 @@
 //! The outbox's records in order, without those that only say how far it was synced; where loss was accepted, round what
 //! is damaged.
 
-use super::record::header;
-use super::{LOG, OutboxError};
+use super::error::OutboxError;
+use super::record::{RecordHeader, header};
 use crate::disk::DiskFolder;
 use crate::segments::{KIND_SYNCED, Position, SegmentReader, SegmentsError, decode_synced};
+
+/// Its name in metrics and logs.
+pub(super) const LOG: &str = "outbox";
 
 /// Whether a record can be one of the outbox.
 pub(super) fn plausible(kind: u8, payload: &[u8]) -> bool {
@@ -87,5 +90,29 @@ fn damage(error: SegmentsError) -> OutboxError {
     match error {
         SegmentsError::Damaged { .. } => OutboxError::Damaged(error),
         other => other.into(),
+    }
+}
+
+/// The last epoch of which a segment that is written no more has a record that `counts`.
+pub(super) fn last_epoch_of(
+    folder: &DiskFolder,
+    segment: u64,
+    accept_loss: bool,
+    counts: impl Fn(&RecordHeader) -> bool,
+) -> Result<Option<u64>, OutboxError> {
+    let mut records = OutboxRecords::open_at(folder, segment, accept_loss)?;
+    let (end, mut last) = (records.segment_end()?, None);
+    loop {
+        match records.advance(end)? {
+            RecordStep::Nothing => return Ok(last),
+            RecordStep::Lost => {}
+            RecordStep::Batch => {
+                let (kind, payload) = records.record();
+                let (header, _) = header(kind, payload)?;
+                if counts(&header) {
+                    last = Some(header.epoch);
+                }
+            }
+        }
     }
 }

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::OutboxError;
+use super::error::OutboxError;
+use super::records::last_epoch_of;
 use crate::disk::DiskFolder;
 use crate::metrics::Gauge;
 use crate::segments::{self, SegmentsError};
@@ -88,7 +89,7 @@ impl OutboxTrimmer {
     /// The last epoch of a segment; none if another trimmer took it away.
     fn last_epoch_of(&self, segment: u64) -> Result<Option<u64>, OutboxError> {
         // Also one that goes on behind it: of that every sink must have all.
-        match super::last_epoch_of(&self.folder, segment, self.accept_loss, |_| true) {
+        match last_epoch_of(&self.folder, segment, self.accept_loss, |_| true) {
             Err(OutboxError::Segments(SegmentsError::Missing { .. })) => Ok(None),
             read => read,
         }

@@ -2,6 +2,7 @@
 //!
 //! Not here: what one of them does (`runner`), asking and reading (`source/query`).
 
+mod port;
 mod runner;
 mod status;
 
@@ -10,10 +11,8 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-use tidewatch_dataflows::sample::{Bootstrap, Control, Samples};
+use tidewatch_dataflows::sample::{Bootstrap, Control};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{Config, PrometheusSource, SelectConfig};
@@ -25,63 +24,16 @@ use crate::source::query::choose::{Chooser, Classify};
 use crate::source::query::client::{PrometheusClient, QueryError};
 use crate::source::query::read::{QueryPort, Reading};
 use crate::source::query::take::Taker;
-use crate::source::{DurableFuture, IntakeRefusal};
 use crate::status::SourceReport;
 use crate::store::selector::{SelectorError, Selectors};
 
+use self::port::REFUSED;
+pub use self::port::{SourceJournal, StopSignal, write_progress};
 use self::runner::{Runner, SourceStart, answer};
 pub use self::status::{SourceState, SourceStatus};
 
 /// Folder of the data directory in which each source keeps how far it has read.
 pub const FOLDER: &str = "sources";
-/// How long is waited where Tidewatch takes nothing.
-const REFUSED: Duration = Duration::from_secs(1);
-
-/// The journal as sources that run by themselves see it.
-pub trait SourceJournal: Send + Sync {
-    /// Hands samples over for the next group commit; `source` names them in metrics. Never waits.
-    ///
-    /// # Errors
-    /// If they cannot be taken now. None of them was taken then.
-    fn append(&self, samples: Samples, source: &'static str) -> Result<DurableFuture, IntakeRefusal>;
-
-    /// As [`Log::append`], for what is no sample.
-    ///
-    /// # Errors
-    /// If it cannot be taken now.
-    fn control(&self, control: Control) -> Result<DurableFuture, IntakeRefusal>;
-
-    /// The lowest number that the epoch being filled can get: never lower than before, also over restarts.
-    fn epoch(&self) -> u64;
-
-    /// Whether series that ended before the start may still be counted.
-    fn catching_up(&self) -> bool;
-
-    /// Whether nothing is taken any more before a restart.
-    fn ended(&self) -> bool;
-}
-
-/// Tells threads to end, and lets them wait for it.
-#[derive(Default)]
-pub struct StopSignal {
-    told: Mutex<bool>,
-    changed: Condvar,
-}
-
-impl StopSignal {
-    /// Whoever waits goes on at once, and is told.
-    pub fn signal(&self) {
-        *self.told.lock() = true;
-        self.changed.notify_all();
-    }
-
-    /// Waits for this time, or until told; `false` once told.
-    pub fn pause(&self, time: Duration) -> bool {
-        let mut told = self.told.lock();
-        self.changed.wait_while_for(&mut told, |told| !*told, time);
-        !*told
-    }
-}
 
 /// The sources of a running Tidewatch.
 pub struct RunningSources {
@@ -351,16 +303,6 @@ fn start_of(
 /// How far a source had read, as it wrote down itself.
 pub fn read_progress(path: &Path) -> Option<i64> {
     std::fs::read_to_string(path).ok()?.trim().parse().ok()
-}
-
-/// Writes down how far a source has read. Not synced: after a power cut it reads a little twice, which is no harm.
-pub fn write_progress(path: &Path, at_ms: i64) -> std::io::Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let next = path.with_extension("next");
-    std::fs::write(&next, format!("{at_ms}\n"))?;
-    std::fs::rename(next, path)
 }
 
 /// Tells which entry of `select` means a series.

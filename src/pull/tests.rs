@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 
-use tokio::sync::oneshot;
-
+use parking_lot::Mutex;
 use serde_json::Value;
+use tidewatch_dataflows::sample::{Control, Samples};
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::source::query::client::{QueryAnswer, QueryError, QuerySeries};
 use crate::source::query::take::OVERLAP_MS;
+use crate::source::{DurableFuture, IntakeRefusal};
 
 const NOW: i64 = 1_700_000_000_000;
 const HOUR: i64 = 3_600_000;

@@ -28,8 +28,9 @@ use crc32fast::Hasher;
 
 pub use self::durable::DurablePosition;
 pub use self::reader::{SegmentPlace, SegmentReader, SkippedBytes};
+pub use self::recovery::TailProof;
 pub use self::trimmer::SegmentTrimmer;
-pub use self::writer::{RecoverySummary, Segments, TailCut, TailProof};
+pub use self::writer::{RecoverySummary, Segments, TailCut};
 use crate::disk::{self, DiskFile, DiskFolder};
 use crate::faults::mutant;
 

@@ -5,7 +5,6 @@ use std::io;
 use std::path::Path;
 
 use super::reader::SegmentReader;
-use super::writer::TailProof;
 use super::{
     HEADER_BYTES, KIND_SYNCED, Position, SegmentsError, create, decode_synced, header_is_torn, io_error,
     list, mend_header, name_of, path_of, sync_dir, whole, write_header,
@@ -14,6 +13,16 @@ use crate::disk::{DiskFile, DiskFolder};
 
 /// How far behind a bad record a whole one is looked for.
 const PROBED_BYTES: usize = 1 << 16;
+
+/// Tells a torn tail, which is cut off, from damage, which is not.
+#[derive(Clone, Copy, Debug)]
+pub struct TailProof {
+    /// Whether a record can be one of this log.
+    pub plausible: fn(u8, &[u8]) -> bool,
+    /// Whether damage is left in the middle of the log, for readers to go round ([`SegmentReader::resync`]), or an
+    /// error.
+    pub accept_loss: bool,
+}
 
 /// The segment a log goes on in, as it was found.
 pub(super) struct LastRecord {

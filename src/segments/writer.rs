@@ -3,7 +3,9 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::recovery::{LastRecord, SegmentScan, keep_if_damaged, last_segment, mend_headers, scan};
+use super::recovery::{
+    LastRecord, SegmentScan, TailProof, keep_if_damaged, last_segment, mend_headers, scan,
+};
 use super::trimmer::SegmentTrimmer;
 use super::{
     HEADER_BYTES, KIND_SYNCED, PAYLOAD_BYTES_MAX, Position, RECORD_HEADER, SegmentsError, encode_synced,
@@ -30,16 +32,6 @@ pub struct TailCut {
     pub offset: u64,
     /// What is wrong there.
     pub why: String,
-}
-
-/// Tells a torn tail, which is cut off, from damage, which is not.
-#[derive(Clone, Copy, Debug)]
-pub struct TailProof {
-    /// Whether a record can be one of this log.
-    pub plausible: fn(u8, &[u8]) -> bool,
-    /// Whether damage is left in the middle of the log, for readers to go round ([`SegmentReader::resync`]), or an
-    /// error.
-    pub accept_loss: bool,
 }
 
 /// The writer of a log. One at a time: the data folder's lock sees to that.

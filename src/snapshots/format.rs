@@ -134,7 +134,7 @@ fn checked<'a>(magic: &[u8; 8], bytes: &'a [u8], n: Option<usize>) -> Result<&'a
 fn error(folder: &DiskFolder, name: &str, offset: u64, not: FormatError) -> SnapshotError {
     let path = folder.path().join(name);
     match not {
-        FormatError::Version(found) => SnapshotError::Version { path, found },
+        FormatError::Version(found) => SnapshotError::Version { path, found, known: VERSION },
         FormatError::Good(why) => SnapshotError::Damaged { path, offset, why: why.to_owned() },
     }
 }

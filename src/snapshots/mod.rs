@@ -15,12 +15,11 @@
 //!
 //! Not here: what a state means (`dataflows`), when an epoch is in the outbox (`engine`), trimming.
 
+mod error;
 pub mod format;
 mod table;
 mod writer;
 
-use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
@@ -31,45 +30,13 @@ use tidewatch_dataflows::sample::EpochEnd;
 use tidewatch_dataflows::settings::Settings;
 use tidewatch_dataflows::snapshot::{CHAINS, SaveRequest, ShardSnapshot, StoredShard};
 
+use self::error::MANIFEST;
+pub use self::error::SnapshotError;
 use self::format::{ManifestEntry, SealedFile};
 use self::table::ChainTable;
 use self::writer::SnapshotWriter;
 use crate::disk::DiskFolder;
 use crate::metrics::Metrics;
-
-const MANIFEST: &str = "manifest";
-
-/// Snapshots cannot be read or written.
-#[derive(Debug, thiserror::Error)]
-pub enum SnapshotError {
-    /// The operating system refused.
-    #[error("cannot {doing} {}: {source}", path.display())]
-    Io { doing: &'static str, path: PathBuf, source: io::Error },
-    /// Bytes are not what was written.
-    #[error("{} is damaged at offset {offset}: {why}", path.display())]
-    Damaged { path: PathBuf, offset: u64, why: String },
-    /// Written by a program of another age.
-    #[error(
-        "{} has version {found} of the snapshot format; this program reads version {}. Start the program that wrote \
-         it, or move the folder away: what the journal still holds is computed again, and windows that reach back \
-         further lack the samples before it",
-        path.display(), format::VERSION
-    )]
-    Version { path: PathBuf, found: u32 },
-    /// A save does not go on from what its chain holds.
-    #[error("a save cannot be used: {0}")]
-    Unfit(&'static str),
-    /// The writer thread could not be started.
-    #[error("cannot start the snapshots' thread: {0}")]
-    Thread(io::Error),
-}
-
-impl SnapshotError {
-    /// Whether another start of the process may do better.
-    pub fn restart_helps(&self) -> bool {
-        matches!(self, SnapshotError::Io { .. } | SnapshotError::Thread(_))
-    }
-}
 
 /// The last good save of a chain, read back.
 pub struct LoadedShard {

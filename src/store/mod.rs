@@ -33,7 +33,7 @@ use tidewatch_dataflows::sample::{MetricType, SeriesId};
 pub use tidewatch_dataflows::statistics::{STATISTICS, Statistic};
 
 use budget::{Budget, BudgetExceeded};
-pub use row::ExportRow;
+pub use row::{Correction, ExportRow};
 use row::{CorrectionRow, ExportKind, NameRow, RejectGrouping, RejectRow, SeriesRow, WindowRow};
 use search::Search;
 use selector::Selectors;
@@ -91,19 +91,6 @@ impl WriteSummary {
     pub fn rows_of<K: ResultRow>(&self) -> u64 {
         self.rows[place_of::<K>()]
     }
-}
-
-/// One answer to a key that has been corrected.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Correction {
-    /// Its revision.
-    pub revision: u32,
-    /// Its epoch; none for what a backfill wrote, and for an answer that was not known to be corrected when it came.
-    pub epoch: Option<u64>,
-    /// When it was written, Unix milliseconds; without an epoch only the beginning of the hour may be known.
-    pub written_ms: i64,
-    /// Samples in it.
-    pub count: u32,
 }
 
 /// What the store knows of one key.

@@ -15,7 +15,6 @@ use tidewatch_dataflows::rows::windows::{OPEN, WHICH, WHOSE};
 use tidewatch_dataflows::rows::{KINDS, KindInfo, Reject, ResultRow, WindowStats, place_of};
 use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
 
-use super::Correction;
 use super::record::{Cell, CellType, Column, Columns, RowRecord};
 
 /// One series of the catalog.
@@ -90,6 +89,19 @@ pub struct OpenRow {
     pub stats: WindowStats,
     /// The epoch as of which they are so.
     pub epoch: u64,
+}
+
+/// One answer to a key that has been corrected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Correction {
+    /// Its revision.
+    pub revision: u32,
+    /// Its epoch; none for what a backfill wrote, and for an answer that was not known to be corrected when it came.
+    pub epoch: Option<u64>,
+    /// When it was written, Unix milliseconds; without an epoch only the beginning of the hour may be known.
+    pub written_ms: i64,
+    /// Samples in it.
+    pub count: u32,
 }
 
 /// One answer to a key that has been corrected.

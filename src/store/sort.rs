@@ -4,8 +4,7 @@ use std::cmp::Ordering;
 
 use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::SeriesId;
-
-use super::Statistic;
+use tidewatch_dataflows::statistics::Statistic;
 
 /// What a list is sorted by.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -7,6 +7,10 @@ use std::path::Path;
 pub struct Found {
     pub parts: Vec<String>,
     pub line: usize,
+    /// The name that a `use` brings in; none of other paths.
+    pub brings: Option<String>,
+    /// Whether it is of a `use` that is visible outside of the file.
+    pub public: bool,
 }
 
 /// The module path of a file below `src`: `store/embedded.rs` is `[store, embedded]`, `lib.rs` and `mod.rs` add nothing.
@@ -95,15 +99,25 @@ fn quoted(bytes: &[u8], quote: u8) -> usize {
     (at + 1).min(bytes.len())
 }
 
-/// The code of a file up to its unit tests, which stand at its end; nothing of a file that is only tests.
+/// The code of a file without what is compiled for unit tests only.
 ///
 /// Unit tests may use other rooms, the shipped code may not.
 pub fn code_without_tests(source: &str) -> String {
-    let code = code_of(source);
-    let tokens = Tokens::of(&code);
-    let begin = tokens.position(&["#", "[", "cfg", "(", "test", ")", "]", "mod"]);
-    let end = begin.map_or(code.len(), |i| tokens.all[i].offset);
-    code[..end].to_owned()
+    const FOR_TESTS: [&str; 7] = ["#", "[", "cfg", "(", "test", ")", "]"];
+    let mut code = code_of(source).into_bytes();
+    let tokens = Tokens::of(&code_of(source));
+    let mut i = 0;
+    while i < tokens.all.len() {
+        if !tokens.is_at(i, &FOR_TESTS) {
+            i += 1;
+            continue;
+        }
+        let end = tokens.end_of_item(i + FOR_TESTS.len());
+        let until = tokens.all.get(end).map_or(code.len(), |token| token.offset);
+        code[tokens.all[i].offset..until].iter_mut().filter(|b| **b != b'\n').for_each(|b| *b = b' ');
+        i = end;
+    }
+    String::from_utf8_lossy(&code).into_owned()
 }
 
 /// Words and marks of a source, with where they stand.
@@ -151,8 +165,28 @@ impl Tokens {
         hits.map(|i| self.all[i].line).collect()
     }
 
-    fn position(&self, texts: &[&str]) -> Option<usize> {
-        (0..self.all.len()).find(|i| self.is_at(*i, texts))
+    /// All of them, in order.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.all.iter().map(|token| token.text.as_str())
+    }
+
+    /// The token behind the item, field or argument that begins at token `i`, attributes included.
+    fn end_of_item(&self, mut i: usize) -> usize {
+        let (mut depth, mut is_item) = (0, false);
+        while i < self.all.len() {
+            match self.text(i) {
+                "fn" | "impl" | "struct" | "enum" | "trait" | "type" => is_item = true,
+                "(" | "[" | "{" => depth += 1,
+                ")" | "]" | "}" if depth == 0 => return i,
+                "}" if depth == 1 => return i + 1,
+                ")" | "]" | "}" => depth -= 1,
+                ";" if depth == 0 => return i + 1,
+                "," if depth == 0 && !is_item => return i + 1,
+                _ => {}
+            }
+            i += 1;
+        }
+        i
     }
 
     fn is_at(&self, i: usize, texts: &[&str]) -> bool {
@@ -179,7 +213,8 @@ pub fn paths_of(code: &str) -> Vec<Found> {
             is_word(tokens.text(i).chars().next().unwrap_or(' ')) && (i == 0 || tokens.text(i - 1) != "::");
         let tree = starts && tokens.text(i) == "use";
         if tree {
-            i = tree_of(&tokens, i + 1, &[], &mut found);
+            let public = i > 0 && ["pub", ")"].contains(&tokens.text(i - 1));
+            i = tree_of(&tokens, i + 1, &[], public, &mut found);
         } else if starts && tokens.text(i + 1) == "::" {
             let line = tokens.all[i].line;
             let mut parts = vec![tokens.text(i).to_owned()];
@@ -187,7 +222,7 @@ pub fn paths_of(code: &str) -> Vec<Found> {
                 parts.push(tokens.text(i + 2).to_owned());
                 i += 2;
             }
-            found.push(Found { parts, line });
+            found.push(Found { parts, line, brings: None, public: false });
             i += 1;
         } else {
             i += 1;
@@ -197,8 +232,8 @@ pub fn paths_of(code: &str) -> Vec<Found> {
 }
 
 /// Reads one `use` tree from token `i` on, below `above`; gives the token after it.
-fn tree_of(tokens: &Tokens, mut i: usize, above: &[String], found: &mut Vec<Found>) -> usize {
-    let mut parts = above.to_vec();
+fn tree_of(tokens: &Tokens, mut i: usize, above: &[String], public: bool, found: &mut Vec<Found>) -> usize {
+    let (mut parts, mut other_name) = (above.to_vec(), None);
     let line = tokens.all.get(i).map_or(0, |token| token.line);
     loop {
         match tokens.text(i) {
@@ -206,7 +241,7 @@ fn tree_of(tokens: &Tokens, mut i: usize, above: &[String], found: &mut Vec<Foun
             "{" => {
                 i += 1;
                 while !["}", ""].contains(&tokens.text(i)) {
-                    i = tree_of(tokens, i, &parts, found);
+                    i = tree_of(tokens, i, &parts, public, found);
                     if tokens.text(i) == "," {
                         i += 1;
                     }
@@ -214,14 +249,18 @@ fn tree_of(tokens: &Tokens, mut i: usize, above: &[String], found: &mut Vec<Foun
                 return i + 1;
             }
             "self" if !above.is_empty() => i += 1,
-            "as" => i += 2,
+            "as" => {
+                other_name = Some(tokens.text(i + 1).to_owned());
+                i += 2;
+            }
             "*" => i += 1,
             word if is_word(word.chars().next().unwrap_or(' ')) => {
                 parts.push(word.to_owned());
                 i += 1;
             }
             _ => {
-                found.push(Found { parts, line });
+                let brings = other_name.or_else(|| parts.last().cloned());
+                found.push(Found { parts, line, brings, public });
                 return i;
             }
         }

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use tidewatch_dataflows::sample::Samples;
 
-use super::SOURCE;
 use crate::generate::{GenerateOptions, GeneratedSample, Generator, OptionsError};
 use crate::labels::Labels;
 use crate::metrics::{Metrics, SourceLabels};
 use crate::source::validate::{self, Refusals};
+
+/// The name of the source in metrics.
+pub const SOURCE: &str = "demo";
 
 /// Most samples of a batch.
 const BATCH_SAMPLES_MAX: usize = 4_096;

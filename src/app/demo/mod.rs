@@ -21,12 +21,13 @@ use anyhow::{Context, bail, ensure};
 use tidewatch_dataflows::sample::Samples;
 use tidewatch_dataflows::settings::duration;
 
-use self::feed::DemoFeed;
+use self::feed::{DemoFeed, SOURCE};
 use self::spec::DemoSpec;
 use super::progress::{Measure, ProgressLine, minutes};
 use super::stack::{self, AcceptedRisks, Stack};
 use super::status::reached;
-use super::{now_ms, replay, run};
+use super::time::now_ms;
+use super::{replay, run};
 use crate::cli;
 use crate::config::Config;
 use crate::journal::EpochMode;
@@ -37,8 +38,6 @@ use crate::reading::EpochCut;
 use crate::source::DurableFuture;
 use crate::upkeep::watchdog::Watchdog;
 
-/// The name of the source in metrics.
-const SOURCE: &str = "demo";
 /// Where the data is unless a directory is given; the default of `run` is never a demo's.
 const DATA_DIR: &str = "./tidewatch-demo";
 /// What was missed for longer is not made up for.

@@ -11,7 +11,7 @@ use anyhow::{Context, bail, ensure};
 use serde::{Deserialize, Serialize};
 use tidewatch_dataflows::settings::{duration, parse_duration};
 
-use super::super::stack::{LOCK_FILE, STORE_FILE};
+use super::super::data_dir::{LOCK_FILE, STORE_FILE};
 use crate::cli;
 use crate::generate::{ALLOWED_LATENESS_MS, GenerateOptions, SPAN_MS_MAX};
 

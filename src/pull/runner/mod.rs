@@ -17,6 +17,7 @@
 //! until they are durable: a journal whose disk is full for a moment throws away what waits, and gets it again.
 
 mod gap;
+mod revisit;
 
 use std::collections::{HashSet, VecDeque};
 use std::path::PathBuf;
@@ -35,8 +36,8 @@ use crate::source::query::read::{QueryPort, ReadObserver, ReadSpan, Reading, Sto
 use crate::source::query::take::{OVERLAP_MS, TakeContext, Taker};
 
 use self::gap::{Gap, widened};
+use super::port::{REFUSED, SourceJournal, StopSignal, write_progress};
 use super::status::{SourceState, SourceStatus};
-use super::{REFUSED, SourceJournal, StopSignal, write_progress};
 
 /// Most samples of a batch.
 const BATCH_SAMPLES_MAX: usize = 4_096;

@@ -3,6 +3,7 @@
 //! Its own are the labels of new series (`labels`), what is dropped as too old (`retention`, by `trusted_time`), and the
 //! store's own log. The process ends with it: the API reads what it writes.
 
+mod deps;
 mod labels;
 mod retention;
 pub mod trusted_time;
@@ -12,37 +13,19 @@ use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::rows::KINDS;
 
+use self::deps::SINK;
+pub use self::deps::{NAME, StoreSinkDeps};
 use self::labels::RowLabels;
 use self::retention::Retention;
 use super::sink::{RowCounts, Sink, SinkError, SinkRecovery, SyncHook};
-use crate::labels::Labels;
-use crate::metrics::{Metrics, SinkLabels};
+use crate::metrics::Metrics;
 use crate::outbox::OutboxBatch;
-use crate::store::{OwnLog, ReopenSummary, Store, StoreBatch, StoreError};
+use crate::store::{OwnLog, ReopenSummary, StoreBatch, StoreError};
 
-/// Name of this sink.
-pub const NAME: &str = "store";
-const SINK: SinkLabels = SinkLabels { sink: NAME };
 /// The store's own log is told of in the log from here on.
 const LOG_BYTES_WARN: u64 = 128 << 20;
 /// How often.
 const LOG_SAY_EVERY: Duration = Duration::from_secs(600);
-
-/// What the sink needs.
-pub struct StoreSinkDeps {
-    /// The store.
-    pub store: Arc<dyn Store>,
-    /// Labels of series that are new to the store.
-    pub labels: Arc<Labels>,
-    /// Metrics.
-    pub metrics: Arc<Metrics>,
-    /// Unix milliseconds: the hour of writing.
-    pub clock: fn() -> i64,
-    /// A monotonic clock.
-    pub uptime: fn() -> Duration,
-    /// Called with how the store is damaged: the next start begins it anew.
-    pub on_corrupt: Box<dyn Fn(&str) + Send>,
-}
 
 /// Writes to the store.
 pub struct StoreSink {

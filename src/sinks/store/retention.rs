@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tidewatch_dataflows::settings::duration;
 
+use super::deps::{SINK, StoreSinkDeps};
 use super::trusted_time::{ClockJudgement, STEADY, TrustedTime};
-use super::{SINK, StoreSinkDeps};
 
 /// How often tables are dropped.
 const RETENTION_EVERY: Duration = Duration::from_secs(60);

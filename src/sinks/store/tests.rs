@@ -7,13 +7,13 @@ use tidewatch_dataflows::rows::RowLists;
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::*;
-use crate::labels::Limits;
+use crate::labels::{Labels, Limits};
 use crate::outbox::{Outbox, OutboxOptions};
 use crate::sinks::runner::{RetryPolicy, SinkInput, SinkRunner};
-use crate::store::CatalogQuery;
 use crate::store::embedded::Embedded;
 use crate::store::selector::Selectors;
 use crate::store::testing::{T0, TempDir, WINDOWS, batch_of, series, stats};
+use crate::store::{CatalogQuery, Store};
 
 fn deps(store: Arc<dyn Store>, labels: Arc<Labels>) -> StoreSinkDeps {
     let on_corrupt = Box::new(|why: &str| panic!("{why}"));

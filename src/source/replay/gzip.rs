@@ -7,7 +7,7 @@ use std::io::{self, BufRead, Read};
 
 use flate2::{Crc, Decompress, FlushDecompress, Status};
 
-use super::open::{IgnoredBytes, head, skip_zeros};
+use super::stream::{IgnoredBytes, head, skip_zeros};
 
 /// What a member begins with.
 pub const MAGIC: [u8; 2] = [0x1f, 0x8b];

@@ -7,8 +7,10 @@ use std::io::{BufRead, BufReader, Read};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use super::open::{IgnoredBytes, InputStream, open};
-use super::{FileFormat, LINE_BYTES_MAX, MALFORMED, ROW_LINES_MAX, ReplayError};
+use super::error::ReplayError;
+use super::format::{FileFormat, LINE_BYTES_MAX, MALFORMED, ROW_LINES_MAX};
+use super::open::{InputStream, open};
+use super::stream::IgnoredBytes;
 use crate::labels::{Labels, NAME};
 use crate::source::csv::{self, CsvError, CsvTable};
 use crate::source::exposition::{self, Dialect, LineSeries};

@@ -9,9 +9,12 @@
 //!
 //! Not here: epochs. The caller cuts them, because a file is its own log.
 
+mod error;
+mod format;
 mod gzip;
 mod input;
 mod open;
+mod stream;
 mod utf16;
 mod zstd;
 
@@ -26,48 +29,20 @@ use tidewatch_dataflows::sample::Samples;
 use crate::labels::Labels;
 use crate::metrics::{Metrics, SourceLabels};
 use crate::source::validate::{EventTimeBounds, Refusals};
+pub use error::{BadLine, ReplayError};
+pub use format::{FileFormat, LINE_BYTES_MAX, MALFORMED, ROW_LINES_MAX};
 use input::{LineStep, OpenInput};
 
 /// The name of the source in metrics.
 pub const SOURCE: &str = "replay";
-/// The reason of a line that cannot be read.
-pub const MALFORMED: &str = "malformed";
 /// Samples at which a batch is full; where its last line holds a native histogram it has one more.
 pub const BATCH_SAMPLES_MAX: usize = 4_096;
-/// Most bytes of a line, and of the lines of one CSV row.
-pub const LINE_BYTES_MAX: usize = 1 << 20;
-/// Most lines of one CSV row.
-pub const ROW_LINES_MAX: usize = 64;
 /// Lines that were refused and are kept with their numbers.
 pub const BAD_LINES_SHOWN: usize = 20;
 /// Lines read before a call returns, so that progress shows also where nothing is taken.
 const LINES_PER_CALL: usize = 65_536;
 /// What the name of a compressed input ends in.
 const COMPRESSED: [&str; 2] = [".gz", ".zst"];
-
-/// A format of files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FileFormat {
-    /// Prometheus text 0.0.4 with timestamps.
-    Prometheus,
-    /// OpenMetrics text 1.0 with timestamps.
-    OpenMetrics,
-    /// Comma-separated values with a header row.
-    Csv,
-}
-
-impl std::str::FromStr for FileFormat {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<FileFormat, String> {
-        match text {
-            "prometheus" => Ok(FileFormat::Prometheus),
-            "openmetrics" => Ok(FileFormat::OpenMetrics),
-            "csv" => Ok(FileFormat::Csv),
-            _ => Err(format!("format must be prometheus, openmetrics or csv; got {text:?}")),
-        }
-    }
-}
 
 /// How files are read.
 #[derive(Clone, Copy, Debug)]
@@ -80,93 +55,6 @@ pub struct ReplayOptions {
     pub allow_future: bool,
     /// Unix milliseconds.
     pub clock: fn() -> i64,
-}
-
-/// Why an input cannot be read, or not to its end; only [`ReplayError::is_strict`] ends reading. All definite.
-#[derive(Debug, thiserror::Error)]
-pub enum ReplayError {
-    /// The format cannot be guessed.
-    #[error(
-        "the format of {input} cannot be guessed from its name (.prom, .txt, .om, .csv, each also with .gz or .zst); give --format prometheus, openmetrics or csv"
-    )]
-    UnknownFormat {
-        /// The input as named.
-        input: String,
-    },
-    /// There is nothing to read.
-    #[error("there is no input; name files, or - for standard input")]
-    NoInput,
-    /// An input cannot be opened or read.
-    #[error("reading {input}: {error}{}", before(*.lines))]
-    Read {
-        /// The input as named.
-        input: String,
-        /// What the system said.
-        error: io::Error,
-        /// How many lines were read before.
-        lines: u64,
-    },
-    /// The header row of a CSV file cannot be used.
-    #[error("{input} line {line}: {message}")]
-    Header {
-        /// The input as named.
-        input: String,
-        /// Counted from 1.
-        line: u64,
-        /// What is wrong.
-        message: String,
-    },
-    /// OpenMetrics without its last line.
-    #[error(
-        "{input} is cut off: it ends after line {lines} without the line # EOF; what came before is taken"
-    )]
-    CutOff {
-        /// The input as named.
-        input: String,
-        /// How many lines it has.
-        lines: u64,
-    },
-    /// Every line that should hold a sample was refused.
-    #[error("nothing of {} can be taken: {refused} of {refused} lines are refused; {first}", first.input)]
-    NothingTaken {
-        /// How many lines should hold a sample.
-        refused: u64,
-        /// The first of them.
-        first: BadLine,
-    },
-    /// The first refused line, in strict reading.
-    #[error("{0}")]
-    Strict(BadLine),
-}
-
-impl ReplayError {
-    /// Whether reading ends here, and not only one input.
-    pub fn is_strict(&self) -> bool {
-        matches!(self, ReplayError::Strict(_))
-    }
-}
-
-/// How many lines were read before an error.
-fn before(lines: u64) -> String {
-    match lines {
-        0 => String::new(),
-        1 => "; 1 line before it was read".to_owned(),
-        n => format!("; {n} lines before it were read"),
-    }
-}
-
-/// A line that was not taken.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{input} line {line}: {message}")]
-pub struct BadLine {
-    /// The input as named.
-    pub input: String,
-    /// Counted from 1.
-    pub line: u64,
-    /// The reason's word.
-    pub reason: &'static str,
-    /// What is wrong.
-    pub message: String,
 }
 
 /// What was read so far. `received` is always the samples given out, those of a histogram as one, plus

@@ -9,7 +9,7 @@ use std::io::{self, BufRead, Read};
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::open::{IgnoredBytes, head, skip_zeros};
+use super::stream::{IgnoredBytes, head, skip_zeros};
 
 const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// What ends the frame at hand for the decoder: an empty last block, and room for a checksum.

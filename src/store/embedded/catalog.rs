@@ -7,8 +7,8 @@ use std::sync::Arc;
 use rusqlite::types::Value;
 use rusqlite::{Row, params_from_iter};
 
+use super::values::{key_of, kind, series_of, signed, unsigned};
 use super::view::View;
-use super::{key_of, kind, series_of, signed, unsigned};
 use crate::store::budget::BudgetExceeded;
 use crate::store::row::{NameRow, SeriesRow};
 use crate::store::selector::Selectors;

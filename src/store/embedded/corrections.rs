@@ -11,9 +11,10 @@ use rusqlite::{OptionalExtension, Transaction, params, params_from_iter};
 use tidewatch_dataflows::rows::{KINDS, ResultRow, WindowStats, place_of};
 use tidewatch_dataflows::sample::SeriesId;
 
+use super::read;
 use super::schema::table;
+use super::values::{key_of, signed, unsigned};
 use super::view::View;
-use super::{key_of, read, signed, unsigned};
 use crate::store::row::CorrectionRow;
 use crate::store::{Correction, CorrectionQuery, Page, StoreBatch, StoreError, StoredKey};
 

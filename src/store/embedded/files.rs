@@ -8,24 +8,19 @@
 //! outbox again, which was not trimmed beyond the last sync that succeeded.
 //!
 //! While another program has the store open SQLite does not read the log anew: its index of it is shared.
+//!
+//! Not here: how both is done (`reopen`).
 
-use std::ffi::c_int;
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
+use std::sync::atomic::Ordering::Release;
 
-use rusqlite::config::DbConfig;
-use rusqlite::hooks::Wal;
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::ErrorCode;
 
-use super::write::StoreWriter;
-use super::{Embedded, schema};
-use crate::disk::forget_cached;
 use crate::faults::sync_fails;
-use crate::store::{ReopenSummary, Store, StoreError};
+use crate::store::StoreError;
 
 /// SQLite's own files, held open to sync them.
 ///
@@ -33,8 +28,8 @@ use crate::store::{ReopenSummary, Store, StoreError};
 /// another program would take the store for one that nobody has open, and remove the log under the writer. So these are
 /// closed only after the last connection.
 pub struct StoreFiles {
-    log: File,
-    store: File,
+    pub(super) log: File,
+    pub(super) store: File,
 }
 
 impl StoreFiles {
@@ -57,103 +52,12 @@ impl StoreFiles {
     }
 
     /// SQLite's log first, then the file: what a checkpoint has moved from one to the other it has synced itself.
-    fn sync(&self) -> io::Result<()> {
+    pub(super) fn sync(&self) -> io::Result<()> {
         if sync_fails("store") {
             return Err(io::Error::from_raw_os_error(5));
         }
         self.log.sync_all()?;
         self.store.sync_all()
-    }
-}
-
-impl Embedded {
-    /// As if a sync had failed, with what became of the files then.
-    #[cfg(test)]
-    pub(crate) fn fail_sync(&self, became: impl FnOnce()) {
-        let _nobody_writes = self.writer().unwrap();
-        became();
-        self.doubtful.store(true, Release);
-        assert!(self.sync_files().is_err(), "nothing is safe before the files are opened anew");
-    }
-
-    pub(super) fn sync_files(&self) -> Result<Option<u64>, StoreError> {
-        let fail = |why: String| {
-            let path = self.path.clone();
-            Err(StoreError::Unavailable { path, attempt: "sync what was written", why })
-        };
-        let reopened = self.reopened.load(Acquire);
-        let epoch = self.epoch()?;
-        let Some(files) = &self.files else {
-            let path = self.path.display();
-            return Err(StoreError::Refused(format!(
-                "cannot sync the store {path}: it was opened for reading only"
-            )));
-        };
-        let files = files.lock();
-        if self.doubtful.load(Acquire) || self.reopened.load(Acquire) != reopened {
-            return fail("an earlier sync failed, and the files are opened anew first".to_owned());
-        }
-        match files.sync() {
-            Ok(()) => {
-                self.safe.fetch_max(epoch.map_or(0, |epoch| epoch.saturating_add(1)), AcqRel);
-                Ok(epoch)
-            }
-            Err(error) => {
-                self.doubtful.store(true, Release);
-                fail(error.to_string())
-            }
-        }
-    }
-
-    /// Opens the connection that writes. Its checkpoints are made as SQLite makes them by itself; but a sync that fails in
-    /// one, which SQLite keeps to itself and tries again, is one that failed.
-    pub(super) fn open_writer(&self) -> Result<Connection, StoreError> {
-        let mut conn = schema::open_for_writing(&self.path)?;
-        let doubtful = Arc::clone(&self.doubtful);
-        let hook = move |log: &mut Wal, pages: c_int| {
-            if pages >= schema::CHECKPOINT_PAGES {
-                note(&log.checkpoint(), &doubtful);
-            }
-            Ok(())
-        };
-        conn.wal_hook(Some(hook)).map_err(|error| schema::failure(&self.path, "open", error))?;
-        Ok(conn)
-    }
-
-    /// Opens the files anew if a sync failed; questions that are at work are waited for, others wait.
-    pub(super) fn reopen_if_doubtful(&self) -> Result<Option<ReopenSummary>, StoreError> {
-        let (true, Some(writer), Some(files)) = (self.doubtful.load(Acquire), &self.writer, &self.files)
-        else {
-            return Ok(None);
-        };
-        let mut writer = writer.lock();
-        let before = self.epoch().unwrap_or(None);
-        let _alone = self.open.write();
-        let mut files = files.lock();
-        self.idle.lock().clear();
-        // The connection that is closed last would fold the log into the file, and believe what it reads there.
-        let fail = |error| schema::failure(&self.path, "open anew", error);
-        let closed = Connection::open_in_memory().map_err(fail)?;
-        let closed = std::mem::replace(&mut writer.conn, closed);
-        closed.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(fail)?;
-        closed.close().map_err(|(_, error)| fail(error))?;
-        for file in [&files.log, &files.store] {
-            // A system that does not do so can only be believed.
-            let _ = forget_cached(file);
-        }
-        let conn = self.open_writer()?;
-        *files = StoreFiles::open(&self.path)?;
-        *writer = StoreWriter::new(conn, self.options.corrections_max, self.options.series_seen);
-        let epoch = super::view::epoch(&writer.conn).map_err(fail)?;
-        let safe = self.safe.load(Acquire);
-        if epoch.map_or(0, |epoch| epoch.saturating_add(1)) < safe {
-            let held = epoch.map_or_else(|| "no epoch".to_owned(), |epoch| format!("epoch {epoch}"));
-            let why = format!("it holds {held}, and epoch {} had been synced", safe - 1);
-            return Err(StoreError::Damaged { path: self.path.clone(), why });
-        }
-        self.reopened.fetch_add(1, AcqRel);
-        self.doubtful.store(false, Release);
-        Ok(Some(ReopenSummary { before, epoch }))
     }
 }
 
@@ -168,6 +72,7 @@ pub(super) fn note<T>(checkpoint: &rusqlite::Result<T>, doubtful: &AtomicBool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::Ordering::Acquire;
 
     #[test]
     fn a_checkpoint_that_the_disk_refused_leaves_a_doubt_and_one_in_whose_way_is_a_reader_does_not() {

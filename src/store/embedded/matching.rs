@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use rusqlite::OptionalExtension;
 
 use super::catalog::{CatalogWalk, WalkedSeries, found, is_meant};
+use super::values::{key_of, kind, unsigned};
 use super::view::View;
-use super::{key_of, kind, unsigned};
 use crate::store::row::SeriesRow;
 use crate::store::search::Search;
 use crate::store::selector::Selectors;
@@ -77,7 +77,7 @@ pub fn scan(
         if !select.is_every() || counters {
             let kind = kind(row, 3).map_err(fail)?;
             let (name, labels) = (name.to_owned(), labels.to_owned());
-            let series = SeriesRow { series: super::series_of(key), name, labels, kind };
+            let series = SeriesRow { series: super::values::series_of(key), name, labels, kind };
             if is_meant(select, &series)? {
                 matching.add(&mut places, key, &series.name, counters && series.is_counter());
             }

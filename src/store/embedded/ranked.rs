@@ -19,7 +19,7 @@ use tidewatch_dataflows::rows::{KINDS, ResultRow, WindowStats, place_of};
 use super::matching::{self, Matching, MatchingSeries};
 use super::read::{Probe, Statements, stored};
 use super::schema::{columns, table};
-use super::series_of;
+use super::values::series_of;
 use super::view::{Lane, View};
 use crate::store::row::WindowRow;
 use crate::store::sort::{Sort, SortBy, SortPlace};

@@ -15,8 +15,8 @@ use tidewatch_dataflows::sample::SeriesId;
 use super::catalog::WalkedSeries;
 use super::matching::SeriesWalk;
 use super::schema::{columns, table};
+use super::values::{key_of, series_of, unsigned};
 use super::view::{Lane, View};
-use super::{key_of, series_of, unsigned};
 use crate::store::row::WindowRow;
 use crate::store::{PAGE_BYTES_MAX, Page, SeriesKey, StoreError, WindowKey, WindowQuery};
 

@@ -10,8 +10,8 @@ use tidewatch_dataflows::sample::{Reason, SeriesId};
 
 use super::catalog::is_meant;
 use super::schema::table;
+use super::values::{series_of, unsigned};
 use super::view::{SeriesNames, View};
-use super::{series_of, unsigned};
 use crate::store::row::{RejectRow, SeriesRow};
 use crate::store::{
     PAGE_BYTES_MAX, Page, REJECT_GROUP_BYTES_MAX, REJECT_GROUPS_MAX, RejectKey, RejectQuery, StoreError,

@@ -7,7 +7,8 @@ use rusqlite::Connection;
 use tidewatch_dataflows::rows::{Reject, ResultRow, WindowStats};
 use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
 
-use super::{Embedded, EmbeddedOptions, key_of, series_of, unsigned};
+use super::values::{key_of, series_of, unsigned};
+use super::{Embedded, EmbeddedOptions};
 use crate::store::export::{ExportFormat, export};
 use crate::store::row::{ExportKind, RejectGrouping, SeriesRow, WindowRow};
 use crate::store::search::Search;

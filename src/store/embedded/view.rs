@@ -10,7 +10,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 use tidewatch_dataflows::rows::ResultRow;
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
-use super::{Embedded, gcd, key_of, kind, schema, series_of, unsigned, wal};
+use super::readers::Readers;
+use super::values::{gcd, key_of, kind, series_of, unsigned};
+use super::{schema, wal};
 use crate::store::budget::{Budget, BudgetExceeded};
 use crate::store::row::SeriesRow;
 use crate::store::{StoreError, StoreStatus};
@@ -23,7 +25,7 @@ pub const SERIES_REMEMBERED_MAX: usize = 65_536;
 
 /// A read transaction with a deadline.
 pub struct View<'s> {
-    store: &'s Embedded,
+    store: &'s Readers,
     /// The files are not opened anew meanwhile.
     _open: RwLockReadGuard<'s, ()>,
     /// Always there, until the view is dropped.
@@ -78,13 +80,13 @@ impl Lane {
 }
 
 impl<'s> View<'s> {
-    pub fn begin(
-        store: &'s Embedded,
-        open: RwLockReadGuard<'s, ()>,
-        conn: Connection,
-        limit: Option<Duration>,
-        asked: &Budget,
-    ) -> Result<Self, StoreError> {
+    pub fn begin(store: &'s Readers, limit: Option<Duration>, asked: &Budget) -> Result<Self, StoreError> {
+        // What it says may be wrong.
+        if let Some(why) = store.damage.get() {
+            return Err(StoreError::Corrupt { path: store.path.clone(), why: why.clone() });
+        }
+        let open = store.open.read();
+        let conn = store.take()?;
         let budgets = [limit.map_or_else(Budget::default, Budget::of), asked.clone()];
         let over = budgets.clone();
         let (conn, since) = (Some(conn), Instant::now());

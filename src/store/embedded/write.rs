@@ -15,9 +15,10 @@ use tidewatch_dataflows::rows::{
 };
 use tidewatch_dataflows::sample::SeriesId;
 
-use super::expire::Sweep;
 use super::schema::{columns, create_table, failure, key, table};
-use super::{corrections, gcd, hour_of, key_of, signed, unsigned, view};
+use super::sweep::Sweep;
+use super::values::{gcd, hour_of, key_of, signed, unsigned};
+use super::{corrections, view};
 use crate::store::row::labels_json;
 use crate::store::{LabelPairs, StoreBatch, StoreError, WriteSummary};
 

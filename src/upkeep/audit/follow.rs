@@ -25,10 +25,10 @@ use tidewatch_dataflows::sample::{Control, EpochEnd, SeriesId};
 use tidewatch_dataflows::settings::{Settings, duration};
 use tidewatch_dataflows::shard::RawSamples;
 
+use super::deps::{AuditDeps, ROW, TOLD_EVERY, time_in_words};
 use super::followed::{AdmitRules, FollowedSeries, SkipReason};
 use super::judge::{RowDifference, differences};
 use super::state::{self, AuditState};
-use super::{AuditDeps, TOLD_EVERY, time_in_words};
 use crate::config::Config;
 use crate::engine::AskError;
 use crate::journal::{JournalReader, Record};
@@ -408,7 +408,7 @@ impl Follower {
             Ok(samples) => samples,
             Err(why) => return self.skip(why, 1),
         };
-        let label = metrics::CheckLabels { what: super::ROW };
+        let label = metrics::CheckLabels { what: ROW };
         self.deps.metrics.audit_checks.get_or_create(&label).inc();
         let found = differences(row, &samples);
         let Some(first) = found.first() else { return };

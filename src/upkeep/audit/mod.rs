@@ -7,12 +7,12 @@
 //!
 //! Not here: series that nobody sends any more; of the state, windows that are older than the newest closed one.
 
+mod deps;
 mod follow;
 mod followed;
 mod judge;
 mod state;
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -22,38 +22,18 @@ use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::settings::duration;
 
 use crate::config::Config;
-use crate::engine::{AskError, Questions};
-use crate::journal::Journal;
-use crate::labels::Labels;
+use crate::engine::AskError;
 use crate::metrics::{self, Metrics};
-use crate::outbox::DurablePosition;
-use crate::store::record::Rfc3339;
 
+pub use self::deps::AuditDeps;
+use self::deps::{ROW, TOLD_EVERY, time_in_words};
 use self::follow::Follower;
 use self::followed::SkipReason;
 
-/// The word in metrics for rows that are computed again from the journal.
-const ROW: &str = "row";
 /// A second's series are dealt out to so many moments, so that no worker is held for long.
 const MOMENTS_A_SECOND: u32 = 10;
 /// Series that could not be looked at because their shard was between two epochs, and are tried again.
 const AGAIN_MAX: usize = 64;
-/// How often a mismatch is told in words; each is counted.
-const TOLD_EVERY: Duration = Duration::from_secs(60);
-
-/// What the audit needs of the running server.
-#[derive(Clone)]
-pub struct AuditDeps {
-    pub journal: Journal,
-    /// How far the outbox is durable.
-    pub outbox: Arc<DurablePosition>,
-    pub labels: Arc<Labels>,
-    pub metrics: Arc<Metrics>,
-    /// What the workers hold.
-    pub questions: Questions,
-    /// Whether what was found at start is computed again.
-    pub caught_up: Arc<dyn Fn() -> bool + Send + Sync>,
-}
 
 /// The running audit.
 pub struct Audit {
@@ -179,10 +159,6 @@ fn in_words(m: &Mismatch) -> String {
         m.kept,
         m.again
     )
-}
-
-fn time_in_words(ms: i64) -> String {
-    Rfc3339::from_ms(ms).map_or_else(|| ms.to_string(), |time| time.to_string())
 }
 
 #[cfg(test)]

@@ -21,14 +21,15 @@
 
 mod names;
 mod refused;
+mod span;
 
 use std::time::Duration;
 
 use self::refused::{RefusedNames, SpanLesson};
+use self::span::PIECE_MS_MIN;
+pub use self::span::ReadSpan;
 use super::client::{PrometheusClient, QueryAnswer, QueryError, QuerySeries};
 
-/// Shortest piece a span is halved to.
-pub const PIECE_MS_MIN: i64 = 60_000;
 /// Longest pause after a transient failure; the first is [`BACKOFF_MIN`], and each is twice the one before.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// First pause after a transient failure.
@@ -102,40 +103,6 @@ pub trait ReadObserver {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("told to stop")]
 pub struct StoppedError;
-
-/// The times in `(after_ms, to_ms]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ReadSpan {
-    /// The last millisecond before it.
-    pub after_ms: i64,
-    /// Its last millisecond.
-    pub to_ms: i64,
-}
-
-impl ReadSpan {
-    fn length_ms(self) -> i64 {
-        self.to_ms - self.after_ms
-    }
-
-    /// Both halves, the earlier first.
-    fn halves(self) -> [ReadSpan; 2] {
-        let middle = self.after_ms + self.length_ms() / 2;
-        [ReadSpan { to_ms: middle, ..self }, ReadSpan { after_ms: middle, ..self }]
-    }
-
-    /// Its last, its first and its middle minute.
-    fn minutes(self) -> [ReadSpan; 3] {
-        let (first, middle) =
-            (self.after_ms + PIECE_MS_MIN, self.after_ms + (self.length_ms() + PIECE_MS_MIN) / 2);
-        [self.to_ms, first, middle].map(|to_ms| ReadSpan { after_ms: to_ms - PIECE_MS_MIN, to_ms })
-    }
-
-    /// The beginning of the span up to the next multiple of `chunk_ms`.
-    pub fn chunk(self, chunk_ms: i64) -> ReadSpan {
-        let end = (self.after_ms.div_euclid(chunk_ms) + 1) * chunk_ms;
-        ReadSpan { to_ms: end.min(self.to_ms), ..self }
-    }
-}
 
 /// A selector, and how much of it is asked for at once.
 #[derive(Clone, Debug)]

@@ -4,7 +4,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{QueryError, ReadSpan};
+use super::span::ReadSpan;
+use crate::source::query::client::QueryError;
 
 /// For how long, in time of samples, what a poll was refused is not asked for again.
 pub const REFUSED_MS: i64 = 3_600_000;
