@@ -347,7 +347,7 @@ pub fn store() {
         rows += store.write(&[batch], &labels).unwrap().rows_of::<WindowStats>();
     }
     assert_eq!(rows, 20 * 6 * SERIES as u64);
-    assert_eq!(store.status().unwrap().window_rows, rows);
+    assert_eq!(store.status().unwrap().rows_of::<WindowStats>(), rows);
     println!(
         "rows into SQLite               {:>7.0} k rows/s",
         rows as f64 / start.elapsed().as_secs_f64() / 1e3

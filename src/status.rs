@@ -4,7 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::Value;
+use tidewatch_dataflows::rows::{KINDS, KindInfo, ResultRow, place_of};
 
 /// All figures of a server.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -88,8 +91,9 @@ pub struct SinkStatus {
     pub epoch: u64,
     /// How far that is behind the outbox.
     pub behind_seconds: f64,
-    /// Window rows written since the start.
-    pub window_rows: u64,
+    /// Rows written since the start.
+    #[serde(flatten)]
+    pub rows: KindRows,
     /// Why its last write failed, if that was not written since.
     pub last_error: Option<String>,
 }
@@ -184,12 +188,47 @@ pub struct StoreFigures {
     pub epoch: Option<u64>,
     pub series: u64,
     pub tables: u64,
-    pub window_rows: u64,
-    pub reject_rows: u64,
+    #[serde(flatten)]
+    pub rows: KindRows,
     pub rows_last_day: u64,
     pub first_at: Option<String>,
     pub first_at_ms: Option<i64>,
     pub last_at: Option<String>,
     pub last_at_ms: Option<i64>,
     pub bytes: u64,
+}
+
+/// Rows of each kind, in the order of [`KINDS`]; as JSON a field for each, named by [`KindRows::field`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KindRows(pub [u64; KINDS.len()]);
+
+impl KindRows {
+    /// Rows of a kind.
+    pub fn of<K: ResultRow>(&self) -> u64 {
+        self.0[place_of::<K>()]
+    }
+
+    /// The name of a kind's field: `window_rows`.
+    pub fn field(kind: &KindInfo) -> String {
+        format!("{}_rows", kind.singular)
+    }
+}
+
+impl Serialize for KindRows {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(KINDS.iter().map(KindRows::field).zip(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for KindRows {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<KindRows, D::Error> {
+        let fields = BTreeMap::<String, Value>::deserialize(deserializer)?;
+        let mut all = KindRows::default();
+        for (kind, rows) in KINDS.iter().zip(&mut all.0) {
+            let name = KindRows::field(kind);
+            let number = fields.get(&name).and_then(Value::as_u64);
+            *rows = number.ok_or_else(|| D::Error::custom(format!("`{name}` is not a number of rows")))?;
+        }
+        Ok(all)
+    }
 }

@@ -50,6 +50,8 @@ pub struct Statistic {
     pub promql: Option<&'static str>,
     /// How closely it has to agree with what the samples give.
     pub agreement: Agreement,
+    /// Whether a table with room for a few columns has one for it.
+    pub overview: bool,
     /// Its value in a row, whatever the type of the series; none where the window has too few samples for it.
     pub value: fn(&WindowStats) -> Option<f64>,
 }
@@ -62,11 +64,15 @@ impl PartialEq for Statistic {
 
 impl Statistic {
     const fn new(column: Column, agreement: Agreement, value: fn(&WindowStats) -> Option<f64>) -> Statistic {
-        Statistic { column, promql: None, agreement, value }
+        Statistic { column, promql: None, agreement, overview: false, value }
     }
 
     const fn promql(self, function: &'static str) -> Statistic {
         Statistic { promql: Some(function), ..self }
+    }
+
+    const fn overview(self) -> Statistic {
+        Statistic { overview: true, ..self }
     }
 
     /// The statistic of this name.
@@ -128,30 +134,35 @@ pub const STATISTICS: &[Statistic] = &[
     Statistic::new(counted("count", "Samples in it.").unit("samples"), Agreement::Exact, |row| {
         Some(f64::from(row.count))
     })
-    .promql("count_over_time"),
+    .promql("count_over_time")
+    .overview(),
     Statistic::new(number("min", "The smallest value."), Agreement::Exact, |row| Some(row.min))
-        .promql("min_over_time"),
+        .promql("min_over_time")
+        .overview(),
     Statistic::new(number("max", "The largest value."), Agreement::Exact, |row| Some(row.max))
-        .promql("max_over_time"),
+        .promql("max_over_time")
+        .overview(),
     Statistic::new(
         number("avg", "The mean of the values, each sample counting the same."),
         Agreement::OfMagnitude(1e-12),
         |row| Some(row.avg),
     )
-    .promql("avg_over_time"),
+    .promql("avg_over_time")
+    .overview(),
     Statistic::new(
         number("std", "The population standard deviation (divided by count)."),
         Agreement::OfItself(1e-9),
         |row| Some(row.std),
     )
-    .promql("stddev_over_time"),
+    .promql("stddev_over_time")
+    .overview(),
     Statistic::new(
         number("std_sample", "The sample standard deviation (divided by count - 1); null for one sample."),
         Agreement::Derived,
         WindowStats::std_sample,
     ),
     Statistic::new(number("first", "The oldest value."), Agreement::Exact, |row| Some(row.first)),
-    Statistic::new(number("last", "The newest value."), Agreement::Exact, |row| Some(row.last)),
+    Statistic::new(number("last", "The newest value."), Agreement::Exact, |row| Some(row.last)).overview(),
     Statistic::new(
         number("sum", "The sum of the values; null beyond 1.8e308."),
         Agreement::OfMagnitudes(1e-12),

@@ -1,13 +1,14 @@
 //! `GET /`, `/docs` and `/page/...`: the web page and the description of the API, from files that are part of the program.
 //!
 //! The page is plain ES modules without a build step; it asks this API and nothing else, and a strict
-//! Content-Security-Policy holds it to that. The description is Swagger UI, which needs a little more. Files are answered with an ETag and asked for again each time, so that a
-//! new version of the server is a new page at the next reload.
+//! Content-Security-Policy holds it to that. The description is Swagger UI, which needs a little more. Files are answered with
+//! an ETag and asked for again each time, so that a new version of the server is a new page at the next reload. One module,
+//! `statistics.js`, is made from the table of statistics.
 //!
 //! Not here: what the page shows (`page/`), and the answers it shows (the rest of this room).
 
 use std::io::Write;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -19,10 +20,13 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use serde_json::{Value, json};
 
 use super::error;
 use super::measure::measure;
 use crate::metrics::Metrics;
+use crate::store::record::CellType;
+use crate::store::{STATISTICS, Statistic};
 
 /// What the page may load: files and answers of this server; no style or script inside HTML.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
@@ -40,6 +44,7 @@ const SVG: &str = "image/svg+xml";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 /// A file of the page.
+#[derive(Clone, Copy)]
 struct Asset {
     path: &'static str,
     content_type: &'static str,
@@ -53,7 +58,30 @@ macro_rules! assets {
 }
 
 /// Every file, under the path it is served at.
-static ASSETS: [Asset; 23] = assets! {
+static ASSETS: LazyLock<Vec<Asset>> = LazyLock::new(|| {
+    let mut all = Vec::from(FILES);
+    // Made once, for as long as the process lives.
+    all.push(Asset { path: "/page/statistics.js", content_type: SCRIPT, text: statistics().leak() });
+    all
+});
+
+/// The statistics of a window, as a module.
+fn statistics() -> String {
+    let one = |statistic: &Statistic| {
+        json!({
+            "name": statistic.name(),
+            "about": statistic.column.about,
+            "unit": statistic.column.unit,
+            "whole": statistic.column.of == CellType::UInt,
+            "overview": statistic.overview,
+        })
+    };
+    let all: Value = STATISTICS.iter().map(one).collect();
+    format!("// The statistics of a window, from the server's table.\nexport const STATISTICS = {all};\n")
+}
+
+/// Those that are files.
+const FILES: [Asset; 23] = assets! {
     "/" HTML "index.html"
     "/page/style.css" CSS "style.css"
     "/page/icon.svg" SVG "icon.svg"
@@ -131,7 +159,7 @@ impl Ready {
 /// The routes of the page; its answers are counted as `/`, `/docs` and `/page`.
 pub fn router(metrics: &Arc<Metrics>) -> Router {
     let mut router = Router::new();
-    for asset in &ASSETS {
+    for asset in ASSETS.iter() {
         let ready = Arc::new(Ready::of(asset));
         let handler = get(async move |headers: HeaderMap| ready.answer(&headers));
         let others = async move |method: Method, uri: Uri| error::only("GET, HEAD", &method, &uri);
@@ -173,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_file_is_sent_zipped_to_whoever_takes_that_and_once() {
-        for asset in &ASSETS {
+        for asset in ASSETS.iter() {
             let ready = Ready::of(asset);
             let mut text = String::new();
             flate2::read::GzDecoder::new(&ready.zipped()[..]).read_to_string(&mut text).unwrap();
@@ -214,5 +242,16 @@ mod tests {
                 assert!(!asset.text.contains(forbidden), "{forbidden} in {}", asset.path);
             }
         }
+    }
+
+    #[test]
+    fn the_page_has_every_statistic_from_the_table() {
+        let text = ASSETS.iter().find(|asset| asset.path == "/page/statistics.js").unwrap().text;
+        let list = text.split_once("STATISTICS = ").and_then(|(_, list)| list.strip_suffix(";\n")).unwrap();
+        let list: Vec<Value> = serde_json::from_str(list).unwrap();
+        let names: Vec<_> = list.iter().map(|one| one["name"].as_str().unwrap()).collect();
+        assert_eq!(names, STATISTICS.iter().map(Statistic::name).collect::<Vec<_>>());
+        let overview = list.iter().filter(|one| one["overview"] == true).count();
+        assert!((4..=8).contains(&overview), "a table has room for a few columns, not for {overview}");
     }
 }

@@ -7,7 +7,7 @@ use axum::http::Uri;
 use super::operation::{AnswerKind, BARE, Operation, STORE_PROBLEMS, Tag};
 use super::params::Params;
 use super::{Api, Problem};
-use crate::status::{ServerStatus, StoreFigures};
+use crate::status::{KindRows, ServerStatus, StoreFigures};
 use crate::store::StoreStatus;
 use crate::store::record::Rfc3339;
 
@@ -36,8 +36,7 @@ fn of_store(status: &StoreStatus) -> StoreFigures {
         epoch: status.epoch,
         series: status.series,
         tables: status.tables,
-        window_rows: status.window_rows,
-        reject_rows: status.reject_rows,
+        rows: KindRows(status.rows),
         rows_last_day: status.rows_last_day,
         first_at: time(first),
         first_at_ms: first,

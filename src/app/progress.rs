@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::settings::duration;
 
 use super::stack::Stack;
@@ -109,7 +110,7 @@ impl ProgressLine {
                 computed_at.get_or_insert_with(Instant::now);
             }
             let computed = stack.engine_progress.samples.load(Ordering::Relaxed);
-            self.storing(computed, stack.stored.window_rows());
+            self.storing(computed, stack.stored.rows_of::<WindowStats>());
             std::thread::sleep(Duration::from_millis(2));
         }
         computed_at

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::Samples;
 
 use crate::cli;
@@ -80,7 +81,7 @@ pub fn replay(config: Config, args: &cli::ReplayArgs) -> anyhow::Result<ExitCode
         seconds_computed: (computed_at.unwrap_or(stored_at) - started).as_secs_f64().max(1e-9),
         seconds_stored: (stored_at - started).as_secs_f64().max(1e-9),
         computed: stack.engine_progress.samples.load(Ordering::Relaxed),
-        rows: stack.stored.window_rows(),
+        rows: stack.stored.rows_of::<WindowStats>(),
         series: stack.labels.len(),
         slots: (stack.metrics.slots_given.get(), stack.metrics.slots_freed.get()),
         released: stack.metrics.series_released.get(),

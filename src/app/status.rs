@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow, bail};
 use serde_json::Value;
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::settings::duration;
 
 use super::rate::OVER;
@@ -162,8 +163,8 @@ fn epoch(number: Option<u64>) -> String {
 /// The store counts the rows that it holds, another sink those that it was given.
 fn sink_words(sink: &SinkStatus, store: &StoreFigures) -> String {
     let rows = match sink.name == STORE {
-        true => format!("{} window rows", count(store.window_rows)),
-        false => format!("{} window rows since the start", count(sink.window_rows)),
+        true => format!("{} window rows", count(store.rows.of::<WindowStats>())),
+        false => format!("{} window rows since the start", count(sink.rows.of::<WindowStats>())),
     };
     let trouble = sink.last_error.as_ref().map_or_else(String::new, |why| format!("; {}: {why}", sink.state));
     format!("{:.1} s behind the outbox; {rows}{trouble}", sink.behind_seconds)
@@ -239,6 +240,8 @@ pub fn bytes(n: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::status::KindRows;
+    use tidewatch_dataflows::rows::KINDS;
 
     #[test]
     fn numbers_and_sizes_are_readable() {
@@ -261,7 +264,7 @@ mod tests {
             name: name.to_owned(),
             state: if last_error.is_some() { "retrying" } else { "running" }.to_owned(),
             last_error: last_error.map(str::to_owned),
-            window_rows: 7,
+            rows: KindRows([7; KINDS.len()]),
             ..SinkStatus::default()
         };
         let empty = ServerStatus { sinks: vec![sink("store", None)], ..ServerStatus::default() };
@@ -269,7 +272,7 @@ mod tests {
         assert_eq!(text.lines().count(), 12, "{text}");
         let status = ServerStatus {
             sinks: vec![sink("store", None), sink("lines", Some("no room"))],
-            store: StoreFigures { window_rows: 1_024, ..StoreFigures::default() },
+            store: StoreFigures { rows: KindRows([1_024; KINDS.len()]), ..StoreFigures::default() },
             quarantined: QuarantineStatus { count: 3, series: vec!["a".to_owned()] },
             limits_reached: [("limits.series".to_owned(), 1_044)].into(),
             sources: vec![SourceReport {

@@ -7,7 +7,7 @@ use super::runner::{OnSinkFailure, SinkCondition, SinkFailure, SinkInput, SinkPr
 use super::sink::{Sink, SinkError, SyncHook};
 use crate::metrics::{Metrics, SinkLabels};
 use crate::outbox::DurablePosition;
-use crate::status::SinkStatus;
+use crate::status::{KindRows, SinkStatus};
 
 /// The running sinks.
 pub struct SinkList {
@@ -123,7 +123,7 @@ impl SinkPositions {
                 state: state.to_owned(),
                 epoch: sink.progress.epoch(),
                 behind_seconds: self.behind(&sink.progress) as f64 / 1e3,
-                window_rows: sink.progress.window_rows(),
+                rows: KindRows(sink.progress.rows()),
                 last_error,
             }
         };

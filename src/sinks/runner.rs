@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tidewatch_dataflows::rows::{KINDS, ResultRow, place_of};
 
 use super::sink::{RowCounts, Sink, SinkError, SinkRecovery};
 use crate::disk::DiskFolder;
@@ -25,8 +26,6 @@ const ROWS_PER_BATCH: usize = 131_072;
 const EPOCHS_PER_BATCH: usize = 256;
 /// How long the outbox is waited for before chores are done again.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// The kind whose rows [`SinkProgress::window_rows`] counts.
-const WINDOWS: &str = "windows";
 
 /// What stopped a sink for good.
 #[derive(Debug, thiserror::Error)]
@@ -75,14 +74,15 @@ pub struct SinkProgress {
     /// Its name.
     pub name: &'static str,
     epoch: AtomicU64,
-    window_rows: AtomicU64,
+    /// Rows of each kind, in the order of [`KINDS`].
+    rows: [AtomicU64; KINDS.len()],
     condition: Mutex<SinkCondition>,
 }
 
 impl SinkProgress {
     fn new(name: &'static str, epoch: Option<u64>) -> SinkProgress {
-        let (window_rows, condition) = (AtomicU64::new(0), Mutex::default());
-        SinkProgress { name, epoch: AtomicU64::new(epoch.unwrap_or(0)), window_rows, condition }
+        let epoch = AtomicU64::new(epoch.unwrap_or(0));
+        SinkProgress { name, epoch, rows: Default::default(), condition: Mutex::default() }
     }
 
     /// The newest epoch that the sink holds; 0 for none.
@@ -90,9 +90,14 @@ impl SinkProgress {
         self.epoch.load(Ordering::Acquire)
     }
 
-    /// Window rows written since the process started.
-    pub fn window_rows(&self) -> u64 {
-        self.window_rows.load(Ordering::Relaxed)
+    /// Rows of each kind written since the process started, in the order of [`KINDS`].
+    pub fn rows(&self) -> [u64; KINDS.len()] {
+        std::array::from_fn(|place| self.rows[place].load(Ordering::Relaxed))
+    }
+
+    /// Rows of a kind written since the process started.
+    pub fn rows_of<K: ResultRow>(&self) -> u64 {
+        self.rows[place_of::<K>()].load(Ordering::Relaxed)
     }
 
     /// How it is.
@@ -351,8 +356,8 @@ impl RunnerThread {
         for (kind, n) in counts {
             let labels = RowsLabels { sink: self.labels.sink, kind };
             self.metrics.rows_written.get_or_create(&labels).inc_by(*n);
-            if *kind == WINDOWS {
-                self.progress.window_rows.fetch_add(*n, Ordering::Relaxed);
+            if let Some(place) = KINDS.iter().position(|known| known.name == *kind) {
+                self.progress.rows[place].fetch_add(*n, Ordering::Relaxed);
             }
         }
         self.metrics.sink_epoch.get_or_create(&self.labels).set(last as i64);

@@ -305,16 +305,22 @@ pub struct StoreStatus {
     pub series: u64,
     /// Tables of windows and of rejects, one per hour of writing.
     pub tables: u64,
-    /// Window rows written to the tables that are kept, corrections included.
-    pub window_rows: u64,
-    /// Reject rows written to the tables that are kept.
-    pub reject_rows: u64,
+    /// Rows of each kind, in the order of [`KINDS`]: those written to the tables that are kept, corrections included, and
+    /// where the last one of each series is kept, those.
+    pub rows: [u64; KINDS.len()],
     /// Rows written to the newest 24 hours of writing.
     pub rows_last_day: u64,
     /// First and last `at_ms` of the windows.
     pub at_ms: Option<(i64, i64)>,
     /// Bytes of the store's files.
     pub bytes: u64,
+}
+
+impl StoreStatus {
+    /// Rows of a kind.
+    pub fn rows_of<K: ResultRow>(&self) -> u64 {
+        self.rows[place_of::<K>()]
+    }
 }
 
 /// What retention dropped.

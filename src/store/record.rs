@@ -1,6 +1,6 @@
 //! How rows are shown: their columns, and JSON and CSV written from one list of cells, so that they cannot disagree.
 //!
-//! In JSON a number that is not finite is `null`, and a column that does not apply to a row (`rate` of a gauge) is
+//! A list of numbers is an array in JSON, and its text in one field of CSV. In JSON a number that is not finite is `null`, and a column that does not apply to a row (`rate` of a gauge) is
 //! left out; in CSV both are empty cells. Times are shown as RFC 3339 (`at`) and as Unix milliseconds (`at_ms`).
 //!
 //! Not here: which rows there are, and what their columns are called (`row.rs`, and `rows` in the dataflow's crate).
@@ -78,6 +78,7 @@ pub fn write_json_cells(
             Cell::Int(value) => write!(out, "{value}")?,
             Cell::UInt(value) => write!(out, "{value}")?,
             Cell::Float(value) => serde_json::to_writer(&mut *out, &value)?,
+            Cell::Floats(values) => serde_json::to_writer(&mut *out, values)?,
             Cell::True => out.write_all(b"true")?,
             Cell::Null | Cell::Absent => out.write_all(b"null")?,
         }
@@ -134,6 +135,7 @@ pub fn write_csv_cells(
             Cell::Int(value) => write!(out, "{value}")?,
             Cell::UInt(value) => write!(out, "{value}")?,
             Cell::Float(value) if value.is_finite() => serde_json::to_writer(&mut *out, &value)?,
+            Cell::Floats(values) => write_csv_text(&serde_json::to_string(values)?, out)?,
             Cell::True => out.write_all(b"true")?,
             Cell::Float(_) | Cell::Null | Cell::Absent => {}
         }
@@ -170,5 +172,44 @@ impl Rfc3339 {
 impl fmt::Display for Rfc3339 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Lags(&'static [f64]);
+
+    impl RowRecord for Lags {
+        const COLUMNS: Columns = &[&[
+            Column::new("by_lag", CellType::Floats { most: 3 }, "By lag."),
+            Column::new("n", CellType::UInt, "How many."),
+        ]];
+
+        fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
+            cells.extend([Cell::Floats(self.0), Cell::UInt(self.0.len() as u64)]);
+        }
+    }
+
+    #[test]
+    fn a_list_is_an_array_in_json_and_one_field_in_csv() {
+        for (values, json, csv) in [
+            (&[][..], r#"{"by_lag":[],"n":0}"#, "[],0\n"),
+            (&[1.5], r#"{"by_lag":[1.5],"n":1}"#, "[1.5],1\n"),
+            (
+                &[0.25, f64::NAN, -1e300],
+                r#"{"by_lag":[0.25,null,-1e+300],"n":3}"#,
+                "\"[0.25,null,-1e+300]\",3\n",
+            ),
+        ] {
+            let (mut as_json, mut as_csv) = (Vec::new(), Vec::new());
+            write_json(&Lags(values), ColumnShape::default(), &mut as_json).unwrap();
+            write_csv(&Lags(values), ColumnShape::default(), &mut as_csv).unwrap();
+            assert_eq!(
+                (String::from_utf8(as_json).unwrap().as_str(), String::from_utf8(as_csv).unwrap().as_str()),
+                (json, csv)
+            );
+        }
     }
 }

@@ -507,6 +507,9 @@ mod tests {
                 Cell::Int(_) => column.of == CellType::Int,
                 Cell::UInt(_) => column.of == CellType::UInt,
                 Cell::Float(_) => column.of == CellType::Float,
+                Cell::Floats(values) => {
+                    matches!(column.of, CellType::Floats { most } if values.len() <= most)
+                }
                 Cell::True => column.of == CellType::True,
                 Cell::Null => column.nullable,
                 Cell::Absent => column.optional,

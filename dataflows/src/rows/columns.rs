@@ -6,6 +6,8 @@
 //!
 //! Not here: which kinds there are (`mod.rs`), and how cells are written as JSON or CSV.
 
+use std::ops::Deref;
+
 use crate::sample::{MetricType, Reason, SeriesId};
 
 const NAN_BITS: u64 = 0x7ff8_0000_0000_0000;
@@ -21,10 +23,12 @@ pub enum FieldType {
     Float,
     /// A series.
     Series,
+    /// A list of numbers; those that are not finite may come back as NaN.
+    Floats,
 }
 
 /// The value of a field on its way to or from a store.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum FieldValue {
     /// A whole number.
     Int(i64),
@@ -34,6 +38,8 @@ pub enum FieldValue {
     Float(f64),
     /// A series.
     Series(SeriesId),
+    /// A list of numbers.
+    Floats(Vec<f64>),
 }
 
 /// A field of a kind of row.
@@ -65,7 +71,7 @@ pub trait FieldCodec: Sized {
     fn value(self) -> FieldValue;
 
     /// From its value; none if it is of no use.
-    fn from_value(value: FieldValue) -> Option<Self>;
+    fn from_value(value: &FieldValue) -> Option<Self>;
 }
 
 /// The first `N` bytes; callers give as many as the field has.
@@ -93,8 +99,8 @@ macro_rules! number_fields {
                 FieldValue::$of(self.into())
             }
 
-            fn from_value(value: FieldValue) -> Option<Self> {
-                match value {
+            fn from_value(value: &FieldValue) -> Option<Self> {
+                match *value {
                     FieldValue::$of(value) => value.try_into().ok(),
                     _ => None,
                 }
@@ -128,8 +134,8 @@ impl FieldCodec for f64 {
         FieldValue::Float(self)
     }
 
-    fn from_value(value: FieldValue) -> Option<Self> {
-        match value {
+    fn from_value(value: &FieldValue) -> Option<Self> {
+        match *value {
             FieldValue::Float(value) => Some(value),
             _ => None,
         }
@@ -154,12 +160,88 @@ impl FieldCodec for SeriesId {
         FieldValue::Series(self)
     }
 
-    fn from_value(value: FieldValue) -> Option<Self> {
-        match value {
+    fn from_value(value: &FieldValue) -> Option<Self> {
+        match *value {
             FieldValue::Series(series) => Some(series),
             _ => None,
         }
     }
+}
+
+/// A list of at most `MOST` numbers, such as an autocorrelation by lag.
+///
+/// Rows keep their size: its bytes are the length in two, then `MOST` numbers, of which those behind the length are zeros.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Floats<const MOST: usize>(Vec<f64>);
+
+impl<const MOST: usize> Floats<MOST> {
+    /// A list of these; none if there are too many.
+    pub fn new(values: Vec<f64>) -> Option<Floats<MOST>> {
+        (values.len() <= MOST).then_some(Floats(values))
+    }
+}
+
+impl<const MOST: usize> Deref for Floats<MOST> {
+    type Target = [f64];
+
+    fn deref(&self) -> &[f64] {
+        &self.0
+    }
+}
+
+impl<const MOST: usize> FieldCodec for Floats<MOST> {
+    const OF: FieldType = FieldType::Floats;
+    const BYTES: usize = {
+        assert!(MOST <= u16::MAX as usize, "two bytes have no room for the length");
+        2 + 8 * MOST
+    };
+
+    fn put(self, place: &mut [u8]) {
+        let (length, numbers) = place.split_at_mut(2);
+        length.copy_from_slice(&(self.len() as u16).to_le_bytes());
+        numbers.fill(0);
+        for (value, place) in self.0.into_iter().zip(numbers.chunks_exact_mut(8)) {
+            value.put(place);
+        }
+    }
+
+    fn get(bytes: &[u8]) -> Result<Self, String> {
+        let (length, numbers) = bytes.split_at(2);
+        let length = usize::from(u16::from_le_bytes(array(length)));
+        if length > MOST {
+            return Err(format!("a list has {length} numbers; it may have {MOST}"));
+        }
+        let (numbers, rest) = numbers.split_at(8 * length);
+        if rest.iter().any(|byte| *byte != 0) {
+            return Err(format!("a list of {length} numbers has more behind them"));
+        }
+        numbers.chunks_exact(8).map(f64::get).collect::<Result<_, _>>().map(Floats)
+    }
+
+    fn value(self) -> FieldValue {
+        FieldValue::Floats(self.0)
+    }
+
+    fn from_value(value: &FieldValue) -> Option<Self> {
+        match value {
+            FieldValue::Floats(values) => Floats::new(values.clone()),
+            _ => None,
+        }
+    }
+}
+
+/// The bytes of a list in a store: eight for each number.
+pub fn list_bytes(values: &[f64]) -> Vec<u8> {
+    let mut bytes = vec![0; 8 * values.len()];
+    values.iter().zip(bytes.chunks_exact_mut(8)).for_each(|(value, place)| value.put(place));
+    bytes
+}
+
+/// The list of such bytes; none if they are not whole numbers of eight.
+pub fn list_of(bytes: &[u8]) -> Option<Vec<f64>> {
+    let (numbers, rest) = bytes.as_chunks::<8>();
+    let numbers = numbers.iter().map(|bytes| f64::from_le_bytes(*bytes));
+    rest.is_empty().then(|| numbers.collect())
 }
 
 macro_rules! code_fields {
@@ -182,8 +264,8 @@ macro_rules! code_fields {
                 FieldValue::UInt($code(self).into())
             }
 
-            fn from_value(value: FieldValue) -> Option<Self> {
-                match value {
+            fn from_value(value: &FieldValue) -> Option<Self> {
+                match *value {
                     FieldValue::UInt(code) => $known(code.try_into().ok()?),
                     _ => None,
                 }
@@ -282,7 +364,7 @@ macro_rules! row_fields {
                 use $crate::rows::columns::FieldCodec;
                 $(
                     let value = next(<$of as FieldCodec>::OF)?;
-                    let $field = <$of as FieldCodec>::from_value(value)
+                    let $field = <$of as FieldCodec>::from_value(&value)
                         .ok_or_else(|| wrong(stringify!($field), value))?;
                 )*
                 Ok($make)
@@ -312,6 +394,11 @@ pub enum CellType {
     UInt,
     /// A number; `null` if it is not finite.
     Float,
+    /// Numbers in an array, `null` where one is not finite; in CSV its text.
+    Floats {
+        /// Most of them.
+        most: usize,
+    },
     /// `true`, or left out.
     True,
 }
@@ -378,10 +465,95 @@ pub enum Cell<'a> {
     UInt(u64),
     /// A number; `null` if it is not finite.
     Float(f64),
+    /// A list of numbers, each `null` if it is not finite.
+    Floats(&'a [f64]),
     /// What is left out where it is not so.
     True,
     /// Known to be unknown.
     Null,
     /// Does not apply to this row.
     Absent,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A kind of row with a list, as one of autocorrelations will be.
+    #[derive(Clone, Debug, PartialEq)]
+    struct Lags {
+        series: SeriesId,
+        at_ms: i64,
+        by_lag: Floats<5>,
+        strongest: u32,
+    }
+
+    row_fields!(Lags, |row| {
+        series: SeriesId,
+        at_ms: i64,
+        by_lag: Floats<5> = row.by_lag.clone(),
+        strongest: u32,
+    } => Lags { series, at_ms, by_lag, strongest });
+
+    fn lags(values: &[f64]) -> Lags {
+        let by_lag = Floats::new(values.to_vec()).unwrap();
+        Lags { series: SeriesId(7), at_ms: -3, by_lag, strongest: 2 }
+    }
+
+    fn bytes_of(row: &Lags) -> Vec<u8> {
+        let mut bytes = vec![0xaa; Lags::BYTES];
+        row.put(&mut bytes);
+        bytes
+    }
+
+    /// Through its bytes, through its values, and in a store.
+    #[test]
+    fn a_row_with_a_list_comes_back_as_it_was() {
+        assert_eq!(Lags::BYTES, 8 + 8 + (2 + 5 * 8) + 4);
+        // Every length, and numbers of every size, by a step that has no period here.
+        let mut bits = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut next = || {
+            bits = bits.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+            Some(f64::from_bits(bits)).filter(|value| !value.is_nan()).unwrap_or(0.5)
+        };
+        for round in 0..600 {
+            let values: Vec<f64> = (0..round % 6).map(|_| next()).collect();
+            let row = lags(&values);
+            assert_eq!(Lags::get(&bytes_of(&row)), Ok(row.clone()), "{values:?}");
+            let mut all = Vec::new();
+            row.values(|value| Ok::<(), ()>(all.push(value))).unwrap();
+            let types: Vec<FieldType> = Lags::FIELDS.iter().map(|field| field.of).collect();
+            let (mut given, mut asked) = (all.into_iter(), Vec::new());
+            let again = Lags::from_values(
+                |of| {
+                    asked.push(of);
+                    given.next().ok_or("there is no more".to_owned())
+                },
+                |name, value| format!("{name} cannot be {value:?}"),
+            );
+            assert_eq!((again, asked), (Ok(row), types));
+            assert_eq!(list_of(&list_bytes(&values)), Some(values));
+        }
+    }
+
+    #[test]
+    fn a_list_has_a_bound_and_nothing_behind_its_end() {
+        assert_eq!(Floats::<2>::new(vec![1.0; 3]), None);
+        assert_eq!(Floats::<2>::from_value(&FieldValue::Floats(vec![1.0; 3])), None);
+        assert_eq!(Floats::<2>::from_value(&FieldValue::Float(1.0)), None);
+        let nan = bytes_of(&lags(&[f64::NAN, -f64::NAN]));
+        assert_eq!(nan[18..26], nan[26..34], "every NaN is written as the same");
+        let good = bytes_of(&lags(&[1.0, 2.0]));
+        for (place, byte, why) in [
+            (16, 6, "by_lag: a list has 6 numbers; it may have 5"),
+            (17, 1, "by_lag: a list has 258 numbers; it may have 5"),
+            (57, 1, "by_lag: a list of 2 numbers has more behind them"),
+            (16, 1, "by_lag: a list of 1 numbers has more behind them"),
+        ] {
+            let mut bad = good.clone();
+            bad[place] = byte;
+            assert_eq!(Lags::get(&bad).unwrap_err(), why);
+        }
+        assert_eq!(list_of(&[0; 15]), None);
+    }
 }

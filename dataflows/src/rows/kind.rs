@@ -18,7 +18,7 @@ pub enum RowStorage {
         /// Whether the epoch that gave a row is the first part of its key.
         epoch: bool,
         /// The field whose values are kept apart, if there is one; it comes before the key.
-        lane: Option<&'static str>,
+        partition: Option<&'static str>,
         /// The fields of the key, in order. If the first is `at_ms`, rows are found by time.
         key: &'static [&'static str],
         /// The fields of [`ResultRow::rank`], in order: a row never replaces one of a higher rank.
@@ -79,13 +79,13 @@ pub trait ResultRow: RowFields + Clone + PartialEq + fmt::Debug + Send + Sync + 
     /// Its series, if it is of one.
     fn series(&self) -> Option<SeriesId>;
 
-    /// Its place among the rows of its lane in a store.
+    /// Its place among the rows of its partition in a store.
     type Place: Ord;
-    /// That is the key of [`RowStorage::Hourly`], without lane and epoch.
+    /// That is the key of [`RowStorage::Hourly`], without partition and epoch.
     fn place(&self) -> Self::Place;
 
-    /// What rows are kept apart by: [`RowStorage::Hourly::lane`].
-    fn lane(&self) -> i64 {
+    /// What rows are kept apart by: [`RowStorage::Hourly::partition`].
+    fn partition(&self) -> i64 {
         0
     }
 

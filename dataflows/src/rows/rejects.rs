@@ -51,8 +51,12 @@ impl ResultRow for Reject {
     const VERSION: u8 = 1;
     const NAME: &'static str = "rejects";
     const SINGULAR: &'static str = "reject";
-    const STORAGE: RowStorage =
-        RowStorage::Hourly { epoch: true, lane: None, key: &["unlisted", "series", "reason"], rank: &[] };
+    const STORAGE: RowStorage = RowStorage::Hourly {
+        epoch: true,
+        partition: None,
+        key: &["unlisted", "series", "reason"],
+        rank: &[],
+    };
     const COLUMNS: Columns = &[&REJECT_COLUMNS];
 
     type Key = (bool, SeriesId, Reason);

@@ -146,7 +146,7 @@ impl ResultRow for WindowStats {
     const SINGULAR: &'static str = "window";
     const STORAGE: RowStorage = RowStorage::Hourly {
         epoch: false,
-        lane: Some("window_ms"),
+        partition: Some("window_ms"),
         key: &["at_ms", "series"],
         rank: &["count", "revision"],
     };
@@ -180,7 +180,7 @@ impl ResultRow for WindowStats {
         Some(self.series)
     }
 
-    fn lane(&self) -> i64 {
+    fn partition(&self) -> i64 {
         self.window_ms
     }
 

@@ -3,12 +3,14 @@
 //! Rows are described by their columns, parameters and problems by the table; the other answers by `schemas.json`.
 
 use serde_json::{Map, Value, json};
+use tidewatch_dataflows::rows::KINDS;
 
 use crate::api::backfill;
 use crate::api::boundary::is_costly;
 use crate::api::error::Kind;
 use crate::api::operation::{AnswerKind, Operation, Param, ParamPlace, RequestBody, RowKind, Tag, Verb};
 use crate::api::params::{DURATION, SERIES};
+use crate::status::KindRows;
 use crate::store::STATISTICS;
 use crate::store::record::{CellType, Column};
 
@@ -51,15 +53,30 @@ pub fn document(operations: &[&Operation]) -> Value {
 }
 
 /// The named shapes: those of the file, and the rows of lists.
-fn schemas(operations: &[&Operation]) -> Map<String, Value> {
+pub(in crate::api) fn schemas(operations: &[&Operation]) -> Map<String, Value> {
     // A test reads the file too: it is JSON.
     let mut schemas: Map<String, Value> = serde_json::from_str(SCHEMAS).unwrap_or_default();
+    for (name, about) in [("Sink", "written since the start of the process"), ("StoreStatus", "held")] {
+        schemas.entry(name).and_modify(|schema| add_rows(schema, about));
+    }
     for operation in operations {
         if let AnswerKind::Rows(rows) = operation.answer {
             schemas.extend(rows.iter().map(|rows| (rows.name.to_owned(), of_row(rows))));
         }
     }
     schemas
+}
+
+/// Adds to a shape how many rows of each kind there are.
+fn add_rows(schema: &mut Value, about: &str) {
+    for kind in KINDS {
+        let name = KindRows::field(kind);
+        let about = format!("Rows of `{}` {about}.", kind.name);
+        schema["properties"][&name] = json!({"type": "integer", "description": about});
+        if let Some(required) = schema["required"].as_array_mut() {
+            required.push(json!(name));
+        }
+    }
 }
 
 fn described(operation: &Operation) -> Value {
@@ -228,6 +245,9 @@ fn of_column(column: &Column) -> Value {
         CellType::Int => ("integer", json!({})),
         CellType::UInt => ("integer", json!({"minimum": 0})),
         CellType::Float => ("number", json!({})),
+        CellType::Floats { most } => {
+            ("array", json!({"items": {"type": ["number", "null"]}, "maxItems": most}))
+        }
         CellType::True => ("boolean", json!({"const": true})),
     };
     let types = if column.nullable { json!([type_name, "null"]) } else { json!(type_name) };
@@ -302,5 +322,13 @@ mod tests {
                 .collect();
             assert_eq!(in_path, params, "{}", one.id);
         }
+    }
+
+    #[test]
+    fn a_list_is_an_array_with_a_bound() {
+        let column = Column::new("by_lag", CellType::Floats { most: 24 }, "By lag.");
+        let items = json!({"type": ["number", "null"]});
+        let wanted = json!({"type": "array", "description": "By lag.", "items": items, "maxItems": 24});
+        assert_eq!(of_column(&column), wanted);
     }
 }

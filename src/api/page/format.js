@@ -40,6 +40,9 @@ export function time(ms) {
 /** A time with its date, in UTC. */
 export const moment = (ms) => `${text(ms).slice(0, 10)} ${text(ms).slice(11, 19)} UTC`;
 
+/** The title of a statistic: its name, and its unit where it is a rate. */
+export const title = ({ name, unit }) => name[0].toUpperCase() + name.slice(1).replaceAll("_", " ") + (unit === "1/s" ? " /s" : "");
+
 /** Milliseconds of a span such as 1h30m, as the API prints it. */
 export function milliseconds(duration) {
   const units = { d: 86_400_000, h: 3_600_000, m: 60_000, s: 1_000, ms: 1 };

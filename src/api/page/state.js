@@ -1,10 +1,12 @@
 // The state of the page, which is the query of its address: reload, back and a link sent to a colleague keep it.
 
+import { STATISTICS } from "./statistics.js";
+
 /** Ranges of the chart, in milliseconds before the newest row; "all" has no beginning. */
 export const RANGES = { "1h": 3_600_000, "6h": 21_600_000, "24h": 86_400_000, "48h": 172_800_000, all: null };
 
 /** What the table can be sorted by. */
-export const SORTS = ["name", "min", "max", "avg", "std", "last", "count", "at"];
+export const SORTS = ["name", ...STATISTICS.map(({ name }) => name), "at"];
 
 const DEFAULTS = { view: "series", search: "", sort: "name", window: "", series: "", range: "6h" };
 

@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::Samples;
 use tidewatch_dataflows::settings::duration;
 
@@ -150,7 +151,7 @@ fn history(
         Some(why) => {
             bail!("{why}; everything made is in the journal and is computed at the next start with more room")
         }
-        None => Ok((samples, stack.stored.window_rows())),
+        None => Ok((samples, stack.stored.rows_of::<WindowStats>())),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use tidewatch_dataflows::rows::RowLists;
+use tidewatch_dataflows::rows::{RowLists, WindowStats};
 use tidewatch_dataflows::sample::SeriesId;
 
 use super::*;
@@ -80,7 +80,7 @@ impl World {
     }
 
     fn rows(&self) -> u64 {
-        self.store.status().unwrap().window_rows
+        self.store.status().unwrap().rows_of::<WindowStats>()
     }
 }
 

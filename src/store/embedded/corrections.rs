@@ -85,7 +85,7 @@ fn before(
     tx: &Transaction<'_>,
     (series, window_ms, at_ms): CorrectionKey,
 ) -> rusqlite::Result<Option<Correction>> {
-    let sql = "SELECT hour FROM manifest WHERE kind = 'windows' AND window_ms = ?1 \
+    let sql = "SELECT hour FROM manifest WHERE kind = 'windows' AND partition = ?1 \
                AND at_min <= ?2 AND at_max >= ?2 ORDER BY hour DESC";
     let mut best: Option<Correction> = None;
     let mut statement = tx.prepare_cached(sql)?;

@@ -44,10 +44,10 @@ fn files_that_are_not_ours_are_refused_clearly() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "closing leaves one file");
     Connection::open(dir.file()).unwrap().pragma_update(None, "user_version", 7).unwrap();
     for error in [open().0, open().1] {
-        assert!(error.ends_with("is a store of version 7; this program knows version 4"), "{error}");
+        assert!(error.ends_with("is a store of version 7; this program knows version 5"), "{error}");
     }
     let other = Connection::open(dir.file()).unwrap();
-    other.pragma_update(None, "user_version", 4).unwrap();
+    other.pragma_update(None, "user_version", 5).unwrap();
     other.execute("UPDATE meta SET value = 'windows 0' WHERE key = 'kinds'", []).unwrap();
     drop(other);
     for error in [open().0, open().1] {

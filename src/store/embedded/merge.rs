@@ -155,9 +155,9 @@ impl<K> Outlet<K> {
     }
 }
 
-/// Most columns of a key in a table, behind that of the lane.
+/// Most columns of a key in a table, behind that of the partition.
 const KEY_MAX: usize = 4;
-/// The place of a row in the tables of its lane, as they have it; unused columns are the highest number.
+/// The place of a row in the tables of its partition, as they have it; unused columns are the highest number.
 type TablePlace = [i64; KEY_MAX];
 
 fn rows_of<K: ResultRow>(
@@ -187,14 +187,15 @@ fn rows_of<K: ResultRow>(
         };
         out.put((series, row), view)
     };
-    let lanes = view.borrow().lanes::<K>()?;
-    for lane in lanes {
-        let read = |hour: i64, from| table_rows::<K>(&view.borrow(), lane.window_ms, hour, from, query.range);
+    let partitions = view.borrow().partitions::<K>()?;
+    for partition in partitions {
+        let read =
+            |hour: i64, from| table_rows::<K>(&view.borrow(), partition.value, hour, from, query.range);
         let first = |part: &TablePart, start: i64| match K::STORAGE.by_time() {
             true => [part.at_min.max(start), i64::MIN, i64::MIN, i64::MIN],
             false => [i64::MIN; KEY_MAX],
         };
-        let mut merge = Merge::new(&lane.parts, query.range, first, read);
+        let mut merge = Merge::new(&partition.parts, query.range, first, read);
         let mut best: Option<(TablePlace, K)> = None;
         loop {
             match (&mut best, merge.next()?) {
@@ -219,25 +220,27 @@ fn rows_of<K: ResultRow>(
     Ok(())
 }
 
-/// A chunk of one table's rows of one lane, with the place each is merged by.
+/// A chunk of one table's rows of one partition, with the place each is merged by.
 fn table_rows<K: ResultRow>(
     view: &View<'_>,
-    lane: i64,
+    partition: i64,
     hour: i64,
     from: TablePlace,
     range: Range,
 ) -> Result<Chunk<TablePlace, K>, StoreError> {
     let fail = |e| view.fail("read rows", e);
     let kind = &KINDS[place_of::<K>()];
-    let RowStorage::Hourly { lane: lane_column, .. } = kind.storage else { return Ok(VecDeque::new()) };
+    let RowStorage::Hourly { partition: partition_column, .. } = kind.storage else {
+        return Ok(VecDeque::new());
+    };
     // Retention may have dropped the table since the export began.
     if view.renewed() && !view.has_table(&table(kind, hour))? {
         return Ok(VecDeque::new());
     }
-    let key = key(kind).split_off(usize::from(lane_column.is_some()));
+    let key = key(kind).split_off(usize::from(partition_column.is_some()));
     let places: Vec<String> = (0..key.len()).map(|i| format!("?{}", i + 3)).collect();
     // All of the parameters are used, whatever the kind.
-    let of_lane = lane_column.map_or_else(|| "?1 = ?1".to_owned(), |column| format!("{column} = ?1"));
+    let of_lane = partition_column.map_or_else(|| "?1 = ?1".to_owned(), |column| format!("{column} = ?1"));
     let upto = if kind.storage.by_time() { format!("{} <= ?2", key[0]) } else { "?2 = ?2".to_owned() };
     let sql = format!(
         "SELECT {fields}, {key} FROM {table} WHERE {of_lane} AND {upto} AND ({key}) >= ({places}) \
@@ -248,7 +251,7 @@ fn table_rows<K: ResultRow>(
         places = places.join(", ")
     );
     let mut statement = view.conn().prepare_cached(&sql).map_err(fail)?;
-    let given: Vec<i64> = [lane, range.end_ms].into_iter().chain(from).take(2 + key.len()).collect();
+    let given: Vec<i64> = [partition, range.end_ms].into_iter().chain(from).take(2 + key.len()).collect();
     let rows = statement.query_map(params_from_iter(given), |row| {
         let mut place = [i64::MAX; KEY_MAX];
         for (i, part) in place[..key.len()].iter_mut().enumerate() {

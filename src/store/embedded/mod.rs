@@ -5,7 +5,7 @@
 //!  catalog  series, name, labels, ...         every series that has a row
 //!  types      series, type, ...                 what sources said that series are
 //!  corrections series, window_ms, at_ms, revision ...  the newest revisions of keys that were corrected
-//!  manifest   kind, hour, window_ms, at_min ... what each table holds, so that readers open few
+//!  manifest   kind, hour, partition, at_min ... what each table holds, so that readers open few
 //!  windows_H, rejects_H                         the rows written in hour H since the Unix epoch
 //! ```
 //!

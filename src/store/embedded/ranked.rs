@@ -20,7 +20,7 @@ use super::matching::{self, Matching, MatchingSeries};
 use super::read::{Probe, Statements, stored};
 use super::schema::{columns, table};
 use super::values::series_of;
-use super::view::{Lane, View};
+use super::view::{Partition, View};
 use crate::store::row::WindowRow;
 use crate::store::sort::{Sort, SortBy, SortPlace};
 use crate::store::{PAGE_BYTES_MAX, Page, StoreError, WindowQuery};
@@ -45,7 +45,8 @@ pub fn page(view: &View<'_>, query: &WindowQuery, sort: &Sort) -> Result<Page<Wi
     let ([window_ms], None) = (query.windows.as_slice(), query.range) else {
         return Err(StoreError::Refused("a sorted list is of one window, without a range".to_owned()));
     };
-    let Some(lane) = view.lanes::<WindowStats>()?.into_iter().find(|lane| lane.window_ms == *window_ms)
+    let Some(partition) =
+        view.partitions::<WindowStats>()?.into_iter().find(|partition| partition.value == *window_ms)
     else {
         return Ok(Page { rows: Vec::new(), more: false });
     };
@@ -56,7 +57,7 @@ pub fn page(view: &View<'_>, query: &WindowQuery, sort: &Sort) -> Result<Page<Wi
         None => matching::scan(view, &query.select, &query.search, counters, usize::MAX)?,
     };
     let mut best = Best { query, sort, names: &matching.names, heap: BinaryHeap::new() };
-    LatestRows { view, lane, left: matching.series.clone() }.each(&matching, &mut |meant, stats| {
+    LatestRows { view, partition, left: matching.series.clone() }.each(&matching, &mut |meant, stats| {
         best.offer(meant, stats);
     })?;
     best.page(view)
@@ -65,7 +66,7 @@ pub fn page(view: &View<'_>, query: &WindowQuery, sort: &Sort) -> Result<Page<Wi
 /// Finds the latest row of each series.
 struct LatestRows<'v, 's> {
     view: &'v View<'s>,
-    lane: Lane,
+    partition: Partition,
     /// Series whose row is not found, by key.
     left: Vec<MatchingSeries>,
 }
@@ -76,13 +77,13 @@ impl LatestRows<'_, '_> {
         matching: &Matching,
         each: &mut dyn FnMut(MatchingSeries, WindowStats),
     ) -> Result<(), StoreError> {
-        let mut next = self.lane.before(i64::MAX);
+        let mut next = self.partition.before(i64::MAX);
         let mut read = 0;
         let few = |left: usize| left <= SINGLY || left.saturating_mul(ROWS_PER_LOOK_UP) < matching.seen;
         while let Some(at_ms) = next.filter(|_| !few(self.left.len())) {
             let before = self.left.len();
             self.instant(at_ms, each)?;
-            next = at_ms.checked_sub(1).and_then(|before| self.lane.before(before));
+            next = at_ms.checked_sub(1).and_then(|before| self.partition.before(before));
             read += 1;
             if read >= INSTANTS_MIN && (before - self.left.len()).saturating_mul(YIELD) < before {
                 break;
@@ -90,7 +91,7 @@ impl LatestRows<'_, '_> {
         }
         // An instant that was read is not looked at again: nobody who is left has a row there.
         let Some(upto) = next else { return Ok(()) };
-        let mut probe = Probe::new(self.view, self.lane);
+        let mut probe = Probe::new(self.view, self.partition);
         let mut statements = Statements::new();
         for meant in self.left {
             let Some(found) = matching::fetch(self.view, meant.key)? else { continue };
@@ -109,7 +110,7 @@ impl LatestRows<'_, '_> {
     ) -> Result<(), StoreError> {
         let mut rows: Vec<Option<WindowStats>> = vec![None; self.left.len()];
         // Newest hour first: of equal ranks the newest stays.
-        for part in self.lane.parts.iter().filter(|part| part.holds(at_ms)) {
+        for part in self.partition.parts.iter().filter(|part| part.holds(at_ms)) {
             self.part(part.hour, at_ms, &mut rows)?;
         }
         let mut rows = rows.into_iter();
@@ -134,7 +135,7 @@ impl LatestRows<'_, '_> {
             table(kind, hour)
         );
         let mut statement = self.view.conn().prepare_cached(&sql).map_err(fail)?;
-        let mut found = statement.query(params![self.lane.window_ms, at_ms]).map_err(fail)?;
+        let mut found = statement.query(params![self.partition.value, at_ms]).map_err(fail)?;
         let mut place = 0;
         while let Some(row) = found.next().map_err(fail)? {
             let key: i64 = row.get(kind.fields.len()).map_err(fail)?;

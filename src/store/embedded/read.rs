@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use rusqlite::{CachedStatement, Row, params};
-use tidewatch_dataflows::rows::columns::{FieldType, FieldValue};
+use tidewatch_dataflows::rows::columns::{FieldType, FieldValue, list_of};
 use tidewatch_dataflows::rows::{KINDS, ResultRow, WindowStats, place_of};
 use tidewatch_dataflows::sample::SeriesId;
 
@@ -16,7 +16,7 @@ use super::catalog::WalkedSeries;
 use super::matching::SeriesWalk;
 use super::schema::{columns, table};
 use super::values::{key_of, series_of, unsigned};
-use super::view::{Lane, View};
+use super::view::{Partition, View};
 use crate::store::row::WindowRow;
 use crate::store::{PAGE_BYTES_MAX, Page, SeriesKey, StoreError, WindowKey, WindowQuery};
 
@@ -27,9 +27,10 @@ const INSTANTS_REMEMBERED_MAX: usize = 8_192;
 pub fn page(view: &View<'_>, query: &WindowQuery) -> Result<Page<WindowRow>, StoreError> {
     let from = query.after.as_ref().map(|key| SeriesKey { name: key.name.clone(), series: key.series });
     let mut series = SeriesWalk::new(view, &query.select, &query.search, from.as_ref())?;
-    let lanes = view.lanes::<WindowStats>()?.into_iter();
-    let asked = lanes.filter(|lane| query.windows.is_empty() || query.windows.contains(&lane.window_ms));
-    let mut probes: Vec<_> = asked.map(|lane| Probe::new(view, lane)).collect();
+    let partitions = view.partitions::<WindowStats>()?.into_iter();
+    let asked =
+        partitions.filter(|partition| query.windows.is_empty() || query.windows.contains(&partition.value));
+    let mut probes: Vec<_> = asked.map(|partition| Probe::new(view, partition)).collect();
     let mut statements = HashMap::new();
     let mut out = Out { query, rows: Vec::new(), bytes: 0 };
     while let Some(found) = series.next()? {
@@ -37,7 +38,7 @@ pub fn page(view: &View<'_>, query: &WindowQuery) -> Result<Page<WindowRow>, Sto
             let over = match query.range {
                 None => probe.latest(&found, &mut statements, &mut out)?,
                 Some(range) => {
-                    let first = (range.start_ms).max(out.resume(&found, probe.lane.window_ms));
+                    let first = (range.start_ms).max(out.resume(&found, probe.partition.value));
                     probe.range(&found, first, range.end_ms, &mut statements, &mut out)?
                 }
             };
@@ -54,8 +55,8 @@ pub fn keys<'k>(
     view: &View<'_>,
     of: impl Iterator<Item = &'k WindowStats>,
 ) -> Result<Vec<Option<WindowStats>>, StoreError> {
-    let probe = |lane: Lane| (lane.window_ms, Probe::new(view, lane));
-    let mut probes: HashMap<_, _> = view.lanes::<WindowStats>()?.into_iter().map(probe).collect();
+    let probe = |partition: Partition| (partition.value, Probe::new(view, partition));
+    let mut probes: HashMap<_, _> = view.partitions::<WindowStats>()?.into_iter().map(probe).collect();
     let mut statements = HashMap::new();
     of.map(|key| match probes.get_mut(&key.window_ms) {
         Some(probe) => probe.look_up(key.at_ms, key.series, &mut statements),
@@ -66,10 +67,12 @@ pub fn keys<'k>(
 
 /// The row under one key, as readers see it.
 pub fn key(view: &View<'_>, key: (SeriesId, i64, i64)) -> Result<Option<WindowStats>, StoreError> {
-    let Some(lane) = view.lanes::<WindowStats>()?.into_iter().find(|lane| lane.window_ms == key.1) else {
+    let Some(partition) =
+        view.partitions::<WindowStats>()?.into_iter().find(|partition| partition.value == key.1)
+    else {
         return Ok(None);
     };
-    Probe::new(view, lane).look_up(key.2, key.0, &mut HashMap::new())
+    Probe::new(view, partition).look_up(key.2, key.0, &mut HashMap::new())
 }
 
 /// The page as it fills.
@@ -121,14 +124,14 @@ pub type Statements<'v> = HashMap<i64, CachedStatement<'v>>;
 /// Look-ups in the tables of one window.
 pub struct Probe<'v, 's> {
     view: &'v View<'s>,
-    lane: Lane,
+    partition: Partition,
     /// The hours of the tables that may hold an instant, newest first.
     instants: HashMap<i64, Vec<i64>>,
 }
 
 impl<'v, 's> Probe<'v, 's> {
-    pub fn new(view: &'v View<'s>, lane: Lane) -> Self {
-        Probe { view, lane, instants: HashMap::new() }
+    pub fn new(view: &'v View<'s>, partition: Partition) -> Self {
+        Probe { view, partition, instants: HashMap::new() }
     }
 
     /// Offers the row with the highest `at` of a series.
@@ -139,7 +142,7 @@ impl<'v, 's> Probe<'v, 's> {
         out: &mut Out<'_>,
     ) -> Result<bool, StoreError> {
         // An earlier page that showed an older latest row of this key has shown the key.
-        let shown = |after: &WindowKey| is_series(after, found) && self.lane.window_ms <= after.window_ms;
+        let shown = |after: &WindowKey| is_series(after, found) && self.partition.value <= after.window_ms;
         if out.query.after.as_ref().is_some_and(shown) {
             return Ok(false);
         }
@@ -155,12 +158,12 @@ impl<'v, 's> Probe<'v, 's> {
         statements: &mut Statements<'v>,
     ) -> Result<Option<WindowStats>, StoreError> {
         let (first, last) = span(found);
-        let mut next = self.lane.before(last.min(upto));
+        let mut next = self.partition.before(last.min(upto));
         while let Some(at_ms) = next.filter(|at_ms| *at_ms >= first) {
             if let Some(stats) = self.look_up(at_ms, found.series.series, statements)? {
                 return Ok(Some(stats));
             }
-            next = at_ms.checked_sub(1).and_then(|before| self.lane.before(before));
+            next = at_ms.checked_sub(1).and_then(|before| self.partition.before(before));
         }
         Ok(None)
     }
@@ -190,8 +193,8 @@ impl<'v, 's> Probe<'v, 's> {
 
     /// The earliest possible `at` that is not before `first`.
     fn after(&self, first: i64) -> Option<i64> {
-        let parts = self.lane.parts.iter().filter(|part| part.at_max >= first);
-        let step_ms = self.lane.step_ms;
+        let parts = self.partition.parts.iter().filter(|part| part.at_max >= first);
+        let step_ms = self.partition.step_ms;
         parts.map(|part| if part.at_min >= first { part.at_min } else { ceil(first, step_ms) }).min()
     }
 
@@ -207,11 +210,11 @@ impl<'v, 's> Probe<'v, 's> {
             self.instants.clear();
         }
         let hours = self.instants.entry(at_ms).or_insert_with(|| {
-            self.lane.parts.iter().filter(|part| part.holds(at_ms)).map(|part| part.hour).collect()
+            self.partition.parts.iter().filter(|part| part.holds(at_ms)).map(|part| part.hour).collect()
         });
         let mut best: Option<WindowStats> = None;
         for hour in hours.iter() {
-            let stats = one(self.view, statements, *hour, (self.lane.window_ms, at_ms, key_of(series)))?;
+            let stats = one(self.view, statements, *hour, (self.partition.value, at_ms, key_of(series)))?;
             if let Some(stats) = stats
                 && best.is_none_or(|best| best.rank() < stats.rank())
             {
@@ -257,6 +260,11 @@ pub fn stored<K: ResultRow>(row: &Row<'_>) -> rusqlite::Result<K> {
             // SQLite has no NaN: it stores NULL.
             FieldType::Float => FieldValue::Float(row.get::<_, Option<f64>>(column)?.unwrap_or(f64::NAN)),
             FieldType::Series => FieldValue::Series(series_of(row.get(column)?)),
+            FieldType::Floats => {
+                let list = list_of(row.get_ref(column)?.as_blob()?);
+                let why = "a list is cut short".into();
+                FieldValue::Floats(list.ok_or(rusqlite::Error::ToSqlConversionFailure(why))?)
+            }
         })
     };
     K::from_values(next, |name, value| {

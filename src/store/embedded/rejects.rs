@@ -39,7 +39,7 @@ fn groups(view: &View<'_>, query: &RejectQuery) -> Result<BTreeMap<RejectKey, Re
     let needs_names = query.by.name || !query.select.is_every();
     let mut groups: BTreeMap<RejectKey, RejectRow> = BTreeMap::new();
     let mut bytes = 0;
-    let parts = view.lanes::<Reject>()?.into_iter().flat_map(|lane| lane.parts);
+    let parts = view.partitions::<Reject>()?.into_iter().flat_map(|partition| partition.parts);
     for part in parts.filter(|part| part.at_min <= range.end_ms && part.at_max >= range.start_ms) {
         let fail = |e| view.fail("read rejects", e);
         let sql = format!(

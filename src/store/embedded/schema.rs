@@ -15,7 +15,7 @@ use crate::store::StoreError;
 const APPLICATION_ID: i64 = 0x5444_5754;
 
 /// Version of the tables; those of another are refused.
-const VERSION: i64 = 4;
+const VERSION: i64 = 5;
 
 /// How long to wait for another connection's lock.
 const BUSY: Duration = Duration::from_secs(5);
@@ -39,12 +39,12 @@ CREATE INDEX catalog_by_name ON catalog (name, series);
 CREATE TABLE manifest (
     kind TEXT NOT NULL,
     hour INTEGER NOT NULL,
-    window_ms INTEGER NOT NULL,
+    partition INTEGER NOT NULL,
     step_ms INTEGER NOT NULL,
     at_min INTEGER NOT NULL,
     at_max INTEGER NOT NULL,
     rows INTEGER NOT NULL,
-    PRIMARY KEY (kind, hour, window_ms)
+    PRIMARY KEY (kind, hour, partition)
 ) WITHOUT ROWID;
 ";
 
@@ -79,6 +79,7 @@ pub fn create_table(kind: &KindInfo, hour: i64) -> String {
     let declared = kind.fields.iter().map(|field| {
         let sql_type = match field.of {
             FieldType::Float => "REAL",
+            FieldType::Floats => "BLOB NOT NULL",
             FieldType::Int | FieldType::UInt | FieldType::Series => "INTEGER NOT NULL",
         };
         format!("{} {sql_type}", field.name)
@@ -96,8 +97,8 @@ pub fn create_table(kind: &KindInfo, hour: i64) -> String {
 /// The columns of a table's primary key, in order.
 pub fn key(kind: &KindInfo) -> Vec<&'static str> {
     match kind.storage {
-        RowStorage::Hourly { epoch, lane, key, .. } => {
-            epoch.then_some("epoch").into_iter().chain(lane).chain(key.iter().copied()).collect()
+        RowStorage::Hourly { epoch, partition, key, .. } => {
+            epoch.then_some("epoch").into_iter().chain(partition).chain(key.iter().copied()).collect()
         }
         RowStorage::Latest => vec!["series"],
     }

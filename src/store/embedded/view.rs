@@ -7,7 +7,8 @@ use parking_lot::RwLockReadGuard;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, params};
-use tidewatch_dataflows::rows::ResultRow;
+use tidewatch_dataflows::rows::kind::RowStorage;
+use tidewatch_dataflows::rows::{KINDS, ResultRow, WindowStats};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
 use super::readers::Readers;
@@ -39,7 +40,7 @@ pub struct View<'s> {
     renewed: bool,
 }
 
-/// What one table holds of one lane.
+/// What one table holds of one partition.
 #[derive(Clone, Copy, Debug)]
 pub struct TablePart {
     /// Hour of writing: names the table.
@@ -52,11 +53,11 @@ pub struct TablePart {
     pub at_max: i64,
 }
 
-/// All tables that hold rows of one lane.
+/// All tables that hold rows of one partition.
 #[derive(Debug)]
-pub struct Lane {
-    /// Length of the window; 0 of kinds of row that are not kept apart.
-    pub window_ms: i64,
+pub struct Partition {
+    /// What its rows have in common: the length of their window; 0 of kinds of row that are not kept apart.
+    pub value: i64,
     /// Every `at_ms` is a multiple of this.
     pub step_ms: i64,
     /// The tables, newest hour first.
@@ -70,7 +71,7 @@ impl TablePart {
     }
 }
 
-impl Lane {
+impl Partition {
     /// The latest possible `at` that is not after `last`.
     pub fn before(&self, last: i64) -> Option<i64> {
         let parts = self.parts.iter().filter(|part| part.at_min <= last);
@@ -181,12 +182,12 @@ impl<'s> View<'s> {
             .map_err(|e| self.fail("read the time of retention", e))
     }
 
-    /// The tables of a kind of row, by its lanes: of windows the shortest length first.
-    pub fn lanes<K: ResultRow>(&self) -> Result<Vec<Lane>, StoreError> {
-        let mut lanes: Vec<Lane> = Vec::new();
+    /// The tables of a kind of row, by its partitions: of windows the shortest length first.
+    pub fn partitions<K: ResultRow>(&self) -> Result<Vec<Partition>, StoreError> {
+        let mut partitions: Vec<Partition> = Vec::new();
         let fail = |e| self.fail("read the manifest", e);
-        let sql = "SELECT window_ms, hour, step_ms, at_min, at_max FROM manifest WHERE kind = ?1 \
-                   ORDER BY window_ms, hour DESC";
+        let sql = "SELECT partition, hour, step_ms, at_min, at_max FROM manifest WHERE kind = ?1 \
+                   ORDER BY partition, hour DESC";
         let mut statement = self.conn().prepare_cached(sql).map_err(fail)?;
         let parts = statement.query_map([K::NAME], |row| {
             // A step of zero cannot be written, but would never end a walk.
@@ -195,16 +196,16 @@ impl<'s> View<'s> {
             Ok((row.get::<_, i64>(0)?, part))
         });
         for part in parts.map_err(fail)? {
-            let (lane_of, part) = part.map_err(fail)?;
-            match lanes.last_mut() {
-                Some(lane) if lane.window_ms == lane_of => {
-                    lane.step_ms = gcd(lane.step_ms, part.step_ms);
-                    lane.parts.push(part);
+            let (value, part) = part.map_err(fail)?;
+            match partitions.last_mut() {
+                Some(partition) if partition.value == value => {
+                    partition.step_ms = gcd(partition.step_ms, part.step_ms);
+                    partition.parts.push(part);
                 }
-                _ => lanes.push(Lane { window_ms: lane_of, step_ms: part.step_ms, parts: vec![part] }),
+                _ => partitions.push(Partition { value, step_ms: part.step_ms, parts: vec![part] }),
             }
         }
-        Ok(lanes)
+        Ok(partitions)
     }
 
     /// The catalog's row of a series; one without name if the catalog has none.
@@ -245,13 +246,20 @@ impl<'s> View<'s> {
         status.series = number("SELECT count(*) FROM catalog").map_err(fail)?;
         status.tables =
             number("SELECT count(*) FROM (SELECT DISTINCT kind, hour FROM manifest)").map_err(fail)?;
-        status.window_rows = number("SELECT sum(rows) FROM manifest WHERE kind = 'windows'").map_err(fail)?;
-        status.reject_rows = number("SELECT sum(rows) FROM manifest WHERE kind = 'rejects'").map_err(fail)?;
+        for (kind, rows) in KINDS.iter().zip(&mut status.rows) {
+            *rows = number(&match kind.storage {
+                RowStorage::Hourly { .. } => {
+                    format!("SELECT sum(rows) FROM manifest WHERE kind = '{}'", kind.name)
+                }
+                RowStorage::Latest => format!("SELECT count(*) FROM {}", kind.name),
+            })
+            .map_err(fail)?;
+        }
         let day = "SELECT sum(rows) FROM manifest WHERE hour > (SELECT max(hour) FROM manifest) - 24";
         status.rows_last_day = number(day).map_err(fail)?;
-        let span = "SELECT min(at_min), max(at_max) FROM manifest WHERE kind = 'windows'";
+        let span = "SELECT min(at_min), max(at_max) FROM manifest WHERE kind = ?1";
         let ends: (Option<i64>, Option<i64>) =
-            conn.query_row(span, [], |row| Ok((row.get(0)?, row.get(1)?))).map_err(fail)?;
+            conn.query_row(span, [WindowStats::NAME], |row| Ok((row.get(0)?, row.get(1)?))).map_err(fail)?;
         status.at_ms = ends.0.zip(ends.1);
         Ok(status)
     }

@@ -64,7 +64,7 @@ fn questions_that_overlap_leave_a_checkpoint_its_turn() {
     assert!(store.log().emptied > 0);
     // The bound, and what one transaction writes.
     assert!(largest < 4 * SMALL, "the log had {largest} bytes");
-    assert_eq!(store.status().unwrap().window_rows, 59 * ROWS);
+    assert_eq!(store.status().unwrap().rows_of::<WindowStats>(), 59 * ROWS);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::path::Path;
 
 use rusqlite::{Connection, OptionalExtension, Statement, Transaction, TransactionBehavior, params};
-use tidewatch_dataflows::rows::columns::FieldValue;
+use tidewatch_dataflows::rows::columns::{FieldValue, list_bytes};
 use tidewatch_dataflows::rows::kind::RowStorage;
 use tidewatch_dataflows::rows::{
     KINDS, KindInfo, KindList, KindVisitor, ResultRow, RowLists, each_kind, place_of,
@@ -254,7 +254,7 @@ impl KindVisitor for EnterSeries<'_, '_> {
     }
 }
 
-/// What a table gained of one lane.
+/// What a table gained of one partition.
 struct Gain {
     /// Greatest common divisor of the times.
     step_ms: i64,
@@ -303,10 +303,11 @@ impl PutRows<'_> {
             return Ok(0);
         }
         let kind = &KINDS[place_of::<K>()];
-        rows.sort_by_key(|(epoch, row)| (row.lane(), *epoch, row.place(), row.rank()));
+        rows.sort_by_key(|(epoch, row)| (row.partition(), *epoch, row.place(), row.rank()));
         // Of one key only the highest rank, which comes last, is worth writing.
         rows.dedup_by(|next, kept| {
-            let same = (next.0, next.1.lane(), next.1.place()) == (kept.0, kept.1.lane(), kept.1.place());
+            let same =
+                (next.0, next.1.partition(), next.1.place()) == (kept.0, kept.1.partition(), kept.1.place());
             if same {
                 *kept = *next;
             }
@@ -316,15 +317,15 @@ impl PutRows<'_> {
         let mut many = self.tx.prepare_cached(&insert_rows(kind, self.hour, ROWS_PER_STATEMENT))?;
         let mut one = self.tx.prepare_cached(&insert_rows(kind, self.hour, 1))?;
         let mut written = 0;
-        for lane in rows.chunk_by(|a, b| a.1.lane() == b.1.lane()) {
+        for partition in rows.chunk_by(|a, b| a.1.partition() == b.1.partition()) {
             let mut gain = Gain::NONE;
-            for (first, last) in lane.iter().filter_map(|(_, row)| row.span_ms()) {
+            for (first, last) in partition.iter().filter_map(|(_, row)| row.span_ms()) {
                 if gain.at_max != last || first != last {
                     gain.step_ms = gcd(gain.step_ms, if K::STORAGE.by_time() { last } else { 1 }).abs();
                 }
                 (gain.at_min, gain.at_max) = (gain.at_min.min(first), gain.at_max.max(last));
             }
-            let (whole, rest) = lane.as_chunks::<ROWS_PER_STATEMENT>();
+            let (whole, rest) = partition.as_chunks::<ROWS_PER_STATEMENT>();
             for chunk in whole {
                 gain.rows += insert(&mut many, chunk)?;
             }
@@ -332,7 +333,7 @@ impl PutRows<'_> {
                 gain.rows += insert(&mut one, std::slice::from_ref(row))?;
             }
             written += gain.rows;
-            enter(self.tx, kind, self.hour, lane[0].1.lane(), &gain)?;
+            enter(self.tx, kind, self.hour, partition[0].1.partition(), &gain)?;
         }
         Ok(written)
     }
@@ -407,26 +408,33 @@ fn bind_row<K: ResultRow>(statement: &mut Statement<'_>, place: &mut usize, row:
             FieldValue::UInt(value) => statement.raw_bind_parameter(*place, signed(value)),
             FieldValue::Float(value) => statement.raw_bind_parameter(*place, value),
             FieldValue::Series(series) => statement.raw_bind_parameter(*place, key_of(series)),
+            FieldValue::Floats(values) => statement.raw_bind_parameter(*place, list_bytes(&values)),
         }
     })
 }
 
 /// Adds to the manifest what a table gained.
-fn enter(tx: &Transaction<'_>, kind: &KindInfo, hour: i64, lane: i64, gain: &Gain) -> rusqlite::Result<()> {
+fn enter(
+    tx: &Transaction<'_>,
+    kind: &KindInfo,
+    hour: i64,
+    partition: i64,
+    gain: &Gain,
+) -> rusqlite::Result<()> {
     let read =
-        "SELECT step_ms, at_min, at_max, rows FROM manifest WHERE kind = ?1 AND hour = ?2 AND window_ms = ?3";
-    let key = params![kind.name, hour, lane];
+        "SELECT step_ms, at_min, at_max, rows FROM manifest WHERE kind = ?1 AND hour = ?2 AND partition = ?3";
+    let key = params![kind.name, hour, partition];
     let held = tx.prepare_cached(read)?.query_row(key, |row| {
         Ok(Gain { step_ms: row.get(0)?, at_min: row.get(1)?, at_max: row.get(2)?, rows: unsigned(row, 3)? })
     });
     let held = held.optional()?.unwrap_or(Gain::NONE);
-    let write = "INSERT INTO manifest (kind, hour, window_ms, step_ms, at_min, at_max, rows) \
+    let write = "INSERT INTO manifest (kind, hour, partition, step_ms, at_min, at_max, rows) \
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT DO UPDATE SET step_ms = excluded.step_ms, \
                  at_min = excluded.at_min, at_max = excluded.at_max, rows = excluded.rows";
     tx.prepare_cached(write)?.execute(params![
         kind.name,
         hour,
-        lane,
+        partition,
         gcd(held.step_ms, gain.step_ms).abs().max(1),
         held.at_min.min(gain.at_min),
         held.at_max.max(gain.at_max),

@@ -3,20 +3,15 @@
 import * as api from "../api.js";
 import { Chart, columns, summary } from "../chart.js";
 import { choice, el, failed, say } from "../dom.js";
-import { count, milliseconds, moment, number, time } from "../format.js";
+import { count, milliseconds, moment, number, time, title } from "../format.js";
 import * as state from "../state.js";
+import { STATISTICS } from "../statistics.js";
 
 /** How often newer rows are looked for. */
 const AGAIN_MS = 15_000;
 
 /** Rows in the table below the chart: the newest. */
 const DATA_ROWS_MAX = 200;
-
-/** What of a row is no statistic, or stands at the end of the facts: everything else that a row has is shown. */
-const NO_FACTS = new Set(["series", "name", "labels", "window", "at", "at_ms", "count", "partial", "revision", "open", "epoch"]);
-
-/** A column's name as a title. */
-const title = (key) => key[0].toUpperCase() + key.slice(1).replaceAll("_", " ") + (key === "rate" ? " /s" : "");
 
 /** Reasons of refusal, in words. */
 const REASONS = {
@@ -195,9 +190,9 @@ class One {
       this.facts.replaceChildren();
       return;
     }
-    const shown = Object.keys(row).filter((key) => !NO_FACTS.has(key));
+    const shown = STATISTICS.filter(({ name }) => Object.hasOwn(row, name) && !["count", "revision"].includes(name));
     const fact = (title, text, whole) => el("div", { title: whole }, el("dt", {}, title), el("dd", {}, text));
-    this.facts.replaceChildren(...shown.map((key) => fact(title(key), number(row[key]), row[key])),
+    this.facts.replaceChildren(...shown.map((one) => fact(title(one), number(row[one.name]), row[one.name])),
       fact("Count", count(row.count)), fact("At (UTC)", time(row.at_ms), moment(row.at_ms)));
   }
 
@@ -244,10 +239,10 @@ class One {
   drawTable() {
     if (!this.details.open) return;
     const newest = this.rows.slice(-DATA_ROWS_MAX).reverse();
-    const keys = ["min", "avg", "max", "std", "count"];
-    const head = el("tr", {}, el("th", { scope: "col" }, "At (UTC)"), keys.map((key) => el("th", { scope: "col" }, key)));
+    const shown = STATISTICS.filter(({ overview }) => overview);
+    const head = el("tr", {}, el("th", { scope: "col" }, "At (UTC)"), shown.map(({ name }) => el("th", { scope: "col" }, name)));
     const body = newest.map((row) => el("tr", {}, el("th", { scope: "row" }, moment(row.at_ms).replace(" UTC", "")),
-      keys.map((key) => el("td", {}, key === "count" ? count(row[key]) : number(row[key])))));
+      shown.map(({ name, whole }) => el("td", {}, whole ? count(row[name]) : number(row[name])))));
     const caption = this.rows.length > newest.length ? `The newest ${newest.length} of ${count(this.rows.length)} points` : "All points of the range";
     this.table.replaceChildren(el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Data of the chart" },
       el("table", { class: "small" }, el("caption", {}, caption), el("thead", {}, head), el("tbody", {}, body))));

@@ -2,8 +2,9 @@
 
 import * as api from "../api.js";
 import { choice, el, failed, icon, say } from "../dom.js";
-import { count, moment, number, time } from "../format.js";
+import { count, moment, number, time, title } from "../format.js";
 import * as state from "../state.js";
+import { STATISTICS } from "../statistics.js";
 
 /** Rows of a page, and most of the table: a browser is slow with more, and nobody reads them. */
 const PAGE_ROWS = 100;
@@ -15,14 +16,10 @@ const REST_MS = 150;
 /** How often the first page is asked for again while it is all that is shown. */
 const AGAIN_MS = 15_000;
 
-const COLUMNS = [
+/** What rows can be sorted by, as columns. */
+const SORTABLE = [
   { key: "name", title: "Series", help: "by name" },
-  { key: "min", title: "Min", help: "smallest value" },
-  { key: "max", title: "Max", help: "largest value" },
-  { key: "avg", title: "Avg", help: "mean" },
-  { key: "std", title: "Std", help: "standard deviation" },
-  { key: "last", title: "Last", help: "newest value" },
-  { key: "count", title: "Count", help: "samples in the window" },
+  ...STATISTICS.map((one) => ({ key: one.name, title: title(one), help: one.about, show: one.whole ? count : number, shown: one.overview })),
   { key: "at", title: "At (UTC)", help: "end of the window" },
 ];
 
@@ -109,11 +106,17 @@ class Series {
     if (focused) this.windows.querySelector("input:checked").focus();
   }
 
+  /** The columns of the table: those of the overview, and the one that rows are sorted by. */
+  columns() {
+    const by = this.now.sort.replace(/^-/, "");
+    return SORTABLE.filter(({ key, shown }) => shown !== false || key === by);
+  }
+
   drawHead() {
     const by = this.now.sort.replace(/^-/, "");
     const falling = this.now.sort.startsWith("-");
     const focused = document.activeElement?.dataset?.sort;
-    this.head.replaceChildren(...COLUMNS.map(({ key, title, help }) => {
+    this.head.replaceChildren(...this.columns().map(({ key, title, help }) => {
       const sorted = key === by;
       const next = sorted ? (falling ? key : `-${key}`) : key === "name" ? key : `-${key}`;
       const label = sorted && el("span", { "aria-hidden": "true" }, falling ? "↓" : "↑");
@@ -122,14 +125,14 @@ class Series {
       return el("th", { scope: "col", role: "columnheader", class: key, "aria-sort": sorted ? (falling ? "descending" : "ascending") : null }, button);
     }));
     if (focused) this.head.querySelector(`[data-sort="${focused}"]`)?.focus();
-    const options = COLUMNS.flatMap(({ key, title }) => [[key, `${title} ↑`], [`-${key}`, `${title} ↓`]]);
+    const options = SORTABLE.flatMap(({ key, title }) => [[key, `${title} ↑`], [`-${key}`, `${title} ↓`]]);
     this.order.replaceChildren(...options.map(([value, text]) => el("option", { value, selected: value === this.now.sort }, text)));
   }
 
   wait() {
     this.table.setAttribute("aria-busy", "true");
     if (this.rows.length === 0 && this.body.children.length === 0) {
-      const cells = () => COLUMNS.map(({ key }) => el("td", { class: key }, el("span", { class: "bone" })));
+      const cells = () => this.columns().map(({ key }) => el("td", { class: key }, el("span", { class: "bone" })));
       this.body.replaceChildren(...Array.from({ length: 8 }, () => el("tr", { class: "waiting", "aria-hidden": "true" }, cells())));
     }
   }
@@ -201,14 +204,15 @@ class Series {
     const to = state.address({ ...this.now, view: "one", series: row.series });
     const labels = Object.entries(row.labels).map(([label, value]) => [el("span", { class: "label" }, el("i", {}, `${label}=`), value), " "]);
     const cell = (key, text, title) => el("td", { class: key, role: "cell", "data-label": key, title }, text);
-    const numbers = ["min", "max", "avg", "std", "last"].map((key) => cell(key, number(row[key]), row[key]));
+    const statistics = this.columns().filter(({ show }) => show);
+    const numbers = statistics.map(({ key, show }) => cell(key, show(row[key] ?? null), row[key]));
     const notes = [row.partial && "partial", row.revision > 0 && `corrected ${row.revision}×`].filter(Boolean);
     return el("tr", { role: "row", class: row.partial ? "partial" : null, onclick: open },
       el("th", { scope: "row", role: "rowheader", class: "name" },
         el("a", { href: to, "data-series": row.series }, row.name || row.series),
         notes.map((note) => el("span", { class: "note" }, note)),
         el("div", { class: "labels" }, labels)),
-      numbers, cell("count", count(row.count)), cell("at", time(row.at_ms), moment(row.at_ms)));
+      numbers, cell("at", time(row.at_ms), moment(row.at_ms)));
   }
 
   drawFoot() {
