@@ -11,6 +11,8 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use tidewatch_dataflows::rows::KINDS;
+use tidewatch_dataflows::sample::Reason;
 
 pub use prometheus_client::metrics::counter::Counter;
 pub use prometheus_client::metrics::gauge::Gauge;
@@ -32,6 +34,13 @@ pub struct RejectLabels {
     pub gate: &'static str,
     /// The reason's word.
     pub reason: &'static str,
+}
+
+impl RejectLabels {
+    /// Those of the gate `admit`.
+    pub fn admit(reason: Reason) -> RejectLabels {
+        RejectLabels { source: "journal", gate: "admit", reason: reason.as_str() }
+    }
 }
 
 /// One HTTP route and its answer.
@@ -136,6 +145,64 @@ pub struct BuildLabels {
     pub version: &'static str,
 }
 
+/// Every limit that counts as reached: the path of its setting, or a name of its own.
+pub const LIMITS: [&str; 45] = [
+    "api.deadline",
+    "api.questions",
+    "api.regex_work",
+    "api.rows",
+    "backfill.beginning",
+    "backfill.body_bytes",
+    "backfill.body_seconds",
+    "backfill.corrected_keys",
+    "backfill.running",
+    "clock_behind",
+    "engine.quarantined",
+    "engine.questions",
+    "engine.restarts",
+    "http.answer_rate",
+    "http.cross_site",
+    "http.files",
+    "http.head_seconds",
+    "http.idle_seconds",
+    "http.unread_body",
+    "journal.bytes_max",
+    "journal.queue",
+    "limits.body_bytes",
+    "limits.connections",
+    "limits.label_bytes",
+    "limits.labels",
+    "limits.late_samples",
+    "limits.series",
+    "limits.series_per_name",
+    "outbox.bytes_max",
+    "prometheus.answer_bytes",
+    "prometheus.partial",
+    "prometheus.piece",
+    "prometheus.refused_names",
+    "sources.intake",
+    "store.corrections",
+    "store.log_bytes",
+    "store.rows_per_day_max",
+    "store.tables_dropped",
+    "web.hosts",
+    "write.body_rate",
+    "write.body_room",
+    "write.body_seconds",
+    "write.families",
+    "write.requests",
+    "write.type_changes",
+];
+
+/// What can panic, so that the engine is built anew.
+pub const RESTART_CAUSES: [&str; 3] = ["worker", "feeder", "merger"];
+
+/// Logs that intake waits for.
+const STALLING_LOGS: [&str; 2] = ["journal", "outbox"];
+
+/// How a request of ours can end.
+const OUTCOMES: [&str; 4] = ["ok", "transient", "too_much", "definite"];
+
 type FloatCounter = Counter<f64, AtomicU64>;
 type FloatGauge = Gauge<f64, AtomicU64>;
 type IntGauge = Gauge<i64, AtomicI64>;
@@ -165,7 +232,9 @@ macro_rules! metrics {
                 let mut registry = Registry::default();
                 $( let $field: $type = $make;
                    registry.register($name, concat!($($help),+).trim().trim_end_matches('.'), $field.clone()); )+
-                Metrics { registry, reached: Mutex::default(), $($field),+ }
+                let metrics = Metrics { registry, reached: Mutex::default(), $($field),+ };
+                metrics.begin_at_zero();
+                metrics
             }
         }
     };
@@ -332,8 +401,37 @@ impl Metrics {
         self.rejected.get_or_create(&RejectLabels { source, gate: "validate", reason }).inc_by(n);
     }
 
+    /// Makes the counters whose labels are known at start: one that begins with its first event hides it from `increase`.
+    fn begin_at_zero(&self) {
+        for limit in LIMITS {
+            self.limit_hits.get_or_create(&LimitLabels { limit }).inc_by(0);
+        }
+        for cause in RESTART_CAUSES {
+            self.engine_restarts.get_or_create(&RestartLabels { cause }).inc_by(0);
+        }
+        for log in STALLING_LOGS {
+            self.log_stalls.get_or_create(&LogLabels { log }).inc_by(0);
+        }
+        for outcome in OUTCOMES {
+            self.prometheus_requests.get_or_create(&OutcomeLabels { outcome }).inc_by(0);
+        }
+        for reason in Reason::ALL {
+            self.rejected.get_or_create(&RejectLabels::admit(reason)).inc_by(0);
+        }
+    }
+
+    /// Makes the counters of a sink.
+    pub fn begin_sink(&self, sink: &'static str) {
+        for kind in KINDS {
+            self.rows_written.get_or_create(&RowsLabels { sink, kind: kind.name }).inc_by(0);
+        }
+        self.sink_errors.get_or_create(&SinkLabels { sink }).inc_by(0);
+        self.sink_rows_unknown.get_or_create(&SinkLabels { sink }).inc_by(0);
+    }
+
     /// Counts that a limit refused or held back something.
     pub fn limit(&self, limit: &'static str) {
+        debug_assert!(LIMITS.contains(&limit), "{limit} is not in the list of limits");
         self.limit_hits.get_or_create(&LimitLabels { limit }).inc();
         *self.reached.lock().entry(limit).or_default() += 1;
     }
@@ -373,5 +471,38 @@ impl Metrics {
             text.push('\n');
         }
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_at_start_is_there_with_a_zero() {
+        let metrics = Metrics::new();
+        metrics.begin_sink("store");
+        let text = metrics.text();
+        let mut lines: Vec<String> = LIMITS
+            .map(|limit| format!("tidewatch_limit_reached_total{{limit=\"{limit}\"}} 0\n"))
+            .into_iter()
+            .chain(
+                RESTART_CAUSES
+                    .map(|cause| format!("tidewatch_engine_restarts_total{{cause=\"{cause}\"}} 0\n")),
+            )
+            .chain(KINDS.iter().map(|kind| {
+                format!("tidewatch_rows_written_total{{sink=\"store\",kind=\"{}\"}} 0\n", kind.name)
+            }))
+            .collect();
+        lines.extend(Reason::ALL.map(|reason| {
+            let labels = format!("source=\"journal\",gate=\"admit\",reason=\"{}\"", reason.as_str());
+            format!("tidewatch_samples_rejected_total{{{labels}}} 0\n")
+        }));
+        for line in lines {
+            assert!(text.contains(&line), "{line} is not in {text}");
+        }
+        // What was not reached is not told as reached.
+        assert!(metrics.limits_reached().is_empty());
+        assert!(LIMITS.is_sorted());
     }
 }

@@ -197,8 +197,7 @@ impl Merger {
         metrics.slots_given.inc_by(counts.slots_given);
         metrics.slots_freed.inc_by(counts.slots_freed);
         for (reason, n) in Reason::ALL.into_iter().zip(counts.rejected).filter(|(_, n)| *n > 0) {
-            let label = RejectLabels { source: "journal", gate: "admit", reason: reason.as_str() };
-            metrics.rejected.get_or_create(&label).inc_by(n);
+            metrics.rejected.get_or_create(&RejectLabels::admit(reason)).inc_by(n);
             if reason == Reason::LateRingFull {
                 metrics.limit("limits.late_samples");
             }

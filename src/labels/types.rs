@@ -330,7 +330,7 @@ mod tests {
             let ids: Vec<_> = ids.into_iter().map(tidewatch_dataflows::sample::SeriesId).collect();
             assert_eq!(labels.release(&ids, 9), FAMILIES_MAX);
         }
-        assert!(!labels.metrics.text().contains("write.families"), "{}", labels.metrics.text());
+        assert!(labels.metrics.limits_reached().is_empty(), "{:?}", labels.metrics.limits_reached());
     }
 
     /// A few bytes that contradict those before must not have every series of a family written down again.

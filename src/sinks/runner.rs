@@ -175,6 +175,7 @@ impl SinkRunner {
         let progress = Arc::new(SinkProgress::new(name, written.flatten()));
         let (quit, quits) = channel();
         let labels = SinkLabels { sink: name };
+        metrics.begin_sink(name);
         let mut run =
             RunnerThread { sink, input, metrics, labels, progress: Arc::clone(&progress), quit: quits };
         let tail = written.map(|epoch| run.tail(epoch)).transpose()?;

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::CommandFactory;
 use serde_json::Value;
 use tidewatch::cli::Cli;
+use tidewatch::metrics::LIMITS;
 use tidewatch_dataflows::sample::Reason;
 use tidewatch_dataflows::statistics::STATISTICS;
 
@@ -283,6 +284,31 @@ fn every_command_and_flag_is_described_as_help_describes_it() {
         page.lines().filter_map(|line| line.strip_prefix("<!-- generated: ")?.strip_suffix(" -->"));
     for name in described.filter(|name| *name != "all") {
         assert!(names.contains(&name), "docs/commands.md describes {name}, which is no command");
+    }
+}
+
+/// A counter that is not made at start is missed by `increase` when it is first counted.
+#[test]
+fn every_limit_that_is_counted_is_in_the_list_and_no_other() {
+    let mut sources = String::new();
+    let mut folders = vec![repository().join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).unwrap() {
+            let path = entry.unwrap().path();
+            let code = path.extension().is_some_and(|end| end == "rs") && !path.ends_with("src/metrics.rs");
+            if path.is_dir() {
+                folders.push(path);
+            } else if code {
+                sources.push_str(&std::fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    let counted = sources.split("limit(\"").skip(1).filter_map(|rest| rest.split('"').next());
+    for limit in counted {
+        assert!(LIMITS.contains(&limit), "{limit} is counted and not in the list of src/metrics.rs");
+    }
+    for limit in LIMITS {
+        assert!(sources.contains(&format!("\"{limit}\"")), "nothing counts {limit}");
     }
 }
 

@@ -324,6 +324,33 @@ mod tests {
         }
     }
 
+    /// The fields of a shape without a description, by their paths.
+    fn undescribed(shape: &Value, path: &str, found: &mut Vec<String>) {
+        for (name, field) in shape["properties"].as_object().into_iter().flatten() {
+            let path = format!("{path}.{name}");
+            if field["description"].as_str().is_none_or(str::is_empty) {
+                found.push(path.clone());
+            }
+            undescribed(field, &path, found);
+        }
+        let lists = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|key| shape[key].as_array()).flatten();
+        for inner in lists.chain(shape.get("items")) {
+            undescribed(inner, path, found);
+        }
+    }
+
+    #[test]
+    fn every_field_says_what_it_is() {
+        let mut found = Vec::new();
+        for (name, shape) in schemas(&ALL) {
+            undescribed(&shape, &name, &mut found);
+        }
+        assert!(found.is_empty(), "these fields have no description: {found:#?}");
+        let mut seeded = Vec::new();
+        undescribed(&json!({"items": {"properties": {"at": {"type": "integer"}}}}), "x", &mut seeded);
+        assert_eq!(seeded, ["x.at"]);
+    }
+
     #[test]
     fn a_list_is_an_array_with_a_bound() {
         let column = Column::new("by_lag", CellType::Floats { most: 24 }, "By lag.");
