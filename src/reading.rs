@@ -4,21 +4,37 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use parking_lot::Mutex;
 use tidewatch_dataflows::sample::Samples;
 
-use crate::journal::Journal;
+use crate::journal::{Journal, QueueError};
 use crate::source::DurableFuture;
 use crate::source::replay::{ReplayError, ReplayReader, ReplaySummary, SeriesLimitHit};
 
 /// Samples of one epoch of a file.
 const EPOCH_SAMPLES: usize = 65_536;
 
-/// Replaces the batch by the next samples; `false` at the end of the input. What came before an error is in the batch.
-pub type NextBatch<'a> = dyn FnMut(&mut Samples) -> anyhow::Result<bool> + 'a;
+/// Why samples do not come into the journal. All definite: what was read before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadingError {
+    /// The line that ends strict reading.
+    #[error(transparent)]
+    Input(#[from] ReplayError),
+    /// The journal does not take them.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The journal's writer is gone.
+    #[error("the journal ended")]
+    JournalEnded,
+    /// A write or sync of the journal failed.
+    #[error("the journal failed: {0}")]
+    JournalFailed(String),
+}
 
-/// What [`Next`] is for files: an input that fails ends there and is noted, and the others are read all the same.
+/// Replaces the batch by the next samples; `false` at the end of the input. What came before an error is in the batch.
+pub type NextBatch<'a, E> = dyn FnMut(&mut Samples) -> Result<bool, E> + 'a;
+
+/// What [`NextBatch`] is for files: an input that fails ends there and is noted, and the others are read all the same.
 ///
 /// # Errors
 /// The line that ends strict reading.
@@ -27,7 +43,7 @@ pub fn next_of(
     failed: &mut Vec<ReplayError>,
     batch: &mut Samples,
     epoch: u64,
-) -> anyhow::Result<bool> {
+) -> Result<bool, ReadingError> {
     match replay.next_batch(batch, epoch) {
         Err(error) if !error.is_strict() => {
             failed.push(error);
@@ -41,7 +57,7 @@ pub fn next_of(
 ///
 /// # Errors
 /// What ended reading, else the last failure.
-pub fn all_read<T>(done: anyhow::Result<T>, mut failed: Vec<ReplayError>) -> anyhow::Result<T> {
+pub fn all_read<T, E: From<ReplayError>>(done: Result<T, E>, mut failed: Vec<ReplayError>) -> Result<T, E> {
     let last = if done.is_ok() { failed.pop() } else { None };
     failed.iter().for_each(|error| eprintln!("tidewatch: {error}"));
     match last {
@@ -101,7 +117,7 @@ impl EpochCut {
     }
 
     /// An epoch is full; the input has come to this time.
-    pub fn full(&self, highest_ms: Option<i64>) -> anyhow::Result<()> {
+    pub fn full(&self, highest_ms: Option<i64>) -> Result<(), ReadingError> {
         let last = self
             .journal
             .last_epoch_end()
@@ -118,7 +134,7 @@ impl EpochCut {
     ///
     /// The times of the end are those of an epoch without samples: one with samples would have heard their series
     /// just now, so which series silence closes would depend on the order of the file.
-    pub fn last(&self, highest_ms: Option<i64>) -> anyhow::Result<u64> {
+    pub fn last(&self, highest_ms: Option<i64>) -> Result<u64, ReadingError> {
         self.full(highest_ms)?;
         let last = self
             .journal
@@ -129,16 +145,19 @@ impl EpochCut {
     }
 
     /// Reading has stopped before the end of the input: as after a kill, time stays where it is.
-    pub fn stop(&self) -> anyhow::Result<u64> {
+    pub fn stop(&self) -> Result<u64, ReadingError> {
         self.durably(i64::MIN, i64::MIN, false)
     }
 
-    fn durably(&self, processing_ms: i64, watermark_ms: i64, last_of_input: bool) -> anyhow::Result<u64> {
+    fn durably(
+        &self,
+        processing_ms: i64,
+        watermark_ms: i64,
+        last_of_input: bool,
+    ) -> Result<u64, ReadingError> {
         let synced = self.journal.cut(processing_ms, watermark_ms, last_of_input)?;
-        synced
-            .blocking_recv()
-            .context("the journal ended")?
-            .map_err(|why| anyhow::anyhow!("the journal failed: {why}"))?;
+        let synced = synced.blocking_recv().map_err(|_| ReadingError::JournalEnded)?;
+        synced.map_err(ReadingError::JournalFailed)?;
         Ok(self.journal.last_epoch_end().map_or(0, |end| end.epoch))
     }
 }
@@ -181,13 +200,13 @@ impl TimeBounds {
 
 /// Reads to the end of the input: what `span` takes goes into the journal, epoch by epoch. `tick` is called after each
 /// batch with the samples taken so far.
-pub fn read(
-    next: &mut NextBatch<'_>,
+pub fn read<E: From<ReadingError>>(
+    next: &mut NextBatch<'_, E>,
     cut: &EpochCut,
     span: &mut TimeBounds,
     source: &'static str,
-    tick: &mut dyn FnMut(u64) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
+    tick: &mut dyn FnMut(u64) -> Result<(), E>,
+) -> Result<(), E> {
     let (mut batch, mut in_epoch, mut beyond) = (Samples::default(), 0, 0);
     loop {
         let more = next(&mut batch);
@@ -197,7 +216,8 @@ pub fn read(
         let mut from = 0;
         while from < batch.len() {
             let to = batch.len().min(from + EPOCH_SAMPLES - in_epoch);
-            cut.journal.append_blocking(batch.part(from..to), source)?;
+            let part = batch.part(from..to);
+            cut.journal.append_blocking(part, source).map_err(ReadingError::from)?;
             in_epoch += to - from;
             from = to;
             if in_epoch == EPOCH_SAMPLES {

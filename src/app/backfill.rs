@@ -14,7 +14,7 @@ use crate::source::replay::{self, ReplayError, ReplayOptions, ReplayReader, SOUR
 
 use super::progress::{Measure, ProgressLine as Shown};
 use super::stack::{InUse, Stack};
-use crate::backfill::{BackfillProgress, BackfillRun, BackfillSummary};
+use crate::backfill::{BackfillError, BackfillProgress, BackfillRun, BackfillSummary};
 use crate::reading::{all_read, next_of, show};
 
 /// Reads the files into a backfill and writes it.
@@ -55,7 +55,7 @@ fn read_and_write(
     let mut replay = ReplayReader::open(&args.files, options, backfill.labels(), Arc::clone(&stack.metrics))?;
     let (bytes, mut shown) = (replay.bytes_counter(), Shown::new(Measure::Bytes(replay.bytes_total())));
     // Labels of a backfill are forgotten with its folder, so no epoch marks their use.
-    let mut next = |batch: &mut Samples| next_of(&mut replay, failed, batch, 0);
+    let mut next = |batch: &mut Samples| next_of(&mut replay, failed, batch, 0).map_err(BackfillError::from);
     let mut tick = |samples| shown.tick(samples, bytes.load(Ordering::Relaxed));
     let read = backfill.read(&mut next, SOURCE, &mut tick);
     shown.finish();

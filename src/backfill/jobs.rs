@@ -1,4 +1,4 @@
-//! BackfillJobs of a running server: ordered over the API, read from a configured Prometheus server, one at a time.
+//! Backfills of a running server: ordered over the API, read from a configured Prometheus server, one at a time.
 //!
 //! ```text
 //!  thread "backfill-read": asks, parses, ids ─► 1 answer queued ─► thread "backfill": journal, engine, judging
@@ -7,13 +7,13 @@
 //! them, and what one had written by then stays.
 
 use std::collections::VecDeque;
+use std::error::Error;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tidewatch_dataflows::sample::Samples;
@@ -27,7 +27,7 @@ use crate::source::query::read::{ReadObserver, ReadSpan, Reading, StoppedError};
 use crate::source::query::take::{TakeContext, Taker};
 
 use super::summary::time;
-use super::{BackfillProgress, BackfillRun, BackfillSummary, CancelledError, LiveServer, PATIENCE};
+use super::{BackfillError, BackfillProgress, BackfillRun, BackfillSummary, LiveServer, PATIENCE};
 
 /// Jobs that are remembered, the one at work among them.
 pub const JOBS_KEPT: usize = 16;
@@ -251,10 +251,8 @@ fn run(job: &Arc<BackfillJob>, config: &Config, live: &LiveServer, client: Prome
     client.shut_down();
     let ended = match ended {
         Ok(Ok(summary)) => JobEnd::Done(summary),
-        Ok(Err(error)) if error.is::<CancelledError>() || error.root_cause().is::<CancelledError>() => {
-            JobEnd::Cancelled
-        }
-        Ok(Err(error)) => JobEnd::Failed(format!("{error:#}")),
+        Ok(Err(BackfillError::Cancelled)) => JobEnd::Cancelled,
+        Ok(Err(error)) => JobEnd::Failed(with_causes(&error)),
         Err(_) => JobEnd::Failed("it panicked; the server's log says where".to_owned()),
     };
     let id = &job.id;
@@ -266,12 +264,22 @@ fn run(job: &Arc<BackfillJob>, config: &Config, live: &LiveServer, client: Prome
     *job.ended.lock() = Some((ended, job.begun.elapsed()));
 }
 
+/// An error and what it came from.
+fn with_causes(error: &dyn Error) -> String {
+    let (mut words, mut cause) = (error.to_string(), error.source());
+    while let Some(error) = cause {
+        words.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    words
+}
+
 fn work(
     job: &Arc<BackfillJob>,
     config: &Config,
     live: &LiveServer,
     client: &Arc<PrometheusClient>,
-) -> anyhow::Result<BackfillSummary> {
+) -> Result<BackfillSummary, BackfillError> {
     let range = (Some(job.start_ms), Some(job.end_ms));
     let mut backfill =
         BackfillRun::open(config, range, Arc::clone(&job.progress), Arc::clone(&live.metrics))?;
@@ -299,7 +307,7 @@ fn ask(
     mut taker: Taker,
     span: ReadSpan,
     clock: fn() -> i64,
-) -> anyhow::Result<Receiver<ReadPart>> {
+) -> Result<Receiver<ReadPart>, BackfillError> {
     let (to, parts) = sync_channel(ANSWERS_QUEUED);
     let watched = Arc::clone(job);
     let read = move || {
@@ -308,7 +316,8 @@ fn ask(
             let _ = to.send(ReadPart::End);
         }
     };
-    std::thread::Builder::new().name("backfill-read".to_owned()).spawn(read).context("starting to read")?;
+    let thread = std::thread::Builder::new().name("backfill-read".to_owned());
+    thread.spawn(read).map_err(BackfillError::Thread)?;
     Ok(parts)
 }
 
@@ -339,7 +348,7 @@ fn read(
 }
 
 /// The next answer's samples, or none yet; `false` when there will be no more.
-fn next(job: &BackfillJob, parts: &Receiver<ReadPart>, batch: &mut Samples) -> anyhow::Result<bool> {
+fn next(job: &BackfillJob, parts: &Receiver<ReadPart>, batch: &mut Samples) -> Result<bool, BackfillError> {
     batch.clear();
     match parts.recv_timeout(PATIENCE) {
         Ok(ReadPart::Samples(samples)) => *batch = samples,
@@ -348,7 +357,8 @@ fn next(job: &BackfillJob, parts: &Receiver<ReadPart>, batch: &mut Samples) -> a
         Err(RecvTimeoutError::Disconnected) => {
             let why = job.gave_up.lock().clone();
             job.progress.go_on()?;
-            return Err(anyhow!(why.unwrap_or_else(|| "reading ended before its end".to_owned())));
+            let why = why.unwrap_or_else(|| "reading ended before its end".to_owned());
+            return Err(BackfillError::Source(why));
         }
     }
     Ok(true)

@@ -1,4 +1,4 @@
-//! BackfillJobs: old samples computed beside the live engine, by a second one with fresh state.
+//! Backfill: old samples computed beside the live engine, by a second one with fresh state.
 //!
 //! ```text
 //!  files, Prometheus ─► <data_dir>/backfill/{series, journal} ─► engine, 1 worker ─► backfill/outbox ─► judged ─► store
@@ -12,6 +12,7 @@
 //!
 //! Who asks for one: `app` with files, and `jobs` for the API. What they need of the running server is a [`LiveServer`].
 
+mod error;
 pub mod jobs;
 mod summary;
 mod write;
@@ -22,21 +23,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
 use parking_lot::Mutex;
 use tidewatch_dataflows::sample::Samples;
 
 use crate::config::Config;
 use crate::engine::{BlockedOn, Engine, EngineLogs, EngineProgress, Listeners, Questions};
-use crate::journal::{EpochMode, Journal};
+use crate::journal::{EpochMode, Journal, QueueError};
 use crate::labels::Labels;
 use crate::metrics::Metrics;
 use crate::outbox::{self, DurablePosition};
 
 use crate::logs;
-use crate::reading::{EpochCut, NextBatch, TimeBounds, read};
+use crate::reading::{EpochCut, NextBatch, ReadingError, TimeBounds, read};
 use crate::sinks::runner::SinkProgress;
 use crate::store::Store;
+pub use error::BackfillError;
 pub use summary::BackfillSummary;
 
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -65,11 +66,6 @@ pub struct LiveServer {
     pub clock: fn() -> i64,
 }
 
-/// Someone asked the backfill to end.
-#[derive(Debug, thiserror::Error)]
-#[error("cancelled")]
-pub struct CancelledError;
-
 /// Where a backfill is, for who looks at it from outside.
 #[derive(Debug, Default)]
 pub struct BackfillProgress {
@@ -87,9 +83,9 @@ pub struct BackfillProgress {
 
 impl BackfillProgress {
     /// Ends the backfill if someone asked for it.
-    fn go_on(&self) -> anyhow::Result<()> {
+    fn go_on(&self) -> Result<(), BackfillError> {
         match self.cancel.load(Ordering::Relaxed) {
-            true => Err(CancelledError.into()),
+            true => Err(BackfillError::Cancelled),
             false => Ok(()),
         }
     }
@@ -99,11 +95,11 @@ impl BackfillProgress {
 ///
 /// # Errors
 /// It cannot be removed.
-pub fn remove_folder(data_dir: &Path) -> anyhow::Result<()> {
+pub fn remove_folder(data_dir: &Path) -> Result<(), BackfillError> {
     let dir = data_dir.join(FOLDER);
     match std::fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}, which a backfill left behind", dir.display()))
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(BackfillError::Folder { path: dir, source })
         }
         _ => Ok(()),
     }
@@ -159,17 +155,17 @@ impl BackfillRun {
         (from_ms, to_ms): (Option<i64>, Option<i64>),
         progress: Arc<BackfillProgress>,
         metrics: Arc<Metrics>,
-    ) -> anyhow::Result<BackfillRun> {
+    ) -> Result<BackfillRun, BackfillError> {
         let folder = BackfillFolder(config.data_dir.join(FOLDER));
         let dir = folder.0.as_path();
         remove_folder(&config.data_dir)?;
         let settings = config.settings();
         let own = Arc::new(Metrics::new());
         let labels = logs::open_labels(config, &dir.join("series"), false, Arc::clone(&own))
-            .context("opening the series log")?;
+            .map_err(BackfillError::OpenLabels)?;
         let outbox =
             logs::open_outbox(config, &dir.join("outbox"), outbox::AcceptProof::default(), Arc::clone(&own))
-                .context("opening the outbox")?;
+                .map_err(BackfillError::OpenOutbox)?;
         let computed = outbox.durable();
         // It is new, so no clock can be behind it, and it ends after its last sample.
         let journal = open_journal(config, dir, &labels, Arc::clone(&own))?;
@@ -218,13 +214,13 @@ impl BackfillRun {
     /// Reads all samples, and returns when every one of them is computed. `tick` is told how many were taken.
     ///
     /// # Errors
-    /// What `next` returns, a bound that was reached, or [`Cancelled`].
+    /// What `next` returns, a bound that was reached, or [`BackfillError::Cancelled`].
     pub fn read(
         &mut self,
-        next: &mut NextBatch<'_>,
+        next: &mut NextBatch<'_, BackfillError>,
         source: &'static str,
         tick: &mut dyn FnMut(u64),
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), BackfillError> {
         let (extents, bounds) = (&mut self.extents, self.span.bounds);
         let (progress, metrics, failed) = (&self.progress, &self.metrics, &self.failed);
         let mut noted = |batch: &mut Samples| {
@@ -239,12 +235,10 @@ impl BackfillRun {
             progress.go_on()
         };
         let read = read(&mut noted, &self.cut, &mut self.span, source, &mut tick);
-        if let Err(error) = &read
-            && matches!(error.downcast_ref(), Some(crate::journal::QueueError::BytesMax { .. }))
-        {
+        if let Err(BackfillError::Reading(ReadingError::Queue(QueueError::BytesMax { .. }))) = &read {
             metrics.limit("journal.bytes_max");
         }
-        read.context("reading into the backfill")?;
+        read?;
         self.extents.retain(|_, extent| extent.last_ms != i64::MIN);
         // Closes what ends up to the last sample, or up to `to` as far as a window of samples reaches.
         let end_ms = self.span.highest_ms.map(|highest| {
@@ -259,17 +253,14 @@ impl BackfillRun {
             match self.computing.blocked_on() {
                 Some(BlockedOn::Full) => {
                     self.metrics.limit("outbox.bytes_max");
-                    bail!(
-                        "the backfill's outbox is at its bound outbox.bytes_max ({}); take a shorter range or fewer series",
-                        self.config.outbox.bytes_max
-                    );
+                    return Err(BackfillError::OutboxFull { bytes_max: self.config.outbox.bytes_max });
                 }
-                Some(why) => bail!("the backfill's outbox cannot be written: {why}"),
+                Some(why) => return Err(BackfillError::OutboxUnwritable(why.to_string())),
                 None => {}
             }
         }
         self.progress.computed.store(self.span.taken, Ordering::Relaxed);
-        self.cut.journal.close().context("closing the backfill's journal")?;
+        self.cut.journal.close().map_err(BackfillError::CloseJournal)?;
         if let Some(engine) = self.engine.take() {
             engine.join();
         }
@@ -283,10 +274,8 @@ impl BackfillRun {
 }
 
 /// Ends with what stopped the backfill's engine.
-fn judge(failed: &Mutex<Option<String>>) -> anyhow::Result<()> {
-    let why = failed.lock().clone();
-    ensure!(why.is_none(), "the backfill's engine: {}", why.unwrap_or_default());
-    Ok(())
+fn judge(failed: &Mutex<Option<String>>) -> Result<(), BackfillError> {
+    failed.lock().clone().map_or(Ok(()), |why| Err(BackfillError::EngineFailed(why)))
 }
 
 /// Notes how far the samples of each series reach; those taken are within `bounds`.
@@ -307,7 +296,7 @@ fn open_journal(
     dir: &Path,
     labels: &Arc<Labels>,
     metrics: Arc<Metrics>,
-) -> anyhow::Result<Journal> {
+) -> Result<Journal, BackfillError> {
     let labels = Arc::clone(labels);
     let journal_config = logs::journal_config(config, EpochMode::File, true);
     Journal::open(
@@ -317,5 +306,5 @@ fn open_journal(
         Box::new(move || labels.sync()),
         metrics,
     )
-    .context("opening the backfill's journal")
+    .map_err(BackfillError::OpenJournal)
 }

@@ -9,16 +9,15 @@ use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use tidewatch_dataflows::rows::{ResultRow, SeriesPresence, WindowStats};
 use tidewatch_dataflows::sample::{Reason, SeriesId};
 
 use crate::engine::AskError;
-use crate::outbox::Tail;
+use crate::outbox::{OutboxError, Tail};
 use crate::store::{LabelPairs, Offer};
 
 use super::summary::BackfillSummary;
-use super::{BackfillProgress, BackfillRun, Extent, LiveServer, PATIENCE};
+use super::{BackfillError, BackfillProgress, BackfillRun, Extent, LiveServer, PATIENCE};
 
 /// Most keys of a backfill with more than one answer; late samples make them, and each takes about 50 bytes.
 pub const CORRECTED_KEYS_MAX: usize = 2_000_000;
@@ -44,9 +43,9 @@ impl BackfillRun {
     /// Writes what the live engine has finished with, and says what became of every row.
     ///
     /// # Errors
-    /// The store or the engine cannot be asked, a bound that was reached, or [`super::Cancelled`]; what was written by
+    /// The store or the engine cannot be asked, a bound that was reached, or [`BackfillError::Cancelled`]; what was written by
     /// then stays, and the same backfill again writes the rest.
-    pub fn write(&mut self, live: &LiveServer) -> anyhow::Result<BackfillSummary> {
+    pub fn write(&mut self, live: &LiveServer) -> Result<BackfillSummary, BackfillError> {
         let mut summary = BackfillSummary::new(&self.config.windows, self.keys());
         (summary.samples, summary.outside) = (self.span.taken, self.span.outside);
         summary.series = self.extents.len() as u64;
@@ -79,18 +78,13 @@ impl BackfillRun {
         Ok(summary)
     }
 
-    fn tail(&self) -> anyhow::Result<Tail> {
+    fn tail(&self) -> Result<Tail, OutboxError> {
         Tail::open(self.folder.0.join("outbox"), self.computed.clone(), None)
-            .context("reading the backfill's outbox")
     }
 
     /// Up to which time the live engine has said its last word of each series, and the store holds it.
-    fn limits(&self, live: &LiveServer) -> anyhow::Result<HashMap<u64, i64>> {
-        let Some(end) = live.journal.last_epoch_end() else {
-            bail!(
-                "nothing was computed here yet, so there is no time to write up to; use replay without --backfill"
-            )
-        };
+    fn limits(&self, live: &LiveServer) -> Result<HashMap<u64, i64>, BackfillError> {
+        let end = live.journal.last_epoch_end().ok_or(BackfillError::NothingComputed)?;
         // A series that waits in the journal would seem unknown.
         stored(live, end.epoch, &self.progress)?;
         let series: Vec<u64> = self.extents.keys().copied().collect();
@@ -99,7 +93,7 @@ impl BackfillRun {
             match live.questions.newest(&series) {
                 Ok(seen) => break seen,
                 Err(AskError::Busy | AskError::Late | AskError::Rebuilding) if tries < TRIES => tries += 1,
-                Err(error) => return Err(error).context("asking the live engine how far its series are"),
+                Err(error) => return Err(error.into()),
             }
             self.progress.go_on()?;
             std::thread::sleep(PATIENCE);
@@ -118,7 +112,7 @@ impl BackfillRun {
     }
 
     /// Reads the outbox for the keys with more than one answer, and for samples that were not applied.
-    fn corrected(&self, summary: &mut BackfillSummary) -> anyhow::Result<CorrectedKeys> {
+    fn corrected(&self, summary: &mut BackfillSummary) -> Result<CorrectedKeys, BackfillError> {
         let mut corrected = CorrectedKeys::default();
         let mut tail = self.tail()?;
         while let Some(batch) = tail.next()? {
@@ -130,9 +124,7 @@ impl BackfillRun {
             }
             if corrected.last.len() > CORRECTED_KEYS_MAX {
                 self.metrics.limit("backfill.corrected_keys");
-                bail!(
-                    "late samples may correct at most {CORRECTED_KEYS_MAX} keys of a backfill; these correct more: order them by time, or take a shorter range"
-                );
+                return Err(BackfillError::CorrectedKeys { most: CORRECTED_KEYS_MAX });
             }
             for reject in batch.rows.rejects {
                 summary.rejected(reject.reason, reject.count);
@@ -153,7 +145,7 @@ impl BackfillRun {
         live: &LiveServer,
         offers: &mut Vec<Offer>,
         summary: &mut BackfillSummary,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), BackfillError> {
         self.progress.go_on()?;
         let labels = |series| {
             let set = self.labels.get(series)?;
@@ -173,7 +165,7 @@ impl BackfillRun {
                     std::thread::sleep(pause);
                     pause = (pause * 2).min(Duration::from_secs(5));
                 }
-                Err(error) => return Err(error).context("writing the backfill"),
+                Err(error) => return Err(error.into()),
             }
         }
         self.progress.judged.fetch_add(offers.len() as u64, Ordering::Relaxed);
@@ -192,11 +184,11 @@ impl CorrectedKeys {
 }
 
 /// Waits until the store holds an epoch of the live engine.
-fn stored(live: &LiveServer, epoch: u64, progress: &BackfillProgress) -> anyhow::Result<()> {
+fn stored(live: &LiveServer, epoch: u64, progress: &BackfillProgress) -> Result<(), BackfillError> {
     while live.stored.epoch() < epoch {
         progress.go_on()?;
         if let Some(why) = (live.stuck)() {
-            bail!("{why}, so the store does not hold what the live engine computes");
+            return Err(BackfillError::LiveStuck(why));
         }
         std::thread::sleep(Duration::from_millis(5));
     }

@@ -220,10 +220,11 @@ mod tests {
     /// Were two epochs merged into one, the outbox would hold a mixture that no rerun gives.
     #[test]
     fn epochs_of_workers_that_differ_are_an_error_and_nothing_of_them_is_written() {
-        let folder = std::env::temp_dir().join(format!("tidewatch-merger-{}", std::process::id()));
+        let folder = tempfile::tempdir().unwrap();
         let metrics = Arc::new(Metrics::new());
         let outbox =
-            outbox::Outbox::open(&folder, outbox::OutboxOptions::default(), Arc::clone(&metrics)).unwrap();
+            outbox::Outbox::open(folder.path(), outbox::OutboxOptions::default(), Arc::clone(&metrics))
+                .unwrap();
         let outbox = Arc::new(std::sync::Mutex::new(outbox));
         let never: Arc<AtomicBool> = Arc::default();
         let merger = Merger {
@@ -245,6 +246,5 @@ mod tests {
         assert_eq!(error.to_string(), "a worker handed over epoch 3 while another one handed over epoch 2");
         assert!(error.restart_helps());
         assert_eq!(outbox.lock().unwrap().last_epoch(), Some(1));
-        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -174,7 +174,8 @@ mod tests {
 
     #[test]
     fn after_a_panic_the_engine_is_built_anew_and_can_be_left() {
-        let folder = std::env::temp_dir().join(format!("tidewatch-engine-{}", std::process::id()));
+        let removed = tempfile::tempdir().unwrap();
+        let folder = removed.path();
         let metrics = Arc::new(Metrics::new());
         let config = journal::JournalOptions::new(EpochMode::File);
         let journal = Journal::open(
@@ -225,7 +226,6 @@ mod tests {
         drop(engine);
         assert_eq!(questions.newest(&[4]), Err(AskError::Ended));
         drop(journal);
-        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
@@ -239,8 +239,8 @@ mod tests {
     }
 
     fn held_up_by_a_full_disk(no_cut: bool) {
-        let folder =
-            std::env::temp_dir().join(format!("tidewatch-engine-full-{no_cut}-{}", std::process::id()));
+        let removed = tempfile::tempdir().unwrap();
+        let folder = removed.path();
         let metrics = Arc::new(Metrics::new());
         let (config, settings) = (journal::JournalOptions::new(EpochMode::File), Settings::default());
         let open = Box::new(|| Ok(()));
@@ -292,15 +292,14 @@ mod tests {
         assert!(text.contains(r#"tidewatch_log_stalled{log="outbox"} 0"#), "{text}");
         journal.close().unwrap();
         engine.join();
-        std::fs::remove_dir_all(&folder).unwrap();
     }
 
     #[test]
     fn workers_say_what_they_know_of_a_series() {
         const T: i64 = 1_700_000_000_000;
         for workers in [1, 3] {
-            let name = format!("tidewatch-engine-asked-{workers}-{}", std::process::id());
-            let folder = std::env::temp_dir().join(name);
+            let removed = tempfile::tempdir().unwrap();
+            let folder = removed.path();
             let metrics = Arc::new(Metrics::new());
             let open = || Box::new(|| Ok(()));
             let config = journal::JournalOptions::new(EpochMode::File);
@@ -347,7 +346,6 @@ mod tests {
             journal.close().unwrap();
             engine.join();
             assert_eq!(questions.newest(&[1]), Err(AskError::Ended));
-            std::fs::remove_dir_all(&folder).unwrap();
         }
     }
 }

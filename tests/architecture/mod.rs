@@ -160,12 +160,7 @@ const TIMELY: &str = "keep it in driver.rs, graph.rs and engine/, which change w
 const OUTSIDE_OF_SERVER: &[Outside] = &[
     outside("timely", &["engine"], TIMELY),
     outside("timely_communication", &["engine"], TIMELY),
-    // What ends a backfill or a reading is only ever told to people.
-    outside(
-        "anyhow",
-        &["main", "app", "backfill", "reading"],
-        "give the room one thiserror enum, split by what the caller does",
-    ),
+    outside("anyhow", &["main", "app"], "give the room one thiserror enum, split by what the caller does"),
     outside("rusqlite", &["store"], "ask the store"),
     outside("axum", &["source", "api", "problem", "app"], "ports are bound by app.rs"),
     outside("promql_parser", &["store", "api"], "take a parsed selector from the store"),
