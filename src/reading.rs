@@ -82,7 +82,7 @@ pub struct EpochCut {
     pub live_order: bool,
     /// Samples of the input that are beyond the limits on series: with `live_order` they count for where epochs end.
     pub beyond: Arc<SeriesLimitHit>,
-    asked: RequestedEnd,
+    requested_end: RequestedEnd,
 }
 
 /// The end of an epoch that was asked for last.
@@ -107,13 +107,13 @@ impl EpochCut {
             idle_timeout_ms,
             live_order,
             beyond: Arc::default(),
-            asked: RequestedEnd::default(),
+            requested_end: RequestedEnd::default(),
         }
     }
 
     /// The end of an epoch that was asked for last.
     pub fn requested_end(&self) -> RequestedEnd {
-        self.asked.clone()
+        self.requested_end.clone()
     }
 
     /// An epoch is full; the input has come to this time.
@@ -126,7 +126,7 @@ impl EpochCut {
         let upto = highest_ms.map_or(i64::MIN, |at| at - self.idle_timeout_ms);
         // Not waited for: the cut after the last waits for all.
         let synced = self.journal.cut(last.0.max(upto), last.1.max(upto), false)?;
-        *self.asked.0.lock() = Some(synced);
+        *self.requested_end.0.lock() = Some(synced);
         Ok(())
     }
 

@@ -97,7 +97,7 @@ pub async fn begin(
         let order = read(&bytes, backfills.now_ms())?;
         backfills.begin(order).map_err(Problem::from)
     };
-    let Ok(turn) = api.beginning.clone().try_acquire_owned() else {
+    let Ok(turn) = api.backfill_start.clone().try_acquire_owned() else {
         api.metrics.limit("backfill.beginning");
         return Err(Problem::unavailable("another backfill is beginning; try again".to_owned()));
     };

@@ -25,15 +25,15 @@ use super::openapi::OPENAPI;
 use super::problems::PROBLEMS;
 use crate::metrics::{AnswerLabels, Metrics};
 
-/// How often the log tells of a host that is refused.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+/// How often a refused host is logged.
+const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// Which requests are taken.
 pub struct Boundary {
     listen: SocketAddr,
     hosts: Vec<String>,
     metrics: Arc<Metrics>,
-    told: Mutex<Option<Instant>>,
+    warned_at: Mutex<Option<Instant>>,
 }
 
 /// Why a request is not taken.
@@ -49,7 +49,7 @@ impl Boundary {
     /// Takes what names `localhost`, an address or one of `hosts`.
     pub fn new(listen: SocketAddr, hosts: &[String], metrics: Arc<Metrics>) -> Boundary {
         let hosts = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
-        Boundary { listen, hosts, metrics, told: Mutex::default() }
+        Boundary { listen, hosts, metrics, warned_at: Mutex::default() }
     }
 
     fn judge(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), BoundaryError> {
@@ -85,9 +85,9 @@ impl Boundary {
             BoundaryError::Host(host) => {
                 self.metrics.limit("web.hosts");
                 let host = shown(&host);
-                let mut told = self.told.lock();
-                if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
-                    *told = Some(Instant::now());
+                let mut warned_at = self.warned_at.lock();
+                if warned_at.is_none_or(|last| last.elapsed() >= WARN_EVERY) {
+                    *warned_at = Some(Instant::now());
                     tracing::warn!("a request for the host {host} is refused: it is not in web.hosts");
                 }
                 let bound = "an address, localhost or one of web.hosts";

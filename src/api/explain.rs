@@ -57,10 +57,10 @@ fn explain(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri, series: &st
     let settings = server.settings();
     let (window, at_ms) = Params::read(uri, &EXPLAIN)?.key(&settings.windows)?;
     let series = find(api, store, budget, series)?;
-    let told = store.explain(series, window.length_ms, at_ms)?;
-    let known = server.explain(series, window.length_ms, at_ms).map_err(Problem::unavailable)?;
-    let row = row(told.series.clone(), server, series);
-    Ok(ExplainedKey { settings: &settings, window, at_ms, told: &told, known: &known }.shown(&row))
+    let stored = store.explain(series, window.length_ms, at_ms)?;
+    let state = server.explain(series, window.length_ms, at_ms).map_err(Problem::unavailable)?;
+    let row = row(stored.series.clone(), server, series);
+    Ok(ExplainedKey { settings: &settings, window, at_ms, stored: &stored, state: &state }.shown(&row))
 }
 
 /// One key and everything that is known of it.
@@ -68,22 +68,22 @@ struct ExplainedKey<'a> {
     settings: &'a Settings,
     window: Window,
     at_ms: i64,
-    told: &'a StoredKey,
-    known: &'a SeriesState,
+    stored: &'a StoredKey,
+    state: &'a SeriesState,
 }
 
 impl ExplainedKey<'_> {
     fn shown(&self, series: &SeriesRow) -> Value {
         let held = self.explanation();
         let labels: Value = serde_json::from_str(&series.labels).unwrap_or_default();
-        let row = self.told.row.map(|stats| {
+        let row = self.stored.row.map(|stats| {
             let (row, mut text) = (WindowRow { series: series.clone().into(), stats }, Vec::new());
             // Writing to memory cannot fail, and what is written is JSON.
             let written = write_json(&row, ColumnShape::default(), &mut text).ok();
             written.and_then(|()| serde_json::from_slice(&text).ok()).unwrap_or(Value::Null)
         });
         let panes: Option<Vec<Value>> = held.map(|held| held.panes.iter().map(pane).collect());
-        let newest_ms = match self.known {
+        let newest_ms = match self.state {
             SeriesState::Held(held) => Some(held.newest_ms),
             SeriesState::Freed { newest_ms } => Some(*newest_ms),
             SeriesState::Unknown => None,
@@ -98,7 +98,7 @@ impl ExplainedKey<'_> {
             "at": time(self.at_ms),
             "at_ms": self.at_ms,
             "row": row,
-            "revisions": revisions(&self.told.corrections),
+            "revisions": revisions(&self.stored.corrections),
             "samples_added": self.added(),
             "newest": newest_ms.map(time),
             "closed": held.map(|held| self.at_ms <= held.closed_ms),
@@ -106,13 +106,13 @@ impl ExplainedKey<'_> {
             "samples_in_panes": held.map(samples),
             "panes": panes,
             "worker_epoch": held.map(|held| held.epoch),
-            "store_epoch": self.told.epoch,
+            "store_epoch": self.stored.epoch,
             "why": self.why(),
         })
     }
 
     fn explanation(&self) -> Option<&Explanation> {
-        match self.known {
+        match self.state {
             SeriesState::Held(held) => Some(held),
             _ => None,
         }
@@ -124,8 +124,8 @@ impl ExplainedKey<'_> {
 
     /// Samples that came after the first answer.
     fn added(&self) -> Option<u32> {
-        let row = self.told.row?;
-        match self.told.corrections.first() {
+        let row = self.stored.row?;
+        match self.stored.corrections.first() {
             Some(first) if first.revision == 0 => Some(row.count.saturating_sub(first.count)),
             None if row.revision == 0 => Some(0),
             _ => None,
@@ -142,7 +142,7 @@ impl ExplainedKey<'_> {
     /// In words: why it is as it is, and what is missing.
     fn why(&self) -> Vec<String> {
         let mut why = Vec::new();
-        match self.known {
+        match self.state {
             SeriesState::Held(held) => self.why_held(held, &mut why),
             SeriesState::Freed { newest_ms } => why.push(format!(
                 "the series was silent for so long that its state is gone; its newest sample was at {}, and no key up to it changes",
@@ -150,8 +150,8 @@ impl ExplainedKey<'_> {
             )),
             SeriesState::Unknown => why.push("the workers hold no sample of this series".to_owned()),
         }
-        if let Some(row) = &self.told.row {
-            match (row.revision, self.told.corrections.as_slice()) {
+        if let Some(row) = &self.stored.row {
+            match (row.revision, self.stored.corrections.as_slice()) {
                 (0, _) => why.push("the row is the first answer to this key".to_owned()),
                 (_, []) => why.push(
                     "its earlier revisions are no longer kept, or a backfill wrote it where no row was"
@@ -202,13 +202,13 @@ impl ExplainedKey<'_> {
             why.push("the panes of the window hold no sample".to_owned());
         }
         let closed = self.at_ms <= held.closed_ms && !held.bootstrapping && !gone;
-        match &self.told.row {
+        match &self.stored.row {
             Some(row) if closed && u64::from(row.count) != samples(held) => why.push(format!(
                 "the row has {} samples and the panes {}: the store is behind the workers, or a backfill wrote the row",
                 row.count,
                 samples(held)
             )),
-            None if closed && !held.panes.is_empty() && self.told.epoch.is_none_or(|e| e < held.epoch) => {
+            None if closed && !held.panes.is_empty() && self.stored.epoch.is_none_or(|e| e < held.epoch) => {
                 why.push("the store is behind the workers; the row may be on its way".to_owned());
             }
             None => why.push("the store holds no row of this key".to_owned()),

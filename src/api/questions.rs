@@ -25,11 +25,12 @@ pub const DEADLINE: Duration = Duration::from_secs(10);
 /// Most questions to the store that are answered at once.
 pub const QUESTIONS_MAX: usize = 16;
 
-/// Most of those that ask how everything is, which have to be answered when it is not well.
-const BESIDE_MAX: usize = 4;
+/// Most questions about the status that are answered at once; they have a bound of their own, because they matter most when the
+/// others are stuck.
+const STATUS_QUESTIONS_MAX: usize = 4;
 
 /// Threads that this takes: one for each question, and one that begins backfills.
-pub const THREADS: usize = QUESTIONS_MAX + BESIDE_MAX + 1;
+pub const THREADS: usize = QUESTIONS_MAX + STATUS_QUESTIONS_MAX + 1;
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -42,14 +43,14 @@ pub struct Api {
     pub(super) raw: Arc<dyn SampleSource>,
     pub(super) labels: Arc<Labels>,
     pub(super) questions: Arc<Semaphore>,
-    /// Of [`Api::ask_beside`].
-    pub(super) beside: Arc<Semaphore>,
+    /// Of [`Api::ask_status`].
+    pub(super) status_questions: Arc<Semaphore>,
     pub(super) threads: Pool,
-    /// Backfills that begin.
-    pub(super) beginning: Arc<Semaphore>,
+    /// One backfill begins at a time.
+    pub(super) backfill_start: Arc<Semaphore>,
 }
 
-/// Whom the API asks.
+/// What the API is built on.
 pub struct Deps {
     /// For what is stored.
     pub store: Arc<dyn Store>,
@@ -65,18 +66,30 @@ pub struct Deps {
     pub backfills: Arc<dyn Backfills>,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Which answer: [`THREADS`] of them.
+    /// Threads that questions run on, [`THREADS`] of them.
     pub threads: Pool,
 }
 
 impl Api {
-    /// An API over those who know.
-    pub fn new(asked: Deps) -> Api {
-        let Deps { store, latest, raw, labels, server, backfills, metrics, threads } = asked;
+    /// An API that is built on these.
+    pub fn new(deps: Deps) -> Api {
+        let Deps { store, latest, raw, labels, server, backfills, metrics, threads } = deps;
         let questions = Arc::new(Semaphore::new(QUESTIONS_MAX));
-        let beside = Arc::new(Semaphore::new(BESIDE_MAX));
-        let beginning = Arc::new(Semaphore::new(1));
-        Api { store, server, metrics, backfills, latest, raw, labels, questions, beside, threads, beginning }
+        let status_questions = Arc::new(Semaphore::new(STATUS_QUESTIONS_MAX));
+        let backfill_start = Arc::new(Semaphore::new(1));
+        Api {
+            store,
+            server,
+            metrics,
+            backfills,
+            latest,
+            raw,
+            labels,
+            questions,
+            status_questions,
+            threads,
+            backfill_start,
+        }
     }
 
     /// Answers a question to the store on a thread that may block: reading parameters, whose regexes may be costly, and
@@ -91,13 +104,15 @@ impl Api {
         Ok(hold(answer, permit).await)
     }
 
-    /// The same for what is asked when all the others have to wait.
-    pub async fn ask_beside<T: Send + 'static>(
+    /// As [`Api::ask`], for the status: it is answered also while all other questions have to wait.
+    pub async fn ask_status<T: Send + 'static>(
         &self,
         question: impl FnOnce(&dyn Store) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
         let question = |store: &dyn Store, _: &Budget| question(store);
-        self.ask_within(&self.beside, BESIDE_MAX, question).await.map(|(answer, _)| answer)
+        self.ask_within(&self.status_questions, STATUS_QUESTIONS_MAX, question)
+            .await
+            .map(|(answer, _)| answer)
     }
 
     /// An answer, and what has to be held until it is sent.
@@ -113,9 +128,9 @@ impl Api {
             return Err(Problem::unavailable(detail));
         };
         let store = self.store.clone();
-        // Who waits here is dropped with the connection.
-        let waiting = ClientWatch::default();
-        let budget = Budget::of(DEADLINE).until(Arc::clone(&waiting.gone));
+        // Dropped with the connection.
+        let client = ClientWatch::default();
+        let budget = Budget::of(DEADLINE).until(Arc::clone(&client.cancelled));
         // The permit is held until the store is done, also if the client has gone.
         let answer = self.threads.run(move || (question(store.as_ref(), &budget), permit)).await;
         let (answer, permit) = answer.map_err(|error| match error {
@@ -135,15 +150,15 @@ impl Api {
     }
 }
 
-/// Whoever waits for an answer; without him it is not needed any more.
+/// Cancels a question when it is dropped, as it is with the connection of whoever asked.
 #[derive(Default)]
 struct ClientWatch {
-    gone: Arc<AtomicBool>,
+    cancelled: Arc<AtomicBool>,
 }
 
 impl Drop for ClientWatch {
     fn drop(&mut self) {
-        self.gone.store(true, Ordering::Relaxed);
+        self.cancelled.store(true, Ordering::Relaxed);
     }
 }
 

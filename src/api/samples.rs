@@ -134,7 +134,7 @@ fn samples(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri, series: &st
     let given = params.range()?.unwrap_or(Range::ALL);
     let series = find(api, store, budget, series)?;
     let row = known_as(store, &*api.server, series)?;
-    let held = api.raw.ring_samples(series).map_err(Problem::unavailable)?;
+    let ring = api.raw.ring_samples(series).map_err(Problem::unavailable)?;
     let end_ms = if given.end_ms == i64::MAX { api.backfills.now_ms() } else { given.end_ms };
     let start_ms = if given.start_ms == i64::MIN { end_ms.saturating_sub(RANGE_MS) } else { given.start_ms };
     if start_ms > end_ms {
@@ -152,7 +152,7 @@ fn samples(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri, series: &st
         )));
     }
     let labels = row.pairs();
-    let found = SampleRange::gather(api, &labels, held, (start_ms, end_ms), budget)?;
+    let found = SampleRange::gather(api, &labels, ring, (start_ms, end_ms), budget)?;
     let points = match resample {
         Some((step_ms, aggregate)) => resampled(&found.samples, step_ms, aggregate),
         None => found.samples,
@@ -220,17 +220,17 @@ impl SampleRange {
     fn gather(
         api: &Api,
         labels: &[(String, String)],
-        held: Option<RingSamples>,
+        ring: Option<RingSamples>,
         (start_ms, end_ms): (i64, i64),
         budget: &Budget,
     ) -> Result<SampleRange, Problem> {
         let deadline = budget.deadline().unwrap_or_else(|| Instant::now() + DEADLINE);
-        let mut held = held.unwrap_or(RingSamples { after_ms: i64::MAX, samples: Vec::new() });
-        held.samples.retain(|(at_ms, _)| (start_ms..=end_ms).contains(at_ms));
+        let mut ring = ring.unwrap_or(RingSamples { after_ms: i64::MAX, samples: Vec::new() });
+        ring.samples.retain(|(at_ms, _)| (start_ms..=end_ms).contains(at_ms));
         let mut found =
             SampleRange { samples: Vec::new(), source: "none", parts: Vec::new(), missing: Value::Null };
-        if held.after_ms >= start_ms {
-            let to_ms = end_ms.min(held.after_ms);
+        if ring.after_ms >= start_ms {
+            let to_ms = end_ms.min(ring.after_ms);
             match api.raw.older(labels, start_ms - 1, to_ms, deadline) {
                 Ok(mut older) => {
                     older
@@ -243,17 +243,17 @@ impl SampleRange {
                 // Samples that came from elsewhere: what is held is all there is.
                 Err(OlderError::NoServer) => {
                     // The ring may reach back further than it is known to be whole.
-                    let first = held.samples.first().map_or(to_ms, |(at_ms, _)| at_ms - 1);
+                    let first = ring.samples.first().map_or(to_ms, |(at_ms, _)| at_ms - 1);
                     found.missing = json!({"start_ms": start_ms, "end_ms": first.min(to_ms), "why": OlderError::NoServer.to_string()});
                 }
                 Err(error) => return Err(problem(error, budget)),
             }
             // Of what both have the server's are shown: it has all of them.
             let shown_to = found.samples.last().map_or(i64::MIN, |_| to_ms);
-            held.samples.retain(|(at_ms, _)| *at_ms > shown_to);
+            ring.samples.retain(|(at_ms, _)| *at_ms > shown_to);
         }
-        if !held.samples.is_empty() {
-            found.part("ring", None, held.samples);
+        if !ring.samples.is_empty() {
+            found.part("ring", None, ring.samples);
         }
         Ok(found)
     }

@@ -93,9 +93,9 @@ pub fn known_as(store: &dyn Store, server: &dyn ServerState, series: SeriesId) -
     Ok(row(store.explain(series, 0, 0)?.series, server, series))
 }
 
-/// The row that the store told, or one of what the server knows.
-pub fn row(told: Option<SeriesRow>, server: &dyn ServerState, series: SeriesId) -> SeriesRow {
-    told.unwrap_or_else(|| {
+/// The row of the catalog, or one made of the labels that the server knows.
+pub fn row(stored: Option<SeriesRow>, server: &dyn ServerState, series: SeriesId) -> SeriesRow {
+    stored.unwrap_or_else(|| {
         let labels = server.labels(series).unwrap_or_default();
         let name = labels.iter().find(|(name, _)| name == "__name__").map(|(_, value)| value.clone());
         let (name, labels) = (name.unwrap_or_default(), labels_json(&labels));

@@ -25,7 +25,7 @@ pub const STATUS: Operation = Operation {
 /// Answers with the server's figures and, under `store`, the store's.
 pub async fn show(State(api): State<Api>, uri: Uri) -> Result<Json<ServerStatus>, Problem> {
     Params::read(&uri, &STATUS)?;
-    let store = api.ask_beside(|store| Ok(store.status()?)).await?;
+    let store = api.ask_status(|store| Ok(store.status()?)).await?;
     Ok(Json(ServerStatus { store: of_store(&store), ..api.server.status() }))
 }
 

@@ -34,14 +34,14 @@ const LINGER: Duration = Duration::from_secs(5);
 /// What a handler has left of a body.
 struct Remainder {
     body: Body,
-    /// Whether anything of it was asked for.
-    begun: bool,
+    /// Whether the handler has read any of it.
+    read_from: bool,
 }
 
 /// A body that is lent to a handler: what is left of it comes back when the handler lets go.
 struct BodyLease {
     body: Body,
-    begun: bool,
+    read_from: bool,
     back: Option<oneshot::Sender<Remainder>>,
 }
 
@@ -53,7 +53,7 @@ impl HttpBody for BodyLease {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        self.begun = true;
+        self.read_from = true;
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         if !matches!(frame, Some(Ok(_))) {
             // It has ended or broken off: nothing is left.
@@ -74,7 +74,7 @@ impl HttpBody for BodyLease {
 impl Drop for BodyLease {
     fn drop(&mut self) {
         if let Some(back) = self.back.take() {
-            let remainder = Remainder { body: std::mem::take(&mut self.body), begun: self.begun };
+            let remainder = Remainder { body: std::mem::take(&mut self.body), read_from: self.read_from };
             // Who has gone wants no answer.
             drop(back.send(remainder));
         }
@@ -88,10 +88,10 @@ pub async fn drain_unread(State(metrics): State<Arc<Metrics>>, request: Request,
     }
     let asks_first = request.headers().contains_key(EXPECT);
     let (back, mut remainder) = oneshot::channel();
-    let lease = |body| Body::new(BodyLease { body, begun: false, back: Some(back) });
+    let lease = |body| Body::new(BodyLease { body, read_from: false, back: Some(back) });
     let mut response = next.run(request.map(lease)).await;
-    let Ok(Remainder { mut body, begun }) = remainder.try_recv() else { return response };
-    if asks_first && !begun {
+    let Ok(Remainder { mut body, read_from }) = remainder.try_recv() else { return response };
+    if asks_first && !read_from {
         // The sender waits for leave to send, and gets none.
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         return response;

@@ -28,7 +28,7 @@ const SENDERS_MAX: usize = 1_024;
 /// Who pushes, and whether their newest samples are of the clock's time.
 #[derive(Debug, Default)]
 pub(super) struct Senders {
-    heard: BTreeMap<IpAddr, SenderClock>,
+    by_address: BTreeMap<IpAddr, SenderClock>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,22 +50,23 @@ impl Senders {
             // A backlog says nothing of its sender's clock.
             _ => return,
         };
-        if !self.heard.contains_key(&sender) && self.heard.len() >= SENDERS_MAX {
-            let oldest = self.heard.iter().min_by_key(|(_, heard)| heard.last).map(|(sender, _)| *sender);
-            oldest.map(|oldest| self.heard.remove(&oldest));
+        if !self.by_address.contains_key(&sender) && self.by_address.len() >= SENDERS_MAX {
+            let oldest =
+                self.by_address.iter().min_by_key(|(_, sender)| sender.last).map(|(sender, _)| *sender);
+            oldest.map(|oldest| self.by_address.remove(&oldest));
         }
         let new = SenderClock { agrees, since: at, last: at };
-        let heard = self.heard.entry(sender).or_insert(new);
-        let gone = at.saturating_sub(heard.last) > RECENT;
-        if heard.agrees != agrees || gone {
-            *heard = new;
+        let known = self.by_address.entry(sender).or_insert(new);
+        let gone = at.saturating_sub(known.last) > RECENT;
+        if known.agrees != agrees || gone {
+            *known = new;
         }
-        heard.last = at;
+        known.last = at;
     }
 
     /// Whether enough of them agree with the clock, and how many do.
     pub(super) fn agree(&self, at: Duration) -> Option<usize> {
-        let recent = self.heard.values().filter(|heard| at.saturating_sub(heard.last) <= RECENT);
+        let recent = self.by_address.values().filter(|heard| at.saturating_sub(heard.last) <= RECENT);
         let (mut agree, mut ahead) = (0, 0);
         for heard in recent {
             match heard.agrees {
@@ -103,7 +104,7 @@ impl ClockWitnesses {
     }
 
     pub(super) fn forget(&self) {
-        self.senders.lock().heard.clear();
+        self.senders.lock().by_address.clear();
     }
 }
 
@@ -160,7 +161,9 @@ mod tests {
     fn a_flood_of_senders_is_bounded() {
         let mut senders = Senders::default();
         (0..5_000).for_each(|n| senders.observe(sender(n), NOW, NOW, Duration::from_secs(u64::from(n))));
-        assert_eq!(senders.heard.len(), SENDERS_MAX);
-        assert!(senders.heard.contains_key(&sender(4_999)) && !senders.heard.contains_key(&sender(0)));
+        assert_eq!(senders.by_address.len(), SENDERS_MAX);
+        assert!(
+            senders.by_address.contains_key(&sender(4_999)) && !senders.by_address.contains_key(&sender(0))
+        );
     }
 }

@@ -162,7 +162,7 @@ pub enum Notice {
 /// When the log said so, and whether it holds since.
 #[derive(Debug, Default)]
 pub struct Warning {
-    said: Option<Instant>,
+    warned_at: Option<Instant>,
     holds: bool,
 }
 
@@ -173,9 +173,9 @@ impl Warning {
             return std::mem::take(&mut self.holds).then_some(Notice::Over);
         }
         // A number that goes up and down around the bound is no reason to say it more often.
-        let due = self.said.is_none_or(|said| now.duration_since(said) >= AGAIN);
+        let due = self.warned_at.is_none_or(|last| now.duration_since(last) >= AGAIN);
         due.then(|| {
-            *self = Warning { said: Some(now), holds: true };
+            *self = Warning { warned_at: Some(now), holds: true };
             Notice::Exceeded
         })
     }

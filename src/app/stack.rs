@@ -135,9 +135,9 @@ impl Stack {
         journal_config.accept_clock = accepted.clock;
         // Whoever reads a file or makes samples is told by what it waits for.
         journal_config.on_failed = (mode == EpochMode::Live).then(|| journal_failed(on_fatal));
-        let made = [("outbox", outbox.last_epoch()), ("newest snapshot", snapshots.newest_epoch())];
-        let made = made.into_iter().chain(written);
-        journal_config.made = made.filter_map(|(what, epoch)| Some((what, epoch?))).collect();
+        let derived = [("outbox", outbox.last_epoch()), ("newest snapshot", snapshots.newest_epoch())];
+        let derived = derived.into_iter().chain(written);
+        journal_config.derived = derived.filter_map(|(what, epoch)| Some((what, epoch?))).collect();
         let before_commit = {
             let labels = Arc::clone(&labels);
             Box::new(move || labels.sync())

@@ -15,10 +15,10 @@ use super::thread::{PATIENCE, Signals, WorkerFeed, WorkerMessage};
 use crate::journal::{JournalError, QuarantineEntry, Record};
 
 /// Who is told of types, by one generation after the other.
-pub(super) type TypesHook = Arc<Mutex<ToldTypes>>;
+pub(super) type TypesHook = Arc<Mutex<TypesNotifier>>;
 
 /// Tells types epoch by epoch, each epoch once: a generation that begins again would tell old types after new ones.
-pub(super) struct ToldTypes {
+pub(super) struct TypesNotifier {
     to: OnTypes,
     /// The newest epoch told.
     upto: Option<u64>,
@@ -26,9 +26,9 @@ pub(super) struct ToldTypes {
     waiting: Vec<(u64, MetricType)>,
 }
 
-impl ToldTypes {
-    pub(super) fn new(to: OnTypes) -> ToldTypes {
-        ToldTypes { to, upto: None, waiting: Vec::new() }
+impl TypesNotifier {
+    pub(super) fn new(to: OnTypes) -> TypesNotifier {
+        TypesNotifier { to, upto: None, waiting: Vec::new() }
     }
 
     fn end(&mut self, epoch: u64) {
@@ -87,7 +87,7 @@ pub(super) fn feed(
     feeds: &[WorkerFeed],
     progress: &EngineProgress,
     signals: &Signals,
-    types: &Mutex<ToldTypes>,
+    types: &Mutex<TypesNotifier>,
 ) -> Result<(), JournalError> {
     let FeederStart { mut reader, after, snapshots } = start;
     let mut quarantines = Quarantines::after(after, progress);

@@ -84,7 +84,7 @@ impl Generation {
         let Some((feeds, begun)) = self.ready(shared)? else { return Ok(()) };
         let start = FeederStart::after(journal, &begun, shared.snapshots.clone())?;
         shared.progress.computed.store(start.after.unwrap_or(0), Ordering::Release);
-        shared.questions.ask_these(feeds.iter().map(|feed| feed.asked.clone()));
+        shared.questions.ask_these(feeds.iter().map(|feed| feed.questions.clone()));
 
         let (progress, signals, types) =
             (Arc::clone(&shared.progress), Arc::clone(&self.signals), Arc::clone(&shared.types));

@@ -141,7 +141,7 @@ impl Merger {
         // Before any sink can see the epoch: whoever waited for it there may ask the workers.
         self.progress.computed.store(end.epoch, Ordering::Release);
         let Some(new) = self.append(end.epoch, &all)? else { return Ok(false) };
-        if let Some(BlockedOn::Unwritable(_)) = self.progress.set_held_up(None) {
+        if let Some(BlockedOn::Unwritable(_)) = self.progress.set_blocked_on(None) {
             self.metrics.log_stalled.get_or_create(&LOG).set(0);
             tracing::info!("the outbox can be written again");
         }
@@ -184,7 +184,7 @@ impl Merger {
 
     /// Says why the engine waits; whether it has not waited before.
     fn block(&self, why: BlockedOn) -> bool {
-        self.progress.set_held_up(Some(why)).is_none()
+        self.progress.set_blocked_on(Some(why)).is_none()
     }
 
     /// Counts an epoch that the outbox did not hold yet: what a restart computes again was counted before.

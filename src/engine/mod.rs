@@ -42,7 +42,7 @@ use tidewatch_dataflows::pipeline::STAGES;
 use tidewatch_dataflows::settings::Settings;
 
 pub use self::error::EngineError;
-use self::feeder::ToldTypes;
+use self::feeder::TypesNotifier;
 pub use self::listeners::{FreedSlots, Listeners, OnFatal, OnQuarantine, OnTypes};
 pub use self::progress::{BlockedOn, EngineProgress, EngineRestart};
 pub use self::questions::{AskError, Questions};
@@ -98,7 +98,7 @@ impl Engine {
             metrics,
             outbox: Arc::new(std::sync::Mutex::new(outbox)),
             freed: Arc::new(Mutex::new(listeners.freed)),
-            types: Arc::new(Mutex::new(ToldTypes::new(listeners.types))),
+            types: Arc::new(Mutex::new(TypesNotifier::new(listeners.types))),
             questions: questions.clone(),
             snapshots,
         };

@@ -26,7 +26,7 @@ pub struct EngineProgress {
     /// Window rows computed since the process started.
     pub rows: AtomicU64,
     /// Why the engine waits for the outbox, if it does.
-    pub(super) held_up: Mutex<Option<BlockedOn>>,
+    pub(super) blocked_on: Mutex<Option<BlockedOn>>,
     /// What the workers hold.
     pub sizes: Arc<Sizes>,
     /// What each worker is at.
@@ -80,7 +80,7 @@ impl EngineProgress {
             epoch: AtomicU64::new(0),
             processing_ms: AtomicI64::new(i64::MIN),
             rows: AtomicU64::new(0),
-            held_up: Mutex::new(None),
+            blocked_on: Mutex::new(None),
             sizes: Arc::default(),
             positions: (0..workers).map(|_| Arc::default()).collect(),
             computed: AtomicU64::new(0),
@@ -107,12 +107,12 @@ impl EngineProgress {
 
     /// Why the engine waits for the outbox, if it does: nothing is computed, so nothing should be taken.
     pub fn blocked_on(&self) -> Option<BlockedOn> {
-        self.held_up.lock().clone()
+        self.blocked_on.lock().clone()
     }
 
     /// Sets why it waits; what was said before.
-    pub(super) fn set_held_up(&self, why: Option<BlockedOn>) -> Option<BlockedOn> {
-        std::mem::replace(&mut *self.held_up.lock(), why)
+    pub(super) fn set_blocked_on(&self, why: Option<BlockedOn>) -> Option<BlockedOn> {
+        std::mem::replace(&mut *self.blocked_on.lock(), why)
     }
 
     /// The newest epoch that the present generation has computed; 0 for none.

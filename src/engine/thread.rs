@@ -85,7 +85,7 @@ pub(super) enum WorkerMessage {
 pub(super) struct WorkerFeed {
     pub(super) queue: SyncSender<WorkerMessage>,
     pub(super) activator: SyncActivator,
-    pub(super) asked: WorkerQueue,
+    pub(super) questions: WorkerQueue,
 }
 
 /// The epochs that shards begin with.
@@ -124,12 +124,12 @@ pub(super) enum ThreadEvent {
 pub(super) struct ThreadReport {
     thread: Thread,
     to: Sender<ThreadEvent>,
-    told: bool,
+    reported: bool,
 }
 
 impl ThreadReport {
     pub(super) fn new(thread: Thread, to: Sender<ThreadEvent>) -> ThreadReport {
-        ThreadReport { thread, to, told: false }
+        ThreadReport { thread, to, reported: false }
     }
 
     /// Does the thread's work and clears up after it, also after a panic; then tells how the work ended.
@@ -148,7 +148,7 @@ impl ThreadReport {
     }
 
     fn report(&mut self, ended: Result<(), ThreadFailure>) {
-        self.told = true;
+        self.reported = true;
         // Nobody listens after the engine has given this generation up.
         let _ = self.to.send(ThreadEvent::Ended(self.thread, ended));
     }
@@ -156,7 +156,7 @@ impl ThreadReport {
 
 impl Drop for ThreadReport {
     fn drop(&mut self) {
-        if !self.told {
+        if !self.reported {
             let message = "it ended without a word".to_owned();
             self.report(Err(ThreadFailure::Panic(ThreadPanic { thread: self.thread, message })));
         }

@@ -84,9 +84,13 @@ pub(super) fn start_workers(
                     .probe_with(&probe);
                 (activator, queries)
             });
-            let (asked, questions) = WorkerQueue::new(activator.clone());
+            let (to_worker, questions) = WorkerQueue::new(activator.clone());
             // Whoever started this worker may have given the generation up; then it is over.
-            let _ = events.send(ThreadEvent::Ready(index, WorkerFeed { queue, activator, asked }, begun));
+            let _ = events.send(ThreadEvent::Ready(
+                index,
+                WorkerFeed { queue, activator, questions: to_worker },
+                begun,
+            ));
             while worker.has_dataflows() && !signals.over() {
                 worker.step_or_park(Some(PATIENCE));
                 serve(&questions, &queries);

@@ -28,12 +28,12 @@ pub(super) struct Losses {
     accepted: bool,
     bytes: Counter,
     /// Places that were counted.
-    told: Arc<Mutex<BTreeSet<Position>>>,
+    reported: Arc<Mutex<BTreeSet<Position>>>,
 }
 
 impl Losses {
     pub(super) fn new(accepted: bool, bytes: Counter) -> Losses {
-        Losses { accepted, bytes, told: Arc::default() }
+        Losses { accepted, bytes, reported: Arc::default() }
     }
 
     /// How the segments tell damage from a torn tail.
@@ -42,8 +42,8 @@ impl Losses {
     }
 
     fn report(&self, place: Position, bytes: u64, damage: &JournalError) {
-        let mut told = self.told.lock();
-        if told.len() < PLACES_MAX && told.insert(place) {
+        let mut reported = self.reported.lock();
+        if reported.len() < PLACES_MAX && reported.insert(place) {
             self.bytes.inc_by(bytes);
             tracing::error!("going on without what was lost, as accepted: {damage}");
         }

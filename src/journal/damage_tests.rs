@@ -178,8 +178,8 @@ fn a_journal_behind_what_was_made_from_it_starts_above_only_if_told_so() {
     // As if killed: the epoch is open, and closing it would give it a number above all.
     drop(journal);
     let ahead = START_MS as u64 + 5_000;
-    let made = vec![("outbox", ahead - 1), ("store", ahead)];
-    let behind = JournalOptions { made, ..config };
+    let derived = vec![("outbox", ahead - 1), ("store", ahead)];
+    let behind = JournalOptions { derived, ..config };
     let text = try_open(&dir, &behind, Settings::default()).err().unwrap().to_string();
     assert!(
         text.contains(&format!("the store holds epoch {ahead}")) && text.contains("last epoch 0"),

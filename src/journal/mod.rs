@@ -89,7 +89,7 @@ impl Drop for JournalHandle {
     fn drop(&mut self) {
         self.shared.abandon();
         if let Some(thread) = self.thread.get_mut().take() {
-            // A panic of the writer has told its tale already, and there is no one left to tell.
+            // A panic of the writer was printed when it happened, and nobody is left to pass it on to.
             let _ = thread.join();
         }
     }
@@ -342,7 +342,7 @@ fn judge_clock(config: &JournalOptions, last: Option<EpochEnd>) -> Result<Option
 
 /// The lowest number of the first epoch: above all that was made from epochs the journal does not hold.
 fn first_epoch(config: &JournalOptions, found: u64) -> Result<u64, JournalError> {
-    let Some((what, epoch)) = config.made.iter().copied().max_by_key(|(_, epoch)| *epoch) else {
+    let Some((what, epoch)) = config.derived.iter().copied().max_by_key(|(_, epoch)| *epoch) else {
         return Ok(1);
     };
     if epoch <= found {

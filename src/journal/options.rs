@@ -58,8 +58,9 @@ pub struct JournalOptions {
     pub sync: SyncMode,
     /// Whether the start goes on without records that are lost.
     pub accept_loss: bool,
-    /// The last epochs of what is made from the journal, with words for them: the journal must not be behind.
-    pub made: Vec<(&'static str, u64)>,
+    /// The last epochs of what is derived from the journal (outbox, store, snapshots), by name: the journal must not end before
+    /// them.
+    pub derived: Vec<(&'static str, u64)>,
     /// Whether processing time may be far ahead of the clock (`--allow-future`).
     pub allow_future: bool,
     /// Whether processing time that is far ahead of the clock goes back to it (`--accept-clock`).
@@ -84,7 +85,7 @@ impl JournalOptions {
             mode,
             sync: SyncMode::Commit,
             accept_loss: false,
-            made: Vec::new(),
+            derived: Vec::new(),
             allow_future: false,
             accept_clock: false,
             clock: system_clock(),

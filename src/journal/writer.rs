@@ -58,8 +58,8 @@ pub(super) struct JournalWriter {
     /// How far the log was synced, as the last record of that says.
     proven: Position,
     /// What stands in the log: where a failed commit goes back to.
-    kept: CommittedState,
-    /// A control came since `kept` was taken.
+    committed: CommittedState,
+    /// A control came since `committed` was taken.
     controls: bool,
     /// The log whose write failed; nothing is taken.
     stalled: Option<&'static str>,
@@ -121,7 +121,7 @@ impl JournalWriter {
         // An epoch of no samples would never be filled.
         let config = JournalOptions { epoch_samples_max: config.epoch_samples_max.max(1), ..config };
         let epoch_began_ms = (config.clock)();
-        let kept = CommittedState {
+        let committed = CommittedState {
             cutter: cutter.clone(),
             bootstraps: bootstraps.clone(),
             epoch_samples: 0,
@@ -149,7 +149,7 @@ impl JournalWriter {
             unsynced_since: None,
             urgent: false,
             proven: Position { segment: 0, offset: 0 },
-            kept,
+            committed,
             controls: false,
             stalled: None,
             accepted: Vec::new(),
@@ -240,7 +240,8 @@ impl JournalWriter {
 
     /// Goes back to what stands in the log, and takes nothing until the disk does.
     fn stall(&mut self, log: &'static str, why: &str) -> Result<(), CommitError> {
-        let CommittedState { cutter, bootstraps, epoch_samples, bootstrapped, epoch_began_ms } = &self.kept;
+        let CommittedState { cutter, bootstraps, epoch_samples, bootstrapped, epoch_began_ms } =
+            &self.committed;
         (self.cutter, self.bootstraps) = (cutter.clone(), bootstraps.clone());
         (self.epoch_samples, self.bootstrapped) = (*epoch_samples, *bootstrapped);
         self.epoch_began_ms = *epoch_began_ms;
@@ -520,12 +521,12 @@ impl JournalWriter {
 
     /// What was written stands, however the next commit ends.
     fn acknowledge(&mut self) {
-        self.kept.cutter.clone_from(&self.cutter);
+        self.committed.cutter.clone_from(&self.cutter);
         if std::mem::take(&mut self.controls) {
-            self.kept.bootstraps.clone_from(&self.bootstraps);
+            self.committed.bootstraps.clone_from(&self.bootstraps);
         }
-        (self.kept.epoch_samples, self.kept.bootstrapped) = (self.epoch_samples, self.bootstrapped);
-        self.kept.epoch_began_ms = self.epoch_began_ms;
+        (self.committed.epoch_samples, self.committed.bootstrapped) = (self.epoch_samples, self.bootstrapped);
+        self.committed.epoch_began_ms = self.epoch_began_ms;
         self.bytes.set(i64::try_from(self.segments.bytes()).unwrap_or(i64::MAX));
         self.shared.written(self.segments.current_bytes());
         for (source, n) in self.accepted.drain(..) {

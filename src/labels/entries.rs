@@ -23,7 +23,7 @@ pub(super) struct SeriesEntry {
     /// Epoch of the last registration or `intern`; uses by `find` are marked in the spellings.
     pub(super) used: AtomicU64,
     /// The code of the type that the journal holds of it; 0 for none.
-    pub(super) told: AtomicU8,
+    pub(super) recorded_type: AtomicU8,
     /// The segment of the series log that holds its newest record.
     pub(super) segment: AtomicU64,
     pub(super) spellings: Vec<u64>,
@@ -85,7 +85,7 @@ impl Entries {
             SeriesEntry {
                 labels,
                 used: AtomicU64::new(epoch),
-                told: AtomicU8::new(0),
+                recorded_type: AtomicU8::new(0),
                 segment: AtomicU64::new(segment),
                 spellings: Vec::new(),
             },

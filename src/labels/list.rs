@@ -59,7 +59,7 @@ impl Labels {
     pub fn listed(&self, series: SeriesId) -> Option<LabelsOfSeries> {
         let entries = self.entries.read();
         let entry = entries.by_id.get(&series.0)?;
-        let kind = MetricType::from_code(entry.told.load(Relaxed));
+        let kind = MetricType::from_code(entry.recorded_type.load(Relaxed));
         Some(LabelsOfSeries { series, labels: Arc::clone(&entry.labels), kind })
     }
 
@@ -105,7 +105,7 @@ impl Labels {
         let entries = self.entries.read();
         let found = ids.iter().filter_map(|id| {
             let entry = entries.by_id.get(id)?;
-            let kind = MetricType::from_code(entry.told.load(Relaxed));
+            let kind = MetricType::from_code(entry.recorded_type.load(Relaxed));
             Some(LabelsOfSeries { series: SeriesId(*id), labels: Arc::clone(&entry.labels), kind })
         });
         found.collect()

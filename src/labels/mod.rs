@@ -9,7 +9,7 @@
 //! - [`Labels::list`] lists series page by page (`list`).
 //! - [`Labels::compact`] takes from the series log what nobody needs any more (`compact`).
 //!
-//! - [`Labels::hear`] and [`Labels::untold`] find types of series that the journal does not hold yet (`types`).
+//! - [`Labels::observe_families`] and [`Labels::unrecorded_type`] find types of series that the journal does not hold yet (`types`).
 //!
 //! A series costs its label text once for the [`LabelSet`] and once per spelling it arrives in (a sender's encoding;
 //! at most [`SPELLINGS_MAX`]), and about 150 bytes for the maps.
@@ -64,8 +64,12 @@ struct Spelling {
 }
 
 impl Spelling {
-    fn new(encoded: &[u8], series: SeriesId, epoch: u64, told: u8) -> Spelling {
-        Spelling { encoded: encoded.into(), series, state: AtomicU64::new(epoch << 2 | u64::from(told & 3)) }
+    fn new(encoded: &[u8], series: SeriesId, epoch: u64, recorded_type: u8) -> Spelling {
+        Spelling {
+            encoded: encoded.into(),
+            series,
+            state: AtomicU64::new(epoch << 2 | u64::from(recorded_type & 3)),
+        }
     }
 
     /// Epoch of the last use.
@@ -81,8 +85,8 @@ impl Spelling {
     }
 
     fn record_type(&self, kind: MetricType) {
-        let told = |state: u64| Some(state & !3 | kind as u64);
-        self.state.fetch_update(Relaxed, Relaxed, told).expect("every state may be told");
+        let with_type = |state: u64| Some(state & !3 | kind as u64);
+        self.state.fetch_update(Relaxed, Relaxed, with_type).expect("every state has room for a type");
     }
 }
 
@@ -295,7 +299,7 @@ impl Labels {
         spellings.entry(hash).or_insert_with(|| {
             entry.spellings.push(hash);
             self.text_bytes.fetch_add(encoded.len(), Relaxed);
-            Spelling::new(encoded, series, epoch, entry.told.load(Relaxed))
+            Spelling::new(encoded, series, epoch, entry.recorded_type.load(Relaxed))
         });
     }
 

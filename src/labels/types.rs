@@ -2,8 +2,8 @@
 //! of each series the type that is in the journal.
 //!
 //! A family may be heard of before its series and after them. What is new is given to the caller, who writes it to the
-//! journal and comes back with [`Labels::told`]; what could not be written waits for the next request. Nothing of this
-//! is durable by itself: after a start [`Labels::told`] is called with what the journal holds, and families are heard of
+//! journal and comes back with [`Labels::record_types`]; what could not be written waits for the next request. Nothing of this
+//! is durable by itself: after a start [`Labels::record_types`] is called with what the journal holds, and families are heard of
 //! again, as senders repeat them every minute.
 //!
 //! Families are forgotten when there are too many and no known series bears their names.
@@ -53,7 +53,7 @@ impl Labels {
         }
         let fresh = entries.by_id.iter().filter_map(|(series, entry)| {
             let kind = *touched.get(entry.labels.name())?;
-            (entry.told.load(Relaxed) != kind as u8).then_some((*series, kind))
+            (entry.recorded_type.load(Relaxed) != kind as u8).then_some((*series, kind))
         });
         fresh.collect()
     }
@@ -141,11 +141,11 @@ impl Labels {
             families.of(entry.labels.name())
         };
         let kind = said.or_else(heard)?;
-        let told = entry.told.load(Relaxed);
-        if told == kind as u8 {
+        let recorded = entry.recorded_type.load(Relaxed);
+        if recorded == kind as u8 {
             return None;
         }
-        if told != 0 && !self.types.changes.lock().allow(entry.labels.name(), kind, epoch) {
+        if recorded != 0 && !self.types.changes.lock().allow(entry.labels.name(), kind, epoch) {
             self.metrics.limit("write.type_changes");
             return None;
         }
@@ -157,7 +157,7 @@ impl Labels {
         let entries = self.entries.read();
         for (series, kind) in types {
             let Some(entry) = entries.by_id.get(series) else { continue };
-            entry.told.store(*kind as u8, Relaxed);
+            entry.recorded_type.store(*kind as u8, Relaxed);
             for hash in &entry.spellings {
                 let spellings = self.stripe(*hash).read();
                 if let Some(spelling) = spellings.get(hash) {
@@ -168,7 +168,7 @@ impl Labels {
     }
 
     /// Gives back types that could not be written; whoever asks [`Labels::waiting`] next writes them.
-    pub fn not_told(&self, types: Vec<(u64, MetricType)>) {
+    pub fn defer_types(&self, types: Vec<(u64, MetricType)>) {
         // Of a series the newest type counts, and a body that is sent again and again adds nothing.
         let mut waiting = self.types.waiting.lock();
         waiting.extend(types);
@@ -274,8 +274,8 @@ mod tests {
         want.sort_unstable();
         assert_eq!(types, want);
         // It could not be written: it waits for the next request, once.
-        labels.not_told(types.clone());
-        labels.not_told(types.clone());
+        labels.defer_types(types.clone());
+        labels.defer_types(types.clone());
         let mut again = labels.waiting(1);
         again.sort_unstable();
         assert_eq!((again, labels.waiting(1)), (types.clone(), vec![]));

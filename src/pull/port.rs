@@ -19,7 +19,7 @@ pub trait SourceJournal: Send + Sync {
     /// If they cannot be taken now. None of them was taken then.
     fn append(&self, samples: Samples, source: &'static str) -> Result<DurableFuture, IntakeRefusal>;
 
-    /// As [`Log::append`], for what is no sample.
+    /// As [`SourceJournal::append`], for what is no sample.
     ///
     /// # Errors
     /// If it cannot be taken now.
@@ -38,22 +38,22 @@ pub trait SourceJournal: Send + Sync {
 /// Tells threads to end, and lets them wait for it.
 #[derive(Default)]
 pub struct StopSignal {
-    told: Mutex<bool>,
+    stopped: Mutex<bool>,
     changed: Condvar,
 }
 
 impl StopSignal {
-    /// Whoever waits goes on at once, and is told.
+    /// Ends every pause, now and later.
     pub fn signal(&self) {
-        *self.told.lock() = true;
+        *self.stopped.lock() = true;
         self.changed.notify_all();
     }
 
-    /// Waits for this time, or until told; `false` once told.
+    /// Waits for this time, or until the signal; `false` once it was given.
     pub fn pause(&self, time: Duration) -> bool {
-        let mut told = self.told.lock();
-        self.changed.wait_while_for(&mut told, |told| !*told, time);
-        !*told
+        let mut stopped = self.stopped.lock();
+        self.changed.wait_while_for(&mut stopped, |stopped| !*stopped, time);
+        !*stopped
     }
 }
 

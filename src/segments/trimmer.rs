@@ -17,8 +17,8 @@ pub struct SegmentTrimmer {
 #[derive(Debug)]
 struct TrimShared {
     folder: DiskFolder,
-    held: Mutex<ReaderHold>,
-    /// One removes at a time. Apart from `held`, so that the log's writer never waits for a disk access of another.
+    hold: Mutex<ReaderHold>,
+    /// One removes at a time. Apart from `hold`, so that the log's writer never waits for a disk access of another.
     removing: Mutex<()>,
 }
 
@@ -34,19 +34,19 @@ struct ReaderHold {
 
 impl SegmentTrimmer {
     pub(super) fn new(folder: DiskFolder, earlier: VecDeque<(u64, u64)>, current: u64) -> SegmentTrimmer {
-        let held = ReaderHold { bytes: earlier.iter().map(|(_, bytes)| bytes).sum(), earlier, current };
+        let hold = ReaderHold { bytes: earlier.iter().map(|(_, bytes)| bytes).sum(), earlier, current };
         SegmentTrimmer {
-            shared: Arc::new(TrimShared { folder, held: Mutex::new(held), removing: Mutex::new(()) }),
+            shared: Arc::new(TrimShared { folder, hold: Mutex::new(hold), removing: Mutex::new(()) }),
         }
     }
 
     /// The segment being written is full, and the next one is made.
     pub(super) fn rolled(&self, bytes: u64, next: u64) {
-        let mut held = self.holds();
-        let full = held.current;
-        held.earlier.push_back((full, bytes));
-        held.bytes += bytes;
-        held.current = next;
+        let mut hold = self.holds();
+        let full = hold.current;
+        hold.earlier.push_back((full, bytes));
+        hold.bytes += bytes;
+        hold.current = next;
     }
 
     /// Bytes of the segments before the one being written.
@@ -56,14 +56,14 @@ impl SegmentTrimmer {
 
     /// The oldest segment.
     pub fn first_segment(&self) -> u64 {
-        let held = self.holds();
-        held.earlier.front().map_or(held.current, |(first, _)| *first)
+        let hold = self.holds();
+        hold.earlier.front().map_or(hold.current, |(first, _)| *first)
     }
 
     /// All segments, rising; the last one is being written.
     pub fn segments(&self) -> Vec<u64> {
-        let held = self.holds();
-        held.earlier.iter().map(|(first, _)| *first).chain([held.current]).collect()
+        let hold = self.holds();
+        hold.earlier.iter().map(|(first, _)| *first).chain([hold.current]).collect()
     }
 
     /// Removes the segments that begin before `segment`, never the one being written; durable when it returns. Gives
@@ -87,14 +87,14 @@ impl SegmentTrimmer {
                 Ok(()) => {}
             }
             sync_dir(folder)?;
-            let mut held = self.holds();
-            held.earlier.pop_front();
-            held.bytes -= bytes;
+            let mut hold = self.holds();
+            hold.earlier.pop_front();
+            hold.bytes -= bytes;
             freed += bytes;
         }
     }
 
     fn holds(&self) -> MutexGuard<'_, ReaderHold> {
-        self.shared.held.lock()
+        self.shared.hold.lock()
     }
 }

@@ -54,7 +54,7 @@ pub struct Segments {
     /// Bytes of this segment that are durable.
     synced: u64,
     /// Bytes and records that [`Segments::rewind`] leaves.
-    kept: (u64, u64),
+    committed: (u64, u64),
     /// The end of a record of [`KIND_SYNCED`] behind which nothing was written yet.
     marked: u64,
     earlier: SegmentTrimmer,
@@ -145,7 +145,7 @@ impl Segments {
             written: end,
             buffer: Vec::new(),
             synced: end,
-            kept: (end, records),
+            committed: (end, records),
             marked: if marked { end } else { 0 },
             earlier,
             overhangs: false,
@@ -264,7 +264,7 @@ impl Segments {
     /// What is written so far stays, even if it is not synced yet: [`Segments::rewind`] goes back to here.
     pub fn keep(&mut self) {
         debug_assert!(self.buffer.is_empty(), "what is kept was written");
-        self.kept = (self.written, self.records);
+        self.committed = (self.written, self.records);
     }
 
     /// Undoes what was appended since the last sync or [`Segments::keep`], written or not, so that the log can go on.
@@ -274,7 +274,7 @@ impl Segments {
     pub fn rewind(&mut self) -> Result<(), SegmentsError> {
         self.check_usable()?;
         self.buffer.clear();
-        (self.written, self.records) = self.kept;
+        (self.written, self.records) = self.committed;
         self.overhangs = true;
         self.cut_overhang()
     }

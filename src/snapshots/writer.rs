@@ -25,13 +25,13 @@ pub fn is_ours(name: &str) -> bool {
 }
 
 /// How often is said that saves fail, while they do, and how long none fails before they do no more.
-const SAID_EVERY: Duration = Duration::from_hours(1);
+const LOG_EVERY: Duration = Duration::from_hours(1);
 const QUIET: Duration = Duration::from_mins(1);
 
 /// Saves that fail.
 #[derive(Clone, Copy)]
 struct FailedSaves {
-    said: Instant,
+    logged_at: Instant,
     last: Instant,
     /// So many since it was said.
     more: u64,
@@ -105,15 +105,15 @@ impl SnapshotWriter {
     fn failed(&self, save: SaveRequest, error: &SnapshotError) {
         // A folder that takes nothing fails every shard, some a second.
         let (now, before) = (Instant::now(), self.failing.get());
-        let mut failing = before.unwrap_or(FailedSaves { said: now, last: now, more: 0 });
+        let mut failing = before.unwrap_or(FailedSaves { logged_at: now, last: now, more: 0 });
         failing.last = now;
-        if before.is_none() || now.duration_since(failing.said) >= SAID_EVERY {
+        if before.is_none() || now.duration_since(failing.logged_at) >= LOG_EVERY {
             tracing::warn!(
                 "a snapshot of shard {} failed ({} others since this was said); each is made anew later, and logs are not trimmed meanwhile: {error}",
                 save.shard,
                 failing.more
             );
-            (failing.said, failing.more) = (now, 0);
+            (failing.logged_at, failing.more) = (now, 0);
         } else {
             failing.more += 1;
         }

@@ -114,7 +114,7 @@ pub struct CorrectionRow {
     /// End of the window.
     pub at_ms: i64,
     /// The answer.
-    pub told: Correction,
+    pub correction: Correction,
 }
 
 /// Samples that were not applied: one row of the store, or a sum over several.
@@ -312,7 +312,7 @@ impl RowRecord for CorrectionRow {
     ];
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
-        let Correction { revision, epoch, written_ms, count } = self.told;
+        let Correction { revision, epoch, written_ms, count } = self.correction;
         cells.extend([
             Cell::Window(self.window_ms),
             Cell::Time(self.at_ms),
@@ -532,8 +532,8 @@ mod tests {
         fits(&SeriesRow { kind: Some(MetricType::Gauge), ..(*window("up", 1).series).clone() });
         fits(&NameRow { name: "up".to_owned(), series: 2 });
         for epoch in [None, Some(1)] {
-            let told = Correction { revision: 1, epoch, written_ms: 5, count: 2 };
-            fits(&CorrectionRow { number: 1, window_ms: 1_000, at_ms: 2_000, told });
+            let correction = Correction { revision: 1, epoch, written_ms: 5, count: 2 };
+            fits(&CorrectionRow { number: 1, window_ms: 1_000, at_ms: 2_000, correction });
         }
         let shown = (Some(SeriesId(1)), Some("up".to_owned()), RejectGrouping::ALL);
         for (series, name, by) in

@@ -141,7 +141,7 @@ struct Comparison<'a> {
 
 /// A row that differs, and may only be older than what the server said.
 struct DoubtfulRow {
-    asked: RowToCheck,
+    candidate: RowToCheck,
     /// The newest looks at the server's samples, in order.
     looks: VecDeque<ServerSamples>,
     shortest_ms: i64,
@@ -165,24 +165,24 @@ impl Comparison<'_> {
     ) -> Result<(), VerifyError> {
         let Some(first) = rows.first() else { return Ok(()) };
         let name = first.row.series.name.clone();
-        let shortest_ms = rows.iter().map(|asked| asked.row.stats.window_ms).min().unwrap_or(0);
+        let shortest_ms = rows.iter().map(|candidate| candidate.row.stats.window_ms).min().unwrap_or(0);
         let mut last: Option<SeriesId> = None;
         let mut groups: BTreeMap<(i64, i64), Vec<RowToCheck>> = BTreeMap::new();
-        for asked in rows {
-            let stats = &asked.row.stats;
+        for candidate in rows {
+            let stats = &candidate.row.stats;
             self.report.series += u64::from(last.replace(stats.series) != Some(stats.series));
-            groups.entry((stats.window_ms, stats.at_ms)).or_default().push(asked);
+            groups.entry((stats.window_ms, stats.at_ms)).or_default().push(candidate);
         }
         for ((window_ms, at_ms), rows) in groups {
-            let series: Vec<&VerifyLabels> = rows.iter().map(|asked| &asked.labels).collect();
+            let series: Vec<&VerifyLabels> = rows.iter().map(|candidate| &candidate.labels).collect();
             // A name that was never learnt cannot be asked for.
             let found = match name.is_empty() {
                 true => Default::default(),
                 false => self.server.functions(&name, &series, window_ms, at_ms)?,
             };
-            for asked in rows {
-                let theirs = found.get(&asked.labels);
-                self.row(asked, theirs, shortest_ms, progress)?;
+            for candidate in rows {
+                let theirs = found.get(&candidate.labels);
+                self.row(candidate, theirs, shortest_ms, progress)?;
             }
             progress(&self.report);
         }
@@ -191,12 +191,12 @@ impl Comparison<'_> {
 
     fn row(
         &mut self,
-        asked: RowToCheck,
+        candidate: RowToCheck,
         theirs: Option<&judge::FunctionAnswers>,
         shortest_ms: i64,
         progress: &mut dyn FnMut(&VerifyReport),
     ) -> Result<(), VerifyError> {
-        let (row, stats) = (&asked.row, &asked.row.stats);
+        let (row, stats) = (&candidate.row, &candidate.row.stats);
         if let Some(theirs) = theirs {
             let apart = judge::distance(stats, theirs);
             if judge::within(&apart) {
@@ -208,10 +208,10 @@ impl Comparison<'_> {
             self.report.add(row, &RowVerdict::Absent, &judge::NONE);
             return Ok(());
         }
-        let raw = self.server.raw(&row.series.name, &asked.labels, stats.window_ms, stats.at_ms)?;
+        let raw = self.server.raw(&row.series.name, &candidate.labels, stats.window_ms, stats.at_ms)?;
         let (mut verdict, apart) = self.judge(row, theirs, &raw, shortest_ms)?;
         if verdict == RowVerdict::Absent
-            && self.server.derived(&row.series.name, &asked.labels, stats.window_ms, stats.at_ms)?
+            && self.server.derived(&row.series.name, &candidate.labels, stats.window_ms, stats.at_ms)?
         {
             verdict = RowVerdict::Derived;
         }
@@ -221,7 +221,7 @@ impl Comparison<'_> {
             }
             if self.doubting {
                 self.doubts.push(DoubtfulRow {
-                    asked,
+                    candidate,
                     looks: VecDeque::from([raw]),
                     shortest_ms,
                     verdict,
@@ -275,7 +275,7 @@ impl Comparison<'_> {
                     if Instant::now() < end { Some(self.judge_again(&mut doubt, end)?) } else { None };
                 match verdict {
                     None | Some(RowVerdict::Different(_)) => self.doubts.push(doubt),
-                    Some(verdict) => self.report.add(&doubt.asked.row, &verdict, &doubt.apart),
+                    Some(verdict) => self.report.add(&doubt.candidate.row, &verdict, &doubt.apart),
                 }
             }
             progress(&self.report);
@@ -283,7 +283,7 @@ impl Comparison<'_> {
         self.doubting = !self.rounds.is_over() && (all < DOUBTS_MAX || self.doubts.len() < all);
         for doubt in std::mem::take(&mut self.doubts) {
             self.report.different_at_once += u64::from(!doubt.read_again());
-            self.report.add(&doubt.asked.row, &doubt.verdict, &doubt.apart);
+            self.report.add(&doubt.candidate.row, &doubt.verdict, &doubt.apart);
         }
         Ok(())
     }
@@ -291,9 +291,9 @@ impl Comparison<'_> {
     /// The verdict on a row as it is now, by what the server said before and says now; moments between are tried until
     /// `end`.
     fn judge_again(&self, doubt: &mut DoubtfulRow, end: Instant) -> Result<RowVerdict, VerifyError> {
-        let stats = doubt.asked.row.stats;
-        if let Some(row) = self.again(&doubt.asked.row)? {
-            doubt.asked.row = row;
+        let stats = doubt.candidate.row.stats;
+        if let Some(row) = self.again(&doubt.candidate.row)? {
+            doubt.candidate.row = row;
         }
         let same = |verdict: &RowVerdict| {
             matches!(
@@ -303,17 +303,17 @@ impl Comparison<'_> {
         };
         // We are a few seconds behind: what the server said a moment ago, or had between two looks, is what we have now.
         for look in &doubt.looks {
-            let (before, apart) = self.judge(&doubt.asked.row, None, look, doubt.shortest_ms)?;
+            let (before, apart) = self.judge(&doubt.candidate.row, None, look, doubt.shortest_ms)?;
             if same(&before) {
                 doubt.apart = apart;
                 return Ok(RowVerdict::Settled);
             }
         }
-        let name = &doubt.asked.row.series.name;
-        let look = self.server.raw(name, &doubt.asked.labels, stats.window_ms, stats.at_ms)?;
-        let (now, apart) = self.judge(&doubt.asked.row, None, &look, doubt.shortest_ms)?;
+        let name = &doubt.candidate.row.series.name;
+        let look = self.server.raw(name, &doubt.candidate.labels, stats.window_ms, stats.at_ms)?;
+        let (now, apart) = self.judge(&doubt.candidate.row, None, &look, doubt.shortest_ms)?;
         doubt.looks.push_back(look);
-        let row = &doubt.asked.row.stats;
+        let row = &doubt.candidate.row.stats;
         let pairs = doubt.looks.iter().zip(doubt.looks.iter().skip(1));
         let between = pairs.into_iter().find_map(|(earlier, later)| judge::between(row, earlier, later, end));
         if doubt.looks.len() > LOOKS_MAX {

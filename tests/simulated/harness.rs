@@ -242,7 +242,7 @@ impl World {
         let clock = Arc::clone(&self.clock);
         let made = [("outbox", outbox.last_epoch()), ("sink", stored), ("newest snapshot", newest)];
         let config = journal::JournalOptions {
-            made: made.into_iter().filter_map(|(what, epoch)| Some((what, epoch?))).collect(),
+            derived: made.into_iter().filter_map(|(what, epoch)| Some((what, epoch?))).collect(),
             segment_bytes: self.rules.segment_bytes,
             clock: Arc::new(move || clock.load(SeqCst)),
             ..journal::JournalOptions::new(if self.rules.live { EpochMode::Live } else { EpochMode::File })

@@ -60,18 +60,18 @@ pub fn demo(mut config: Config, args: &cli::DemoArgs) -> anyhow::Result<ExitCode
     std::net::TcpListener::bind(config.listen).map(drop).with_context(|| {
         format!("binding {}; if a server runs there, choose another address with --listen", config.listen)
     })?;
-    let made = begin(&config, args, fresh)?;
+    let spec = begin(&config, args, fresh)?;
     let series_max = config.limits.series;
     ensure!(
-        made.series <= series_max,
+        spec.series <= series_max,
         "--series must be at most limits.series ({series_max}); got {}",
-        made.series
+        spec.series
     );
     let started = Instant::now();
     let progress = config.data_dir.join(pull::FOLDER).join(SOURCE);
     let sent_to_ms = read_progress(&progress);
-    let gap_ms = now_ms() - sent_to_ms.unwrap_or(made.start_ms);
-    if gap_ms > GAP_MS_MAX + if sent_to_ms.is_some() { 0 } else { made.history_ms() } {
+    let gap_ms = now_ms() - sent_to_ms.unwrap_or(spec.start_ms);
+    if gap_ms > GAP_MS_MAX + if sent_to_ms.is_some() { 0 } else { spec.history_ms() } {
         bail!(
             "the demo in {} lacks the last {}, and at most {} are made up for; begin anew with --fresh, or choose another directory with --data-dir",
             config.data_dir.display(),
@@ -81,12 +81,12 @@ pub fn demo(mut config: Config, args: &cli::DemoArgs) -> anyhow::Result<ExitCode
     }
     // A shorter time is no gap to the computation either.
     if gap_ms > config.idle_timeout_ms {
-        let (samples, rows) = history(&config, &made, &progress, sent_to_ms)?;
+        let (samples, rows) = history(&config, &spec, &progress, sent_to_ms)?;
         let (time, seconds) = (minutes(gap_ms), started.elapsed().as_secs_f64());
-        println!("{time} of {} series: {samples} samples, {rows} rows stored in {seconds:.1} s", made.series);
+        println!("{time} of {} series: {samples} samples, {rows} rows stored in {seconds:.1} s", spec.series);
     }
     let status = Arc::new(SourceStatus::within(SOURCE));
-    let guest = Guest { status: Arc::clone(&status), run: live(config.clone(), made, progress, status) };
+    let guest = Guest { status: Arc::clone(&status), run: live(config.clone(), spec, progress, status) };
     run::run(config, AcceptedRisks::default(), &[], Some(guest), Vec::new())
 }
 
@@ -102,7 +102,7 @@ fn begin(config: &Config, args: &cli::DemoArgs, fresh: DemoSpec) -> anyhow::Resu
         spec::remove(dir)?;
     }
     match DemoSpec::read(dir)? {
-        Some(made) => made.same(args).map(|()| made),
+        Some(spec) => spec.same(args).map(|()| spec),
         None => fresh.write(dir).map(|()| fresh),
     }
 }
@@ -111,7 +111,7 @@ fn begin(config: &Config, args: &cli::DemoArgs, fresh: DemoSpec) -> anyhow::Resu
 /// of rows.
 fn history(
     config: &Config,
-    made: &DemoSpec,
+    spec: &DemoSpec,
     progress: &Path,
     sent_to_ms: Option<i64>,
 ) -> anyhow::Result<(u64, u64)> {
@@ -124,10 +124,10 @@ fn history(
         Arc::clone(&stack.metrics),
         on_fatal,
     )?;
-    let from_ms = sent_to_ms.unwrap_or(made.start_ms - 1);
+    let from_ms = sent_to_ms.unwrap_or(spec.start_ms - 1);
     let mut shown = ProgressLine::new(Measure::Time((now_ms() - from_ms).max(0).unsigned_abs()));
     let mut feed =
-        DemoFeed::new(made.options(), from_ms, Arc::clone(&stack.labels), Arc::clone(&stack.metrics))?;
+        DemoFeed::new(spec.options(), from_ms, Arc::clone(&stack.labels), Arc::clone(&stack.metrics))?;
     let cut = EpochCut::new(stack.journal.clone(), config.idle_timeout_ms, true);
     let (mut at_ms, mut samples) = (from_ms, 0);
     loop {
@@ -135,7 +135,7 @@ fn history(
         if now_ms - at_ms < NEAR_MS {
             break;
         }
-        let (to_ms, taken) = epoch(&stack, &mut feed, at_ms.saturating_add(made.epoch_ms()).min(now_ms))?;
+        let (to_ms, taken) = epoch(&stack, &mut feed, at_ms.saturating_add(spec.epoch_ms()).min(now_ms))?;
         (at_ms, samples) = (to_ms, samples + taken);
         write_progress(progress, at_ms).with_context(|| format!("writing {}", progress.display()))?;
         cut.full(Some(at_ms))?;
@@ -175,11 +175,11 @@ fn epoch(stack: &Stack, feed: &mut DemoFeed, to_ms: i64) -> anyhow::Result<(i64,
 }
 
 /// Sends each sample when its time has come, until told to stop.
-fn live(config: Config, made: DemoSpec, progress: PathBuf, status: Arc<SourceStatus>) -> GuestRun {
+fn live(config: Config, spec: DemoSpec, progress: PathBuf, status: Arc<SourceStatus>) -> GuestRun {
     Box::new(move |parts, stop, listening| {
-        let sent_to_ms = read_progress(&progress).unwrap_or(made.start_ms - 1);
+        let sent_to_ms = read_progress(&progress).unwrap_or(spec.start_ms - 1);
         let (labels, metrics) = (Arc::clone(&parts.labels), Arc::clone(&parts.metrics));
-        let feed = match DemoFeed::new(made.options(), sent_to_ms, labels, metrics) {
+        let feed = match DemoFeed::new(spec.options(), sent_to_ms, labels, metrics) {
             Ok(feed) => feed,
             Err(error) => return tracing::error!("the demo cannot go on: {error}"),
         };
@@ -189,7 +189,7 @@ fn live(config: Config, made: DemoSpec, progress: PathBuf, status: Arc<SourceSta
                 return;
             }
         }
-        welcome(&config, &made, listening);
+        welcome(&config, &spec, listening);
         let sending = LivePhase { parts, stop, status: &status, progress: &progress };
         status.enter(SourceState::Sending);
         let state = sending.run(feed, sent_to_ms);
@@ -263,7 +263,7 @@ impl LivePhase<'_> {
 }
 
 /// Says what there is to see.
-fn welcome(config: &Config, made: &DemoSpec, listening: SocketAddr) {
+fn welcome(config: &Config, spec: &DemoSpec, listening: SocketAddr) {
     let url = format!("http://{}", reached(listening));
     // As it was called: it need not be on the path.
     let program = std::env::args().next().unwrap_or_else(|| "tidewatch".to_owned());
@@ -281,8 +281,8 @@ The demo runs: {} series, a live sample of each every {}.
 
 Ctrl-C ends it; the same command goes on where it was, and --fresh begins anew.
 ",
-        made.series,
-        duration(made.step_ms),
+        spec.series,
+        duration(spec.step_ms),
         config.data_dir.display(),
     );
 }

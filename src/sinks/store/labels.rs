@@ -23,13 +23,13 @@ pub(super) struct RowLabels {
     /// Series without labels that were not said yet.
     unlabelled: Cell<u64>,
     /// When it was said last.
-    said_ms: Cell<i64>,
+    warned_ms: Cell<i64>,
 }
 
 impl RowLabels {
     pub(super) fn new(labels: Arc<Labels>) -> RowLabels {
-        let (missing, unlabelled, said_ms) = (RefCell::default(), Cell::new(0), Cell::new(i64::MIN));
-        RowLabels { labels, missing, unlabelled, said_ms }
+        let (missing, unlabelled, warned_ms) = (RefCell::default(), Cell::new(0), Cell::new(i64::MIN));
+        RowLabels { labels, missing, unlabelled, warned_ms }
     }
 
     /// The labels of a series: from memory, or from the series log if its slot was freed meanwhile.
@@ -63,8 +63,8 @@ impl RowLabels {
     pub(super) fn count_unlabelled(&self, series: u64, now_ms: i64, metrics: &Metrics) {
         metrics.series_unlabelled.inc_by(series);
         self.unlabelled.update(|unsaid| unsaid + series);
-        if self.unlabelled.get() > 0 && now_ms.saturating_sub(self.said_ms.get()) >= WARN_EVERY_MS {
-            self.said_ms.set(now_ms);
+        if self.unlabelled.get() > 0 && now_ms.saturating_sub(self.warned_ms.get()) >= WARN_EVERY_MS {
+            self.warned_ms.set(now_ms);
             tracing::warn!(
                 "{} series got rows and have no labels in the store: the series log does not know them",
                 self.unlabelled.take()

@@ -126,8 +126,8 @@ impl Sink for StoreSink {
 /// Says now and then that the store's own log is too large.
 #[derive(Default)]
 struct LogWarning {
-    /// When it was said last.
-    said: Option<Duration>,
+    /// When the last warning was logged, by the monotonic clock.
+    warned_at: Option<Duration>,
     /// How often the log was emptied by force.
     emptied: u64,
 }
@@ -139,8 +139,10 @@ impl LogWarning {
         if std::mem::replace(&mut self.emptied, emptied) < emptied {
             metrics.limit("store.log_bytes");
         }
-        if bytes > LOG_BYTES_WARN && self.said.is_none_or(|last| now.saturating_sub(last) >= LOG_SAY_EVERY) {
-            self.said = Some(now);
+        if bytes > LOG_BYTES_WARN
+            && self.warned_at.is_none_or(|last| now.saturating_sub(last) >= LOG_SAY_EVERY)
+        {
+            self.warned_at = Some(now);
             tracing::warn!(
                 "the store's log has {bytes} bytes, and grows until who reads in it is done: an export that stands still, \
                  or another program"

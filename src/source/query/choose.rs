@@ -42,16 +42,16 @@ struct SeriesSighting {
 pub struct Chooser {
     select: Vec<SelectConfig>,
     classify: Classify,
-    seen: HashMap<u64, SeriesSighting>,
+    sightings: HashMap<u64, SeriesSighting>,
     /// Of each entry: series taken.
-    taken: Vec<usize>,
+    taken_by_entry: Vec<usize>,
 }
 
 impl Chooser {
     /// A chooser over the entries of `select`.
     pub fn new(select: Vec<SelectConfig>, classify: Classify) -> Chooser {
-        let taken = vec![0; select.len()];
-        Chooser { select, classify, seen: HashMap::new(), taken }
+        let taken_by_entry = vec![0; select.len()];
+        Chooser { select, classify, sightings: HashMap::new(), taken_by_entry }
     }
 
     /// Whether any entry leaves anything out, so that a survey is worth its questions.
@@ -61,8 +61,9 @@ impl Chooser {
 
     /// Series left out now: constant ones, and those beyond the sample.
     pub fn left_out(&self) -> (usize, usize) {
-        let count =
-            |wanted: fn(SeriesChoice) -> bool| self.seen.values().filter(|seen| wanted(seen.state)).count();
+        let count = |wanted: fn(SeriesChoice) -> bool| {
+            self.sightings.values().filter(|seen| wanted(seen.state)).count()
+        };
         (
             count(|state| matches!(state, SeriesChoice::Constant(_))),
             count(|state| state == SeriesChoice::Waiting),
@@ -72,12 +73,12 @@ impl Chooser {
     /// Takes note of samples in the survey.
     pub fn survey(&mut self, id: u64, labels: &[(&str, &str)], known: bool, samples: &[(i64, f64)]) {
         let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return };
-        if !self.seen.contains_key(&id) {
+        if !self.sightings.contains_key(&id) {
             let Some(entry) = self.entry(labels) else { return };
             let state = SeriesChoice::Constant(first.1.to_bits());
-            self.seen.insert(id, SeriesSighting { entry, state, known, last_ms: last.0 });
+            self.sightings.insert(id, SeriesSighting { entry, state, known, last_ms: last.0 });
         }
-        if let Some(seen) = self.seen.get_mut(&id) {
+        if let Some(seen) = self.sightings.get_mut(&id) {
             seen.last_ms = last.0;
             if let SeriesChoice::Constant(bits) = seen.state
                 && samples.iter().any(|(_, value)| value.to_bits() != bits)
@@ -89,7 +90,7 @@ impl Chooser {
 
     /// Ends the survey: what was seen is taken or left out.
     pub fn decide(&mut self) {
-        for seen in self.seen.values_mut() {
+        for seen in self.sightings.values_mut() {
             if seen.known || !self.select[seen.entry].drop_constant {
                 seen.state = SeriesChoice::Waiting;
             }
@@ -106,14 +107,14 @@ impl Chooser {
         samples: &'a [(i64, f64)],
     ) -> &'a [(i64, f64)] {
         let (Some(first), Some(last)) = (samples.first(), samples.last()) else { return &[] };
-        if !self.seen.contains_key(&id) {
+        if !self.sightings.contains_key(&id) {
             let Some(entry) = self.entry(labels) else { return samples };
             let constant = self.select[entry].drop_constant && !known;
             let state =
                 if constant { SeriesChoice::Constant(first.1.to_bits()) } else { SeriesChoice::Waiting };
-            self.seen.insert(id, SeriesSighting { entry, state, known, last_ms: last.0 });
+            self.sightings.insert(id, SeriesSighting { entry, state, known, last_ms: last.0 });
         }
-        let Some(seen) = self.seen.get_mut(&id) else { return samples };
+        let Some(seen) = self.sightings.get_mut(&id) else { return samples };
         seen.last_ms = last.0;
         let begin = match seen.state {
             SeriesChoice::Taken => return samples,
@@ -131,14 +132,14 @@ impl Chooser {
             return &[];
         }
         seen.state = SeriesChoice::Taken;
-        self.taken[seen.entry] += 1;
+        self.taken_by_entry[seen.entry] += 1;
         &samples[begin..]
     }
 
     /// Ends a span: forgets what was long silent, and gives free places to those that wait.
     pub fn end_span(&mut self, to_ms: i64) {
-        let taken = &mut self.taken;
-        self.seen.retain(|_, seen| {
+        let taken = &mut self.taken_by_entry;
+        self.sightings.retain(|_, seen| {
             let stays = seen.last_ms > to_ms - FORGET_MS;
             if !stays && seen.state == SeriesChoice::Taken {
                 taken[seen.entry] -= 1;
@@ -151,18 +152,18 @@ impl Chooser {
     fn bootstrap_places(&mut self) {
         let mut waiting: Vec<(bool, u64)> = Vec::new();
         waiting.extend(
-            self.seen
+            self.sightings
                 .iter()
                 .filter(|(_, seen)| seen.state == SeriesChoice::Waiting)
                 .map(|(id, seen)| (!seen.known, *id)),
         );
         waiting.sort_unstable();
         for (_, id) in waiting {
-            let Some(seen) = self.seen.get_mut(&id) else { continue };
+            let Some(seen) = self.sightings.get_mut(&id) else { continue };
             let places = self.select[seen.entry].sample;
-            if places == 0 || self.taken[seen.entry] < places {
+            if places == 0 || self.taken_by_entry[seen.entry] < places {
                 seen.state = SeriesChoice::Taken;
-                self.taken[seen.entry] += 1;
+                self.taken_by_entry[seen.entry] += 1;
             }
         }
     }

@@ -470,7 +470,7 @@ impl TypesInFlight {
 impl Drop for TypesInFlight {
     fn drop(&mut self) {
         if !self.types.is_empty() {
-            self.labels.not_told(std::mem::take(&mut self.types));
+            self.labels.defer_types(std::mem::take(&mut self.types));
         }
     }
 }

@@ -66,7 +66,7 @@ pub fn decode(
         refs: Vec::new(),
         histograms: Vec::new(),
         derived_key: Vec::new(),
-        said: Vec::new(),
+        declared_types: Vec::new(),
         alone: Vec::new(),
         missed: Vec::new(),
         misses: Vec::new(),
@@ -248,7 +248,7 @@ struct Walk2<'a, 'o> {
     /// A buffer for the look-up keys of derived series.
     derived_key: Vec<u8>,
     /// Types said of known series whose spelling does not tell that the journal holds them.
-    said: Vec<(u64, MetricType)>,
+    declared_types: Vec<(u64, MetricType)>,
     /// Types said of names that no known series with these labels bears.
     alone: Vec<(&'a str, TypeFamily)>,
     /// The label references of all series in `misses`.
@@ -338,7 +338,7 @@ impl<'a> Walk2<'a, '_> {
         let epoch = if sampled { self.epoch } else { 0 };
         let (series, told) = self.labels.find_recorded(&self.texts.key, epoch, said)?;
         if let (false, Some(said)) = (told, said) {
-            self.said.push((series.0, said));
+            self.declared_types.push((series.0, said));
         }
         Some(series.0)
     }
@@ -363,7 +363,7 @@ impl<'a> Walk2<'a, '_> {
     fn observe_type(&mut self) {
         let types = &mut self.decoded.decoded.types;
         let (labels, epoch) = (self.labels, self.epoch);
-        let said = self.said.drain(..);
+        let said = self.declared_types.drain(..);
         types.extend(
             said.filter(|(series, kind)| labels.unrecorded_type(*series, Some(*kind), epoch).is_some()),
         );
@@ -383,7 +383,7 @@ impl<'a> Walk2<'a, '_> {
         }
         histogram::name(range, found.map_or([0; 2], |(series, _)| series), self.out);
         if let (Some((series, false)), Some(said)) = (found, said) {
-            self.said.extend(series.map(|series| (series, said)));
+            self.declared_types.extend(series.map(|series| (series, said)));
         }
         found.is_some()
     }

@@ -30,27 +30,27 @@ pub struct Utf16<R> {
     source: R,
     order: ByteOrder,
     /// Bytes read that are no whole character yet.
-    held: Vec<u8>,
+    undecoded: Vec<u8>,
     text: Vec<u8>,
-    given: usize,
+    handed_out: usize,
     ended: bool,
 }
 
 impl<R: Read> Utf16<R> {
     /// Reads nothing yet.
     pub fn new(source: R, order: ByteOrder) -> Utf16<R> {
-        Utf16 { source, order, held: Vec::new(), text: Vec::new(), given: 0, ended: false }
+        Utf16 { source, order, undecoded: Vec::new(), text: Vec::new(), handed_out: 0, ended: false }
     }
 
     /// Reads on, until there is text or the end.
     fn fill(&mut self) -> io::Result<()> {
         self.text.clear();
-        self.given = 0;
+        self.handed_out = 0;
         while self.text.is_empty() && !self.ended {
-            let begin = self.held.len();
-            self.held.resize(begin + CHUNK_BYTES, 0);
-            let read = self.source.read(&mut self.held[begin..]);
-            self.held.truncate(begin + *read.as_ref().unwrap_or(&0));
+            let begin = self.undecoded.len();
+            self.undecoded.resize(begin + CHUNK_BYTES, 0);
+            let read = self.source.read(&mut self.undecoded[begin..]);
+            self.undecoded.truncate(begin + *read.as_ref().unwrap_or(&0));
             match read {
                 Ok(n) => self.ended = n == 0,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -63,7 +63,7 @@ impl<R: Read> Utf16<R> {
 
     /// Makes text of what is held, but for the begin of a character that is not whole.
     fn take(&mut self) {
-        let (pairs, _) = self.held.as_chunks::<2>();
+        let (pairs, _) = self.undecoded.as_chunks::<2>();
         let mut units: Vec<u16> = match self.order {
             ByteOrder::Little => pairs.iter().map(|pair| u16::from_le_bytes(*pair)).collect(),
             ByteOrder::Big => pairs.iter().map(|pair| u16::from_be_bytes(*pair)).collect(),
@@ -72,7 +72,7 @@ impl<R: Read> Utf16<R> {
         if high && !self.ended {
             units.pop();
         }
-        self.held.drain(..2 * units.len());
+        self.undecoded.drain(..2 * units.len());
         for read in char::decode_utf16(units) {
             match read {
                 Ok(c) => self.text.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes()),
@@ -88,14 +88,14 @@ impl<R: Read> Utf16<R> {
 
 impl<R: Read> Read for Utf16<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.given == self.text.len() {
+        if self.handed_out == self.text.len() {
             self.fill()?;
         }
-        let n = buffer.len().min(self.text.len() - self.given);
-        buffer[..n].copy_from_slice(&self.text[self.given..self.given + n]);
-        self.given += n;
-        if n == 0 && !buffer.is_empty() && !self.held.is_empty() {
-            self.held.clear();
+        let n = buffer.len().min(self.text.len() - self.handed_out);
+        buffer[..n].copy_from_slice(&self.text[self.handed_out..self.handed_out + n]);
+        self.handed_out += n;
+        if n == 0 && !buffer.is_empty() && !self.undecoded.is_empty() {
+            self.undecoded.clear();
             let why = "it is cut off: it is UTF-16 and ends within a character";
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
         }

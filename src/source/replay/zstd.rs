@@ -28,7 +28,7 @@ pub struct Zstd<R> {
     source: R,
     decoder: FrameDecoder,
     /// Bytes given out of the frame at hand; none between frames.
-    given: Option<u64>,
+    frame_bytes: Option<u64>,
     frames: u64,
     /// What went wrong in the frame at hand, until all that came before is given out.
     damage: Option<io::Error>,
@@ -40,7 +40,7 @@ impl<R: BufRead> Zstd<R> {
     pub fn new(source: R, ignored: IgnoredBytes) -> Zstd<R> {
         let mut decoder = FrameDecoder::new();
         decoder.set_max_window_size(WINDOW_BYTES_MAX);
-        Zstd { source, decoder, given: None, frames: 0, damage: None, ignored }
+        Zstd { source, decoder, frame_bytes: None, frames: 0, damage: None, ignored }
     }
 
     /// Begins the next frame; false at the end of the input.
@@ -58,7 +58,7 @@ impl<R: BufRead> Zstd<R> {
         }
         self.frames += 1;
         match self.decoder.init(begin.as_slice().chain(&mut self.source)) {
-            Ok(()) => self.given = Some(0),
+            Ok(()) => self.frame_bytes = Some(0),
             Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame {
                 length, ..
             })) => {
@@ -77,13 +77,13 @@ impl<R: BufRead> Zstd<R> {
         self.damage = Some(error);
         if self.decoder.decode_blocks(&END[..], BlockDecodingStrategy::UptoBlocks(1)).is_err() {
             // Then nothing more can be given out.
-            self.given = None;
+            self.frame_bytes = None;
         }
     }
 
     /// Holds what was given out against what the frame says of itself.
     fn end(&mut self, given: u64) -> io::Result<()> {
-        self.given = None;
+        self.frame_bytes = None;
         // 0 stands for a length that is not told.
         let length = self.decoder.content_size();
         if length != 0 && length != given {
@@ -102,7 +102,7 @@ impl<R: BufRead> Read for Zstd<R> {
             return Ok(0);
         }
         loop {
-            let Some(given) = self.given else {
+            let Some(given) = self.frame_bytes else {
                 if let Some(error) = self.damage.take() {
                     return Err(error);
                 }
@@ -113,11 +113,11 @@ impl<R: BufRead> Read for Zstd<R> {
             };
             if self.decoder.can_collect() > 0 {
                 let n = self.decoder.read(buffer)?;
-                self.given = Some(given + n as u64);
+                self.frame_bytes = Some(given + n as u64);
                 return Ok(n);
             }
             if self.damage.is_some() {
-                self.given = None;
+                self.frame_bytes = None;
                 continue;
             }
             if self.decoder.is_finished() {

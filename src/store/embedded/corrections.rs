@@ -185,8 +185,9 @@ pub fn page(view: &View<'_>, query: &CorrectionQuery) -> Result<Page<CorrectionR
     let mut statement = view.conn().prepare_cached(&sql).map_err(fail)?;
     let rows = statement.query_map(params_from_iter(values), |row| {
         let epoch = row.get::<_, Option<i64>>(4)?.map(|_| unsigned(row, 4)).transpose()?;
-        let told = Correction { revision: row.get(3)?, epoch, written_ms: row.get(5)?, count: row.get(6)? };
-        Ok(CorrectionRow { number: row.get(0)?, window_ms: row.get(1)?, at_ms: row.get(2)?, told })
+        let correction =
+            Correction { revision: row.get(3)?, epoch, written_ms: row.get(5)?, count: row.get(6)? };
+        Ok(CorrectionRow { number: row.get(0)?, window_ms: row.get(1)?, at_ms: row.get(2)?, correction })
     });
     let mut rows: Vec<_> = rows.map_err(fail)?.collect::<Result<_, _>>().map_err(fail)?;
     let more = rows.len() > query.limit;

@@ -13,8 +13,8 @@ use crate::store::record::Rfc3339;
 /// The word in metrics for rows that are computed again from the journal.
 pub(super) const ROW: &str = "row";
 
-/// How often a mismatch is told in words; each is counted.
-pub(super) const TOLD_EVERY: Duration = Duration::from_secs(60);
+/// How often a mismatch is logged; each is counted.
+pub(super) const WARN_EVERY: Duration = Duration::from_secs(60);
 
 /// What the audit needs of the running server.
 #[derive(Clone)]

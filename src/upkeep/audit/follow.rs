@@ -25,7 +25,7 @@ use tidewatch_dataflows::sample::{Control, EpochEnd, SeriesId};
 use tidewatch_dataflows::settings::{Settings, duration};
 use tidewatch_dataflows::shard::RawSamples;
 
-use super::deps::{AuditDeps, ROW, TOLD_EVERY, time_in_words};
+use super::deps::{AuditDeps, ROW, WARN_EVERY, time_in_words};
 use super::followed::{AdmitRules, FollowedSeries, SkipReason};
 use super::judge::{RowDifference, differences};
 use super::state::{self, AuditState};
@@ -108,7 +108,7 @@ pub struct Follower {
     turn: usize,
     chosen: Instant,
     written: Instant,
-    told: Option<Instant>,
+    warned_at: Option<Instant>,
     warned: Option<Instant>,
 }
 
@@ -136,7 +136,7 @@ impl Follower {
             turn: 0,
             chosen: Instant::now(),
             written: Instant::now(),
-            told: None,
+            warned_at: None,
             warned: None,
         };
         if !accept_loss {
@@ -390,7 +390,7 @@ impl Follower {
     /// The logs cannot be read on where it is.
     fn give_up(&mut self, why: &FollowError) {
         self.skip(SkipReason::Journal, self.followed.len() as u64);
-        if self.warned.is_none_or(|warned| warned.elapsed() >= TOLD_EVERY) {
+        if self.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) {
             self.warned = Some(Instant::now());
             tracing::warn!("audit: {}", given_up(self.followed.len(), why));
         }
@@ -413,8 +413,8 @@ impl Follower {
         let found = differences(row, &samples);
         let Some(first) = found.first() else { return };
         self.deps.metrics.audit_mismatches.get_or_create(&label).inc_by(found.len() as u64);
-        if self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
-            self.told = Some(Instant::now());
+        if self.warned_at.is_none_or(|last| last.elapsed() >= WARN_EVERY) {
+            self.warned_at = Some(Instant::now());
             let labels = self.deps.labels.get(row.series).map(|labels| format!(" {labels:?}"));
             let (labels, words) = (labels.unwrap_or_default(), in_words(row, epoch, &samples, first));
             tracing::error!(
@@ -442,7 +442,7 @@ impl Follower {
             Ok(()) => {
                 self.deps.metrics.audit_epoch.set(i64::try_from(kept.epoch).unwrap_or(i64::MAX));
             }
-            Err(error) if self.warned.is_none_or(|warned| warned.elapsed() >= TOLD_EVERY) => {
+            Err(error) if self.warned.is_none_or(|warned| warned.elapsed() >= WARN_EVERY) => {
                 self.warned = Some(Instant::now());
                 tracing::warn!("audit: what is followed cannot be kept for a restart: {error}");
             }

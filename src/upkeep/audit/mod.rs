@@ -26,7 +26,7 @@ use crate::engine::AskError;
 use crate::metrics::{self, Metrics};
 
 pub use self::deps::AuditDeps;
-use self::deps::{ROW, TOLD_EVERY, time_in_words};
+use self::deps::{ROW, WARN_EVERY, time_in_words};
 use self::follow::Follower;
 use self::followed::SkipReason;
 
@@ -61,7 +61,7 @@ impl Audit {
             return Ok(None);
         }
         let run =
-            AuditRun { deps: deps.clone(), random: fastrand::Rng::new(), again: Vec::new(), told: None };
+            AuditRun { deps: deps.clone(), random: fastrand::Rng::new(), again: Vec::new(), warned_at: None };
         let follower = Follower::new(config, accept_loss, deps);
         let ((stop, stopped), (stop_following, followed)) = (channel(), channel());
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -86,7 +86,7 @@ struct AuditRun {
     /// Tried once, between two epochs.
     again: Vec<SeriesId>,
     /// When a mismatch was last told.
-    told: Option<Instant>,
+    warned_at: Option<Instant>,
 }
 
 impl AuditRun {
@@ -137,8 +137,8 @@ impl AuditRun {
             metrics.audit_mismatches.get_or_create(&label).inc_by(checked.wrong[what as usize]);
         }
         let Some(first) = checked.mismatches.first() else { return };
-        if self.told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
-            self.told = Some(Instant::now());
+        if self.warned_at.is_none_or(|last| last.elapsed() >= WARN_EVERY) {
+            self.warned_at = Some(Instant::now());
             let labels = self.deps.labels.get(series).map(|labels| format!(" {labels:?}"));
             let more = checked.wrong.iter().sum::<u64>() - 1;
             let (labels, words) = (labels.unwrap_or_default(), in_words(first));

@@ -38,7 +38,7 @@ pub(super) struct Connections {
     proxy: Option<Proxy>,
     tls: Option<TlsConfig>,
     /// The client, and the files it was made from.
-    made: Mutex<Option<(Option<TlsFiles>, Client)>>,
+    cached: Mutex<Option<(Option<TlsFiles>, Client)>>,
 }
 
 impl Connections {
@@ -57,8 +57,8 @@ impl Connections {
             _ => (url.base().to_owned(), None, None),
         };
         let runtime = runtime().map_err(|error| format!("the thread for HTTP cannot be started: {error}"))?;
-        let made = Mutex::default();
-        let connections = Connections { runtime, base, host, place, proxy, tls, made };
+        let cached = Mutex::default();
+        let connections = Connections { runtime, base, host, place, proxy, tls, cached };
         connections.client().map_err(|error| error.to_string())?;
         Ok(connections)
     }
@@ -84,14 +84,14 @@ impl Connections {
     /// A file that cannot be read or does not hold what it should, named.
     pub(super) fn client(&self) -> Result<Client, TlsError> {
         let files = self.tls.as_ref().map(TlsFiles::read).transpose()?;
-        let mut made = self.made.lock();
-        if let Some((of, client)) = &*made
+        let mut cached = self.cached.lock();
+        if let Some((of, client)) = &*cached
             && *of == files
         {
             return Ok(client.clone());
         }
         let client = self.build(files.as_ref())?;
-        *made = Some((files, client.clone()));
+        *cached = Some((files, client.clone()));
         Ok(client)
     }
 
