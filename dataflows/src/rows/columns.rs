@@ -521,7 +521,11 @@ mod tests {
             let row = lags(&values);
             assert_eq!(Lags::get(&bytes_of(&row)), Ok(row.clone()), "{values:?}");
             let mut all = Vec::new();
-            row.values(|value| Ok::<(), ()>(all.push(value))).unwrap();
+            row.values(|value| {
+                all.push(value);
+                Ok::<(), ()>(())
+            })
+            .unwrap();
             let types: Vec<FieldType> = Lags::FIELDS.iter().map(|field| field.of).collect();
             let (mut given, mut asked) = (all.into_iter(), Vec::new());
             let again = Lags::from_values(

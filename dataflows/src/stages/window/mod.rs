@@ -34,7 +34,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use self::panes::{BuildProgress, Layout, NumberedPane, PaneCopy, PaneSpan, PaneStore, WindowPlan};
+use self::panes::{BuildProgress, Layout, OpenPane, PaneCopy, PaneSpan, PaneStore, WindowPlan};
 use self::prefill::PrefillKeys;
 use self::reconfigure::{AddedWindow, BaseLimit};
 pub use self::stage::SPEC;
@@ -106,8 +106,8 @@ impl SeriesHead {
 
     /// The open pane, if one is.
     #[inline]
-    fn open_pane(&self, base_ms: i64) -> Option<NumberedPane> {
-        (self.pane_end != NEVER).then(|| (self.pane_end / base_ms, self.pane))
+    fn open_pane(&self, base_ms: i64) -> Option<OpenPane<'_>> {
+        (self.pane_end != NEVER).then(|| (self.pane_end / base_ms, &self.pane))
     }
 
     /// Writes the open pane into the record, if it is not there as it is.
@@ -369,36 +369,29 @@ impl Windows {
         if at <= head.pane_end || head.pane_end == NEVER {
             return;
         }
-        let record = self.panes.of(slot);
-        let mut read = record.approach(&self.panes.base, head.pane_end / self.panes.base.pane_ms);
-        for (plan, marks) in self.plans.iter().zip(&self.marks[slot as usize * self.plans.len()..]) {
+        let marks = &self.marks[slot as usize * self.plans.len()..];
+        let windows = self.plans.iter().zip(marks).map(|(plan, marks)| {
             let key = marks.closed.saturating_add(plan.hop_ms);
-            if at > key {
-                // Where the tail begins.
-                read ^= record.approach(&plan.ring, *plan.numbers(key).start());
-            }
-        }
-        std::hint::black_box(read);
+            (plan, (at > key).then_some(key))
+        });
+        self.panes.approach(slot, head.pane_end / self.panes.base.pane_ms, windows);
     }
 
     /// Opens the base pane of a sample that is newer than all before it: the one the newest sample is in, or the next.
     fn open_pane(&mut self, slot: u32, at: i64) {
         self.store_pane(slot);
         self.leave_panes(slot, at);
-        let number = pane_of(at, self.panes.base.pane_ms);
-        let head = &mut self.heads[slot as usize];
-        let (newest, open) = (head.newest, head.open_pane(self.panes.base.pane_ms));
-        let goes_on = newest != NEVER && pane_of(newest, self.panes.base.pane_ms) == number;
-        head.pane = match goes_on {
-            true => self.panes.of(slot).pane(&self.panes.base, number),
-            false => Moments::EMPTY,
-        };
-        head.pane.tag = number as u32;
-        head.pane_end = number * self.panes.base.pane_ms;
-        let mut panes = self.panes.series(slot, open);
+        let (base, head) = (self.panes.base, &self.heads[slot as usize]);
+        let (number, newest) = (pane_of(at, base.pane_ms), head.newest);
+        let mut panes = self.panes.series(slot, head.open_pane(base.pane_ms));
         for (plan, marks) in self.plans.iter().zip(&mut self.marks[slot as usize * self.plans.len()..]) {
             panes.close_base(plan, &mut marks.built, (at, newest));
         }
+        let goes_on = newest != NEVER && pane_of(newest, base.pane_ms) == number;
+        let head = &mut self.heads[slot as usize];
+        head.pane = if goes_on { self.panes.of(slot).pane(&base, number) } else { Moments::EMPTY };
+        head.pane.tag = number as u32;
+        head.pane_end = number * base.pane_ms;
     }
 
     /// Writes the open pane into the record, so that the record holds every sample.
@@ -411,7 +404,7 @@ impl Windows {
     fn copy_panes(&self, slot: u32) -> PaneCopy {
         let (mut copy, head) = (self.panes.copy(slot), &self.heads[slot as usize]);
         if let Some((number, pane)) = head.open_pane(self.panes.base.pane_ms).filter(|_| !head.stored) {
-            copy.record.set_pane(&self.panes.base, number, &pane);
+            copy.record.set_pane(&self.panes.base, number, pane);
         }
         copy
     }
@@ -511,7 +504,7 @@ impl Windows {
         if withheld || at <= young.mute_to {
             return None;
         }
-        let moments = panes.combine(plan, &mut marks.built, floor, (at, built));
+        let moments = panes.combine(plan, &mut marks.built, floor, (at, built.as_ref()));
         (!moments.is_empty()).then_some(moments)
     }
 

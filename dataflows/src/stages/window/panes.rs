@@ -68,7 +68,7 @@ impl Tails {
         let bits = 63 - panes.leading_zeros();
         let (near, far, group) = (bits / 4, bits.div_ceil(2), *partials);
         *partials += (1 << (far - near)) - 1;
-        Tails { area: shape.add((panes + (1 << far) - 1) >> far), far, near, group }
+        Tails { area: shape.add_tails((panes + (1 << far) - 1) >> far), far, near, group }
     }
 
     /// The partial fold that is the tail from this offset on, which is a multiple of `near` but not of `far`.
@@ -85,12 +85,14 @@ impl Layout {
         let shared =
             settings.windows.iter().filter(|w| w.hop_ms == base_ms).map(|w| settings.ring_panes(*w)).max();
         let mut shape = RecordShape::default();
-        let mut ring = |length, pane_ms| Ring { area: shape.add(length), length, pane_ms };
-        let base = ring(settings.base_panes().max(shared.unwrap_or(0)), base_ms);
+        let base = shape.add_ring(settings.base_panes().max(shared.unwrap_or(0)), base_ms);
         let rings: Vec<Ring> = settings
             .windows
             .iter()
-            .map(|w| if w.hop_ms == base_ms { base } else { ring(settings.ring_panes(*w), w.hop_ms) })
+            .map(|w| match w.hop_ms == base_ms {
+                true => base,
+                false => shape.add_ring(settings.ring_panes(*w), w.hop_ms),
+            })
             .collect();
         let mut partials = 0;
         let plan = |(w, ring): (&Window, Ring)| {
@@ -230,6 +232,8 @@ impl BuildProgress {
 
 /// A pane with its number.
 pub type NumberedPane = (i64, Moments);
+/// The pane that is open, with its number.
+pub type OpenPane<'a> = (i64, &'a Moments);
 
 /// What limits the panes of one window of one series.
 #[derive(Clone, Copy, Debug)]
@@ -249,7 +253,7 @@ pub struct SeriesPanes<'a> {
     /// The ring of base panes.
     pub base: Ring,
     /// The base pane that is open, with its number. The record holds it as well.
-    pub open: Option<NumberedPane>,
+    pub open: Option<OpenPane<'a>>,
 }
 
 impl SeriesPanes<'_> {
@@ -269,7 +273,7 @@ impl SeriesPanes<'_> {
             let end = pane_of(at_ms, plan.hop_ms) * plan.hop_ms;
             built.part_end = if newest_ms <= end - plan.hop_ms { end } else { NEVER };
             *part = Moments::EMPTY.to_words();
-        } else if let Some((_, pane)) = &self.open {
+        } else if let Some((_, pane)) = self.open {
             *part = Moments::from_words(part).then(pane).to_words();
         } else {
             built.part_end = NEVER;
@@ -307,7 +311,7 @@ impl SeriesPanes<'_> {
             }
             let all = match self.open {
                 Some((open, pane)) if built.part_end == number * plan.hop_ms && open >= first => {
-                    let all = Moments::from_words(&self.partials[plan.part]).then(&pane);
+                    let all = Moments::from_words(&self.partials[plan.part]).then(pane);
                     Moments { tag: number as u32, ..all }
                 }
                 _ => folded(self.record, &self.base, first, plan.parts, number),
@@ -332,9 +336,12 @@ impl SeriesPanes<'_> {
         plan: &WindowPlan,
         built: &mut BuildProgress,
         floor: i64,
-        (at_ms, at_hand): (i64, Option<NumberedPane>),
+        (at_ms, built_pane): (i64, Option<&NumberedPane>),
     ) -> Moments {
-        let at_hand = if plan.parts == 1 { self.open } else { at_hand };
+        let at_hand = match plan.parts {
+            1 => self.open,
+            _ => built_pane.map(|(number, pane)| (*number, pane)),
+        };
         // Nearly always the key after the one before: then nothing is divided.
         let next = built.head_pane.saturating_add(1);
         let last = if next.saturating_mul(plan.hop_ms) == at_ms { next } else { at_ms / plan.hop_ms };
@@ -348,7 +355,7 @@ impl SeriesPanes<'_> {
         };
         match at_hand {
             Some((number, pane)) if from == last && number == last && number > floor => {
-                head = head.then(&pane);
+                head = head.then(pane);
             }
             _ => {
                 let mut walk = Walk::from(self.record, &plan.ring, from, floor);
@@ -485,9 +492,30 @@ impl PaneStore {
 
     /// The panes of a slot, of which this base pane is open.
     #[inline]
-    pub fn series(&mut self, slot: u32, open: Option<NumberedPane>) -> SeriesPanes<'_> {
+    pub fn series<'a>(&'a mut self, slot: u32, open: Option<OpenPane<'a>>) -> SeriesPanes<'a> {
         let partials = self.partials.of_mut(slot);
         SeriesPanes { record: &mut self.records[slot as usize], partials, base: self.base, open }
+    }
+
+    /// Reads what a new answer needs first, and nothing else, so that it is near then: of the pane that closes, and of each
+    /// window in which a key closes with it.
+    pub fn approach<'a>(
+        &self,
+        slot: u32,
+        closing: i64,
+        windows: impl Iterator<Item = (&'a WindowPlan, Option<i64>)>,
+    ) {
+        let (record, partials) = (&self.records[slot as usize], self.partials.of(slot));
+        let both_ends = |partial: usize| partials[partial][0] ^ partials[partial][WORDS - 1];
+        let mut read = u64::from(record.approach(&self.base, closing));
+        for (plan, key) in windows {
+            read ^= both_ends(plan.part);
+            if let Some(key) = key {
+                let oldest = *plan.numbers(key).start();
+                read ^= u64::from(record.approach(&plan.ring, oldest)) ^ both_ends(plan.head);
+            }
+        }
+        std::hint::black_box(read);
     }
 
     /// A copy of the panes of a slot, to build on for once.

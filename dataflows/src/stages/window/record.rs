@@ -10,23 +10,39 @@ use std::sync::Arc;
 
 use crate::kernels::moments::Moments;
 use crate::kernels::packed::{self, CELL, Cell, Packed, Place};
+use crate::settings::WINDOWS_MAX;
 
 /// Widths are multiples of this.
 const WIDTH_STEP: usize = 2;
-/// Bytes of an area in the head of a record: where it begins, and its width.
-const AREA_BYTES: usize = 8;
+/// What a tail is wider than a pane: it may span more than a pane, and has more digits.
+const WIDE: usize = 16;
+/// Most areas: base panes, and for each window its panes and its tails.
+const AREAS_MAX: usize = 1 + 2 * WINDOWS_MAX;
 
-/// How many entries each area has.
+/// How many entries each area has: that of base panes first, then the other rings, then the tails.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct RecordShape {
     entries: Vec<u32>,
+    rings: usize,
 }
 
 impl RecordShape {
     /// One more area of so many entries.
-    pub fn add(&mut self, entries: i64) -> Area {
+    fn add(&mut self, entries: i64) -> Area {
+        debug_assert!(self.entries.len() < AREAS_MAX, "settings bound the number of windows");
         self.entries.push(u32::try_from(entries).expect("a ring has few panes"));
         Area(self.entries.len() - 1)
+    }
+
+    /// One more ring of so many panes of this length. All rings come before the tails.
+    pub fn add_ring(&mut self, length: i64, pane_ms: i64) -> Ring {
+        self.rings += 1;
+        Ring { area: self.add(length), length, pane_ms }
+    }
+
+    /// So many tails.
+    pub fn add_tails(&mut self, entries: i64) -> Area {
+        self.add(entries)
     }
 
     /// Entries of all areas.
@@ -71,14 +87,16 @@ impl Ring {
 #[derive(Clone, Debug)]
 pub struct PaneRecord {
     shape: Arc<RecordShape>,
-    /// The areas, then their entries, then as many bytes as are read beyond the last. Nothing while no pane was written.
+    /// The entries of all areas, then as many bytes as are read beyond the last. Nothing while no pane was written.
     bytes: Box<[u8]>,
+    /// How wide the entries of each area are. Here, for they are needed to find any of them.
+    widths: [u8; AREAS_MAX],
 }
 
 impl PaneRecord {
     /// Without panes.
     pub fn new(shape: &Arc<RecordShape>) -> PaneRecord {
-        PaneRecord { shape: Arc::clone(shape), bytes: Box::default() }
+        PaneRecord { shape: Arc::clone(shape), bytes: Box::default(), widths: [0; AREAS_MAX] }
     }
 
     /// Bytes held.
@@ -89,11 +107,9 @@ impl PaneRecord {
     /// Where an area begins, and how wide its entries are.
     #[inline]
     fn area(&self, area: Area) -> (usize, usize) {
-        let word = |at: usize| u32::from_le_bytes(self.bytes[at..at + 4].try_into().expect("four bytes"));
-        if self.bytes.is_empty() {
-            return (0, 0);
-        }
-        (word(area.0 * AREA_BYTES) as usize, word(area.0 * AREA_BYTES + 4) as usize)
+        let before = self.shape.entries.iter().zip(&self.widths).take(area.0);
+        let first = before.map(|(entries, width)| *entries as usize * usize::from(*width)).sum();
+        (first, self.widths[area.0].into())
     }
 
     #[inline(always)] // as a call, its result would be stored and read again at another width
@@ -114,6 +130,9 @@ impl PaneRecord {
     fn write(&mut self, area: Area, entry: usize, place: Place, moments: &Moments) {
         let (mut first, mut width) = self.area(area);
         if moments.is_empty() {
+            if width == 0 {
+                return;
+            }
             // As is one of which the first two bytes are zeroes.
             self.bytes[first + entry * width..][..width.min(2)].fill(0);
             return;
@@ -126,23 +145,28 @@ impl PaneRecord {
         packed.write(&mut self.bytes[first + entry * width..]);
     }
 
-    /// Makes the entries of an area wider.
+    /// Makes the entries of an area wider. With the first pane of another ring than that of base panes, all areas get their
+    /// room: a series lives on, and each area for itself would copy the record once more.
     #[cold]
     fn widen(&mut self, wider: Area, to: usize) {
         let shape = Arc::clone(&self.shape);
-        let areas = shape.entries.len();
-        let widths: Vec<usize> =
-            (0..areas).map(|area| if area == wider.0 { to } else { self.area(Area(area)).1 }).collect();
-        let entries = shape.entries.iter().map(|entries| *entries as usize);
-        let stored: usize = entries.clone().zip(&widths).map(|(entries, width)| entries * width).sum();
-        let mut bytes = vec![0; areas * AREA_BYTES + stored + CELL].into_boxed_slice();
-        let mut at = areas * AREA_BYTES;
-        for (area, (entries, width)) in entries.zip(&widths).enumerate() {
+        let mut widths = self.widths;
+        let first = widths.iter().skip(1).all(|width| *width == 0);
+        if first && wider.0 > 0 {
+            let base = usize::from(widths[0]);
+            for (area, width) in widths.iter_mut().enumerate().take(shape.entries.len()).skip(1) {
+                let guess = if area < shape.rings { to.max(base + WIDTH_STEP) } else { base + WIDE };
+                *width = guess.next_multiple_of(WIDTH_STEP).min(usize::from(u8::MAX)) as u8;
+            }
+        }
+        widths[wider.0] = widths[wider.0].max(to as u8);
+        let areas = || shape.entries.iter().map(|entries| *entries as usize).zip(widths.map(usize::from));
+        let stored: usize = areas().map(|(entries, width)| entries * width).sum();
+        let mut bytes = vec![0; stored + CELL].into_boxed_slice();
+        let mut at = 0;
+        for (area, (entries, width)) in areas().enumerate() {
             let (first, old) = self.area(Area(area));
-            let head = area * AREA_BYTES;
-            bytes[head..head + 4].copy_from_slice(&(at as u32).to_le_bytes());
-            bytes[head + 4..head + 8].copy_from_slice(&(*width as u32).to_le_bytes());
-            if old == *width {
+            if old == width {
                 bytes[at..at + entries * width].copy_from_slice(&self.bytes[first..first + entries * width]);
             } else if old > 0 {
                 for entry in 0..entries {
@@ -152,7 +176,7 @@ impl PaneRecord {
             }
             at += entries * width;
         }
-        self.bytes = bytes;
+        (self.bytes, self.widths) = (bytes, widths);
     }
 
     /// Reads something of an entry, and nothing else: so that it is near when it is read.
@@ -271,7 +295,7 @@ mod tests {
                     Ring { area: shape.add(length), length, pane_ms }
                 })
                 .collect();
-            let tails = shape.add(9);
+            let tails = shape.add_tails(9);
             let shape = Arc::new(shape);
             let mut record = PaneRecord::new(&shape);
             assert_eq!((record.bytes(), record.pane(&rings[0], 7)), (0, Moments::EMPTY));
