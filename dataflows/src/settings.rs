@@ -59,8 +59,9 @@ pub const STEP_MS: i64 = 60_000;
 pub const PANES_MAX: i64 = 4_096;
 /// Most windows at once.
 pub const WINDOWS_MAX: usize = 16;
-/// Most windows, panes of a ring, and the longest time that are read back of what was written down.
-const WINDOWS_WRITTEN_MAX: usize = 255;
+/// Most windows, panes of a ring, and the longest time that are read back of what was written down. No release allowed more
+/// windows than this one.
+const WINDOWS_WRITTEN_MAX: usize = WINDOWS_MAX;
 const PANES_WRITTEN_MAX: i64 = 1 << 20;
 const TIME_WRITTEN_MAX_MS: i64 = 400 * DAY_MS;
 

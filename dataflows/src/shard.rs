@@ -228,7 +228,7 @@ impl<const WORDS: usize> Flat<WORDS> {
 }
 
 /// What an allocator takes for so many bytes: the next of four sizes between a power of two and the next.
-fn allocated(bytes: usize) -> usize {
+pub fn allocated(bytes: usize) -> usize {
     bytes.next_multiple_of((bytes.max(4).next_power_of_two() / 8).max(1))
 }
 

@@ -2,8 +2,8 @@
 //!
 //! # Format
 //! ```text
-//!  narrow   count u8 | changes u8 | resets u8 | number u24 | first and last time before the end, 20 bits each | codes u32 | fields
-//!  wide     0 | 1 | number u32 | first and last time u32 each | count, changes, resets u32 each | codes u32 | fields
+//!  narrow   count u8 | changes u8 | resets u8 | lap u24 | first and last time before the end, 20 bits each | codes u32 | fields
+//!  wide     0 | 1 | lap u32 | first and last time u32 each | count, changes, resets u32 each | codes u32 | fields
 //!  empty    0 | 0
 //! ```
 //! Each field is the XOR of its bits with those of a guess, without the zero bytes at both ends: the newest value is guessed
@@ -12,7 +12,7 @@
 //!
 //! # Size
 //! With the tags of a ring: 20 bytes where all values are equal, about 30 of a counter of whole numbers, 44 of one of seconds,
-//! 47 of a gauge of bytes, 62 to 70 of a gauge with all digits; at most 93. A [`Moments`] has 88.
+//! 47 of a gauge of bytes, 62 to 70 of a gauge with all digits; at most 94. A [`Moments`] has 88.
 //!
 //! # Cost
 //! About 10 ns either way: no branch but that between narrow and wide.
@@ -51,7 +51,7 @@ const HEADER: usize = 15;
 const WIDE_HEADER: usize = 30;
 const FIELDS: usize = 8;
 const OFFSET_BITS: u32 = 20;
-const NUMBER_MASK: u32 = 0xFF_FFFF;
+const LAP_MASK: u32 = 0xFF_FFFF;
 
 /// How the bytes of a field are read.
 #[derive(Clone, Copy)]
@@ -120,27 +120,36 @@ impl Guess {
     }
 }
 
-/// Where a pane stands: what its times and its number are stored relative to.
+/// Where a pane stands: what its times are stored relative to, and what tells it from others in its entry of a ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
     /// Its number.
     pub number: i64,
+    /// How often the ring was filled before it. The entry says the rest of the number.
+    pub lap: i64,
     /// Its end, the low 32 bits of Unix milliseconds.
     pub end_at: u32,
-    /// Whether the lowest 24 bits of the number tell it from all others.
+    /// Whether the lowest 24 bits of the lap tell it from all others.
     pub short: bool,
 }
 
 impl Place {
-    /// The pane with this number of a ring of panes of this length.
+    /// The pane with this number of a ring of so many panes of this length.
     #[inline]
-    pub fn of(number: i64, pane_ms: i64) -> Place {
-        // 2^24 panes of 30 s are 16 years; 2^32 of a second are 136.
-        Place { number, end_at: number.wrapping_mul(pane_ms) as u32, short: pane_ms >= 30_000 }
+    pub fn of(number: i64, length: i64, pane_ms: i64) -> Place {
+        Place::in_lap(number, number.div_euclid(length), length, pane_ms)
+    }
+
+    /// The same, where the lap is known.
+    #[inline]
+    pub fn in_lap(number: i64, lap: i64, length: i64, pane_ms: i64) -> Place {
+        // 2^24 laps of half an hour are 950 years.
+        let short = length * pane_ms >= 1_800_000;
+        Place { number, lap, end_at: number.wrapping_mul(pane_ms) as u32, short }
     }
 
     /// Of moments that are no pane of a ring.
-    pub const NONE: Place = Place { number: 0, end_at: 0, short: false };
+    pub const NONE: Place = Place { number: 0, lap: 0, end_at: 0, short: false };
 }
 
 /// Moments on their way to bytes.
@@ -160,7 +169,7 @@ impl<'a> Packed<'a> {
     pub fn new(moments: &'a Moments, place: Place) -> Packed<'a> {
         let before_end = |at: u32| place.end_at.wrapping_sub(at) < 1 << OFFSET_BITS;
         let near = before_end(moments.first_at) && before_end(moments.last_at);
-        let narrow = place.short && moments.count < 256 && near;
+        let narrow = place.short && (moments.count | moments.changes | moments.resets) < 256 && near;
         let (least, most) = Guess::bounds(moments.first, moments.last);
         let fields: [(f64, f64); FIELDS] = [
             (moments.first, 0.0),
@@ -209,14 +218,14 @@ impl<'a> Packed<'a> {
             let back = |at: u32| u64::from(place.end_at.wrapping_sub(at));
             let offsets = back(moments.first_at) | back(moments.last_at) << OFFSET_BITS;
             let counts = u64::from(moments.count | moments.changes << 8 | moments.resets << 16);
-            let number = u64::from(place.number as u32 & NUMBER_MASK);
-            cell[..8].copy_from_slice(&(counts | number << 24 | offsets << 48).to_le_bytes());
+            let lap = u64::from(place.lap as u32 & LAP_MASK);
+            cell[..8].copy_from_slice(&(counts | lap << 24 | offsets << 48).to_le_bytes());
             cell[7..15].copy_from_slice(&(offsets >> 8 | u64::from(self.codes) << 32).to_le_bytes());
             return;
         }
         cell[..2].copy_from_slice(&[0, 1]);
         let words = [
-            place.number as u32,
+            place.lap as u32,
             moments.first_at,
             moments.last_at,
             moments.count,
@@ -235,7 +244,7 @@ impl<'a> Packed<'a> {
 pub fn unpack(cell: &Cell, place: Place) -> Moments {
     let word = |at: usize| u32::from_le_bytes([cell[at], cell[at + 1], cell[at + 2], cell[at + 3]]);
     let moments = if cell[0] != 0 {
-        if word(3) & NUMBER_MASK != place.number as u32 & NUMBER_MASK {
+        if word(3) & LAP_MASK != place.lap as u32 & LAP_MASK {
             return Moments::EMPTY;
         }
         let offsets = u64_at(cell, 6);
@@ -248,7 +257,7 @@ pub fn unpack(cell: &Cell, place: Place) -> Moments {
             resets: cell[2].into(),
             ..Moments::EMPTY
         }
-    } else if cell[1] != 0 && word(2) == place.number as u32 {
+    } else if cell[1] != 0 && word(2) == place.lap as u32 {
         Moments {
             first_at: word(6),
             last_at: word(10),
@@ -332,7 +341,7 @@ mod tests {
                 let number = 1_700_000_000_000 / pane_ms + random.below(1 << 26) as i64;
                 let part = &values[..random.below(values.len()) + 1];
                 let all = moments(part, number, pane_ms);
-                let place = Place::of(number, pane_ms);
+                let place = Place::of(number, 72, pane_ms);
                 cell.fill(seed as u8);
                 let n = pack(&all, place, &mut cell);
                 assert!(
@@ -352,17 +361,23 @@ mod tests {
     #[test]
     fn a_pane_of_another_number_is_empty() {
         let mut cell = [7; CELL];
-        for (pane_ms, laps) in [(MINUTE, 1 << 23), (1_000, 1 << 31), (90_000, 72)] {
+        // Those of the same entry, however far away.
+        for (pane_ms, length) in [(MINUTE, 72), (MINUTE, 64), (1_000, 4), (30_000, 128), (90_000, 70)] {
             for count in [1, 4, 255, 256, 1_000] {
                 let values: Vec<f64> = (0..count).map(f64::from).collect();
                 let number = 1_700_000_000_000 / pane_ms;
-                pack(&moments(&values, number, pane_ms), Place::of(number, pane_ms), &mut cell);
-                for other in [number - 1, number + 1, number - laps, number + laps] {
-                    assert!(unpack(&cell, Place::of(other, pane_ms)).is_empty(), "{pane_ms} {count} {other}");
+                let place = |number| Place::of(number, length, pane_ms);
+                pack(&moments(&values, number, pane_ms), place(number), &mut cell);
+                for laps in [1, 1 << 8, 1 << 16, (1 << 24) - 1, 1 << 20] {
+                    for other in [number - laps * length, number + laps * length] {
+                        assert!(unpack(&cell, place(other)).is_empty(), "{pane_ms} {count} {other}");
+                    }
                 }
+                let far = number + (1 << 24) * if length == 4 { 4 } else { 1 };
+                assert!(unpack(&cell, place(far)).is_empty(), "{pane_ms} {count} {far}");
             }
         }
-        assert!(unpack(&[0; CELL], Place::of(0, MINUTE)).is_empty());
+        assert!(unpack(&[0; CELL], Place::of(0, 72, MINUTE)).is_empty());
     }
 
     #[test]
@@ -371,7 +386,7 @@ mod tests {
         for _ in 0..200_000 {
             let cell: Cell = std::array::from_fn(|_| random.below(256) as u8);
             let number = i64::from(cell[3]) | i64::from(cell[4]) << 8 | i64::from(cell[5]) << 16;
-            std::hint::black_box(unpack(&cell, Place::of(number, MINUTE)));
+            std::hint::black_box(unpack(&cell, Place::of(number * 72, 72, MINUTE)));
         }
     }
 
@@ -382,7 +397,7 @@ mod tests {
             let mut sizes = 0;
             for pane in 0..1_000 {
                 let values: Vec<f64> = (0..4).map(|i| values(pane * 4 + i, &mut random)).collect();
-                let place = Place::of(28_333_333, MINUTE);
+                let place = Place::of(28_333_333, 72, MINUTE);
                 sizes += pack(&moments(&values, 28_333_333, MINUTE), place, &mut [0; CELL]);
             }
             sizes / 1_000

@@ -12,9 +12,9 @@
 //! # State
 //! What every sample touches is a dense array by slot (`heads`): the open base pane and when something closes. What only
 //! the end of a pane touches lies apart: the packed panes ([`record`]), and per window a head and marks (`marks`).
-//! Per series 220 bytes; per window 160 bytes, `(length + lateness) / hop + 2` packed panes (none of its own where the hop is
-//! the base pane), and some partial tails; and base panes for lateness and the longest hop. A packed pane takes 20 bytes of
-//! a constant, 30 to 45 of a counter, 47 to 75 of a gauge.
+//! Per series 270 bytes; per window some 500 bytes of marks and partial folds, `(length + lateness) / hop + 2` packed panes
+//! (none of its own where the hop is the base pane), and some packed tails; and base panes for lateness and the longest hop. A
+//! packed pane takes 20 bytes of a constant, 30 to 45 of a counter, 47 to 75 of a gauge.
 
 mod check;
 mod clock;
@@ -142,8 +142,8 @@ struct RevisedKey {
     count: u32,
 }
 
-/// Bytes that a packed pane is reckoned with.
-const PANE_BYTES: usize = 60;
+/// Bytes that a packed pane is reckoned with: the widest of a gauge with all digits.
+const PANE_BYTES: usize = 66;
 /// Bytes of an entry of a revised key, with its share of the tree.
 const REVISED_BYTES: usize = 40;
 

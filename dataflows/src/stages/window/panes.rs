@@ -63,7 +63,7 @@ struct Tails {
 
 impl Tails {
     /// For windows of so many panes. A new answer merges about `1 << near` of them, and there are some `panes >> far` tails
-    /// and `1 << (far - near)` partial folds: 8 and 3 for 60 panes.
+    /// and `(1 << (far - near)) - 1` partial folds: 8 and 3 for 60 panes.
     fn of(panes: i64, shape: &mut RecordShape, partials: &mut usize) -> Tails {
         let bits = 63 - panes.leading_zeros();
         let (near, far, group) = (bits / 4, bits.div_ceil(2), *partials);

@@ -151,6 +151,10 @@ impl Windows {
     /// Closes the keys before `before` without an answer.
     pub(super) fn pass(&mut self, slot: u32, before: i64, newest: i64) {
         let marks = &mut self.marks[slot as usize * self.plans.len()..];
+        let mut windows = self.plans.iter().zip(&*marks);
+        if !windows.any(|(plan, marks)| before > marks.closed + plan.hop_ms) {
+            return;
+        }
         let head = &mut self.heads[slot as usize];
         head.store_pane(slot, &mut self.panes);
         let open = head.open_pane(self.panes.base.pane_ms);

@@ -11,11 +11,13 @@ use std::sync::Arc;
 use crate::kernels::moments::Moments;
 use crate::kernels::packed::{self, CELL, Cell, Packed, Place};
 use crate::settings::WINDOWS_MAX;
+use crate::shard::allocated;
 
 /// Widths are multiples of this.
 const WIDTH_STEP: usize = 2;
 /// What a tail is wider than a pane: it may span more than a pane, and has more digits.
-const WIDE: usize = 16;
+const TAIL_EXTRA: usize = 16;
+const _: () = assert!(CELL + TAIL_EXTRA + WIDTH_STEP < 256, "a width is one byte");
 /// Most areas: base panes, and for each window its panes and its tails.
 const AREAS_MAX: usize = 1 + 2 * WINDOWS_MAX;
 
@@ -29,7 +31,7 @@ pub struct RecordShape {
 impl RecordShape {
     /// One more area of so many entries.
     fn add(&mut self, entries: i64) -> Area {
-        debug_assert!(self.entries.len() < AREAS_MAX, "settings bound the number of windows");
+        assert!(self.entries.len() < AREAS_MAX, "settings bound the number of windows");
         self.entries.push(u32::try_from(entries).expect("a ring has few panes"));
         Area(self.entries.len() - 1)
     }
@@ -74,7 +76,7 @@ impl Ring {
 
     #[inline]
     fn place(&self, number: i64) -> Place {
-        Place::of(number, self.pane_ms)
+        Place::of(number, self.length, self.pane_ms)
     }
 
     /// The oldest pane that is held if the newest is this.
@@ -99,9 +101,9 @@ impl PaneRecord {
         PaneRecord { shape: Arc::clone(shape), bytes: Box::default(), widths: [0; AREAS_MAX] }
     }
 
-    /// Bytes held.
+    /// Bytes held, as an allocator rounds them.
     pub fn bytes(&self) -> usize {
-        self.bytes.len()
+        allocated(self.bytes.len())
     }
 
     /// Where an area begins, and how wide its entries are.
@@ -155,13 +157,25 @@ impl PaneRecord {
         if first && wider.0 > 0 {
             let base = usize::from(widths[0]);
             for (area, width) in widths.iter_mut().enumerate().take(shape.entries.len()).skip(1) {
-                let guess = if area < shape.rings { to.max(base + WIDTH_STEP) } else { base + WIDE };
-                *width = guess.next_multiple_of(WIDTH_STEP).min(usize::from(u8::MAX)) as u8;
+                // A tail that comes before the first pane says nothing of panes.
+                let pane = if wider.0 < shape.rings { to } else { 0 };
+                let guess = if area < shape.rings { pane.max(base + WIDTH_STEP) } else { base + TAIL_EXTRA };
+                *width = guess.next_multiple_of(WIDTH_STEP) as u8;
             }
         }
         widths[wider.0] = widths[wider.0].max(to as u8);
-        let areas = || shape.entries.iter().map(|entries| *entries as usize).zip(widths.map(usize::from));
-        let stored: usize = areas().map(|(entries, width)| entries * width).sum();
+        let entries = || shape.entries.iter().map(|entries| *entries as usize);
+        let mut stored: usize =
+            entries().zip(widths).map(|(entries, width)| entries * usize::from(width)).sum();
+        // What an allocator would round up to anyhow makes entries wider now, so that it is needed less often later.
+        let room = allocated(stored + CELL) - CELL;
+        for (width, entries) in widths.iter_mut().zip(entries()).filter(|(width, _)| **width > 0) {
+            if stored + entries * WIDTH_STEP <= room && usize::from(*width) < CELL {
+                *width += WIDTH_STEP as u8;
+                stored += entries * WIDTH_STEP;
+            }
+        }
+        let areas = || entries().zip(widths.map(usize::from));
         let mut bytes = vec![0; stored + CELL].into_boxed_slice();
         let mut at = 0;
         for (area, (entries, width)) in areas().enumerate() {
@@ -213,23 +227,25 @@ impl PaneRecord {
 pub struct Walk {
     ring: Ring,
     number: i64,
+    lap: i64,
     entry: usize,
     /// Panes at or before this one count as empty.
     floor: i64,
     /// Where the ring begins in the record, and how wide its entries are.
-    place: (usize, usize),
+    area: (usize, usize),
 }
 
 impl Walk {
     /// From this pane of a record on.
     #[inline]
     pub fn from(record: &PaneRecord, ring: &Ring, number: i64, floor: i64) -> Walk {
-        Walk { ring: *ring, number, entry: ring.entry(number), floor, place: record.area(ring.area) }
+        let (lap, entry) = (number.div_euclid(ring.length), ring.entry(number));
+        Walk { ring: *ring, number, lap, entry, floor, area: record.area(ring.area) }
     }
 
     /// Something was written into the record, which may have moved the ring.
     pub fn written(&mut self, record: &PaneRecord) {
-        self.place = record.area(self.ring.area);
+        self.area = record.area(self.ring.area);
     }
 
     /// The pane at hand.
@@ -238,21 +254,28 @@ impl Walk {
         if self.number <= self.floor {
             return Moments::EMPTY;
         }
-        record.read_at(self.place, self.entry, self.ring.place(self.number))
+        let place = Place::in_lap(self.number, self.lap, self.ring.length, self.ring.pane_ms);
+        record.read_at(self.area, self.entry, place)
     }
 
     /// To the next one.
     #[inline]
     pub fn forward(&mut self) {
         self.number += 1;
-        self.entry = if self.entry + 1 == self.ring.length as usize { 0 } else { self.entry + 1 };
+        self.entry += 1;
+        if self.entry == self.ring.length as usize {
+            (self.entry, self.lap) = (0, self.lap + 1);
+        }
     }
 
     /// To the one before.
     #[inline]
     pub fn back(&mut self) {
         self.number -= 1;
-        self.entry = if self.entry == 0 { self.ring.length as usize - 1 } else { self.entry - 1 };
+        if self.entry == 0 {
+            (self.entry, self.lap) = (self.ring.length as usize, self.lap - 1);
+        }
+        self.entry -= 1;
     }
 }
 
