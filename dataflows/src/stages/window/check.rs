@@ -145,7 +145,7 @@ impl Windows {
         found: &mut StateCheck,
     ) {
         // On a copy: an answer leaves tails behind.
-        let (mut panes, mut built) = (panes.clone(), built.without_part());
+        let (mut panes, mut built) = (panes.clone(), built);
         let floor = young.floor(plan);
         let span = PaneSpan { floor, newest_ms: raw.newest_ms };
         panes.series().build(plan, &mut built, closed, span);

@@ -14,7 +14,7 @@ impl Windows {
         let marks = &self.marks[raw.slot as usize * self.plans.len() + w];
         // On a copy: a key that is not closed has panes that are not built yet.
         let mut panes = self.copy_panes(raw.slot);
-        let mut built = marks.built.without_part();
+        let mut built = marks.built;
         let floor = self.added_window(raw.slot, w).floor(plan);
         let span = PaneSpan { floor, newest_ms: raw.newest_ms };
         panes.series().build(plan, &mut built, at_ms, span);

@@ -34,7 +34,7 @@ impl Windows {
             }
             // On a copy: what is built for this answer must not be found by the next sample.
             let panes = panes.get_or_insert_with(|| self.copy_panes(slot));
-            let mut built = self.marks[slot as usize * self.plans.len() + w].built.without_part();
+            let mut built = self.marks[slot as usize * self.plans.len() + w].built;
             let young = self.added_window(slot, w);
             // What a ring still holds of older panes depends on when it was loaded.
             let oldest = plan.oldest(head.newest);

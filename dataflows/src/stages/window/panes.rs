@@ -209,11 +209,6 @@ impl BuildProgress {
         (self.head_pane, self.tail_block) = (NEVER, NEVER);
     }
 
-    /// As it is without the open pane, of which a copy of a record has no need.
-    pub fn without_part(self) -> BuildProgress {
-        BuildProgress { part_end: NEVER, ..self }
-    }
-
     /// Forgets what was built on the panes that hold `at_ms` or anything newer.
     pub fn forget(&mut self, plan: &WindowPlan, at_ms: i64) {
         let pane = pane_of(at_ms, plan.hop_ms);

@@ -220,10 +220,10 @@ impl Windows {
         let young = |was: usize| AddedWindow::of(&before.young, slot, was);
         // As far as there are samples, so that all of them are in what is copied.
         for (was, plan) in before.plans.iter().enumerate() {
-            let (built, floor) = (marks[was].built, young(was).floor(plan));
+            let (mut built, floor) = (marks[was].built, young(was).floor(plan));
             let at_ms = pane_of(newest, plan.hop_ms) * plan.hop_ms;
             let span = PaneSpan { floor, newest_ms: newest };
-            before.panes.series(slot, None).build(plan, &mut built.without_part(), at_ms, span);
+            before.panes.series(slot, None).build(plan, &mut built, at_ms, span);
         }
         let base = before.panes.base;
         let base_from = (pane_of(newest, base.pane_ms) - base.length) * base.pane_ms;
