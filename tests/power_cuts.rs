@@ -148,7 +148,10 @@ fn events(trace: &str) -> Vec<Event> {
             events.push(Event::End { pid, ok: ok(rest) });
         } else if let Some((name, arguments)) = rest.split_once('(') {
             let ended = arguments.rsplit_once(") ").map(|(arguments, _)| arguments);
-            let begun = arguments.strip_suffix(" <unfinished ...>");
+            // Of a thread that ended in a call, the trace says that it was left there.
+            let begun = [" <unfinished ...>", " <detached ...>"]
+                .iter()
+                .find_map(|suffix| arguments.strip_suffix(suffix));
             let Some(known) = begun.or(ended) else { panic!("a line of the trace makes no sense: {rest}") };
             events.push(Event::Begin { pid, call: call(name, known) });
             if begun.is_none() {

@@ -113,9 +113,15 @@ struct Listed {
     state_bytes: u64,
 }
 
-/// The chains in a manifest; none if this is no manifest.
+/// Whether a manifest is as it was written: version and entries have its checksum.
+fn is_whole(manifest: &[u8]) -> bool {
+    let crc = |bytes: &[u8]| crc32fast::hash(&[&bytes[8..12], &bytes[16..]].concat()).to_le_bytes();
+    manifest.len() >= 16 && crc(manifest) == manifest[12..16]
+}
+
+/// The chains in a manifest; none if this is no manifest, or one of which a bit flipped.
 fn listed(file: &[u8]) -> impl Iterator<Item = Listed> {
-    let body = if file.starts_with(b"tidemani") { file.get(16..).unwrap_or_default() } else { &[] };
+    let body = if file.starts_with(b"tidemani") && is_whole(file) { &file[16..] } else { &[] };
     body.as_chunks::<43>().0.iter().map(|entry| {
         let word = |at: usize| u64::from_le_bytes(entry[at..at + 8].try_into().unwrap());
         Listed {
@@ -142,9 +148,7 @@ fn older_snapshot(look: &Look<'_>) -> Option<u64> {
 fn snapshots_are_whole(look: &Look<'_>) -> Result<(), String> {
     let files: BTreeMap<&str, &[u8]> = look.files("snapshots").collect();
     let Some(manifest) = files.get("manifest") else { return Ok(()) };
-    // Version and entries.
-    let crc = |bytes: &[u8]| crc32fast::hash(&[&bytes[8..12], &bytes[16..]].concat()).to_le_bytes();
-    if manifest.len() < 16 || crc(manifest) != manifest[12..16] {
+    if !is_whole(manifest) {
         return Err("the durable manifest is not whole".to_owned());
     }
     for Listed { shard, chain, epoch, begun, sealed_bytes, state_bytes } in listed(manifest) {
