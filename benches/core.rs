@@ -184,11 +184,11 @@ pub fn run(load: &Load) -> Figures {
                     }));
                     samples.advance_to(epoch + 1);
                     ends.advance_to(epoch + 1);
-                    worker.step_while(|| probe.less_than(&(epoch.saturating_sub(2))));
+                    worker.step_or_park_while(None, || probe.less_than(&(epoch.saturating_sub(2))));
                 }
                 tick = until;
             }
-            worker.step_while(|| probe.less_than(&(epoch + 1)));
+            worker.step_or_park_while(None, || probe.less_than(&(epoch + 1)));
         };
         feed(worker, 0, load.fill);
         barrier.wait();

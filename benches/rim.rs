@@ -104,7 +104,7 @@ fn workers(receivers: Vec<Receiver<Message>>) -> std::thread::JoinHandle<(u64, I
                         epoch += 1;
                         samples.advance_to(epoch);
                         ends.advance_to(epoch);
-                        worker.step_while(|| probe.less_than(&epoch.saturating_sub(3)));
+                        worker.step_or_park_while(None, || probe.less_than(&epoch.saturating_sub(3)));
                     }
                     Err(TryRecvError::Empty) => {
                         worker.step_or_park(Some(Duration::from_micros(50)));
@@ -112,7 +112,7 @@ fn workers(receivers: Vec<Receiver<Message>>) -> std::thread::JoinHandle<(u64, I
                     Err(TryRecvError::Disconnected) => break,
                 }
             }
-            worker.step_while(|| probe.less_than(&epoch));
+            worker.step_or_park_while(None, || probe.less_than(&epoch));
         })
         .unwrap();
         guards.join().into_iter().for_each(|joined| joined.unwrap());

@@ -103,6 +103,13 @@ pub struct OperatorLabels {
     pub operator: &'static str,
 }
 
+/// A worker: a thread that computes.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct WorkerLabels {
+    /// Its number, from 0 on.
+    pub worker: usize,
+}
+
 /// A stage of the computation.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct StageLabels {
@@ -345,6 +352,10 @@ metrics! {
     stage_batches: Family<StageLabels, Counter> = "tidewatch_stage_batches", Family::default();
     /// Rows that a stage has given, before the outbox drops those it holds already.
     stage_rows: Family<StageLabels, Counter> = "tidewatch_stage_rows", Family::default();
+    /// Seconds a worker has computed or looked for something to compute.
+    worker_busy_seconds: Family<WorkerLabels, FloatCounter> = "tidewatch_worker_busy_seconds", Family::default();
+    /// Seconds a worker has been parked: it waited for input, for another worker, or for the outbox.
+    worker_waiting_seconds: Family<WorkerLabels, FloatCounter> = "tidewatch_worker_waiting_seconds", Family::default();
     /// Seconds an operator has computed.
     operator_seconds: Family<OperatorLabels, FloatCounter> = "tidewatch_operator_busy_seconds", Family::default();
     /// Panics after which the engine was built anew in the same process, or was to be.

@@ -1,7 +1,7 @@
-//! How long operators run, as timely logs it, and how long each stage of them.
+//! How long workers compute and wait, and how long operators run, as timely logs it; and how long each stage computes.
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -9,15 +9,17 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tidewatch_dataflows::graph::OPERATOR;
 use tidewatch_dataflows::pipeline::{Meter, STAGES};
-use timely::logging::{StartStop, TimelyEvent, TimelyEventBuilder};
+use timely::logging::{ParkEvent, StartStop, TimelyEvent, TimelyEventBuilder};
 
-use crate::metrics::{Metrics, OperatorLabels, StageLabels};
+use crate::metrics::{Metrics, OperatorLabels, StageLabels, WorkerLabels};
 
 /// What was measured since it was published last.
 #[derive(Default)]
 pub(super) struct Busy {
     /// By name, over all workers.
     operators: Mutex<HashMap<&'static str, OperatorTime>>,
+    /// By their number.
+    workers: Mutex<BTreeMap<usize, WorkerTime>>,
     /// By place in the list, over all workers.
     stages: [StageFigures; STAGES.len()],
 }
@@ -36,6 +38,36 @@ impl OperatorTime {
     }
 }
 
+/// How a worker spent its time.
+#[derive(Clone, Copy, Default)]
+struct WorkerTime {
+    busy: Duration,
+    waiting: Duration,
+}
+
+/// The time of one worker, as its log tells it: it is parked, or busy.
+#[derive(Default)]
+struct WorkerClock {
+    /// All time before this is counted.
+    counted: Duration,
+    parked: bool,
+}
+
+impl WorkerClock {
+    /// Counts the time up to `at`.
+    fn count(&mut self, at: Duration, time: &mut WorkerTime) {
+        let more = at.saturating_sub(self.counted);
+        *(if self.parked { &mut time.waiting } else { &mut time.busy }) += more;
+        self.counted = self.counted.max(at);
+    }
+
+    /// It parks, or goes on.
+    fn turn(&mut self, park: &ParkEvent, at: Duration, time: &mut WorkerTime) {
+        self.count(at, time);
+        self.parked = matches!(park, ParkEvent::Park(_));
+    }
+}
+
 /// What a stage did.
 #[derive(Default)]
 struct StageFigures {
@@ -45,11 +77,15 @@ struct StageFigures {
 }
 
 impl Busy {
-    fn add(&self, seen: &mut HashMap<&'static str, OperatorTime>) {
+    fn add(&self, seen: &mut HashMap<&'static str, OperatorTime>, worker: usize, time: WorkerTime) {
         let mut all = self.operators.lock();
         for (name, ran) in seen.drain() {
             all.entry(name).or_default().add(ran);
         }
+        let mut workers = self.workers.lock();
+        let worker = workers.entry(worker).or_default();
+        worker.busy += time.busy;
+        worker.waiting += time.waiting;
     }
 
     pub(super) fn publish(&self, metrics: &Metrics) {
@@ -58,6 +94,11 @@ impl Busy {
             metrics.operator_seconds.get_or_create(&operator).inc_by(ran.sum as f64 / 1e9);
             let longest = metrics.operator_longest_seconds.get_or_create(&operator);
             longest.set(longest.get().max(ran.longest as f64 / 1e9));
+        }
+        for (worker, time) in std::mem::take(&mut *self.workers.lock()) {
+            let worker = WorkerLabels { worker };
+            metrics.worker_busy_seconds.get_or_create(&worker).inc_by(time.busy.as_secs_f64());
+            metrics.worker_waiting_seconds.get_or_create(&worker).inc_by(time.waiting.as_secs_f64());
         }
         for (figures, spec) in self.stages.iter().zip(STAGES) {
             let stage = StageLabels { stage: spec.name };
@@ -95,16 +136,20 @@ impl Meter for StageMeter {
     }
 }
 
-/// Has timely tell when operators run; sums it up by name.
-pub(super) fn log_operators(worker: &timely::worker::Worker, busy: &Arc<Busy>) {
+/// Has timely tell when operators run, and when the worker parks; sums it up.
+pub(super) fn log_times(worker: &timely::worker::Worker, busy: &Arc<Busy>) {
     let names = [OPERATOR, "source", "outbox"];
     let (mut operators, mut running) =
         (HashMap::<usize, &'static str>::new(), HashMap::<usize, Duration>::new());
     let (mut seen, busy) = (HashMap::<&'static str, OperatorTime>::new(), Arc::clone(busy));
+    let (index, mut clock) = (worker.index(), WorkerClock::default());
     let Some(mut register) = worker.log_register() else { return };
     register.insert::<TimelyEventBuilder, _>("timely", move |_, events| {
+        let (mut time, mut last) = (WorkerTime::default(), clock.counted);
         for (at, event) in events.iter_mut().flat_map(|events| events.drain(..)) {
+            last = last.max(at);
             match event {
+                TimelyEvent::Park(park) => clock.turn(&park, at, &mut time),
                 TimelyEvent::Operates(operates) => {
                     operators.extend(
                         names.iter().find(|name| **name == operates.name).map(|name| (operates.id, *name)),
@@ -125,6 +170,26 @@ pub(super) fn log_operators(worker: &timely::worker::Worker, busy: &Arc<Busy>) {
                 _ => {}
             }
         }
-        busy.add(&mut seen);
+        clock.count(last, &mut time);
+        busy.add(&mut seen, index, time);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_is_parked_or_busy_and_each_moment_counts_once() {
+        let (mut clock, mut time) = (WorkerClock::default(), WorkerTime::default());
+        let at = Duration::from_millis;
+        clock.turn(&ParkEvent::park(None), at(30), &mut time);
+        clock.count(at(50), &mut time);
+        clock.turn(&ParkEvent::unpark(), at(70), &mut time);
+        // Events of one moment, and one that comes after a later one.
+        clock.count(at(70), &mut time);
+        clock.count(at(65), &mut time);
+        clock.turn(&ParkEvent::park(Some(at(5))), at(100), &mut time);
+        assert_eq!((time.busy, time.waiting), (at(60), at(40)));
+    }
 }

@@ -19,7 +19,7 @@ use timely::dataflow::operators::generic::{OutputBuilder, builder_rc::OperatorBu
 use timely::dataflow::{ProbeHandle, Scope, Stream, StreamVec};
 use timely::scheduling::SyncActivator;
 
-use super::busy::{StageMeter, log_operators};
+use super::busy::{StageMeter, log_times};
 use super::error::EngineError;
 use super::questions::{WorkerQueue, serve};
 use super::shared::EngineShared;
@@ -30,6 +30,8 @@ use super::thread::{PATIENCE, Signals, Thread, ThreadEvent, ThreadReport, Worker
 const BATCHES_QUEUED: usize = 64;
 /// Epochs a source may be ahead of the output.
 const EPOCHS_IN_FLIGHT: u64 = 4;
+/// How long a source that is so far ahead lets its worker park. Epochs that fill a worker last longer.
+const EPOCHS_PATIENCE: Duration = Duration::from_millis(1);
 
 pub(super) type Guards = timely::communication::WorkerGuards<()>;
 
@@ -69,7 +71,7 @@ pub(super) fn start_workers(
                 return Ok(());
             }
             let begun = shards.iter().flatten().map(ShardState::epoch).collect();
-            log_operators(worker, &busy);
+            log_times(worker, &busy);
             let instruments = Instruments {
                 sizes: Arc::clone(&progress.sizes),
                 position: Arc::clone(&progress.positions[index]),
@@ -142,7 +144,7 @@ fn source<'scope>(
             let (mut samples, mut marks) = (samples.activate(), marks.activate());
             for _ in 0..BATCHES_QUEUED {
                 if output.less_than(&epoch.saturating_sub(EPOCHS_IN_FLIGHT)) {
-                    again.activate_after(Duration::from_micros(200));
+                    again.activate_after(EPOCHS_PATIENCE);
                     return;
                 }
                 match messages.try_recv() {
