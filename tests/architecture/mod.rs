@@ -177,6 +177,7 @@ const PURE_IO: &str = "the pure crate does no such thing: do it in the server";
 const OUTSIDE_OF_PURE: &[Outside] = &[
     outside("timely", &["driver", "graph"], TIMELY),
     outside("timely_communication", &[], TIMELY),
+    outside("libm", &["kernels"], "mathematics is in kernels"),
     outside("tidewatch", &[], "the server knows the dataflows, never the other way round"),
     outside("tokio", &[], PURE_IO),
     outside("tracing", &[], PURE_IO),

@@ -64,3 +64,119 @@ pub(crate) fn values(random: &mut Random) -> Vec<f64> {
         .map(|value| value.clamp(-f64::MAX, f64::MAX))
         .collect()
 }
+
+impl Random {
+    /// Of a distribution near the normal one with deviation 1.
+    pub(crate) fn normal(&mut self) -> f64 {
+        (0..12).map(|_| self.unit()).sum::<f64>() / 2.0
+    }
+
+    /// Of a Poisson distribution with a small mean.
+    pub(crate) fn poisson(&mut self, mean: f64) -> f64 {
+        let (mut left, mut count) = (1.0, -1.0);
+        while left > (-mean).exp() {
+            left *= (self.unit() + 1.0) / 2.0;
+            count += 1.0;
+        }
+        count
+    }
+
+    /// An autoregression of order 1.
+    fn autoregression(&mut self, n: usize, coefficient: f64) -> Vec<f64> {
+        let mut x = 0.0;
+        let mut next = || {
+            x = coefficient * x + self.normal();
+            x
+        };
+        (0..n).map(|_| next()).collect()
+    }
+}
+
+/// Families of series that tell good tests of stationarity from bad ones.
+pub(crate) const FAMILIES: [&str; 25] = [
+    "white noise",
+    "AR 0.5",
+    "AR 0.95",
+    "AR -0.9",
+    "random walk",
+    "random walk with drift",
+    "4e10 and AR 0.9",
+    "3.9e10 and uniform",
+    "1e12 and random walk",
+    "bytes near 4e10",
+    "counter of 10",
+    "counter of 1e6 from 3e12",
+    "sparse counts",
+    "small counts",
+    "steps",
+    "one step",
+    "heavy tails",
+    "spike",
+    "sine and noise",
+    "sine and 1e-2",
+    "sine and 1e-4",
+    "smooth",
+    "trend and noise",
+    "1e-12 scale",
+    "1e15 scale",
+];
+
+/// A series of one of the [`FAMILIES`].
+pub(crate) fn family(random: &mut Random, name: &str, n: usize) -> Vec<f64> {
+    let sum = |x: Vec<f64>, from: f64| {
+        x.iter().scan(from, |sum, x| (*sum += x, Some(*sum)).1).collect::<Vec<f64>>()
+    };
+    let from = |offset: f64, scale: f64, x: Vec<f64>| x.iter().map(|x| offset + scale * x).collect();
+    let sine = |period: f64, t: usize| (std::f64::consts::TAU * t as f64 / period).sin();
+    let at = random.below(n.max(1));
+    let mut list = |next: &mut dyn FnMut(&mut Random, usize) -> f64| -> Vec<f64> {
+        (0..n).map(|t| next(random, t)).collect()
+    };
+    match name {
+        "white noise" => list(&mut |random, _| random.normal()),
+        "AR 0.5" => random.autoregression(n, 0.5),
+        "AR 0.95" => random.autoregression(n, 0.95),
+        "AR -0.9" => random.autoregression(n, -0.9),
+        "random walk" => random.autoregression(n, 1.0),
+        "random walk with drift" => sum(list(&mut |random, _| 3.0 + random.normal()), 7.0),
+        "4e10 and AR 0.9" => from(4e10, 2.0, random.autoregression(n, 0.9)),
+        "3.9e10 and uniform" => list(&mut |random, _| 3.9e10 + random.unit()),
+        "1e12 and random walk" => from(1e12, 1.0, random.autoregression(n, 1.0)),
+        "bytes near 4e10" => {
+            random.autoregression(n, 0.99).iter().map(|x| 4e10 + 4_096.0 * (100.0 * x).round()).collect()
+        }
+        "counter of 10" => sum(list(&mut |random, _| random.poisson(10.0)), 1e6),
+        "counter of 1e6 from 3e12" => sum(list(&mut |random, _| (1e6 + 3.0 * random.normal()).round()), 3e12),
+        "sparse counts" => list(&mut |random, _| random.poisson(0.05)),
+        "small counts" => list(&mut |random, _| random.poisson(2.0)),
+        "steps" => {
+            let mut level = 5.0;
+            list(&mut |random, _| {
+                level += if random.below(15) == 0 { random.below(7) as f64 - 3.0 } else { 0.0 };
+                level
+            })
+        }
+        "one step" => (0..n).map(|t| if t < at { 2.5 } else { 3.5 }).collect(),
+        "heavy tails" => list(&mut |random, _| random.normal() / random.normal().abs().max(1e-3)),
+        "spike" => list(&mut |random, t| random.normal() + if t == at { 1e6 } else { 0.0 }),
+        "sine and noise" => list(&mut |random, t| sine(24.0, t) + 0.3 * random.normal()),
+        "sine and 1e-2" => list(&mut |random, t| 10.0 * sine(60.0, t) + 1e-1 * random.normal()),
+        "sine and 1e-4" => list(&mut |random, t| 10.0 * sine(60.0, t) + 1e-3 * random.normal()),
+        "smooth" => {
+            let (mut a, mut b) = (0.0, 0.0);
+            random
+                .autoregression(n, 0.99)
+                .iter()
+                .map(|x| {
+                    a = 0.98 * a + x;
+                    b = 0.97 * b + a;
+                    b
+                })
+                .collect()
+        }
+        "trend and noise" => list(&mut |random, t| 0.5 * t as f64 + random.normal()),
+        "1e-12 scale" => from(0.0, 1e-12, random.autoregression(n, 0.9)),
+        "1e15 scale" => from(5e15, 1e15, random.autoregression(n, 0.9)),
+        _ => panic!("there is no family {name}"),
+    }
+}
