@@ -3,12 +3,13 @@
 //! series. With names it prints those sections, with `all` everything; figures that are compared are taken in
 //! one run. Every section counts and checks its results.
 //!
-//! `cargo bench`, `cargo bench -- all`, `cargo bench -- core late million bytes journal write labels store replay churn snapshots asked`
+//! `cargo bench`, `cargo bench -- all`, `cargo bench -- core late million bytes journal write labels store replay churn snapshots asked kernels`
 #![allow(clippy::unwrap_used)]
 
 mod asked;
 mod churn;
 mod core;
+mod kernels;
 mod late;
 mod rim;
 mod snapshots;
@@ -36,7 +37,7 @@ fn main() {
         println!("{:.0} bytes/series", figures.bytes_per_series);
         return;
     }
-    let sections: [(&str, fn()); 12] = [
+    let sections: [(&str, fn()); 13] = [
         ("core", core_section),
         ("late", late::late),
         ("million", million_section),
@@ -49,6 +50,7 @@ fn main() {
         ("snapshots", snapshots::snapshots),
         ("churn", churn::churn),
         ("asked", asked::asked),
+        ("kernels", kernels::kernels),
     ];
     for name in &asked {
         assert!(
