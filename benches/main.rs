@@ -12,6 +12,7 @@ mod core;
 mod kernels;
 mod late;
 mod rim;
+mod seasonality;
 mod snapshots;
 #[allow(dead_code, reason = "what is measured here is reading it")]
 #[path = "../tests/support/protobuf.rs"]
@@ -37,7 +38,7 @@ fn main() {
         println!("{:.0} bytes/series", figures.bytes_per_series);
         return;
     }
-    let sections: [(&str, fn()); 13] = [
+    let sections: [(&str, fn()); 14] = [
         ("core", core_section),
         ("late", late::late),
         ("million", million_section),
@@ -51,6 +52,7 @@ fn main() {
         ("churn", churn::churn),
         ("asked", asked::asked),
         ("kernels", kernels::kernels),
+        ("seasonality", seasonality::seasonality),
     ];
     for name in &asked {
         assert!(

@@ -385,7 +385,7 @@ fn steady(range: f64) -> bool {
     range.to_bits().wrapping_sub(1) >= NARROW.to_bits() - 1
 }
 
-const fn power_of_two(exponent: i64) -> f64 {
+pub(super) const fn power_of_two(exponent: i64) -> f64 {
     f64::from_bits(((1_023 + exponent) as u64) << 52)
 }
 
@@ -401,7 +401,7 @@ fn most(a: f64, b: f64) -> f64 {
 
 /// `a + b` and what the sum rounds off.
 #[inline(always)]
-fn two_sum(a: f64, b: f64) -> (f64, f64) {
+pub(super) fn two_sum(a: f64, b: f64) -> (f64, f64) {
     let sum = a + b;
     let of_b = sum - a;
     (sum, (a - (sum - of_b)) + (b - of_b))
@@ -410,7 +410,7 @@ fn two_sum(a: f64, b: f64) -> (f64, f64) {
 /// `value * n` as two parts, each exact for whole `n` up to 2^26: that of the upper 26 bits of `value`, and that of the
 /// other 27.
 #[inline(always)]
-fn product(value: f64, n: f64) -> (f64, f64) {
+pub(super) fn product(value: f64, n: f64) -> (f64, f64) {
     let upper = f64::from_bits(value.to_bits() & !0x7FF_FFFF);
     (upper * n, (value - upper) * n)
 }

@@ -2,6 +2,7 @@
 //! and audits only.
 
 mod moments;
+pub mod seasonality;
 pub mod stationarity;
 
 pub use moments::{SlowMoments, moments};
