@@ -70,23 +70,38 @@ impl PerShard {
 #[derive(Default)]
 struct TypesByShard {
     epoch: Option<u64>,
-    shards: Vec<Vec<(SeriesId, MetricType)>>,
+    shards: Vec<ShardTypes>,
+}
+
+/// Types of series of one shard, in the order of the journal.
+#[derive(Default)]
+struct ShardTypes {
+    /// As sources said.
+    said: Vec<(SeriesId, MetricType)>,
+    /// By their names.
+    named: Vec<(SeriesId, MetricType)>,
 }
 
 impl TypesByShard {
-    /// Those of a shard's series, in the order of the journal; all shards of a worker ask, one after the other.
-    fn take(&mut self, shard: usize, epoch: &EpochBatch) -> Vec<(SeriesId, MetricType)> {
+    /// Those of a shard's series; all shards of a worker ask, one after the other.
+    fn take(&mut self, shard: usize, epoch: &EpochBatch) -> ShardTypes {
         if epoch.controls.is_empty() {
-            return Vec::new();
+            return ShardTypes::default();
         }
         if self.epoch != Some(epoch.end.epoch) {
             self.epoch = Some(epoch.end.epoch);
-            self.shards = vec![Vec::new(); SHARDS];
+            self.shards = (0..SHARDS).map(|_| ShardTypes::default()).collect();
             for control in epoch.controls {
-                let Control::Types(types) = &**control else { continue };
+                let (types, is_said) = match &**control {
+                    Control::Types(types) => (types, true),
+                    Control::NamedTypes(types) => (types, false),
+                    _ => continue,
+                };
                 for (series, kind) in types {
                     let series = SeriesId(*series);
-                    self.shards[series.shard()].push((series, *kind));
+                    let of_shard = &mut self.shards[series.shard()];
+                    let list = if is_said { &mut of_shard.said } else { &mut of_shard.named };
+                    list.push((series, *kind));
                 }
             }
         }
@@ -133,14 +148,20 @@ impl WorkerState {
         let Instruments { sizes, position, meter } = &self.instruments;
         let state = self.shards[shard].as_mut().expect("only owned shards are retired");
         position.begin(epoch.end.epoch);
+        // All of them the first time that the shard comes to this epoch.
+        let mut types = self.types.take(shard, epoch);
+        self.batch.types.append(&mut types.said);
+        self.batch.named_types.append(&mut types.named);
         let progress = state.step(epoch, &mut self.batch, budget, &**meter, out);
         position.rest();
         if progress == Progress::More {
             return Progress::More;
         }
         // What a shard knows already, the outbox holds with the rows of then.
+        self.batch.named_types = Vec::new();
+        let types = std::mem::take(&mut self.batch.types);
         if state.epoch() == Some(epoch.end.epoch) {
-            out.types.append(&mut self.types.take(shard, epoch));
+            out.types.extend(types);
         }
         self.series.set(shard, state.slots().len() as u64, &sizes.series);
         if self.epochs % MEASURED_EVERY == shard as u64 % MEASURED_EVERY {

@@ -16,18 +16,18 @@ use crate::rows::inspect::{Explanation, OpenWindows, StateCheck, Unavailable};
 use crate::rows::{Rows, SeriesPresence};
 use crate::sample::{EpochEnd, SeriesId};
 use crate::settings::Settings;
-use crate::shard::{AdmittedBatch, RawSamples, Slots, WorkPosition};
+use crate::shard::{AdmittedBatch, RawSamples, SeriesStep, Slots, WorkPosition};
 use crate::snapshot::{
     self, CHAINS, Pieces, SaveRequest, ShardSnapshot, SnapshotPart, StateError, StoredShard, assemble,
 };
 use crate::stage::{
     Budget, ChainEpochs, PartReader, PartWriter, Progress, Query, SERIES_APPROACHED, SavePoint, SeriesView,
-    Stage, StageSpec,
+    Stage, StageInput, StageSpec,
 };
-use crate::stages::{admit, window};
+use crate::stages::{admit, resample, window};
 
 /// The stages, in the order in which they see an epoch. The first is the gate.
-pub const STAGES: &[StageSpec] = &[admit::SPEC, window::SPEC];
+pub const STAGES: &[StageSpec] = &[admit::SPEC, window::SPEC, resample::SPEC];
 
 /// Series of which one slice of a snapshot is made: some milliseconds.
 const SLICE_SAVED: usize = 64;
@@ -109,6 +109,8 @@ pub struct ShardState {
     phase: Phase,
     /// The epochs of the last saves.
     chains: ChainEpochs,
+    /// What stages read in place of samples; empty between two epochs.
+    steps: Vec<SeriesStep>,
 }
 
 impl ShardState {
@@ -123,6 +125,7 @@ impl ShardState {
             last: None,
             phase: Phase::Between,
             chains: [None; CHAINS],
+            steps: Vec::new(),
         }
     }
 
@@ -163,7 +166,15 @@ impl ShardState {
         }
         stages[0].keep_slots_for(keep_ms);
         let end = Some(stored.end);
-        Ok(ShardState { settings, stages, loaded: end, last: end, phase: Phase::Between, chains })
+        Ok(ShardState {
+            settings,
+            stages,
+            loaded: end,
+            last: end,
+            phase: Phase::Between,
+            chains,
+            steps: Vec::new(),
+        })
     }
 
     /// The epoch of the last save of a chain, as the shard knows it.
@@ -277,9 +288,16 @@ impl ShardState {
             }
             batch.clock.iter().for_each(|change| stage.reset_clock(change));
             batch.given.iter().for_each(|slot| stage.assign(slot));
-            observe(&mut **stage, batch, out);
+            batch.kinds.iter().for_each(|(slot, kind)| stage.reclassify(*slot, *kind));
+            match spec.input {
+                StageInput::Samples => observe(&mut **stage, batch, out),
+                StageInput::Steps => stage.observe_steps(&self.steps, out),
+            }
+            stage.take_steps(&mut self.steps);
             meter.leave(n + 1, out.len() - before, true);
         }
+        // Of some hundred shards none keeps the memory of its largest epoch.
+        self.steps = Vec::new();
         if let Some(settings) = &batch.settings {
             self.settings = Arc::clone(settings);
             // To carry a shard over takes long: one at a time.

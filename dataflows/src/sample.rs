@@ -193,6 +193,12 @@ pub enum MetricType {
 }
 
 impl MetricType {
+    /// What a metric is by the ending that its users gave its name, if a source has not said what it is.
+    pub fn by_name(name: &str) -> Option<MetricType> {
+        let counters = ["_total", "_count", "_sum", "_bucket"];
+        counters.iter().any(|ending| name.ends_with(ending)).then_some(MetricType::Counter)
+    }
+
     /// The type with this code, if there is one.
     pub fn from_code(code: u8) -> Option<MetricType> {
         [MetricType::Counter, MetricType::Gauge].into_iter().find(|known| *known as u8 == code)
@@ -219,6 +225,8 @@ pub enum Control {
     },
     /// The types of series, as far as a source said so.
     Types(Vec<(u64, MetricType)>),
+    /// What series are by their names, of which no source had said anything. What a source says counts more.
+    NamedTypes(Vec<(u64, MetricType)>),
     /// The settings from this epoch on; of several in one epoch the last.
     Settings(Arc<Settings>),
     /// Nothing of this series is computed any more: it made the computation panic. Written after the epoch that it

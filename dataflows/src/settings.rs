@@ -198,6 +198,12 @@ impl Settings {
         self.windows.iter().map(|w| w.length_ms).max().unwrap_or(0)
     }
 
+    /// How far back from the newest sample of a series its raw samples are kept: the base pane of the oldest sample that may
+    /// still be late begins after that.
+    pub fn raw_kept_ms(&self) -> i64 {
+        self.allowed_lateness_ms + self.base_ms()
+    }
+
     /// Base panes kept per series: enough to rebuild any hop a late sample can touch.
     pub fn base_panes(&self) -> i64 {
         let hop = self.windows.iter().map(|w| w.hop_ms).max().unwrap_or(0);

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::rows::{Counts, Reject};
-use crate::sample::{EpochEnd, SeriesId};
+use crate::sample::{EpochEnd, MetricType, SeriesId};
 use crate::settings::Settings;
 
 /// What one worker is at, for whoever finds it panicked or standing still.
@@ -271,6 +271,8 @@ pub struct SlotAssignment {
     pub series: SeriesId,
     /// Keys whose window reaches back to before this time lack forgotten samples and are withheld.
     pub withhold_ms: i64,
+    /// What kind of metric it is, if a source has said so.
+    pub kind: Option<MetricType>,
 }
 
 /// Late samples of one slot in one base pane were merged; `raw` are *all* raw samples of the pane.
@@ -284,6 +286,48 @@ pub struct LatePane {
     pub raw: (u32, u32),
     /// Range of the merged late times in [`Admitted::late_at_ms`].
     pub late: (u32, u32),
+}
+
+/// A step ([`STEP_MS`]) of one slot that late samples touched, or the next one that has samples; `raw` are *all* of its
+/// samples that were applied before this epoch, and the late ones. A step that is not wholly held any more is left out.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LateStep {
+    /// The slot.
+    pub slot: u32,
+    /// Number of the step: it covers `((step - 1) * STEP_MS, step * STEP_MS]`.
+    pub step: i64,
+    /// The last sample before the step, if there is one.
+    pub before: Option<(i64, f64)>,
+    /// Range of its raw samples in [`AdmittedBatch::raw_at_ms`] and [`AdmittedBatch::raw_value`].
+    pub raw: (u32, u32),
+}
+
+/// What happened to the steps of one slot.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SeriesStep {
+    /// The slot.
+    pub slot: u32,
+    /// What happened.
+    pub event: StepEvent,
+}
+
+/// What happens to the steps of a series.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum StepEvent {
+    /// What was known of them counts no more.
+    Begin {
+        /// Whether the past follows, of a series that takes a bootstrap.
+        bootstraps: bool,
+    },
+    /// The past is complete.
+    BootstrapEnd,
+    /// A step was closed, or a closed one has another value.
+    Value {
+        /// Its number: it covers `((step - 1) * STEP_MS, step * STEP_MS]`.
+        step: i64,
+        /// Mean of a gauge, rate per second of a counter; finite.
+        value: f64,
+    },
 }
 
 /// A step of a bootstrap for one slot, taken before the new sample at `place`. Late panes come after the last of them.
@@ -346,6 +390,12 @@ pub struct ClockChange {
 pub struct AdmittedBatch {
     /// The epoch.
     pub end: EpochEnd,
+    /// What sources have said of series of this shard, whether they have a slot or not. Comes with the input.
+    pub types: Vec<(SeriesId, MetricType)>,
+    /// What others are by their names. Comes with the input.
+    pub named_types: Vec<(SeriesId, MetricType)>,
+    /// What was said of series that had a slot before this epoch; before every sample.
+    pub kinds: Vec<(u32, MetricType)>,
     /// New settings, which apply before everything else.
     pub settings: Option<Arc<Settings>>,
     /// The clock was set back; applies after the settings.
@@ -356,9 +406,11 @@ pub struct AdmittedBatch {
     pub given: Vec<SlotAssignment>,
     /// Panes touched by late samples, by (slot, pane).
     pub late: Vec<LatePane>,
-    /// Raw samples of touched panes: times.
+    /// Steps touched by late samples, by (slot, step).
+    pub late_steps: Vec<LateStep>,
+    /// Raw samples of touched panes and steps: times.
     pub raw_at_ms: Vec<i64>,
-    /// Raw samples of touched panes: values.
+    /// Raw samples of touched panes and steps: values.
     pub raw_value: Vec<f64>,
     /// Times of the late samples merged.
     pub late_at_ms: Vec<i64>,
@@ -392,18 +444,23 @@ impl AdmittedBatch {
         AdmittedBatch { end, ..AdmittedBatch::default() }
     }
 
-    /// Empties the batch for another epoch or shard, keeping its memory as far as it is not much.
+    /// Empties the batch for another epoch or shard, but for the types it comes with, and keeps its memory as far as it is not
+    /// much.
     pub fn reset(&mut self, end: EpochEnd) {
         let sizes = [self.at_ms.capacity(), self.raw_at_ms.capacity(), self.carried.capacity()];
         if sizes.into_iter().any(|size| size > BATCH_SAMPLES_KEPT) {
-            *self = AdmittedBatch::new(end);
+            let (types, named_types) =
+                (std::mem::take(&mut self.types), std::mem::take(&mut self.named_types));
+            *self = AdmittedBatch { types, named_types, ..AdmittedBatch::new(end) };
             return;
         }
         self.end = end;
         (self.settings, self.clock) = (None, None);
+        self.kinds.clear();
         self.carried.clear();
         self.given.clear();
         self.late.clear();
+        self.late_steps.clear();
         self.raw_at_ms.clear();
         self.raw_value.clear();
         self.late_at_ms.clear();
@@ -420,14 +477,18 @@ impl AdmittedBatch {
 
     /// What happens to each series, by rising slot.
     pub fn series(&self) -> impl Iterator<Item = SeriesEvents<'_>> {
-        let (mut late, mut new, mut phase) = (0, 0, 0);
+        let (mut late, mut new, mut phase, mut step) = (0, 0, 0, 0);
         std::iter::from_fn(move || {
             let slots = self.late.get(late).map(|pane| pane.slot).into_iter();
             let slots = slots.chain(self.slot.get(new).copied());
             let slot = slots.chain(self.phases.get(phase).map(|phase| phase.slot)).min()?;
-            let (late_from, new_from, phase_from) = (late, new, phase);
+            let (late_from, new_from, phase_from, step_from) = (late, new, phase, step);
             while self.late.get(late).is_some_and(|pane| pane.slot == slot) {
                 late += 1;
+            }
+            // Only a series with late panes has them.
+            while self.late_steps.get(step).is_some_and(|step| step.slot == slot) {
+                step += 1;
             }
             while self.slot.get(new) == Some(&slot) {
                 new += 1;
@@ -436,7 +497,8 @@ impl AdmittedBatch {
                 phase += 1;
             }
             let (late, phases) = (&self.late[late_from..late], &self.phases[phase_from..phase]);
-            Some(SeriesEvents { slot, phases, late, new: new_from..new })
+            let late_steps = &self.late_steps[step_from..step];
+            Some(SeriesEvents { slot, phases, late, late_steps, new: new_from..new })
         })
     }
 }
@@ -450,6 +512,8 @@ pub struct SeriesEvents<'a> {
     phases: &'a [BootstrapPhase],
     /// Its panes that late samples touched, by rising number.
     pub late: &'a [LatePane],
+    /// Its steps that late samples touched, by rising number.
+    pub late_steps: &'a [LateStep],
     new: Range<usize>,
 }
 

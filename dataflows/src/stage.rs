@@ -4,9 +4,12 @@
 //! in that order, one method after the other:
 //!
 //! ```text
-//!  retire ─► forget(quarantined) reconfigure reset_clock assign observe ─► tick, tick, ... ─► end ─► forget(freed)
-//!  1st stage │                 every other stage                         │ every stage      │ 1st   │ every other
+//!  retire ─► forget(quarantined) reconfigure reset_clock assign reclassify observe ─► tick, tick, ... ─► end ─► forget(freed)
+//!  1st stage │                      every other stage                              │ every stage      │ 1st   │ every other
 //! ```
+//! A stage reads samples or steps, as its entry says: `observe` or `observe_steps`. One that makes steps of samples stands
+//! before those that read them, and hands them on (`take_steps`).
+//!
 //! and then, if a snapshot is wanted, `begin_save` and `save_some` until that is done. The first stage is the gate: it gives
 //! slots, orders the samples, and writes the [`AdmittedBatch`] that the others read.
 //!
@@ -22,10 +25,10 @@ use std::sync::Arc;
 use crate::driver::EpochBatch;
 use crate::rows::inspect::{Explanation, StateCheck, Unavailable};
 use crate::rows::{Rows, SeriesPresence, WindowStats};
-use crate::sample::{EpochEnd, SeriesId};
+use crate::sample::{EpochEnd, MetricType, SeriesId};
 use crate::settings::Settings;
 use crate::shard::{
-    AdmittedBatch, ClockChange, RawSamples, SeriesEvents, SlotAssignment, Slots, WorkPosition,
+    AdmittedBatch, ClockChange, RawSamples, SeriesEvents, SeriesStep, SlotAssignment, Slots, WorkPosition,
 };
 use crate::snapshot::{CHAINS, StateError, StateReader, StateWriter};
 
@@ -172,11 +175,20 @@ pub trait Stage {
     /// A slot was given to a series: whatever the slot held before is gone.
     fn assign(&mut self, _slot: &SlotAssignment) {}
 
+    /// A source has said what kind of metric a series is that has had its slot.
+    fn reclassify(&mut self, _slot: u32, _kind: MetricType) {}
+
     /// A hint: this series is observed soon. Reads what that takes first, so that memory is waited for once for several series.
     fn approach(&self, _series: &SeriesEvents<'_>, _batch: &AdmittedBatch) {}
 
     /// Takes what happens to one series in this epoch.
     fn observe(&mut self, _series: &SeriesEvents<'_>, _batch: &AdmittedBatch, _out: &mut Rows) {}
+
+    /// Hands on the steps that were closed in this epoch, in the order of slots, and of each in the order of events.
+    fn take_steps(&mut self, _steps: &mut Vec<SeriesStep>) {}
+
+    /// Takes the steps that were closed in this epoch.
+    fn observe_steps(&mut self, _steps: &[SeriesStep], _out: &mut Rows) {}
 
     /// Does what time brings, by watermark and processing time, until it is done or the budget is spent.
     fn tick(&mut self, _end: EpochEnd, _budget: &mut Budget, _out: &mut Rows) -> Progress {
@@ -236,6 +248,15 @@ pub type LoadStage = fn(&Arc<Settings>, PartReader<'_>) -> Result<Box<dyn Stage>
 /// Makes a stage of what the first one describes, in a shard of so many slots.
 pub type RebuildStage = fn(&Arc<Settings>, &AdmittedBatch, usize) -> Box<dyn Stage>;
 
+/// What a stage reads of an epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StageInput {
+    /// Samples, series by series.
+    Samples,
+    /// Steps, in the order in which they were closed.
+    Steps,
+}
+
 /// A stage of the list: what is needed to make one.
 #[derive(Clone, Copy)]
 pub struct StageSpec {
@@ -243,6 +264,8 @@ pub struct StageSpec {
     pub name: &'static str,
     /// Version of its part of a snapshot.
     pub version: u8,
+    /// What it reads; the first stage has its own way.
+    pub input: StageInput,
     /// One of a shard without series.
     pub new: NewStage,
     /// One as it was saved.

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidewatch_dataflows::sample::MetricType;
+
 /// Its name in metrics and logs.
 pub(super) const LOG: &str = "journal";
 
@@ -11,6 +13,15 @@ pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// Told once why a journal takes nothing before it is opened anew.
 pub type FailureHook = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Who knows what new series are: the journal asks before it writes their first samples.
+pub trait NewTypes: Send + Sync {
+    /// Those that were met since it was asked last; cheap when there are none.
+    fn take(&self) -> Vec<(u64, MetricType)>;
+
+    /// Some that it gave could not be written.
+    fn give_back(&self, types: &[(u64, MetricType)]);
+}
 
 /// The machine's clock.
 pub fn system_clock() -> Clock {
@@ -69,6 +80,8 @@ pub struct JournalOptions {
     pub clock: Clock,
     /// Told from the writer's thread when the journal has failed.
     pub on_failed: Option<FailureHook>,
+    /// Asked from the writer's thread before samples are written.
+    pub types: Option<Arc<dyn NewTypes>>,
 }
 
 impl JournalOptions {
@@ -90,6 +103,7 @@ impl JournalOptions {
             accept_clock: false,
             clock: system_clock(),
             on_failed: None,
+            types: None,
         }
     }
 }

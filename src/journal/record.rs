@@ -46,6 +46,8 @@ pub const KIND_QUARANTINE: u8 = 9;
 pub const KIND_LIFT: u8 = 11;
 /// Kind byte of [`Control::ClockReset`].
 pub const KIND_CLOCK_RESET: u8 = 12;
+/// Kind byte of [`Control::NamedTypes`].
+pub const KIND_NAMED_TYPES: u8 = 13;
 
 /// Most samples the writer puts into one record.
 pub const RECORD_SAMPLES_MAX: usize = 4_096;
@@ -131,6 +133,7 @@ impl BootstrapState {
             }
             Control::BootstrapBegin(_)
             | Control::Types(_)
+            | Control::NamedTypes(_)
             | Control::Settings(_)
             | Control::ClockReset { .. } => {}
         }
@@ -214,6 +217,13 @@ pub fn encode_settings(settings: &Settings, out: &mut Vec<u8>) {
     serde_json::to_writer(out, settings).expect("plain numbers into memory can always be written as JSON");
 }
 
+fn encode_types(types: &[(u64, MetricType)], out: &mut Vec<u8>) {
+    for (series, kind) in types {
+        out.extend_from_slice(&series.to_le_bytes());
+        out.push(*kind as u8);
+    }
+}
+
 /// Appends the payload of a control record of at most [`RECORD_TYPES_MAX`] types, and gives its kind.
 pub fn encode_control(control: &Control, out: &mut Vec<u8>) -> u8 {
     match control {
@@ -226,11 +236,12 @@ pub fn encode_control(control: &Control, out: &mut Vec<u8>) -> u8 {
             KIND_BOOTSTRAP_END
         }
         Control::Types(types) => {
-            for (series, kind) in types {
-                out.extend_from_slice(&series.to_le_bytes());
-                out.push(*kind as u8);
-            }
+            encode_types(types, out);
             KIND_TYPES
+        }
+        Control::NamedTypes(types) => {
+            encode_types(types, out);
+            KIND_NAMED_TYPES
         }
         Control::Settings(settings) => {
             encode_settings(settings, out);
@@ -289,6 +300,9 @@ pub fn decode(kind: u8, payload: &[u8]) -> Result<Record, JournalError> {
         }
         KIND_TYPES => {
             decode_types(payload).map(|types| Record::Control(Control::Types(types))).map_err(malformed)
+        }
+        KIND_NAMED_TYPES => {
+            decode_types(payload).map(|types| Record::Control(Control::NamedTypes(types))).map_err(malformed)
         }
         KIND_QUARANTINE if payload.len() == 16 => {
             let (series, epoch) = payload.split_at(8);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use tidewatch_dataflows::sample::{Control, EpochEnd, Samples};
+use tidewatch_dataflows::sample::{Control, EpochEnd, MetricType, Samples};
 use tidewatch_dataflows::settings::Settings;
 
 use super::queue::{CommitCallback, EndOnPanic, Item, QueueShared, QueueState, QueueStop, answer};
@@ -59,6 +59,8 @@ pub(super) struct JournalWriter {
     proven: Position,
     /// What stands in the log: where a failed commit goes back to.
     committed: CommittedState,
+    /// Types that came from [`super::NewTypes`] and are not in a commit yet.
+    typed: Vec<(u64, MetricType)>,
     /// A control came since `committed` was taken.
     controls: bool,
     /// The log whose write failed; nothing is taken.
@@ -150,6 +152,7 @@ impl JournalWriter {
             urgent: false,
             proven: Position { segment: 0, offset: 0 },
             committed,
+            typed: Vec::new(),
             controls: false,
             stalled: None,
             accepted: Vec::new(),
@@ -247,6 +250,8 @@ impl JournalWriter {
         self.epoch_began_ms = *epoch_began_ms;
         self.partial.clear();
         self.accepted.clear();
+        let typed = std::mem::take(&mut self.typed);
+        self.config.types.iter().for_each(|types| types.give_back(&typed));
         (self.dirty, self.controls, self.epochs) = (false, false, 0);
         self.proven = Position { segment: 0, offset: 0 };
         self.shared.current_epoch.store(self.cutter.current_epoch(), Relaxed);
@@ -316,6 +321,7 @@ impl JournalWriter {
     fn encode(&mut self, item: Item) {
         match item {
             Item::Samples { samples, source, done } => {
+                self.add_types();
                 self.add(&samples);
                 self.waiting.extend(done);
                 match self.accepted.iter_mut().find(|(known, _)| *known == source) {
@@ -352,6 +358,15 @@ impl JournalWriter {
         self.controls = true;
     }
 
+    /// What new series are comes before their samples.
+    fn add_types(&mut self) {
+        let types = self.config.types.as_ref().map(|types| types.take()).unwrap_or_default();
+        if !types.is_empty() {
+            self.typed.extend_from_slice(&types);
+            self.add_control(Control::NamedTypes(types));
+        }
+    }
+
     fn add_control(&mut self, control: Control) {
         if let Control::ClockReset { to_ms } = control {
             let end = self.cutter.cut_at((self.config.clock)(), i64::MIN, i64::MIN, false);
@@ -373,6 +388,9 @@ impl JournalWriter {
         let parts = match control {
             Control::Types(types) => {
                 types.chunks(RECORD_TYPES_MAX).map(|part| Control::Types(part.to_vec())).collect()
+            }
+            Control::NamedTypes(types) => {
+                types.chunks(RECORD_TYPES_MAX).map(|part| Control::NamedTypes(part.to_vec())).collect()
             }
             other => vec![other],
         };
@@ -529,6 +547,7 @@ impl JournalWriter {
         self.committed.epoch_began_ms = self.epoch_began_ms;
         self.bytes.set(i64::try_from(self.segments.bytes()).unwrap_or(i64::MAX));
         self.shared.written(self.segments.current_bytes());
+        self.typed.clear();
         for (source, n) in self.accepted.drain(..) {
             self.metrics.accepted.get_or_create(&SourceLabels { source }).inc_by(n);
         }

@@ -136,6 +136,9 @@ pub(super) struct KnownTypes {
     /// Found new, and not yet in the journal: whoever found them could not write them, or not yet.
     pub(super) waiting: Mutex<HashMap<u64, MetricType>>,
     pub(super) waits: AtomicUsize,
+    /// What new series are by their names, of which no source has said what they are; not yet in the journal.
+    pub(super) by_name: Mutex<Vec<(u64, MetricType)>>,
+    pub(super) named: AtomicUsize,
     /// The number of names gone when families were last forgotten.
     pub(super) looked: AtomicU64,
 }

@@ -274,6 +274,7 @@ impl Labels {
         } else {
             let labels = Arc::new(LabelSet::from_sorted(pairs.iter().copied()));
             entries.admit(&labels, &self.limits)?;
+            self.note_name(series, labels.name());
             self.text_bytes.fetch_add(labels.bytes(), Relaxed);
             entries.insert(series, epoch, labels.clone(), NO_SEGMENT);
             self.metrics.label_entries.set(i64::try_from(entries.by_id.len()).unwrap_or(i64::MAX));

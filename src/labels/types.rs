@@ -12,12 +12,15 @@
 //! that was said already changes at most once an hour, by family and, where it is said of series, by their name; other
 //! words of that hour are counted and not heard. Two senders that contradict each other cost no more than that.
 //!
+//! Of a series of which no source has said anything the ending of its name tells. The journal takes that by itself, before
+//! the first samples of the series.
+//!
 //! Not here: what rows show for a type (`store`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{Ordering::Acquire, Ordering::Relaxed, Ordering::Release};
 
-use tidewatch_dataflows::sample::MetricType;
+use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
 use super::Labels;
 use super::families::{FAMILIES_MAX, FamilyType, TypeFamily, is_over};
@@ -150,6 +153,40 @@ impl Labels {
             return None;
         }
         Some(kind)
+    }
+
+    /// Takes note of what a new series is by its name, if no source has said what it is.
+    pub(super) fn note_name(&self, series: SeriesId, name: &str) {
+        if let Some(kind) = MetricType::by_name(name)
+            && self.types.families.read().of(name).is_none()
+        {
+            self.defer_named(&[(series.0, kind)]);
+        }
+    }
+
+    /// Takes note of all series of which the journal holds no type: after a start, once it is known what it holds.
+    pub fn note_names(&self) {
+        let entries = self.entries.read();
+        let untyped = entries.by_id.iter().filter(|(_, entry)| entry.recorded_type.load(Relaxed) == 0);
+        untyped.for_each(|(series, entry)| self.note_name(SeriesId(*series), entry.labels.name()));
+    }
+
+    /// What series are by their names that were met since it was taken last; cheap when there are none. Whoever takes it writes
+    /// it to the journal before their samples.
+    pub fn take_named(&self) -> Vec<(u64, MetricType)> {
+        if self.types.named.load(Acquire) == 0 {
+            return Vec::new();
+        }
+        let mut by_name = self.types.by_name.lock();
+        self.types.named.store(0, Release);
+        std::mem::take(&mut *by_name)
+    }
+
+    /// Gives back types that could not be written.
+    pub fn defer_named(&self, types: &[(u64, MetricType)]) {
+        let mut by_name = self.types.by_name.lock();
+        by_name.extend_from_slice(types);
+        self.types.named.store(by_name.len(), Release);
     }
 
     /// Takes note that the journal holds these types, durably. Series that are not known are passed over.

@@ -44,9 +44,7 @@ impl SeriesRow {
     /// Whether its value only grows, and so its rows show `increase` and `rate`: as a source said, else by the suffix
     /// that its users gave it.
     pub fn is_counter(&self) -> bool {
-        let suffixes = ["_total", "_count", "_sum", "_bucket"];
-        let by_name = || suffixes.iter().any(|suffix| self.name.ends_with(suffix));
-        self.kind.map_or_else(by_name, |kind| kind == MetricType::Counter)
+        self.kind.or_else(|| MetricType::by_name(&self.name)) == Some(MetricType::Counter)
     }
 }
 

@@ -183,6 +183,7 @@ impl Model {
                     self.quarantined.remove(series);
                 }
                 Control::Types(_)
+                | Control::NamedTypes(_)
                 | Control::Quarantine { .. }
                 | Control::Settings(_)
                 | Control::ClockReset { .. } => {}

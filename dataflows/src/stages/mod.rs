@@ -2,4 +2,5 @@
 //! a complete batch. The driver owns capabilities and frontiers; the graph wires. No operator knows another.
 
 pub mod admit;
+pub mod resample;
 pub mod window;

@@ -292,7 +292,10 @@ impl Follower {
                 all.into_iter().for_each(|id| self.drop_one(id, SkipReason::Clock));
             }
             Record::Control(
-                Control::BootstrapBegin(_) | Control::BootstrapEnd { .. } | Control::Types(_),
+                Control::BootstrapBegin(_)
+                | Control::BootstrapEnd { .. }
+                | Control::Types(_)
+                | Control::NamedTypes(_),
             )
             | Record::Bootstraps(_) => {}
         }

@@ -84,6 +84,7 @@ impl OpenBootstraps {
                 Control::BootstrapEnd { bootstrap } => ended.push(*bootstrap),
                 Control::BootstrapBegin(_)
                 | Control::Types(_)
+                | Control::NamedTypes(_)
                 | Control::Settings(_)
                 | Control::Quarantine { .. }
                 | Control::Lift { .. }
@@ -280,8 +281,7 @@ impl Admit {
         if let Err(reason) = self.judge_bootstrapped(bootstrap, row, out) {
             return self.refuse(row.slot, reason, row.at_ms, out);
         }
-        let (ring_max, allowed_lateness_ms) =
-            (self.settings.late_samples_max as usize, self.settings.allowed_lateness_ms);
+        let (ring_max, kept_ms) = (self.settings.late_samples_max as usize, self.settings.raw_kept_ms());
         let head = &mut self.heads[row.slot as usize];
         if row.at_ms <= head.newest {
             // A bootstrap that was resumed brings again what was taken; what was not taken then is behind.
@@ -296,8 +296,7 @@ impl Admit {
         let waiting = taking.expect("it was judged to take the bootstrap");
         if waiting.first().is_none_or(|first| row.at_ms < first) {
             head.last_applied_ms = end.processing_ms;
-            let from_ms = row.at_ms - allowed_lateness_ms - self.base_ms;
-            head.raw.push(head.newest, row.at_ms, row.value, from_ms, ring_max);
+            head.raw.push(head.newest, row.at_ms, row.value, row.at_ms - kept_ms, ring_max);
             head.newest = row.at_ms;
             out.slot.push(row.slot);
             out.at_ms.push(row.at_ms);

@@ -16,8 +16,7 @@ impl Admit {
             return Err(Unavailable::Unknown);
         }
         let (at_ms, value) = head.raw.iter(head.newest).unzip();
-        let span_ms = self.settings.allowed_lateness_ms + self.base_ms;
-        let whole_after_ms = head.raw.whole_after(head.newest, span_ms);
+        let whole_after_ms = head.raw.whole_after(head.newest, self.settings.raw_kept_ms());
         let bootstrapping = self.bootstraps.takes(slot);
         Ok(RawSamples { slot, newest_ms: head.newest, whole_after_ms, bootstrapping, at_ms, value })
     }
@@ -31,9 +30,9 @@ impl Admit {
                 slot,
                 series: self.slots.series(slot),
                 withhold_ms: head.tombstone,
+                kind: head.kind,
             });
-            let held_ms = self.settings.allowed_lateness_ms + self.base_ms;
-            let mut carried = self.carried(slot, held_ms, self.base_ms);
+            let mut carried = self.carried(slot, self.settings.raw_kept_ms(), self.base_ms);
             carried.raw = head.copy_raw(carried.raw_from_ms, out);
             out.carried.push(carried);
         }

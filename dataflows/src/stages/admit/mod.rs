@@ -8,13 +8,14 @@
 //! Not here: windows, or any judgement about silence other than when a slot may be freed.
 //!
 //! # State
-//! Per series about 128 bytes and the raw ring: 12 bytes a sample over lateness and one base pane
-//! (0.6 KB at 15 s), at most `limits.late_samples`. Per forgotten series a tombstone of 16 bytes. Per series in a
+//! Per series about 170 bytes and the raw ring: 12 bytes a sample over lateness and one base pane, 16 a sample of a step
+//! more (0.7 KB at 15 s), at most `limits.late_samples`. Per forgotten series a tombstone of 16 bytes. Per series in a
 //! bootstrap the live samples that wait for its end, 16 bytes each.
 
 mod bootstrap;
 mod clock;
 mod inspect;
+mod late;
 mod order;
 mod quarantine;
 mod reconfigure;
@@ -26,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::bootstrap::OpenBootstraps;
+use self::late::{close_late, close_late_steps, pane_start};
 use self::order::{BatchOrder, SampleRow};
 pub use self::rejects::REJECT_ROWS_MAX;
 use self::rejects::Rejects;
@@ -33,12 +35,12 @@ use self::ring::RawRing;
 use crate::driver::EpochBatch;
 use crate::mutants::{Mutant, mutant};
 use crate::rows::SeriesPresence;
-use crate::sample::{AHEAD_MS_MAX, EpochEnd, Reason, Samples, SeriesId, ahead_of, set_back};
-use crate::settings::Settings;
-use crate::shard::{
-    AdmittedBatch, LatePane, SeriesMap, SlotAssignment, Slots, Timers, WorkPosition, pane_of, wait_ms,
+use crate::sample::{AHEAD_MS_MAX, EpochEnd, MetricType, Reason, Samples, SeriesId, ahead_of, set_back};
+use crate::settings::{STEP_MS, Settings};
+use crate::shard::{AdmittedBatch, SeriesMap, SlotAssignment, Slots, Timers, WorkPosition, pane_of, wait_ms};
+use crate::stage::{
+    PartWriter, Query, SERIES_APPROACHED, SavePoint, SeriesView, Stage, StageInput, StageSpec,
 };
-use crate::stage::{PartWriter, Query, SERIES_APPROACHED, SavePoint, SeriesView, Stage, StageSpec};
 
 /// No time yet.
 const NEVER: i64 = i64::MIN;
@@ -51,6 +53,8 @@ pub struct Admit {
     heads: Vec<GateSeries>,
     timers: Timers,
     tombstones: Tombstones,
+    /// What sources have said of series that have no slot.
+    kinds: EarlyKinds,
     rejects: Rejects,
     bootstraps: OpenBootstraps,
     /// Nothing of these is computed.
@@ -73,6 +77,8 @@ struct GateSeries {
     tombstone: i64,
     /// When the slot's timer fires; `i64::MAX` if it has none.
     armed: i64,
+    /// What kind of metric it is, if a source has said so.
+    kind: Option<MetricType>,
     raw: RawRing,
 }
 
@@ -86,6 +92,7 @@ impl Admit {
             heads: Vec::new(),
             timers: Timers::default(),
             tombstones: Tombstones { max: tombstones_max, floor: NEVER, ..Tombstones::default() },
+            kinds: EarlyKinds { max: tombstones_max, ..EarlyKinds::default() },
             rejects: Rejects::default(),
             bootstraps: OpenBootstraps::default(),
             quarantined: BTreeSet::new(),
@@ -99,10 +106,11 @@ impl Admit {
 
     /// Bytes that one series takes, of samples 15 s apart.
     pub fn series_bytes(settings: &Settings) -> usize {
-        let kept_ms = (settings.allowed_lateness_ms + settings.base_ms()).unsigned_abs() as usize;
+        let kept_ms = settings.raw_kept_ms().unsigned_abs() as usize;
         let raw = (kept_ms / 15_000 + 1).min(settings.late_samples_max as usize) * 12;
+        let older = (STEP_MS as usize / 15_000 + 2) * 16;
         // The slot with its maps and its timer.
-        size_of::<GateSeries>() + 48 + raw
+        size_of::<GateSeries>() + 48 + raw + older
     }
 
     /// Bytes of state.
@@ -114,6 +122,7 @@ impl Admit {
             + rings
             + self.timers.bytes()
             + self.tombstones.bytes()
+            + self.kinds.bytes()
             + self.bootstraps.bytes()
     }
 
@@ -131,11 +140,13 @@ impl Admit {
         for series in unknown {
             let slot = self.slots.give(series);
             let tombstone = self.tombstones.take(series);
+            let kind = self.kinds.of.remove(&series);
             let head = GateSeries {
                 newest: NEVER,
                 last_applied_ms: end.processing_ms,
                 tombstone: tombstone.unwrap_or(NEVER),
                 armed: i64::MAX,
+                kind,
                 raw: RawRing::default(),
             };
             match self.heads.get_mut(slot as usize) {
@@ -143,7 +154,7 @@ impl Admit {
                 None => self.heads.push(head),
             }
             let withhold_ms = tombstone.unwrap_or(self.tombstones.floor);
-            out.given.push(SlotAssignment { slot, series: SeriesId(series), withhold_ms });
+            out.given.push(SlotAssignment { slot, series: SeriesId(series), withhold_ms, kind });
             self.arm(slot, NEVER); // its first due time is judged at the end of this epoch
             out.counts.slots_given += 1;
         }
@@ -156,7 +167,7 @@ impl Admit {
         self.position.on(series);
         let (ring_max, allowed_lateness_ms, base_ms) =
             (self.settings.late_samples_max as usize, self.settings.allowed_lateness_ms, self.base_ms);
-        let late_from = out.late_at_ms.len();
+        let (late_from, kept_ms) = (out.late_at_ms.len(), self.settings.raw_kept_ms());
         let (mut applied, first) = (0, head.newest == NEVER);
         for row in rows {
             if row.is_marker() {
@@ -170,9 +181,8 @@ impl Admit {
                 Err(Reason::NotFinite)
             } else if row.at_ms > head.newest {
                 close_late(head, slot, base_ms, late_from, out);
-                // The pane of the oldest sample that may still be late begins after this.
-                let from_ms = row.at_ms - allowed_lateness_ms - base_ms;
-                head.raw.push(head.newest, row.at_ms, row.value, from_ms, ring_max);
+                close_late_steps(head, slot, late_from, out);
+                head.raw.push(head.newest, row.at_ms, row.value, row.at_ms - kept_ms, ring_max);
                 head.newest = row.at_ms;
                 out.slot.push(slot);
                 out.at_ms.push(row.at_ms);
@@ -202,6 +212,7 @@ impl Admit {
             }
         }
         close_late(head, slot, base_ms, late_from, out);
+        close_late_steps(head, slot, late_from, out);
         if applied > 0 {
             head.last_applied_ms = end.processing_ms;
             out.counts.applied += applied;
@@ -293,6 +304,10 @@ impl Admit {
             }
             head.raw = RawRing::default();
             head.armed = i64::MAX;
+            // Whoever said so does not say it again while the labels are known.
+            if let Some(kind) = head.kind.take() {
+                self.kinds.put(series.0, kind);
+            }
             self.bootstraps.forget(slot);
             self.slots.free(slot);
             out.freed_series.push(series);
@@ -327,6 +342,7 @@ impl Admit {
 pub const SPEC: StageSpec = StageSpec {
     name: "admit",
     version: snapshot::VERSION,
+    input: StageInput::Samples,
     new: |settings| Box::new(Admit::new(Arc::clone(settings))),
     load: |settings, part| Ok(Box::new(Admit::load(Arc::clone(settings), part)?)),
     rebuild: None,
@@ -352,6 +368,7 @@ impl Stage for Admit {
         self.apply_settings(controls, out);
         self.ended = self.bootstraps.observe(controls);
         self.reset_clock(controls, out);
+        self.take_kinds(out);
         let without;
         let (live, bootstraps) = if self.quarantined.is_empty() {
             (live, bootstraps)
@@ -425,30 +442,29 @@ impl Stage for Admit {
     }
 }
 
-/// The start of the base pane that holds `at`; its samples are strictly newer.
-fn pane_start(at_ms: i64, base_ms: i64) -> i64 {
-    (pane_of(at_ms, base_ms) - 1) * base_ms
+/// What sources have said of series that have no slot, bounded: beyond that the lowest ids are forgotten.
+#[derive(Default)]
+struct EarlyKinds {
+    of: BTreeMap<u64, MetricType>,
+    max: usize,
 }
 
-/// Hands on the panes that the late samples from `late_from` on touched, whole.
-fn close_late(head: &GateSeries, slot: u32, base_ms: i64, late_from: usize, out: &mut AdmittedBatch) {
-    let done =
-        out.late.last().filter(|pane| pane.slot == slot).map_or(late_from, |pane| pane.late.1 as usize);
-    let mut from = done;
-    while from < out.late_at_ms.len() {
-        let pane = pane_of(out.late_at_ms[from], base_ms);
-        let to = from + out.late_at_ms[from..].iter().take_while(|at| pane_of(**at, base_ms) == pane).count();
-        let raw_from = out.raw_at_ms.len() as u32;
-        head.raw.copy_pane(
-            head.newest,
-            (pane - 1) * base_ms,
-            pane * base_ms,
-            &mut out.raw_at_ms,
-            &mut out.raw_value,
-        );
-        let raw = (raw_from, out.raw_at_ms.len() as u32);
-        out.late.push(LatePane { slot, pane, raw, late: (from as u32, to as u32) });
-        from = to;
+impl EarlyKinds {
+    fn put(&mut self, series: u64, kind: MetricType) {
+        self.of.insert(series, kind);
+        self.shrink(self.max);
+    }
+
+    /// Keeps at most `max` from now on.
+    fn shrink(&mut self, max: usize) {
+        self.max = max;
+        while self.of.len() > self.max {
+            self.of.pop_first();
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.of.len() * 24
     }
 }
 

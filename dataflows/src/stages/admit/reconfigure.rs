@@ -23,6 +23,7 @@ impl Admit {
         let (old, old_base_ms) = (std::mem::replace(&mut self.settings, Arc::clone(new)), self.base_ms);
         self.base_ms = new.base_ms();
         self.tombstones.shrink((new.series_max / 256) as usize);
+        self.kinds.shrink((new.series_max / 256) as usize);
         // How long a slot is kept has changed: all are looked at once, at the end of this epoch.
         self.timers = Timers::default();
         let given: Vec<u32> = self.slots.given().filter(|slot| !out.quarantined.contains(slot)).collect();
@@ -30,7 +31,7 @@ impl Admit {
             self.position.on(self.slots.series(slot));
             self.heads[slot as usize].armed = i64::MAX;
             self.arm(slot, NEVER);
-            let mut carried = self.carried(slot, old.allowed_lateness_ms + old_base_ms, old_base_ms);
+            let mut carried = self.carried(slot, old.raw_kept_ms(), old_base_ms);
             let head = &mut self.heads[slot as usize];
             if head.newest != NEVER {
                 if self.base_ms != old_base_ms {
@@ -40,10 +41,34 @@ impl Admit {
                 if new.allowed_lateness_ms > old.allowed_lateness_ms {
                     head.raw.lose(head.newest - old.allowed_lateness_ms);
                 }
-                head.raw.forget(head.newest, head.newest - new.allowed_lateness_ms - self.base_ms);
+                head.raw.forget(head.newest, head.newest - new.raw_kept_ms());
                 head.raw.shrink(head.newest, new.late_samples_max as usize);
             }
             out.carried.push(carried);
+        }
+    }
+    /// Takes note of what sources have said of series, and of what others are by their names.
+    pub(super) fn take_kinds(&mut self, out: &mut AdmittedBatch) {
+        for (series, kind) in &out.named_types {
+            match self.slots.get(series.0) {
+                Some(slot) if self.heads[slot as usize].kind.is_none() => {
+                    self.heads[slot as usize].kind = Some(*kind);
+                    out.kinds.push((slot, *kind));
+                }
+                Some(_) => {}
+                None if self.kinds.of.contains_key(&series.0) => {}
+                None => self.kinds.put(series.0, *kind),
+            }
+        }
+        for (series, kind) in &out.types {
+            match self.slots.get(series.0) {
+                Some(slot) if self.heads[slot as usize].kind == Some(*kind) => {}
+                Some(slot) => {
+                    self.heads[slot as usize].kind = Some(*kind);
+                    out.kinds.push((slot, *kind));
+                }
+                None => self.kinds.put(series.0, *kind),
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::sample::Reason;
+use crate::settings::STEP_MS;
 
 /// What a ring knows of a time.
 pub(super) enum RingPlace {
@@ -14,11 +15,19 @@ pub(super) enum RingPlace {
     Forgotten,
 }
 
+/// Most older samples that are kept: of a step of samples that are half a second apart.
+const OLDER_MAX: usize = 128;
+
 /// The raw samples of the last lateness and base pane, 12 bytes each, in time order.
 #[derive(Default)]
 pub(super) struct RawRing {
     /// Low 32 bits of the time, then the value's bits, low word first.
     pub(super) samples: VecDeque<[u32; 3]>,
+    /// The last of those that are held no more: the step of a late sample may reach back to before the ring, and is computed
+    /// with the sample before it. Nothing else looks at them.
+    pub(super) older: VecDeque<(i64, f64)>,
+    /// Whether there was something before these.
+    pub(super) is_older_cut: bool,
     /// Whether some applied sample is held no more.
     pub(super) forgot: bool,
     /// The newest sample that was pushed out although it was young enough, or as far as a change of settings made
@@ -77,6 +86,35 @@ impl RawRing {
         self.samples.partition_point(|words| behind(words) > newest_ms - at_ms)
     }
 
+    /// The time of the first sample that is held after `at_ms`.
+    pub(super) fn first_after(&self, newest_ms: i64, at_ms: i64) -> Option<i64> {
+        let index = self.place(newest_ms, at_ms + 1);
+        (index < self.samples.len()).then(|| self.at(index, newest_ms))
+    }
+
+    /// Copies the samples in `(start_ms, end_ms]`, older ones included, and gives the last one before them; false if some may
+    /// be missing.
+    pub(super) fn copy_step(
+        &self,
+        newest_ms: i64,
+        (start_ms, end_ms): (i64, i64),
+        at_ms: &mut Vec<i64>,
+        value: &mut Vec<f64>,
+    ) -> (bool, Option<(i64, f64)>) {
+        let behind = self.older.partition_point(|(at, _)| *at <= start_ms);
+        let is_whole = behind > 0 || !self.is_older_cut;
+        let mut before = behind.checked_sub(1).map(|index| self.older[index]);
+        if let Some(index) = self.place(newest_ms, start_ms + 1).checked_sub(1) {
+            before = Some((self.at(index, newest_ms), f64::from_bits(self.bits(index))));
+        }
+        for (at, older) in self.older.iter().skip(behind).take_while(|(at, _)| *at <= end_ms) {
+            at_ms.push(*at);
+            value.push(*older);
+        }
+        self.copy_pane(newest_ms, start_ms, end_ms, at_ms, value);
+        (is_whole, before)
+    }
+
     /// Reads both ends, and nothing else.
     pub(super) fn approach(&self) -> u32 {
         let ends = [self.samples.front(), self.samples.back()];
@@ -85,7 +123,7 @@ impl RawRing {
 
     /// Bytes held.
     pub(super) fn bytes(&self) -> usize {
-        self.samples.capacity() * 12
+        self.samples.capacity() * 12 + self.older.capacity() * 16
     }
 
     /// Everything newer than this is held; `None` if everything is. `kept_ms` is how far back samples were kept.
@@ -104,17 +142,33 @@ impl RawRing {
     /// Forgets what is at or before `from_ms`.
     pub(super) fn forget(&mut self, newest_ms: i64, from_ms: i64) {
         while !self.samples.is_empty() && self.at(0, newest_ms) <= from_ms {
-            self.samples.pop_front();
-            self.forgot = true;
+            self.forget_first(newest_ms);
         }
+    }
+
+    fn forget_first(&mut self, newest_ms: i64) {
+        let (at_ms, value) = (self.at(0, newest_ms), f64::from_bits(self.bits(0)));
+        self.samples.pop_front();
+        self.forgot = true;
+        // The step of the sample that is now the first begins after this.
+        let from_ms = at_ms - STEP_MS;
+        while self.older.get(1).is_some_and(|(next_ms, _)| *next_ms <= from_ms)
+            || self.older.len() >= OLDER_MAX
+        {
+            self.older.pop_front();
+            self.is_older_cut = true;
+        }
+        if self.older.len() == self.older.capacity() {
+            self.older.reserve_exact(2);
+        }
+        self.older.push_back((at_ms, value));
     }
 
     /// Holds at most `max` samples.
     pub(super) fn shrink(&mut self, newest_ms: i64, max: usize) {
         while self.samples.len() > max {
             self.drop_to(self.at(0, newest_ms));
-            self.samples.pop_front();
-            self.forgot = true;
+            self.forget_first(newest_ms);
         }
     }
 
@@ -126,9 +180,8 @@ impl RawRing {
     pub(super) fn push(&mut self, newest_ms: i64, at_ms: i64, value: f64, from_ms: i64, max: usize) {
         self.forget(newest_ms, from_ms);
         if self.samples.len() >= max {
-            self.drop_to(self.at(0, at_ms));
-            self.samples.pop_front();
-            self.forgot = true;
+            self.drop_to(self.at(0, newest_ms));
+            self.forget_first(newest_ms);
         }
         if self.samples.len() == self.samples.capacity() {
             self.samples.reserve_exact((self.samples.len() / 4).max(4));
@@ -159,8 +212,7 @@ impl RawRing {
                 return Err(Reason::LateRingFull);
             }
             self.drop_to(front);
-            self.samples.pop_front();
-            self.forgot = true;
+            self.forget_first(newest_ms);
             index -= 1;
         }
         self.samples.insert(index, RawRing::word(at_ms, value));

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use super::bootstrap::{SeriesBootstrap, WaitingSamples};
 use super::{Admit, GateSeries, NEVER, RawRing};
 use crate::rows::Reject;
-use crate::sample::{AT_MS_MAX, Bootstrap, Reason, SHARDS, SeriesId};
+use crate::sample::{AT_MS_MAX, Bootstrap, MetricType, Reason, SHARDS, SeriesId};
 use crate::settings::Settings;
 use crate::snapshot::{StateError, StateReader, StateWriter};
 use crate::stage::PartReader;
 
 /// Version of these bytes.
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 
 impl Admit {
     /// Writes the state as of the last epoch retired.
@@ -25,6 +25,7 @@ impl Admit {
             put.i64(head.newest);
             put.i64(head.last_applied_ms);
             put.i64(head.tombstone);
+            put.u8(head.kind.map_or(0, |kind| kind as u8));
             head.raw.save(put);
         }
         put.i64(self.tombstones.floor);
@@ -32,6 +33,11 @@ impl Admit {
         for (newest_ms, series) in &self.tombstones.by_age {
             put.i64(*newest_ms);
             put.u64(*series);
+        }
+        put.n(self.kinds.of.len());
+        for (series, kind) in &self.kinds.of {
+            put.u64(*series);
+            put.u8(*kind as u8);
         }
         self.rejects.save(put);
         self.bootstraps.save(put);
@@ -53,14 +59,19 @@ impl Admit {
             last_applied_ms: NEVER,
             tombstone: NEVER,
             armed,
+            kind: None,
             raw: RawRing::default(),
         };
         admit.heads.extend((0..admit.slots.capacity()).map(|_| nothing()));
         for (slot, _) in &live {
             let newest = time(&mut take)?;
             let (last_applied_ms, tombstone) = (take.i64()?, take.i64()?);
+            let kind = match take.u8()? {
+                0 => None,
+                code => Some(metric_type(code)?),
+            };
             let raw = RawRing::load(&mut take, newest)?;
-            admit.heads[*slot as usize] = GateSeries { newest, last_applied_ms, tombstone, armed, raw };
+            admit.heads[*slot as usize] = GateSeries { newest, last_applied_ms, tombstone, armed, kind, raw };
             admit.arm(*slot, NEVER);
         }
         admit.tombstones.floor = take.i64()?;
@@ -70,6 +81,10 @@ impl Admit {
                 return Err(StateError("a series has two tombstones"));
             }
             admit.tombstones.by_age.insert((newest_ms, series));
+        }
+        for _ in 0..take.n(9)? {
+            let (series, code) = (take.u64()?, take.u8()?);
+            admit.kinds.put(series, metric_type(code)?);
         }
         admit.rejects.load(&mut take)?;
         admit.bootstraps.load(&mut take, |slot| admit.heads.get(slot as usize).is_some())?;
@@ -81,6 +96,10 @@ impl Admit {
     }
 }
 
+fn metric_type(code: u8) -> Result<MetricType, StateError> {
+    MetricType::from_code(code).ok_or(StateError("a metric is of a type that is not known"))
+}
+
 /// A time of a sample, or none yet.
 fn time(take: &mut StateReader) -> Result<i64, StateError> {
     let at_ms = take.i64()?;
@@ -90,22 +109,30 @@ fn time(take: &mut StateReader) -> Result<i64, StateError> {
 
 impl RawRing {
     fn save(&self, put: &mut StateWriter) {
-        put.u8(u8::from(self.forgot) | u8::from(self.dropped.is_some()) << 1);
+        put.u8(u8::from(self.forgot)
+            | u8::from(self.dropped.is_some()) << 1
+            | u8::from(self.is_older_cut) << 2);
         if let Some(dropped) = self.dropped {
             put.i64(dropped);
         }
         put.n(self.samples.len());
         self.samples.iter().flatten().for_each(|word| put.u32(*word));
+        put.n(self.older.len());
+        for (at_ms, value) in &self.older {
+            put.i64(*at_ms);
+            put.u64(value.to_bits());
+        }
     }
 
     fn load(take: &mut StateReader, newest_ms: i64) -> Result<RawRing, StateError> {
         let flags = take.u8()?;
-        if flags > 3 {
+        if flags > 7 {
             return Err(StateError("a raw ring has flags that are not known"));
         }
         let dropped = if flags & 2 == 0 { None } else { Some(take.i64()?) };
         let n = take.n(12)?;
-        let mut ring = RawRing { forgot: flags & 1 == 1, dropped, ..RawRing::default() };
+        let mut ring =
+            RawRing { forgot: flags & 1 == 1, is_older_cut: flags & 4 == 4, dropped, ..RawRing::default() };
         ring.samples.reserve_exact(n);
         for _ in 0..n {
             ring.samples.push_back([take.u32()?, take.u32()?, take.u32()?]);
@@ -114,6 +141,14 @@ impl RawRing {
         let last = n.checked_sub(1).map(|last| ring.at(last, newest_ms));
         if !rising || last.is_some_and(|last| last != newest_ms) || (newest_ms == NEVER && n > 0) {
             return Err(StateError("a raw ring is not in the order of time"));
+        }
+        let n = take.n(16)?;
+        ring.older.reserve_exact(n);
+        for _ in 0..n {
+            ring.older.push_back((time(take)?, f64::from_bits(take.u64()?)));
+        }
+        if !ring.older.iter().is_sorted_by(|a, b| a.0 < b.0) {
+            return Err(StateError("older samples are not in the order of time"));
         }
         Ok(ring)
     }

@@ -99,7 +99,7 @@ impl Windows {
     /// So many slots, all of them free.
     pub(super) fn give_free(&mut self, slots: usize) {
         for slot in 0..slots as u32 {
-            self.give(&SlotAssignment { slot, series: SeriesId(0), withhold_ms: NEVER });
+            self.give(&SlotAssignment { slot, series: SeriesId(0), withhold_ms: NEVER, kind: None });
         }
     }
 

@@ -8,12 +8,15 @@ use crate::rows::Rows;
 use crate::sample::EpochEnd;
 use crate::settings::Settings;
 use crate::shard::{AdmittedBatch, ClockChange, SeriesEvents, SlotAssignment, WorkPosition};
-use crate::stage::{Budget, PartWriter, Progress, Query, SavePoint, SeriesView, Stage, StageSpec};
+use crate::stage::{
+    Budget, PartWriter, Progress, Query, SavePoint, SeriesView, Stage, StageInput, StageSpec,
+};
 
 /// The windows in the list of stages.
 pub const SPEC: StageSpec = StageSpec {
     name: "window",
     version: snapshot::VERSION,
+    input: StageInput::Samples,
     new: |settings| Box::new(Windows::new(Arc::clone(settings))),
     load: |settings, part| Ok(Box::new(Windows::load(Arc::clone(settings), part)?)),
     rebuild: Some(|settings, batch, slots| Box::new(Windows::rebuild(settings, batch, slots))),
