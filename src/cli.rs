@@ -206,7 +206,7 @@ pub enum DeliveryOrder {
 #[derive(Debug, Args)]
 pub struct ExportArgs {
     /// Which rows; the singular is taken as well
-    #[arg(long, default_value = "windows", value_parser = ["windows", "rejects", "window", "reject"])]
+    #[arg(long, default_value = "windows", value_parser = ["windows", "rejects", "profiles", "window", "reject", "profile"])]
     pub kind: String,
     /// Leave the revision out: the same samples give the same lines
     #[arg(long = "final")]

@@ -39,6 +39,7 @@
 //! - `open_files`: a server that may open few files, and one whose descriptors are all taken.
 //! - `panics`: a computation that panics or hangs ends no process that can go on; a series that panics again and
 //!   again is kept out. Needs the feature `faults`.
+//! - `profiles`: what kind of series each is, from samples to the API, after a kill, and for any number of workers.
 //! - `promtool`: what passes through the tools of Prometheus and back gives the same rows. Needs promtool.
 //! - `read_only`: a data directory that nothing can be written to is exported whole.
 //! - `real_prometheus`: a real Prometheus writes to a running server; every window equals what its raw samples give.
@@ -101,6 +102,7 @@ mod oracle;
 #[cfg(feature = "faults")]
 mod panics;
 mod power_cuts;
+mod profiles;
 mod promtool;
 mod read_only;
 mod real_prometheus;

@@ -30,6 +30,47 @@ pub struct Settings {
     pub late_samples_max: u32,
     /// Most series at once; tombstones are bounded by the same number.
     pub series_max: u64,
+    /// Whether and when profiles are made.
+    pub profile: ProfileSettings,
+}
+
+/// Whether and when profiles are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProfileSettings {
+    /// Whether they are made at all.
+    pub enabled: bool,
+    /// Time between two evaluations of a series, of its own time; whole steps.
+    pub every_ms: i64,
+    /// Time between two rows of a series; one also comes when a verdict has changed.
+    pub publish_every_ms: i64,
+    /// How many days a season is looked for in.
+    pub season_days: u32,
+}
+
+impl ProfileSettings {
+    fn validate(&self) -> Result<(), SettingsError> {
+        let err = |field: &str, value: String, bound: &str| {
+            Err(SettingsError { field: field.to_owned(), value, bound: bound.to_owned() })
+        };
+        for (name, value) in
+            [("profile.every", self.every_ms), ("profile.publish_every", self.publish_every_ms)]
+        {
+            if !(STEP_MS..=DAY_MS).contains(&value) || value % STEP_MS != 0 {
+                return err(name, duration(value), "whole minutes from 1m to 1d");
+            }
+        }
+        if !(1..=28).contains(&self.season_days) {
+            return err("profile.season_days", self.season_days.to_string(), "1 to 28");
+        }
+        Ok(())
+    }
+}
+
+impl Default for ProfileSettings {
+    fn default() -> ProfileSettings {
+        ProfileSettings { enabled: true, every_ms: 300_000, publish_every_ms: 3_600_000, season_days: 4 }
+    }
 }
 
 /// A setting is outside its bounds.
@@ -75,6 +116,7 @@ impl Default for Settings {
             catch_up_ms: 300_000,
             late_samples_max: 1_024,
             series_max: 1_200_000,
+            profile: ProfileSettings::default(),
         }
     }
 }
@@ -117,6 +159,13 @@ impl Settings {
         }
         if self.late_samples_max == 0 {
             return err("limits.late_samples", 0);
+        }
+        let profile = &self.profile;
+        if !(STEP_MS..=TIME_WRITTEN_MAX_MS).contains(&profile.every_ms.min(profile.publish_every_ms)) {
+            return err("profile.every", profile.every_ms);
+        }
+        if !(1..=366).contains(&profile.season_days) {
+            return err("profile.season_days", profile.season_days.into());
         }
         Ok(self)
     }
@@ -178,6 +227,7 @@ impl Settings {
         if !(256..=100_000_000).contains(&self.series_max) {
             return err("limits.series", self.series_max.to_string(), "256 to 100000000".to_owned());
         }
+        self.profile.validate()?;
         let panes = self.panes_max();
         if panes > PANES_MAX {
             let bound = format!(

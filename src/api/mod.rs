@@ -26,6 +26,7 @@ pub mod operations;
 mod page;
 mod params;
 mod problems;
+mod profiles;
 mod questions;
 mod rejects;
 mod router;

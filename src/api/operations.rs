@@ -5,8 +5,8 @@
 
 use super::operation::Operation;
 use super::{
-    backfill, catalog, corrections, explain, health, names, openapi, problems, rejects, samples, status,
-    windows, write,
+    backfill, catalog, corrections, explain, health, names, openapi, problems, profiles, rejects, samples,
+    status, windows, write,
 };
 
 /// The methods that a path takes, as the header `Allow` lists them.
@@ -16,7 +16,7 @@ pub fn allowed(path: &str) -> String {
 }
 
 /// Every operation, as readers meet them.
-pub const ALL: [&Operation; 19] = [
+pub const ALL: [&Operation; 21] = [
     &names::NAMES,
     &catalog::CATALOG,
     &windows::WINDOWS,
@@ -24,6 +24,8 @@ pub const ALL: [&Operation; 19] = [
     &corrections::CORRECTIONS,
     &explain::EXPLAIN,
     &samples::SAMPLES,
+    &profiles::PROFILES,
+    &profiles::PROFILE_OF_SERIES,
     &rejects::REJECTS,
     &write::WRITE,
     &backfill::BEGIN_BACKFILL,

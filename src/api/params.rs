@@ -30,6 +30,10 @@ pub const SERIES: Param = Param::path(
     "1f0a3c5e7b9d2468",
     "A series: its id of 16 hex digits, or a metric name that it alone bears (409 lists the ids where several do).",
 );
+const fn verdict(name: &'static str, about: &'static str) -> Param {
+    Param::query(name, "true", about, || json!({"type": "string", "enum": ["true", "false"]}))
+}
+
 pub const MATCH: Param = Param::query(
     "match[]",
     "up{job=\"node\"}",
@@ -79,6 +83,10 @@ pub const NOW: Param = Param::query(
     "`now` shows windows that are still open, as far as they are filled.",
     || json!({"type": "string", "enum": ["now"]}),
 );
+pub const STATIONARY: Param = verdict("stationary", "Only series that are stationary, or that are not.");
+pub const SEASONAL: Param = verdict("seasonal", "Only series that are seasonal, or that are not.");
+pub const AUTOCORRELATED: Param =
+    verdict("autocorrelated", "Only series that are autocorrelated, or that are not.");
 pub const LIMIT: Param = Param::query(
     "limit",
     "100",
@@ -169,6 +177,16 @@ impl Params {
 
     fn all<'a>(&'a self, wanted: &'a str) -> impl Iterator<Item = &'a str> {
         self.pairs.iter().filter(move |(name, _)| name == wanted).map(|(_, value)| value.as_str())
+    }
+
+    /// A verdict that is asked for.
+    pub fn verdict(&self, name: &'static str) -> Result<Option<bool>, Problem> {
+        match self.one(name) {
+            None => Ok(None),
+            Some("true") => Ok(Some(true)),
+            Some("false") => Ok(Some(false)),
+            Some(other) => Err(Problem::parameter(name, "true or false", other)),
+        }
     }
 
     /// `limit`: rows of a page.

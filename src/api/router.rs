@@ -13,7 +13,7 @@ use super::measure::measure;
 use super::questions::Api;
 use super::{
     backfill, catalog, corrections, error, explain, health, names, openapi, operations, page, problems,
-    rejects, samples, status, windows,
+    profiles, rejects, samples, status, windows,
 };
 
 /// The routes of this API. It has the fallback for unknown paths: merge routers without one into it.
@@ -32,6 +32,8 @@ pub fn router(api: Api) -> Router {
         (&corrections::CORRECTIONS, get(corrections::show)),
         (&explain::EXPLAIN, get(explain::show)),
         (&samples::SAMPLES, get(samples::show)),
+        (&profiles::PROFILES, get(profiles::list)),
+        (&profiles::PROFILE_OF_SERIES, get(profiles::of_series)),
         (&rejects::REJECTS, get(rejects::list)),
         (&backfill::BEGIN_BACKFILL, post(backfill::begin)),
         (&backfill::BACKFILL_SHOWN, get(backfill::show).delete(backfill::cancel)),

@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tidewatch_dataflows::settings::{Settings, WINDOWS_MAX, Window, duration};
+use tidewatch_dataflows::settings::{ProfileSettings, Settings, WINDOWS_MAX, Window, duration};
 
 pub use self::error::ConfigError;
 pub use self::flags::ConfigFlags;
@@ -73,6 +73,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// Who is asked for samples, beside what is sent to us.
     pub sources: SourcesConfig,
+    /// Whether and when it is looked at what kind of series each is.
+    pub profile: ProfileSettings,
     /// What is done with which series.
     pub select: Vec<SelectConfig>,
     /// How many series a second are checked against their raw samples and panes; 0 for none.
@@ -201,6 +203,7 @@ impl Default for Config {
                 rows_per_day_max: 50_000_000,
             },
             sources: SourcesConfig::default(),
+            profile: computing.profile,
             select: Vec::new(),
             audit: 5,
         }
@@ -258,6 +261,7 @@ impl Config {
                 true => Settings::default().series_max,
                 false => self.limits.series,
             },
+            profile: self.profile,
         }
     }
 
@@ -378,6 +382,14 @@ impl ConfigReader {
                 )?,
             },
             sources: d.sources,
+            profile: ProfileSettings {
+                enabled: self
+                    .leaf("profile.enabled", "on or off", ConfigValue::switch)?
+                    .unwrap_or(d.profile.enabled),
+                every_ms: self.millis("profile.every", d.profile.every_ms)?,
+                publish_every_ms: self.millis("profile.publish_every", d.profile.publish_every_ms)?,
+                season_days: self.whole("profile.season_days", 1, 28, d.profile.season_days.into())? as u32,
+            },
             select: self.select()?,
             audit: self.whole("audit", 0, 1_000, d.audit.into())? as u32,
         };

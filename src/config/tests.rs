@@ -40,7 +40,7 @@ fn the_example_holds_every_setting_with_its_default() {
     for path in reader.known.clone() {
         assert!(reader.given(&path).is_some(), "deploy/tidewatch.example.yml lacks {path}");
     }
-    assert_eq!(reader.known.len(), 1 + 7 + 2 + 24, "windows, their parts, sources and select, and the rest");
+    assert_eq!(reader.known.len(), 1 + 7 + 2 + 28, "windows, their parts, sources and select, and the rest");
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn bad_files_are_refused_with_path_bound_value_and_origin() {
     let table = [
         (
             "worker: 2",
-            "there is no setting worker (file t.yml); at the top there are allowed_lateness, audit, catch_up, data_dir, idle_timeout, journal, limits, listen, outbox, select, snapshots, sources, store, umask, watchdog, web, windows, workers",
+            "there is no setting worker (file t.yml); at the top there are allowed_lateness, audit, catch_up, data_dir, idle_timeout, journal, limits, listen, outbox, profile, select, snapshots, sources, store, umask, watchdog, web, windows, workers",
         ),
         (
             "limits: {serie: 2}",

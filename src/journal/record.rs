@@ -496,7 +496,7 @@ mod tests {
         let (mut batch, mut settings) = (vec![], vec![]);
         encode_samples(&samples, &mut batch);
         encode_settings(&Settings::default(), &mut settings);
-        for kind in 0..=13 {
+        for kind in 0..=14 {
             for _ in 0..20_000 {
                 let mut bytes: Vec<u8> = match rng.u8(..3) {
                     0 => (0..rng.usize(..64)).map(|_| rng.u8(..)).collect(),
@@ -509,7 +509,7 @@ mod tests {
                     bytes.truncate(rng.usize(..=bytes.len()));
                 }
                 let decoded = decode(kind, &bytes);
-                if matches!(kind, 0 | KIND_SYNCED) || kind > KIND_CLOCK_RESET {
+                if matches!(kind, 0 | KIND_SYNCED) || kind > KIND_NAMED_TYPES {
                     assert!(matches!(decoded, Err(JournalError::UnknownKind { .. })));
                 }
                 if let Ok(Record::Samples(s)) = decoded {

@@ -257,7 +257,9 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use tidewatch_dataflows::rows::{Reject, Rows};
+    use tidewatch_dataflows::rows::columns::Floats;
+    use tidewatch_dataflows::rows::verdicts::{ProfileStatus, Verdict};
+    use tidewatch_dataflows::rows::{Reject, Rows, SeriesProfile};
     use tidewatch_dataflows::sample::{MetricType, Reason};
 
     use super::*;
@@ -300,6 +302,19 @@ pub(super) mod tests {
         }
     }
 
+    fn profile(rng: &mut fastrand::Rng) -> SeriesProfile {
+        let acf = (0..rng.usize(0..40)).map(|_| f64::from_bits(rng.u64(..))).collect();
+        SeriesProfile {
+            series: SeriesId(rng.u64(..)),
+            at_ms: rng.i64(..),
+            mean: f64::from_bits(rng.u64(..)),
+            acf: Floats::new(acf).unwrap(),
+            stationary: Verdict::of(rng.bool()),
+            status: ProfileStatus::Gaps,
+            ..SeriesProfile::default()
+        }
+    }
+
     fn kind(rng: &mut fastrand::Rng) -> MetricType {
         if rng.bool() { MetricType::Counter } else { MetricType::Gauge }
     }
@@ -310,6 +325,7 @@ pub(super) mod tests {
             windows: (0..windows).map(|_| window(rng)).collect(),
             rejects: (0..rejects).map(|_| reject(rng)).collect(),
             types: (0..rejects).map(|_| (SeriesId(rng.u64(..)), kind(rng))).collect(),
+            profiles: (0..rejects).map(|_| profile(rng)).collect(),
         };
         Rows { freed: vec![SeriesId(1)], ..lists.into() }
     }
@@ -429,7 +445,7 @@ pub(super) mod tests {
         for length in 0..good.len() {
             // Between two sections it is a whole record.
             if let Ok(batch) = decode(&good[..length]) {
-                assert!(batch.rows.rows() < 6, "the first {length} bytes");
+                assert!(batch.rows.rows() < 8, "the first {length} bytes");
             }
         }
         for _ in 0..50_000 {

@@ -21,8 +21,9 @@ use tidewatch_dataflows::snapshot::CHAINS;
 use super::SnapshotError;
 use crate::disk::DiskFolder;
 
-/// Version of all three formats. Panes of version 1 had nine words; settings of version 2 other names.
-pub const VERSION: u32 = 3;
+/// Version of all three formats. Panes of version 1 had nine words; settings of version 2 other names; gates
+/// of version 3 knew no kinds of series.
+pub const VERSION: u32 = 4;
 const MANIFEST: &[u8; 8] = b"tidemani";
 const STATE: &[u8; 8] = b"tidestat";
 const SEALED: &[u8; 8] = b"tideseal";

@@ -159,7 +159,7 @@ fn another_version_is_an_error_that_says_so() {
         match error {
             // What to do as well: this may be met after an update.
             Err(text) => assert!(
-                text.contains("has version 9 of the snapshot format; this program reads version 3. Start the program that wrote it, or move the folder away: "),
+                text.contains("has version 9 of the snapshot format; this program reads version 4. Start the program that wrote it, or move the folder away: "),
                 "{text}"
             ),
             // The chain that is not asked for.

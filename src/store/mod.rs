@@ -28,13 +28,14 @@ use std::io;
 use std::time::Duration;
 
 use tidewatch_dataflows::rows::inspect::OpenWindows;
-use tidewatch_dataflows::rows::{KINDS, ResultRow, RowLists, WindowStats, place_of};
+use tidewatch_dataflows::rows::verdicts::Verdict;
+use tidewatch_dataflows::rows::{KINDS, ResultRow, RowLists, SeriesProfile, WindowStats, place_of};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 pub use tidewatch_dataflows::statistics::{STATISTICS, Statistic};
 
 use budget::{Budget, BudgetExceeded};
 pub use row::{Correction, ExportRow};
-use row::{CorrectionRow, ExportKind, NameRow, RejectGrouping, RejectRow, SeriesRow, WindowRow};
+use row::{CorrectionRow, ExportKind, NameRow, ProfileRow, RejectGrouping, RejectRow, SeriesRow, WindowRow};
 use search::Search;
 use selector::Selectors;
 use sort::Sort;
@@ -250,6 +251,40 @@ pub struct CatalogQuery {
     pub limit: usize,
 }
 
+/// Which profiles are asked for.
+#[derive(Clone, Debug)]
+pub struct ProfilesQuery {
+    /// Every one if none is named.
+    pub select: Selectors,
+    /// What they have to say.
+    pub verdicts: Verdicts,
+    /// Only series after this one.
+    pub after: Option<SeriesKey>,
+    /// Most rows of the page.
+    pub limit: usize,
+}
+
+/// Verdicts that a profile must give; one that gives none is not meant where one is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Verdicts {
+    /// Whether it is stationary.
+    pub stationary: Option<bool>,
+    /// Whether it is seasonal.
+    pub seasonal: Option<bool>,
+    /// Whether it is autocorrelated.
+    pub autocorrelated: Option<bool>,
+}
+
+impl Verdicts {
+    /// Whether a profile gives them.
+    pub fn mean(&self, profile: &SeriesProfile) -> bool {
+        let given = |asked: Option<bool>, verdict| asked.is_none_or(|asked| verdict == Verdict::of(asked));
+        given(self.stationary, profile.stationary)
+            && given(self.seasonal, profile.seasonal)
+            && given(self.autocorrelated, profile.autocorrelated)
+    }
+}
+
 /// Which metric names are asked for.
 #[derive(Clone, Debug)]
 pub struct NamesQuery {
@@ -421,6 +456,12 @@ pub trait Store: Send + Sync {
     /// # Errors
     /// The store cannot be read, or not in time.
     fn catalog(&self, query: &CatalogQuery) -> Result<Page<SeriesRow>, StoreError>;
+
+    /// The last profile of each series, by (name, series).
+    ///
+    /// # Errors
+    /// The store cannot be read, or not in time.
+    fn profiles(&self, query: &ProfilesQuery) -> Result<Page<ProfileRow>, StoreError>;
 
     /// What sources said that series are, of each series of which it is held.
     ///

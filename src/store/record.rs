@@ -79,6 +79,7 @@ pub fn write_json_cells(
             Cell::UInt(value) => write!(out, "{value}")?,
             Cell::Float(value) => serde_json::to_writer(&mut *out, &value)?,
             Cell::Floats(values) => serde_json::to_writer(&mut *out, values)?,
+            Cell::Bool(value) => write!(out, "{value}")?,
             Cell::True => out.write_all(b"true")?,
             Cell::Null | Cell::Absent => out.write_all(b"null")?,
         }
@@ -136,6 +137,7 @@ pub fn write_csv_cells(
             Cell::UInt(value) => write!(out, "{value}")?,
             Cell::Float(value) if value.is_finite() => serde_json::to_writer(&mut *out, &value)?,
             Cell::Floats(values) => write_csv_text(&serde_json::to_string(values)?, out)?,
+            Cell::Bool(value) => write!(out, "{value}")?,
             Cell::True => out.write_all(b"true")?,
             Cell::Float(_) | Cell::Null | Cell::Absent => {}
         }

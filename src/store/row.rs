@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tidewatch_dataflows::rows::kind::SeriesText;
 use tidewatch_dataflows::rows::windows::{OPEN, WHICH, WHOSE};
-use tidewatch_dataflows::rows::{KINDS, KindInfo, Reject, ResultRow, WindowStats, place_of};
+use tidewatch_dataflows::rows::{KINDS, KindInfo, Reject, ResultRow, SeriesProfile, WindowStats, place_of};
 use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
 
 use super::record::{Cell, CellType, Column, Columns, RowRecord};
@@ -113,6 +113,15 @@ pub struct CorrectionRow {
     pub at_ms: i64,
     /// The answer.
     pub correction: Correction,
+}
+
+/// What kind of series one is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProfileRow {
+    /// The series.
+    pub series: SeriesRow,
+    /// Its profile.
+    pub profile: SeriesProfile,
 }
 
 /// Samples that were not applied: one row of the store, or a sum over several.
@@ -263,6 +272,14 @@ impl RowRecord for WindowRow {
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
         ResultRow::cells(&self.stats, Some(self.series.text()), cells);
+    }
+}
+
+impl RowRecord for ProfileRow {
+    const COLUMNS: Columns = SeriesProfile::COLUMNS;
+
+    fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
+        ResultRow::cells(&self.profile, Some(self.series.text()), cells);
     }
 }
 
@@ -508,6 +525,7 @@ mod tests {
                 Cell::Floats(values) => {
                     matches!(column.of, CellType::Floats { most } if values.len() <= most)
                 }
+                Cell::Bool(_) => column.of == CellType::Bool,
                 Cell::True => column.of == CellType::True,
                 Cell::Null => column.nullable,
                 Cell::Absent => column.optional,
@@ -544,13 +562,13 @@ mod tests {
 
     #[test]
     fn kinds_are_named_in_plural_and_singular() {
-        for (text, kind) in [("windows", 1), ("window", 1), ("reject", 2)] {
+        for (text, kind) in [("windows", 1), ("window", 1), ("reject", 2), ("profiles", 4)] {
             assert_eq!(text.parse::<ExportKind>().unwrap().info().kind, kind, "{text}");
         }
         assert!("types".parse::<ExportKind>().is_err(), "other rows show them");
         assert_eq!(
-            "profiles".parse::<ExportKind>().unwrap_err().to_string(),
-            "kind must be windows or rejects; got \"profiles\""
+            "forecasts".parse::<ExportKind>().unwrap_err().to_string(),
+            "kind must be windows or rejects or profiles; got \"forecasts\""
         );
     }
 }

@@ -67,7 +67,12 @@ pub fn batch_of(
     rejects: &[Reject],
     types: &[SeriesType],
 ) -> StoreBatch<'static> {
-    let rows = RowLists { windows: windows.to_vec(), rejects: rejects.to_vec(), types: types.to_vec() };
+    let rows = RowLists {
+        windows: windows.to_vec(),
+        rejects: rejects.to_vec(),
+        types: types.to_vec(),
+        ..RowLists::default()
+    };
     StoreBatch { epoch, written_ms, rows: Cow::Owned(rows) }
 }
 

@@ -116,7 +116,7 @@ fn every_setting_is_in_the_table_with_its_default_and_bound() {
         .map(|line| line.trim_matches(['|', ' ']).split(" | ").collect())
         .collect();
     let defaults = defaults();
-    assert_eq!(defaults.len(), 27, "{defaults:?}");
+    assert_eq!(defaults.len(), 31, "{defaults:?}");
     let mut missing = String::new();
     for (path, bound) in &settings {
         let name = format!("`{path}`");

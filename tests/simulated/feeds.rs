@@ -64,6 +64,7 @@ fn of(packets: usize, windows: Vec<Window>, allowed_lateness_ms: i64) -> Feed {
         catch_up_ms: 1_000,
         late_samples_max: 64,
         series_max: 256,
+        profile: Default::default(),
     };
     let settings = settings.validated().expect("these windows are within bounds");
     let numbers = series(6);

@@ -8,6 +8,7 @@
 
 use std::ops::Deref;
 
+use super::verdicts::{AdfStatus, ProfileStatus, Verdict};
 use crate::sample::{MetricType, Reason, SeriesId};
 
 const NAN_BITS: u64 = 0x7ff8_0000_0000_0000;
@@ -278,6 +279,9 @@ code_fields! {
     bool, u8::from, |code: u8| (code < 2).then_some(code == 1), "a flag is {}; it must be 0 or 1";
     Reason, |reason| reason as u8, Reason::from_code, "there is no reject reason {}";
     MetricType, |kind| kind as u8, MetricType::from_code, "there is no type of metrics {}";
+    Verdict, |verdict| verdict as u8, Verdict::from_code, "there is no verdict {}";
+    ProfileStatus, |status| status as u8, ProfileStatus::from_code, "there is no status of profiles {}";
+    AdfStatus, |status| status as u8, AdfStatus::from_code, "there is no status of ADF tests {}";
 }
 
 /// The fields of a kind of row, by which it is written and read.
@@ -399,6 +403,8 @@ pub enum CellType {
         /// Most of them.
         most: usize,
     },
+    /// `true` or `false`.
+    Bool,
     /// `true`, or left out.
     True,
 }
@@ -467,6 +473,8 @@ pub enum Cell<'a> {
     Float(f64),
     /// A list of numbers, each `null` if it is not finite.
     Floats(&'a [f64]),
+    /// Whether it is so.
+    Bool(bool),
     /// What is left out where it is not so.
     True,
     /// Known to be unknown.

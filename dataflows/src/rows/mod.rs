@@ -7,14 +7,17 @@
 pub mod columns;
 pub mod inspect;
 pub mod kind;
+pub mod profiles;
 pub mod rejects;
 pub mod types;
+pub mod verdicts;
 pub mod windows;
 
 use std::convert::Infallible;
 use std::ops::{Deref, DerefMut};
 
 pub use kind::{KindInfo, ResultRow};
+pub use profiles::SeriesProfile;
 pub use rejects::Reject;
 pub use types::SeriesType;
 pub use windows::WindowStats;
@@ -79,6 +82,8 @@ row_kinds! {
     rejects: Reject,
     /// What kinds of metric series are, as far as it was told in this epoch.
     types: SeriesType,
+    /// Profile rows.
+    profiles: SeriesProfile,
 }
 
 /// The place of a kind in [`KINDS`].

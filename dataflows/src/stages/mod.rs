@@ -2,5 +2,6 @@
 //! a complete batch. The driver owns capabilities and frontiers; the graph wires. No operator knows another.
 
 pub mod admit;
+pub mod profile;
 pub mod resample;
 pub mod window;

@@ -248,6 +248,7 @@ fn of_column(column: &Column) -> Value {
         CellType::Floats { most } => {
             ("array", json!({"items": {"type": ["number", "null"]}, "maxItems": most}))
         }
+        CellType::Bool => ("boolean", json!({})),
         CellType::True => ("boolean", json!({"const": true})),
     };
     let types = if column.nullable { json!([type_name, "null"]) } else { json!(type_name) };

@@ -19,6 +19,7 @@ use tidewatch_dataflows::sample::SeriesId;
 use super::catalog::is_meant;
 use super::read::stored;
 use super::schema::{columns, key, table};
+use super::values::key_of;
 use super::view::{SERIES_REMEMBERED_MAX, TablePart, View};
 use crate::store::row::SeriesRow;
 use crate::store::{ExportQuery, ExportRow, Range, StoreError};
@@ -187,6 +188,15 @@ fn rows_of<K: ResultRow>(
         };
         out.put((series, row), view)
     };
+    if K::STORAGE == RowStorage::Latest {
+        let mut from = Some(i64::MIN);
+        while let Some(first) = from {
+            let rows = latest_rows::<K>(&view.borrow(), first)?;
+            from = rows.last().and_then(K::series).and_then(|last| key_of(last).checked_add(1));
+            rows.into_iter().try_for_each(&mut give)?;
+        }
+        return Ok(());
+    }
     let partitions = view.borrow().partitions::<K>()?;
     for partition in partitions {
         let read =
@@ -218,6 +228,20 @@ fn rows_of<K: ResultRow>(
         }
     }
     Ok(())
+}
+
+/// A chunk of the last rows of series, by series as they are stored, from this one on.
+fn latest_rows<K: ResultRow>(view: &View<'_>, first: i64) -> Result<Vec<K>, StoreError> {
+    let fail = |e| view.fail("read rows", e);
+    let kind = &KINDS[place_of::<K>()];
+    let sql = format!(
+        "SELECT {} FROM {} WHERE series >= ?1 ORDER BY series LIMIT {CHUNK}",
+        columns(kind),
+        kind.name
+    );
+    let mut statement = view.conn().prepare_cached(&sql).map_err(fail)?;
+    let rows = statement.query_map([first], stored::<K>).map_err(fail)?;
+    rows.collect::<Result<_, _>>().map_err(fail)
 }
 
 /// A chunk of one table's rows of one partition, with the place each is merged by.

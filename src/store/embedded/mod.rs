@@ -29,6 +29,7 @@ mod files;
 mod matching;
 mod merge;
 mod options;
+mod profiles;
 mod ranked;
 mod read;
 mod readers;
@@ -55,11 +56,11 @@ use parking_lot::{Mutex, MutexGuard};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
 use super::budget::Budget;
-use super::row::{CorrectionRow, NameRow, RejectRow, SeriesRow, WindowRow};
+use super::row::{CorrectionRow, NameRow, ProfileRow, RejectRow, SeriesRow, WindowRow};
 use super::{
     CatalogQuery, CorrectionQuery, ExportQuery, ExportRow, LabelPairs, NamesQuery, Offer, OfferVerdict,
-    OwnLog, Page, RejectQuery, ReopenSummary, RetentionSummary, Soundness, Store, StoreBatch, StoreError,
-    StoreStatus, StoredKey, WindowQuery, WriteSummary,
+    OwnLog, Page, ProfilesQuery, RejectQuery, ReopenSummary, RetentionSummary, Soundness, Store, StoreBatch,
+    StoreError, StoreStatus, StoredKey, WindowQuery, WriteSummary,
 };
 use files::StoreFiles;
 pub use options::EmbeddedOptions;
@@ -232,6 +233,10 @@ impl Store for Embedded {
 
     fn catalog(&self, query: &CatalogQuery) -> Result<Page<SeriesRow>, StoreError> {
         catalog::page(&self.page_view(query.select.budget())?, query)
+    }
+
+    fn profiles(&self, query: &ProfilesQuery) -> Result<Page<ProfileRow>, StoreError> {
+        profiles::page(&self.page_view(query.select.budget())?, query)
     }
 
     fn types(&self) -> Result<Vec<(SeriesId, MetricType)>, StoreError> {

@@ -1,0 +1,176 @@
+//! A profile of the steps that are held. Everything here follows from the slices alone.
+
+use super::ring::{DAY_QUARTERS, QUARTER_STEPS};
+use crate::kernels::adf::{self, Regression, Status};
+use crate::kernels::decompose::{Extrapolation, SeasonalModel, decompose};
+use crate::kernels::lag_sums::{LagSums, Shape};
+use crate::kernels::spectrum::{PeriodSearch, SeasonalPeriod, SpectrumWorkspace, detect_periods};
+use crate::kernels::{acf, gaps, ljung_box, order};
+use crate::rows::columns::Floats;
+use crate::rows::profiles::{LAGS_MAX, SeriesProfile};
+use crate::rows::verdicts::{AdfStatus, ProfileStatus, Verdict};
+use crate::settings::STEP_MS;
+
+/// Fewer steps say nothing.
+const STEPS_MIN: usize = 60;
+/// With more gaps no verdict is given: a test of what is left would be one of another series.
+const GAP_RATIO_MAX: f64 = 0.2;
+/// From this probability on a test rejects nothing.
+const SIGNIFICANCE: f64 = 0.05;
+/// A season of this strength counts (the rule of `nsdiffs`).
+const STRENGTH_MIN: f64 = 0.64;
+/// Periods that are tried in any case: minutes of the hour, and quarters of the day and the week.
+const MINUTE_PRIORS: [usize; 6] = [5, 10, 15, 30, 60, 120];
+const QUARTER_PRIORS: [usize; 2] = [DAY_QUARTERS, 7 * DAY_QUARTERS];
+/// Shorter seasons are found among the minutes.
+const QUARTERS_MIN: usize = 24;
+
+/// The season of a series, as the last search found it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Season {
+    /// Steps of one minute; 0 if there is none.
+    pub(super) period: u32,
+    pub(super) strength: f64,
+    pub(super) trend: f64,
+}
+
+impl Season {
+    pub(super) const NONE: Season = Season { period: 0, strength: 0.0, trend: f64::NAN };
+}
+
+/// Room for evaluations; what one gives does not depend on those before it.
+#[derive(Default)]
+pub(super) struct Evaluator {
+    /// The steps at hand, the newest last; NaN is absent.
+    pub(super) steps: Vec<f64>,
+    /// The means of quarters at hand.
+    pub(super) quarters: Vec<f64>,
+    present: Vec<f64>,
+    filled: Vec<f64>,
+    sums: LagSums,
+    adf: adf::Workspace,
+    spectrum: SpectrumWorkspace,
+}
+
+impl Evaluator {
+    /// Looks for the season in minutes and in quarters of an hour.
+    pub(super) fn search(&mut self) -> Season {
+        let minutes = PeriodSearch { priors: &MINUTE_PRIORS, periods_max: 1, ..PeriodSearch::default() };
+        let quarters =
+            PeriodSearch { period_min: QUARTERS_MIN, cycles_min: 3, priors: &QUARTER_PRIORS, ..minutes };
+        let found = |steps: &[f64], search: &PeriodSearch, room: &mut SpectrumWorkspace| {
+            let gaps = steps.iter().filter(|step| step.is_nan()).count() as f64;
+            let enough = steps.len() >= STEPS_MIN && gaps <= GAP_RATIO_MAX * steps.len() as f64;
+            enough.then(|| detect_periods(steps, search, room).first().copied()).flatten()
+        };
+        let of_minutes = found(&self.steps, &minutes, &mut self.spectrum);
+        let of_quarters = found(&self.quarters, &quarters, &mut self.spectrum);
+        let strength = |period: &Option<SeasonalPeriod>| period.map_or(0.0, |period| period.strength);
+        let (steps, period, scale) = match (of_minutes, of_quarters) {
+            (None, None) => return Season::NONE,
+            (Some(period), _) if strength(&of_minutes) >= strength(&of_quarters) => (&self.steps, period, 1),
+            (_, Some(period)) => (&self.quarters, period, QUARTER_STEPS as usize),
+            (Some(period), None) => (&self.steps, period, 1),
+        };
+        gaps::interpolate(steps, &mut self.filled);
+        match decompose(&self.filled, period.steps, SeasonalModel::Additive, Extrapolation::None) {
+            Ok(parts) => {
+                let strengths = parts.strengths();
+                Season {
+                    period: (period.steps * scale) as u32,
+                    strength: strengths.seasonal,
+                    trend: strengths.trend,
+                }
+            }
+            Err(_) => Season::NONE,
+        }
+    }
+
+    /// The profile of the steps at hand, of which the newest has this number.
+    pub(super) fn profile(&mut self, newest: i64, season: &Season) -> SeriesProfile {
+        self.present.clear();
+        self.present.extend(self.steps.iter().copied().filter(|step| !step.is_nan()));
+        let n = self.present.len();
+        let gap_ratio = if self.steps.is_empty() { 0.0 } else { 1.0 - n as f64 / self.steps.len() as f64 };
+        let trailing = order::trailing(&self.steps, &mut self.filled);
+        let lags = acf::default_lags(n).min(LAGS_MAX - 1);
+        self.sums.compute(&self.present, lags);
+        let (mean, variance) = mean_and_variance(&self.present);
+        let mut row = SeriesProfile {
+            at_ms: newest.saturating_mul(STEP_MS),
+            steps: n as u32,
+            gap_ratio,
+            mean,
+            variance,
+            ljung_box_statistic: f64::NAN,
+            ljung_box_p_value: f64::NAN,
+            seasonal_strength: f64::NAN,
+            trend_strength: f64::NAN,
+            median_15: trailing[0].median,
+            mad_15: trailing[0].mad,
+            median_60: trailing[1].median,
+            mad_60: trailing[1].mad,
+            median_240: trailing[2].median,
+            mad_240: trailing[2].mad,
+            status: match self.sums.shape() {
+                _ if n < STEPS_MIN => ProfileStatus::TooShort,
+                _ if gap_ratio > GAP_RATIO_MAX => ProfileStatus::Gaps,
+                Shape::Constant => ProfileStatus::Constant,
+                Shape::Varying | Shape::NonFinite => ProfileStatus::Ok,
+            },
+            ..SeriesProfile::default()
+        };
+        self.stationarity(&mut row);
+        if row.status == ProfileStatus::Ok {
+            self.autocorrelation(lags, &mut row);
+            let is_seasonal = season.period > 0 && season.strength >= STRENGTH_MIN;
+            row.seasonal = Verdict::of(is_seasonal);
+            if season.period > 0 {
+                row.period_seconds = season.period * (STEP_MS / 1_000) as u32;
+                (row.seasonal_strength, row.trend_strength) = (season.strength, season.trend);
+            }
+        }
+        row
+    }
+
+    fn stationarity(&mut self, row: &mut SeriesProfile) {
+        let test = adf::test(&self.sums, Regression::Constant, &mut self.adf);
+        (row.adf_statistic, row.adf_p_value) = (test.statistic, test.p_value);
+        (row.adf_used_lag, row.adf_nobs) = (test.used_lag as u32, test.nobs as u32);
+        [row.adf_critical_1, row.adf_critical_5, row.adf_critical_10] = test.critical_values;
+        row.adf_status = match test.status {
+            Status::Ok => AdfStatus::Ok,
+            Status::Constant => AdfStatus::Constant,
+            Status::TooShort => AdfStatus::TooShort,
+            Status::NonFinite => AdfStatus::NonFinite,
+            Status::PerfectFit => AdfStatus::PerfectFit,
+            Status::DegenerateLevel => AdfStatus::DegenerateLevel,
+        };
+        if row.status == ProfileStatus::Ok && test.status == Status::Ok {
+            row.stationary = Verdict::of(test.p_value < SIGNIFICANCE);
+        }
+    }
+
+    fn autocorrelation(&mut self, lags: usize, row: &mut SeriesProfile) {
+        let n = self.present.len();
+        let mut by_lag = vec![0.0; lags + 1];
+        acf::autocorrelation(&self.sums, &mut by_lag);
+        let tested = ljung_box::verdict_lags(n).min(lags);
+        row.ljung_box_lags = tested as u32;
+        row.ljung_box_statistic = ljung_box::statistic(&by_lag, n, tested);
+        row.ljung_box_p_value = ljung_box::p_value(row.ljung_box_statistic, tested);
+        if row.ljung_box_p_value.is_finite() {
+            row.autocorrelated = Verdict::of(row.ljung_box_p_value < SIGNIFICANCE);
+        }
+        row.acf = Floats::new(by_lag).unwrap_or_default();
+    }
+}
+
+/// Mean and variance (ddof 0) about the first value; NaN of nothing.
+fn mean_and_variance(values: &[f64]) -> (f64, f64) {
+    let Some(first) = values.first() else { return (f64::NAN, f64::NAN) };
+    let n = values.len() as f64;
+    let offset = values.iter().map(|value| value - first).sum::<f64>() / n;
+    let squares = values.iter().map(|value| (value - first - offset) * (value - first - offset)).sum::<f64>();
+    (first + offset, squares / n)
+}

@@ -1,0 +1,283 @@
+//! `profile`: what kind of series one is, every five minutes of its own time: autocorrelation, stationarity, season, medians.
+//!
+//! ```text
+//!  SeriesStep (resample) ──► [ profile ×workers ] ──► profile rows: hourly, and when a verdict has changed
+//! ```
+//! A series is evaluated with the first step of each five minutes, which begin at another minute for each series, by its id.
+//! So the load is flat, and nothing depends on workers. After a gap it is evaluated once. A verdict has changed once two
+//! evaluations in turn have found the other one. The season, whose search costs most, is looked for every six hours.
+//!
+//! Late samples change the steps that are held; profiles of the past are not revised, and the next one knows them.
+//! While a series takes a bootstrap it is not evaluated.
+//!
+//! # State
+//! Per series a day of steps, packed (0.3 KB where nothing changes, 4 KB of an ordinary gauge, at most 12), the open block (0.5 KB),
+//! four days of means of quarters (1.5 KB), and 200 bytes.
+
+mod evaluate;
+mod ring;
+mod series;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use self::evaluate::Evaluator;
+use self::ring::{DAY_QUARTERS, NEVER};
+use self::series::{SeriesState, VERSION};
+use crate::rows::Rows;
+use crate::rows::profiles::SeriesProfile;
+use crate::sample::{MetricType, SeriesId};
+use crate::seal::Sealing;
+use crate::settings::{STEP_MS, Settings};
+use crate::shard::{AdmittedBatch, SeriesStep, SlotAssignment, StepEvent, WorkPosition};
+use crate::snapshot::{StateError, StateReader, StateWriter};
+use crate::stage::{
+    PartReader, PartWriter, Progress, Query, SavePoint, SeriesView, Stage, StageInput, StageSpec,
+};
+
+/// Bytes of a series beside its rings.
+const STATE_BYTES: usize = size_of::<SeriesState>();
+/// Bytes of the rings of an ordinary gauge.
+const RING_BYTES: usize = 4_600 + 480;
+
+/// The profiles of the series of one shard.
+pub struct Profiles {
+    settings: Arc<Settings>,
+    series: Vec<SeriesState>,
+    sealing: Sealing,
+    room: Evaluator,
+    position: Arc<WorkPosition>,
+}
+
+impl Profiles {
+    fn new(settings: &Arc<Settings>) -> Profiles {
+        Profiles {
+            settings: Arc::clone(settings),
+            series: Vec::new(),
+            sealing: Sealing::default(),
+            room: Evaluator::default(),
+            position: Arc::default(),
+        }
+    }
+
+    /// Means of quarters that are kept.
+    fn quarters_max(&self) -> usize {
+        self.settings.profile.season_days as usize * DAY_QUARTERS
+    }
+
+    fn give(&mut self, slot: u32, series: SeriesId, kind: Option<MetricType>) {
+        let state = SeriesState::new(series, kind);
+        match self.series.get_mut(slot as usize) {
+            Some(old) => *old = state,
+            None => self.series.push(state),
+        }
+        self.sealing.begin(slot);
+    }
+
+    /// Takes a step; evaluates the series if it is the first of its five minutes.
+    fn take(&mut self, slot: u32, step: i64, value: f64, out: &mut Rows) {
+        let most = self.quarters_max();
+        let series = &mut self.series[slot as usize];
+        let is_newer = series.steps.newest == NEVER || step > series.steps.newest;
+        let ended = if is_newer { series.steps.push(step, value) } else { series.steps.set(step, value) };
+        if let Some(quarter) = ended {
+            series.quarters.put(quarter, most);
+        }
+        if is_newer && !series.bootstraps && series.is_due(step, &self.settings.profile) {
+            self.position.on(series.series);
+            let row = series.evaluate(step, &self.settings.profile, &mut self.room);
+            out.profiles.extend(row);
+        }
+    }
+
+    fn load(settings: &Arc<Settings>, part: PartReader<'_>) -> Result<Profiles, StateError> {
+        let PartReader { slots, live, state: mut take, sealed, .. } = part;
+        let mut profiles = Profiles::new(settings);
+        (0..slots as u32).for_each(|slot| profiles.give(slot, SeriesId::default(), None));
+        let most = profiles.quarters_max();
+        let slot_of: std::collections::BTreeMap<u64, u32> =
+            live.iter().map(|(slot, series)| (series.0, *slot)).collect();
+        for mut piece in sealed {
+            while !piece.0.is_empty() {
+                // One whose slot was freed since counts no more.
+                let mut other = SeriesState::new(SeriesId::default(), None);
+                let (series, anew) = (piece.u64()?, piece.flag()?);
+                let state = match slot_of.get(&series) {
+                    Some(slot) => &mut profiles.series[*slot as usize],
+                    None => &mut other,
+                };
+                if anew {
+                    state.begin();
+                }
+                if slot_of.contains_key(&series) {
+                    state.load_sealed(&mut piece, most)?;
+                } else {
+                    other.load_sealed(&mut piece, most)?;
+                }
+            }
+        }
+        profiles.sealing.loaded();
+        if take.n(1)? != live.len() {
+            return Err(StateError("gate and profiles differ in what they hold"));
+        }
+        for (slot, series) in live {
+            profiles.load_series(*slot, *series, &mut take, most)?;
+        }
+        take.end()?;
+        Ok(profiles)
+    }
+
+    fn load_series(
+        &mut self,
+        slot: u32,
+        series: SeriesId,
+        take: &mut StateReader,
+        most: usize,
+    ) -> Result<(), StateError> {
+        let state = &mut self.series[slot as usize];
+        state.series = series;
+        for chain in 0..crate::snapshot::CHAINS {
+            let before = take.i64()?;
+            self.sealing.advance(slot, chain, before);
+        }
+        state.load(take, most)
+    }
+
+    /// Steps at or before this one can change no more.
+    fn horizon(&self, slot: u32) -> i64 {
+        let newest = self.series[slot as usize].steps.newest;
+        newest.saturating_sub(self.settings.allowed_lateness_ms / STEP_MS + 2)
+    }
+
+    fn save_sealed(&mut self, slot: u32, chain: usize, put: &mut StateWriter) {
+        let (horizon, before) = (self.horizon(slot), self.sealing.before(slot, chain));
+        let state = &self.series[slot as usize];
+        if state.steps.newest == NEVER {
+            // Something of a series that had this id may be in the chain.
+            if before == NEVER {
+                put.u64(state.series.0);
+                put.u8(1);
+                SeriesState::new(state.series, None).save_sealed(NEVER, NEVER, put);
+            }
+            return;
+        }
+        if before >= horizon {
+            return;
+        }
+        put.u64(state.series.0);
+        put.u8(u8::from(before == NEVER));
+        state.save_sealed(before, horizon, put);
+        self.sealing.advance(slot, chain, horizon);
+    }
+}
+
+/// The profiles in the list of stages.
+pub const SPEC: StageSpec = StageSpec {
+    name: "profile",
+    version: VERSION,
+    input: StageInput::Steps,
+    new: |settings| Box::new(Profiles::new(settings)),
+    load: |settings, part| Ok(Box::new(Profiles::load(settings, part)?)),
+    // Steps of the past are held nowhere else: they come again from now on.
+    rebuild: Some(|settings, batch, slots| {
+        let mut profiles = Profiles::new(settings);
+        (0..slots as u32).for_each(|slot| profiles.give(slot, SeriesId::default(), None));
+        batch.given.iter().for_each(|given| profiles.give(given.slot, given.series, given.kind));
+        for carried in &batch.carried {
+            profiles.series[carried.slot as usize].bootstraps = carried.bootstrap_from_ms.is_some();
+        }
+        Box::new(profiles)
+    }),
+    series_bytes: |settings| {
+        let quarters = settings.profile.season_days as usize * DAY_QUARTERS * 4;
+        STATE_BYTES + if settings.profile.enabled { RING_BYTES + quarters } else { 0 }
+    },
+    keep_ms: |settings| settings.allowed_lateness_ms,
+    is_concerned: |old, new| old.profile != new.profile || old.allowed_lateness_ms != new.allowed_lateness_ms,
+};
+
+impl Stage for Profiles {
+    fn attach(&mut self, position: &Arc<WorkPosition>) {
+        self.position = Arc::clone(position);
+    }
+
+    fn reconfigure(&mut self, settings: &Arc<Settings>, _: &AdmittedBatch) {
+        let was = std::mem::replace(&mut self.settings, Arc::clone(settings));
+        let most = self.quarters_max();
+        for slot in 0..self.series.len() {
+            if was.profile.enabled && !settings.profile.enabled {
+                self.series[slot].begin();
+                self.sealing.begin(slot as u32);
+            }
+            self.series[slot].quarters.shrink(most);
+        }
+    }
+
+    fn assign(&mut self, slot: &SlotAssignment) {
+        self.give(slot.slot, slot.series, slot.kind);
+    }
+
+    fn reclassify(&mut self, slot: u32, kind: MetricType) {
+        self.series[slot as usize].is_rate = kind == MetricType::Counter;
+    }
+
+    fn observe_steps(&mut self, steps: &[SeriesStep], out: &mut Rows) {
+        if !self.settings.profile.enabled {
+            return;
+        }
+        for SeriesStep { slot, event } in steps {
+            match *event {
+                StepEvent::Value { step, value } => self.take(*slot, step, value, out),
+                StepEvent::Begin { bootstraps } => {
+                    let series = &mut self.series[*slot as usize];
+                    series.begin();
+                    series.bootstraps = bootstraps;
+                    self.sealing.begin(*slot);
+                }
+                StepEvent::BootstrapEnd => self.series[*slot as usize].bootstraps = false,
+            }
+        }
+    }
+
+    fn forget(&mut self, slot: u32) {
+        self.give(slot, SeriesId::default(), None);
+    }
+
+    fn bytes(&self) -> usize {
+        let rings: usize = self.series.iter().map(SeriesState::ring_bytes).sum();
+        self.series.capacity() * STATE_BYTES + rings + self.sealing.bytes()
+    }
+
+    fn continues(&self, chain: usize) -> bool {
+        self.sealing.continues(chain)
+    }
+
+    fn begin_save(&mut self, at: SavePoint, live: usize) -> PartWriter {
+        self.sealing.begin_save(at.chain, at.whole);
+        let mut part = PartWriter::default();
+        part.state.n(live);
+        part
+    }
+
+    fn save_some(&mut self, part: &mut PartWriter, at: SavePoint, live: &[u32], at_most: usize) -> Progress {
+        let upto = live.len().min(part.next + at_most);
+        for slot in &live[part.next..upto] {
+            self.save_sealed(*slot, at.chain, &mut part.sealed);
+            for chain in 0..crate::snapshot::CHAINS {
+                part.state.i64(self.sealing.before(*slot, chain));
+            }
+            self.series[*slot as usize].save(self.horizon(*slot), &mut part.state);
+        }
+        part.next = upto;
+        if upto == live.len() { Progress::Done } else { Progress::More }
+    }
+
+    fn inspect(&self, query: &Query<'_>, view: &mut SeriesView) {
+        if let (Query::Profile, Some(slot)) = (query, view.slot) {
+            let state = &self.series[slot as usize];
+            let row: Option<SeriesProfile> = state.now(&mut Evaluator::default());
+            view.profile = row.filter(|_| self.settings.profile.enabled);
+        }
+    }
+}

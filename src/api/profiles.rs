@@ -1,0 +1,86 @@
+//! `GET /api/v1/profiles` and `/api/v1/profiles/{series}`: what kind of series each is, as its last row says.
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+
+use super::cursor::PageCursor;
+use super::operation::{AnswerKind, BARE, Operation, SERIES_PROBLEMS, STORE_PROBLEMS, rows};
+use super::params::{AUTOCORRELATED, CURSOR, FORMAT, LIMIT, MATCH, Params, SEASONAL, SERIES, STATIONARY};
+use super::series::{SeriesPath, find, known_as};
+use super::{Api, Problem, list};
+use crate::store::budget::Budget;
+use crate::store::row::ProfileRow;
+use crate::store::selector::Selectors;
+use crate::store::{ProfilesQuery, SeriesKey, Store, Verdicts};
+
+pub const PROFILES: Operation = Operation {
+    id: "profiles",
+    path: "/api/v1/profiles",
+    summary: "What kind of series each is",
+    about: "Autocorrelation, stationarity, season and medians of the last 24 hours in steps of one minute: the last row of each \
+            series, by (name, series). A series has one from its first hour on.",
+    params: &[MATCH, STATIONARY, SEASONAL, AUTOCORRELATED, LIMIT, CURSOR, FORMAT],
+    answer: AnswerKind::Rows(&[rows::<ProfileRow>("Profile")]),
+    problems: STORE_PROBLEMS,
+    ..BARE
+};
+
+pub const PROFILE_OF_SERIES: Operation = Operation {
+    id: "profileOfSeries",
+    path: "/api/v1/profiles/{series}",
+    summary: "What kind of series one is",
+    about: "Its last row; none before its first hour is over.",
+    params: &[SERIES, FORMAT],
+    problems: SERIES_PROBLEMS,
+    ..PROFILES
+};
+
+/// Answers with a page of profiles, by (name, series).
+pub async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
+    api.ask(move |store, budget| {
+        let params = Params::read(&uri, &PROFILES)?;
+        let select = params.selectors()?.within(budget);
+        answer(store, &params, select)
+    })
+    .await
+}
+
+/// Answers with the profile of one series.
+pub async fn of_series(
+    State(api): State<Api>,
+    uri: Uri,
+    SeriesPath(series): SeriesPath,
+) -> Result<Response, Problem> {
+    let about = api.clone();
+    api.ask(move |store, budget| page_of(&about, store, budget, &uri, &series)).await
+}
+
+fn page_of(
+    api: &Api,
+    store: &dyn Store,
+    budget: &Budget,
+    uri: &Uri,
+    series: &str,
+) -> Result<Response, Problem> {
+    let params = Params::read(uri, &PROFILE_OF_SERIES)?;
+    let series = known_as(store, &*api.server, find(api, store, budget, series)?)?;
+    answer(store, &params, Selectors::one(series.series, &series.name).within(budget))
+}
+
+fn answer(store: &dyn Store, params: &Params, select: Selectors) -> Result<Response, Problem> {
+    params.format()?;
+    let after = PageCursor::of(params)?.map(|cursor| SeriesKey { name: cursor.name, series: cursor.series });
+    let verdicts = Verdicts {
+        stationary: params.verdict("stationary")?,
+        seasonal: params.verdict("seasonal")?,
+        autocorrelated: params.verdict("autocorrelated")?,
+    };
+    let query = ProfilesQuery { select, verdicts, after, limit: params.limit()? };
+    let page = store.profiles(&query)?;
+    list::answer(params, &page, |row| PageCursor {
+        name: row.series.name.clone(),
+        series: row.series.series,
+        ..PageCursor::default()
+    })
+}
