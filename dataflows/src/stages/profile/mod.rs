@@ -20,6 +20,7 @@ mod series;
 #[cfg(test)]
 mod tests;
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use self::evaluate::Evaluator;
@@ -36,6 +37,12 @@ use crate::stage::{
     PartReader, PartWriter, Progress, Query, SavePoint, SeriesView, Stage, StageInput, StageSpec,
 };
 
+thread_local! {
+    /// Room for evaluations, some hundred kilobytes with the tables of its transforms: one for each worker, not one for each
+    /// of its shards. What an evaluation gives does not depend on those before it.
+    static ROOM: RefCell<Evaluator> = RefCell::default();
+}
+
 /// Bytes of a series beside its rings.
 const STATE_BYTES: usize = size_of::<SeriesState>();
 /// Bytes of the rings of an ordinary gauge.
@@ -46,7 +53,6 @@ pub struct Profiles {
     settings: Arc<Settings>,
     series: Vec<SeriesState>,
     sealing: Sealing,
-    room: Evaluator,
     position: Arc<WorkPosition>,
 }
 
@@ -56,7 +62,6 @@ impl Profiles {
             settings: Arc::clone(settings),
             series: Vec::new(),
             sealing: Sealing::default(),
-            room: Evaluator::default(),
             position: Arc::default(),
         }
     }
@@ -86,8 +91,8 @@ impl Profiles {
         }
         if is_newer && !series.bootstraps && series.is_due(step, &self.settings.profile) {
             self.position.on(series.series);
-            let row = series.evaluate(step, &self.settings.profile, &mut self.room);
-            out.profiles.extend(row);
+            let settings = &self.settings.profile;
+            out.profiles.extend(ROOM.with_borrow_mut(|room| series.evaluate(step, settings, room)));
         }
     }
 
@@ -276,7 +281,7 @@ impl Stage for Profiles {
     fn inspect(&self, query: &Query<'_>, view: &mut SeriesView) {
         if let (Query::Profile, Some(slot)) = (query, view.slot) {
             let state = &self.series[slot as usize];
-            let row: Option<SeriesProfile> = state.now(&mut Evaluator::default());
+            let row: Option<SeriesProfile> = ROOM.with_borrow_mut(|room| state.now(room));
             view.profile = row.filter(|_| self.settings.profile.enabled);
         }
     }
