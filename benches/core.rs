@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tidewatch_dataflows::graph::{Instruments, Sizes};
 use tidewatch_dataflows::sample::{EpochEnd, Mark, Samples};
-use tidewatch_dataflows::settings::{Settings, Window};
+use tidewatch_dataflows::settings::{ProfileSettings, Settings, Window};
 use tidewatch_dataflows::{driver, graph};
 use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::operators::generic::Operator;
@@ -31,6 +31,8 @@ pub struct Load {
     pub ticks: usize,
     /// Only exchange and count: the yardstick.
     pub bare: bool,
+    /// Whether profiles are made beside windows.
+    pub profiles: bool,
     /// The value of a series at a tick.
     pub value: ValueOf,
 }
@@ -99,8 +101,9 @@ pub fn run(load: &Load) -> Figures {
         .iter()
         .map(|(length, hop)| Window { length_ms: length * 60_000, hop_ms: hop * 60_000 })
         .collect();
+    let profile = ProfileSettings { enabled: load.profiles, ..ProfileSettings::default() };
     let settings = Arc::new(
-        Settings { windows, series_max: 2_000_000, ..Settings::default() }
+        Settings { windows, series_max: 2_000_000, profile, ..Settings::default() }
             .validated()
             .expect("the bench's windows are valid"),
     );

@@ -95,7 +95,8 @@ fn the_page_of_a_demo_shows_two_days_and_goes_on() {
     std::fs::write(folder.path().join("tidewatch.yml"), "").unwrap();
     let mut tidewatch = Tidewatch::begin(folder, &["demo"]);
     tidewatch.process().await_ready("/-/ready");
-    drive(&tidewatch, tools, "demo");
+    let said = drive(&tidewatch, tools, "demo");
+    assert!(said.contains("ok: the kind of a series is told"), "of two days some series is seasonal");
     let shown = repository().join("docs/screenshot.png");
     if std::env::var_os("TEST_WRITE_DOCS").is_some() {
         std::fs::copy(pictures(&tidewatch, "demo").join("series-light-1280-first.png"), &shown).unwrap();

@@ -8,6 +8,7 @@ use serde_json::Value;
 use tidewatch_dataflows::pipeline;
 use tidewatch_dataflows::sample::{EpochEnd, Samples};
 use tidewatch_dataflows::settings::{Settings, Window};
+use tidewatch_dataflows::stage::StageSpec;
 
 use crate::oracle::Epoch;
 use crate::rules::Tactics;
@@ -185,10 +186,10 @@ fn a_running_server_forgets_what_fell_silent_and_takes_others() {
         assert_eq!(reached(&tidewatch), 50.0 * (round + 1) as f64);
         empty(&tidewatch);
         assert_eq!(tidewatch.metric("tidewatch_series_released_total"), 1_000.0 * (round + 1) as f64);
-        bytes.push(
-            ["admit", "window"]
-                .map(|stage| tidewatch.metric(&format!("tidewatch_stage_state_bytes{{stage=\"{stage}\"}}"))),
-        );
+        let of = |stage: &StageSpec| {
+            tidewatch.metric(&format!("tidewatch_stage_state_bytes{{stage=\"{}\"}}", stage.name))
+        };
+        bytes.push(pipeline::STAGES.iter().map(of).collect::<Vec<f64>>());
     }
     assert_eq!(tidewatch.metric("tidewatch_slots_given_total"), 3_000.0);
     assert_eq!(tidewatch.metric("tidewatch_slots_freed_total"), 3_000.0);

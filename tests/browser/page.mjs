@@ -259,6 +259,24 @@ async function revised(page) {
   done("revisions are listed");
 }
 
+/** What kind of series one is: its verdicts in words, and a stem for each lag. */
+async function kind(page) {
+  const all = (await ask("profiles?limit=1000")).data;
+  const some = all.find((row) => row.seasonal) ?? all.find((row) => row.status === "ok");
+  if (!some) return;
+  await page.goto(`${address}?${query({ view: "one", series: some.series })}`);
+  const card = page.locator("section.kind");
+  const sentences = card.locator("ul li");
+  await sentences.first().waitFor();
+  const words = (await sentences.allTextContents()).join(" ");
+  assert.ok(words.includes(some.stationary ? "Stationary:" : "Not stationary:"), words);
+  assert.ok(words.includes(some.seasonal ? "Seasonal: it repeats" : "seasonal"), words);
+  const stems = await card.locator("path.stem").getAttribute("d");
+  assert.equal(stems.split("M").length - 1, some.acf.length - 1, "a stem for each lag but 0");
+  await shot(page, "kind-light-1280");
+  done("the kind of a series is told");
+}
+
 /** The description of the API: every operation is in it, and one can be tried. */
 async function described(page) {
   const { paths } = await ask("openapi.json");
@@ -338,6 +356,7 @@ try {
   await one(page);
   await refused(page);
   await revised(page);
+  await kind(page);
   await described(page);
   await coloured(page);
   await troubled(page);

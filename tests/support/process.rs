@@ -10,6 +10,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use tidewatch_dataflows::pipeline::STAGES;
+use tidewatch_dataflows::stage::StageSpec;
+
 use super::{Folder, eventually, http, server};
 
 /// How long a program may take to start or to end.
@@ -355,8 +358,10 @@ impl Tidewatch {
 
     /// Megabytes of state that the operators say they hold.
     pub fn state_megabytes(&self) -> f64 {
-        let of = |stage| self.metric(&format!("tidewatch_stage_state_bytes{{stage=\"{stage}\"}}"));
-        ["admit", "window"].map(of).iter().sum::<f64>() / 1e6
+        let of = |stage: &StageSpec| {
+            self.metric(&format!("tidewatch_stage_state_bytes{{stage=\"{}\"}}", stage.name))
+        };
+        STAGES.iter().map(of).sum::<f64>() / 1e6
     }
 
     /// Megabytes of the process.

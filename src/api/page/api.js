@@ -97,6 +97,11 @@ export async function rejects(who, signal) {
   return page.data.filter((row) => row.series === who.series);
 }
 
+/** What kind of series one is; none if it is not known yet. */
+export async function profile(series, signal) {
+  return (await ask(`profiles/${series}`, {}, signal)).data[0] ?? null;
+}
+
 /** The newest revisions of a window of a series. */
 export async function corrections(series, window, signal) {
   return (await ask(`windows/${series}/corrections`, { window, limit: 20 }, signal)).data;

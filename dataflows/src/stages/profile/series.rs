@@ -3,7 +3,7 @@
 use super::evaluate::{Evaluator, Season};
 use super::ring::{BLOCK_STEPS, NEVER, QUARTER_STEPS, QuarterRing, StepRing};
 use crate::rows::profiles::SeriesProfile;
-use crate::rows::verdicts::Verdict;
+use crate::rows::verdicts::{ProfileStatus, Verdict};
 use crate::sample::{MetricType, SeriesId};
 use crate::settings::{ProfileSettings, STEP_MS};
 use crate::snapshot::{StateError, StateReader, StateWriter};
@@ -117,7 +117,9 @@ impl SeriesState {
             is_changed |= settled.take(found);
         }
         let hour = self.span(step, settings.publish_every_ms / STEP_MS);
-        let is_published = is_changed || hour > self.published;
+        // Before its first hour is over there is nothing to say.
+        let is_known = row.status != ProfileStatus::TooShort;
+        let is_published = is_known && (is_changed || hour > self.published);
         if is_published {
             self.published = hour;
         }

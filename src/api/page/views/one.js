@@ -1,4 +1,4 @@
-// One series: its newest numbers, the chart of one window, what was refused and what was revised.
+// One series: its newest numbers, the chart of one window, what kind of series it is, what was refused and what was revised.
 
 import * as api from "../api.js";
 import { Chart, columns, summary } from "../chart.js";
@@ -6,6 +6,7 @@ import { choice, el, failed, say } from "../dom.js";
 import { count, milliseconds, moment, number, time, title } from "../format.js";
 import * as state from "../state.js";
 import { STATISTICS } from "../statistics.js";
+import { drawProfile } from "./profile.js";
 
 /** How often newer rows are looked for. */
 const AGAIN_MS = 15_000;
@@ -43,6 +44,7 @@ class One {
     this.over = el("p", { class: "over" });
     this.facts = el("dl", { class: "facts" });
     this.table = el("div", {});
+    this.profile = el("div", {});
     this.rejects = el("div", {});
     this.revisions = el("div", {});
     this.more = el("p", { class: "links" });
@@ -64,6 +66,7 @@ class One {
         el("div", { class: "bar" }, this.choices, this.legend()), this.plot,
         el("p", { class: "hidden", id: "plot-help" }, "Arrow keys move through the points, with shift by ten. Drag to zoom, double click to zoom out."),
         el("div", { class: "under" }, this.read, this.over), details),
+      el("section", { class: "card kind" }, el("h2", {}, "Kind of series"), this.profile),
       el("div", { class: "two" },
         el("section", { class: "card" }, el("h2", {}, "Refused samples"), this.rejects),
         el("section", { class: "card" }, el("h2", {}, "Revisions"), this.revisions)),
@@ -129,6 +132,7 @@ class One {
       this.drawLinks(window);
       const [rows] = await Promise.all([
         this.ofRange(newest, window, range, asked.signal),
+        this.side(this.profile, () => api.profile(series, asked.signal), drawProfile),
         this.side(this.rejects, () => api.rejects(who, asked.signal), drawRejects),
         this.side(this.revisions, () => api.corrections(series, window, asked.signal), drawRevisions),
       ]);
