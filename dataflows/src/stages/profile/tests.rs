@@ -16,11 +16,13 @@ fn feed(random: &mut Random, n: usize, mut take: impl FnMut(i64, f64)) -> BTreeM
     for _ in 0..n {
         let value = [4e10 + random.unit(), random.below(9) as f64, 0.1][random.below(3)];
         if random.below(20) == 0 && all.len() > 5 {
-            let late = step - random.below(200) as i64;
+            // Within allowed lateness, three hours.
+            let late = step - random.below(180) as i64;
             all.insert(late, value);
             take(late, value);
         } else {
-            step += 1 + [0, 0, 0, 0, 0, 0, 3, 90, 1_000, 4_000][random.below(10) * random.below(2)] as i64;
+            let gap = if random.below(60) == 0 { [3, 90, 1_000, 4_000][random.below(4)] } else { 0 };
+            step += 1 + gap as i64;
             all.insert(step, value);
             take(step, value);
         }

@@ -55,6 +55,7 @@ function stems({ acf, steps }) {
   const width = STEM_WIDTH * acf.length;
   svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
   svg.setAttribute("class", "stems");
+  svg.setAttribute("preserveAspectRatio", "xMinYMid meet");
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", `Autocorrelation of lags 1 to ${acf.length - 1} minutes; at lag 1 it is ${(acf[1] ?? 0).toFixed(2)}`);
   const y = (value) => (HEIGHT / 2) * (1 - value);
