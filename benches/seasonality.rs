@@ -11,6 +11,8 @@ use tidewatch_dataflows::kernels::sketch::QuantileSketch;
 use tidewatch_dataflows::kernels::spectrum::{PeriodSearch, SpectrumWorkspace, detect_periods};
 use tidewatch_dataflows::kernels::{blocks, steps};
 
+use crate::core::median;
+
 /// A day of minutes.
 const STEPS: usize = 1_440;
 const ROUNDS: usize = 15;
@@ -31,8 +33,7 @@ fn microseconds(mut work: impl FnMut()) -> f64 {
             begun.elapsed().as_secs_f64() * 1e6 / 20.0
         })
         .collect();
-    times.sort_by(f64::total_cmp);
-    times[ROUNDS / 2]
+    median(&mut times)
 }
 
 fn show(what: &str, fast: f64, slow: Option<f64>) {

@@ -1,7 +1,7 @@
 //! What Tidewatch computes: a pure function from a journal of samples to result rows.
 //!
 //! ```text
-//!  samples ──exchange by shard──► stages of each shard (admit ──► window) ──► rows, one batch per epoch
+//!  samples ──exchange by shard──► stages of each shard (admit ──► window ...) ──► rows, one batch per epoch
 //! ```
 //!
 //! No clock, no I/O, no randomness, no logging here: the same journal gives the same bytes, for any number

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::driver::EpochBatch;
 use crate::rows::inspect::{Explanation, OpenWindows, StateCheck, Unavailable};
-use crate::rows::{Rows, SeriesPresence, SeriesProfile};
+use crate::rows::{Rows, SeriesPresence};
 use crate::sample::{EpochEnd, SeriesId};
 use crate::settings::Settings;
 use crate::shard::{AdmittedBatch, RawSamples, SeriesStep, Slots, WorkPosition};
@@ -389,7 +389,6 @@ impl ShardState {
             check: None,
             explanation: None,
             open: Vec::new(),
-            profile: None,
         };
         self.stages.iter().for_each(|stage| stage.inspect(query, &mut view));
         view
@@ -418,14 +417,6 @@ impl ShardState {
             raw if raw.bootstrapping => Err(Unavailable::Bootstrapping),
             _ => Ok(view.check.unwrap_or_default()),
         }
-    }
-
-    /// The profile of a series as of its newest step; nothing without steps, or if none are kept.
-    ///
-    /// # Errors
-    /// It cannot be looked at now.
-    pub fn profile(&self, series: SeriesId) -> Result<Option<SeriesProfile>, Unavailable> {
-        Ok(self.inspect(series, &Query::Profile, self.at()?).profile)
     }
 
     /// What the key `at_ms` of a window of a series is made of; nothing if there is no window of this length.

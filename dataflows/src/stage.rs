@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use crate::driver::EpochBatch;
 use crate::rows::inspect::{Explanation, StateCheck, Unavailable};
-use crate::rows::{Rows, SeriesPresence, SeriesProfile, WindowStats};
+use crate::rows::{Rows, SeriesPresence, WindowStats};
 use crate::sample::{EpochEnd, MetricType, SeriesId};
 use crate::settings::Settings;
 use crate::shard::{
@@ -124,8 +124,6 @@ pub enum Query<'a> {
         /// End of the window.
         at_ms: i64,
     },
-    /// What kind of series it is.
-    Profile,
     /// The windows of these lengths that are open; all if none is named.
     Open {
         /// Lengths of windows.
@@ -154,8 +152,6 @@ pub struct SeriesView {
     pub explanation: Option<Explanation>,
     /// Open windows.
     pub open: Vec<WindowStats>,
-    /// What kind of series it is.
-    pub profile: Option<SeriesProfile>,
 }
 
 /// What computes on the complete batches of a shard; see the top of this file.

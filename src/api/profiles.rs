@@ -7,7 +7,7 @@ use axum::response::Response;
 use super::cursor::PageCursor;
 use super::operation::{AnswerKind, BARE, Operation, SERIES_PROBLEMS, STORE_PROBLEMS, rows};
 use super::params::{AUTOCORRELATED, CURSOR, FORMAT, LIMIT, MATCH, Params, SEASONAL, SERIES, STATIONARY};
-use super::series::{SeriesPath, find, known_as};
+use super::series::{SeriesPath, select};
 use super::{Api, Problem, list};
 use crate::store::budget::Budget;
 use crate::store::row::ProfileRow;
@@ -19,7 +19,7 @@ pub const PROFILES: Operation = Operation {
     path: "/api/v1/profiles",
     summary: "What kind of series each is",
     about: "Autocorrelation, stationarity, season and medians of the last 24 hours in steps of one minute: the last row of each \
-            series, by (name, series). A series has one from its first hour on.",
+            series, by (name, series). A series has one once an hour of its steps has samples.",
     params: &[MATCH, STATIONARY, SEASONAL, AUTOCORRELATED, LIMIT, CURSOR, FORMAT],
     answer: AnswerKind::Rows(&[rows::<ProfileRow>("Profile")]),
     problems: STORE_PROBLEMS,
@@ -30,7 +30,7 @@ pub const PROFILE_OF_SERIES: Operation = Operation {
     id: "profileOfSeries",
     path: "/api/v1/profiles/{series}",
     summary: "What kind of series one is",
-    about: "Its last row; none before its first hour is over.",
+    about: "Its last row; none before an hour of its steps has samples.",
     params: &[SERIES, FORMAT],
     problems: SERIES_PROBLEMS,
     ..PROFILES
@@ -64,8 +64,7 @@ fn page_of(
     series: &str,
 ) -> Result<Response, Problem> {
     let params = Params::read(uri, &PROFILE_OF_SERIES)?;
-    let series = known_as(store, &*api.server, find(api, store, budget, series)?)?;
-    answer(store, &params, Selectors::one(series.series, &series.name).within(budget))
+    answer(store, &params, select(api, store, budget, series)?)
 }
 
 fn answer(store: &dyn Store, params: &Params, select: Selectors) -> Result<Response, Problem> {

@@ -93,6 +93,15 @@ pub fn known_as(store: &dyn Store, server: &dyn ServerState, series: SeriesId) -
     Ok(row(store.explain(series, 0, 0)?.series, server, series))
 }
 
+/// Selects the one series that `{series}` in a path names.
+///
+/// # Errors
+/// Those of [`find`], and the store cannot be read.
+pub fn select(api: &Api, store: &dyn Store, budget: &Budget, text: &str) -> Result<Selectors, Problem> {
+    let series = known_as(store, &*api.server, find(api, store, budget, text)?)?;
+    Ok(Selectors::one(series.series, &series.name).within(budget))
+}
+
 /// The row of the catalog, or one made of the labels that the server knows.
 pub fn row(stored: Option<SeriesRow>, server: &dyn ServerState, series: SeriesId) -> SeriesRow {
     stored.unwrap_or_else(|| {

@@ -9,7 +9,7 @@ use tidewatch_dataflows::statistics::REVISION;
 use super::cursor::PageCursor;
 use super::operation::{AnswerKind, BARE, Operation, SERIES_PROBLEMS, STORE_PROBLEMS, rows};
 use super::params::{CURSOR, END, FORMAT, LIMIT, MATCH, NOW, Params, SEARCH, SERIES, SORT, START, WINDOW};
-use super::series::{SeriesPath, find, known_as};
+use super::series::{SeriesPath, select};
 use super::{Api, Problem, list, now};
 use crate::store::budget::Budget;
 use crate::store::row::{OpenRow, WindowRow};
@@ -65,9 +65,8 @@ fn page_of(
     series: &str,
 ) -> Result<Response, Problem> {
     let params = Params::read(uri, &WINDOWS_OF_SERIES)?;
-    let server = &*api.server;
-    let series = known_as(store, server, find(api, store, budget, series)?)?;
-    answer(api, store, &params, Selectors::one(series.series, &series.name).within(budget))
+    let select = select(api, store, budget, series)?;
+    answer(api, store, &params, select)
 }
 
 fn page(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri) -> Result<Response, Problem> {

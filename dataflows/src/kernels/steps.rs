@@ -20,14 +20,6 @@ use super::moments::{power_of_two, product, step, two_sum};
 const LARGE: f64 = power_of_two(960);
 const LARGE_UNIT: f64 = power_of_two(-64);
 
-/// The number of the step that a time falls into; the step ends at that many step lengths.
-///
-/// A length below 1 counts as 1.
-pub fn step_at(at_ms: i64, step_ms: i64) -> i64 {
-    let step_ms = step_ms.max(1);
-    at_ms.div_euclid(step_ms) + i64::from(at_ms.rem_euclid(step_ms) != 0)
-}
-
 /// The mean of the samples of a step, sample by sample in time order.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct StepMean {
@@ -156,15 +148,6 @@ mod tests {
                 "seed {seed}: {got:e} {want:e}"
             );
         }
-    }
-
-    #[test]
-    fn steps_are_open_at_their_begin_and_closed_at_their_end() {
-        let minute = 60_000;
-        for (at_ms, want) in [(0, 0), (1, 1), (59_999, 1), (60_000, 1), (60_001, 2), (-1, 0), (-60_000, -1)] {
-            assert_eq!(step_at(at_ms, minute), want, "{at_ms}");
-        }
-        assert_eq!((step_at(i64::MAX, 1), step_at(i64::MIN, 0)), (i64::MAX, i64::MIN));
     }
 
     #[test]

@@ -95,13 +95,14 @@ impl Evaluator {
         let trailing = order::trailing(&self.steps, &mut self.filled);
         let lags = acf::default_lags(n).min(LAGS_MAX - 1);
         self.sums.compute(&self.present, lags);
-        let (mean, variance) = mean_and_variance(&self.present);
+        let mut variance = [0.0];
+        acf::autocovariance(&self.sums, &mut variance);
         let mut row = SeriesProfile {
             at_ms: newest.saturating_mul(STEP_MS),
             steps: n as u32,
             gap_ratio,
-            mean,
-            variance,
+            mean: acf::mean(&self.sums),
+            variance: variance[0],
             ljung_box_statistic: f64::NAN,
             ljung_box_p_value: f64::NAN,
             seasonal_strength: f64::NAN,
@@ -164,13 +165,4 @@ impl Evaluator {
         }
         row.acf = Floats::new(by_lag).unwrap_or_default();
     }
-}
-
-/// Mean and variance (ddof 0) about the first value; NaN of nothing.
-fn mean_and_variance(values: &[f64]) -> (f64, f64) {
-    let Some(first) = values.first() else { return (f64::NAN, f64::NAN) };
-    let n = values.len() as f64;
-    let offset = values.iter().map(|value| value - first).sum::<f64>() / n;
-    let squares = values.iter().map(|value| (value - first - offset) * (value - first - offset)).sum::<f64>();
-    (first + offset, squares / n)
 }

@@ -27,15 +27,12 @@ use self::evaluate::Evaluator;
 use self::ring::{DAY_QUARTERS, NEVER};
 use self::series::{SeriesState, VERSION};
 use crate::rows::Rows;
-use crate::rows::profiles::SeriesProfile;
 use crate::sample::{MetricType, SeriesId};
 use crate::seal::Sealing;
 use crate::settings::{STEP_MS, Settings};
-use crate::shard::{AdmittedBatch, SeriesStep, SlotAssignment, StepEvent, WorkPosition};
+use crate::shard::{AdmittedBatch, SeriesMap, SeriesStep, SlotAssignment, StepEvent, WorkPosition};
 use crate::snapshot::{StateError, StateReader, StateWriter};
-use crate::stage::{
-    PartReader, PartWriter, Progress, Query, SavePoint, SeriesView, Stage, StageInput, StageSpec,
-};
+use crate::stage::{PartReader, PartWriter, Progress, SavePoint, Stage, StageInput, StageSpec};
 
 thread_local! {
     /// Room for evaluations, some hundred kilobytes with the tables of its transforms: one for each worker, not one for each
@@ -101,8 +98,7 @@ impl Profiles {
         let mut profiles = Profiles::new(settings);
         (0..slots as u32).for_each(|slot| profiles.give(slot, SeriesId::default(), None));
         let most = profiles.quarters_max();
-        let slot_of: std::collections::BTreeMap<u64, u32> =
-            live.iter().map(|(slot, series)| (series.0, *slot)).collect();
+        let slot_of: SeriesMap<u32> = live.iter().map(|(slot, series)| (series.0, *slot)).collect();
         for mut piece in sealed {
             while !piece.0.is_empty() {
                 // One whose slot was freed since counts no more.
@@ -115,11 +111,7 @@ impl Profiles {
                 if anew {
                     state.begin();
                 }
-                if slot_of.contains_key(&series) {
-                    state.load_sealed(&mut piece, most)?;
-                } else {
-                    other.load_sealed(&mut piece, most)?;
-                }
+                state.load_sealed(&mut piece, most)?;
             }
         }
         profiles.sealing.loaded();
@@ -228,12 +220,11 @@ impl Stage for Profiles {
     }
 
     fn observe_steps(&mut self, steps: &[SeriesStep], out: &mut Rows) {
-        if !self.settings.profile.enabled {
-            return;
-        }
+        let is_enabled = self.settings.profile.enabled;
         for SeriesStep { slot, event } in steps {
             match *event {
-                StepEvent::Value { step, value } => self.take(*slot, step, value, out),
+                StepEvent::Value { step, value } if is_enabled => self.take(*slot, step, value, out),
+                StepEvent::Value { .. } => {}
                 StepEvent::Begin { bootstraps } => {
                     let series = &mut self.series[*slot as usize];
                     series.begin();
@@ -272,17 +263,11 @@ impl Stage for Profiles {
             for chain in 0..crate::snapshot::CHAINS {
                 part.state.i64(self.sealing.before(*slot, chain));
             }
-            self.series[*slot as usize].save(self.horizon(*slot), &mut part.state);
+            // Not from the horizon on: where lateness was raised since, it lies behind what the chain holds.
+            let sealed_to = self.sealing.before(*slot, at.chain);
+            self.series[*slot as usize].save(sealed_to, &mut part.state);
         }
         part.next = upto;
         if upto == live.len() { Progress::Done } else { Progress::More }
-    }
-
-    fn inspect(&self, query: &Query<'_>, view: &mut SeriesView) {
-        if let (Query::Profile, Some(slot)) = (query, view.slot) {
-            let state = &self.series[slot as usize];
-            let row: Option<SeriesProfile> = ROOM.with_borrow_mut(|room| state.now(room));
-            view.profile = row.filter(|_| self.settings.profile.enabled);
-        }
     }
 }

@@ -117,8 +117,8 @@ impl SeriesState {
             is_changed |= settled.take(found);
         }
         let hour = self.span(step, settings.publish_every_ms / STEP_MS);
-        // Before its first hour is over there is nothing to say.
-        let is_known = row.status != ProfileStatus::TooShort;
+        // Before it has an hour of steps there is nothing to say, unless that takes something back.
+        let is_known = row.status != ProfileStatus::TooShort || self.published != NEVER;
         let is_published = is_known && (is_changed || hour > self.published);
         if is_published {
             self.published = hour;
@@ -131,6 +131,7 @@ impl SeriesState {
     }
 
     /// The profile as of the newest step; none without steps.
+    #[cfg(test)]
     pub(super) fn now(&self, room: &mut Evaluator) -> Option<SeriesProfile> {
         self.steps.window(&mut room.steps);
         (self.steps.newest != NEVER).then(|| self.row(self.steps.newest, room))
@@ -151,8 +152,8 @@ impl SeriesState {
         self.quarters.load(take, most)
     }
 
-    /// Everything that is not sealed.
-    pub(super) fn save(&self, horizon: i64, put: &mut StateWriter) {
+    /// Everything but what ends at or before this step, which is sealed.
+    pub(super) fn save(&self, sealed_to: i64, put: &mut StateWriter) {
         put.u8(u8::from(self.is_rate) | u8::from(self.bootstraps) << 1);
         [self.evaluated, self.published, self.searched].into_iter().for_each(|span| put.i64(span));
         put.u32(self.season.period);
@@ -163,8 +164,8 @@ impl SeriesState {
             put.u8(settled.other as u8);
             put.u8(settled.times);
         }
-        self.steps.save_blocks(horizon, i64::MAX, put);
-        self.quarters.save(horizon, i64::MAX, put);
+        self.steps.save_blocks(sealed_to, i64::MAX, put);
+        self.quarters.save(sealed_to, i64::MAX, put);
         self.steps.save_open(put);
     }
 

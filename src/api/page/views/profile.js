@@ -18,7 +18,7 @@ const STATUS = {
 
 /** Draws the profile of a series; `null` if there is none yet. */
 export function drawProfile(row) {
-  if (row === null) return el("p", { class: "dim" }, "Not known yet: it is looked at within its first hour.");
+  if (row === null) return el("p", { class: "dim" }, "Not known yet: it takes an hour of samples.");
   const parts = [];
   if (row.status !== "ok") parts.push(el("p", {}, STATUS[row.status] ?? row.status));
   else parts.push(el("ul", { class: "verdicts" }, sentences(row).map((one) => el("li", {}, one))), stems(row));
