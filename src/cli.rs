@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tidewatch_dataflows::rows::KINDS;
 
 /// Streaming analytics on Prometheus metrics: windowed statistics that survive a kill and correct late data.
 #[derive(Debug, Parser)]
@@ -202,11 +204,17 @@ pub enum DeliveryOrder {
     Series,
 }
 
+/// The kinds of rows that can be exported: the words for many, then those for one.
+fn exported_kinds() -> PossibleValuesParser {
+    let kinds = || KINDS.iter().filter(|kind| kind.is_exported());
+    PossibleValuesParser::new(kinds().map(|kind| kind.name).chain(kinds().map(|kind| kind.singular)))
+}
+
 /// `export`
 #[derive(Debug, Args)]
 pub struct ExportArgs {
     /// Which rows; the singular is taken as well
-    #[arg(long, default_value = "windows", value_parser = ["windows", "rejects", "profiles", "window", "reject", "profile"])]
+    #[arg(long, default_value = "windows", value_parser = exported_kinds())]
     pub kind: String,
     /// Leave the revision out: the same samples give the same lines
     #[arg(long = "final")]

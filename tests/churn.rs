@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use tidewatch_dataflows::pipeline;
 use tidewatch_dataflows::sample::{EpochEnd, Samples};
-use tidewatch_dataflows::settings::{Settings, Window};
+use tidewatch_dataflows::settings::{ProfileSettings, Settings, Window};
 use tidewatch_dataflows::stage::StageSpec;
 
 use crate::oracle::Epoch;
@@ -17,6 +17,10 @@ use crate::support::remote_write::WriteRequest;
 use crate::support::{Folder, eventually};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Profiles keep the slots of silent series for half a day.
+const OFF: ProfileSettings =
+    ProfileSettings { enabled: false, every_ms: 300_000, publish_every_ms: 3_600_000, season_days: 4 };
 
 fn minutes(windows: &[(i64, i64)]) -> Vec<Window> {
     windows.iter().map(|(length, hop)| Window { length_ms: length * 60_000, hop_ms: hop * 60_000 }).collect()
@@ -28,6 +32,7 @@ fn the_state_of_a_shard_does_not_grow_with_the_names_that_were() {
         windows: minutes(&[(1, 1), (5, 5)]),
         allowed_lateness_ms: 60_000,
         series_max: 25_600,
+        profile: OFF,
         ..Settings::default()
     };
     let settings = settings.validated().unwrap();
@@ -119,12 +124,13 @@ fn model(lines: &str, settings: &Settings) -> (u64, u64) {
 #[test]
 fn what_does_not_fit_of_a_file_is_counted_to_the_sample() {
     let config = "windows: [{length: 1m, hop: 1m}, {length: 5m, hop: 5m}]\nidle_timeout: 10s\nallowed_lateness: 1m\n\
-                  limits: {series: 20000, series_per_name: 20000}\n";
+                  limits: {series: 20000, series_per_name: 20000}\nprofile: {enabled: false}\n";
     let settings = Settings {
         windows: minutes(&[(1, 1), (5, 5)]),
         idle_timeout_ms: 10_000,
         allowed_lateness_ms: 60_000,
         series_max: 20_000,
+        profile: OFF,
         ..Settings::default()
     };
     let folder = Folder::new("churn");
@@ -165,7 +171,7 @@ fn a_running_server_forgets_what_fell_silent_and_takes_others() {
     // What was sent first must still be known when the rest is sent, on a slow machine as well.
     let mut tidewatch = Tidewatch::start(
         "windows: [{length: 2s, hop: 1s}]\nidle_timeout: 8s\nallowed_lateness: 1s\ncatch_up: 8s\n\
-         limits: {series: 1000, series_per_name: 1000}\nstore: {rows_per_day_max: 1000000000}\n",
+         limits: {series: 1000, series_per_name: 1000}\nprofile: {enabled: false}\nstore: {rows_per_day_max: 1000000000}\n",
     );
     let reached =
         |tidewatch: &Tidewatch| tidewatch.metric("tidewatch_limit_reached_total{limit=\"limits.series\"}");

@@ -325,10 +325,10 @@ mod mutants {
         (Mutant::AddedPanesLeftBehind, 0..4_000),
         (Mutant::AddedNotMuted, 0..4_000),
         (Mutant::LoweredAllowedLatenessNotPassed, 0..4_000),
-        (Mutant::TimerNotArmed, 900..2_000),
+        (Mutant::TimerNotArmed, 2_400..4_000),
         (Mutant::SilenceCountsAsAnswer, 0..4_000),
         (Mutant::ReshapedNotSaved, 0..4_000),
-        (Mutant::OtherPanesForgotten, 1_300..2_500),
+        (Mutant::OtherPanesForgotten, 3_000..5_000),
     ];
 
     #[test]

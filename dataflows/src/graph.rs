@@ -14,7 +14,7 @@ use timely::dataflow::{Stream, StreamVec};
 
 use crate::driver::{self, EpochBatch, owner};
 use crate::pipeline::{Meter, STAGES, ShardState};
-use crate::rows::inspect::{Explanation, OpenWindows, StateCheck, Unavailable};
+use crate::rows::inspect::{Explanation, OpenWindows, StateCheck, StepsView, Unavailable};
 use crate::rows::{Rows, SeriesPresence};
 use crate::sample::{Control, Mark, MetricType, SHARDS, Samples, SeriesId};
 use crate::settings::Settings;
@@ -230,6 +230,11 @@ impl StateQueries {
     /// The raw samples that are held of a series; `None` if another worker owns it.
     pub fn raw(&self, series: SeriesId) -> Option<Result<RawSamples, Unavailable>> {
         self.shard(series, |shard| shard.raw(series))
+    }
+
+    /// The steps of a series that its profile looks back on; `None` if another worker owns it.
+    pub fn steps(&self, series: SeriesId) -> Option<Result<StepsView, Unavailable>> {
+        self.shard(series, |shard| shard.steps(series))
     }
 
     /// The windows of these lengths of a series that are open, as far as they reach; all if no length is named. `None`

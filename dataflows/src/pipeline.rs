@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use crate::driver::EpochBatch;
-use crate::rows::inspect::{Explanation, OpenWindows, StateCheck, Unavailable};
+use crate::rows::inspect::{Explanation, OpenWindows, StateCheck, StepsView, Unavailable};
 use crate::rows::{Rows, SeriesPresence};
 use crate::sample::{EpochEnd, SeriesId};
 use crate::settings::Settings;
@@ -388,6 +388,7 @@ impl ShardState {
             raw: Err(Unavailable::Unknown),
             check: None,
             explanation: None,
+            steps: None,
             open: Vec::new(),
         };
         self.stages.iter().for_each(|stage| stage.inspect(query, &mut view));
@@ -405,6 +406,14 @@ impl ShardState {
     /// [`Unavailable::Unknown`].
     pub fn raw(&self, series: SeriesId) -> Result<RawSamples, Unavailable> {
         self.inspect(series, &Query::Raw, (0, 0)).raw
+    }
+
+    /// The steps of a series that its profile looks back on.
+    ///
+    /// # Errors
+    /// It cannot be looked at now, or has no step.
+    pub fn steps(&self, series: SeriesId) -> Result<StepsView, Unavailable> {
+        self.inspect(series, &Query::Steps, (0, 0)).steps.ok_or(Unavailable::Unknown)
     }
 
     /// Computes again what is held of a series.

@@ -23,7 +23,7 @@
 use std::sync::Arc;
 
 use crate::driver::EpochBatch;
-use crate::rows::inspect::{Explanation, StateCheck, Unavailable};
+use crate::rows::inspect::{Explanation, StateCheck, StepsView, Unavailable};
 use crate::rows::{Rows, SeriesPresence, WindowStats};
 use crate::sample::{EpochEnd, MetricType, SeriesId};
 use crate::settings::Settings;
@@ -124,6 +124,8 @@ pub enum Query<'a> {
         /// End of the window.
         at_ms: i64,
     },
+    /// The steps that its profile looks back on.
+    Steps,
     /// The windows of these lengths that are open; all if none is named.
     Open {
         /// Lengths of windows.
@@ -150,6 +152,8 @@ pub struct SeriesView {
     pub check: Option<StateCheck>,
     /// What a key is made of.
     pub explanation: Option<Explanation>,
+    /// Its steps, if it has any.
+    pub steps: Option<StepsView>,
     /// Open windows.
     pub open: Vec<WindowStats>,
 }

@@ -8,12 +8,14 @@
 //! Not here: `POST /api/v1/write`, whose router is merged with this one; what a backfill is ([`Backfills`](server::Backfills) is
 //! asked for it).
 
+mod analysis;
 mod backfill;
 pub mod boundary;
 mod catalog;
 mod corrections;
 mod cursor;
 mod error;
+mod events;
 mod explain;
 mod health;
 mod list;

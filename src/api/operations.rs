@@ -5,8 +5,8 @@
 
 use super::operation::Operation;
 use super::{
-    backfill, catalog, corrections, explain, health, names, openapi, problems, profiles, rejects, samples,
-    status, windows, write,
+    analysis, backfill, catalog, corrections, events, explain, health, names, openapi, problems, profiles,
+    rejects, samples, status, windows, write,
 };
 
 /// The methods that a path takes, as the header `Allow` lists them.
@@ -16,7 +16,7 @@ pub fn allowed(path: &str) -> String {
 }
 
 /// Every operation, as readers meet them.
-pub const ALL: [&Operation; 21] = [
+pub const ALL: [&Operation; 26] = [
     &names::NAMES,
     &catalog::CATALOG,
     &windows::WINDOWS,
@@ -26,6 +26,11 @@ pub const ALL: [&Operation; 21] = [
     &samples::SAMPLES,
     &profiles::PROFILES,
     &profiles::PROFILE_OF_SERIES,
+    &analysis::acf::ACF,
+    &analysis::adf::ADF,
+    &analysis::decomposition::DECOMPOSITION,
+    &analysis::phases::PHASES,
+    &events::EVENTS,
     &rejects::REJECTS,
     &write::WRITE,
     &backfill::BEGIN_BACKFILL,

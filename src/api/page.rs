@@ -81,7 +81,7 @@ fn statistics() -> String {
 }
 
 /// Those that are files.
-const FILES: [Asset; 24] = assets! {
+const FILES: [Asset; 25] = assets! {
     "/" HTML "index.html"
     "/page/style.css" CSS "style.css"
     "/page/icon.svg" SVG "icon.svg"
@@ -95,6 +95,7 @@ const FILES: [Asset; 24] = assets! {
     "/page/chart.js" SCRIPT "chart.js"
     "/page/views/series.js" SCRIPT "views/series.js"
     "/page/views/one.js" SCRIPT "views/one.js"
+    "/page/views/parts.js" SCRIPT "views/parts.js"
     "/page/views/profile.js" SCRIPT "views/profile.js"
     "/page/vendor/uplot/uPlot.esm.js" SCRIPT "vendor/uplot/uPlot.esm.js"
     "/page/vendor/uplot/uPlot.min.css" CSS "vendor/uplot/uPlot.min.css"

@@ -1,9 +1,11 @@
 //! Query parameters: those that several operations take, and how they are read once, judged by name, value and bound; unknown ones are refused.
 
+use std::ops::RangeInclusive;
+
 use axum::extract::Query;
 use axum::http::Uri;
 use serde_json::{Value, json};
-use tidewatch_dataflows::sample::AT_MS_MAX;
+use tidewatch_dataflows::sample::{AT_MS_MAX, SeriesId};
 use tidewatch_dataflows::settings::{Window, duration, parse_duration};
 
 use super::error::{Problem, shown};
@@ -179,6 +181,24 @@ impl Params {
         self.pairs.iter().filter(move |(name, _)| name == wanted).map(|(_, value)| value.as_str())
     }
 
+    /// `series`: the ids that are asked for, at most so many.
+    pub fn series_ids(&self, most: usize) -> Result<Vec<SeriesId>, Problem> {
+        let texts: Vec<_> = self.all("series").collect();
+        if texts.len() > most {
+            return Err(Problem::parameter(
+                "series",
+                &format!("given at most {most} times"),
+                &texts.len().to_string(),
+            ));
+        }
+        texts
+            .into_iter()
+            .map(|text| {
+                text.parse().map_err(|_| Problem::parameter("series", "an id of 16 hex digits", text))
+            })
+            .collect()
+    }
+
     /// A verdict that is asked for.
     pub fn verdict(&self, name: &'static str) -> Result<Option<bool>, Problem> {
         match self.one(name) {
@@ -191,9 +211,29 @@ impl Params {
 
     /// `limit`: rows of a page.
     pub fn limit(&self) -> Result<usize, Problem> {
-        let Some(text) = self.one("limit") else { return Ok(LIMIT_DEFAULT) };
-        let limit = text.parse().ok().filter(|limit| (1..=PAGE_ROWS_MAX).contains(limit));
-        limit.ok_or_else(|| Problem::parameter("limit", &format!("1 to {PAGE_ROWS_MAX}"), text))
+        Ok(self.count("limit", 1..=PAGE_ROWS_MAX)?.unwrap_or(LIMIT_DEFAULT))
+    }
+
+    /// A whole number within bounds.
+    pub fn count(&self, name: &'static str, bounds: RangeInclusive<usize>) -> Result<Option<usize>, Problem> {
+        let Some(text) = self.one(name) else { return Ok(None) };
+        let count = text.parse().ok().filter(|count| bounds.contains(count));
+        let bound = || format!("{} to {}", bounds.start(), bounds.end());
+        count.map(Some).ok_or_else(|| Problem::parameter(name, &bound(), text))
+    }
+
+    /// One of some words, and what it means.
+    pub fn choice<T: Copy>(
+        &self,
+        name: &'static str,
+        choices: &[(&'static str, T)],
+    ) -> Result<Option<(&'static str, T)>, Problem> {
+        let Some(text) = self.one(name) else { return Ok(None) };
+        let words = || choices.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+        let found = choices.iter().find(|(word, _)| *word == text);
+        found
+            .map(|found| Some(*found))
+            .ok_or_else(|| Problem::parameter(name, &format!("one of {}", words()), text))
     }
 
     /// `format`: json or csv.

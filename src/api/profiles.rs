@@ -3,9 +3,10 @@
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
+use serde_json::json;
 
 use super::cursor::PageCursor;
-use super::operation::{AnswerKind, BARE, Operation, SERIES_PROBLEMS, STORE_PROBLEMS, rows};
+use super::operation::{AnswerKind, BARE, Operation, Param, SERIES_PROBLEMS, STORE_PROBLEMS, rows};
 use super::params::{AUTOCORRELATED, CURSOR, FORMAT, LIMIT, MATCH, Params, SEASONAL, SERIES, STATIONARY};
 use super::series::{SeriesPath, select};
 use super::{Api, Problem, list};
@@ -14,13 +15,24 @@ use crate::store::row::ProfileRow;
 use crate::store::selector::Selectors;
 use crate::store::{ProfilesQuery, SeriesKey, Store, Verdicts};
 
+/// Most series that are asked for by their ids.
+const IDS_MAX: usize = 200;
+
+const SERIES_IDS: Param = Param::query(
+    "series",
+    "1f0a3c5e7b9d2468",
+    "Only the series of this id of 16 hex digits; up to 200 of them.",
+    || json!({"type": "string", "pattern": "^[0-9a-f]{16}$"}),
+)
+.repeated();
+
 pub const PROFILES: Operation = Operation {
     id: "profiles",
     path: "/api/v1/profiles",
     summary: "What kind of series each is",
     about: "Autocorrelation, stationarity, season and medians of the last 24 hours in steps of one minute: the last row of each \
             series, by (name, series). A series has one once an hour of its steps has samples.",
-    params: &[MATCH, STATIONARY, SEASONAL, AUTOCORRELATED, LIMIT, CURSOR, FORMAT],
+    params: &[MATCH, SERIES_IDS, STATIONARY, SEASONAL, AUTOCORRELATED, LIMIT, CURSOR, FORMAT],
     answer: AnswerKind::Rows(&[rows::<ProfileRow>("Profile")]),
     problems: STORE_PROBLEMS,
     ..BARE
@@ -75,7 +87,8 @@ fn answer(store: &dyn Store, params: &Params, select: Selectors) -> Result<Respo
         seasonal: params.verdict("seasonal")?,
         autocorrelated: params.verdict("autocorrelated")?,
     };
-    let query = ProfilesQuery { select, verdicts, after, limit: params.limit()? };
+    let series = params.series_ids(IDS_MAX)?;
+    let query = ProfilesQuery { select, series, verdicts, after, limit: params.limit()? };
     let page = store.profiles(&query)?;
     list::answer(params, &page, |row| PageCursor {
         name: row.series.name.clone(),

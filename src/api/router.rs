@@ -12,8 +12,8 @@ use serde_json::Value;
 use super::measure::measure;
 use super::questions::Api;
 use super::{
-    backfill, catalog, corrections, error, explain, health, names, openapi, operations, page, problems,
-    profiles, rejects, samples, status, windows,
+    analysis, backfill, catalog, corrections, error, events, explain, health, names, openapi, operations,
+    page, problems, profiles, rejects, samples, status, windows,
 };
 
 /// The routes of this API. It has the fallback for unknown paths: merge routers without one into it.
@@ -33,7 +33,12 @@ pub fn router(api: Api) -> Router {
         (&explain::EXPLAIN, get(explain::show)),
         (&samples::SAMPLES, get(samples::show)),
         (&profiles::PROFILES, get(profiles::list)),
+        (&events::EVENTS, get(events::list)),
         (&profiles::PROFILE_OF_SERIES, get(profiles::of_series)),
+        (&analysis::acf::ACF, get(analysis::acf::show)),
+        (&analysis::adf::ADF, get(analysis::adf::show)),
+        (&analysis::decomposition::DECOMPOSITION, get(analysis::decomposition::show)),
+        (&analysis::phases::PHASES, get(analysis::phases::show)),
         (&rejects::REJECTS, get(rejects::list)),
         (&backfill::BEGIN_BACKFILL, post(backfill::begin)),
         (&backfill::BACKFILL_SHOWN, get(backfill::show).delete(backfill::cancel)),

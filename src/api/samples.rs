@@ -187,16 +187,7 @@ fn samples(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri, series: &st
 
 /// `resample` and `aggregate`: the length of a point in milliseconds, and how its samples become one number.
 fn resample(params: &Params) -> Result<Option<(i64, Aggregate)>, Problem> {
-    let names = Aggregate::ALL.map(|(name, _)| name).join(", ");
-    let aggregate = match params.one("aggregate") {
-        None => Aggregate::Mean,
-        Some(text) => {
-            let found = Aggregate::ALL.iter().find(|(name, _)| *name == text);
-            let found =
-                found.ok_or_else(|| Problem::parameter("aggregate", &format!("one of {names}"), text));
-            found?.1
-        }
-    };
+    let aggregate = params.choice("aggregate", &Aggregate::ALL)?.map_or(Aggregate::Mean, |(_, found)| found);
     let Some(text) = params.one("resample") else {
         return match params.one("aggregate") {
             None => Ok(None),

@@ -34,8 +34,7 @@ impl<S: Send + Sync> FromRequestParts<S> for SeriesPath {
 /// # Errors
 /// 404 if nobody knows it, 409 with the ids if several bear the name.
 pub fn find(api: &Api, store: &dyn Store, budget: &Budget, text: &str) -> Result<SeriesId, Problem> {
-    let id = (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok()).flatten().map(SeriesId);
-    if let Some(id) = id {
+    if let Ok(id) = text.parse::<SeriesId>() {
         // Any window will do: the question is whether anybody knows the series.
         let known = api.server.labels(id).is_some() || store.explain(id, 0, 0)?.series.is_some();
         if known {

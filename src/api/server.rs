@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use serde_json::Value;
-use tidewatch_dataflows::rows::inspect::Explanation;
+use tidewatch_dataflows::rows::inspect::{Explanation, StepsView};
 use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::settings::Settings;
 
@@ -101,6 +101,12 @@ pub trait SampleSource: Send + Sync {
     /// # Errors
     /// Why not now: come again.
     fn ring_samples(&self, series: SeriesId) -> Result<Option<RingSamples>, String>;
+
+    /// The steps that the profile of a series looks back on; none if the workers hold none, or take them from a bootstrap.
+    ///
+    /// # Errors
+    /// Why not now: come again.
+    fn steps(&self, series: SeriesId) -> Result<Option<StepsView>, String>;
 
     /// What the configured servers have of the series with exactly these labels in `(after_ms, to_ms]`.
     ///

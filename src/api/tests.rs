@@ -7,7 +7,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use serde_json::{Value, json};
-use tidewatch_dataflows::rows::inspect::{Explanation, OpenWindows, PaneView};
+use tidewatch_dataflows::rows::inspect::{Explanation, OpenWindows, PaneView, StepsView};
 use tidewatch_dataflows::rows::{Reject, WindowStats};
 use tidewatch_dataflows::sample::{Reason, SeriesId};
 use tidewatch_dataflows::settings::Settings;
@@ -98,6 +98,15 @@ impl SampleSource for Fake {
         Ok(Some(RingSamples { after_ms: T0 + 5 * 60_000, samples }))
     }
 
+    /// Of the first series an hourly season with a gap, of the second none; the third cannot be looked at now.
+    fn steps(&self, id: SeriesId) -> Result<Option<StepsView>, String> {
+        match (0..9).find(|i| series(*i) == id) {
+            Some(1) => Ok(None),
+            Some(2) => Err("not now".to_owned()),
+            _ => Ok(Some(super::analysis::tests::hourly())),
+        }
+    }
+
     fn older(
         &self,
         _: &[(String, String)],
@@ -172,7 +181,7 @@ impl Backfills for Fake {
 }
 
 /// An API being served, and the runtime that serves it.
-struct Served {
+pub struct Served {
     base: String,
     api: Api,
     agent: reqwest::blocking::Client,
@@ -182,14 +191,14 @@ struct Served {
     over: mpsc::Receiver<BudgetExceeded>,
 }
 
-struct Reply {
-    status: u16,
+pub struct Reply {
+    pub status: u16,
     headers: reqwest::header::HeaderMap,
     body: String,
 }
 
 impl Reply {
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
@@ -198,7 +207,7 @@ impl Reply {
     }
 }
 
-fn serve(store: Arc<dyn Store>, ready: Result<(), String>) -> Served {
+pub fn serve(store: Arc<dyn Store>, ready: Result<(), String>) -> Served {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let (over_to, over) = mpsc::channel();
     let fake = Arc::new(Fake { ready, over: over_to });
@@ -232,7 +241,7 @@ fn serve(store: Arc<dyn Store>, ready: Result<(), String>) -> Served {
 }
 
 impl Served {
-    fn get(&self, path: &str) -> Reply {
+    pub fn get(&self, path: &str) -> Reply {
         self.get_as(path, "*/*")
     }
 
@@ -264,7 +273,7 @@ impl Served {
         }
     }
 
-    fn problem(&self, path: &str) -> (u16, String) {
+    pub fn problem(&self, path: &str) -> (u16, String) {
         let reply = self.get(path);
         assert_eq!(reply.header("content-type"), "application/problem+json", "{path}: {}", reply.body);
         let problem = reply.json();
@@ -282,7 +291,7 @@ fn reply(response: reqwest::blocking::Response) -> Reply {
 }
 
 /// Four series of four names, over three hours of two windows, with a correction in a later hour of writing.
-fn filled(dir: &TempDir) -> Arc<dyn Store> {
+pub fn filled(dir: &TempDir) -> Arc<dyn Store> {
     let store = dir.store();
     let rows: Vec<_> = (0..4)
         .flat_map(|i| (1..=180).map(move |minute| (i, minute)))

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use tidewatch_dataflows::rows::inspect::Unavailable;
+use tidewatch_dataflows::rows::inspect::{StepsView, Unavailable};
 use tidewatch_dataflows::sample::{AT_MS_MIN, SeriesId};
 
 use super::stack::Stack;
@@ -29,16 +29,17 @@ impl RawSource {
 
 impl SampleSource for RawSource {
     fn ring_samples(&self, series: SeriesId) -> Result<Option<RingSamples>, String> {
-        match self.stack.questions.raw(series).map_err(|error| error.to_string())? {
-            Ok(raw) if !raw.bootstrapping => {
-                let samples = raw.at_ms.into_iter().zip(raw.value).collect();
-                Ok(Some(RingSamples { after_ms: raw.whole_after_ms, samples }))
-            }
-            Ok(_) | Err(Unavailable::Unknown | Unavailable::Bootstrapping) => Ok(None),
-            Err(Unavailable::Between) => {
-                Err("the workers are inside an epoch of this series; try again".to_owned())
-            }
-        }
+        let raw = self.stack.questions.raw(series).map_err(|error| error.to_string())?;
+        let raw = held(raw)?.filter(|raw| !raw.bootstrapping);
+        Ok(raw.map(|raw| {
+            let samples = raw.at_ms.into_iter().zip(raw.value).collect();
+            RingSamples { after_ms: raw.whole_after_ms, samples }
+        }))
+    }
+
+    fn steps(&self, series: SeriesId) -> Result<Option<StepsView>, String> {
+        let steps = self.stack.questions.steps(series).map_err(|error| error.to_string())?;
+        Ok(held(steps)?.filter(|steps| !steps.bootstrapping))
     }
 
     fn older(
@@ -66,6 +67,17 @@ impl SampleSource for RawSource {
             none = Ok(older);
         }
         failed.map_or(none, Err)
+    }
+}
+
+/// What the workers hold of a series; none if they do not know it, or it takes a bootstrap.
+fn held<T>(found: Result<T, Unavailable>) -> Result<Option<T>, String> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(Unavailable::Unknown | Unavailable::Bootstrapping) => Ok(None),
+        Err(Unavailable::Between) => {
+            Err("the workers are inside an epoch of this series; try again".to_owned())
+        }
     }
 }
 

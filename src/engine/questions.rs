@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tidewatch_dataflows::graph::StateQueries;
 use tidewatch_dataflows::rows::SeriesPresence;
-use tidewatch_dataflows::rows::inspect::{Explanation, OpenWindows, StateCheck, Unavailable};
+use tidewatch_dataflows::rows::inspect::{Explanation, OpenWindows, StateCheck, StepsView, Unavailable};
 use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::shard::RawSamples;
 use timely::scheduling::SyncActivator;
@@ -103,6 +103,13 @@ pub enum WorkerQuestion {
         /// Where the answer goes.
         answer: SyncSender<Option<Result<RawSamples, Unavailable>>>,
     },
+    /// The steps of a series.
+    Steps {
+        /// The series.
+        series: SeriesId,
+        /// Where the answer goes.
+        answer: SyncSender<Option<Result<StepsView, Unavailable>>>,
+    },
     /// The open windows of these series; answered with the place in the list of each that the worker owns.
     Open {
         /// The list.
@@ -140,6 +147,9 @@ impl WorkerQuestion {
             }
             WorkerQuestion::Raw { series, answer } => {
                 let _ = answer.try_send(queries.raw(series));
+            }
+            WorkerQuestion::Steps { series, answer } => {
+                let _ = answer.try_send(queries.steps(series));
             }
             WorkerQuestion::Open { series, lengths_ms, answer } => {
                 let places = series.iter().enumerate();
@@ -298,6 +308,15 @@ impl Questions {
     /// The workers are busy, or gone; inside, why the series cannot be looked at.
     pub fn raw(&self, series: SeriesId) -> Result<Result<RawSamples, Unavailable>, AskError> {
         let found = self.ask(|answer| WorkerQuestion::Raw { series, answer })?.into_iter().flatten().next();
+        Ok(found.unwrap_or(Err(Unavailable::Unknown)))
+    }
+
+    /// The steps of a series that its profile looks back on, as of the end of some epoch.
+    ///
+    /// # Errors
+    /// The workers are busy, or gone; inside, why the series cannot be looked at.
+    pub fn steps(&self, series: SeriesId) -> Result<Result<StepsView, Unavailable>, AskError> {
+        let found = self.ask(|answer| WorkerQuestion::Steps { series, answer })?.into_iter().flatten().next();
         Ok(found.unwrap_or(Err(Unavailable::Unknown)))
     }
 

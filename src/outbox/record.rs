@@ -258,8 +258,8 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
 #[cfg(test)]
 pub(super) mod tests {
     use tidewatch_dataflows::rows::columns::Floats;
-    use tidewatch_dataflows::rows::verdicts::{ProfileStatus, Verdict};
-    use tidewatch_dataflows::rows::{Reject, Rows, SeriesProfile};
+    use tidewatch_dataflows::rows::verdicts::{ProfileChange, ProfileStatus, Verdict};
+    use tidewatch_dataflows::rows::{ProfileEvent, Reject, Rows, SeriesProfile};
     use tidewatch_dataflows::sample::{MetricType, Reason};
 
     use super::*;
@@ -315,6 +315,12 @@ pub(super) mod tests {
         }
     }
 
+    fn event(rng: &mut fastrand::Rng) -> ProfileEvent {
+        let change = ProfileChange::ALL[rng.usize(..ProfileChange::ALL.len())];
+        let (series, at_ms, yes) = (SeriesId(rng.u64(..)), rng.i64(..), rng.bool());
+        ProfileEvent { series, at_ms, change, from: Verdict::of(!yes), to: Verdict::of(yes) }
+    }
+
     fn kind(rng: &mut fastrand::Rng) -> MetricType {
         if rng.bool() { MetricType::Counter } else { MetricType::Gauge }
     }
@@ -326,6 +332,7 @@ pub(super) mod tests {
             rejects: (0..rejects).map(|_| reject(rng)).collect(),
             types: (0..rejects).map(|_| (SeriesId(rng.u64(..)), kind(rng))).collect(),
             profiles: (0..rejects).map(|_| profile(rng)).collect(),
+            events: (0..rejects).map(|_| event(rng)).collect(),
         };
         Rows { freed: vec![SeriesId(1)], ..lists.into() }
     }
@@ -441,11 +448,12 @@ pub(super) mod tests {
     fn no_bytes_make_decoding_panic() {
         let mut rng = fastrand::Rng::with_seed(4);
         let mut good = vec![];
-        encode(8, &outcomes(&mut rng, 2, 2), &mut good);
+        let rows = outcomes(&mut rng, 2, 2);
+        encode(8, &rows, &mut good);
         for length in 0..good.len() {
             // Between two sections it is a whole record.
             if let Ok(batch) = decode(&good[..length]) {
-                assert!(batch.rows.rows() < 8, "the first {length} bytes");
+                assert!(batch.rows.rows() < rows.rows(), "the first {length} bytes");
             }
         }
         for _ in 0..50_000 {

@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use tidewatch_dataflows::rows::kind::SeriesText;
 use tidewatch_dataflows::rows::windows::{OPEN, WHICH, WHOSE};
-use tidewatch_dataflows::rows::{KINDS, KindInfo, Reject, ResultRow, SeriesProfile, WindowStats, place_of};
+use tidewatch_dataflows::rows::{
+    KINDS, KindInfo, ProfileEvent, Reject, ResultRow, SeriesProfile, WindowStats, place_of,
+};
 use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
 
 use super::record::{Cell, CellType, Column, Columns, RowRecord};
@@ -122,6 +124,15 @@ pub struct ProfileRow {
     pub series: SeriesRow,
     /// Its profile.
     pub profile: SeriesProfile,
+}
+
+/// A change of what kind of series one is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EventRow {
+    /// The series.
+    pub series: Arc<SeriesRow>,
+    /// What has changed.
+    pub event: ProfileEvent,
 }
 
 /// Samples that were not applied: one row of the store, or a sum over several.
@@ -280,6 +291,14 @@ impl RowRecord for ProfileRow {
 
     fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
         ResultRow::cells(&self.profile, Some(self.series.text()), cells);
+    }
+}
+
+impl RowRecord for EventRow {
+    const COLUMNS: Columns = ProfileEvent::COLUMNS;
+
+    fn cells<'a>(&'a self, cells: &mut Vec<Cell<'a>>) {
+        ResultRow::cells(&self.event, Some(self.series.text()), cells);
     }
 }
 
@@ -562,13 +581,13 @@ mod tests {
 
     #[test]
     fn kinds_are_named_in_plural_and_singular() {
-        for (text, kind) in [("windows", 1), ("window", 1), ("reject", 2), ("profiles", 4)] {
+        for (text, kind) in [("windows", 1), ("window", 1), ("reject", 2), ("profiles", 4), ("event", 5)] {
             assert_eq!(text.parse::<ExportKind>().unwrap().info().kind, kind, "{text}");
         }
         assert!("types".parse::<ExportKind>().is_err(), "other rows show them");
         assert_eq!(
             "forecasts".parse::<ExportKind>().unwrap_err().to_string(),
-            "kind must be windows or rejects or profiles; got \"forecasts\""
+            "kind must be windows or rejects or profiles or events; got \"forecasts\""
         );
     }
 }

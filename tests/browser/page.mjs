@@ -273,7 +273,23 @@ async function kind(page) {
   assert.ok(words.includes(some.seasonal ? "Seasonal: it repeats" : "seasonal"), words);
   const stems = await card.locator("path.stem").getAttribute("d");
   assert.equal(stems.split("M").length - 1, some.acf.length - 1, "a stem for each lag but 0");
+  if (some.period_seconds) {
+    const parts = page.locator("svg.parts");
+    await parts.waitFor();
+    for (const part of ["value", "trend", "season", "rest"]) {
+      const drawn = await parts.locator(`path.${part}`).getAttribute("d");
+      assert.ok(drawn.split("L").length > 100, `${part}: ${drawn}`);
+    }
+  }
   await shot(page, "kind-light-1280");
+  await page.goto(`${address}?${query({ search: some.name })}`);
+  const badges = page.locator(`a[data-series="${some.series}"] ~ .badges .badge`);
+  await badges.first().waitFor();
+  const told = (await badges.allTextContents()).join(" ");
+  for (const word of ["stationary", "seasonal", "autocorrelated"]) {
+    assert.equal(told.includes(word), some[word] === true, `${word}: ${told}`);
+  }
+  await shot(page, "badges-light-1280");
   done("the kind of a series is told");
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tidewatch_dataflows::sample::{Bootstrap, Control, EpochEnd, STALE_NAN_BITS, Samples, SeriesId};
-use tidewatch_dataflows::settings::{Settings, Window};
+use tidewatch_dataflows::settings::{ProfileSettings, Settings, Window};
 
 use super::Epoch;
 
@@ -30,7 +30,7 @@ pub fn settings(rng: &mut fastrand::Rng) -> Settings {
         2 => vec![second(1_200, 30), second(1_800, 90), second(2_400, 120)],
         _ => vec![second(120, 60), second(600, 120)],
     };
-    Settings { windows, series_max: 512, ..Settings::default() }
+    Settings { windows, series_max: 512, profile: any_profile(rng), ..Settings::default() }
         .validated()
         .expect("these windows are within bounds")
 }
@@ -51,10 +51,16 @@ pub fn any_settings(rng: &mut fastrand::Rng) -> Settings {
         settings.catch_up_ms = settings.idle_timeout_ms.max([0, 40_000, 300_000, 1_000_000][rng.usize(0..4)]);
         settings.late_samples_max = [16, 40, 1_024, 1_024][rng.usize(0..4)];
         settings.series_max = [256, 512, 4_096][rng.usize(0..3)];
+        settings.profile = any_profile(rng);
         if let Ok(settings) = settings.validated() {
             return settings;
         }
     }
+}
+
+/// Mostly off: profiles keep slots for half a day of silence, and feeds are shorter.
+fn any_profile(rng: &mut fastrand::Rng) -> ProfileSettings {
+    ProfileSettings { enabled: rng.u8(0..4) == 0, ..ProfileSettings::default() }
 }
 
 /// A window of any hop from seconds to two hours.
@@ -317,7 +323,7 @@ fn change(rng: &mut fastrand::Rng, from: &Settings, first: &Settings) -> Setting
     loop {
         let mut to = from.clone();
         for _ in 0..rng.usize(1..4) {
-            match rng.u8(0..11) {
+            match rng.u8(0..12) {
                 0..=2 => {
                     let window = any_window(rng);
                     to.windows.retain(|held| held.length_ms != window.length_ms);
@@ -336,6 +342,7 @@ fn change(rng: &mut fastrand::Rng, from: &Settings, first: &Settings) -> Setting
                 6 => to.allowed_lateness_ms = [0, 20_000, 300_000, 600_000, 1_500_000][rng.usize(0..5)],
                 7 => to.idle_timeout_ms = [1_000, 30_000, 200_000][rng.usize(0..3)],
                 8 => to.catch_up_ms = [200_000, 300_000, 1_000_000][rng.usize(0..3)],
+                11 => to.profile = any_profile(rng),
                 9 => to.late_samples_max = [16, 40, 1_024][rng.usize(0..3)],
                 _ => to.series_max = [256, 512, 1_024][rng.usize(0..3)],
             }

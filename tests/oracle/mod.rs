@@ -280,8 +280,10 @@ impl Model {
             series.taking.take_if(|(bootstrap, _)| ended.contains(bootstrap));
         }
         self.open.retain(|bootstrap, _| !ended.contains(bootstrap));
-        let keep =
-            self.settings.longest_ms().max(self.settings.allowed_lateness_ms) + self.settings.idle_timeout_ms;
+        // A profile looks back over half a day of silence.
+        let profile_ms = if self.settings.profile.enabled { 12 * 3_600_000 } else { 0 };
+        let needed_ms = self.settings.longest_ms().max(self.settings.allowed_lateness_ms).max(profile_ms);
+        let keep = needed_ms + self.settings.idle_timeout_ms;
         for (id, series) in &mut self.live {
             let mut keys = dirty.remove(id).unwrap_or_default();
             series.silence(&self.settings, end.watermark_ms, &mut keys);

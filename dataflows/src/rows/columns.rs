@@ -8,7 +8,7 @@
 
 use std::ops::Deref;
 
-use super::verdicts::{AdfStatus, ProfileStatus, Verdict};
+use super::verdicts::{AdfStatus, ProfileChange, ProfileStatus, Verdict};
 use crate::sample::{MetricType, Reason, SeriesId};
 
 const NAN_BITS: u64 = 0x7ff8_0000_0000_0000;
@@ -280,6 +280,7 @@ code_fields! {
     Reason, |reason| reason as u8, Reason::from_code, "there is no reject reason {}";
     MetricType, |kind| kind as u8, MetricType::from_code, "there is no type of metrics {}";
     Verdict, |verdict| verdict as u8, Verdict::from_code, "there is no verdict {}";
+    ProfileChange, |change| change as u8, ProfileChange::from_code, "there is no change of profiles {}";
     ProfileStatus, |status| status as u8, ProfileStatus::from_code, "there is no status of profiles {}";
     AdfStatus, |status| status as u8, AdfStatus::from_code, "there is no status of ADF tests {}";
 }
@@ -451,6 +452,16 @@ impl Column {
 
 /// The columns of a kind of row, in order, as lists that are put together.
 pub type Columns = &'static [&'static [Column]];
+
+impl From<Verdict> for Cell<'static> {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Unknown => Cell::Null,
+            Verdict::No => Cell::Bool(false),
+            Verdict::Yes => Cell::Bool(true),
+        }
+    }
+}
 
 /// One cell of a row.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -125,6 +125,25 @@ pub struct Explanation {
     pub panes: Vec<PaneView>,
 }
 
+/// The steps of a series that its profile looks back on; NaN is a step without a value.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepsView {
+    /// Whether the series takes a bootstrap: its steps are not all there.
+    pub bootstrapping: bool,
+    /// Whether a step is the rate of a counter; else it is the mean of its samples.
+    pub is_rate: bool,
+    /// Values of a step of one minute each, the newest last.
+    pub minutes: Vec<f64>,
+    /// Where the newest of them ends, Unix milliseconds.
+    pub minutes_end_ms: i64,
+    /// Their means over whole quarters of an hour, the newest last; they reach back over days.
+    pub quarters: Vec<f64>,
+    /// Where the newest of these ends, Unix milliseconds.
+    pub quarters_end_ms: i64,
+    /// Length of the season that the last search found, in minutes; 0 for none.
+    pub period_minutes: u32,
+}
+
 /// The windows of a series that are not closed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenWindows {

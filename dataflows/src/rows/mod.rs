@@ -5,6 +5,7 @@
 
 #[macro_use]
 pub mod columns;
+pub mod events;
 pub mod inspect;
 pub mod kind;
 pub mod profiles;
@@ -16,6 +17,7 @@ pub mod windows;
 use std::convert::Infallible;
 use std::ops::{Deref, DerefMut};
 
+pub use events::ProfileEvent;
 pub use kind::{KindInfo, ResultRow};
 pub use profiles::SeriesProfile;
 pub use rejects::Reject;
@@ -84,6 +86,8 @@ row_kinds! {
     types: SeriesType,
     /// Profile rows.
     profiles: SeriesProfile,
+    /// Event rows.
+    events: ProfileEvent,
 }
 
 /// The place of a kind in [`KINDS`].

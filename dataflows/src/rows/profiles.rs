@@ -5,6 +5,7 @@ use super::kind::{ResultRow, RowStorage, SeriesText};
 use super::verdicts::{AdfStatus, ProfileStatus, Verdict};
 use super::windows::WHOSE;
 use crate::sample::SeriesId;
+use crate::settings::STEP_MS;
 
 /// Most lags of an autocorrelation, lag 0 included.
 pub const LAGS_MAX: usize = 40;
@@ -129,14 +130,6 @@ impl PartialEq for SeriesProfile {
             bytes
         };
         bytes(self) == bytes(other)
-    }
-}
-
-fn verdict(of: Verdict) -> Cell<'static> {
-    match of {
-        Verdict::Unknown => Cell::Null,
-        Verdict::No => Cell::Bool(false),
-        Verdict::Yes => Cell::Bool(true),
     }
 }
 
@@ -266,7 +259,7 @@ impl ResultRow for SeriesProfile {
             Cell::UInt(self.ljung_box_lags.into()),
             Cell::Float(self.ljung_box_statistic),
             Cell::Float(self.ljung_box_p_value),
-            verdict(self.autocorrelated),
+            self.autocorrelated.into(),
             Cell::Float(self.adf_statistic),
             Cell::Float(self.adf_p_value),
             Cell::UInt(self.adf_used_lag.into()),
@@ -275,11 +268,11 @@ impl ResultRow for SeriesProfile {
             Cell::Float(self.adf_critical_5),
             Cell::Float(self.adf_critical_10),
             Cell::Text(self.adf_status.as_str()),
-            verdict(self.stationary),
+            self.stationary.into(),
             period,
             Cell::Float(self.seasonal_strength),
             Cell::Float(self.trend_strength),
-            verdict(self.seasonal),
+            self.seasonal.into(),
             Cell::Float(self.median_15),
             Cell::Float(self.mad_15),
             Cell::Float(self.median_60),
@@ -287,7 +280,7 @@ impl ResultRow for SeriesProfile {
             Cell::Float(self.median_240),
             Cell::Float(self.mad_240),
             Cell::Text(self.status.as_str()),
-            Cell::UInt(60),
+            Cell::UInt(STEP_MS as u64 / 1_000),
         ]);
     }
 }

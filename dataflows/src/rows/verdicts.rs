@@ -1,5 +1,8 @@
 //! What a profile says of a series, in words with a code.
 
+/// From this probability on a test rejects nothing.
+pub const SIGNIFICANCE: f64 = 0.05;
+
 /// The answer to whether a series is of a kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
@@ -22,6 +25,38 @@ impl Verdict {
     /// Of a test that says so.
     pub fn of(yes: bool) -> Verdict {
         if yes { Verdict::Yes } else { Verdict::No }
+    }
+}
+
+/// A verdict of a profile that may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum ProfileChange {
+    /// Whether it is stationary.
+    Stationary = 1,
+    /// Whether it is seasonal.
+    Seasonal = 2,
+    /// Whether it is autocorrelated.
+    Autocorrelated = 3,
+}
+
+impl ProfileChange {
+    /// Each of them, in the order in which a profile holds them.
+    pub const ALL: [ProfileChange; 3] =
+        [ProfileChange::Stationary, ProfileChange::Seasonal, ProfileChange::Autocorrelated];
+
+    /// The one with this code, if there is one.
+    pub fn from_code(code: u8) -> Option<ProfileChange> {
+        ProfileChange::ALL.into_iter().find(|change| *change as u8 == code)
+    }
+
+    /// The word used in rows and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ProfileChange::Stationary => "stationary",
+            ProfileChange::Seasonal => "seasonal",
+            ProfileChange::Autocorrelated => "autocorrelated",
+        }
     }
 }
 

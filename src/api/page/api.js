@@ -102,6 +102,20 @@ export async function profile(series, signal) {
   return (await ask(`profiles/${series}`, {}, signal)).data[0] ?? null;
 }
 
+/** Profiles of some series, by their ids; those of which nothing is known yet have none. */
+export async function profiles(series, signal) {
+  return (await ask("profiles", { series, limit: series.length }, signal)).data;
+}
+
+/** A series taken apart into trend, season and what is left. */
+export const decomposition = (series, signal) => ask(`profiles/${series}/decomposition`, {}, signal);
+
+/** When a series has changed its kind, the newest first. */
+export async function events(who, signal) {
+  const page = await ask("profiles/events", { "match[]": selector(who), limit: 1_000 }, signal);
+  return page.data.filter((row) => row.series === who.series).sort((a, b) => b.at_ms - a.at_ms);
+}
+
 /** The newest revisions of a window of a series. */
 export async function corrections(series, window, signal) {
   return (await ask(`windows/${series}/corrections`, { window, limit: 20 }, signal)).data;

@@ -26,6 +26,20 @@ export function icon(path) {
   return svg;
 }
 
+/** A picture of so many units, described by `label`; `add` puts a shape into it. */
+export function picture(name, width, height, label) {
+  const svg = document.createElementNS(SVG, "svg");
+  const attributes = { viewBox: `0 0 ${width} ${height}`, class: name, preserveAspectRatio: "xMinYMid meet", role: "img", "aria-label": label };
+  for (const [key, value] of Object.entries(attributes)) svg.setAttribute(key, value);
+  const add = (shape, of, text = null) => {
+    const element = document.createElementNS(SVG, shape);
+    for (const [key, value] of Object.entries(of)) element.setAttribute(key, value);
+    if (text !== null) element.textContent = text;
+    svg.append(element);
+  };
+  return { svg, add };
+}
+
 /** A choice of one among few, as a row of radio buttons. */
 export function choice({ legend, name, options, value, choose }) {
   const inputs = options.map((option) => {

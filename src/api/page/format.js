@@ -43,6 +43,12 @@ export const moment = (ms) => `${text(ms).slice(0, 10)} ${text(ms).slice(11, 19)
 /** The title of a statistic: its name, and its unit where it is a rate. */
 export const title = ({ name, unit }) => name[0].toUpperCase() + name.slice(1).replaceAll("_", " ") + (unit === "1/s" ? " /s" : "");
 
+/** Seconds of a season in words: `1 h`, `1 d`, `25 min`. */
+export function period(seconds) {
+  const [size, unit] = [[86_400, "d"], [3_600, "h"], [60, "min"]].find(([size]) => seconds % size === 0) ?? [1, "s"];
+  return `${seconds / size}\u202f${unit}`;
+}
+
 /** Milliseconds of a span such as 1h30m, as the API prints it. */
 export function milliseconds(duration) {
   const units = { d: 86_400_000, h: 3_600_000, m: 60_000, s: 1_000, ms: 1 };

@@ -6,7 +6,8 @@
 //!  types      series, type, ...                 what sources said that series are
 //!  corrections series, window_ms, at_ms, revision ...  the newest revisions of keys that were corrected
 //!  manifest   kind, hour, partition, at_min ... what each table holds, so that readers open few
-//!  windows_H, rejects_H                         the rows written in hour H since the Unix epoch
+//!  profiles   series, at_ms, ...                the last profile of each series
+//!  windows_H, rejects_H, events_H               the rows written in hour H since the Unix epoch
 //! ```
 //!
 //! Rows go to the table of the hour they are *written* in, so retention drops whole tables and a replayed quarter stays
@@ -24,6 +25,7 @@ mod check;
 mod corrections;
 #[cfg(test)]
 mod damage_tests;
+mod events;
 mod expire;
 mod files;
 mod matching;
@@ -56,11 +58,11 @@ use parking_lot::{Mutex, MutexGuard};
 use tidewatch_dataflows::sample::{MetricType, SeriesId};
 
 use super::budget::Budget;
-use super::row::{CorrectionRow, NameRow, ProfileRow, RejectRow, SeriesRow, WindowRow};
+use super::row::{CorrectionRow, EventRow, NameRow, ProfileRow, RejectRow, SeriesRow, WindowRow};
 use super::{
-    CatalogQuery, CorrectionQuery, ExportQuery, ExportRow, LabelPairs, NamesQuery, Offer, OfferVerdict,
-    OwnLog, Page, ProfilesQuery, RejectQuery, ReopenSummary, RetentionSummary, Soundness, Store, StoreBatch,
-    StoreError, StoreStatus, StoredKey, WindowQuery, WriteSummary,
+    CatalogQuery, CorrectionQuery, EventsQuery, ExportQuery, ExportRow, LabelPairs, NamesQuery, Offer,
+    OfferVerdict, OwnLog, Page, ProfilesQuery, RejectQuery, ReopenSummary, RetentionSummary, Soundness,
+    Store, StoreBatch, StoreError, StoreStatus, StoredKey, WindowQuery, WriteSummary,
 };
 use files::StoreFiles;
 pub use options::EmbeddedOptions;
@@ -237,6 +239,10 @@ impl Store for Embedded {
 
     fn profiles(&self, query: &ProfilesQuery) -> Result<Page<ProfileRow>, StoreError> {
         profiles::page(&self.page_view(query.select.budget())?, query)
+    }
+
+    fn events(&self, query: &EventsQuery) -> Result<Page<EventRow>, StoreError> {
+        events::page(&self.page_view(query.select.budget())?, query)
     }
 
     fn types(&self) -> Result<Vec<(SeriesId, MetricType)>, StoreError> {

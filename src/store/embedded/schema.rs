@@ -82,7 +82,7 @@ pub fn create_table(kind: &KindInfo, hour: i64) -> String {
             FieldType::Floats => "BLOB NOT NULL",
             FieldType::Int | FieldType::UInt | FieldType::Series => "INTEGER NOT NULL",
         };
-        format!("{} {sql_type}", field.name)
+        format!("{} {sql_type}", quoted(field.name))
     });
     let mut declared: Vec<String> = declared.collect();
     let (table, more) = match kind.storage {
@@ -90,7 +90,8 @@ pub fn create_table(kind: &KindInfo, hour: i64) -> String {
         RowStorage::Latest => (kind.name.to_owned(), Some("written_hour")),
     };
     declared.extend(more.map(|column| format!("{column} INTEGER NOT NULL")));
-    let (declared, key) = (declared.join(", "), key(kind).join(", "));
+    let key: Vec<_> = key(kind).into_iter().map(quoted).collect();
+    let (declared, key) = (declared.join(", "), key.join(", "));
     format!("CREATE TABLE IF NOT EXISTS {table} ({declared}, PRIMARY KEY ({key})) WITHOUT ROWID")
 }
 
@@ -106,8 +107,13 @@ pub fn key(kind: &KindInfo) -> Vec<&'static str> {
 
 /// The fields of a kind, as a list for a statement.
 pub fn columns(kind: &KindInfo) -> String {
-    let names: Vec<_> = kind.fields.iter().map(|field| field.name).collect();
+    let names: Vec<_> = kind.fields.iter().map(|field| quoted(field.name)).collect();
     names.join(", ")
+}
+
+/// A name of a column in a statement: some are words of SQL.
+pub fn quoted(name: &str) -> String {
+    format!("\"{name}\"")
 }
 
 /// Opens the file for the one writer; makes it if it is new.

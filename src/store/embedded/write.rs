@@ -15,7 +15,7 @@ use tidewatch_dataflows::rows::{
 };
 use tidewatch_dataflows::sample::SeriesId;
 
-use super::schema::{columns, create_table, failure, key, table};
+use super::schema::{columns, create_table, failure, key, quoted, table};
 use super::sweep::Sweep;
 use super::values::{gcd, hour_of, key_of, signed, unsigned};
 use super::{corrections, view};
@@ -341,7 +341,8 @@ impl PutRows<'_> {
     /// Keeps the last row of each series.
     fn latest<'k, K: ResultRow>(&self, rows: impl Iterator<Item = &'k K>) -> rusqlite::Result<u64> {
         let kind = &KINDS[place_of::<K>()];
-        let set: Vec<_> = kind.fields.iter().map(|field| format!("{0} = excluded.{0}", field.name)).collect();
+        let set: Vec<_> =
+            kind.fields.iter().map(|field| format!("{0} = excluded.{0}", quoted(field.name))).collect();
         let sql = format!(
             "INSERT INTO {} ({}, written_hour) VALUES ({},?) ON CONFLICT (series) DO UPDATE SET {}, \
              written_hour = excluded.written_hour",
@@ -368,7 +369,7 @@ fn insert_rows(kind: &KindInfo, hour: i64, rows: usize) -> String {
     let row = format!("({})", vec!["?"; kind.fields.len() + usize::from(epoch)].join(","));
     let key = key(kind);
     let set = kind.fields.iter().filter(|field| !key.contains(&field.name));
-    let set: Vec<_> = set.map(|field| format!("{0} = excluded.{0}", field.name)).collect();
+    let set: Vec<_> = set.map(|field| format!("{0} = excluded.{0}", quoted(field.name))).collect();
     let outdone = match rank {
         [] => String::new(),
         rank => {

@@ -235,10 +235,22 @@ impl Decomposition {
                 parts.map(log).collect()
             }
         };
-        let [rest, with_season, with_trend] = variances(&components);
-        let strength = |both: f64| if both > 0.0 { (1.0 - rest / both).max(0.0) } else { 0.0 };
-        Strengths { trend: strength(with_trend), seasonal: strength(with_season) }
+        strengths_of(&components)
     }
+}
+
+/// How strong trend and season are of a series whose parts add up, by step.
+pub fn strengths(residual: &[f64], trend: &[f64], seasonal: &[f64]) -> Strengths {
+    let parts = residual.iter().zip(trend).zip(seasonal);
+    let joined = parts.map(|((rest, trend), season)| [*rest, rest + season, rest + trend]);
+    strengths_of(&joined.collect::<Vec<_>>())
+}
+
+/// The same of residuals, and of these joined with the season, and with the trend.
+fn strengths_of(joined: &[[f64; 3]]) -> Strengths {
+    let [rest, with_season, with_trend] = variances(joined);
+    let strength = |both: f64| if both > 0.0 { (1.0 - rest / both).max(0.0) } else { 0.0 };
+    Strengths { trend: strength(with_trend), seasonal: strength(with_season) }
 }
 
 /// Sums of squares about the means, which are as good as variances in a ratio. Rows that are not finite do not count.

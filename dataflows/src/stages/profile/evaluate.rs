@@ -1,6 +1,6 @@
 //! A profile of the steps that are held. Everything here follows from the slices alone.
 
-use super::ring::{DAY_QUARTERS, QUARTER_STEPS};
+use super::ring::{DAY_QUARTERS, QUARTER_STEPS, WINDOW_STEPS};
 use crate::kernels::adf::{self, Regression, Status};
 use crate::kernels::decompose::{Extrapolation, SeasonalModel, decompose};
 use crate::kernels::lag_sums::{LagSums, Shape};
@@ -8,15 +8,13 @@ use crate::kernels::spectrum::{PeriodSearch, SeasonalPeriod, SpectrumWorkspace, 
 use crate::kernels::{acf, gaps, ljung_box, order};
 use crate::rows::columns::Floats;
 use crate::rows::profiles::{LAGS_MAX, SeriesProfile};
-use crate::rows::verdicts::{AdfStatus, ProfileStatus, Verdict};
+use crate::rows::verdicts::{AdfStatus, ProfileStatus, SIGNIFICANCE, Verdict};
 use crate::settings::STEP_MS;
 
 /// Fewer steps say nothing.
 const STEPS_MIN: usize = 60;
 /// With more gaps no verdict is given: a test of what is left would be one of another series.
 const GAP_RATIO_MAX: f64 = 0.2;
-/// From this probability on a test rejects nothing.
-const SIGNIFICANCE: f64 = 0.05;
 /// A season of this strength counts (the rule of `nsdiffs`).
 const STRENGTH_MIN: f64 = 0.64;
 /// Periods that are tried in any case: minutes of the hour, and quarters of the day and the week.
@@ -53,41 +51,43 @@ pub(super) struct Evaluator {
 }
 
 impl Evaluator {
-    /// Looks for the season in minutes and in quarters of an hour.
-    pub(super) fn search(&mut self) -> Season {
+    /// Looks for the season in minutes and in quarters of an hour. Nothing is known where both have too many gaps.
+    pub(super) fn search(&mut self) -> Option<Season> {
         let minutes = PeriodSearch { priors: &MINUTE_PRIORS, periods_max: 1, ..PeriodSearch::default() };
         let quarters =
             PeriodSearch { period_min: QUARTERS_MIN, cycles_min: 3, priors: &QUARTER_PRIORS, ..minutes };
-        let found = |steps: &[f64], search: &PeriodSearch, room: &mut SpectrumWorkspace| {
+        let is_enough = |steps: &[f64]| {
             let gaps = steps.iter().filter(|step| step.is_nan()).count() as f64;
-            let enough = steps.len() >= STEPS_MIN && gaps <= GAP_RATIO_MAX * steps.len() as f64;
+            steps.len() >= STEPS_MIN && gaps <= GAP_RATIO_MAX * steps.len() as f64
+        };
+        let enough = (is_enough(&self.steps), is_enough(&self.quarters));
+        if enough == (false, false) {
+            return None;
+        }
+        let found = |enough: bool, steps: &[f64], search: &PeriodSearch, room: &mut SpectrumWorkspace| {
             enough.then(|| detect_periods(steps, search, room).first().copied()).flatten()
         };
-        let of_minutes = found(&self.steps, &minutes, &mut self.spectrum);
-        let of_quarters = found(&self.quarters, &quarters, &mut self.spectrum);
+        let of_minutes = found(enough.0, &self.steps, &minutes, &mut self.spectrum);
+        let of_quarters = found(enough.1, &self.quarters, &quarters, &mut self.spectrum);
         let strength = |period: &Option<SeasonalPeriod>| period.map_or(0.0, |period| period.strength);
         let (steps, period, scale) = match (of_minutes, of_quarters) {
-            (None, None) => return Season::NONE,
+            (None, None) => return Some(Season::NONE),
             (Some(period), _) if strength(&of_minutes) >= strength(&of_quarters) => (&self.steps, period, 1),
             (_, Some(period)) => (&self.quarters, period, QUARTER_STEPS as usize),
             (Some(period), None) => (&self.steps, period, 1),
         };
         gaps::interpolate(steps, &mut self.filled);
-        match decompose(&self.filled, period.steps, SeasonalModel::Additive, Extrapolation::None) {
-            Ok(parts) => {
-                let strengths = parts.strengths();
-                Season {
-                    period: (period.steps * scale) as u32,
-                    strength: strengths.seasonal,
-                    trend: strengths.trend,
-                }
-            }
-            Err(_) => Season::NONE,
-        }
+        let parts = decompose(&self.filled, period.steps, SeasonalModel::Additive, Extrapolation::None);
+        Some(parts.map_or(Season::NONE, |parts| {
+            let strengths = parts.strengths();
+            let period = (period.steps * scale) as u32;
+            Season { period, strength: strengths.seasonal, trend: strengths.trend }
+        }))
     }
 
-    /// The profile of the steps at hand, of which the newest has this number.
-    pub(super) fn profile(&mut self, newest: i64, season: &Season) -> SeriesProfile {
+    /// The profile of the steps at hand, of which the newest has this number; the season is the one found last, if it was
+    /// looked for.
+    pub(super) fn profile(&mut self, newest: i64, season: Option<Season>) -> SeriesProfile {
         self.present.clear();
         self.present.extend(self.steps.iter().copied().filter(|step| !step.is_nan()));
         let n = self.present.len();
@@ -124,8 +124,12 @@ impl Evaluator {
         self.stationarity(&mut row);
         if row.status == ProfileStatus::Ok {
             self.autocorrelation(lags, &mut row);
+            let season = season.unwrap_or(Season::NONE);
             let is_seasonal = season.period > 0 && season.strength >= STRENGTH_MIN;
-            row.seasonal = Verdict::of(is_seasonal);
+            // That there is none can be said of a whole day only: of less most seasons cannot be found.
+            if is_seasonal || self.steps.len() == WINDOW_STEPS as usize {
+                row.seasonal = Verdict::of(is_seasonal);
+            }
             if season.period > 0 {
                 row.period_seconds = season.period * (STEP_MS / 1_000) as u32;
                 (row.seasonal_strength, row.trend_strength) = (season.strength, season.trend);

@@ -2,10 +2,13 @@
 //!
 //! ```text
 //!  SeriesStep (resample) ──► [ profile ×workers ] ──► profile rows: hourly, and when a verdict has changed
+//!                                                 ──► event rows: each such change
 //! ```
 //! A series is evaluated with the first step of each five minutes, which begin at another minute for each series, by its id.
-//! So the load is flat, and nothing depends on workers. After a gap it is evaluated once. A verdict has changed once two
-//! evaluations in turn have found the other one. The season, whose search costs most, is looked for every six hours.
+//! So the load is flat, and nothing depends on workers. What became due in a gap waits for the next five minutes, so that the
+//! end of an outage is no burst. A verdict has changed once two evaluations in turn have found the other one; a row shows what
+//! its own evaluation found. The season, whose search costs most, is looked for every six hours. That a series has none is
+//! said of a whole day of steps only. After twelve hours of silence a series begins anew, whether its slot was freed or not.
 //!
 //! Late samples change the steps that are held; profiles of the past are not revised, and the next one knows them.
 //! While a series takes a bootstrap it is not evaluated.
@@ -25,14 +28,16 @@ use std::sync::Arc;
 
 use self::evaluate::Evaluator;
 use self::ring::{DAY_QUARTERS, NEVER};
-use self::series::{SeriesState, VERSION};
+use self::series::{SILENCE_STEPS_MAX, SeriesState, VERSION};
 use crate::rows::Rows;
 use crate::sample::{MetricType, SeriesId};
 use crate::seal::Sealing;
 use crate::settings::{STEP_MS, Settings};
 use crate::shard::{AdmittedBatch, SeriesMap, SeriesStep, SlotAssignment, StepEvent, WorkPosition};
 use crate::snapshot::{StateError, StateReader, StateWriter};
-use crate::stage::{PartReader, PartWriter, Progress, SavePoint, Stage, StageInput, StageSpec};
+use crate::stage::{
+    PartReader, PartWriter, Progress, Query, SavePoint, SeriesView, Stage, StageInput, StageSpec,
+};
 
 thread_local! {
     /// Room for evaluations, some hundred kilobytes with the tables of its transforms: one for each worker, not one for each
@@ -81,15 +86,21 @@ impl Profiles {
     fn take(&mut self, slot: u32, step: i64, value: f64, out: &mut Rows) {
         let most = self.quarters_max();
         let series = &mut self.series[slot as usize];
+        self.position.on(series.series);
         let is_newer = series.steps.newest == NEVER || step > series.steps.newest;
+        if is_newer {
+            series.approach(step, &self.settings.profile);
+            if series.steps.newest == NEVER {
+                self.sealing.begin(slot);
+            }
+        }
         let ended = if is_newer { series.steps.push(step, value) } else { series.steps.set(step, value) };
         if let Some(quarter) = ended {
             series.quarters.put(quarter, most);
         }
-        if is_newer && !series.bootstraps && series.is_due(step, &self.settings.profile) {
-            self.position.on(series.series);
+        if is_newer && series.is_due(step, &self.settings.profile) {
             let settings = &self.settings.profile;
-            out.profiles.extend(ROOM.with_borrow_mut(|room| series.evaluate(step, settings, room)));
+            ROOM.with_borrow_mut(|room| series.evaluate(step, settings, room, out));
         }
     }
 
@@ -156,6 +167,8 @@ impl Profiles {
                 put.u64(state.series.0);
                 put.u8(1);
                 SeriesState::new(state.series, None).save_sealed(NEVER, NEVER, put);
+                // Said once.
+                self.sealing.advance(slot, chain, NEVER + 1);
             }
             return;
         }
@@ -190,7 +203,10 @@ pub const SPEC: StageSpec = StageSpec {
         let quarters = settings.profile.season_days as usize * DAY_QUARTERS * 4;
         STATE_BYTES + if settings.profile.enabled { RING_BYTES + quarters } else { 0 }
     },
-    keep_ms: |settings| settings.allowed_lateness_ms,
+    keep_ms: |settings| {
+        let silence_ms = if settings.profile.enabled { SILENCE_STEPS_MAX * STEP_MS } else { 0 };
+        settings.allowed_lateness_ms.max(silence_ms)
+    },
     is_concerned: |old, new| old.profile != new.profile || old.allowed_lateness_ms != new.allowed_lateness_ms,
 };
 
@@ -247,6 +263,12 @@ impl Stage for Profiles {
 
     fn continues(&self, chain: usize) -> bool {
         self.sealing.continues(chain)
+    }
+
+    fn inspect(&self, query: &Query<'_>, view: &mut SeriesView) {
+        if let (Query::Steps, Some(slot)) = (query, view.slot) {
+            view.steps = self.series[slot as usize].view();
+        }
     }
 
     fn begin_save(&mut self, at: SavePoint, live: usize) -> PartWriter {

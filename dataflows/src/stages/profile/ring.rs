@@ -1,7 +1,8 @@
 //! The steps of one series that a profile is made of: a day of minutes, and means of quarters of an hour over some days.
 //!
 //! Closed blocks of 60 minutes are packed to the bit (`kernels::blocks`); the open one is as it is. The means are f32 offsets
-//! from the first of them: seasons need no more, and they take a third of the minutes.
+//! from the first of them: seasons need no more, and they take a third of the minutes. A season that is smaller than 1e-7 of how
+//! far the level has gone since is not seen among them, and values from 1e39 on are absent.
 //!
 //! Not here: what is seen in them.
 
@@ -122,6 +123,9 @@ impl StepRing {
             self.open[place(step)] = value;
             return ended.then(|| mean_of_quarter(&self.open, quarter)).flatten().map(|mean| (quarter, mean));
         }
+        if self.holds(step, value) {
+            return None;
+        }
         let mut all = Vec::new();
         let oldest = if self.blocks == 0 { span_of(self.newest, BLOCK_STEPS) } else { self.oldest };
         let before = (oldest - block).max(0);
@@ -138,6 +142,19 @@ impl StepRing {
         self.closed.shrink_to_fit();
         let values = &all[at..at + BLOCK_STEPS as usize];
         mean_of_quarter(values, quarter).map(|mean| (quarter, mean))
+    }
+
+    /// Whether a step of a closed block has this value already.
+    fn holds(&self, step: i64, value: f64) -> bool {
+        let (mut at, mut room) = (0, Vec::new());
+        for number in self.oldest..self.oldest + self.blocks {
+            room.clear();
+            at += blocks::decode(&self.closed[at..], &mut room).expect("a block was encoded here");
+            if number == span_of(step, BLOCK_STEPS) {
+                return room[place(step)].to_bits() == value.to_bits();
+            }
+        }
+        false
     }
 
     /// Appends the values of all closed blocks.
@@ -298,6 +315,23 @@ impl QuarterRing {
         self.newest = quarter;
     }
 
+    /// The step with which the newest quarter ends; 0 if there is none.
+    pub(super) fn end(&self) -> i64 {
+        if self.values.is_empty() { 0 } else { (self.newest + 1) * QUARTER_STEPS }
+    }
+
+    /// The number of the oldest that is held.
+    pub(super) fn oldest(&self) -> i64 {
+        self.newest.saturating_sub(self.values.len() as i64 - 1)
+    }
+
+    /// Forgets the means before this one.
+    pub(super) fn forget_before(&mut self, quarter: i64) {
+        while !self.values.is_empty() && self.oldest() < quarter {
+            self.values.pop_front();
+        }
+    }
+
     /// The means, the oldest first; NaN is absent.
     pub(super) fn means(&self, means: &mut Vec<f64>) {
         means.clear();
@@ -318,8 +352,7 @@ impl QuarterRing {
 
     /// Writes the means of the quarters that end in `(before, upto]` steps, with the number of the first.
     pub(super) fn save(&self, before: i64, upto: i64, put: &mut StateWriter) {
-        let oldest = self.newest.saturating_sub(self.values.len() as i64 - 1);
-        let numbered = (oldest..).zip(&self.values).filter(|(quarter, _)| {
+        let numbered = (self.oldest()..).zip(&self.values).filter(|(quarter, _)| {
             let end = (quarter + 1) * QUARTER_STEPS;
             end > before && end <= upto
         });

@@ -2,16 +2,19 @@
 
 use super::evaluate::{Evaluator, Season};
 use super::ring::{BLOCK_STEPS, NEVER, QUARTER_STEPS, QuarterRing, StepRing};
-use crate::rows::profiles::SeriesProfile;
-use crate::rows::verdicts::{ProfileStatus, Verdict};
+use crate::rows::inspect::StepsView;
+use crate::rows::verdicts::{ProfileChange, ProfileStatus, Verdict};
+use crate::rows::{ProfileEvent, Rows, SeriesProfile};
 use crate::sample::{MetricType, SeriesId};
 use crate::settings::{ProfileSettings, STEP_MS};
 use crate::snapshot::{StateError, StateReader, StateWriter};
 
 /// Version of the part.
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 /// How many evaluations in turn must find another verdict than before.
 const EVALUATIONS_TO_CHANGE: u8 = 2;
+/// A series that was silent for longer begins anew, as one does whose slot was freed meanwhile; a slot is kept as long.
+pub(super) const SILENCE_STEPS_MAX: i64 = 720;
 /// Steps between two searches for a season: six hours.
 const SEARCH_STEPS: i64 = 360;
 
@@ -23,13 +26,61 @@ pub(super) struct SeriesState {
     pub(super) bootstraps: bool,
     pub(super) steps: StepRing,
     pub(super) quarters: QuarterRing,
-    /// The spans in which it was evaluated, published and searched last.
-    evaluated: i64,
-    published: i64,
-    searched: i64,
-    season: Season,
+    evaluated: Cadence,
+    searched: Cadence,
+    published: Cadence,
+    /// Whether a row of it was ever published: then also that it has become too short is said.
+    has_row: bool,
+    /// What the last search found; nothing before the first.
+    season: Option<Season>,
     /// Whether it is stationary, seasonal, autocorrelated.
     verdicts: [SettledVerdict; 3],
+}
+
+/// Something that is done once in each span of so many steps. Spans begin at another step for each series, so that the load is
+/// flat.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Cadence {
+    /// The step at which it was done last, or counts as done.
+    last: i64,
+    /// It was put off, and is not again before it is done.
+    deferred: bool,
+}
+
+impl Cadence {
+    const NEVER: Cadence = Cadence { last: NEVER, deferred: false };
+
+    /// Whether a span has begun since it was done.
+    fn is_due(&self, series: SeriesId, step: i64, steps: i64) -> bool {
+        let offset = (series.0 >> 32).rem_euclid(steps.max(1) as u64) as i64;
+        let span = |step: i64| (step - offset).div_euclid(steps.max(1));
+        self.last == NEVER || span(step) > span(self.last)
+    }
+
+    /// It is done now.
+    fn done(&mut self, step: i64) {
+        *self = Cadence { last: step, deferred: false };
+    }
+
+    /// What became due in a gap waits for the next span: else all series of an outage would be due at its end.
+    fn defer(&mut self, series: SeriesId, step: i64, steps: i64) {
+        if self.last != NEVER && !self.deferred && self.is_due(series, step, steps) {
+            *self = Cadence { last: step, deferred: true };
+        }
+    }
+
+    fn save(&self, put: &mut StateWriter) {
+        put.i64(self.last);
+        put.u8(u8::from(self.deferred));
+    }
+
+    fn load(take: &mut StateReader) -> Result<Cadence, StateError> {
+        let last = take.i64()?;
+        if last != NEVER && last.unsigned_abs() > 1 << 40 {
+            return Err(StateError("a profile was computed at no step"));
+        }
+        Ok(Cadence { last, deferred: take.flag()? })
+    }
 }
 
 /// A verdict that changes only once it was found again.
@@ -42,24 +93,25 @@ struct SettledVerdict {
 }
 
 impl SettledVerdict {
-    /// Takes what an evaluation found; whether that changes a verdict.
-    fn take(&mut self, found: Verdict) -> bool {
+    /// Takes what an evaluation found; the verdict before, if that changes it.
+    fn take(&mut self, found: Verdict) -> Option<Verdict> {
         if found == Verdict::Unknown || found == self.verdict {
             self.times = 0;
-            return false;
+            return None;
         }
         if self.verdict == Verdict::Unknown {
             // The first word is no change.
             *self = SettledVerdict { verdict: found, ..SettledVerdict::default() };
-            return false;
+            return None;
         }
         self.times = if self.other == found { self.times.saturating_add(1) } else { 1 };
         self.other = found;
         if self.times < EVALUATIONS_TO_CHANGE {
-            return false;
+            return None;
         }
+        let before = self.verdict;
         *self = SettledVerdict { verdict: found, ..SettledVerdict::default() };
-        true
+        Some(before)
     }
 }
 
@@ -71,10 +123,11 @@ impl SeriesState {
             bootstraps: false,
             steps: StepRing::EMPTY,
             quarters: QuarterRing::EMPTY,
-            evaluated: NEVER,
-            published: NEVER,
-            searched: NEVER,
-            season: Season::NONE,
+            evaluated: Cadence::NEVER,
+            searched: Cadence::NEVER,
+            published: Cadence::NEVER,
+            has_row: false,
+            season: None,
             verdicts: [SettledVerdict::default(); 3],
         }
     }
@@ -82,52 +135,69 @@ impl SeriesState {
     /// As if no step of it had come.
     pub(super) fn begin(&mut self) {
         let kind = self.is_rate.then_some(MetricType::Counter);
-        *self = SeriesState { bootstraps: self.bootstraps, ..SeriesState::new(self.series, kind) };
+        let (bootstraps, has_row) = (self.bootstraps, self.has_row);
+        *self = SeriesState { bootstraps, has_row, ..SeriesState::new(self.series, kind) };
     }
 
-    /// The number of the span of so many steps that a step is in; spans begin at another step for each series.
-    fn span(&self, step: i64, steps: i64) -> i64 {
-        let offset = (self.series.0 >> 32).rem_euclid(steps.max(1) as u64) as i64;
-        (step - offset).div_euclid(steps.max(1))
+    /// A step is about to be taken that is newer than all others.
+    pub(super) fn approach(&mut self, step: i64, settings: &ProfileSettings) {
+        if self.steps.newest == NEVER {
+            return;
+        }
+        let gap = step - self.steps.newest;
+        if gap > SILENCE_STEPS_MAX {
+            self.begin();
+            self.has_row = false;
+        } else if gap > settings.every_ms / STEP_MS {
+            self.evaluated.defer(self.series, step, settings.every_ms / STEP_MS);
+            self.searched.defer(self.series, step, SEARCH_STEPS);
+        }
     }
 
     pub(super) fn is_due(&self, step: i64, settings: &ProfileSettings) -> bool {
-        self.span(step, settings.every_ms / STEP_MS) > self.evaluated
+        !self.bootstraps && self.evaluated.is_due(self.series, step, settings.every_ms / STEP_MS)
     }
 
-    /// Evaluates the series as of its newest step. The row, if it is published.
+    /// Evaluates the series as of its newest step: an event for each verdict that has changed, and its row, if it is published.
     pub(super) fn evaluate(
         &mut self,
         step: i64,
         settings: &ProfileSettings,
         room: &mut Evaluator,
-    ) -> Option<SeriesProfile> {
-        self.evaluated = self.span(step, settings.every_ms / STEP_MS);
+        out: &mut Rows,
+    ) {
+        self.evaluated.done(step);
         self.steps.window(&mut room.steps);
-        let search = self.span(step, SEARCH_STEPS);
-        if search > self.searched {
-            self.searched = search;
+        if self.searched.is_due(self.series, step, SEARCH_STEPS) {
             self.quarters.means(&mut room.quarters);
-            self.season = room.search();
+            // With too many gaps nothing is known; what was found before stays, and the next evaluation looks again.
+            if let Some(season) = room.search() {
+                self.season = Some(season);
+                self.searched.done(step);
+            }
         }
         let row = self.row(step, room);
         let found = [row.stationary, row.seasonal, row.autocorrelated];
         let mut is_changed = false;
-        for (settled, found) in self.verdicts.iter_mut().zip(found) {
-            is_changed |= settled.take(found);
+        for ((settled, found), change) in self.verdicts.iter_mut().zip(found).zip(ProfileChange::ALL) {
+            if let Some(from) = settled.take(found) {
+                is_changed = true;
+                let event = ProfileEvent { series: self.series, at_ms: row.at_ms, change, from, to: found };
+                out.events.push(event);
+            }
         }
-        let hour = self.span(step, settings.publish_every_ms / STEP_MS);
         // Before it has an hour of steps there is nothing to say, unless that takes something back.
-        let is_known = row.status != ProfileStatus::TooShort || self.published != NEVER;
-        let is_published = is_known && (is_changed || hour > self.published);
-        if is_published {
-            self.published = hour;
+        let is_known = row.status != ProfileStatus::TooShort || self.has_row;
+        let is_due = self.published.is_due(self.series, step, settings.publish_every_ms / STEP_MS);
+        if is_known && (is_changed || is_due) {
+            self.published.done(step);
+            self.has_row = true;
+            out.profiles.push(row);
         }
-        is_published.then_some(row)
     }
 
     fn row(&self, step: i64, room: &mut Evaluator) -> SeriesProfile {
-        SeriesProfile { series: self.series, is_rate: self.is_rate, ..room.profile(step, &self.season) }
+        SeriesProfile { series: self.series, is_rate: self.is_rate, ..room.profile(step, self.season) }
     }
 
     /// The profile as of the newest step; none without steps.
@@ -135,6 +205,24 @@ impl SeriesState {
     pub(super) fn now(&self, room: &mut Evaluator) -> Option<SeriesProfile> {
         self.steps.window(&mut room.steps);
         (self.steps.newest != NEVER).then(|| self.row(self.steps.newest, room))
+    }
+
+    /// What is held of it; nothing before its first step.
+    pub(super) fn view(&self) -> Option<StepsView> {
+        if self.steps.newest == NEVER {
+            return None;
+        }
+        let mut view = StepsView {
+            bootstrapping: self.bootstraps,
+            is_rate: self.is_rate,
+            minutes_end_ms: self.steps.newest.saturating_mul(STEP_MS),
+            quarters_end_ms: self.quarters.end().saturating_mul(STEP_MS),
+            period_minutes: self.season.map_or(0, |season| season.period),
+            ..StepsView::default()
+        };
+        self.steps.window(&mut view.minutes);
+        self.quarters.means(&mut view.quarters);
+        Some(view)
     }
 
     pub(super) fn ring_bytes(&self) -> usize {
@@ -154,11 +242,13 @@ impl SeriesState {
 
     /// Everything but what ends at or before this step, which is sealed.
     pub(super) fn save(&self, sealed_to: i64, put: &mut StateWriter) {
-        put.u8(u8::from(self.is_rate) | u8::from(self.bootstraps) << 1);
-        [self.evaluated, self.published, self.searched].into_iter().for_each(|span| put.i64(span));
-        put.u32(self.season.period);
-        put.u64(self.season.strength.to_bits());
-        put.u64(self.season.trend.to_bits());
+        let flags = [self.is_rate, self.bootstraps, self.has_row, self.season.is_some()];
+        put.u8((0..).zip(flags).map(|(bit, set)| u8::from(set) << bit).sum());
+        [self.evaluated, self.searched, self.published].iter().for_each(|cadence| cadence.save(put));
+        let season = self.season.unwrap_or(Season::NONE);
+        put.u32(season.period);
+        put.u64(season.strength.to_bits());
+        put.u64(season.trend.to_bits());
         for settled in &self.verdicts {
             put.u8(settled.verdict as u8);
             put.u8(settled.other as u8);
@@ -166,21 +256,26 @@ impl SeriesState {
         }
         self.steps.save_blocks(sealed_to, i64::MAX, put);
         self.quarters.save(sealed_to, i64::MAX, put);
+        put.i64(self.quarters.oldest());
         self.steps.save_open(put);
     }
 
     pub(super) fn load(&mut self, take: &mut StateReader, most: usize) -> Result<(), StateError> {
         let flags = take.u8()?;
-        if flags > 3 {
+        if flags > 15 {
             return Err(StateError("a profile has flags that are not known"));
         }
-        (self.is_rate, self.bootstraps) = (flags & 1 == 1, flags & 2 == 2);
-        (self.evaluated, self.published, self.searched) = (take.i64()?, take.i64()?, take.i64()?);
-        self.season = Season {
+        let flag = |bit: u8| flags >> bit & 1 == 1;
+        (self.is_rate, self.bootstraps, self.has_row) = (flag(0), flag(1), flag(2));
+        self.evaluated = Cadence::load(take)?;
+        self.searched = Cadence::load(take)?;
+        self.published = Cadence::load(take)?;
+        let season = Season {
             period: take.u32()?,
             strength: f64::from_bits(take.u64()?),
             trend: f64::from_bits(take.u64()?),
         };
+        self.season = flag(3).then_some(season);
         let verdict = |code| Verdict::from_code(code).ok_or(StateError("there is no such verdict"));
         for settled in &mut self.verdicts {
             *settled = SettledVerdict {
@@ -191,6 +286,8 @@ impl SeriesState {
         }
         self.steps.load_blocks(take)?;
         self.quarters.load(take, most)?;
+        // What was forgotten since it was sealed.
+        self.quarters.forget_before(take.i64()?);
         self.steps.load_open(take)
     }
 }

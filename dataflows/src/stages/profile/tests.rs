@@ -6,7 +6,7 @@ use super::ring::{QuarterRing, StepRing, WINDOW_STEPS, span_of};
 use super::*;
 use crate::kernels::shapes::Random;
 use crate::rows::SeriesProfile;
-use crate::rows::verdicts::{ProfileStatus, Verdict};
+use crate::rows::verdicts::{ProfileChange, ProfileStatus, Verdict};
 use crate::snapshot::StateReader;
 
 const FIRST: i64 = 28_333_333;
@@ -117,6 +117,8 @@ fn a_restart_shows_in_no_row() {
                 others.allowed_lateness_ms = [3, 6, 12][random.below(3)] * 3_600_000;
                 others.profile.season_days = [1, 4, 7][random.below(3)];
                 others.profile.enabled = random.below(8) > 0;
+                others.profile.every_ms = [1, 5, 10][random.below(3)] * STEP_MS;
+                others.profile.publish_every_ms = [10, 60, 120][random.below(3)] * STEP_MS;
                 settings = Arc::new(others);
                 for profiles in [&mut whole, &mut restarted] {
                     profiles.reconfigure(&settings, &AdmittedBatch::default());
@@ -150,6 +152,12 @@ fn a_restart_shows_in_no_row() {
         for n in 0..3_usize {
             let row = |profiles: &Profiles| profiles.series[n].now(&mut Evaluator::default());
             assert_eq!(row(&restarted), row(&whole), "seed {seed}");
+            let quarters = |profiles: &Profiles| {
+                let mut means = Vec::new();
+                profiles.series[n].quarters.means(&mut means);
+                means.iter().map(|mean| mean.to_bits()).collect::<Vec<_>>()
+            };
+            assert_eq!(quarters(&restarted), quarters(&whole), "seed {seed}");
         }
     }
     assert!(all_rows > 1_000, "{all_rows} rows");
@@ -193,4 +201,106 @@ fn series_of_known_kinds_are_told_apart() {
     let constant = last_of(|_, _| 7.0, 1);
     assert_eq!((constant.status, constant.stationary), (ProfileStatus::Constant, Verdict::Unknown));
     assert_eq!((constant.median_240, constant.mad_60), (7.0, 0.0));
+}
+
+/// A day of noise, then a day of a walk: events say so, each with the row of the evaluation that confirmed it.
+#[test]
+fn a_change_of_kind_is_an_event_once_it_was_found_again() {
+    let mut profiles = Profiles::new(&settings());
+    profiles.assign(&slot(0));
+    let (mut random, mut walk, mut out) = (Random::new(11), 0.0, Rows::default());
+    for step in 0..2 * WINDOW_STEPS {
+        let noise = random.unit();
+        walk = if step < WINDOW_STEPS { noise } else { walk + noise };
+        profiles.observe_steps(&[value(0, FIRST + step, walk)], &mut out);
+    }
+    let of = |change| -> Vec<(Verdict, Verdict)> {
+        let of = out.events.iter().filter(|event| event.change == change);
+        of.map(|event| (event.from, event.to)).collect()
+    };
+    // Between the two its verdict may be the one or the other; each event goes on from the one before.
+    let stationary = of(ProfileChange::Stationary);
+    assert_eq!((stationary[0].0, stationary.last().unwrap().1), (Verdict::Yes, Verdict::No));
+    assert!(
+        stationary.windows(2).all(|pair| pair[0].1 == pair[1].0) && stationary.len() < 6,
+        "{stationary:?}"
+    );
+    assert_eq!(of(ProfileChange::Autocorrelated), [(Verdict::No, Verdict::Yes)]);
+    assert!(of(ProfileChange::Seasonal).is_empty(), "{:?}", out.events);
+    for event in &out.events {
+        assert!(event.at_ms > (FIRST + WINDOW_STEPS) * STEP_MS, "{event:?}");
+        let row = out.profiles.iter().find(|row| row.at_ms == event.at_ms).expect("its row goes out with it");
+        let verdicts = [row.stationary, row.seasonal, row.autocorrelated];
+        assert_eq!(verdicts[event.change as usize - 1], event.to);
+    }
+    let last = out.profiles.last().unwrap();
+    assert_eq!((last.stationary, last.autocorrelated), (Verdict::No, Verdict::Yes));
+}
+
+/// Settings with these cadences, in steps.
+fn cadences(every: i64, publish: i64) -> Arc<Settings> {
+    let mut settings = Settings::clone(&settings());
+    settings.profile.every_ms = every * STEP_MS;
+    settings.profile.publish_every_ms = publish * STEP_MS;
+    Arc::new(settings)
+}
+
+#[test]
+fn longer_cadences_go_on_from_shorter_ones() {
+    let mut profiles = Profiles::new(&cadences(5, 60));
+    profiles.assign(&slot(0));
+    let (mut random, mut rows) = (Random::new(3), Vec::new());
+    for step in 0..3_000 {
+        if step == 1_500 {
+            profiles.reconfigure(&cadences(10, 120), &AdmittedBatch::default());
+        }
+        let mut out = Rows::default();
+        profiles.observe_steps(&[value(0, FIRST + step, random.unit())], &mut out);
+        rows.extend(out.profiles.iter().map(|row| row.at_ms / STEP_MS - FIRST));
+    }
+    let gaps: Vec<i64> = rows.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert!(gaps.iter().all(|gap| *gap <= 130), "{gaps:?}");
+    assert!(rows.last() > Some(&2_860), "{rows:?}");
+}
+
+/// At the end of an outage the load is as flat as before it, and every series is soon evaluated.
+#[test]
+fn the_end_of_an_outage_is_no_burst() {
+    const SERIES: u32 = 300;
+    let mut profiles = Profiles::new(&cadences(5, 5));
+    let mut random = Random::new(9);
+    for n in 0..SERIES {
+        let series = SeriesId(u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        profiles.assign(&SlotAssignment { slot: n, series, ..slot(0) });
+    }
+    let mut seen = std::collections::BTreeSet::new();
+    for step in (0..70).chain(90..100) {
+        let steps: Vec<SeriesStep> = (0..SERIES).map(|n| value(n, FIRST + step, random.unit())).collect();
+        let mut out = Rows::default();
+        profiles.observe_steps(&steps, &mut out);
+        if step > 60 {
+            assert!(out.profiles.len() < SERIES as usize / 3, "{} at step {step}", out.profiles.len());
+        }
+        if step >= 90 {
+            seen.extend(out.profiles.iter().map(|row| row.series));
+        }
+    }
+    assert_eq!(seen.len(), SERIES as usize, "each within ten minutes");
+}
+
+/// Silence of more than twelve hours ends what is known of a series, as the loss of its slot does; less does not.
+#[test]
+fn a_series_that_was_long_silent_begins_anew() {
+    let after = |silence: i64| {
+        let mut profiles = Profiles::new(&cadences(5, 5));
+        profiles.assign(&slot(0));
+        let (mut random, mut out) = (Random::new(4), Rows::default());
+        for step in (0..WINDOW_STEPS).chain((0..100).map(|step| WINDOW_STEPS + silence + step)) {
+            profiles.observe_steps(&[value(0, FIRST + step, random.unit())], &mut out);
+        }
+        out.profiles.pop().unwrap()
+    };
+    let (short, long) = (after(700), after(730));
+    assert!(short.steps > 700 && short.gap_ratio > 0.4, "{short:?}");
+    assert!(long.steps <= 100 && long.gap_ratio == 0.0 && long.seasonal == Verdict::Unknown, "{long:?}");
 }

@@ -119,7 +119,7 @@ impl Stage for Windows {
 
     fn inspect(&self, query: &Query<'_>, view: &mut SeriesView) {
         match *query {
-            Query::Presence | Query::Raw => {}
+            Query::Presence | Query::Raw | Query::Steps => {}
             Query::Check => {
                 view.check =
                     view.raw.as_ref().ok().filter(|raw| !raw.bootstrapping).map(|raw| self.check(raw));

@@ -6,7 +6,7 @@ import { choice, el, failed, say } from "../dom.js";
 import { count, milliseconds, moment, number, time, title } from "../format.js";
 import * as state from "../state.js";
 import { STATISTICS } from "../statistics.js";
-import { drawProfile } from "./profile.js";
+import { drawProfile, readProfile } from "./profile.js";
 
 /** How often newer rows are looked for. */
 const AGAIN_MS = 15_000;
@@ -132,7 +132,7 @@ class One {
       this.drawLinks(window);
       const [rows] = await Promise.all([
         this.ofRange(newest, window, range, asked.signal),
-        this.side(this.profile, () => api.profile(series, asked.signal), drawProfile),
+        this.side(this.profile, () => readProfile(who, asked.signal), drawProfile),
         this.side(this.rejects, () => api.rejects(who, asked.signal), drawRejects),
         this.side(this.revisions, () => api.corrections(series, window, asked.signal), drawRevisions),
       ]);

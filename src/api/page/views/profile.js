@@ -1,9 +1,9 @@
-// What kind of series one is: a sentence for each verdict, and its autocorrelation by lag.
+// What kind of series one is: badges, a sentence for each verdict, its autocorrelation by lag, and how that has changed.
 
-import { el } from "../dom.js";
-import { moment, number } from "../format.js";
-
-const SVG = "http://www.w3.org/2000/svg";
+import * as api from "../api.js";
+import { el, picture } from "../dom.js";
+import { moment, number, period } from "../format.js";
+import { drawParts } from "./parts.js";
 
 /** Lags of the stems, lag 0 left out, and the size of the picture. */
 const STEM_WIDTH = 8;
@@ -16,15 +16,47 @@ const STATUS = {
   constant: "All values are equal.",
 };
 
-/** Draws the profile of a series; `null` if there is none yet. */
-export function drawProfile(row) {
+/** What kind a series is, as badges of a word each. */
+export function badges(row) {
+  const all = [
+    row.stationary && ["stationary", `ADF p = ${row.adf_p_value?.toPrecision(2)}`],
+    row.seasonal && [`seasonal ${period(row.period_seconds)}`, `strength ${row.seasonal_strength?.toFixed(2)}`],
+    row.autocorrelated && ["autocorrelated", `Ljung-Box p = ${row.ljung_box_p_value?.toPrecision(2)}`],
+    row.status === "constant" && ["constant", "all values are equal"],
+  ];
+  return all.filter(Boolean).map(([word, title]) => el("span", { class: "badge", title }, word));
+}
+
+/** The profile of a series with its changes, and taken apart if it has a season; `row` is null where nothing is known. */
+export async function readProfile(who, signal) {
+  const row = await api.profile(who.series, signal);
+  if (row === null) return { row, changes: [], parts: null };
+  const changes = await api.events(who, signal);
+  // One that has lost its steps, or its season, in between has no parts.
+  const parts = row.period_seconds ? await api.decomposition(who.series, signal).catch(() => null) : null;
+  return { row, changes, parts };
+}
+
+/** Draws the profile of a series. */
+export function drawProfile({ row, changes, parts: apart }) {
   if (row === null) return el("p", { class: "dim" }, "Not known yet: it takes an hour of samples.");
   const parts = [];
   if (row.status !== "ok") parts.push(el("p", {}, STATUS[row.status] ?? row.status));
   else parts.push(el("ul", { class: "verdicts" }, sentences(row).map((one) => el("li", {}, one))), stems(row));
   const what = row.transform === "rate" ? "rates per minute" : "means per minute";
   parts.push(el("p", { class: "dim" }, `${row.steps} ${what} up to ${moment(row.at_ms)}. Median of the last hour ${number(row.median_60)}, of four hours ${number(row.median_240)}.`));
+  if (apart) parts.push(drawParts(apart));
+  if (changes.length > 0) parts.push(drawChanges(changes));
   return el("div", {}, parts);
+}
+
+/** Changes shown; older ones are in the API. */
+const CHANGES_SHOWN = 5;
+
+function drawChanges(changes) {
+  const body = changes.slice(0, CHANGES_SHOWN).map(({ at_ms: at, change, to }) =>
+    el("li", {}, `${moment(at)}: ${to ? "became" : "is no longer"} ${change}`));
+  return el("div", {}, el("h3", {}, "Changes of kind"), el("ul", { class: "changes" }, body));
 }
 
 function sentences(row) {
@@ -33,8 +65,8 @@ function sentences(row) {
   if (row.stationary === null) all.push(`Whether it is stationary cannot be said (${row.adf_status.replaceAll("_", " ")}).`);
   else if (row.stationary) all.push(`Stationary: a unit root is unlikely (ADF ${row.adf_statistic.toFixed(2)}, ${p(row.adf_p_value)}).`);
   else all.push(`Not stationary: a unit root cannot be ruled out (ADF ${row.adf_statistic.toFixed(2)}, ${p(row.adf_p_value)}).`);
-  if (row.seasonal) all.push(`Seasonal: it repeats every ${length(row.period_seconds)}, strength ${row.seasonal_strength.toFixed(2)}.`);
-  else if (row.period_seconds) all.push(`Hardly seasonal: a period of ${length(row.period_seconds)} has a strength of only ${row.seasonal_strength.toFixed(2)}.`);
+  if (row.seasonal) all.push(`Seasonal: it repeats every ${period(row.period_seconds)}, strength ${row.seasonal_strength.toFixed(2)}.`);
+  else if (row.period_seconds) all.push(`Hardly seasonal: a period of ${period(row.period_seconds)} has a strength of only ${row.seasonal_strength.toFixed(2)}.`);
   else all.push("Not seasonal: no significant period.");
   if (row.autocorrelated !== null) {
     const test = `Ljung-Box at ${row.ljung_box_lags} lags, ${p(row.ljung_box_p_value)}`;
@@ -43,27 +75,12 @@ function sentences(row) {
   return all;
 }
 
-/** A period in words: `1 h`, `1 d`, `25 min`. */
-function length(seconds) {
-  const [size, unit] = [[86_400, "d"], [3_600, "h"], [60, "min"]].find(([size]) => seconds % size === 0) ?? [1, "s"];
-  return `${seconds / size} ${unit}`;
-}
-
 /** The autocorrelation by lag as stems, with the band in which it would be without any (Bartlett, 95 %). */
 function stems({ acf, steps }) {
-  const svg = document.createElementNS(SVG, "svg");
   const width = STEM_WIDTH * acf.length;
-  svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
-  svg.setAttribute("class", "stems");
-  svg.setAttribute("preserveAspectRatio", "xMinYMid meet");
-  svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", `Autocorrelation of lags 1 to ${acf.length - 1} minutes; at lag 1 it is ${(acf[1] ?? 0).toFixed(2)}`);
+  const label = `Autocorrelation of lags 1 to ${acf.length - 1} minutes; at lag 1 it is ${(acf[1] ?? 0).toFixed(2)}`;
+  const { svg, add } = picture("stems", width, HEIGHT, label);
   const y = (value) => (HEIGHT / 2) * (1 - value);
-  const add = (name, attributes) => {
-    const shape = document.createElementNS(SVG, name);
-    for (const [key, value] of Object.entries(attributes)) shape.setAttribute(key, value);
-    svg.append(shape);
-  };
   let sum = 0;
   const bounds = acf.slice(1).map((value) => {
     const bound = 1.96 * Math.sqrt((1 + 2 * sum) / steps);

@@ -5,6 +5,7 @@ import { choice, el, failed, icon, say } from "../dom.js";
 import { count, moment, number, time, title } from "../format.js";
 import * as state from "../state.js";
 import { STATISTICS } from "../statistics.js";
+import { badges } from "./profile.js";
 
 /** Rows of a page, and most of the table: a browser is slow with more, and nobody reads them. */
 const PAGE_ROWS = 100;
@@ -176,6 +177,16 @@ class Series {
     if (further) drawn[0]?.querySelector("a").focus();
     else if (focused) this.body.querySelector(`[data-series="${focused}"]`)?.focus({ preventScroll: true });
     this.drawFoot();
+    this.drawBadges(page.data.map((row) => row.series));
+  }
+
+  /** Says of each of these series what kind it is; a table without it is still a table. */
+  async drawBadges(series) {
+    if (series.length === 0) return;
+    const rows = await api.profiles(series, this.asked?.signal).catch(() => []);
+    for (const row of rows) {
+      this.body.querySelector(`[data-series="${row.series}"] ~ .badges`)?.replaceChildren(...badges(row));
+    }
   }
 
   /** Says what came, to whoever does not see it. */
@@ -211,6 +222,7 @@ class Series {
       el("th", { scope: "row", role: "rowheader", class: "name" },
         el("a", { href: to, "data-series": row.series }, row.name || row.series),
         notes.map((note) => el("span", { class: "note" }, note)),
+        el("span", { class: "badges" }),
         el("div", { class: "labels" }, labels)),
       numbers, cell("at", time(row.at_ms), moment(row.at_ms)));
   }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidewatch_dataflows::driver::EpochBatch;
 use tidewatch_dataflows::sample::{Control, STALE_NAN_BITS, Samples};
-use tidewatch_dataflows::settings::Window;
+use tidewatch_dataflows::settings::{ProfileSettings, Window};
 use tidewatch_dataflows::shard::AdmittedBatch;
 use tidewatch_dataflows::stage::Stage;
 use tidewatch_dataflows::stages::admit::Admit;
@@ -22,6 +22,8 @@ fn settings(late_samples_max: u32) -> Settings {
         allowed_lateness_ms: 30_000,
         catch_up_ms: 5_000,
         late_samples_max,
+        // Profiles keep slots for half a day.
+        profile: ProfileSettings { enabled: false, ..ProfileSettings::default() },
         ..Settings::default()
     }
 }
