@@ -251,6 +251,9 @@ pub struct VerifyArgs {
     /// The rows at this time, RFC 3339 or Unix seconds [default: the latest of each series and window]
     #[arg(long, value_name = "TIME")]
     pub at: Option<String>,
+    /// Of how many series the profile is computed again from the samples of Prometheus, a day of each; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub profiles: usize,
     /// A label that Prometheus adds when it writes (external_labels) and does not know itself; may be repeated
     #[arg(long = "without-label", value_name = "NAME")]
     pub without: Vec<String>,

@@ -98,11 +98,13 @@ fn it_checks_what_comes_in_and_finds_nothing() {
     }
     let wait = |tidewatch: &Tidewatch| {
         eventually("panes and windows were checked", Duration::from_secs(60), || {
-            let checked = ["pane", "window"]
+            let checked = ["pane", "window", "step", "profile"]
                 .map(|what| tidewatch.metric(&format!("tidewatch_audit_checks_total{{what=\"{what}\"}}")));
-            if checked[0] > 2_000.0 && checked[1] > 500.0 { Ok(()) } else { Err(format!("{checked:?}")) }
+            let enough =
+                checked[0] > 2_000.0 && checked[1] > 500.0 && checked[2..].iter().all(|n| *n > 100.0);
+            if enough { Ok(()) } else { Err(format!("{checked:?}")) }
         });
-        for what in ["pane", "window", "row"] {
+        for what in ["pane", "window", "step", "profile", "row"] {
             assert_eq!(mismatches(tidewatch, what), 0.0, "{what}");
         }
         assert!(tidewatch.metric("tidewatch_audit_relative_difference_max") < 1e-12);
@@ -183,8 +185,8 @@ fn samples_that_a_start_loses_are_found_in_the_rows_that_lack_them() {
     });
     assert!(mismatches(&tidewatch, "row") >= 10.0);
     assert_eq!(
-        ["pane", "window"].map(|what| mismatches(&tidewatch, what)),
-        [0.0, 0.0],
+        ["pane", "window", "step", "profile"].map(|what| mismatches(&tidewatch, what)),
+        [0.0; 4],
         "the state tells by itself"
     );
     let series = tidewatch::labels::series_id(&[("__name__", "lost"), ("job", "audit")]);
@@ -210,8 +212,8 @@ fn samples_that_a_start_loses_are_found_in_the_rows_that_lack_them() {
 fn the_same_restart_without_the_loss_is_not_told() {
     let mut tidewatch = restart(false);
     assert_eq!(
-        ["pane", "window", "row"].map(|what| mismatches(&tidewatch, what)),
-        [0.0; 3],
+        ["pane", "window", "step", "profile", "row"].map(|what| mismatches(&tidewatch, what)),
+        [0.0; 5],
         "{}",
         tidewatch.process().log()
     );

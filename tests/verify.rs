@@ -7,7 +7,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::process::{NodeExporter, Prometheus, Tidewatch, done, run};
 use crate::support::remote_write::{Histogram, WriteRequest};
@@ -183,7 +183,26 @@ fn the_same_samples_are_clean_and_each_fault_is_found() {
         assert_eq!((code, count(&report, "partly_in_prometheus")), (Some(0), 6), "{report:#}");
 
         tampered(&same, &url);
+        profiles(&same, &url);
     }
+}
+
+/// Profiles are those of the samples, of as many series as are asked for; one that was changed is found by name and number.
+fn profiles(folder: &Folder, url: &str) {
+    let of = |more: &[&str]| verify(folder.path(), url, more).1["profiles"].clone();
+    let all = of(&[]);
+    assert_eq!((count(&all, "stored"), count(&all, "equal")), (11, 11), "{all:#}");
+    assert_eq!(["3", "0"].map(|n| count(&of(&["--profiles", n]), "looked_at")), [3, 0]);
+    let folder = copied(folder);
+    let store = rusqlite::Connection::open(folder.path().join("data/store.sqlite")).unwrap();
+    assert!(store.execute("UPDATE profiles SET adf_statistic = adf_statistic + 0.01", []).unwrap() > 5);
+    drop(store);
+    let (code, report) = verify(folder.path(), url, &["--match", "walk"]);
+    let difference = &report["profiles"]["differences"][0];
+    assert_eq!((code, &difference["name"]), (Some(1), &json!("walk")), "{report:#}");
+    assert_eq!(difference["differs"][0]["statistic"], "adf_statistic", "{report:#}");
+    let words = run(folder.path(), &["verify", "--prometheus", url, "--match", "walk"], None);
+    assert!(words.out.contains("  walk{} profile at "), "{words:?}");
 }
 
 /// A row of the store that was changed is found, for every statistic. Each takes ten seconds, so they go side by side.

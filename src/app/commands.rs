@@ -142,7 +142,8 @@ pub fn verify(config: &Config, args: &cli::VerifyArgs) -> anyhow::Result<ExitCod
     };
     let at_ms = args.at.as_deref().map(|text| time_ms("--at", text)).transpose()?;
     let select = Selectors::parse(&args.matching).context("--match")?;
-    let options = verify::VerifyOptions { select, at_ms, without: args.without.clone() };
+    let (profiles, without) = (args.profiles, args.without.clone());
+    let options = verify::VerifyOptions { select, at_ms, profiles, without };
     let store =
         Embedded::open_read_only(&config.data_dir.join(STORE_FILE), embedded::EmbeddedOptions::default())?;
     let client = PrometheusClient::new(&url, &http, Arc::new(Metrics::new()))?;

@@ -19,18 +19,20 @@
 mod again;
 mod ask;
 mod judge;
+mod profiles;
 mod report;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
+use tidewatch_dataflows::rows::SeriesProfile;
 use tidewatch_dataflows::sample::SeriesId;
 
 use crate::source::query::client::{PrometheusClient, QueryError};
-use crate::store::row::WindowRow;
+use crate::store::row::{SeriesRow, WindowRow};
 use crate::store::search::Search;
 use crate::store::selector::Selectors;
-use crate::store::{Range, Store, StoreError, WindowKey, WindowQuery};
+use crate::store::{ProfilesQuery, Range, SeriesKey, Store, StoreError, Verdicts, WindowKey, WindowQuery};
 use again::Rounds;
 use ask::{VerifiedServer, VerifyLabels};
 use judge::{Distance, RowVerdict, ServerSamples};
@@ -51,6 +53,8 @@ pub struct VerifyOptions {
     pub select: Selectors,
     /// The rows at this instant; the latest of each series and window if absent.
     pub at_ms: Option<i64>,
+    /// Profiles of at most so many series are compared, evenly chosen; none with rows of an instant.
+    pub profiles: usize,
     /// Labels that Prometheus adds when it writes (`external_labels`) and does not know itself.
     pub without: Vec<String>,
 }
@@ -104,7 +108,7 @@ pub fn run(
             if of_name.first().is_some_and(|first| first.row.series.name != row.series.name) {
                 check.name(std::mem::take(&mut of_name), progress)?;
             }
-            let labels = labels(&row, &options.without);
+            let labels = labels(&row.series, &options.without);
             of_name.push(RowToCheck { row, labels });
         }
         if !page.more || after.is_none() {
@@ -113,6 +117,9 @@ pub fn run(
     }
     check.name(of_name, progress)?;
     check.ask_again(progress)?;
+    if options.at_ms.is_none() && options.profiles > 0 {
+        check.profiles(options, progress)?;
+    }
     Ok(check.report)
 }
 
@@ -121,10 +128,10 @@ fn key(row: &WindowRow) -> WindowKey {
     WindowKey { name, series: row.series.series, window_ms: stats.window_ms, at_ms: stats.at_ms }
 }
 
-/// The labels of a row, sorted, without some.
-fn labels(row: &WindowRow, without: &[String]) -> VerifyLabels {
+/// The labels of a series, sorted, without some.
+fn labels(series: &SeriesRow, without: &[String]) -> VerifyLabels {
     // The store writes an object of strings; a series whose labels it never learnt has none.
-    let all: BTreeMap<String, String> = serde_json::from_str(&row.series.labels).unwrap_or_default();
+    let all: BTreeMap<String, String> = serde_json::from_str(&series.labels).unwrap_or_default();
     all.into_iter().filter(|(name, _)| !without.contains(name)).collect()
 }
 
@@ -323,6 +330,43 @@ impl Comparison<'_> {
         Ok(if same(&now) || between.is_some() { RowVerdict::Settled } else { now })
     }
 
+    /// Compares the profiles of some series, evenly chosen.
+    fn profiles(
+        &mut self,
+        options: &VerifyOptions,
+        progress: &mut dyn FnMut(&VerifyReport),
+    ) -> Result<(), VerifyError> {
+        let stored = self.store.status()?.rows_of::<SeriesProfile>() as usize;
+        let stride = stored.div_ceil(options.profiles).max(1);
+        let (mut seen, mut after): (usize, Option<SeriesKey>) = (0, None);
+        loop {
+            let query = ProfilesQuery {
+                select: options.select.clone(),
+                series: Vec::new(),
+                verdicts: Verdicts::default(),
+                after: after.take(),
+                limit: PAGE_ROWS,
+            };
+            let page = self.store.profiles(&query)?;
+            for row in page.rows {
+                after = Some(SeriesKey { name: row.series.name.clone(), series: row.series.series });
+                seen += 1;
+                self.report.profiles.stored += 1;
+                if !(seen - 1).is_multiple_of(stride) || row.series.name.is_empty() {
+                    continue;
+                }
+                let known = labels(&row.series, &options.without);
+                let raw = self.server.raw(&row.series.name, &known, profiles::SPAN_MS, row.profile.at_ms)?;
+                let (name, labels) = (&row.series.name, &row.series.labels);
+                profiles::judge(name, labels, &row.profile, &raw, &mut self.report.profiles);
+                progress(&self.report);
+            }
+            if !page.more || after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
     /// A row as the store has it now.
     fn again(&self, row: &WindowRow) -> Result<Option<WindowRow>, VerifyError> {
         let stats = &row.stats;
@@ -347,7 +391,7 @@ impl Comparison<'_> {
         if from_ms >= since_ms {
             return Ok(false);
         }
-        let selector = ask::selector(&row.series.name, &[&labels(row, &[])], false);
+        let selector = ask::selector(&row.series.name, &[&labels(&row.series, &[])], false);
         // Label names that our selectors cannot say: then there is no such proof.
         let Ok(select) = Selectors::parse(&[selector]) else { return Ok(false) };
         let query = WindowQuery {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 
 use serde_json::{Value, json};
+use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::settings::duration;
 
 use super::judge::{Distance, NONE, RowVerdict, VERIFIED};
@@ -38,6 +39,69 @@ pub struct VerifyDifference {
 struct WindowReport {
     rows: u64,
     worst: Distance,
+}
+
+/// A profile that is not what Prometheus' samples give.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProfileDifference {
+    /// Its series.
+    pub series: SeriesId,
+    /// Its metric name.
+    pub name: String,
+    /// Its other labels: the text of a JSON object.
+    pub labels: String,
+    /// End of its newest step.
+    pub at_ms: i64,
+    /// The number, ours, of Prometheus' samples.
+    pub what: Vec<(&'static str, f64, f64)>,
+}
+
+/// What became of profiles.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ProfileReport {
+    /// Profiles that there are of the series that were asked for.
+    pub stored: u64,
+    /// Those that are as the samples of Prometheus give them.
+    pub equal: u64,
+    /// Those of less than a day of which Prometheus has older samples.
+    pub not_full: u64,
+    /// Those of which it has no sample, or not the whole day.
+    pub absent: u64,
+    /// Those that are something else.
+    pub different: u64,
+    /// The first of these.
+    pub differences: Vec<ProfileDifference>,
+}
+
+impl ProfileReport {
+    /// Keeps what differs, if there is room.
+    pub fn keep(&mut self, difference: ProfileDifference) {
+        if self.differences.len() < KEPT_MAX {
+            self.differences.push(difference);
+        }
+    }
+
+    /// How many were looked at.
+    pub fn looked_at(&self) -> u64 {
+        self.equal + self.not_full + self.absent + self.different
+    }
+
+    fn json(&self) -> Value {
+        let different = |difference: &ProfileDifference| {
+            let labels: Value = serde_json::from_str(&difference.labels).unwrap_or(Value::Null);
+            json!({"series": difference.series.to_string(), "name": difference.name, "labels": labels,
+                "at_ms": difference.at_ms, "differs": numbers(&difference.what)})
+        };
+        json!({"stored": self.stored, "looked_at": self.looked_at(), "equal": self.equal, "not_full": self.not_full,
+            "not_in_prometheus": self.absent, "different": self.different,
+            "differences": self.differences.iter().map(different).collect::<Vec<_>>()})
+    }
+}
+
+/// What differs, for programs.
+fn numbers(what: &[(&'static str, f64, f64)]) -> Vec<Value> {
+    let one = |(name, ours, theirs): &(&str, f64, f64)| json!({"statistic": name, "stored": ours, "prometheus": theirs});
+    what.iter().map(one).collect()
 }
 
 /// What a comparison came to.
@@ -78,6 +142,8 @@ pub struct VerifyReport {
     pub different_at_once: u64,
     /// The first of these.
     pub differences: Vec<VerifyDifference>,
+    /// What became of profiles.
+    pub profiles: ProfileReport,
 }
 
 impl VerifyReport {
@@ -104,6 +170,7 @@ impl VerifyReport {
             different: 0,
             different_at_once: 0,
             differences: Vec::new(),
+            profiles: ProfileReport::default(),
         }
     }
 
@@ -116,7 +183,7 @@ impl VerifyReport {
 
     /// Whether something was compared and nothing differs.
     pub fn is_clean(&self) -> bool {
-        self.different == 0 && self.compared() > 0
+        self.different == 0 && self.profiles.different == 0 && self.compared() > 0
     }
 
     /// Takes the verdict on a row; `apart` is its distance from what decided.
@@ -183,13 +250,8 @@ impl VerifyReport {
             .collect();
         let different = |difference: &VerifyDifference| {
             let labels: Value = serde_json::from_str(&difference.labels).unwrap_or(Value::Null);
-            let what: Vec<Value> = difference
-                .what
-                .iter()
-                .map(|(name, ours, theirs)| json!({"statistic": name, "stored": ours, "prometheus": theirs}))
-                .collect();
             json!({"series": difference.series, "name": difference.name, "labels": labels,
-                "window": duration(difference.window_ms), "at_ms": difference.at_ms, "differs": what})
+                "window": duration(difference.window_ms), "at_ms": difference.at_ms, "differs": numbers(&difference.what)})
         };
         let differences: Vec<Value> = self.differences.iter().map(different).collect();
         json!({"prometheus": self.url, "version": self.version, "ranges": self.ranges(), "clean": self.is_clean(),
@@ -198,7 +260,7 @@ impl VerifyReport {
             "rounding": self.rounding, "by_samples": self.samples, "not_full": self.not_full, "partial": self.partial,
             "not_in_prometheus": self.absent, "partly_in_prometheus": self.partly_absent,
             "different": self.different, "different_at_once": self.different_at_once, "windows": windows, "rounding_worst": distance(&self.rounded),
-            "differences": differences})
+            "differences": differences, "profiles": self.profiles.json()})
     }
 }
 
@@ -211,8 +273,40 @@ fn raise(worst: &mut Distance, apart: &Distance) {
 impl fmt::Display for VerifyDifference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{} {} at {}:", self.name, self.labels, duration(self.window_ms), self.at_ms)?;
-        for (i, (name, ours, theirs)) in self.what.iter().enumerate() {
-            write!(f, "{} {name} {ours}, Prometheus {theirs}", if i == 0 { "" } else { ";" })?;
+        write_numbers(f, &self.what)
+    }
+}
+
+fn write_numbers(f: &mut fmt::Formatter<'_>, what: &[(&'static str, f64, f64)]) -> fmt::Result {
+    for (i, (name, ours, theirs)) in what.iter().enumerate() {
+        write!(f, "{} {name} {ours}, Prometheus {theirs}", if i == 0 { "" } else { ";" })?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for ProfileReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{} of {} profiles computed again from the samples of Prometheus, {} equal",
+            self.looked_at(),
+            self.stored,
+            self.equal
+        )?;
+        for (count, what) in [
+            (self.not_full, "not full yet: Prometheus has older samples of the day"),
+            (self.absent, "not in Prometheus, or not their whole day"),
+            (self.different, "differ; a sample that came late after an evaluation is in the next one only"),
+        ] {
+            if count > 0 {
+                writeln!(f, "{count} profiles {what}")?;
+            }
+        }
+        for difference in self.differences.iter().take(SHOWN_MAX) {
+            let ProfileDifference { name, labels, at_ms, what, .. } = difference;
+            write!(f, "  {name}{labels} profile at {at_ms}:")?;
+            write_numbers(f, what)?;
+            writeln!(f)?;
         }
         Ok(())
     }
@@ -266,6 +360,9 @@ impl fmt::Display for VerifyReport {
         if more > 0 {
             writeln!(f, "  and {more} more (--json has them)")?;
         }
+        if self.profiles.looked_at() > 0 {
+            write!(f, "{}", self.profiles)?;
+        }
         if self.compared() == 0 {
             writeln!(f, "there was nothing to compare")?;
         }
@@ -278,7 +375,6 @@ mod tests {
     use std::sync::Arc;
 
     use tidewatch_dataflows::rows::WindowStats;
-    use tidewatch_dataflows::sample::SeriesId;
 
     use super::*;
     use crate::store::row::SeriesRow;

@@ -21,17 +21,23 @@ pub enum What {
     Pane,
     /// A window, against its panes merged plainly, or its raw samples.
     Window,
+    /// A step of a profile, against its raw samples.
+    Step,
+    /// A profile, against that of the slow twins of the same steps.
+    Profile,
 }
 
 impl What {
     /// Each kind, in the order of their numbers.
-    pub const ALL: [What; 2] = [What::Pane, What::Window];
+    pub const ALL: [What; 4] = [What::Pane, What::Window, What::Step, What::Profile];
 
     /// The word for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             What::Pane => "pane",
             What::Window => "window",
+            What::Step => "step",
+            What::Profile => "profile",
         }
     }
 }
@@ -61,10 +67,8 @@ pub const MISMATCHES_MAX: usize = 16;
 /// What a check of one series came to.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StateCheck {
-    /// Panes computed again.
-    pub panes: u64,
-    /// Windows computed again.
-    pub windows: u64,
+    /// How many were computed again, by [`What`].
+    pub checked: [u64; What::ALL.len()],
     /// The largest difference of sums that may differ by rounding, relative to what was summed.
     pub difference: f64,
     /// How many numbers differ, by [`What`].

@@ -126,7 +126,7 @@ impl AuditRun {
     fn count(&mut self, series: SeriesId, checked: &StateCheck) {
         let metrics: &Metrics = &self.deps.metrics;
         metrics.audit_series.inc();
-        for (what, n) in [(What::Pane, checked.panes), (What::Window, checked.windows)] {
+        for (what, n) in What::ALL.into_iter().zip(checked.checked) {
             metrics.audit_checks.get_or_create(&metrics::CheckLabels { what: what.as_str() }).inc_by(n);
         }
         if checked.difference > metrics.audit_difference.get() {

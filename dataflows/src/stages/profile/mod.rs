@@ -17,6 +17,7 @@
 //! Per series a day of steps, packed (0.3 KB where nothing changes, 4 KB of an ordinary gauge, at most 12), the open block (0.5 KB),
 //! four days of means of quarters (1.5 KB), and 200 bytes.
 
+pub mod check;
 mod evaluate;
 mod ring;
 mod series;
@@ -266,8 +267,19 @@ impl Stage for Profiles {
     }
 
     fn inspect(&self, query: &Query<'_>, view: &mut SeriesView) {
-        if let (Query::Steps, Some(slot)) = (query, view.slot) {
-            view.steps = self.series[slot as usize].view();
+        let Some(slot) = view.slot else { return };
+        let series = &self.series[slot as usize];
+        match query {
+            Query::Steps => view.steps = series.view(),
+            // Where the gate holds no samples, or not all, there is nothing to compare with.
+            Query::Check => {
+                if let (Ok(raw), Some(found)) = (&view.raw, &mut view.check)
+                    && let Some((profile, steps)) = ROOM.with_borrow_mut(|room| series.now(room))
+                {
+                    series.check(&profile, &steps, raw, found);
+                }
+            }
+            _ => {}
         }
     }
 

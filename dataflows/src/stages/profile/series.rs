@@ -200,11 +200,11 @@ impl SeriesState {
         SeriesProfile { series: self.series, is_rate: self.is_rate, ..room.profile(step, self.season) }
     }
 
-    /// The profile as of the newest step; none without steps.
-    #[cfg(test)]
-    pub(super) fn now(&self, room: &mut Evaluator) -> Option<SeriesProfile> {
+    /// The profile as of the newest step, and the steps that it is of; none without steps.
+    pub(super) fn now(&self, room: &mut Evaluator) -> Option<(SeriesProfile, Vec<f64>)> {
         self.steps.window(&mut room.steps);
-        (self.steps.newest != NEVER).then(|| self.row(self.steps.newest, room))
+        let row = (self.steps.newest != NEVER).then(|| self.row(self.steps.newest, room))?;
+        Some((row, room.steps.clone()))
     }
 
     /// What is held of it; nothing before its first step.

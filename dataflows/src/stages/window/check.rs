@@ -109,7 +109,7 @@ impl Windows {
                 again.tag = number as u32;
                 again.push(raw.at_ms[i], raw.value[i]);
             }
-            found.panes += u64::from(!again.is_empty());
+            found.checked[What::Pane as usize] += u64::from(!again.is_empty());
             Compared { what: What::Pane, window_ms: None, start_ms, end_ms, found }.bits(&kept, &again);
         }
     }
@@ -129,7 +129,7 @@ impl Windows {
             let again = plan.refolded(record, &self.panes.base, number, newest_base);
             let Some(again) = again else { continue };
             let (start_ms, end_ms) = ((number - 1) * plan.hop_ms, number * plan.hop_ms);
-            found.panes += u64::from(!again.is_empty());
+            found.checked[What::Pane as usize] += u64::from(!again.is_empty());
             Compared { what: What::Pane, window_ms: Some(plan.length_ms), start_ms, end_ms, found }
                 .bits(&plan.pane(record, number), &again);
         }
@@ -163,7 +163,7 @@ impl Windows {
             again = again.then(&pane);
         }
         let (start_ms, end_ms) = ((closed - plan.length_ms).max(young.known_from).min(closed), closed);
-        found.windows += u64::from(!again.is_empty());
+        found.checked[What::Window as usize] += u64::from(!again.is_empty());
         let mut compared =
             Compared { what: What::Window, window_ms: Some(plan.length_ms), start_ms, end_ms, found };
         compared.copied(&kept, &again);
@@ -319,7 +319,8 @@ mod tests {
                 let checked = shard.check(series * 256);
                 assert_eq!(checked.mismatches, [], "seed {seed} series {series}");
                 assert!(checked.difference < TOLERANCE / 100.0, "seed {seed}: {checked:?}");
-                (panes, windows) = (panes + checked.panes, windows + checked.windows);
+                panes += checked.checked[What::Pane as usize];
+                windows += checked.checked[What::Window as usize];
             }
         }
         assert!(panes > 1_000 && windows > 300, "{panes} panes, {windows} windows");
@@ -451,7 +452,7 @@ mod tests {
                     let checked = shapes.shard.windows.check(&raw);
                     assert_eq!(checked.mismatches, [], "seed {seed} series {}: {:?}", raw.slot, raw.value);
                     assert!(checked.difference < TOLERANCE / 100.0, "seed {seed}: {checked:?}");
-                    checks += checked.windows;
+                    checks += checked.checked[What::Window as usize];
                 }
             }
         }
