@@ -17,7 +17,7 @@ export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/target}"
 deny_version=0.20.2
 prometheus3=
 # Modules of the test binary that start real servers or a browser: they run after the others, one at a time.
-live=(real_prometheus:: promtool:: verify:: asks_prometheus:: backfill:: browser:: schemathesis:: power_cuts:: failing_store:: hostile:: docs::with_a_real_prometheus)
+live=(real_prometheus:: promtool:: verify:: asks_prometheus:: backfill:: browser:: schemathesis:: statsmodels:: power_cuts:: failing_store:: hostile:: docs::with_a_real_prometheus)
 
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -117,15 +117,15 @@ install_playwright() {
     cp "$lock" "$cache/browser/installed"
 }
 
-# Installs what tries the API out into the cache: the versions that tests/schemathesis/requirements.txt names.
-install_schemathesis() {
-    local wanted=tests/schemathesis/requirements.txt
-    ! cmp -s "$wanted" "$cache/schemathesis/installed" || return 0
-    say "installing schemathesis into $cache/schemathesis"
-    rm -rf "$cache/schemathesis"
-    python3 -m venv "$cache/schemathesis"
-    "$cache/schemathesis/bin/pip" install --quiet --disable-pip-version-check --requirement "$wanted"
-    cp "$wanted" "$cache/schemathesis/installed"
+# Installs Python packages into a folder of the cache: the versions that tests/<folder>/requirements.txt names.
+install_python() {
+    local name="$1" wanted="tests/$1/requirements.txt"
+    ! cmp -s "$wanted" "$cache/$name/installed" || return 0
+    say "installing $name into $cache/$name"
+    rm -rf "${cache:?}/$name"
+    python3 -m venv "$cache/$name"
+    "$cache/$name/bin/pip" install --quiet --disable-pip-version-check --requirement "$wanted"
+    cp "$wanted" "$cache/$name/installed"
 }
 
 # Builds Prometheus 3 into the cache once, as a Go module's tool: Debian has 2.42 only.
@@ -170,7 +170,9 @@ command -v cargo >/dev/null || { echo "test.sh: cargo is missing: install Rust 1
 install_packages
 install_deny
 install_playwright
-install_schemathesis
+# What tries the API out, and what computes profiles a second time.
+install_python schemathesis
+install_python statsmodels
 
 TEST_PROMETHEUS="$(command -v prometheus)"
 TEST_PROMTOOL="$(command -v promtool)"
@@ -181,7 +183,8 @@ TEST_NODE="$(command -v node)"
 TEST_PLAYWRIGHT="$cache/browser/node_modules/playwright-core"
 TEST_SCREENSHOTS="$cache/screenshots"
 TEST_SCHEMATHESIS="$cache/schemathesis/bin/st"
-export TEST_SCHEMATHESIS TEST_PROMETHEUS TEST_PROMTOOL TEST_NODE_EXPORTER TEST_STRACE TEST_CHROMIUM TEST_NODE TEST_PLAYWRIGHT TEST_SCREENSHOTS
+TEST_STATSMODELS="$cache/statsmodels/bin/python"
+export TEST_SCHEMATHESIS TEST_STATSMODELS TEST_PROMETHEUS TEST_PROMTOOL TEST_NODE_EXPORTER TEST_STRACE TEST_CHROMIUM TEST_NODE TEST_PLAYWRIGHT TEST_SCREENSHOTS
 
 if [ -n "$prometheus3" ]; then
     install_prometheus3

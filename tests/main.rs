@@ -56,6 +56,8 @@
 //! - `settings_change`: settings that change are carried over as the slow model does; windows that stay never notice.
 //! - `sinks`: a second sink beside that of the store, killed, slow and refusing, gets the same rows; trimming waits for it.
 //! - `simulated`: the logs and the engine on a disk that loses, tears and refuses; seeded bugs that must be found.
+//! - `statsmodels`: profiles and what is computed on request, beside statsmodels over the same samples. Needs Python packages:
+//!   `./test.sh` installs them.
 //! - `status`: what `tidewatch status` says of a server, and of what is none.
 //! - `stopping`: SIGTERM ends a server with status 0, whatever is in its way.
 //! - `strangers`: whoever reaches the port, and pages of other sites, hold nothing up, read nothing and write nothing.
@@ -118,6 +120,7 @@ mod schemathesis;
 mod settings_change;
 mod simulated;
 mod sinks;
+mod statsmodels;
 mod status;
 mod stopping;
 mod strangers;
