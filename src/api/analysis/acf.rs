@@ -1,6 +1,5 @@
 //! `GET /api/v1/profiles/{series}/acf`: the autocorrelation of the last day, up to any lag.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
@@ -8,13 +7,11 @@ use serde_json::{Value, json};
 use tidewatch_dataflows::kernels::lag_sums::LagSums;
 use tidewatch_dataflows::kernels::{acf, ljung_box};
 
-use super::{ANALYSIS, Subject};
+use super::{ANALYSIS, Subject, answer};
 use crate::api::operation::{AnswerKind, Operation, Param};
 use crate::api::params::{Params, SERIES};
 use crate::api::series::SeriesPath;
 use crate::api::{Api, Problem};
-use crate::store::Store;
-use crate::store::budget::Budget;
 
 /// Most lags: one less than the steps of a day.
 const LAGS_MAX: usize = 1_439;
@@ -44,20 +41,14 @@ pub async fn show(
     uri: Uri,
     SeriesPath(series): SeriesPath,
 ) -> Result<Response, Problem> {
-    let asked = api.clone();
-    api.ask(move |store, budget| autocorrelation(&asked, store, budget, &uri, &series).map(Json)).await
+    answer((api, uri, series), &ACF, lags, autocorrelation).await
 }
 
-fn autocorrelation(
-    api: &Api,
-    store: &dyn Store,
-    budget: &Budget,
-    uri: &Uri,
-    series: &str,
-) -> Result<Value, Problem> {
-    let params = Params::read(uri, &ACF)?;
-    let asked = params.count("lags", 1..=LAGS_MAX)?;
-    let subject = Subject::read(api, store, budget, series)?;
+fn lags(params: &Params) -> Result<Option<usize>, Problem> {
+    params.count("lags", 1..=LAGS_MAX)
+}
+
+fn autocorrelation(asked: Option<usize>, subject: &Subject) -> Result<Value, Problem> {
     let values = subject.present();
     let n = values.len();
     let lags = asked.unwrap_or_else(|| acf::default_lags(n)).min(n.saturating_sub(1));
@@ -70,11 +61,11 @@ fn autocorrelation(
     let mut statistics = vec![f64::NAN; lags];
     ljung_box::statistics(&by_lag, n, &mut statistics);
     let p_values: Vec<f64> = (1..).zip(&statistics).map(|(lag, q)| ljung_box::p_value(*q, lag)).collect();
-    Ok(subject.answer(json!({
+    Ok(json!({
         "lags": lags,
         "acf": by_lag,
         "band": band,
         "ljung_box_statistic": statistics,
         "ljung_box_p_value": p_values,
-    })))
+    }))
 }

@@ -1,6 +1,5 @@
 //! `GET /api/v1/profiles/{series}/adf`: the augmented Dickey-Fuller test of the last day, with any deterministic terms.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
@@ -9,13 +8,11 @@ use tidewatch_dataflows::kernels::adf::{Regression, Status, Workspace, test};
 use tidewatch_dataflows::kernels::lag_sums::LagSums;
 use tidewatch_dataflows::rows::verdicts::SIGNIFICANCE;
 
-use super::{ANALYSIS, Subject};
+use super::{ANALYSIS, Subject, answer};
 use crate::api::operation::{AnswerKind, Operation, Param};
 use crate::api::params::{Params, SERIES};
 use crate::api::series::SeriesPath;
 use crate::api::{Api, Problem};
-use crate::store::Store;
-use crate::store::budget::Budget;
 
 /// The deterministic terms, by their names in statsmodels.
 const REGRESSIONS: [(&str, Regression); 3] =
@@ -45,26 +42,20 @@ pub async fn show(
     uri: Uri,
     SeriesPath(series): SeriesPath,
 ) -> Result<Response, Problem> {
-    let asked = api.clone();
-    api.ask(move |store, budget| unit_root(&asked, store, budget, &uri, &series).map(Json)).await
+    answer((api, uri, series), &ADF, regression, unit_root).await
 }
 
-fn unit_root(
-    api: &Api,
-    store: &dyn Store,
-    budget: &Budget,
-    uri: &Uri,
-    series: &str,
-) -> Result<Value, Problem> {
-    let params = Params::read(uri, &ADF)?;
-    let (name, regression) = params.choice("regression", &REGRESSIONS)?.unwrap_or(REGRESSIONS[0]);
-    let subject = Subject::read(api, store, budget, series)?;
+fn regression(params: &Params) -> Result<(&'static str, Regression), Problem> {
+    Ok(params.choice("regression", &REGRESSIONS)?.unwrap_or(REGRESSIONS[0]))
+}
+
+fn unit_root((name, regression): (&'static str, Regression), subject: &Subject) -> Result<Value, Problem> {
     let mut sums = LagSums::default();
     sums.compute(&subject.present(), 0);
     let found = test(&sums, regression, &mut Workspace::default());
     let stationary = (found.status == Status::Ok).then_some(found.p_value < SIGNIFICANCE);
     let [critical_1, critical_5, critical_10] = found.critical_values;
-    Ok(subject.answer(json!({
+    Ok(json!({
         "regression": name,
         "statistic": found.statistic,
         "p_value": found.p_value,
@@ -75,5 +66,5 @@ fn unit_root(
         "critical_10": critical_10,
         "status": found.status.name(),
         "stationary": stationary,
-    })))
+    }))
 }

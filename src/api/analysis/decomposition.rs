@@ -3,7 +3,6 @@
 //! Seasons up to six hours are seen in the minutes of the last day, longer ones in means of quarters of an hour over as many days
 //! as are held. Steps without a value are interpolated: dropping them would move the phases behind them.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
@@ -15,13 +14,11 @@ use tidewatch_dataflows::kernels::gaps;
 use tidewatch_dataflows::rows::inspect::StepsView;
 use tidewatch_dataflows::settings::{duration, parse_duration};
 
-use super::{ANALYSIS, MINUTE_MS, QUARTER_MS, Subject};
+use super::{ANALYSIS, MINUTE_MS, QUARTER_MS, Subject, answer};
 use crate::api::operation::{AnswerKind, Operation, Param};
 use crate::api::params::{Params, SERIES, duration_schema};
 use crate::api::series::SeriesPath;
 use crate::api::{Api, Problem};
-use crate::store::Store;
-use crate::store::budget::Budget;
 use crate::store::record::Rfc3339;
 
 /// The longest season that is seen in minutes: a quarter of the day that they reach back.
@@ -76,28 +73,33 @@ pub async fn show(
     uri: Uri,
     SeriesPath(series): SeriesPath,
 ) -> Result<Response, Problem> {
-    let asked = api.clone();
-    api.ask(move |store, budget| parts(&asked, store, budget, &uri, &series).map(Json)).await
+    answer((api, uri, series), &DECOMPOSITION, Wanted::read, parts).await
 }
 
-fn parts(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri, series: &str) -> Result<Value, Problem> {
-    let params = Params::read(uri, &DECOMPOSITION)?;
-    let (method_name, method) = params.choice("method", &METHODS)?.unwrap_or(METHODS[0]);
-    let (model_name, model) = params.choice("model", &MODELS)?.unwrap_or(MODELS[0]);
-    if method == Method::Stl && model == SeasonalModel::Multiplicative {
-        let bound = "additive where method is stl";
-        return Err(Problem::parameter("model", bound, model_name));
+/// How a series is to be taken apart.
+struct Wanted {
+    method: (&'static str, Method),
+    model: (&'static str, SeasonalModel),
+    period_ms: Option<i64>,
+}
+
+impl Wanted {
+    fn read(params: &Params) -> Result<Wanted, Problem> {
+        let method = params.choice("method", &METHODS)?.unwrap_or(METHODS[0]);
+        let model = params.choice("model", &MODELS)?.unwrap_or(MODELS[0]);
+        if method.1 == Method::Stl && model.1 == SeasonalModel::Multiplicative {
+            return Err(Problem::parameter("model", "additive where method is stl", model.0));
+        }
+        Ok(Wanted { method, model, period_ms: params.one("period").map(period).transpose()? })
     }
-    let asked = match params.one("period") {
-        None => None,
-        Some(text) => Some(period(text)?),
-    };
-    let subject = Subject::read(api, store, budget, series)?;
-    let grid = Grid::of(&subject.steps, asked)?;
+}
+
+fn parts(wanted: Wanted, subject: &Subject) -> Result<Value, Problem> {
+    let grid = Grid::of(&subject.steps, wanted.period_ms)?;
     let mut filled = Vec::new();
     gaps::interpolate(grid.values, &mut filled);
-    let parts = match method {
-        Method::Classical => classical(&filled, grid.period, model)?,
+    let parts = match wanted.method.1 {
+        Method::Classical => classical(&filled, grid.period, wanted.model.1)?,
         Method::Stl => stl(&filled, grid.period)?,
     };
     let n = grid.values.len() as i64;
@@ -112,16 +114,16 @@ fn parts(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri, series: &str)
             "residual": residual,
         })
     });
-    Ok(subject.answer(json!({
-        "method": method_name,
-        "model": model_name,
+    Ok(json!({
+        "method": wanted.method.0,
+        "model": wanted.model.0,
         "period_seconds": grid.period as i64 * grid.step_ms / 1_000,
         "step_seconds": grid.step_ms / 1_000,
         "period_steps": grid.period,
         "seasonal_strength": parts.strengths.seasonal,
         "trend_strength": parts.strengths.trend,
         "data": rows.collect::<Vec<_>>(),
-    })))
+    }))
 }
 
 /// `period` in milliseconds.

@@ -11,13 +11,17 @@ pub mod phases;
 #[cfg(test)]
 pub mod tests;
 
+use axum::Json;
+use axum::http::Uri;
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 use tidewatch_dataflows::rows::inspect::StepsView;
 
+use super::error::Kind;
 use super::operation::{AnswerKind, BARE, Operation};
+use super::params::Params;
 use super::series::{find, known_as};
 use super::{Api, Problem};
-use crate::api::error::Kind;
 use crate::store::Store;
 use crate::store::budget::Budget;
 use crate::store::record::Rfc3339;
@@ -39,6 +43,22 @@ const ANALYSIS: Operation = Operation { answer: AnswerKind::Nothing, problems: P
 const MINUTE_MS: i64 = 60_000;
 /// A step of a season that is longer than minutes can show.
 const QUARTER_MS: i64 = 15 * MINUTE_MS;
+
+/// Answers an operation: what is asked for is read and judged first, then computed of the series that the path names.
+async fn answer<A: 'static>(
+    (api, uri, series): (Api, Uri, String),
+    operation: &'static Operation,
+    read: fn(&Params) -> Result<A, Problem>,
+    compute: fn(A, &Subject) -> Result<Value, Problem>,
+) -> Result<Response, Problem> {
+    let asked = api.clone();
+    api.ask(move |store, budget| {
+        let wanted = read(&Params::read(&uri, operation)?)?;
+        let subject = Subject::read(&asked, store, budget, &series)?;
+        Ok(Json(subject.answer(compute(wanted, &subject)?)))
+    })
+    .await
+}
 
 /// A series and its steps.
 struct Subject {

@@ -1,19 +1,16 @@
 //! `GET /api/v1/profiles/{series}/phases`: what is usual at each minute of the hour and each quarter of the day, without the level.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 use serde_json::{Value, json};
 use tidewatch_dataflows::kernels::phases::{DAY_PHASES, HOUR_PHASES, phase_profile};
 
-use super::{ANALYSIS, MINUTE_MS, QUARTER_MS, Subject};
+use super::{ANALYSIS, MINUTE_MS, QUARTER_MS, Subject, answer};
 use crate::api::operation::{AnswerKind, Operation};
-use crate::api::params::{Params, SERIES};
+use crate::api::params::SERIES;
 use crate::api::series::SeriesPath;
 use crate::api::{Api, Problem};
-use crate::store::Store;
-use crate::store::budget::Budget;
 
 pub const PHASES: Operation = Operation {
     id: "phases",
@@ -32,17 +29,14 @@ pub async fn show(
     uri: Uri,
     SeriesPath(series): SeriesPath,
 ) -> Result<Response, Problem> {
-    let asked = api.clone();
-    api.ask(move |store, budget| phases(&asked, store, budget, &uri, &series).map(Json)).await
+    answer((api, uri, series), &PHASES, |_| Ok(()), |(), subject| Ok(phases(subject))).await
 }
 
-fn phases(api: &Api, store: &dyn Store, budget: &Budget, uri: &Uri, series: &str) -> Result<Value, Problem> {
-    Params::read(uri, &PHASES)?;
-    let subject = Subject::read(api, store, budget, series)?;
+fn phases(subject: &Subject) -> Value {
     let steps = &subject.steps;
     let hour = cycle(&steps.minutes, steps.minutes_end_ms, MINUTE_MS, HOUR_PHASES);
     let day = cycle(&steps.quarters, steps.quarters_end_ms, QUARTER_MS, DAY_PHASES);
-    Ok(subject.answer(json!({"hour": hour, "day": day})))
+    json!({"hour": hour, "day": day})
 }
 
 /// The phases of a cycle, from the step on with which one begins.
