@@ -364,7 +364,7 @@ metrics! {
     operator_longest_seconds: Family<OperatorLabels, FloatGauge> = "tidewatch_operator_longest_run_seconds", Family::default();
     /// Series whose state was computed again and compared.
     audit_series: Counter = "tidewatch_audit_series", Counter::default();
-    /// Panes, windows and rows that were computed again.
+    /// Panes, windows, steps, profiles and rows that were computed again.
     audit_checks: Family<CheckLabels, Counter> = "tidewatch_audit_checks", Family::default();
     /// Numbers that are not what computing them again gives.
     audit_mismatches: Family<CheckLabels, Counter> = "tidewatch_audit_mismatches", Family::default();
