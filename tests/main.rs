@@ -53,6 +53,7 @@
 //! - `same_log`: the same journal gives the same bytes for any workers, batches and interleavings.
 //! - `schemathesis`: thousands of requests made up from the description of the API; none is answered otherwise.
 //!   Needs its program: `./test.sh` installs it.
+//! - `select_options`: what `select` sets for series, from their first samples on, over kills and starts with other entries.
 //! - `settings_change`: settings that change are carried over as the slow model does; windows that stay never notice.
 //! - `sinks`: a second sink beside that of the store, killed, slow and refusing, gets the same rows; trimming waits for it.
 //! - `simulated`: the logs and the engine on a disk that loses, tears and refuses; seeded bugs that must be found.
@@ -117,6 +118,7 @@ mod restored;
 mod rules;
 mod same_log;
 mod schemathesis;
+mod select_options;
 mod settings_change;
 mod simulated;
 mod sinks;

@@ -73,6 +73,9 @@ impl Feed {
         if rng.u8(0..3) == 0 {
             feed::quarantine(rng, &series, &mut epochs);
         }
+        // By numbers of their own: the feeds are those that find mutants.
+        let mut others = fastrand::Rng::with_seed(rng.clone().u64(..));
+        feed::set_options(&mut others, &series, &mut epochs);
         let parts = epochs.iter().map(|epoch| {
             let mut parts = by_shard(&epoch.bootstraps, &epoch.live);
             (0..SHARDS).map(|shard| parts.remove(&shard).unwrap_or_default()).collect()

@@ -102,8 +102,16 @@ pub fn retire_shard(
     let live = part.remove(&0).unwrap_or_default();
     let bootstraps: Vec<Samples> = part.into_values().collect();
     let epoch = driver::EpochBatch { shard, end, controls, bootstraps: &bootstraps, live: &live, save: None };
+    let mut batch = AdmittedBatch::default();
+    let is_ours = |series: &u64| SeriesId(*series).shard() == shard;
+    for control in controls {
+        if let Control::Options { options, series } = &**control {
+            let ours = series.iter().copied().filter(is_ours);
+            batch.options.extend(ours.map(|series| (SeriesId(series), *options)));
+        }
+    }
     // In slices of three rows, so that stopping and going on is exercised everywhere.
-    state.retire_whole(&epoch, &mut AdmittedBatch::default(), 3)
+    state.retire_whole(&epoch, &mut batch, 3)
 }
 
 /// What the tactics make of an epoch, after a check that the slow model makes the same of it.

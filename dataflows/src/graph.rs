@@ -17,7 +17,7 @@ use crate::pipeline::{Meter, STAGES, ShardState};
 use crate::rows::inspect::{Explanation, OpenWindows, StateCheck, StepsView, Unavailable};
 use crate::rows::{Rows, SeriesPresence};
 use crate::sample::{Control, Mark, MetricType, SHARDS, Samples, SeriesId};
-use crate::settings::Settings;
+use crate::settings::{SeriesOptions, Settings};
 use crate::shard::{AdmittedBatch, RawSamples, WorkPosition};
 use crate::stage::{Budget, Progress};
 
@@ -66,35 +66,43 @@ impl PerShard {
     }
 }
 
-/// The types of series that one epoch brings, by shard.
+/// What one epoch brings about series beside samples, by shard.
 #[derive(Default)]
-struct TypesByShard {
+struct ClassesByShard {
     epoch: Option<u64>,
-    shards: Vec<ShardTypes>,
+    shards: Vec<ShardClasses>,
 }
 
-/// Types of series of one shard, in the order of the journal.
+/// The same of series of one shard, in the order of the journal.
 #[derive(Default)]
-struct ShardTypes {
-    /// As sources said.
+struct ShardClasses {
+    /// Types, as sources said.
     said: Vec<(SeriesId, MetricType)>,
-    /// By their names.
+    /// Types by their names.
     named: Vec<(SeriesId, MetricType)>,
+    /// What is set.
+    options: Vec<(SeriesId, SeriesOptions)>,
 }
 
-impl TypesByShard {
+impl ClassesByShard {
     /// Those of a shard's series; all shards of a worker ask, one after the other.
-    fn take(&mut self, shard: usize, epoch: &EpochBatch) -> ShardTypes {
+    fn take(&mut self, shard: usize, epoch: &EpochBatch) -> ShardClasses {
         if epoch.controls.is_empty() {
-            return ShardTypes::default();
+            return ShardClasses::default();
         }
         if self.epoch != Some(epoch.end.epoch) {
             self.epoch = Some(epoch.end.epoch);
-            self.shards = (0..SHARDS).map(|_| ShardTypes::default()).collect();
+            self.shards = (0..SHARDS).map(|_| ShardClasses::default()).collect();
             for control in epoch.controls {
                 let (types, is_said) = match &**control {
                     Control::Types(types) => (types, true),
                     Control::NamedTypes(types) => (types, false),
+                    Control::Options { options, series } => {
+                        for series in series.iter().copied().map(SeriesId) {
+                            self.shards[series.shard()].options.push((series, *options));
+                        }
+                        continue;
+                    }
                     _ => continue,
                 };
                 for (series, kind) in types {
@@ -114,7 +122,7 @@ struct WorkerState {
     /// By number; `None` for those of other workers.
     shards: Vec<Option<ShardState>>,
     batch: AdmittedBatch,
-    types: TypesByShard,
+    classes: ClassesByShard,
     instruments: Instruments,
     bytes: [PerShard; STAGES.len()],
     series: PerShard,
@@ -130,7 +138,7 @@ impl WorkerState {
             last: shards.iter().rposition(Option::is_some).unwrap_or(0),
             shards,
             batch: AdmittedBatch::default(),
-            types: TypesByShard::default(),
+            classes: ClassesByShard::default(),
             instruments: instruments.clone(),
             bytes: std::array::from_fn(|_| PerShard::new()),
             series: PerShard::new(),
@@ -149,9 +157,10 @@ impl WorkerState {
         let state = self.shards[shard].as_mut().expect("only owned shards are retired");
         position.begin(epoch.end.epoch);
         // All of them the first time that the shard comes to this epoch.
-        let mut types = self.types.take(shard, epoch);
-        self.batch.types.append(&mut types.said);
-        self.batch.named_types.append(&mut types.named);
+        let mut classes = self.classes.take(shard, epoch);
+        self.batch.types.append(&mut classes.said);
+        self.batch.named_types.append(&mut classes.named);
+        self.batch.options.append(&mut classes.options);
         let progress = state.step(epoch, &mut self.batch, budget, &**meter, out);
         position.rest();
         if progress == Progress::More {
@@ -159,6 +168,7 @@ impl WorkerState {
         }
         // What a shard knows already, the outbox holds with the rows of then.
         self.batch.named_types = Vec::new();
+        self.batch.options = Vec::new();
         let types = std::mem::take(&mut self.batch.types);
         if state.epoch() == Some(epoch.end.epoch) {
             out.types.extend(types);

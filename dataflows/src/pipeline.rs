@@ -288,7 +288,7 @@ impl ShardState {
             }
             batch.clock.iter().for_each(|change| stage.reset_clock(change));
             batch.given.iter().for_each(|slot| stage.assign(slot));
-            batch.kinds.iter().for_each(|(slot, kind)| stage.reclassify(*slot, *kind));
+            batch.classes.iter().for_each(|change| stage.reclassify(change));
             match spec.input {
                 StageInput::Samples => observe(&mut **stage, batch, out),
                 StageInput::Steps => stage.observe_steps(&self.steps, out),

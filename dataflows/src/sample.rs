@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::settings::Settings;
+use crate::settings::{SeriesOptions, Settings};
 use crate::snapshot::SaveRequest;
 
 /// The number of fixed key groups. State, snapshots and ownership are per shard, never per worker.
@@ -227,6 +227,14 @@ pub enum Control {
     Types(Vec<(u64, MetricType)>),
     /// What series are by their names, of which no source had said anything. What a source says counts more.
     NamedTypes(Vec<(u64, MetricType)>),
+    /// What is set for these series. In an epoch with settings whose `select` is another one, every series that is not named has
+    /// nothing set any more.
+    Options {
+        /// What is set.
+        options: SeriesOptions,
+        /// The series.
+        series: Vec<u64>,
+    },
     /// The settings from this epoch on; of several in one epoch the last.
     Settings(Arc<Settings>),
     /// Nothing of this series is computed any more: it made the computation panic. Written after the epoch that it

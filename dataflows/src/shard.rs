@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::rows::{Counts, Reject};
 use crate::sample::{EpochEnd, MetricType, SeriesId};
-use crate::settings::Settings;
+use crate::settings::{SeriesClass, SeriesOptions, Settings};
 
 /// What one worker is at, for whoever finds it panicked or standing still.
 #[derive(Debug, Default)]
@@ -271,8 +271,17 @@ pub struct SlotAssignment {
     pub series: SeriesId,
     /// Keys whose window reaches back to before this time lack forgotten samples and are withheld.
     pub withhold_ms: i64,
-    /// What kind of metric it is, if a source has said so.
-    pub kind: Option<MetricType>,
+    /// What kind of series it is.
+    pub class: SeriesClass,
+}
+
+/// Of a series that had its slot something else is known, or set, than before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassChange {
+    /// The slot.
+    pub slot: u32,
+    /// What kind of series it is now.
+    pub class: SeriesClass,
 }
 
 /// Late samples of one slot in one base pane were merged; `raw` are *all* raw samples of the pane.
@@ -394,8 +403,10 @@ pub struct AdmittedBatch {
     pub types: Vec<(SeriesId, MetricType)>,
     /// What others are by their names. Comes with the input.
     pub named_types: Vec<(SeriesId, MetricType)>,
-    /// What was said of series that had a slot before this epoch; before every sample.
-    pub kinds: Vec<(u32, MetricType)>,
+    /// What is set for series of this shard. Comes with the input.
+    pub options: Vec<(SeriesId, SeriesOptions)>,
+    /// Of series that had a slot before this epoch: what was said of them, or is set otherwise, by slot; before every sample.
+    pub classes: Vec<ClassChange>,
     /// New settings, which apply before everything else.
     pub settings: Option<Arc<Settings>>,
     /// The clock was set back; applies after the settings.
@@ -444,19 +455,20 @@ impl AdmittedBatch {
         AdmittedBatch { end, ..AdmittedBatch::default() }
     }
 
-    /// Empties the batch for another epoch or shard, but for the types it comes with, and keeps its memory as far as it is not
+    /// Empties the batch for another epoch or shard, but for the types and options it comes with, and keeps its memory as far as it is not
     /// much.
     pub fn reset(&mut self, end: EpochEnd) {
         let sizes = [self.at_ms.capacity(), self.raw_at_ms.capacity(), self.carried.capacity()];
         if sizes.into_iter().any(|size| size > BATCH_SAMPLES_KEPT) {
             let (types, named_types) =
                 (std::mem::take(&mut self.types), std::mem::take(&mut self.named_types));
-            *self = AdmittedBatch { types, named_types, ..AdmittedBatch::new(end) };
+            let options = std::mem::take(&mut self.options);
+            *self = AdmittedBatch { types, named_types, options, ..AdmittedBatch::new(end) };
             return;
         }
         self.end = end;
         (self.settings, self.clock) = (None, None);
-        self.kinds.clear();
+        self.classes.clear();
         self.carried.clear();
         self.given.clear();
         self.late.clear();

@@ -25,10 +25,11 @@ use std::sync::Arc;
 use crate::driver::EpochBatch;
 use crate::rows::inspect::{Explanation, StateCheck, StepsView, Unavailable};
 use crate::rows::{Rows, SeriesPresence, WindowStats};
-use crate::sample::{EpochEnd, MetricType, SeriesId};
+use crate::sample::{EpochEnd, SeriesId};
 use crate::settings::Settings;
 use crate::shard::{
-    AdmittedBatch, ClockChange, RawSamples, SeriesEvents, SeriesStep, SlotAssignment, Slots, WorkPosition,
+    AdmittedBatch, ClassChange, ClockChange, RawSamples, SeriesEvents, SeriesStep, SlotAssignment, Slots,
+    WorkPosition,
 };
 use crate::snapshot::{CHAINS, StateError, StateReader, StateWriter};
 
@@ -179,8 +180,8 @@ pub trait Stage {
     /// A slot was given to a series: whatever the slot held before is gone.
     fn assign(&mut self, _slot: &SlotAssignment) {}
 
-    /// A source has said what kind of metric a series is that has had its slot.
-    fn reclassify(&mut self, _slot: u32, _kind: MetricType) {}
+    /// Of a series that has had its slot something else is known, or set.
+    fn reclassify(&mut self, _change: &ClassChange) {}
 
     /// A hint: this series is observed soon. Reads what that takes first, so that memory is waited for once for several series.
     fn approach(&self, _series: &SeriesEvents<'_>, _batch: &AdmittedBatch) {}

@@ -13,6 +13,7 @@ mod data_dir;
 mod demo;
 pub mod log;
 mod memory;
+mod options;
 mod process;
 mod progress;
 mod rate;

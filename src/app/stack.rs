@@ -10,14 +10,13 @@ use std::time::Duration;
 
 use anyhow::Context;
 use parking_lot::Mutex;
-use tidewatch_dataflows::sample::MetricType;
 
 use crate::backfill::{self, LiveServer};
 use crate::config::Config;
 use crate::disk::DiskFolder;
 use crate::engine::{self, BlockedOn, Engine, EngineError, FreedSlots, Questions};
 use crate::fatal::{Fatal, FatalHook, RESTART_ME};
-use crate::journal::{self, EpochMode, Journal, NewTypes};
+use crate::journal::{self, EpochMode, Journal};
 use crate::labels::Labels;
 use crate::logs;
 use crate::metrics::{BuildLabels, Metrics};
@@ -34,7 +33,7 @@ use crate::upkeep::trim::{self, Trim};
 
 use super::data_dir::LOCK_FILE;
 use super::time::now_ms;
-use super::{process, store_check};
+use super::{options, process, store_check};
 
 /// Everything between samples and rows, running.
 pub struct Stack {
@@ -119,6 +118,7 @@ impl Stack {
         let types = store.types().context("reading the store's types")?;
         labels.record_types(&types.into_iter().map(|(series, kind)| (series.0, kind)).collect::<Vec<_>>());
         labels.note_names();
+        options::find(&labels, &config.settings().select)?;
 
         let every = Duration::from_millis(config.snapshots.every_ms.unsigned_abs());
         let snapshots = Snapshots::open(dir.join("snapshots"), every, Arc::clone(&metrics))
@@ -135,7 +135,7 @@ impl Stack {
         let mut journal_config = logs::journal_config(config, mode, accepted.future);
         journal_config.accept_loss = accepted.loss;
         journal_config.accept_clock = accepted.clock;
-        journal_config.types = Some(Arc::new(NamedTypes(Arc::clone(&labels))));
+        journal_config.new_series = Some(Arc::new(options::FromLabels(Arc::clone(&labels))));
         // Whoever reads a file or makes samples is told by what it waits for.
         journal_config.on_failed = (mode == EpochMode::Live).then(|| journal_failed(on_fatal));
         let derived = [("outbox", outbox.last_epoch()), ("newest snapshot", snapshots.newest_epoch())];
@@ -414,19 +414,6 @@ pub fn lock(dir: &Path, umask: u32) -> anyhow::Result<File> {
 fn hand_on(to: SyncSender<FreedSlots>) -> Box<dyn FnMut(FreedSlots) + Send> {
     // The receiver ends only after the engine; nothing is lost by then.
     Box::new(move |freed| drop(to.send(freed)))
-}
-
-/// What series are by their names, for the journal.
-struct NamedTypes(Arc<Labels>);
-
-impl NewTypes for NamedTypes {
-    fn take(&self) -> Vec<(u64, MetricType)> {
-        self.0.take_named()
-    }
-
-    fn give_back(&self, types: &[(u64, MetricType)]) {
-        self.0.defer_named(types);
-    }
 }
 
 /// Tells the labels room which types of series are in the journal: after a start none of them is written again.

@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tidewatch_dataflows::settings::{ProfileSettings, Settings, WINDOWS_MAX, Window, duration};
+use tidewatch_dataflows::settings::{ProfileSettings, SelectEntry, Settings, WINDOWS_MAX, Window, duration};
 
 pub use self::error::ConfigError;
 pub use self::flags::ConfigFlags;
@@ -262,7 +262,16 @@ impl Config {
                 false => self.limits.series,
             },
             profile: self.profile,
+            select: self.select_entries(),
         }
+    }
+
+    /// The entries of `select` up to the last that changes results: those before it may mean the same series.
+    fn select_entries(&self) -> Vec<SelectEntry> {
+        let upto = self.select.iter().rposition(|entry| !entry.options.is_default()).map_or(0, |at| at + 1);
+        let entry =
+            |entry: &SelectConfig| SelectEntry { matching: entry.matching.clone(), options: entry.options };
+        self.select[..upto].iter().map(entry).collect()
     }
 
     /// Window rows that `series` series make in a day: one per series and hop of each window.

@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
+use tidewatch_dataflows::settings::{Model, SELECT_MAX, SeriesOptions, Transform};
 
 use super::ConfigError;
 use super::http::{Authorization, BasicAuth, Credential, HeaderValue, HttpConfig, Secret, TlsConfig, Url};
@@ -20,16 +21,20 @@ pub struct SelectConfig {
     pub drop_constant: bool,
     /// How many of them are taken, of sources that are asked for samples; 0 for all.
     pub sample: usize,
+    /// What changes the results of them, from whatever source.
+    pub options: SeriesOptions,
 }
 
 /// Most servers of one kind.
 pub const SOURCES_MAX: usize = 16;
-/// Most selectors of one source, and entries of `select`.
+/// Most selectors of one source.
 pub const SELECTORS_MAX: usize = 64;
 /// Most bytes of a selector.
 const SELECTOR_BYTES_MAX: usize = 8_192;
 /// Most headers, and most values of one.
 const HEADERS_MAX: usize = 32;
+/// What `period` must be.
+const PERIOD: &str = "a duration with its unit such as 6h or 1d";
 /// Most series a sample may have.
 const SAMPLE_MAX: u64 = 100_000_000;
 
@@ -242,7 +247,7 @@ impl ConfigReader {
 
     /// The entries of `select`.
     pub(super) fn select(&mut self) -> Result<Vec<SelectConfig>, ConfigError> {
-        let given = self.entries("select", SELECTORS_MAX, "{match: '{job=\"node\"}', sample: 100}")?;
+        let given = self.entries("select", SELECT_MAX, "{match: '{job=\"node\"}', sample: 100}")?;
         let mut entries = Vec::new();
         for at in 0..given {
             let path = format!("select[{at}]");
@@ -254,9 +259,34 @@ impl ConfigReader {
                 })?,
                 drop_constant: self.leaf(&most, "true or false", flag)?.unwrap_or(false),
                 sample: self.whole(&format!("{path}.sample"), 0, SAMPLE_MAX, 0)? as usize,
+                options: self.options(&path)?,
             });
         }
         Ok(entries)
+    }
+
+    /// What an entry of `select` sets for its series.
+    fn options(&mut self, path: &str) -> Result<SeriesOptions, ConfigError> {
+        let transform =
+            self.leaf(&format!("{path}.transform"), "auto, raw or rate", |g| match g.text()? {
+                "auto" => Some(Transform::Auto),
+                "raw" => Some(Transform::Raw),
+                "rate" => Some(Transform::Rate),
+                _ => None,
+            })?;
+        // Which periods there can be depends on other settings: the nouns judge that.
+        let period = self.leaf(&format!("{path}.period"), PERIOD, |g| g.duration_ms())?;
+        let model =
+            self.leaf(&format!("{path}.model"), "additive or multiplicative", |g| match g.text()? {
+                "additive" => Some(Model::Additive),
+                "multiplicative" => Some(Model::Multiplicative),
+                _ => None,
+            })?;
+        Ok(SeriesOptions {
+            transform: transform.unwrap_or_default(),
+            period_ms: period.unwrap_or_default(),
+            model: model.unwrap_or_default(),
+        })
     }
 
     /// How many maps the list at `path` has.
@@ -369,8 +399,23 @@ mod tests {
         assert_eq!(config.select.len(), 2);
         assert_eq!(
             config.select[1],
-            SelectConfig { matching: "{a=\"b\"}".to_owned(), drop_constant: true, sample: 3 }
+            SelectConfig {
+                matching: "{a=\"b\"}".to_owned(),
+                drop_constant: true,
+                sample: 3,
+                options: SeriesOptions::default()
+            }
         );
+        // What changes no result is not journalled.
+        assert!(config.settings().select.is_empty());
+        let config = file(
+            "select: [{match: up, sample: 1}, {match: down, transform: rate, period: 1h30m, model: multiplicative}, {match: a}]",
+        );
+        let options =
+            SeriesOptions { transform: Transform::Rate, period_ms: 5_400_000, model: Model::Multiplicative };
+        let select = config.unwrap().settings().select;
+        let entries: Vec<_> = select.iter().map(|entry| (&*entry.matching, entry.options)).collect();
+        assert_eq!(entries, [("up", SeriesOptions::default()), ("down", options)]);
     }
 
     #[test]
@@ -430,7 +475,12 @@ mod tests {
             (source("{url: 'http://h', match: [a, b]}, {url: 'http://h/', match: [b, a]}"), "sources.prometheus[1] must be another server, tenant or match than every other source; got those of sources.prometheus[0] (file t.yml)".to_owned()),
             ("select: [{sample: 1}]".to_owned(), "select[0].match must be a selector such as {job=\"node\"}; got null (file t.yml)".to_owned()),
             ("select: [{match: up, sample: -1}]".to_owned(), "select[0].sample must be a whole number from 0 to 100000000; got -1 (file t.yml)".to_owned()),
-            ("select: [{match: up, period: 350}]".to_owned(), "there is no setting select[0].period (file t.yml); at select[0] there are drop_constant, match, sample".to_owned()),
+            ("select: [{match: up, transform: log}]".to_owned(), "select[0].transform must be auto, raw or rate; got \"log\" (file t.yml)".to_owned()),
+            ("select: [{match: up, period: 350}]".to_owned(), "select[0].period must be a duration with its unit such as 6h or 1d; got 350 (file t.yml)".to_owned()),
+            ("select: [{match: a}, {match: up, period: 7h1m}]".to_owned(), "select[1].period must be whole minutes from 2m to 6h, or a multiple of 15m up to a third of profile.season_days (1d8h); got 7h1m (file t.yml)".to_owned()),
+            ("profile: {season_days: 14}\nselect: [{match: up, period: 8d}]".to_owned(), "select[0].period must be whole minutes from 2m to 6h, or a multiple of 15m up to a third of profile.season_days (4d16h); got 8d (file t.yml)".to_owned()),
+            ("select: [{match: up, model: product}]".to_owned(), "select[0].model must be additive or multiplicative; got \"product\" (file t.yml)".to_owned()),
+            ("select: [{match: up, quantile: 1}]".to_owned(), "there is no setting select[0].quantile (file t.yml); at select[0] there are drop_constant, match, model, period, sample, transform".to_owned()),
         ] {
             assert_eq!(file(&text).map(|_| ()), Err(message), "{text}");
         }

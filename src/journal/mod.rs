@@ -49,7 +49,9 @@ use self::error::time;
 pub use self::error::{JournalError, QueueError};
 use self::index::Index;
 use self::options::LOG;
-pub use self::options::{Clock, EpochMode, FailureHook, JournalOptions, NewTypes, SyncMode, system_clock};
+pub use self::options::{
+    Clock, DescribeSeries, EpochMode, FailureHook, JournalOptions, NewSeries, SyncMode, system_clock,
+};
 use self::queue::{Item, QueueShared};
 pub use self::reader::JournalReader;
 pub use self::record::{

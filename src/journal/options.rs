@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidewatch_dataflows::sample::MetricType;
+use tidewatch_dataflows::settings::SeriesOptions;
 
 /// Its name in metrics and logs.
 pub(super) const LOG: &str = "journal";
@@ -14,13 +15,22 @@ pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 /// Told once why a journal takes nothing before it is opened anew.
 pub type FailureHook = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// Who knows what new series are: the journal asks before it writes their first samples.
-pub trait NewTypes: Send + Sync {
+/// What new series are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewSeries {
+    /// What they are by their names.
+    pub types: Vec<(u64, MetricType)>,
+    /// What is set for them.
+    pub options: Vec<(u64, SeriesOptions)>,
+}
+
+/// Who knows what new series are: the journal asks before it writes their first samples, and before settings that change.
+pub trait DescribeSeries: Send + Sync {
     /// Those that were met since it was asked last; cheap when there are none.
-    fn take(&self) -> Vec<(u64, MetricType)>;
+    fn take(&self) -> NewSeries;
 
     /// Some that it gave could not be written.
-    fn give_back(&self, types: &[(u64, MetricType)]);
+    fn give_back(&self, series: NewSeries);
 }
 
 /// The machine's clock.
@@ -81,7 +91,7 @@ pub struct JournalOptions {
     /// Told from the writer's thread when the journal has failed.
     pub on_failed: Option<FailureHook>,
     /// Asked from the writer's thread before samples are written.
-    pub types: Option<Arc<dyn NewTypes>>,
+    pub new_series: Option<Arc<dyn DescribeSeries>>,
 }
 
 impl JournalOptions {
@@ -103,7 +113,7 @@ impl JournalOptions {
             accept_clock: false,
             clock: system_clock(),
             on_failed: None,
-            types: None,
+            new_series: None,
         }
     }
 }

@@ -13,14 +13,16 @@
 //! kind 10 synced     segment u64 | offset u64: the log was durable up to there before this was written; no [`Record`]
 //! kind 11 lift         series u64
 //! kind 12 clock reset  to_ms i64: an epoch end without samples follows at once
+//! kind 13 named types  as kind 7: what series are by their names
+//! kind 14 options      length of JSON u16 | JSON: what is set | n x series u64
 //! ```
-//! Kinds 13 and up are free: aggregates, objectives.
+//! Kinds 15 and up are free: aggregates, objectives.
 //! Columns are plain arrays so that both directions run at the speed of memory; values keep their bits. The width of
 //! times is 0, 2, 4 or 8: samples of one scrape share their time, those of one request are seconds apart.
 
 use serde::{Deserialize, Serialize};
 use tidewatch_dataflows::sample::{Bootstrap, Control, EpochEnd, MetricType, Samples};
-use tidewatch_dataflows::settings::Settings;
+use tidewatch_dataflows::settings::{SeriesOptions, Settings};
 
 use super::JournalError;
 
@@ -48,11 +50,13 @@ pub const KIND_LIFT: u8 = 11;
 pub const KIND_CLOCK_RESET: u8 = 12;
 /// Kind byte of [`Control::NamedTypes`].
 pub const KIND_NAMED_TYPES: u8 = 13;
+/// Kind byte of [`Control::Options`].
+pub const KIND_OPTIONS: u8 = 14;
 
 /// Most samples the writer puts into one record.
 pub const RECORD_SAMPLES_MAX: usize = 4_096;
 
-/// Most series whose types are in one record.
+/// Most series whose types, or options, are in one record.
 pub const RECORD_TYPES_MAX: usize = 65_536;
 /// Most sources whose finished bootstraps are remembered; then the oldest is forgotten.
 const SOURCES_BOOTSTRAPPED_MAX: usize = 1_024;
@@ -134,6 +138,7 @@ impl BootstrapState {
             Control::BootstrapBegin(_)
             | Control::Types(_)
             | Control::NamedTypes(_)
+            | Control::Options { .. }
             | Control::Settings(_)
             | Control::ClockReset { .. } => {}
         }
@@ -224,7 +229,7 @@ fn encode_types(types: &[(u64, MetricType)], out: &mut Vec<u8>) {
     }
 }
 
-/// Appends the payload of a control record of at most [`RECORD_TYPES_MAX`] types, and gives its kind.
+/// Appends the payload of a control record of at most [`RECORD_TYPES_MAX`] series, and gives its kind.
 pub fn encode_control(control: &Control, out: &mut Vec<u8>) -> u8 {
     match control {
         Control::BootstrapBegin(bootstrap) => {
@@ -242,6 +247,14 @@ pub fn encode_control(control: &Control, out: &mut Vec<u8>) -> u8 {
         Control::NamedTypes(types) => {
             encode_types(types, out);
             KIND_NAMED_TYPES
+        }
+        Control::Options { options, series } => {
+            let json = serde_json::to_vec(options).expect("numbers and words can always be written as JSON");
+            let length = u16::try_from(json.len()).expect("options are a few words");
+            out.extend_from_slice(&length.to_le_bytes());
+            out.extend_from_slice(&json);
+            series.iter().for_each(|series| out.extend_from_slice(&series.to_le_bytes()));
+            KIND_OPTIONS
         }
         Control::Settings(settings) => {
             encode_settings(settings, out);
@@ -304,6 +317,7 @@ pub fn decode(kind: u8, payload: &[u8]) -> Result<Record, JournalError> {
         KIND_NAMED_TYPES => {
             decode_types(payload).map(|types| Record::Control(Control::NamedTypes(types))).map_err(malformed)
         }
+        KIND_OPTIONS => decode_options(payload).map(Record::Control).map_err(malformed),
         KIND_QUARANTINE if payload.len() == 16 => {
             let (series, epoch) = payload.split_at(8);
             let (series, epoch) = (u64::from_le_bytes(array(series)), u64::from_le_bytes(array(epoch)));
@@ -345,6 +359,20 @@ fn decode_types(payload: &[u8]) -> Result<Vec<(u64, MetricType)>, String> {
         Ok((u64::from_le_bytes(array(bytes)), kind))
     };
     types.iter().map(one).collect()
+}
+
+fn decode_options(payload: &[u8]) -> Result<Control, String> {
+    let too_short = || format!("{} bytes are shorter than the options they name", payload.len());
+    let (length, rest) = payload.split_first_chunk::<2>().ok_or_else(too_short)?;
+    let length = usize::from(u16::from_le_bytes(*length));
+    let (json, series) = rest.split_at_checked(length).ok_or_else(too_short)?;
+    let options: SeriesOptions = serde_json::from_slice(json).map_err(|error| error.to_string())?;
+    let (series, odd) = series.as_chunks::<8>();
+    if !odd.is_empty() || !options.is_computable() {
+        return Err("options that nothing is computed with, or half of a series".to_owned());
+    }
+    let series = series.iter().map(|bytes| u64::from_le_bytes(*bytes)).collect();
+    Ok(Control::Options { options, series })
 }
 
 fn decode_samples(payload: &[u8]) -> Result<Samples, String> {
@@ -463,6 +491,7 @@ mod tests {
         let bootstrap =
             Bootstrap { id: 7, source: "a \"b\"".to_owned(), from_ms: -1, publish_from_ms: i64::MAX };
         let types = Control::Types(vec![(u64::MAX, MetricType::Counter), (0, MetricType::Gauge)]);
+        let options = SeriesOptions { period_ms: 3_600_000, ..SeriesOptions::default() };
         let quarantine = Control::Quarantine { series: 1, epoch: u64::MAX };
         let lift = Control::Lift { series: u64::MAX };
         for control in [
@@ -471,6 +500,8 @@ mod tests {
             types,
             quarantine,
             lift,
+            Control::Options { options, series: vec![u64::MAX, 0] },
+            Control::Options { options: SeriesOptions::default(), series: Vec::new() },
         ] {
             bytes.clear();
             let kind = encode_control(&control, &mut bytes);
@@ -496,7 +527,7 @@ mod tests {
         let (mut batch, mut settings) = (vec![], vec![]);
         encode_samples(&samples, &mut batch);
         encode_settings(&Settings::default(), &mut settings);
-        for kind in 0..=14 {
+        for kind in 0..=15 {
             for _ in 0..20_000 {
                 let mut bytes: Vec<u8> = match rng.u8(..3) {
                     0 => (0..rng.usize(..64)).map(|_| rng.u8(..)).collect(),
@@ -509,7 +540,7 @@ mod tests {
                     bytes.truncate(rng.usize(..=bytes.len()));
                 }
                 let decoded = decode(kind, &bytes);
-                if matches!(kind, 0 | KIND_SYNCED) || kind > KIND_NAMED_TYPES {
+                if matches!(kind, 0 | KIND_SYNCED) || kind > KIND_OPTIONS {
                     assert!(matches!(decoded, Err(JournalError::UnknownKind { .. })));
                 }
                 if let Ok(Record::Samples(s)) = decoded {

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-use tidewatch_dataflows::sample::{Control, EpochEnd, MetricType, Samples};
-use tidewatch_dataflows::settings::Settings;
+use tidewatch_dataflows::sample::{Control, EpochEnd, Samples};
+use tidewatch_dataflows::settings::{SeriesOptions, Settings};
 
 use super::queue::{CommitCallback, EndOnPanic, Item, QueueShared, QueueState, QueueStop, answer};
 use super::record::{
     BootstrapState, KIND_BOOTSTRAPS, KIND_EPOCH_END, KIND_SETTINGS, RECORD_SAMPLES_MAX, RECORD_TYPES_MAX,
     encode_bootstraps, encode_columns, encode_control, encode_epoch_end, encode_settings, kind_of,
 };
-use super::{EpochCutter, EpochMode, JournalError, JournalOptions, LOG, SyncMode};
+use super::{EpochCutter, EpochMode, JournalError, JournalOptions, LOG, NewSeries, SyncMode};
 use crate::faults::mutant;
 use crate::metrics::{Gauge, Histogram, LogLabels, Metrics, SourceLabels};
 use crate::segments::{HEADER_BYTES, KIND_SYNCED, Position, Segments, SegmentsError, encode_synced};
@@ -59,8 +59,8 @@ pub(super) struct JournalWriter {
     proven: Position,
     /// What stands in the log: where a failed commit goes back to.
     committed: CommittedState,
-    /// Types that came from [`super::NewTypes`] and are not in a commit yet.
-    typed: Vec<(u64, MetricType)>,
+    /// What came from [`super::DescribeSeries`] and is not in a commit yet.
+    described: NewSeries,
     /// A control came since `committed` was taken.
     controls: bool,
     /// The log whose write failed; nothing is taken.
@@ -152,7 +152,7 @@ impl JournalWriter {
             urgent: false,
             proven: Position { segment: 0, offset: 0 },
             committed,
-            typed: Vec::new(),
+            described: NewSeries::default(),
             controls: false,
             stalled: None,
             accepted: Vec::new(),
@@ -186,6 +186,8 @@ impl JournalWriter {
             self.end_epoch(end);
         }
         if let Some(now) = now {
+            // In one epoch with the settings, and before them: a start that is cut short in between says all of it again.
+            self.describe_series();
             self.head();
             self.settings = now;
             self.segments.append(KIND_SETTINGS, &self.settings);
@@ -250,8 +252,8 @@ impl JournalWriter {
         self.epoch_began_ms = *epoch_began_ms;
         self.partial.clear();
         self.accepted.clear();
-        let typed = std::mem::take(&mut self.typed);
-        self.config.types.iter().for_each(|types| types.give_back(&typed));
+        let described = std::mem::take(&mut self.described);
+        self.config.new_series.iter().for_each(|series| series.give_back(described.clone()));
         (self.dirty, self.controls, self.epochs) = (false, false, 0);
         self.proven = Position { segment: 0, offset: 0 };
         self.shared.current_epoch.store(self.cutter.current_epoch(), Relaxed);
@@ -321,7 +323,7 @@ impl JournalWriter {
     fn encode(&mut self, item: Item) {
         match item {
             Item::Samples { samples, source, done } => {
-                self.add_types();
+                self.describe_series();
                 self.add(&samples);
                 self.waiting.extend(done);
                 match self.accepted.iter_mut().find(|(known, _)| *known == source) {
@@ -359,11 +361,23 @@ impl JournalWriter {
     }
 
     /// What new series are comes before their samples.
-    fn add_types(&mut self) {
-        let types = self.config.types.as_ref().map(|types| types.take()).unwrap_or_default();
+    fn describe_series(&mut self) {
+        let NewSeries { types, options } =
+            self.config.new_series.as_ref().map(|series| series.take()).unwrap_or_default();
         if !types.is_empty() {
-            self.typed.extend_from_slice(&types);
+            self.described.types.extend_from_slice(&types);
             self.add_control(Control::NamedTypes(types));
+        }
+        self.described.options.extend_from_slice(&options);
+        let mut by_options: Vec<(SeriesOptions, Vec<u64>)> = Vec::new();
+        for (id, options) in options {
+            match by_options.iter_mut().find(|(held, _)| *held == options) {
+                Some((_, series)) => series.push(id),
+                None => by_options.push((options, vec![id])),
+            }
+        }
+        for (options, series) in by_options {
+            self.add_control(Control::Options { options, series });
         }
     }
 
@@ -391,6 +405,10 @@ impl JournalWriter {
             }
             Control::NamedTypes(types) => {
                 types.chunks(RECORD_TYPES_MAX).map(|part| Control::NamedTypes(part.to_vec())).collect()
+            }
+            Control::Options { options, series } => {
+                let parts = series.chunks(RECORD_TYPES_MAX);
+                parts.map(|part| Control::Options { options, series: part.to_vec() }).collect()
             }
             other => vec![other],
         };
@@ -547,7 +565,7 @@ impl JournalWriter {
         self.committed.epoch_began_ms = self.epoch_began_ms;
         self.bytes.set(i64::try_from(self.segments.bytes()).unwrap_or(i64::MAX));
         self.shared.written(self.segments.current_bytes());
-        self.typed.clear();
+        self.described = NewSeries::default();
         for (source, n) in self.accepted.drain(..) {
             self.metrics.accepted.get_or_create(&SourceLabels { source }).inc_by(n);
         }

@@ -9,6 +9,7 @@
 //! - [`Labels::list`] lists series page by page (`list`).
 //! - [`Labels::compact`] takes from the series log what nobody needs any more (`compact`).
 //!
+//! - [`Labels::find_options`] has it found what is set for each series (`options`).
 //! - [`Labels::observe_families`] and [`Labels::unrecorded_type`] find types of series that the journal does not hold yet (`types`).
 //!
 //! A series costs its label text once for the [`LabelSet`] and once per spelling it arrives in (a sender's encoding;
@@ -20,9 +21,11 @@ mod compact;
 mod entries;
 mod error;
 mod families;
+mod found;
 mod hash;
 mod list;
 mod log;
+mod options;
 mod set;
 mod types;
 
@@ -40,6 +43,8 @@ use self::entries::{Entries, NO_SEGMENT, SeriesEntry};
 pub use self::error::LabelsError;
 use self::families::KnownTypes;
 pub use self::families::{FAMILIES_MAX, TypeFamily};
+pub use self::found::FindOptions;
+use self::found::FoundOptions;
 use self::hash::ByHash;
 pub use self::list::LabelsOfSeries;
 use self::log::SeriesLog;
@@ -113,6 +118,7 @@ pub struct Labels {
     /// Held by the one who compacts.
     compacting: Mutex<()>,
     types: KnownTypes,
+    options: FoundOptions,
     when_full: OnceLock<Box<dyn Fn() -> bool + Send + Sync>>,
 }
 
@@ -188,6 +194,7 @@ impl Labels {
             segments: RwLock::default(),
             compacting: Mutex::default(),
             types: KnownTypes::default(),
+            options: FoundOptions::default(),
             when_full: OnceLock::new(),
         })
     }
@@ -260,6 +267,8 @@ impl Labels {
         encoded: Option<&[u8]>,
         epoch: u64,
     ) -> Result<SeriesId, LabelsRefusal> {
+        // Before the lock: regexes take their time. Who comes here knows no such series, but for another spelling.
+        let options = self.options_of(pairs);
         let mut entries = self.entries.write();
         if let Some(entry) = entries.by_id.get(&series.0) {
             if !entry.labels.same(pairs) {
@@ -275,6 +284,7 @@ impl Labels {
             let labels = Arc::new(LabelSet::from_sorted(pairs.iter().copied()));
             entries.admit(&labels, &self.limits)?;
             self.note_name(series, labels.name());
+            self.note_options(series, options);
             self.text_bytes.fetch_add(labels.bytes(), Relaxed);
             entries.insert(series, epoch, labels.clone(), NO_SEGMENT);
             self.metrics.label_entries.set(i64::try_from(entries.by_id.len()).unwrap_or(i64::MAX));

@@ -397,8 +397,12 @@ fn a_bootstrap_of_a_source_that_is_gone_is_ended_durably() {
 
 #[test]
 fn what_select_leaves_out_is_not_taken() {
-    let select =
-        [SelectConfig { matching: "{__name__=~\"same|a|b\"}".to_owned(), drop_constant: true, sample: 1 }];
+    let select = [SelectConfig {
+        matching: "{__name__=~\"same|a|b\"}".to_owned(),
+        drop_constant: true,
+        sample: 1,
+        options: Default::default(),
+    }];
     let world = World::new(60);
     let (events, status) = world.run(&config(HOUR, 1_000), start(), &select);
     nothing_is_missing(&events, 1, NOW - HOUR, world.now.load(SeqCst));

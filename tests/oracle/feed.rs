@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use tidewatch_dataflows::sample::{Bootstrap, Control, EpochEnd, STALE_NAN_BITS, Samples, SeriesId};
-use tidewatch_dataflows::settings::{ProfileSettings, Settings, Window};
+use tidewatch_dataflows::settings::{
+    Model, ProfileSettings, SelectEntry, SeriesOptions, Settings, Transform, Window,
+};
 
 use super::Epoch;
 
@@ -312,6 +314,32 @@ pub fn change_settings(rng: &mut fastrand::Rng, first: &Settings, epochs: &mut [
         all.push(changed);
     }
     all
+}
+
+/// Puts options of series into epochs, and other entries of `select` into their settings; nothing else changes.
+pub fn set_options(rng: &mut fastrand::Rng, series: &[SeriesId], epochs: &mut [Epoch]) {
+    let mut select = Vec::new();
+    for epoch in epochs.iter_mut() {
+        let mut is_set = rng.u8(0..100) == 0;
+        for control in &mut epoch.controls {
+            let Control::Settings(settings) = &**control else { continue };
+            if rng.bool() {
+                select = vec![SelectEntry::default(); rng.usize(0..3)];
+                is_set = true;
+            }
+            let settings = Settings { select: select.clone(), ..Settings::clone(settings) };
+            *control = Arc::new(Control::Settings(Arc::new(settings)));
+        }
+        if is_set {
+            let options = SeriesOptions {
+                transform: [Transform::Auto, Transform::Raw, Transform::Rate][rng.usize(0..3)],
+                period_ms: 60_000 * [0, 5, 60, 720][rng.usize(0..4)],
+                model: [Model::Additive, Model::Multiplicative][rng.usize(0..2)],
+            };
+            let series = series.iter().filter(|_| rng.bool()).map(|series| series.0).collect();
+            epoch.controls.insert(0, Arc::new(Control::Options { options, series }));
+        }
+    }
 }
 
 /// Other settings: some of their windows added, removed or with another hop, some of the numbers changed, or all as

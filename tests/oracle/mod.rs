@@ -184,6 +184,7 @@ impl Model {
                 }
                 Control::Types(_)
                 | Control::NamedTypes(_)
+                | Control::Options { .. }
                 | Control::Quarantine { .. }
                 | Control::Settings(_)
                 | Control::ClockReset { .. } => {}

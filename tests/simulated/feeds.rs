@@ -65,6 +65,7 @@ fn of(packets: usize, windows: Vec<Window>, allowed_lateness_ms: i64) -> Feed {
         late_samples_max: 64,
         series_max: 256,
         profile: Default::default(),
+        select: Vec::new(),
     };
     let settings = settings.validated().expect("these windows are within bounds");
     let numbers = series(6);

@@ -189,6 +189,7 @@ mod tests {
                 matching: String::new(),
                 drop_constant: *drop_constant,
                 sample: *sample,
+                options: Default::default(),
             })
             .collect();
         // The label `entry` says which entry means the series.

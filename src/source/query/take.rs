@@ -276,7 +276,12 @@ mod tests {
     #[test]
     fn constant_series_are_not_even_interned() {
         let folder = Folder::new();
-        let select = vec![SelectConfig { matching: String::new(), drop_constant: true, sample: 0 }];
+        let select = vec![SelectConfig {
+            matching: String::new(),
+            drop_constant: true,
+            sample: 0,
+            options: Default::default(),
+        }];
         let (mut taker, _) = taker(&folder, Limits::default(), select);
         let both = || vec![series("a", &[(-2, 1.0), (-1, 1.0)]), series("b", &[(-2, 1.0), (-1, 2.0)])];
         taker.survey(&both());

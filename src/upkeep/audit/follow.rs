@@ -295,7 +295,8 @@ impl Follower {
                 Control::BootstrapBegin(_)
                 | Control::BootstrapEnd { .. }
                 | Control::Types(_)
-                | Control::NamedTypes(_),
+                | Control::NamedTypes(_)
+                | Control::Options { .. },
             )
             | Record::Bootstraps(_) => {}
         }

@@ -85,6 +85,7 @@ impl OpenBootstraps {
                 Control::BootstrapBegin(_)
                 | Control::Types(_)
                 | Control::NamedTypes(_)
+                | Control::Options { .. }
                 | Control::Settings(_)
                 | Control::Quarantine { .. }
                 | Control::Lift { .. }

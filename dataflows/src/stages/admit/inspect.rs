@@ -30,7 +30,7 @@ impl Admit {
                 slot,
                 series: self.slots.series(slot),
                 withhold_ms: head.tombstone,
-                kind: head.kind,
+                class: self.sets.class(head.class),
             });
             let mut carried = self.carried(slot, self.settings.raw_kept_ms(), self.base_ms);
             carried.raw = head.copy_raw(carried.raw_from_ms, out);

@@ -13,6 +13,9 @@
 //! bootstrap the live samples that wait for its end, 16 bytes each.
 
 mod bootstrap;
+mod classes;
+#[cfg(test)]
+mod classes_tests;
 mod clock;
 mod inspect;
 mod late;
@@ -27,6 +30,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::bootstrap::OpenBootstraps;
+use self::classes::{EarlyClasses, OptionSets, PlacedClass};
 use self::late::{close_late, close_late_steps, pane_start};
 use self::order::{BatchOrder, SampleRow};
 pub use self::rejects::REJECT_ROWS_MAX;
@@ -35,7 +39,7 @@ use self::ring::RawRing;
 use crate::driver::EpochBatch;
 use crate::mutants::{Mutant, mutant};
 use crate::rows::SeriesPresence;
-use crate::sample::{AHEAD_MS_MAX, EpochEnd, MetricType, Reason, Samples, SeriesId, ahead_of, set_back};
+use crate::sample::{AHEAD_MS_MAX, EpochEnd, Reason, Samples, SeriesId, ahead_of, set_back};
 use crate::settings::{STEP_MS, Settings};
 use crate::shard::{AdmittedBatch, SeriesMap, SlotAssignment, Slots, Timers, WorkPosition, pane_of, wait_ms};
 use crate::stage::{
@@ -53,8 +57,10 @@ pub struct Admit {
     heads: Vec<GateSeries>,
     timers: Timers,
     tombstones: Tombstones,
-    /// What sources have said of series that have no slot.
-    kinds: EarlyKinds,
+    /// What is known of series that have no slot.
+    early: EarlyClasses,
+    /// What is set for series.
+    sets: OptionSets,
     rejects: Rejects,
     bootstraps: OpenBootstraps,
     /// Nothing of these is computed.
@@ -77,8 +83,7 @@ struct GateSeries {
     tombstone: i64,
     /// When the slot's timer fires; `i64::MAX` if it has none.
     armed: i64,
-    /// What kind of metric it is, if a source has said so.
-    kind: Option<MetricType>,
+    class: PlacedClass,
     raw: RawRing,
 }
 
@@ -92,7 +97,8 @@ impl Admit {
             heads: Vec::new(),
             timers: Timers::default(),
             tombstones: Tombstones { max: tombstones_max, floor: NEVER, ..Tombstones::default() },
-            kinds: EarlyKinds { max: tombstones_max, ..EarlyKinds::default() },
+            early: EarlyClasses { max: tombstones_max, ..EarlyClasses::default() },
+            sets: OptionSets::default(),
             rejects: Rejects::default(),
             bootstraps: OpenBootstraps::default(),
             quarantined: BTreeSet::new(),
@@ -122,7 +128,7 @@ impl Admit {
             + rings
             + self.timers.bytes()
             + self.tombstones.bytes()
-            + self.kinds.bytes()
+            + self.early.bytes()
             + self.bootstraps.bytes()
     }
 
@@ -140,13 +146,13 @@ impl Admit {
         for series in unknown {
             let slot = self.slots.give(series);
             let tombstone = self.tombstones.take(series);
-            let kind = self.kinds.of.remove(&series);
+            let class = self.early.of.remove(&series).unwrap_or_default();
             let head = GateSeries {
                 newest: NEVER,
                 last_applied_ms: end.processing_ms,
                 tombstone: tombstone.unwrap_or(NEVER),
                 armed: i64::MAX,
-                kind,
+                class,
                 raw: RawRing::default(),
             };
             match self.heads.get_mut(slot as usize) {
@@ -154,7 +160,8 @@ impl Admit {
                 None => self.heads.push(head),
             }
             let withhold_ms = tombstone.unwrap_or(self.tombstones.floor);
-            out.given.push(SlotAssignment { slot, series: SeriesId(series), withhold_ms, kind });
+            let class = self.sets.class(class);
+            out.given.push(SlotAssignment { slot, series: SeriesId(series), withhold_ms, class });
             self.arm(slot, NEVER); // its first due time is judged at the end of this epoch
             out.counts.slots_given += 1;
         }
@@ -305,9 +312,7 @@ impl Admit {
             head.raw = RawRing::default();
             head.armed = i64::MAX;
             // Whoever said so does not say it again while the labels are known.
-            if let Some(kind) = head.kind.take() {
-                self.kinds.put(series.0, kind);
-            }
+            self.early.put(series.0, std::mem::take(&mut head.class));
             self.bootstraps.forget(slot);
             self.slots.free(slot);
             out.freed_series.push(series);
@@ -365,10 +370,10 @@ impl Stage for Admit {
         let EpochBatch { shard, end, controls, bootstraps, live, .. } = *input;
         // Before other settings, which may be what such a series panics at.
         self.apply_quarantines(shard, controls, out);
-        self.apply_settings(controls, out);
+        let before = self.apply_settings(controls, out);
         self.ended = self.bootstraps.observe(controls);
         self.reset_clock(controls, out);
-        self.take_kinds(out);
+        self.take_classes(before.as_deref(), out);
         let without;
         let (live, bootstraps) = if self.quarantined.is_empty() {
             (live, bootstraps)
@@ -439,32 +444,6 @@ impl Stage for Admit {
         } else {
             view.raw = self.raw(view.series.0);
         }
-    }
-}
-
-/// What sources have said of series that have no slot, bounded: beyond that the lowest ids are forgotten.
-#[derive(Default)]
-struct EarlyKinds {
-    of: BTreeMap<u64, MetricType>,
-    max: usize,
-}
-
-impl EarlyKinds {
-    fn put(&mut self, series: u64, kind: MetricType) {
-        self.of.insert(series, kind);
-        self.shrink(self.max);
-    }
-
-    /// Keeps at most `max` from now on.
-    fn shrink(&mut self, max: usize) {
-        self.max = max;
-        while self.of.len() > self.max {
-            self.of.pop_first();
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        self.of.len() * 24
     }
 }
 

@@ -7,23 +7,27 @@ use super::{Admit, AdmittedBatch, Arc, NEVER, Settings, Timers};
 use crate::sample::Control;
 
 impl Admit {
-    /// Takes over the settings that the epoch begins with, if they differ.
-    pub(super) fn apply_settings(&mut self, controls: &[Arc<Control>], out: &mut AdmittedBatch) {
+    /// Takes over the settings that the epoch begins with, if they differ; gives those before.
+    pub(super) fn apply_settings(
+        &mut self,
+        controls: &[Arc<Control>],
+        out: &mut AdmittedBatch,
+    ) -> Option<Arc<Settings>> {
         let told = controls.iter().rev().find_map(|control| match &**control {
             Control::Settings(settings) => Some(settings),
             _ => None,
         });
-        if let Some(settings) = told.filter(|settings| ***settings != *self.settings) {
-            self.reconfigure(settings, out);
-            out.settings = Some(Arc::clone(settings));
-        }
+        let settings = told.filter(|settings| ***settings != *self.settings)?;
+        out.settings = Some(Arc::clone(settings));
+        Some(self.reconfigure(settings, out))
     }
 
-    fn reconfigure(&mut self, new: &Arc<Settings>, out: &mut AdmittedBatch) {
+    /// Goes on under `new` settings; gives those before.
+    fn reconfigure(&mut self, new: &Arc<Settings>, out: &mut AdmittedBatch) -> Arc<Settings> {
         let (old, old_base_ms) = (std::mem::replace(&mut self.settings, Arc::clone(new)), self.base_ms);
         self.base_ms = new.base_ms();
         self.tombstones.shrink((new.series_max / 256) as usize);
-        self.kinds.shrink((new.series_max / 256) as usize);
+        self.early.shrink((new.series_max / 256) as usize);
         // How long a slot is kept has changed: all are looked at once, at the end of this epoch.
         self.timers = Timers::default();
         let given: Vec<u32> = self.slots.given().filter(|slot| !out.quarantined.contains(slot)).collect();
@@ -46,29 +50,6 @@ impl Admit {
             }
             out.carried.push(carried);
         }
-    }
-    /// Takes note of what sources have said of series, and of what others are by their names.
-    pub(super) fn take_kinds(&mut self, out: &mut AdmittedBatch) {
-        for (series, kind) in &out.named_types {
-            match self.slots.get(series.0) {
-                Some(slot) if self.heads[slot as usize].kind.is_none() => {
-                    self.heads[slot as usize].kind = Some(*kind);
-                    out.kinds.push((slot, *kind));
-                }
-                Some(_) => {}
-                None if self.kinds.of.contains_key(&series.0) => {}
-                None => self.kinds.put(series.0, *kind),
-            }
-        }
-        for (series, kind) in &out.types {
-            match self.slots.get(series.0) {
-                Some(slot) if self.heads[slot as usize].kind == Some(*kind) => {}
-                Some(slot) => {
-                    self.heads[slot as usize].kind = Some(*kind);
-                    out.kinds.push((slot, *kind));
-                }
-                None => self.kinds.put(series.0, *kind),
-            }
-        }
+        old
     }
 }

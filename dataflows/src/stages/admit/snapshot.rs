@@ -6,15 +6,17 @@
 use std::sync::Arc;
 
 use super::bootstrap::{SeriesBootstrap, WaitingSamples};
-use super::{Admit, GateSeries, NEVER, RawRing};
+use super::{Admit, GateSeries, NEVER, PlacedClass, RawRing};
 use crate::rows::Reject;
 use crate::sample::{AT_MS_MAX, Bootstrap, MetricType, Reason, SHARDS, SeriesId};
-use crate::settings::Settings;
+use crate::settings::{Model, SeriesClass, SeriesOptions, Settings, Transform};
 use crate::snapshot::{StateError, StateReader, StateWriter};
 use crate::stage::PartReader;
 
 /// Version of these bytes.
 pub(super) const VERSION: u8 = 2;
+/// Beside the type of a series: its options follow.
+const HAS_OPTIONS: u8 = 0x80;
 
 impl Admit {
     /// Writes the state as of the last epoch retired.
@@ -25,7 +27,7 @@ impl Admit {
             put.i64(head.newest);
             put.i64(head.last_applied_ms);
             put.i64(head.tombstone);
-            put.u8(head.kind.map_or(0, |kind| kind as u8));
+            self.save_class(head.class, put);
             head.raw.save(put);
         }
         put.i64(self.tombstones.floor);
@@ -34,10 +36,10 @@ impl Admit {
             put.i64(*newest_ms);
             put.u64(*series);
         }
-        put.n(self.kinds.of.len());
-        for (series, kind) in &self.kinds.of {
+        put.n(self.early.of.len());
+        for (series, class) in &self.early.of {
             put.u64(*series);
-            put.u8(*kind as u8);
+            self.save_class(*class, put);
         }
         self.rejects.save(put);
         self.bootstraps.save(put);
@@ -59,19 +61,17 @@ impl Admit {
             last_applied_ms: NEVER,
             tombstone: NEVER,
             armed,
-            kind: None,
+            class: PlacedClass::default(),
             raw: RawRing::default(),
         };
         admit.heads.extend((0..admit.slots.capacity()).map(|_| nothing()));
         for (slot, _) in &live {
             let newest = time(&mut take)?;
             let (last_applied_ms, tombstone) = (take.i64()?, take.i64()?);
-            let kind = match take.u8()? {
-                0 => None,
-                code => Some(metric_type(code)?),
-            };
+            let class = admit.load_class(&mut take)?;
             let raw = RawRing::load(&mut take, newest)?;
-            admit.heads[*slot as usize] = GateSeries { newest, last_applied_ms, tombstone, armed, kind, raw };
+            admit.heads[*slot as usize] =
+                GateSeries { newest, last_applied_ms, tombstone, armed, class, raw };
             admit.arm(*slot, NEVER);
         }
         admit.tombstones.floor = take.i64()?;
@@ -83,8 +83,9 @@ impl Admit {
             admit.tombstones.by_age.insert((newest_ms, series));
         }
         for _ in 0..take.n(9)? {
-            let (series, code) = (take.u64()?, take.u8()?);
-            admit.kinds.put(series, metric_type(code)?);
+            let series = take.u64()?;
+            let class = admit.load_class(&mut take)?;
+            admit.early.put(series, class);
         }
         admit.rejects.load(&mut take)?;
         admit.bootstraps.load(&mut take, |slot| admit.heads.get(slot as usize).is_some())?;
@@ -93,6 +94,39 @@ impl Admit {
         }
         take.end()?;
         Ok(admit)
+    }
+
+    /// One byte, and the options of a series that has some: so it is what it was before there were any.
+    fn save_class(&self, class: PlacedClass, put: &mut StateWriter) {
+        let SeriesClass { kind, options } = self.sets.class(class);
+        let has_options = if class.options == 0 { 0 } else { HAS_OPTIONS };
+        put.u8(kind.map_or(0, |kind| kind as u8) | has_options);
+        if has_options > 0 {
+            put.u8(options.transform as u8);
+            put.u8(options.model as u8);
+            put.i64(options.period_ms);
+        }
+    }
+
+    fn load_class(&mut self, take: &mut StateReader) -> Result<PlacedClass, StateError> {
+        let code = take.u8()?;
+        let kind = match code & !HAS_OPTIONS {
+            0 => None,
+            code => Some(metric_type(code)?),
+        };
+        if code & HAS_OPTIONS == 0 {
+            return Ok(PlacedClass { kind, options: 0 });
+        }
+        let unknown = StateError("a series has options that are not known");
+        let options = SeriesOptions {
+            transform: Transform::from_code(take.u8()?).ok_or(unknown)?,
+            model: Model::from_code(take.u8()?).ok_or(unknown)?,
+            period_ms: take.i64()?,
+        };
+        if !options.is_computable() {
+            return Err(unknown);
+        }
+        Ok(PlacedClass { kind, options: self.sets.place(&options) })
     }
 }
 

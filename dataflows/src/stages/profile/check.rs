@@ -155,6 +155,7 @@ mod tests {
     use crate::kernels::shapes::{FAMILIES, Random, family};
     use crate::rows::columns::Floats;
     use crate::sample::SeriesId;
+    use crate::settings::SeriesClass;
 
     fn profile(steps: &[f64]) -> SeriesProfile {
         let mut room = Evaluator::default();
@@ -229,7 +230,7 @@ mod tests {
             samples.push((at, if is_rate { total } else { 4e10 + random.unit() }));
         }
         let (times, values): (Vec<i64>, Vec<f64>) = samples.iter().copied().unzip();
-        let mut state = SeriesState::new(SeriesId(7), None);
+        let mut state = SeriesState::new(SeriesId(7), SeriesClass::default());
         state.is_rate = is_rate;
         let of = |at: i64| (at - 1).div_euclid(STEP_MS) + 1;
         // The step of the newest sample is open.

@@ -2,14 +2,14 @@
 
 use super::ring::{DAY_QUARTERS, QUARTER_STEPS, WINDOW_STEPS};
 use crate::kernels::adf::{self, Regression, Status};
-use crate::kernels::decompose::{Extrapolation, SeasonalModel, decompose};
+use crate::kernels::decompose::{DecompositionError, Extrapolation, SeasonalModel, decompose};
 use crate::kernels::lag_sums::{LagSums, Shape};
 use crate::kernels::spectrum::{PeriodSearch, SeasonalPeriod, SpectrumWorkspace, detect_periods};
 use crate::kernels::{acf, gaps, ljung_box, order};
 use crate::rows::columns::Floats;
 use crate::rows::profiles::{LAGS_MAX, SeriesProfile};
 use crate::rows::verdicts::{AdfStatus, ProfileStatus, SIGNIFICANCE, Verdict};
-use crate::settings::STEP_MS;
+use crate::settings::{MINUTES_PERIOD_MAX_MS, Model, SEASON_CYCLES_MIN, STEP_MS, SeriesOptions};
 
 /// Fewer steps say nothing.
 const STEPS_MIN: usize = 60;
@@ -20,6 +20,8 @@ const STRENGTH_MIN: f64 = 0.64;
 /// Periods that are tried in any case: minutes of the hour, and quarters of the day and the week.
 const MINUTE_PRIORS: [usize; 6] = [5, 10, 15, 30, 60, 120];
 const QUARTER_PRIORS: [usize; 2] = [DAY_QUARTERS, 7 * DAY_QUARTERS];
+/// Periods that are set are looked at in minutes up to this one.
+const MINUTES_PERIOD_MAX: u32 = (MINUTES_PERIOD_MAX_MS / STEP_MS) as u32;
 /// Shorter seasons are found among the minutes.
 const QUARTERS_MIN: usize = 24;
 
@@ -34,6 +36,43 @@ pub(super) struct Season {
 
 impl Season {
     pub(super) const NONE: Season = Season { period: 0, strength: 0.0, trend: f64::NAN };
+}
+
+/// What is set about the season of a series.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct WantedSeason {
+    /// Steps of one minute; 0 if it is looked for.
+    pub(super) period: u32,
+    pub(super) model: Model,
+}
+
+impl WantedSeason {
+    pub(super) fn of(options: &SeriesOptions) -> WantedSeason {
+        let period = u32::try_from(options.period_ms / STEP_MS).unwrap_or_default();
+        WantedSeason { period, model: options.model }
+    }
+}
+
+/// How strong a season of so many `steps` is, each of which is `scale` minutes; nothing of fewer than two of it.
+fn measure(
+    steps: &[f64],
+    filled: &mut Vec<f64>,
+    period: usize,
+    scale: usize,
+    model: Model,
+) -> Option<Season> {
+    gaps::interpolate(steps, filled);
+    let parts = |model| decompose(filled, period, model, Extrapolation::None);
+    let parts = match model {
+        Model::Additive => parts(SeasonalModel::Additive),
+        // A product says nothing of what may be 0 or below.
+        Model::Multiplicative => match parts(SeasonalModel::Multiplicative) {
+            Err(DecompositionError::NotPositive) => parts(SeasonalModel::Additive),
+            parts => parts,
+        },
+    };
+    let strengths = parts.ok()?.strengths();
+    Some(Season { period: (period * scale) as u32, strength: strengths.seasonal, trend: strengths.trend })
 }
 
 /// Room for evaluations; what one gives does not depend on those before it.
@@ -51,8 +90,9 @@ pub(super) struct Evaluator {
 }
 
 impl Evaluator {
-    /// Looks for the season in minutes and in quarters of an hour. Nothing is known where both have too many gaps.
-    pub(super) fn search(&mut self) -> Option<Season> {
+    /// Looks for the season in minutes and in quarters of an hour, or measures the one that is set. Nothing is known where the
+    /// steps have too many gaps, or are fewer than three of it.
+    pub(super) fn search(&mut self, wanted: WantedSeason) -> Option<Season> {
         let minutes = PeriodSearch { priors: &MINUTE_PRIORS, periods_max: 1, ..PeriodSearch::default() };
         let quarters =
             PeriodSearch { period_min: QUARTERS_MIN, cycles_min: 3, priors: &QUARTER_PRIORS, ..minutes };
@@ -60,6 +100,19 @@ impl Evaluator {
             let gaps = steps.iter().filter(|step| step.is_nan()).count() as f64;
             steps.len() >= STEPS_MIN && gaps <= GAP_RATIO_MAX * steps.len() as f64
         };
+        if wanted.period > 0 {
+            let scale = if wanted.period <= MINUTES_PERIOD_MAX { 1 } else { QUARTER_STEPS as usize };
+            let steps = if scale == 1 { &self.steps } else { &self.quarters };
+            let period = wanted.period as usize / scale;
+            let is_enough = is_enough(steps) && steps.len() >= SEASON_CYCLES_MIN as usize * period;
+            return measure(
+                Some(steps).filter(|_| is_enough)?,
+                &mut self.filled,
+                period,
+                scale,
+                wanted.model,
+            );
+        }
         let enough = (is_enough(&self.steps), is_enough(&self.quarters));
         if enough == (false, false) {
             return None;
@@ -76,13 +129,8 @@ impl Evaluator {
             (_, Some(period)) => (&self.quarters, period, QUARTER_STEPS as usize),
             (Some(period), None) => (&self.steps, period, 1),
         };
-        gaps::interpolate(steps, &mut self.filled);
-        let parts = decompose(&self.filled, period.steps, SeasonalModel::Additive, Extrapolation::None);
-        Some(parts.map_or(Season::NONE, |parts| {
-            let strengths = parts.strengths();
-            let period = (period.steps * scale) as u32;
-            Season { period, strength: strengths.seasonal, trend: strengths.trend }
-        }))
+        let season = measure(steps, &mut self.filled, period.steps, scale, wanted.model);
+        Some(season.unwrap_or(Season::NONE))
     }
 
     /// The profile of the steps at hand, of which the newest has this number; the season is the one found last, if it was

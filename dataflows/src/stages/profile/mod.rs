@@ -7,8 +7,8 @@
 //! A series is evaluated with the first step of each five minutes, which begin at another minute for each series, by its id.
 //! So the load is flat, and nothing depends on workers. What became due in a gap waits for the next five minutes, so that the
 //! end of an outage is no burst. A verdict has changed once two evaluations in turn have found the other one; a row shows what
-//! its own evaluation found. The season, whose search costs most, is looked for every six hours. That a series has none is
-//! said of a whole day of steps only. After twelve hours of silence a series begins anew, whether its slot was freed or not.
+//! its own evaluation found. The season, whose search costs most, is looked for every six hours; where `select` sets its
+//! period, that is measured in its place. That a series has none is said of a whole day of steps only. After twelve hours of silence a series begins anew, whether its slot was freed or not.
 //!
 //! Late samples change the steps that are held; profiles of the past are not revised, and the next one knows them.
 //! While a series takes a bootstrap it is not evaluated.
@@ -31,10 +31,12 @@ use self::evaluate::Evaluator;
 use self::ring::{DAY_QUARTERS, NEVER};
 use self::series::{SILENCE_STEPS_MAX, SeriesState, VERSION};
 use crate::rows::Rows;
-use crate::sample::{MetricType, SeriesId};
+use crate::sample::SeriesId;
 use crate::seal::Sealing;
-use crate::settings::{STEP_MS, Settings};
-use crate::shard::{AdmittedBatch, SeriesMap, SeriesStep, SlotAssignment, StepEvent, WorkPosition};
+use crate::settings::{STEP_MS, SeriesClass, Settings};
+use crate::shard::{
+    AdmittedBatch, ClassChange, SeriesMap, SeriesStep, SlotAssignment, StepEvent, WorkPosition,
+};
 use crate::snapshot::{StateError, StateReader, StateWriter};
 use crate::stage::{
     PartReader, PartWriter, Progress, Query, SavePoint, SeriesView, Stage, StageInput, StageSpec,
@@ -74,8 +76,8 @@ impl Profiles {
         self.settings.profile.season_days as usize * DAY_QUARTERS
     }
 
-    fn give(&mut self, slot: u32, series: SeriesId, kind: Option<MetricType>) {
-        let state = SeriesState::new(series, kind);
+    fn give(&mut self, slot: u32, series: SeriesId, class: SeriesClass) {
+        let state = SeriesState::new(series, class);
         match self.series.get_mut(slot as usize) {
             Some(old) => *old = state,
             None => self.series.push(state),
@@ -108,13 +110,13 @@ impl Profiles {
     fn load(settings: &Arc<Settings>, part: PartReader<'_>) -> Result<Profiles, StateError> {
         let PartReader { slots, live, state: mut take, sealed, .. } = part;
         let mut profiles = Profiles::new(settings);
-        (0..slots as u32).for_each(|slot| profiles.give(slot, SeriesId::default(), None));
+        (0..slots as u32).for_each(|slot| profiles.give(slot, SeriesId::default(), SeriesClass::default()));
         let most = profiles.quarters_max();
         let slot_of: SeriesMap<u32> = live.iter().map(|(slot, series)| (series.0, *slot)).collect();
         for mut piece in sealed {
             while !piece.0.is_empty() {
                 // One whose slot was freed since counts no more.
-                let mut other = SeriesState::new(SeriesId::default(), None);
+                let mut other = SeriesState::new(SeriesId::default(), SeriesClass::default());
                 let (series, anew) = (piece.u64()?, piece.flag()?);
                 let state = match slot_of.get(&series) {
                     Some(slot) => &mut profiles.series[*slot as usize],
@@ -167,7 +169,7 @@ impl Profiles {
             if before == NEVER {
                 put.u64(state.series.0);
                 put.u8(1);
-                SeriesState::new(state.series, None).save_sealed(NEVER, NEVER, put);
+                SeriesState::new(state.series, SeriesClass::default()).save_sealed(NEVER, NEVER, put);
                 // Said once.
                 self.sealing.advance(slot, chain, NEVER + 1);
             }
@@ -193,8 +195,8 @@ pub const SPEC: StageSpec = StageSpec {
     // Steps of the past are held nowhere else: they come again from now on.
     rebuild: Some(|settings, batch, slots| {
         let mut profiles = Profiles::new(settings);
-        (0..slots as u32).for_each(|slot| profiles.give(slot, SeriesId::default(), None));
-        batch.given.iter().for_each(|given| profiles.give(given.slot, given.series, given.kind));
+        (0..slots as u32).for_each(|slot| profiles.give(slot, SeriesId::default(), SeriesClass::default()));
+        batch.given.iter().for_each(|given| profiles.give(given.slot, given.series, given.class));
         for carried in &batch.carried {
             profiles.series[carried.slot as usize].bootstraps = carried.bootstrap_from_ms.is_some();
         }
@@ -229,11 +231,11 @@ impl Stage for Profiles {
     }
 
     fn assign(&mut self, slot: &SlotAssignment) {
-        self.give(slot.slot, slot.series, slot.kind);
+        self.give(slot.slot, slot.series, slot.class);
     }
 
-    fn reclassify(&mut self, slot: u32, kind: MetricType) {
-        self.series[slot as usize].is_rate = kind == MetricType::Counter;
+    fn reclassify(&mut self, change: &ClassChange) {
+        self.series[change.slot as usize].reclassify(change.class);
     }
 
     fn observe_steps(&mut self, steps: &[SeriesStep], out: &mut Rows) {
@@ -254,7 +256,7 @@ impl Stage for Profiles {
     }
 
     fn forget(&mut self, slot: u32) {
-        self.give(slot, SeriesId::default(), None);
+        self.give(slot, SeriesId::default(), SeriesClass::default());
     }
 
     fn bytes(&self) -> usize {

@@ -1,12 +1,12 @@
 //! What is held of one series, when it is evaluated, and its bytes in a snapshot.
 
-use super::evaluate::{Evaluator, Season};
+use super::evaluate::{Evaluator, Season, WantedSeason};
 use super::ring::{BLOCK_STEPS, NEVER, QUARTER_STEPS, QuarterRing, StepRing};
 use crate::rows::inspect::StepsView;
 use crate::rows::verdicts::{ProfileChange, ProfileStatus, Verdict};
 use crate::rows::{ProfileEvent, Rows, SeriesProfile};
-use crate::sample::{MetricType, SeriesId};
-use crate::settings::{ProfileSettings, STEP_MS};
+use crate::sample::SeriesId;
+use crate::settings::{Model, ProfileSettings, STEP_MS, SeriesClass};
 use crate::snapshot::{StateError, StateReader, StateWriter};
 
 /// Version of the part.
@@ -24,6 +24,7 @@ pub(super) struct SeriesState {
     pub(super) series: SeriesId,
     pub(super) is_rate: bool,
     pub(super) bootstraps: bool,
+    pub(super) wanted: WantedSeason,
     pub(super) steps: StepRing,
     pub(super) quarters: QuarterRing,
     evaluated: Cadence,
@@ -116,11 +117,12 @@ impl SettledVerdict {
 }
 
 impl SeriesState {
-    pub(super) fn new(series: SeriesId, kind: Option<MetricType>) -> SeriesState {
+    pub(super) fn new(series: SeriesId, class: SeriesClass) -> SeriesState {
         SeriesState {
             series,
-            is_rate: kind == Some(MetricType::Counter),
+            is_rate: class.is_rate(),
             bootstraps: false,
+            wanted: WantedSeason::of(&class.options),
             steps: StepRing::EMPTY,
             quarters: QuarterRing::EMPTY,
             evaluated: Cadence::NEVER,
@@ -134,9 +136,18 @@ impl SeriesState {
 
     /// As if no step of it had come.
     pub(super) fn begin(&mut self) {
-        let kind = self.is_rate.then_some(MetricType::Counter);
-        let (bootstraps, has_row) = (self.bootstraps, self.has_row);
-        *self = SeriesState { bootstraps, has_row, ..SeriesState::new(self.series, kind) };
+        let SeriesState { is_rate, bootstraps, wanted, has_row, .. } = *self;
+        let begun = SeriesState::new(self.series, SeriesClass::default());
+        *self = SeriesState { is_rate, bootstraps, wanted, has_row, ..begun };
+    }
+
+    /// Something else is known of it, or set. Where its season is meant, that is looked for anew.
+    pub(super) fn reclassify(&mut self, class: SeriesClass) {
+        self.is_rate = class.is_rate();
+        let wanted = WantedSeason::of(&class.options);
+        if self.wanted != wanted {
+            (self.wanted, self.season, self.searched) = (wanted, None, Cadence::NEVER);
+        }
     }
 
     /// A step is about to be taken that is newer than all others.
@@ -171,7 +182,7 @@ impl SeriesState {
         if self.searched.is_due(self.series, step, SEARCH_STEPS) {
             self.quarters.means(&mut room.quarters);
             // With too many gaps nothing is known; what was found before stays, and the next evaluation looks again.
-            if let Some(season) = room.search() {
+            if let Some(season) = room.search(self.wanted) {
                 self.season = Some(season);
                 self.searched.done(step);
             }
@@ -242,8 +253,13 @@ impl SeriesState {
 
     /// Everything but what ends at or before this step, which is sealed.
     pub(super) fn save(&self, sealed_to: i64, put: &mut StateWriter) {
-        let flags = [self.is_rate, self.bootstraps, self.has_row, self.season.is_some()];
+        let is_wanted = self.wanted != WantedSeason::default();
+        let flags = [self.is_rate, self.bootstraps, self.has_row, self.season.is_some(), is_wanted];
         put.u8((0..).zip(flags).map(|(bit, set)| u8::from(set) << bit).sum());
+        if is_wanted {
+            put.u32(self.wanted.period);
+            put.u8(self.wanted.model as u8);
+        }
         [self.evaluated, self.searched, self.published].iter().for_each(|cadence| cadence.save(put));
         let season = self.season.unwrap_or(Season::NONE);
         put.u32(season.period);
@@ -262,11 +278,16 @@ impl SeriesState {
 
     pub(super) fn load(&mut self, take: &mut StateReader, most: usize) -> Result<(), StateError> {
         let flags = take.u8()?;
-        if flags > 15 {
+        if flags > 31 {
             return Err(StateError("a profile has flags that are not known"));
         }
         let flag = |bit: u8| flags >> bit & 1 == 1;
         (self.is_rate, self.bootstraps, self.has_row) = (flag(0), flag(1), flag(2));
+        if flag(4) {
+            let unknown = StateError("there is no such model of a season");
+            let (period, model) = (take.u32()?, Model::from_code(take.u8()?).ok_or(unknown)?);
+            self.wanted = WantedSeason { period, model };
+        }
         self.evaluated = Cadence::load(take)?;
         self.searched = Cadence::load(take)?;
         self.published = Cadence::load(take)?;

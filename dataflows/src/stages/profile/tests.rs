@@ -7,6 +7,7 @@ use super::*;
 use crate::kernels::shapes::Random;
 use crate::rows::SeriesProfile;
 use crate::rows::verdicts::{ProfileChange, ProfileStatus, Verdict};
+use crate::settings::{Model, SeriesOptions, Transform};
 use crate::snapshot::StateReader;
 
 const FIRST: i64 = 28_333_333;
@@ -82,12 +83,23 @@ fn slot(slot: u32) -> SlotAssignment {
         slot,
         series: SeriesId(0x0BCD_1234_0000_0100 * u64::from(slot + 1)),
         withhold_ms: 0,
-        kind: None,
+        class: SeriesClass::default(),
     }
 }
 
 fn value(slot: u32, step: i64, value: f64) -> SeriesStep {
     SeriesStep { slot, event: StepEvent::Value { step, value } }
+}
+
+/// Something is set for one of three series.
+fn any_class(random: &mut Random) -> ClassChange {
+    let options = SeriesOptions {
+        transform: Transform::Auto,
+        period_ms: [0, 3_600_000, 8 * 3_600_000][random.below(3)],
+        model: [Model::Additive, Model::Multiplicative][random.below(2)],
+    };
+    let of = random.below(3) as u32;
+    ClassChange { slot: of, class: SeriesClass { kind: None, options } }
 }
 
 /// Through the bytes of a chain that is saved now and then, rows are those of a shard that is never restarted; also where
@@ -109,7 +121,6 @@ fn a_restart_shows_in_no_row() {
             feed(&mut random, 3_000, |step, value_of| events.push(value(n, step, value_of)));
         }
         let mut sealed: Vec<Vec<u8>> = Vec::new();
-        let mut rows = 0;
         for part in events.chunks(1 + random.below(400)) {
             if random.below(4) == 0 {
                 let mut others = Settings::clone(&settings);
@@ -124,11 +135,15 @@ fn a_restart_shows_in_no_row() {
                     profiles.reconfigure(&settings, &AdmittedBatch::default());
                 }
             }
+            if random.below(4) == 0 {
+                let change = any_class(&mut random);
+                [&mut whole, &mut restarted].into_iter().for_each(|profiles| profiles.reclassify(&change));
+            }
             let (mut want, mut got) = (Rows::default(), Rows::default());
             whole.observe_steps(part, &mut want);
             restarted.observe_steps(part, &mut got);
             assert_eq!(got, want, "seed {seed}");
-            rows += want.profiles.len();
+            all_rows += want.profiles.len();
             if random.below(3) == 0 {
                 let at = SavePoint { chain: 0, whole: sealed.is_empty() || !restarted.continues(0) };
                 if at.whole {
@@ -148,7 +163,6 @@ fn a_restart_shows_in_no_row() {
                 restarted = Profiles::load(&settings, reader).unwrap();
             }
         }
-        all_rows += rows;
         for n in 0..3_usize {
             let row =
                 |profiles: &Profiles| profiles.series[n].now(&mut Evaluator::default()).map(|(row, _)| row);
@@ -164,10 +178,15 @@ fn a_restart_shows_in_no_row() {
     assert!(all_rows > 1_000, "{all_rows} rows");
 }
 
-/// The last profile of four days of a series.
+/// The last profile of some days of a series.
 fn last_of(series: impl Fn(i64, &mut Random) -> f64, days: i64) -> SeriesProfile {
+    last_with(SeriesOptions::default(), series, days)
+}
+
+/// The same of a series for which something is set.
+fn last_with(options: SeriesOptions, series: impl Fn(i64, &mut Random) -> f64, days: i64) -> SeriesProfile {
     let mut profiles = Profiles::new(&settings());
-    profiles.assign(&slot(0));
+    profiles.assign(&SlotAssignment { class: SeriesClass { kind: None, options }, ..slot(0) });
     let (mut random, mut out) = (Random::new(5), Rows::default());
     for step in 0..days * WINDOW_STEPS + 400 {
         let event = value(0, FIRST + step, series(step, &mut random));
@@ -202,6 +221,72 @@ fn series_of_known_kinds_are_told_apart() {
     let constant = last_of(|_, _| 7.0, 1);
     assert_eq!((constant.status, constant.stationary), (ProfileStatus::Constant, Verdict::Unknown));
     assert_eq!((constant.median_240, constant.mad_60), (7.0, 0.0));
+}
+
+/// A period that is set is measured, whatever else there is; and with a product where it is one.
+#[test]
+fn a_season_that_is_set_is_measured_and_not_looked_for() {
+    const HOUR_MS: i64 = 3_600_000;
+    let turn = |step: i64, period: f64| (std::f64::consts::TAU * step as f64 / period).sin();
+    let with = |period_ms, model| SeriesOptions { period_ms, model, ..SeriesOptions::default() };
+    let hourly = |step: i64, random: &mut Random| 100.0 + 5.0 * turn(step, 60.0) + random.unit();
+    let asked = last_with(with(HOUR_MS, Model::Additive), hourly, 1);
+    let found = last_of(hourly, 1);
+    assert_eq!((asked.period_seconds, asked.seasonal), (3_600, Verdict::Yes), "{asked:?}");
+    assert_eq!(asked.seasonal_strength.to_bits(), found.seasonal_strength.to_bits());
+    // One that is not there: its strength says so.
+    let other = last_with(with(35 * 60_000, Model::Additive), hourly, 1);
+    assert_eq!((other.period_seconds, other.seasonal), (2_100, Verdict::No), "{other:?}");
+    assert!(other.seasonal_strength < 0.3, "{other:?}");
+    // Of quarters of an hour, once three of it are held: 8 hours has them after a day, and 32 after four.
+    let short = |step: i64, random: &mut Random| 100.0 + 5.0 * turn(step, 480.0) + random.unit();
+    let short = last_with(with(8 * HOUR_MS, Model::Additive), short, 1);
+    assert_eq!((short.period_seconds, short.seasonal), (28_800, Verdict::Yes), "{short:?}");
+    let long = |step: i64, random: &mut Random| 100.0 + 5.0 * turn(step, 1_920.0) + random.unit();
+    assert_eq!(last_with(with(32 * HOUR_MS, Model::Additive), long, 1).period_seconds, 0);
+    let long = last_with(with(32 * HOUR_MS, Model::Additive), long, 4);
+    assert_eq!((long.period_seconds, long.seasonal), (115_200, Verdict::Yes), "{long:?}");
+    // Three of a season that is none are about half alike.
+    let noise = last_with(with(32 * HOUR_MS, Model::Additive), |_, random| random.unit(), 4);
+    assert!((0.4..0.6).contains(&noise.seasonal_strength), "{noise:?}");
+    // Growth by a factor of 200 a day: what the hour adds is always a half of it.
+    let product = |step: i64, random: &mut Random| {
+        (step as f64 / 270.0).exp() * (1.5 + 0.5 * turn(step, 60.0)) * (1.0 + 0.02 * random.unit())
+    };
+    let [sum, times] =
+        [Model::Additive, Model::Multiplicative].map(|m| last_with(with(HOUR_MS, m), product, 1));
+    assert!(times.seasonal_strength > 0.97, "{times:?}");
+    assert!(sum.seasonal_strength < times.seasonal_strength - 0.1, "{sum:?}");
+    // What may be 0 or below is no product.
+    let signed = |step: i64, random: &mut Random| 5.0 * turn(step, 60.0) + random.unit();
+    let [sum, times] =
+        [Model::Additive, Model::Multiplicative].map(|m| last_with(with(HOUR_MS, m), signed, 1));
+    assert_eq!(sum, times);
+}
+
+/// What is set later holds from the next evaluation on, and what was found before counts no more.
+#[test]
+fn a_season_that_is_set_later_is_measured_at_the_next_evaluation() {
+    let mut profiles = Profiles::new(&cadences(5, 5));
+    profiles.assign(&slot(0));
+    let (mut random, mut periods) = (Random::new(8), Vec::new());
+    for step in 0..WINDOW_STEPS + 100 {
+        let period_ms = match step {
+            1_440 => Some(1_800_000),
+            1_480 => Some(0),
+            _ => None,
+        };
+        if let Some(period_ms) = period_ms {
+            let options = SeriesOptions { period_ms, ..SeriesOptions::default() };
+            profiles.reclassify(&ClassChange { slot: 0, class: SeriesClass { kind: None, options } });
+        }
+        let hourly = 10.0 * (std::f64::consts::TAU * step as f64 / 60.0).sin() + random.unit();
+        let mut out = Rows::default();
+        profiles.observe_steps(&[value(0, FIRST + step, hourly)], &mut out);
+        periods.extend(out.profiles.iter().map(|row| (step, row.period_seconds)));
+    }
+    let at = |step: i64| periods.iter().rev().find(|(at, _)| *at < step).unwrap().1;
+    assert_eq!([at(1_440), at(1_480), at(1_540)], [3_600, 1_800, 3_600], "{periods:?}");
 }
 
 /// A day of noise, then a day of a walk: events say so, each with the row of the evaluation that confirmed it.

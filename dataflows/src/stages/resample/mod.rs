@@ -7,8 +7,8 @@
 //! silence closes none, for what looks at steps looks back over hours. A late sample gives the step that it is in anew, and
 //! the next one that has samples, for the first of those has another one before it now.
 //!
-//! A series is a counter if a source has said so before or with its samples; otherwise it is a gauge. Once it is known to be
-//! another one than before, its steps begin anew.
+//! A series is a counter if a source has said so before or with its samples; otherwise it is a gauge. What is set for it
+//! (`select`, `transform`) counts more. Once its steps are to be of the other kind than before, they begin anew.
 //!
 //! Not here: rings of steps, and what is seen in them.
 //!
@@ -23,9 +23,11 @@ use std::sync::Arc;
 
 use self::series::{NEVER, SeriesSteps, StepSum, VERSION};
 use crate::rows::Rows;
-use crate::sample::{MetricType, SeriesId};
+use crate::sample::SeriesId;
+use crate::settings::SeriesClass;
 use crate::shard::{
-    AdmittedBatch, BootstrapStep, SeriesEvents, SeriesStep, SlotAssignment, StepEvent, WorkPosition,
+    AdmittedBatch, BootstrapStep, ClassChange, SeriesEvents, SeriesStep, SlotAssignment, StepEvent,
+    WorkPosition,
 };
 use crate::snapshot::StateError;
 use crate::stage::{PartReader, PartWriter, Progress, SavePoint, Stage, StageInput, StageSpec};
@@ -42,8 +44,8 @@ pub struct Resample {
 }
 
 impl Resample {
-    fn give(&mut self, slot: u32, series: SeriesId, kind: Option<MetricType>) {
-        let head = SeriesSteps::new(series, kind);
+    fn give(&mut self, slot: u32, series: SeriesId, class: SeriesClass) {
+        let head = SeriesSteps::new(series, class);
         match self.heads.get_mut(slot as usize) {
             Some(old) => *old = head,
             None => self.heads.push(head),
@@ -96,7 +98,7 @@ impl Resample {
     fn load(part: PartReader<'_>) -> Result<Resample, StateError> {
         let PartReader { slots, live, state: mut take, .. } = part;
         let mut resample = Resample::default();
-        (0..slots as u32).for_each(|slot| resample.give(slot, SeriesId::default(), None));
+        (0..slots as u32).for_each(|slot| resample.give(slot, SeriesId::default(), SeriesClass::default()));
         if take.n(1)? != live.len() {
             return Err(StateError("gate and steps differ in what they hold"));
         }
@@ -110,8 +112,8 @@ impl Resample {
     /// Of the series that the gate describes: their open steps, as far as their raw samples are held.
     fn rebuild(batch: &AdmittedBatch, slots: usize) -> Resample {
         let mut resample = Resample::default();
-        (0..slots as u32).for_each(|slot| resample.give(slot, SeriesId::default(), None));
-        batch.given.iter().for_each(|given| resample.give(given.slot, given.series, given.kind));
+        (0..slots as u32).for_each(|slot| resample.give(slot, SeriesId::default(), SeriesClass::default()));
+        batch.given.iter().for_each(|given| resample.give(given.slot, given.series, given.class));
         for carried in &batch.carried {
             let head = &mut resample.heads[carried.slot as usize];
             head.bootstraps = carried.bootstrap_from_ms.is_some();
@@ -142,12 +144,13 @@ impl Stage for Resample {
     }
 
     fn assign(&mut self, slot: &SlotAssignment) {
-        self.give(slot.slot, slot.series, slot.kind);
+        self.give(slot.slot, slot.series, slot.class);
     }
 
-    fn reclassify(&mut self, slot: u32, kind: MetricType) {
+    fn reclassify(&mut self, change: &ClassChange) {
+        let slot = change.slot;
         let head = self.heads[slot as usize];
-        let sum = StepSum::of(Some(kind));
+        let sum = StepSum::of(change.class);
         if std::mem::discriminant(&sum) != std::mem::discriminant(&head.sum) {
             self.begin(slot, SeriesSteps { step: NEVER, sum, ..head });
         }
@@ -176,7 +179,7 @@ impl Stage for Resample {
     }
 
     fn forget(&mut self, slot: u32) {
-        self.give(slot, SeriesId::default(), None);
+        self.give(slot, SeriesId::default(), SeriesClass::default());
     }
 
     fn bytes(&self) -> usize {

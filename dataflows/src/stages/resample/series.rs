@@ -1,8 +1,8 @@
 //! The open step of one series, and its bytes in a snapshot.
 
 use crate::kernels::steps::{StepMean, StepRate};
-use crate::sample::{AT_MS_MAX, MetricType, SeriesId};
-use crate::settings::STEP_MS;
+use crate::sample::{AT_MS_MAX, SeriesId};
+use crate::settings::{STEP_MS, SeriesClass};
 use crate::shard::{LateStep, StepEvent, pane_of};
 use crate::snapshot::{StateError, StateReader, StateWriter};
 
@@ -34,10 +34,10 @@ pub(super) enum StepSum {
 
 impl StepSum {
     /// Of no samples of such a series.
-    pub(super) fn of(kind: Option<MetricType>) -> StepSum {
-        match kind {
-            Some(MetricType::Counter) => StepSum::Rate(StepRate::default()),
-            Some(MetricType::Gauge) | None => StepSum::Mean(StepMean::default()),
+    pub(super) fn of(class: SeriesClass) -> StepSum {
+        match class.is_rate() {
+            true => StepSum::Rate(StepRate::default()),
+            false => StepSum::Mean(StepMean::default()),
         }
     }
 
@@ -66,8 +66,8 @@ impl StepSum {
 }
 
 impl SeriesSteps {
-    pub(super) fn new(series: SeriesId, kind: Option<MetricType>) -> SeriesSteps {
-        let sum = StepSum::of(kind);
+    pub(super) fn new(series: SeriesId, class: SeriesClass) -> SeriesSteps {
+        let sum = StepSum::of(class);
         SeriesSteps { series, step: NEVER, newest_ms: NEVER, newest: 0.0, sum, bootstraps: false }
     }
 

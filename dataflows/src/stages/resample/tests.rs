@@ -7,8 +7,8 @@ use super::*;
 use crate::driver::EpochBatch;
 use crate::kernels::shapes::Random;
 use crate::kernels::steps;
-use crate::sample::{Bootstrap, Control, EpochEnd, Samples};
-use crate::settings::{STEP_MS, Settings, Window};
+use crate::sample::{Bootstrap, Control, EpochEnd, MetricType, Samples};
+use crate::settings::{STEP_MS, SeriesOptions, Settings, Transform, Window};
 use crate::shard::pane_of;
 use crate::snapshot::StateReader;
 use crate::stage::PartReader;
@@ -25,6 +25,8 @@ struct Shard {
     steps: BTreeMap<(u64, i64), f64>,
     applied: BTreeMap<u64, BTreeMap<i64, f64>>,
     begun: usize,
+    /// What is set in the next epoch.
+    options: Vec<(SeriesId, SeriesOptions)>,
 }
 
 impl Shard {
@@ -36,6 +38,7 @@ impl Shard {
             steps: BTreeMap::new(),
             applied: BTreeMap::new(),
             begun: 0,
+            options: Vec::new(),
         }
     }
 
@@ -52,10 +55,11 @@ impl Shard {
             EpochEnd { epoch: self.epoch, processing_ms: now_ms, watermark_ms: NEVER, last_of_input: false };
         let mut batch = AdmittedBatch::new(end);
         batch.types = types.iter().map(|(series, kind)| (SeriesId(*series), *kind)).collect();
+        batch.options = std::mem::take(&mut self.options);
         let input = EpochBatch { shard: 0, end, controls, bootstraps, live, save: None };
         self.admit.retire(&input, &mut batch);
         batch.given.iter().for_each(|given| self.resample.assign(given));
-        batch.kinds.iter().for_each(|(slot, kind)| self.resample.reclassify(*slot, *kind));
+        batch.classes.iter().for_each(|change| self.resample.reclassify(change));
         let mut steps = Vec::new();
         self.resample.take_steps(&mut steps);
         self.take(&steps);
@@ -235,6 +239,36 @@ fn a_series_that_turns_out_a_counter_begins_anew_with_its_newest_sample() {
     // The same again changes nothing.
     shard.retire(&of(40, 20), &[], &[], &[(SERIES[0], MetricType::Counter)]);
     assert_eq!(shard.begun, 1);
+}
+
+/// What is set counts more than what a source says, and is taken back by other settings.
+#[test]
+fn a_transform_that_is_set_decides_what_steps_are() {
+    let rising = |from: i64, n: i64| {
+        let mut live = Samples::default();
+        (from..from + n).for_each(|i| live.push(SERIES[0], START_MS + i * 15_000, i as f64 * 30.0));
+        live
+    };
+    let set =
+        |transform| vec![(SeriesId(SERIES[0]), SeriesOptions { transform, ..SeriesOptions::default() })];
+    let mut shard = Shard::new(&Arc::new(Settings::default().validated().unwrap()));
+    let is_rate = |shard: &Shard| shard.steps.values().all(|step| *step == 2.0);
+    // Before its first samples.
+    shard.options = set(Transform::Rate);
+    shard.retire(&rising(0, 20), &[], &[], &[]);
+    assert!(shard.steps.len() >= 3 && is_rate(&shard) && shard.begun == 0, "{:?}", shard.steps);
+    // What a source says is what is set already, or does not count.
+    shard.retire(&rising(20, 20), &[], &[], &[(SERIES[0], MetricType::Counter)]);
+    shard.retire(&rising(40, 20), &[], &[], &[(SERIES[0], MetricType::Gauge)]);
+    assert!(is_rate(&shard) && shard.begun == 0, "{:?}", shard.steps);
+    shard.restart();
+    shard.options = set(Transform::Raw);
+    shard.retire(&rising(60, 20), &[], &[], &[(SERIES[0], MetricType::Counter)]);
+    assert!(shard.begun == 1 && !is_rate(&shard), "{:?}", shard.steps);
+    // It is not named where the entries of `select` are others: then it is the counter again that it was said to be.
+    let other = Settings { select: vec![crate::settings::SelectEntry::default()], ..Settings::default() };
+    shard.retire(&rising(80, 20), &[], &[Arc::new(Control::Settings(Arc::new(other)))], &[]);
+    assert!(shard.begun == 2 && is_rate(&shard), "{:?}", shard.steps);
 }
 
 #[test]

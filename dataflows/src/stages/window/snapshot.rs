@@ -18,7 +18,7 @@ use super::{Marks, NEVER, RevisedKey, Windows};
 use crate::kernels::moments::{Moments, WORDS, Words};
 use crate::mutants::{Mutant, mutant};
 use crate::sample::{AT_MS_MAX, SeriesId};
-use crate::settings::Settings;
+use crate::settings::{SeriesClass, Settings};
 use crate::shard::{SeriesMap, SlotAssignment, pane_of};
 use crate::snapshot::{CHAINS, StateError, StateReader, StateWriter};
 use crate::stage::{PartReader, PartWriter, Progress, SavePoint};
@@ -99,7 +99,12 @@ impl Windows {
     /// So many slots, all of them free.
     pub(super) fn give_free(&mut self, slots: usize) {
         for slot in 0..slots as u32 {
-            self.give(&SlotAssignment { slot, series: SeriesId(0), withhold_ms: NEVER, kind: None });
+            self.give(&SlotAssignment {
+                slot,
+                series: SeriesId(0),
+                withhold_ms: NEVER,
+                class: SeriesClass::default(),
+            });
         }
     }
 

@@ -1,7 +1,14 @@
 //! Validated numbers that change results. No file format: the rim parses, this page judges.
 
+mod options;
+
 use serde::{Deserialize, Serialize};
 use std::fmt;
+
+pub use self::options::{
+    MINUTES_PERIOD_MAX_MS, Model, SEASON_CYCLES_MIN, SELECT_MAX, SelectEntry, SeriesClass, SeriesOptions,
+    Transform,
+};
 
 /// A window: its length is its identity, its hop the distance between two results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +39,9 @@ pub struct Settings {
     pub series_max: u64,
     /// Whether and when profiles are made.
     pub profile: ProfileSettings,
+    /// What is set for some series only. Which options a series has is in the journal as well; the selectors are here so that
+    /// a start knows whether that has to be said anew.
+    pub select: Vec<SelectEntry>,
 }
 
 /// Whether and when profiles are made.
@@ -94,6 +104,8 @@ impl std::error::Error for SettingsError {}
 
 const SECOND_MS: i64 = 1_000;
 const DAY_MS: i64 = 86_400_000;
+/// A quarter of an hour.
+const QUARTER_MS: i64 = 900_000;
 /// The step of the stages that look at a series as one value a minute.
 pub const STEP_MS: i64 = 60_000;
 /// Most panes one ring of a series may hold.
@@ -117,6 +129,7 @@ impl Default for Settings {
             late_samples_max: 1_024,
             series_max: 1_200_000,
             profile: ProfileSettings::default(),
+            select: Vec::new(),
         }
     }
 }
@@ -166,6 +179,12 @@ impl Settings {
         }
         if !(1..=366).contains(&profile.season_days) {
             return err("profile.season_days", profile.season_days.into());
+        }
+        if self.select.len() > options::SELECT_WRITTEN_MAX {
+            return err("select", self.select.len() as i64);
+        }
+        if let Some(entry) = self.select.iter().find(|entry| !entry.options.is_computable()) {
+            return err("select.period", entry.options.period_ms);
         }
         Ok(self)
     }
@@ -228,6 +247,7 @@ impl Settings {
             return err("limits.series", self.series_max.to_string(), "256 to 100000000".to_owned());
         }
         self.profile.validate()?;
+        self.validate_select()?;
         let panes = self.panes_max();
         if panes > PANES_MAX {
             let bound = format!(
@@ -236,6 +256,31 @@ impl Settings {
             return err("windows", format!("{panes} panes"), bound);
         }
         Ok(self)
+    }
+
+    /// A season is measured where three of it are held: of two, noise would be one.
+    fn validate_select(&self) -> Result<(), SettingsError> {
+        let err = |field: String, value: String, bound: String| Err(SettingsError { field, value, bound });
+        if self.select.len() > SELECT_MAX {
+            let bound = format!("up to {SELECT_MAX} entries");
+            return err("select".to_owned(), format!("{} entries", self.select.len()), bound);
+        }
+        let longest_ms = i64::from(self.profile.season_days) * DAY_MS / SEASON_CYCLES_MIN;
+        for (at, SelectEntry { options, .. }) in self.select.iter().enumerate() {
+            let period_ms = options.period_ms;
+            let in_minutes =
+                (2 * STEP_MS..=MINUTES_PERIOD_MAX_MS).contains(&period_ms) && period_ms % STEP_MS == 0;
+            let in_quarters = (QUARTER_MS..=longest_ms).contains(&period_ms) && period_ms % QUARTER_MS == 0;
+            if period_ms != 0 && !in_minutes && !in_quarters {
+                let bound = format!(
+                    "whole minutes from 2m to {}, or a multiple of 15m up to a third of profile.season_days ({})",
+                    duration(MINUTES_PERIOD_MAX_MS),
+                    duration(longest_ms)
+                );
+                return err(format!("select[{at}].period"), duration(period_ms), bound);
+            }
+        }
+        Ok(())
     }
 
     /// The base pane: the greatest common divisor of all hops and of [`STEP_MS`], so that a step is made of whole base panes.
