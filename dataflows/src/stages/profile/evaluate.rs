@@ -104,14 +104,10 @@ impl Evaluator {
             let scale = if wanted.period <= MINUTES_PERIOD_MAX { 1 } else { QUARTER_STEPS as usize };
             let steps = if scale == 1 { &self.steps } else { &self.quarters };
             let period = wanted.period as usize / scale;
-            let is_enough = is_enough(steps) && steps.len() >= SEASON_CYCLES_MIN as usize * period;
-            return measure(
-                Some(steps).filter(|_| is_enough)?,
-                &mut self.filled,
-                period,
-                scale,
-                wanted.model,
-            );
+            if !is_enough(steps) || steps.len() < SEASON_CYCLES_MIN as usize * period {
+                return None;
+            }
+            return measure(steps, &mut self.filled, period, scale, wanted.model);
         }
         let enough = (is_enough(&self.steps), is_enough(&self.quarters));
         if enough == (false, false) {

@@ -8,7 +8,8 @@
 //! So the load is flat, and nothing depends on workers. What became due in a gap waits for the next five minutes, so that the
 //! end of an outage is no burst. A verdict has changed once two evaluations in turn have found the other one; a row shows what
 //! its own evaluation found. The season, whose search costs most, is looked for every six hours; where `select` sets its
-//! period, that is measured in its place. That a series has none is said of a whole day of steps only. After twelve hours of silence a series begins anew, whether its slot was freed or not.
+//! period, that is measured in its place. That a series has none is said of a whole day of steps only. After twelve hours of
+//! silence a series begins anew, whether its slot was freed or not.
 //!
 //! Late samples change the steps that are held; profiles of the past are not revised, and the next one knows them.
 //! While a series takes a bootstrap it is not evaluated.
