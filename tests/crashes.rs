@@ -16,9 +16,10 @@ use std::time::{Duration, Instant};
 use tidewatch_dataflows::sample::Samples;
 use tidewatch_dataflows::settings::{Settings, Window, duration};
 
-use crate::kill_and_rerun::{SECONDS, START_MS, Sender, value};
+use crate::kill_and_rerun::{START_MS, Sender, TICKS, tick_ms, value};
 use crate::support::process::{Tidewatch, command};
-use crate::support::{Folder, eventually, stored};
+use crate::support::stored::{self, Rerun, segments};
+use crate::support::{Folder, eventually};
 
 /// Windows of any shape, one of which has results soon; no sample is ever too old.
 pub fn any_settings(rng: &mut fastrand::Rng) -> Settings {
@@ -45,14 +46,14 @@ pub fn any_settings(rng: &mut fastrand::Rng) -> Settings {
     }
 }
 
-/// Every shard is saved once a second. Where logs are trimmed their segments are small, so that there is something to
+/// Every shard is saved once a second, and profiles go out every three minutes of a series' own time. Where logs are trimmed their segments are small, so that there is something to
 /// trim: an eighth of the bound.
 pub fn config(settings: &Settings, workers: usize, trim: &str) -> String {
     let (journal, outbox) = if trim == "on" { ("1MiB", "2MiB") } else { ("1GiB", "1GiB") };
     let windows: Vec<String> = settings.windows.iter().map(window).collect();
     format!(
         "windows: [{}]\nidle_timeout: {}\nallowed_lateness: {}\nworkers: {workers}\n\
-         snapshots: {{every: 1s}}\njournal: {{bytes_max: {journal}, trim: {trim}}}\noutbox: {{bytes_max: {outbox}}}\n",
+         snapshots: {{every: 1s}}\nprofile: {{every: 1m, publish_every: 3m}}\njournal: {{bytes_max: {journal}, trim: {trim}}}\noutbox: {{bytes_max: {outbox}}}\n",
         windows.join(", "),
         duration(settings.idle_timeout_ms),
         duration(settings.allowed_lateness_ms)
@@ -118,11 +119,6 @@ fn link(from: &Path, to: &Path) {
     }
 }
 
-fn segments(folder: &Path, log: &str) -> BTreeSet<String> {
-    let files = std::fs::read_dir(folder.join(log)).unwrap().map(|file| file.unwrap().file_name());
-    files.map(|name| name.to_string_lossy().into_owned()).filter(|name| name.ends_with(".seg")).collect()
-}
-
 /// What the rounds came to.
 #[derive(Debug, Default)]
 struct Figures {
@@ -133,12 +129,15 @@ struct Figures {
     acknowledged: u64,
     /// Starts that began from snapshots of all shards.
     restored: u64,
+    /// Profile rows in the outbox.
+    profiles: usize,
     slowest_start: Duration,
 }
 
 /// Names of one sender's series, some of them another's as well.
 fn names(sender: usize) -> Vec<String> {
-    let own = (0..40).map(|i| format!("own_{sender}_{i}{}", ["", "_total"][i % 2]));
+    let own =
+        (0..40).map(|i| format!("{}own_{sender}_{i}{}", ["", "hours_"][i / 2 % 2], ["", "_total"][i % 2]));
     own.chain((0..10).map(|i| format!("both_{i}"))).collect()
 }
 
@@ -201,44 +200,25 @@ fn crash(seed: u64, rounds: u64, trim: &str) -> Figures {
     }
     let sent: BTreeSet<(u64, i64)> = senders.iter().flat_map(|s| &s.sent).chain(&replayed).copied().collect();
     assert!(held.is_subset(&sent), "seed {seed}: nobody sent {:?}", held.difference(&sent).next());
-    let revised = rerun(&format!("seed {seed}"), &settings, all);
-    assert!(revised > 0, "seed {seed}: nothing was late");
+    let again = rerun(&format!("seed {seed}"), &settings, all);
+    assert!(again.revised > 0, "seed {seed}: nothing was late");
+    figures.profiles = again.profiles;
     let mut samples = Samples::default();
     held.iter().for_each(|(series, at)| samples.push(*series, *at, value(*series, *at)));
     tidewatch.start_again();
     let range = [("start", "2025-12-31T00:00:00Z"), ("end", "2026-01-02T00:00:00Z")];
     let what = format!("seed {seed}, after all kills");
     stored::check(&what, &settings, &tidewatch.rows("/api/v1/windows", &range), &samples);
+    assert_eq!(tidewatch.rows("/api/v1/profiles", &[]), again.stored, "{what}: stored profiles");
     assert!(!tidewatch.process().log().contains("panicked"), "{}", tidewatch.process().log());
     let trimmed = segments(all, "journal").len() - segments(&data, "journal").len();
     assert_eq!(trimmed > 0, trim == "on", "seed {seed}: {trimmed} segments of the journal were trimmed");
     figures
 }
 
-/// Runs the journal of a data directory, or of a mirror, from its beginning, without snapshots: the outbox is the same.
-/// How many rows in it are revisions.
-pub fn rerun(what: &str, settings: &Settings, all: &Path) -> usize {
-    let copy = Folder::new("copy");
-    // No snapshots within the run, and nothing trimmed.
-    let quiet = config(settings, 3, "off").replace("every: 1s", "every: 1h");
-    std::fs::write(copy.path().join("tidewatch.yml"), quiet).unwrap();
-    for log in ["journal", "series"] {
-        std::fs::create_dir_all(copy.path().join("data").join(log)).unwrap();
-        for name in segments(all, log) {
-            std::fs::copy(all.join(log).join(&name), copy.path().join("data").join(log).join(&name)).unwrap();
-        }
-    }
-    let mut undisturbed = Tidewatch::start_in(copy);
-    assert_eq!(undisturbed.process().terminate().code(), Some(0));
-    let crashed = stored::outbox(all);
-    let again = stored::outbox(&undisturbed.folder().join("data"));
-    assert!(crashed.len() <= again.len(), "{what}");
-    for (crashed, again) in crashed.iter().zip(&again) {
-        assert_eq!(crashed, again, "{what}");
-    }
-    let (epochs, _) = stored::epochs(all);
-    assert_eq!(crashed.len(), epochs.len(), "{what}: an epoch is missing in the outbox");
-    crashed.iter().flat_map(|batch| &batch.windows).filter(|row| row.revision > 0).count()
+/// [`Rerun::of`] with these settings.
+pub fn rerun(what: &str, settings: &Settings, all: &Path) -> Rerun {
+    Rerun::of(what, &config(settings, 3, "off"), all)
 }
 
 /// Both send for a moment or for some seconds; then the server is killed in the middle of it.
@@ -254,7 +234,7 @@ fn send_and_kill(
     std::thread::scope(|scope| {
         for sender in senders.iter_mut() {
             let (url, stop) = (&url, &stop);
-            let budget = sender.left() / (3 * rounds_left as usize) + 1;
+            let budget = sender.left() / (2 * rounds_left as usize) + 1;
             scope.spawn(move || {
                 let mut sent = 0;
                 while !stop.load(Ordering::Relaxed) && sent < budget && sender.send(url) {
@@ -274,13 +254,13 @@ fn send_and_kill(
 
 /// Replays a file of some new series into the same data directory and kills that as well.
 fn replay_and_kill(folder: &Path, round: u64, replayed: &mut BTreeSet<(u64, i64)>, rng: &mut fastrand::Rng) {
-    let mut text = String::from("series,at,value\n");
-    text.clear();
+    let mut text = String::new();
+    let of_hours = if rng.bool() { "hours_" } else { "" };
     for i in 0..20 {
-        let name = format!("file_{round}_{i}");
+        let name = format!("{of_hours}file_{round}_{i}");
         let series = tidewatch::labels::series_id(&[("__name__", &name)]).0;
-        for second in 0..SECONDS {
-            let at_ms = START_MS + second * 1_000;
+        for tick in 0..TICKS {
+            let at_ms = START_MS + tick * tick_ms(&name);
             text.push_str(&format!("{name} {} {at_ms}\n", value(series, at_ms)));
             replayed.insert((series, at_ms));
         }
@@ -303,11 +283,13 @@ fn crash_many(seed: u64, sets: u64, rounds: u64, trim: &str) -> Figures {
     let mut all = Figures::default();
     for set in 0..sets {
         let one = crash(seed + set, rounds, trim);
+        assert!(one.profiles > 0, "seed {}: no series has a profile", seed + set);
         all.runs += one.runs;
         all.kills += one.kills;
         all.replays += one.replays;
         all.acknowledged += one.acknowledged;
         all.restored += one.restored;
+        all.profiles += one.profiles;
         all.slowest_start = all.slowest_start.max(one.slowest_start);
     }
     println!("{all:?}");

@@ -322,11 +322,11 @@ fn trace(seed: u64, settings: &Settings, strace: &Path) -> Traced {
     let wrap: Vec<&str> = wrap.into_iter().chain([file.to_str().unwrap()]).collect();
     std::fs::write(folder.path().join("tidewatch.yml"), config(settings, 2, "off")).unwrap();
     let mut tidewatch = Tidewatch::start_under(folder, &wrap);
-    let names = (0..30).map(|i| format!("cut_{i}{}", ["", "_total"][i % 2]));
+    let names = (0..30).map(|i| format!("{}cut_{i}{}", ["", "hours_"][i / 2 % 2], ["", "_total"][i % 2]));
     let mut sender = Sender::new(seed, names);
     let (url, mut acknowledged) = (tidewatch.url("/api/v1/write"), Vec::new());
     let mut before = BTreeSet::new();
-    for n in 0..60 {
+    for n in 0..80 {
         assert!(sender.send(&url), "{}", tidewatch.process().log_tail());
         acknowledged.push(sender.acknowledged.difference(&before).copied().collect());
         before.clone_from(&sender.acknowledged);
@@ -338,8 +338,14 @@ fn trace(seed: u64, settings: &Settings, strace: &Path) -> Traced {
     Traced { root, events, acknowledged, sent: sender.sent }
 }
 
-/// Starts from the disk as it may be after so many events.
-fn start_from(seed: u64, settings: &Settings, traced: &Traced, upto: usize, rng: &mut fastrand::Rng) {
+/// Starts from the disk as it may be after so many events; how many rows of profiles its journal gives.
+fn start_from(
+    seed: u64,
+    settings: &Settings,
+    traced: &Traced,
+    upto: usize,
+    rng: &mut fastrand::Rng,
+) -> usize {
     let mut machine = Machine::new(&traced.root);
     traced.events[..upto].iter().for_each(|event| machine.see(event));
     let image = Folder::new("image");
@@ -350,7 +356,8 @@ fn start_from(seed: u64, settings: &Settings, traced: &Traced, upto: usize, rng:
     println!("{what}: {acknowledged} requests were acknowledged");
     let mut tidewatch = Tidewatch::start_in(image);
     let range = [("start", "2025-12-31T00:00:00Z"), ("end", "2026-01-02T00:00:00Z")];
-    let rows = tidewatch.rows("/api/v1/windows", &range);
+    let (rows, profiles) =
+        (tidewatch.rows("/api/v1/windows", &range), tidewatch.rows("/api/v1/profiles", &[]));
     assert_eq!(tidewatch.process().terminate().code(), Some(0), "{what}: {}", tidewatch.process().log_tail());
     let data = tidewatch.folder().join("data");
     let journal = stored::samples(&data);
@@ -362,7 +369,9 @@ fn start_from(seed: u64, settings: &Settings, traced: &Traced, upto: usize, rng:
     let mut samples = Samples::default();
     held.iter().for_each(|(series, at)| samples.push(*series, *at, value(*series, *at)));
     stored::check(&what, settings, &rows, &samples);
-    rerun(&what, settings, &data);
+    let again = rerun(&what, settings, &data);
+    assert_eq!(profiles, again.stored, "{what}: stored profiles");
+    again.profiles
 }
 
 /// A moment of a run: just after an answer, or something synced, or any.
@@ -396,9 +405,13 @@ fn after_a_power_cut_at_any_moment_nothing_acknowledged_is_lost() {
             .iter()
             .filter(|event| matches!(event, Event::Begin { call: Call::Acknowledge, .. }));
         assert_eq!(acknowledgements.count(), traced.acknowledged.len(), "an answer is missing in the trace");
+        let mut profiles = 0;
         for n in 0..8 {
-            let upto = moment(&traced.events, n % 4, &mut rng);
-            start_from(seed, &settings, &traced, upto, &mut rng);
+            // The last one after all that was sent.
+            let upto = if n < 7 { moment(&traced.events, n % 4, &mut rng) } else { traced.events.len() };
+            profiles += start_from(seed, &settings, &traced, upto, &mut rng);
         }
+        println!("{profiles} profile rows");
+        assert!(profiles > 0, "seed {seed}: no series has a profile");
     }
 }

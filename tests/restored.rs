@@ -136,7 +136,7 @@ fn plan(
 
 #[test]
 fn a_shard_begun_from_either_chain_goes_on_with_the_same_bytes() {
-    let (mut restored, mut rows) = (0, 0);
+    let (mut restored, mut rows, mut profiles) = (0, 0, 0);
     for seed in 0..crate::rounds(24) {
         let mut rng = fastrand::Rng::with_seed(seed ^ 0x5A7E);
         let (settings, epochs) = log(seed);
@@ -176,9 +176,12 @@ fn a_shard_begun_from_either_chain_goes_on_with_the_same_bytes() {
                 let (got, want) = (&got[&number], &truth[&number]);
                 assert_eq!(got.windows, want.windows, "seed {seed}, epoch {number}");
                 assert_eq!(got.rejects, want.rejects, "seed {seed}, epoch {number}");
+                assert_eq!(got.profiles, want.profiles, "seed {seed}, epoch {number}");
+                assert_eq!(got.events, want.events, "seed {seed}, epoch {number}");
                 assert_eq!(got.freed, want.freed, "seed {seed}, epoch {number}");
                 assert_eq!(got.counts, want.counts, "seed {seed}, epoch {number}");
                 rows += got.windows.len();
+                profiles += got.profiles.len();
             }
             // The last saves did not reach the disk.
             let durable = epochs[rng.usize(from..to)].end.epoch;
@@ -190,4 +193,5 @@ fn a_shard_begun_from_either_chain_goes_on_with_the_same_bytes() {
         }
     }
     assert!(restored > 100 && rows > 10_000, "{restored} shards restored, {rows} rows compared");
+    assert!(profiles > 100, "{profiles} profiles compared");
 }

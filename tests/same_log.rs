@@ -53,12 +53,12 @@ impl Side {
     }
 }
 
-/// The types of series that are told in some epochs, of some of them twice.
+/// The types of series that are told in some epochs, of some of them twice. Every other series is told the same each time.
 fn types(samples: &Samples) -> Vec<Mark> {
-    let kind = |n: usize| if n.is_multiple_of(3) { MetricType::Gauge } else { MetricType::Counter };
+    let kind = |n: u64| if n.is_multiple_of(3) { MetricType::Gauge } else { MetricType::Counter };
     let of = |from: usize| -> Vec<_> {
-        let series = samples.series.iter().enumerate().skip(from).step_by(2);
-        series.map(|(n, series)| (*series, kind(n))).collect()
+        let series = (0..).zip(&samples.series).skip(from).step_by(2);
+        series.map(|(n, series)| (*series, kind(if series % 2 == 0 { n } else { *series }))).collect()
     };
     let told = if samples.len() % 4 == 1 { vec![of(0), of(1)] } else { Vec::new() };
     told.into_iter().map(|types| Mark::Control(Arc::new(Control::Types(types)))).collect()
@@ -90,9 +90,20 @@ fn deal(epochs: &[Epoch], workers: usize, rng: &mut fastrand::Rng) -> Vec<Vec<Pa
     dealt
 }
 
-/// Runs the log on `workers` workers under a scheduler seeded with `seed`; the outbox's bytes, and a hash of the schedule.
+/// What a run came to.
+#[derive(Debug, PartialEq)]
+struct Ran {
+    /// The outbox.
+    bytes: Vec<u8>,
+    /// A hash of which worker stepped when.
+    schedule: u64,
+    /// Rows of profiles.
+    profiles: usize,
+}
+
+/// Runs the log on `workers` workers under a scheduler seeded with `seed`.
 #[expect(clippy::too_many_lines, reason = "cases of one kind, one after the other")]
-fn run(settings: &Settings, epochs: &[Epoch], workers: usize, seed: u64, refuses: bool) -> (Vec<u8>, u64) {
+fn run(settings: &Settings, epochs: &[Epoch], workers: usize, seed: u64, refuses: bool) -> Ran {
     let mut rng = fastrand::Rng::with_seed(seed);
     let dealt: Vec<_> =
         deal(epochs, workers, &mut rng).into_iter().map(|part| Mutex::new(Some(part))).collect();
@@ -158,23 +169,30 @@ fn run(settings: &Settings, epochs: &[Epoch], workers: usize, seed: u64, refuses
     }
     drop(batons);
     guards.join().into_iter().for_each(|joined| joined.unwrap());
-    let mut bytes = Vec::new();
+    let mut ran = Ran { bytes: Vec::new(), schedule, profiles: 0 };
     for (epoch, mut all) in std::mem::take(&mut *collected.lock().unwrap()) {
         all.sort();
-        outbox::encode(epoch, &all, &mut bytes);
+        ran.profiles += all.profiles.len();
+        outbox::encode(epoch, &all, &mut ran.bytes);
     }
-    (bytes, schedule)
+    ran
 }
 
 /// A short log with everything in it: late, duplicate and missing samples, outages, rejects, freed slots, bootstraps and
-/// changed settings.
+/// changed settings. Two of three are long enough for profiles; with these no slot is freed.
 pub fn log(seed: u64) -> (Settings, Vec<Epoch>) {
     let mut rng = fastrand::Rng::with_seed(seed);
-    let settings = if seed / 2 % 2 == 1 { feed::any_settings(&mut rng) } else { feed::settings(&mut rng) };
+    let mut settings =
+        if seed / 2 % 2 == 1 { feed::any_settings(&mut rng) } else { feed::settings(&mut rng) };
+    let has_profiles = !seed.is_multiple_of(3);
+    if has_profiles {
+        settings.profile = feed::OFTEN;
+    }
     let mut arrivals = Vec::new();
     let ids = feed::series(&mut rng, 6);
     for id in ids.iter().copied() {
-        let truth: Vec<_> = feed::truth(&mut rng).into_iter().take(60).collect();
+        let mut truth = feed::truth(&mut rng);
+        truth.truncate(if has_profiles { 240 } else { 60 });
         arrivals.extend(feed::arrivals(&mut rng, id.0, &truth));
     }
     let span =
@@ -213,19 +231,22 @@ pub fn log(seed: u64) -> (Settings, Vec<Epoch>) {
 
 #[test]
 fn any_workers_batches_and_interleavings_give_the_same_outbox_bytes() {
-    let (mut schedules, mut typed) = (std::collections::BTreeSet::new(), 0);
+    let (mut schedules, mut typed, mut profiles) = (std::collections::BTreeSet::new(), 0, 0);
     for seed in 0..crate::rounds(200) {
         let (settings, epochs) = log(seed / 20);
-        let (one, _) = run(&settings, &epochs, 1, seed, false);
-        assert!(!one.is_empty());
+        let one = run(&settings, &epochs, 1, seed, false);
+        assert!(!one.bytes.is_empty());
+        profiles += one.profiles;
         typed += u64::from(epochs.iter().any(|epoch| !types(&epoch.live).is_empty()));
         for workers in [2, 4] {
-            let (many, schedule) = run(&settings, &epochs, workers, seed, seed % 2 == 0);
-            assert!(one == many, "seed {seed}: {workers} workers gave other bytes than one");
-            schedules.insert(schedule);
+            let many = run(&settings, &epochs, workers, seed, seed % 2 == 0);
+            assert!(one.bytes == many.bytes, "seed {seed}: {workers} workers gave other bytes than one");
+            schedules.insert(many.schedule);
         }
     }
     assert!(typed > 0, "some logs must tell types");
+    println!("{profiles} profile rows");
+    assert!(profiles > 0, "some logs must give profiles");
     assert!(schedules.len() as u64 >= crate::rounds(200), "the scheduler must try different interleavings");
 }
 

@@ -62,8 +62,12 @@ pub fn any_settings(rng: &mut fastrand::Rng) -> Settings {
 
 /// Mostly off: profiles keep slots for half a day of silence, and feeds are shorter.
 fn any_profile(rng: &mut fastrand::Rng) -> ProfileSettings {
-    ProfileSettings { enabled: rng.u8(0..4) == 0, ..ProfileSettings::default() }
+    ProfileSettings { enabled: rng.u8(0..4) == 0, ..OFTEN }
 }
+
+/// Profiles so often that feeds of hours have many. Not each evaluation goes out, so that it shows which one did.
+pub const OFTEN: ProfileSettings =
+    ProfileSettings { enabled: true, every_ms: 60_000, publish_every_ms: 180_000, season_days: 4 };
 
 /// A window of any hop from seconds to two hours.
 fn any_window(rng: &mut fastrand::Rng) -> Window {

@@ -37,15 +37,15 @@ fn series(n: usize) -> HashMap<u64, usize> {
     all.filter(|(id, _)| SeriesId(*id).shard() < 8).take(n).collect()
 }
 
-/// Small and always the same: some minutes of five series, two of which come later; windows close, samples come late
-/// and twice, types are told.
+/// Small and always the same: an hour and a half of five series, two of which come later; windows close, samples come late and
+/// twice, types are told, and in the end there are profiles.
 pub fn short(packets: usize) -> Feed {
-    of(packets, vec![Window { length_ms: 120_000, hop_ms: 60_000 }], 120_000)
+    of(packets, vec![Window { length_ms: 600_000, hop_ms: 300_000 }], 600_000)
 }
 
 /// The same with windows and lateness of any shape.
 pub fn short_of_any(rng: &mut fastrand::Rng, packets: usize) -> Feed {
-    const HOPS: [i64; 9] = [7, 10, 20, 25, 30, 45, 60, 90, 150];
+    const HOPS: [i64; 9] = [70, 100, 200, 250, 300, 450, 600, 900, 1_500];
     let mut windows: Vec<Window> = Vec::new();
     for _ in 0..rng.usize(1..4) {
         let hop_ms = 1_000 * HOPS[rng.usize(0..HOPS.len())];
@@ -53,8 +53,13 @@ pub fn short_of_any(rng: &mut fastrand::Rng, packets: usize) -> Feed {
         windows.retain(|held| held.length_ms != window.length_ms);
         windows.push(window);
     }
-    of(packets, windows, [60_000, 120_000, 600_000][rng.usize(0..3)])
+    of(packets, windows, [60_000, 600_000, 1_200_000][rng.usize(0..3)])
 }
+
+/// A packet has seven minutes of samples.
+const PACKET_MS: i64 = 420_000;
+/// Below a minute, so that each step has a value.
+const SAMPLE_MS: i64 = PACKET_MS / 8;
 
 fn of(packets: usize, windows: Vec<Window>, allowed_lateness_ms: i64) -> Feed {
     let settings = Settings {
@@ -64,7 +69,7 @@ fn of(packets: usize, windows: Vec<Window>, allowed_lateness_ms: i64) -> Feed {
         catch_up_ms: 1_000,
         late_samples_max: 64,
         series_max: 256,
-        profile: Default::default(),
+        profile: feed::OFTEN,
         select: Vec::new(),
     };
     let settings = settings.validated().expect("these windows are within bounds");
@@ -73,15 +78,19 @@ fn of(packets: usize, windows: Vec<Window>, allowed_lateness_ms: i64) -> Feed {
     ids.sort_unstable();
     let mut rng = fastrand::Rng::with_seed(1);
     let packet = |n: usize| {
-        let now_ms = START_MS + n as i64 * 25_000;
+        let now_ms = START_MS + n as i64 * PACKET_MS;
         let mut samples = Samples::default();
         for (number, id) in ids.iter().enumerate().filter(|(number, _)| n >= [0, 0, 0, 3, 7, 1][*number]) {
             // The last never has a sample that counts.
             let value = if number == 5 { f64::NAN } else { rng.f64() + number as f64 };
+            let earlier = if number < 5 { 7 } else { 0 };
+            for i in (1..=earlier).rev() {
+                samples.push(*id, now_ms - 10_000 - i * SAMPLE_MS, rng.f64() + number as f64);
+            }
             samples.push(*id, now_ms - 10_000, value);
             if n.is_multiple_of(2) && number < 5 {
                 // Of a packet ago.
-                samples.push(*id, now_ms - 40_000 - n as i64, rng.f64());
+                samples.push(*id, now_ms - 10_000 - PACKET_MS - n as i64, rng.f64());
             }
         }
         let mut all = vec![samples.clone()];
@@ -98,7 +107,10 @@ fn of(packets: usize, windows: Vec<Window>, allowed_lateness_ms: i64) -> Feed {
 
 /// Hours of some series as the oracle's feed makes them, cut into packets.
 pub fn random(rng: &mut fastrand::Rng) -> Feed {
-    let settings = if rng.bool() { feed::settings(rng) } else { feed::any_settings(rng) };
+    let mut settings = if rng.bool() { feed::settings(rng) } else { feed::any_settings(rng) };
+    if rng.bool() {
+        settings.profile = feed::OFTEN;
+    }
     let n = rng.usize(2..8);
     let numbers = series(n);
     let mut ids: Vec<u64> = numbers.keys().copied().collect();

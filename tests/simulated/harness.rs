@@ -516,7 +516,7 @@ impl World {
                 return Err(format!("the sink's rows of epoch {epoch} changed"));
             }
         }
-        let want = undisturbed(&self.feed, &whole_journal(&self.disk, self.flip.as_ref()).0)?;
+        let (want, _) = undisturbed(&self.feed, &whole_journal(&self.disk, self.flip.as_ref()).0)?;
         compare("sink", &want, &now, false)?;
         match want.keys().find(|epoch| all && !now.contains_key(epoch) && !before.contains_key(epoch)) {
             Some(epoch) => Err(format!("the sink lacks epoch {epoch}")),
@@ -524,14 +524,16 @@ impl World {
         }
     }
 
-    /// Judges the end: nothing acknowledged is lost, nothing was made up, the rows are those of an undisturbed run.
-    pub fn judge(&self) -> Result<(), Broken> {
+    /// Judges the end: nothing acknowledged is lost, nothing was made up, the rows are those of an undisturbed run. How many
+    /// of them are profiles.
+    pub fn judge(&self) -> Result<usize, Broken> {
         let (folder, durable) = whole_journal(&self.disk, None);
         self.nothing_is_lost(JournalReader::open(folder.join("journal"), durable).map_err(text)?)?;
-        let rows = undisturbed(&self.feed, &folder)?;
+        let (rows, profiles) = undisturbed(&self.feed, &folder)?;
         let sink = self.sink.lock().unwrap();
         compare("sink", &rows, &sink.batches, true)?;
-        Ok(compare("outbox", &rows, &self.outbox_rows()?, false)?)
+        compare("outbox", &rows, &self.outbox_rows()?, false)?;
+        Ok(profiles)
     }
 
     fn nothing_is_lost(&self, mut reader: JournalReader) -> Result<(), String> {
@@ -550,7 +552,7 @@ impl World {
 
     fn outbox_rows(&self) -> Result<BTreeMap<u64, Vec<u8>>, String> {
         let folder = self.disk.copy().process(Trouble::None).join("outbox");
-        rows_of(&folder)
+        Ok(rows_of(&folder)?.0)
     }
 }
 
@@ -592,8 +594,8 @@ fn account<K: Ord + std::fmt::Debug>(sent: &Tally<K>, held: &BTreeMap<K, usize>)
     }
 }
 
-/// The rows of an outbox that nobody writes to.
-fn rows_of(folder: &DiskFolder) -> Result<BTreeMap<u64, Vec<u8>>, String> {
+/// The rows of an outbox that nobody writes to, and how many of them are profiles.
+fn rows_of(folder: &DiskFolder) -> Result<(BTreeMap<u64, Vec<u8>>, usize), String> {
     let mut end = Position { segment: 0, offset: 0 };
     for name in folder.list().map_err(text)? {
         let Some(first) = name.strip_suffix(".seg") else { continue };
@@ -601,18 +603,19 @@ fn rows_of(folder: &DiskFolder) -> Result<BTreeMap<u64, Vec<u8>>, String> {
         end = end.max(Position { segment: first.parse().unwrap(), offset });
     }
     let mut tail = Tail::open(folder, Arc::new(DurablePosition::new(end, None)), None).map_err(text)?;
-    let mut rows = BTreeMap::new();
+    let (mut rows, mut profiles) = (BTreeMap::new(), 0);
     while let Some(batch) = tail.next().map_err(text)? {
         let epoch = batch.epoch;
+        profiles += batch.profiles.len();
         if rows.insert(epoch, bytes_of(batch)).is_some() {
             return Err(format!("epoch {epoch} is in the outbox twice"));
         }
     }
-    Ok(rows)
+    Ok((rows, profiles))
 }
 
-/// The rows that one server comes to over a journal when nothing goes wrong.
-fn undisturbed(feed: &Feed, folder: &DiskFolder) -> Result<BTreeMap<u64, Vec<u8>>, String> {
+/// The rows that one server comes to over a journal when nothing goes wrong, and how many of them are profiles.
+fn undisturbed(feed: &Feed, folder: &DiskFolder) -> Result<(BTreeMap<u64, Vec<u8>>, usize), String> {
     let metrics = Arc::new(Metrics::new());
     let config =
         journal::JournalOptions { allow_future: true, ..journal::JournalOptions::new(EpochMode::File) };

@@ -59,8 +59,8 @@ fn end(world: &World, how: How, rng: &mut fastrand::Rng) {
     }
 }
 
-/// One undisturbed process more, and the judgement.
-fn conclude(world: &mut World, workers: usize) -> Result<(), Broken> {
+/// One undisturbed process more, and the judgement; how many rows of profiles there were.
+fn conclude(world: &mut World, workers: usize) -> Result<usize, Broken> {
     match world.live(workers, Trouble::None)? {
         End::Finished => world.judge(),
         other => Err(Broken::Law(format!("an undisturbed process ended as {other:?}"))),
@@ -93,13 +93,15 @@ fn case(mut world: World, case: &Case, seed: u64) -> Result<(), String> {
         end(world, How::Power, rng);
         conclude(world, WORKERS[rng.usize(0..3)])
     };
-    run(&mut world, &mut rng).map_err(|why| format!("{case:?}, seed {seed}: {why}"))
+    run(&mut world, &mut rng).map(drop).map_err(|why| format!("{case:?}, seed {seed}: {why}"))
 }
 
 /// Dies at every step of a run, or of steps that are many at so many, evenly spread.
 fn every_step(base: &World, rules: Rules, at_most: u64) -> Result<BTreeMap<String, u64>, String> {
     let mut world = base.fork(rules);
-    conclude(&mut world, 1).map_err(|why| why.to_string())?;
+    let profiles = conclude(&mut world, 1).map_err(|why| why.to_string())?;
+    println!("{profiles} profile rows");
+    assert!(profiles > 0, "no series has a profile");
     let steps = world.disk.steps();
     let mut cases = Vec::new();
     for (step, times) in &steps {
@@ -207,8 +209,8 @@ fn a_death_while_snapshots_are_made_and_logs_trimmed_loses_nothing() {
     assert_steps(&steps, &want, &["remove segment journal", "snapshots"]);
 }
 
-/// A long run of a random feed that dies and dies.
-fn random_run(seed: u64) -> Result<(), String> {
+/// A long run of a random feed that dies and dies; how many rows of profiles it came to.
+fn random_run(seed: u64) -> Result<usize, String> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let feed = Arc::new(feeds::random(&mut rng));
     let rules = Rules {
@@ -241,8 +243,14 @@ fn random_run(seed: u64) -> Result<(), String> {
 fn random_deaths_lose_nothing() {
     let begun = std::time::Instant::now();
     let seeds: Vec<u64> = (0..crate::rounds(40)).collect();
-    side_by_side(&seeds, AT_ONCE, |seed| random_run(*seed)).unwrap_or_else(|why| panic!("{why}"));
-    println!("{} seeds in {:?}", seeds.len(), begun.elapsed());
+    let profiles = AtomicUsize::new(0);
+    let run = |seed: &u64| {
+        profiles.fetch_add(random_run(*seed)?, SeqCst);
+        Ok(())
+    };
+    side_by_side(&seeds, AT_ONCE, run).unwrap_or_else(|why| panic!("{why}"));
+    println!("{} seeds in {:?}, {profiles:?} profile rows", seeds.len(), begun.elapsed());
+    assert!(profiles.into_inner() > 0, "no series has a profile");
 }
 
 /// A disk that has no room for a while, or cannot sync: it is told, and then all goes on, with or without a start.

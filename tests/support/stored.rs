@@ -1,7 +1,7 @@
 //! Rows as the API and `export` show them, held against the slow oracle; and the logs of a data directory, read while
 //! nobody writes them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,6 +13,8 @@ use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::sample::{Control, MetricType, Samples, SeriesId};
 use tidewatch_dataflows::settings::{Settings, duration};
 
+use super::Folder;
+use super::process::Tidewatch;
 use crate::oracle::{Epoch, from_scratch, same_row};
 
 /// The newest sample of each series: what comes after it depends on when one stopped.
@@ -120,6 +122,57 @@ pub fn types(data: &Path) -> Vec<(u64, MetricType)> {
         _ => None,
     });
     told.flatten().collect()
+}
+
+/// The names of a log's segments.
+pub fn segments(data: &Path, log: &str) -> BTreeSet<String> {
+    let files = std::fs::read_dir(data.join(log)).unwrap().map(|file| file.unwrap().file_name());
+    files.map(|name| name.to_string_lossy().into_owned()).filter(|name| name.ends_with(".seg")).collect()
+}
+
+/// A journal run once more from its beginning.
+#[derive(Debug)]
+pub struct Rerun {
+    /// Rows of windows that are revisions.
+    pub revised: usize,
+    /// Rows of profiles.
+    pub profiles: usize,
+    /// The profiles that its store holds, as the API shows them.
+    pub stored: Vec<Value>,
+}
+
+impl Rerun {
+    /// Runs the journal of a data directory, or of a mirror, with this configuration, undisturbed and without snapshots. Each epoch
+    /// has the same rows of every kind, byte for byte.
+    pub fn of(what: &str, config: &str, all: &Path) -> Rerun {
+        let copy = Folder::new("copy");
+        // No snapshots within the run.
+        std::fs::write(copy.path().join("tidewatch.yml"), config.replace("every: 1s}", "every: 1h}"))
+            .unwrap();
+        for log in ["journal", "series"] {
+            std::fs::create_dir_all(copy.path().join("data").join(log)).unwrap();
+            for name in segments(all, log) {
+                let to = copy.path().join("data").join(log).join(&name);
+                std::fs::copy(all.join(log).join(&name), to).unwrap();
+            }
+        }
+        let mut undisturbed = Tidewatch::start_in(copy);
+        let stored = undisturbed.rows("/api/v1/profiles", &[]);
+        assert_eq!(undisturbed.process().terminate().code(), Some(0));
+        let (crashed, again) = (outbox(all), outbox(&undisturbed.folder().join("data")));
+        // The run over the copy added some itself.
+        assert!(crashed.len() <= again.len(), "{what}");
+        for (crashed, again) in crashed.iter().zip(&again) {
+            assert_eq!(crashed, again, "{what}");
+        }
+        assert_eq!(crashed.len(), epochs(all).0.len(), "{what}: an epoch is missing in the outbox");
+        let windows = crashed.iter().flat_map(|batch| &batch.windows);
+        Rerun {
+            revised: windows.filter(|row| row.revision > 0).count(),
+            profiles: crashed.iter().map(|batch| batch.profiles.len()).sum(),
+            stored,
+        }
+    }
 }
 
 /// Every batch of the outbox in a data directory.
