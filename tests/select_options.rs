@@ -31,8 +31,7 @@ fn settings() -> Settings {
 
 /// What a server is started with.
 fn with(select: &str) -> String {
-    let profile = "profile: {every: 1m, publish_every: 1m}\n";
-    config(&settings(), 2, "off") + profile + select
+    config(&settings(), 2, "off").replace("publish_every: 3m", "publish_every: 1m") + select
 }
 
 /// A sample a minute of each series.
