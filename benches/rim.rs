@@ -13,6 +13,7 @@ use tidewatch::source::remote_write;
 use tidewatch::source::validate::EventTimeBounds;
 use tidewatch::store::embedded::{Embedded, EmbeddedOptions};
 use tidewatch::store::{Store, StoreBatch};
+use tidewatch_dataflows::rows::windows::QuantileValues;
 use tidewatch_dataflows::rows::{RowLists, WindowStats};
 use tidewatch_dataflows::sample::{EpochEnd, Mark, Samples, SeriesId};
 use tidewatch_dataflows::settings::Settings;
@@ -331,6 +332,7 @@ pub fn store() {
         increase: 9.0,
         resets: 1,
         partial: false,
+        quantiles: QuantileValues::default(),
     };
     let (start, mut rows) = (Instant::now(), 0);
     for epoch in 0..20 {

@@ -44,6 +44,7 @@ pub mod upkeep;
 
 pub mod backfill;
 pub mod reading;
+pub mod select;
 
 pub mod logs;
 

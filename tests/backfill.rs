@@ -32,7 +32,7 @@ fn config(servers: &[&str]) -> String {
         |url: &&str| format!("{{url: '{url}', match: ['{{job=\"node\"}}'], bootstrap: 0s, poll: 0s}}");
     let entries: Vec<_> = servers.iter().map(entry).collect();
     format!(
-        "windows: [{{length: 5m, hop: 1m}}, {{length: 1h, hop: 3m}}]\nsources: {{prometheus: [{}]}}\n",
+        "windows: [{{length: 5m, hop: 1m}}, {{length: 1h, hop: 3m}}]\nselect: [{{match: '{{job=~\".+\"}}', quantiles: [0.9]}}]\nsources: {{prometheus: [{}]}}\n",
         entries.join(", ")
     )
 }
@@ -169,6 +169,7 @@ fn a_backfill_from_a_real_prometheus_is_what_its_samples_give() {
             }
             let row = got.get(key).unwrap_or_else(|| panic!("there is no row {want:?}\n{job}"));
             assert!(same_row(&stored::stats(row, want), want), "\n got {row}\nwant {want:?}\n{job}");
+            assert!(row["p90"].is_number(), "{row}");
             checked += 1;
         }
         assert!(checked > 1_000 && partial < checked / 4, "{checked} rows checked, {partial} not");

@@ -119,6 +119,9 @@ fn link(from: &Path, to: &Path) {
     }
 }
 
+/// Series that both send have quantiles.
+const QUANTILES: &str = "select: [{match: '{__name__=~\"both_.*\"}', quantiles: [0.05, 0.5, 0.999]}]\n";
+
 /// What the rounds came to.
 #[derive(Debug, Default)]
 struct Figures {
@@ -146,7 +149,7 @@ fn crash(seed: u64, rounds: u64, trim: &str) -> Figures {
     let settings = any_settings(&mut rng);
     println!("seed {seed}, {rounds} rounds, trim {trim}, {}", config(&settings, 1, trim).replace('\n', ", "));
     let mut figures = Figures { runs: 1, ..Figures::default() };
-    let mut tidewatch = Tidewatch::start(&config(&settings, 1, trim));
+    let mut tidewatch = Tidewatch::start(&(config(&settings, 1, trim) + QUANTILES));
     let data = tidewatch.folder().join("data");
     let mut mirror = Mirror::start(&data);
     let mut senders = [0, 1].map(|n| Sender::new(seed + n as u64, names(n)));
@@ -156,7 +159,7 @@ fn crash(seed: u64, rounds: u64, trim: &str) -> Figures {
         send_and_kill(&mut tidewatch, &mut senders, rounds - round, &mut rng);
         println!("round {round}: killed after {:?}", begun.elapsed());
         figures.kills += 1;
-        tidewatch.configure(&config(&settings, [2, 4, 1][round as usize % 3], trim));
+        tidewatch.configure(&(config(&settings, [2, 4, 1][round as usize % 3], trim) + QUANTILES));
         if rng.u8(0..3) == 0 {
             figures.replays += 1;
             replay_and_kill(tidewatch.folder(), round, &mut replayed, &mut rng);
@@ -208,7 +211,12 @@ fn crash(seed: u64, rounds: u64, trim: &str) -> Figures {
     tidewatch.start_again();
     let range = [("start", "2025-12-31T00:00:00Z"), ("end", "2026-01-02T00:00:00Z")];
     let what = format!("seed {seed}, after all kills");
-    stored::check(&what, &settings, &tidewatch.rows("/api/v1/windows", &range), &samples);
+    let rows = tidewatch.rows("/api/v1/windows", &range);
+    stored::check(&what, &settings, &rows, &samples);
+    for row in &rows {
+        let is_set = row["name"].as_str().is_some_and(|name| name.starts_with("both_"));
+        assert_eq!(row["p50"].is_number(), is_set, "{row}");
+    }
     assert_eq!(tidewatch.rows("/api/v1/profiles", &[]), again.stored, "{what}: stored profiles");
     assert!(!tidewatch.process().log().contains("panicked"), "{}", tidewatch.process().log());
     let trimmed = segments(all, "journal").len() - segments(&data, "journal").len();

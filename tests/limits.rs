@@ -732,10 +732,12 @@ fn check_without_a_server(tidewatch: &mut Tidewatch) {
         }
     });
     tidewatch.process().kill();
-    let limits = "limits: {series: 256, series_per_name: 256}\n";
+    let limits = "limits: {series: 256, series_per_name: 256}\nselect: [{match: up}, {match: '{a=\"b\"}', quantiles: [0.5]}]\n";
     tidewatch.configure(&format!("{WINDOWS}store: {{rows_per_day_max: 1000000}}\n{limits}"));
     let text = done(tidewatch.folder(), &["check"], None);
     assert!(text.contains("stored: 256 series x 86,400 rows = 22,118,400 rows a day;"), "{text}");
+    let quantiles = "\nselect[1].quantiles: each series that {a=\"b\"} means takes up to ";
+    assert!(text.contains(quantiles), "{text}");
     let store = tidewatch.folder().join("data/store.sqlite");
     for end in ["-wal", "-shm"] {
         let _ = std::fs::remove_file(tidewatch.folder().join(format!("data/store.sqlite{end}")));
@@ -747,5 +749,8 @@ fn check_without_a_server(tidewatch: &mut Tidewatch) {
     assert!(text.ends_with("store.rows_per_day_max is enough for 11 series\n"), "{text}");
     let value: Value = serde_json::from_str(&done(tidewatch.folder(), &["check", "--json"], None)).unwrap();
     assert_eq!((&value["ok"], &value["rows_per_day"]), (&true.into(), &Value::Null), "{value}");
+    let [cost] = value["quantiles"].as_array().unwrap().as_slice() else { panic!("{value}") };
+    assert_eq!((&cost["select"], &cost["match"]), (&1.into(), &"{a=\"b\"}".into()), "{value}");
+    assert!(cost["bytes_per_series"].as_u64().is_some_and(|bytes| bytes > 1_000), "{value}");
     assert!(value["store_error"].as_str().unwrap().contains("store.sqlite"), "{value}");
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tidewatch::journal::EpochCutter;
 use tidewatch_dataflows::pipeline::ShardState;
+use tidewatch_dataflows::rows::windows::QuantileValues;
 use tidewatch_dataflows::rows::{ResultRow, Rows, WindowStats};
 use tidewatch_dataflows::sample::{EpochEnd, SeriesId};
 use tidewatch_dataflows::settings::Settings;
@@ -107,6 +108,7 @@ struct Tally {
     rows: u64,
     partial: u64,
     revised: u64,
+    with_quantiles: u64,
 }
 
 /// Runs one feed; panics where a restart shows, or where the slow model differs.
@@ -154,6 +156,8 @@ fn run(seed: u64, tally: &mut Tally) {
         tally.rows += all.windows.len() as u64;
         tally.partial += all.windows.iter().filter(|row| row.partial).count() as u64;
         tally.revised += all.windows.iter().filter(|row| row.revision > 0).count() as u64;
+        tally.with_quantiles +=
+            all.windows.iter().filter(|row| row.quantiles != QuantileValues::default()).count() as u64;
         same_as_model(&all, &model.epoch(&feed.epochs[n]), &|| place(n));
         let series = feed.series[rng.usize(0..feed.series.len())];
         assert_eq!(
@@ -238,13 +242,14 @@ fn a_restart_shows_in_no_row_whatever_else_happens() {
     let rounds = crate::rounds(400);
     let first = crate::first_seed(0);
     let failed = failures(first..first + rounds, &mut tally);
-    let Tally { restarts, rows, partial, revised } = tally;
+    let Tally { restarts, rows, partial, revised, with_quantiles } = tally;
     println!(
-        "{rounds} feeds, {restarts} restarts of shards, {rows} rows, {partial} partial, {revised} revised"
+        "{rounds} feeds, {restarts} restarts of shards, {rows} rows, {partial} partial, {revised} revised, {with_quantiles} with quantiles"
     );
     let seeds: Vec<u64> = failed.iter().map(|(seed, _)| *seed).collect();
     assert!(failed.is_empty(), "{} feeds failed: {seeds:?}; the first: {}", failed.len(), failed[0].1);
     assert!(restarts > rounds && rows > rounds * 100 && revised > rounds, "too little happened");
+    assert!(with_quantiles > rows / 50, "few rows have quantiles");
 }
 
 /// A snapshot without the part of a stage: it is built anew from what the gate holds, and says which rows lack samples.
@@ -299,6 +304,47 @@ fn a_stage_without_its_part_of_the_snapshot_is_built_anew() {
         }
     }
     assert!(partial > rebuilt && rows > 4 * partial, "{rebuilt} shards, {rows} rows, {partial} partial");
+}
+
+/// The same without the part of the quantiles: rows are as they were, but quantiles of windows that began before may be missing.
+#[test]
+fn quantiles_without_their_part_of_the_snapshot_begin_with_the_raw_samples() {
+    let (mut known, mut missing) = (0_u64, 0_u64);
+    for seed in 0..crate::rounds(60) {
+        let mut rng = fastrand::Rng::with_seed(seed ^ 0x0A47_111E);
+        let feed = Feed::new(&mut rng, seed % 3 > 0);
+        let at = rng.usize(0..feed.epochs.len());
+        for number in 0..SHARDS {
+            let mut whole = new_shard(&feed.settings);
+            (0..=at).for_each(|epoch| drop(feed.retire(&mut whole, number, epoch)));
+            let mut chain = None;
+            save(&mut whole, &mut chain, at, SaveRequest { shard: number, chain: 0, whole: true });
+            let mut chain = chain.expect("it was saved");
+            for bytes in std::iter::once(&mut chain.last.state).chain(&mut chain.sealed) {
+                let name =
+                    bytes.windows(9).position(|bytes| bytes == b"quantiles").expect("the part is there");
+                bytes[name..name + 9].copy_from_slice(b"quantulum");
+            }
+            let mut anew = load(&chain, number);
+            for epoch in at + 1..feed.epochs.len() {
+                let (ours, theirs) =
+                    (feed.retire(&mut anew, number, epoch), feed.retire(&mut whole, number, epoch));
+                assert_eq!(ours.windows.len(), theirs.windows.len(), "seed {seed}, epoch {epoch}");
+                for (row, theirs) in ours.windows.iter().zip(&theirs.windows) {
+                    let bare =
+                        |row: &WindowStats| WindowStats { quantiles: QuantileValues::default(), ..*row };
+                    assert_eq!(bare(row), bare(theirs), "seed {seed}, epoch {epoch}");
+                    let (none, is_known) = (QuantileValues::default(), row.quantiles == theirs.quantiles);
+                    // What was set late shows late, while raw samples are held of before.
+                    let one_is_missing = row.quantiles == none || theirs.quantiles == none;
+                    assert!(is_known || one_is_missing, "seed {seed}:\n{row:?}\n{theirs:?}");
+                    known += u64::from(is_known && theirs.quantiles != none);
+                    missing += u64::from(!is_known);
+                }
+            }
+        }
+    }
+    assert!(known > 300 && missing > 50, "{known} rows with quantiles, {missing} without");
 }
 
 /// The steps by which processing time goes on, and how far silence may be judged, of a second's epochs on a slow disk.

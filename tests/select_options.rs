@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const NAMES: [&str; 4] = ["hourly", "requests_total", "level", "other"];
 const SELECT: &str = "select:
 - {match: other, sample: 7}
-- {match: hourly, period: 2h, model: multiplicative}
+- {match: hourly, period: 2h, model: multiplicative, quantiles: [0.5, 0.99]}
 - {match: '{__name__=~\"requests.*\"}', transform: raw}
 - {match: '{job=\"options\"}', transform: rate, period: 5m}
 ";
@@ -34,13 +34,16 @@ fn with(select: &str) -> String {
     config(&settings(), 2, "off").replace("publish_every: 3m", "publish_every: 1m") + select
 }
 
+fn value(name: &str, i: i64) -> f64 {
+    let noise = fastrand::Rng::with_seed(i as u64).f64();
+    match name {
+        "hourly" => 10.0 + 3.0 * (TAU * i as f64 / 60.0).sin() + noise,
+        _ => i as f64 * 60.0 + noise,
+    }
+}
+
 /// A sample a minute of each series.
 fn send(tidewatch: &Tidewatch, range: std::ops::Range<i64>) {
-    let noise = |i: i64| fastrand::Rng::with_seed(i as u64).f64();
-    let value = |name: &str, i: i64| match name {
-        "hourly" => 10.0 + 3.0 * (TAU * i as f64 / 60.0).sin() + noise(i),
-        _ => i as f64 * 60.0 + noise(i),
-    };
     let mut request = WriteRequest::default();
     for name in NAMES {
         let samples: Vec<(i64, f64)> =
@@ -69,6 +72,36 @@ fn shown(rows: &[Value]) -> Vec<(Value, u64, Value)> {
     NAMES.iter().map(of).map(shown).collect()
 }
 
+/// The series whose newest window of an hour has the quantiles that are set, and those of its samples.
+fn quantiles(tidewatch: &Tidewatch, to: i64) -> Vec<String> {
+    let at_ms = START_MS + (to - 2) * 60_000;
+    let rows = eventually("the newest windows", PATIENCE, || {
+        let rows = tidewatch.rows("/api/v1/windows", &[("window", "1h")]);
+        let are_newest = rows.iter().all(|row| row["at_ms"].as_i64() >= Some(at_ms));
+        (rows.len() == NAMES.len() && are_newest).then_some(rows.clone()).ok_or_else(|| format!("{rows:?}"))
+    });
+    let with = rows.iter().filter(|row| row.get("p50").is_some() || row.get("p99").is_some());
+    let names = with.map(|row| {
+        let of = |name: &str| row[name].as_f64().unwrap_or_else(|| panic!("{name}: {row}"));
+        let at = (row["at_ms"].as_i64().unwrap() - START_MS) / 60_000;
+        let name = row["name"].as_str().unwrap();
+        let mut values: Vec<f64> = (at - 59..=at).map(|i| value(name, i)).collect();
+        values.sort_by(f64::total_cmp);
+        // Between the two in the middle, and just below the largest.
+        let wanted =
+            [("p50", (values[29] + values[30]) / 2.0), ("p99", values[58] * 0.59 + values[59] * 0.41)];
+        for (name, wanted) in wanted {
+            assert!((of(name) - wanted).abs() <= 0.01 * wanted.abs(), "{name} is {wanted}: {row}");
+        }
+        assert!(
+            ["p5", "p25", "p75", "p90", "p95", "p999"].iter().all(|name| row.get(*name).is_none()),
+            "{row}"
+        );
+        name.to_owned()
+    });
+    names.collect()
+}
+
 #[test]
 fn what_is_set_for_a_series_holds_from_its_first_sample_until_it_is_set_otherwise() {
     let mut tidewatch = Tidewatch::start(&with(SELECT));
@@ -82,9 +115,12 @@ fn what_is_set_for_a_series_holds_from_its_first_sample_until_it_is_set_otherwis
     assert_eq!(*level, (rate.clone(), 398, json!(300)));
     assert_eq!((&other.0, other.1, &other.2), (&raw, 399, &Value::Null), "the first entry holds");
 
+    assert_eq!(quantiles(&tidewatch, 400), ["hourly"]);
+
     tidewatch.process().kill();
     tidewatch.start_again();
     send(&tidewatch, 400..500);
+    assert_eq!(quantiles(&tidewatch, 500), ["hourly"]);
     let again = shown(&profiles("profiles after a kill", &tidewatch, 500));
     for (before, after) in rows.iter().zip(&again) {
         assert_eq!((&after.0, after.1, &after.2), (&before.0, before.1 + 100, &before.2), "{again:?}");
@@ -104,6 +140,7 @@ fn what_is_set_for_a_series_holds_from_its_first_sample_until_it_is_set_otherwis
     assert_eq!((&requests.0, &level.0), (&rate, &raw));
     assert!((190..=201).contains(&requests.1) && (190..=201).contains(&level.1), "begun anew: {rows:?}");
     assert_eq!((&other.0, other.1), (&raw, 699));
+    assert!(quantiles(&tidewatch, 700).is_empty());
 
     // And set again, by other words.
     tidewatch.process().terminate();

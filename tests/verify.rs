@@ -13,7 +13,8 @@ use crate::support::process::{NodeExporter, Prometheus, Tidewatch, done, run};
 use crate::support::remote_write::{Histogram, WriteRequest};
 use crate::support::{Folder, eventually, server};
 
-const CONFIG: &str = "windows: [{length: 10m, hop: 1m}, {length: 1h, hop: 2m}, {length: 3h, hop: 3m}]\n";
+const CONFIG: &str = "windows: [{length: 10m, hop: 1m}, {length: 1h, hop: 2m}, {length: 3h, hop: 3m}]\n\
+                      select: [{match: '{__name__=~\".+\"}', quantiles: [0.05, 0.5, 0.99]}]\n";
 const START_MS: i64 = 1_767_225_600_000;
 const STEP_MS: i64 = 15_000;
 const SAMPLES: i64 = 4 * 240;
@@ -125,6 +126,15 @@ fn the_same_samples_are_clean_and_each_fault_is_found() {
             let (code, report) = verify(same.path(), &url, &more);
             assert_eq!((code, count(&report, "different")), (Some(0), 0), "{at:?}: {report:#}");
             // All but the series that is NaN; at 03:30 each of the windows ends.
+            for of in report["windows"].as_array().unwrap() {
+                for (quantile, is_set) in [("p5", true), ("p50", true), ("p99", true), ("p999", false)] {
+                    let worst = of["worst"][quantile].as_f64().unwrap();
+                    assert!(
+                        if is_set { worst > 1e-4 && worst < 0.01 } else { worst == 0.0 },
+                        "{at:?}: {report:#}"
+                    );
+                }
+            }
             let windows = if at == Some("2026-01-01T03:30:00Z") || at.is_none() { 3 } else { 2 };
             let compared = count(&report, "compared");
             assert!(compared >= 11 * windows, "{at:?}: {report:#}");

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use crate::driver::EpochBatch;
 use crate::rows::inspect::{Explanation, OpenWindows, StateCheck, StepsView, Unavailable};
-use crate::rows::{Rows, SeriesPresence};
+use crate::rows::{Rows, SeriesPresence, WindowStats};
 use crate::sample::{EpochEnd, SeriesId};
 use crate::settings::Settings;
 use crate::shard::{AdmittedBatch, RawSamples, SeriesStep, Slots, WorkPosition};
@@ -24,10 +24,10 @@ use crate::stage::{
     Budget, ChainEpochs, PartReader, PartWriter, Progress, Query, SERIES_APPROACHED, SavePoint, SeriesView,
     Stage, StageInput, StageSpec,
 };
-use crate::stages::{admit, profile, resample, window};
+use crate::stages::{admit, profile, quantiles, resample, window};
 
 /// The stages, in the order in which they see an epoch. The first is the gate.
-pub const STAGES: &[StageSpec] = &[admit::SPEC, window::SPEC, resample::SPEC, profile::SPEC];
+pub const STAGES: &[StageSpec] = &[admit::SPEC, window::SPEC, quantiles::SPEC, resample::SPEC, profile::SPEC];
 
 /// Series of which one slice of a snapshot is made: some milliseconds.
 const SLICE_SAVED: usize = 64;
@@ -222,8 +222,9 @@ impl ShardState {
         if let Phase::Ticking(from) = self.phase {
             for stage in from..self.stages.len() {
                 meter.enter(stage);
-                let before = out.len();
+                let (before, windows) = (out.len(), out.windows.len());
                 let progress = self.stages[stage].tick(epoch.end, budget, out);
+                self.complete(&mut out.windows[windows..], budget);
                 meter.leave(stage, out.len() - before, false);
                 if progress == Progress::More {
                     self.phase = Phase::Ticking(stage);
@@ -271,6 +272,7 @@ impl ShardState {
         out: &mut Rows,
     ) {
         batch.reset(epoch.end);
+        let windows = out.windows.len();
         let (gate, others) = self.stages.split_first_mut().expect("the list of stages is not empty");
         meter.enter(0);
         gate.retire(epoch, batch);
@@ -296,6 +298,7 @@ impl ShardState {
             stage.take_steps(&mut self.steps);
             meter.leave(n + 1, out.len() - before, true);
         }
+        self.complete(&mut out.windows[windows..], budget);
         // Of some hundred shards none keeps the memory of its largest epoch.
         self.steps = Vec::new();
         if let Some(settings) = &batch.settings {
@@ -304,6 +307,13 @@ impl ShardState {
             budget.spend_all();
         }
         budget.spend(epoch.samples() as u64 / SAMPLES_PER_UNIT);
+    }
+
+    /// Has every stage fill in what it has to say of window rows.
+    fn complete(&self, rows: &mut [WindowStats], budget: &mut Budget) {
+        if !rows.is_empty() {
+            self.stages.iter().for_each(|stage| budget.spend(stage.complete(rows, self.slots())));
+        }
     }
 
     /// The end of an epoch: slots are freed.

@@ -280,6 +280,8 @@ pub struct SlotAssignment {
 pub struct ClassChange {
     /// The slot.
     pub slot: u32,
+    /// Its series.
+    pub series: SeriesId,
     /// What kind of series it is now.
     pub class: SeriesClass,
 }

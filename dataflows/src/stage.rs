@@ -7,6 +7,8 @@
 //!  retire ─► forget(quarantined) reconfigure reset_clock assign reclassify observe ─► tick, tick, ... ─► end ─► forget(freed)
 //!  1st stage │                      every other stage                              │ every stage      │ 1st   │ every other
 //! ```
+//! The window rows of `observe` and of each `tick` are handed to `complete` of every stage.
+//!
 //! A stage reads samples or steps, as its entry says: `observe` or `observe_steps`. One that makes steps of samples stands
 //! before those that read them, and hands them on (`take_steps`).
 //!
@@ -188,6 +190,11 @@ pub trait Stage {
 
     /// Takes what happens to one series in this epoch.
     fn observe(&mut self, _series: &SeriesEvents<'_>, _batch: &AdmittedBatch, _out: &mut Rows) {}
+
+    /// Fills in what it has to say of window rows of this epoch, once every stage has taken its samples. What that cost, in units.
+    fn complete(&self, _rows: &mut [WindowStats], _slots: &Slots) -> u64 {
+        0
+    }
 
     /// Hands on the steps that were closed in this epoch, in the order of slots, and of each in the order of events.
     fn take_steps(&mut self, _steps: &mut Vec<SeriesStep>) {}

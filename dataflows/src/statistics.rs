@@ -8,6 +8,7 @@
 
 use crate::rows::WindowStats;
 use crate::rows::columns::{Cell, CellType, Column};
+use crate::settings::QUANTILES;
 
 /// How closely a number has to agree with what the samples give.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -22,6 +23,8 @@ pub enum Agreement {
     OfItself(f64),
     /// So near, relative to all that the values moved.
     OfSteps(f64),
+    /// A quantile: so near, relative to itself, or to the largest magnitude where values lie on both sides of zero.
+    OfQuantile(f64),
     /// Had from other numbers of the row, which are judged themselves.
     Derived,
 }
@@ -34,7 +37,8 @@ impl Agreement {
             Agreement::OfMagnitude(most)
             | Agreement::OfMagnitudes(most)
             | Agreement::OfItself(most)
-            | Agreement::OfSteps(most) => most,
+            | Agreement::OfSteps(most)
+            | Agreement::OfQuantile(most) => most,
             Agreement::Derived => f64::INFINITY,
         }
     }
@@ -43,17 +47,31 @@ impl Agreement {
 /// A statistic of a window.
 #[derive(Clone, Copy, Debug)]
 pub struct Statistic {
-    /// Its column: name, unit and what it says. It is nullable if it is null below two samples, and does not apply to
-    /// every row if only counters show it.
+    /// Its column: name, unit and what it says. It is nullable if it is null below two samples.
     pub column: Column,
+    /// Which rows show it.
+    pub shown: Shown,
     /// The function of PromQL that gives the same for the samples of a range, if there is one.
     pub promql: Option<&'static str>,
+    /// What that function takes before the range.
+    pub quantile: Option<f64>,
     /// How closely it has to agree with what the samples give.
     pub agreement: Agreement,
     /// Whether a table with room for a few columns has one for it.
     pub overview: bool,
     /// Its value in a row, whatever the type of the series; none where the window has too few samples for it.
     pub value: fn(&WindowStats) -> Option<f64>,
+}
+
+/// Which rows show a statistic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// All.
+    Always,
+    /// Those of counters.
+    Counters,
+    /// Those of series for which it is set.
+    Selected,
 }
 
 impl PartialEq for Statistic {
@@ -64,11 +82,37 @@ impl PartialEq for Statistic {
 
 impl Statistic {
     const fn new(column: Column, agreement: Agreement, value: fn(&WindowStats) -> Option<f64>) -> Statistic {
-        Statistic { column, promql: None, agreement, overview: false, value }
+        Statistic {
+            column,
+            shown: Shown::Always,
+            promql: None,
+            quantile: None,
+            agreement,
+            overview: false,
+            value,
+        }
     }
 
     const fn promql(self, function: &'static str) -> Statistic {
         Statistic { promql: Some(function), ..self }
+    }
+
+    const fn of_counters(self) -> Statistic {
+        Statistic { shown: Shown::Counters, column: self.column.or_absent(), ..self }
+    }
+
+    /// The quantile at a place of [`QUANTILES`], whose value `value` gives.
+    const fn quantile(
+        name: &'static str,
+        about: &'static str,
+        place: usize,
+        value: fn(&WindowStats) -> Option<f64>,
+    ) -> Statistic {
+        let column = number(name, about).or_absent();
+        // One in a hundred, and what the sketch rounds.
+        let statistic = Statistic::new(column, Agreement::OfQuantile(0.010_001), value);
+        let (promql, quantile) = (Some("quantile_over_time"), Some(QUANTILES[place]));
+        Statistic { shown: Shown::Selected, promql, quantile, ..statistic }
     }
 
     const fn overview(self) -> Statistic {
@@ -87,7 +131,7 @@ impl Statistic {
 
     /// Whether only counters show it.
     pub fn is_of_counters(&self) -> bool {
-        self.column.optional
+        self.shown == Shown::Counters
     }
 
     /// Its value in a row of a counter, or of another series; none where the row shows none.
@@ -102,6 +146,7 @@ impl Statistic {
             return Cell::Absent;
         }
         match ((self.value)(stats), self.column.of) {
+            (None, _) if self.shown == Shown::Selected => Cell::Absent,
             (None, _) => Cell::Null,
             // Counts are whole, and far below 2^53.
             (Some(value), CellType::UInt) => Cell::UInt(value as u64),
@@ -176,23 +221,72 @@ pub const STATISTICS: &[Statistic] = &[
     )
     .promql("changes"),
     Statistic::new(
-        number("increase", "Of a counter: by how much it grew, resets added; null below two samples.")
-            .or_absent(),
+        number("increase", "Of a counter: by how much it grew, resets added; null below two samples."),
         Agreement::OfSteps(1e-10),
         |row| (row.count > 1).then_some(row.increase),
-    ),
+    )
+    .of_counters(),
     Statistic::new(
         number("rate", "Of a counter: its increase per second between the first and the last sample.")
-            .unit("1/s")
-            .or_absent(),
+            .unit("1/s"),
         Agreement::Derived,
         WindowStats::rate,
-    ),
+    )
+    .of_counters(),
     Statistic::new(
-        counted("resets", "Of a counter: how often it fell, which is a reset.").or_absent(),
+        counted("resets", "Of a counter: how often it fell, which is a reset."),
         Agreement::Exact,
         |row| Some(f64::from(row.resets)),
     )
-    .promql("resets"),
+    .promql("resets")
+    .of_counters(),
+    Statistic::quantile(
+        "p5",
+        "The quantile 0.05, within 1 % of itself; of series that `select` sets it for.",
+        0,
+        |row| row.quantile(0),
+    ),
+    Statistic::quantile(
+        "p25",
+        "The quantile 0.25, within 1 % of itself; of series that `select` sets it for.",
+        1,
+        |row| row.quantile(1),
+    ),
+    Statistic::quantile(
+        "p50",
+        "The quantile 0.5, within 1 % of itself; of series that `select` sets it for.",
+        2,
+        |row| row.quantile(2),
+    ),
+    Statistic::quantile(
+        "p75",
+        "The quantile 0.75, within 1 % of itself; of series that `select` sets it for.",
+        3,
+        |row| row.quantile(3),
+    ),
+    Statistic::quantile(
+        "p90",
+        "The quantile 0.9, within 1 % of itself; of series that `select` sets it for.",
+        4,
+        |row| row.quantile(4),
+    ),
+    Statistic::quantile(
+        "p95",
+        "The quantile 0.95, within 1 % of itself; of series that `select` sets it for.",
+        5,
+        |row| row.quantile(5),
+    ),
+    Statistic::quantile(
+        "p99",
+        "The quantile 0.99, within 1 % of itself; of series that `select` sets it for.",
+        6,
+        |row| row.quantile(6),
+    ),
+    Statistic::quantile(
+        "p999",
+        "The quantile 0.999, within 1 % of itself; of series that `select` sets it for.",
+        7,
+        |row| row.quantile(7),
+    ),
     REVISION,
 ];

@@ -588,7 +588,7 @@ fn a_bad_parameter_is_named_with_its_value_and_bound() {
         (
             "/api/v1/windows?window=1h&sort=-mood",
             "sort must be name, at, count, min, max, avg, std, std_sample, first, last, sum, changes, increase, rate, resets, \
-             revision, \
+             p5, p25, p50, p75, p90, p95, p99, p999, revision, \
              or one of them behind a minus; got \"-mood\"",
         ),
         ("/api/v1/windows?sort=avg", "any sort but name takes the latest rows of one window: "),

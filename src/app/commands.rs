@@ -24,7 +24,7 @@ use crate::store::{ExportQuery, Range, Store};
 use crate::verify;
 
 use super::data_dir::STORE_FILE;
-use super::memory::SeriesRoom;
+use super::memory::{QuantileCost, SeriesRoom, quantile_costs};
 use super::rows_per_day::{DiskRoom, RowsPerDay};
 use super::status::thousands;
 use super::time::{now_ms, time_ms};
@@ -178,6 +178,7 @@ pub fn check(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
         println!(
             "{}",
             json!({"ok": true, "windows": windows, "base_pane": base, "rows_per_series_and_day": of_one,
+                   "quantiles": quantile_costs(&settings).iter().map(QuantileCost::json).collect::<Vec<_>>(),
                    "rows_per_day": unread.is_none().then(|| rows.status()),
                    "series_max": config.limits.series, "bytes_per_series": room.series_bytes,
                    "memory_bytes": room.memory_bytes, "store_error": unread, "series_that_fit": rows.series_that_fit()})
@@ -189,6 +190,7 @@ pub fn check(config: &Config, as_json: bool) -> anyhow::Result<ExitCode> {
         windows.join(", ")
     );
     println!("memory: {}", room.sentence(config));
+    quantile_costs(&settings).iter().for_each(|cost| println!("{cost}"));
     match unread {
         Some(why) => println!(
             "stored: not known, {why}; store.rows_per_day_max is enough for {} series",

@@ -3,9 +3,12 @@
 //! The bound is applied at the rim, before the journal, as a bound that is set is. The settings in the journal have the fixed
 //! default in its place, so another amount of memory changes no result of what the journal holds.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde_json::{Value, json};
 use tidewatch_dataflows::settings::Settings;
+use tidewatch_dataflows::stages::quantiles;
 
 use super::status::thousands;
 use crate::config::{Config, LIMITS_SERIES_MIN};
@@ -67,6 +70,38 @@ impl SeriesRoom {
     pub fn exceeded(&self, config: &Config) -> bool {
         let taken = config.limits.series.saturating_mul(self.series_bytes);
         self.memory_bytes.is_some_and(|bytes| taken > bytes)
+    }
+}
+
+/// What the quantiles cost that an entry of `select` sets.
+pub struct QuantileCost {
+    place: usize,
+    matching: String,
+    bytes: u64,
+}
+
+/// That of each entry which sets some.
+pub fn quantile_costs(settings: &Settings) -> Vec<QuantileCost> {
+    let bytes = quantiles::series_bytes(settings) as u64;
+    let entries = settings.select.iter().enumerate().filter(|(_, entry)| !entry.options.quantiles.is_empty());
+    entries.map(|(place, entry)| QuantileCost { place, matching: entry.matching.clone(), bytes }).collect()
+}
+
+impl QuantileCost {
+    /// For who reads it by a program.
+    pub fn json(&self) -> Value {
+        json!({"select": self.place, "match": self.matching, "bytes_per_series": self.bytes})
+    }
+}
+
+impl fmt::Display for QuantileCost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let QuantileCost { place, matching, bytes } = self;
+        let bytes = thousands(*bytes as f64);
+        write!(
+            f,
+            "select[{place}].quantiles: each series that {matching} means takes up to {bytes} bytes more"
+        )
     }
 }
 

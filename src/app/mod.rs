@@ -13,7 +13,6 @@ mod data_dir;
 mod demo;
 pub mod log;
 mod memory;
-mod options;
 mod process;
 mod progress;
 mod rate;

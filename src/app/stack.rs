@@ -33,7 +33,8 @@ use crate::upkeep::trim::{self, Trim};
 
 use super::data_dir::LOCK_FILE;
 use super::time::now_ms;
-use super::{options, process, store_check};
+use super::{process, store_check};
+use crate::select;
 
 /// Everything between samples and rows, running.
 pub struct Stack {
@@ -118,7 +119,7 @@ impl Stack {
         let types = store.types().context("reading the store's types")?;
         labels.record_types(&types.into_iter().map(|(series, kind)| (series.0, kind)).collect::<Vec<_>>());
         labels.note_names();
-        options::find(&labels, &config.settings().select)?;
+        select::find(&labels, &config.settings().select)?;
 
         let every = Duration::from_millis(config.snapshots.every_ms.unsigned_abs());
         let snapshots = Snapshots::open(dir.join("snapshots"), every, Arc::clone(&metrics))
@@ -135,7 +136,7 @@ impl Stack {
         let mut journal_config = logs::journal_config(config, mode, accepted.future);
         journal_config.accept_loss = accepted.loss;
         journal_config.accept_clock = accepted.clock;
-        journal_config.new_series = Some(Arc::new(options::FromLabels(Arc::clone(&labels))));
+        journal_config.new_series = Some(Arc::new(select::FromLabels(Arc::clone(&labels))));
         // Whoever reads a file or makes samples is told by what it waits for.
         journal_config.on_failed = (mode == EpochMode::Live).then(|| journal_failed(on_fatal));
         let derived = [("outbox", outbox.last_epoch()), ("newest snapshot", snapshots.newest_epoch())];

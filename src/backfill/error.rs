@@ -8,6 +8,7 @@ use crate::journal::JournalError;
 use crate::labels::LabelsError;
 use crate::outbox::OutboxError;
 use crate::reading::ReadingError;
+use crate::select::SelectError;
 use crate::store::StoreError;
 
 /// Why a backfill fails.
@@ -33,6 +34,9 @@ pub enum BackfillError {
     /// Its journal cannot be made.
     #[error("opening the backfill's journal")]
     OpenJournal(#[source] JournalError),
+    /// What is set for series cannot be found.
+    #[error(transparent)]
+    Select(#[from] SelectError),
     /// Its engine cannot be started.
     #[error(transparent)]
     StartEngine(#[from] EngineError),

@@ -35,6 +35,7 @@ use crate::outbox::{self, DurablePosition};
 
 use crate::logs;
 use crate::reading::{EpochCut, NextBatch, ReadingError, TimeBounds, read};
+use crate::select::{self, FromLabels};
 use crate::sinks::runner::SinkProgress;
 use crate::store::Store;
 pub use error::BackfillError;
@@ -167,6 +168,7 @@ impl BackfillRun {
             logs::open_outbox(config, &dir.join("outbox"), outbox::AcceptProof::default(), Arc::clone(&own))
                 .map_err(BackfillError::OpenOutbox)?;
         let computed = outbox.durable();
+        select::find(&labels, &settings.select)?;
         // It is new, so no clock can be behind it, and it ends after its last sample.
         let journal = open_journal(config, dir, &labels, Arc::clone(&own))?;
         let failed: Arc<Mutex<Option<String>>> = Arc::default();
@@ -298,7 +300,8 @@ fn open_journal(
     metrics: Arc<Metrics>,
 ) -> Result<Journal, BackfillError> {
     let labels = Arc::clone(labels);
-    let journal_config = logs::journal_config(config, EpochMode::File, true);
+    let mut journal_config = logs::journal_config(config, EpochMode::File, true);
+    journal_config.new_series = Some(Arc::new(FromLabels(Arc::clone(&labels))));
     Journal::open(
         dir.join("journal"),
         journal_config,

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
-use tidewatch_dataflows::settings::{Model, SELECT_MAX, SeriesOptions, Transform};
+use tidewatch_dataflows::settings::{Model, QUANTILES, QuantileSet, SELECT_MAX, SeriesOptions, Transform};
 
 use super::ConfigError;
 use super::http::{Authorization, BasicAuth, Credential, HeaderValue, HttpConfig, Secret, TlsConfig, Url};
@@ -91,6 +91,17 @@ fn flag(given: &ConfigValue) -> Option<bool> {
 
 fn text(given: &ConfigValue) -> Option<String> {
     given.text().filter(|text| !text.is_empty()).map(str::to_owned)
+}
+
+fn quantiles_bound() -> String {
+    let known: Vec<String> = QUANTILES.iter().map(f64::to_string).collect();
+    format!("a list of some of {}", known.join(", "))
+}
+
+fn quantiles(given: &ConfigValue) -> Option<QuantileSet> {
+    let ConfigValue::Yaml(Value::Array(wanted)) = given else { return None };
+    let wanted: Option<Vec<f64>> = wanted.iter().map(Value::as_f64).collect();
+    QuantileSet::new(&wanted?).ok()
 }
 
 fn is_selector(text: &str) -> bool {
@@ -282,10 +293,12 @@ impl ConfigReader {
                 "multiplicative" => Some(Model::Multiplicative),
                 _ => None,
             })?;
+        let quantiles = self.leaf(&format!("{path}.quantiles"), &quantiles_bound(), quantiles)?;
         Ok(SeriesOptions {
             transform: transform.unwrap_or_default(),
             period_ms: period.unwrap_or_default(),
             model: model.unwrap_or_default(),
+            quantiles: quantiles.unwrap_or_default(),
         })
     }
 
@@ -409,10 +422,14 @@ mod tests {
         // What changes no result is not journalled.
         assert!(config.settings().select.is_empty());
         let config = file(
-            "select: [{match: up, sample: 1}, {match: down, transform: rate, period: 1h30m, model: multiplicative}, {match: a}]",
+            "select: [{match: up, sample: 1}, {match: down, transform: rate, period: 1h30m, model: multiplicative, quantiles: [0.99, 0.5]}, {match: a}]",
         );
-        let options =
-            SeriesOptions { transform: Transform::Rate, period_ms: 5_400_000, model: Model::Multiplicative };
+        let options = SeriesOptions {
+            transform: Transform::Rate,
+            period_ms: 5_400_000,
+            model: Model::Multiplicative,
+            quantiles: QuantileSet::new(&[0.5, 0.99]).unwrap(),
+        };
         let select = config.unwrap().settings().select;
         let entries: Vec<_> = select.iter().map(|entry| (&*entry.matching, entry.options)).collect();
         assert_eq!(entries, [("up", SeriesOptions::default()), ("down", options)]);
@@ -480,7 +497,9 @@ mod tests {
             ("select: [{match: a}, {match: up, period: 7h1m}]".to_owned(), "select[1].period must be whole minutes from 2m to 6h, or a multiple of 15m up to a third of profile.season_days (1d8h); got 7h1m (file t.yml)".to_owned()),
             ("profile: {season_days: 14}\nselect: [{match: up, period: 8d}]".to_owned(), "select[0].period must be whole minutes from 2m to 6h, or a multiple of 15m up to a third of profile.season_days (4d16h); got 8d (file t.yml)".to_owned()),
             ("select: [{match: up, model: product}]".to_owned(), "select[0].model must be additive or multiplicative; got \"product\" (file t.yml)".to_owned()),
-            ("select: [{match: up, quantile: 1}]".to_owned(), "there is no setting select[0].quantile (file t.yml); at select[0] there are drop_constant, match, model, period, sample, transform".to_owned()),
+            ("select: [{match: up, quantile: 1}]".to_owned(), "there is no setting select[0].quantile (file t.yml); at select[0] there are drop_constant, match, model, period, quantiles, sample, transform".to_owned()),
+            ("select: [{match: up, quantiles: [0.5, 0.51]}]".to_owned(), "select[0].quantiles must be a list of some of 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999; got [0.5,0.51] (file t.yml)".to_owned()),
+            ("select: [{match: up, quantiles: 0.5}]".to_owned(), "select[0].quantiles must be a list of some of 0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999; got 0.5 (file t.yml)".to_owned()),
         ] {
             assert_eq!(file(&text).map(|_| ()), Err(message), "{text}");
         }

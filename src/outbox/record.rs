@@ -4,6 +4,7 @@
 //! kind 1   ends u8 | epoch u64 | sections
 //! section  kind u8 | version u8 | rows u32 | bytes u32 | rows
 //! ```
+//! Where all rows of a section end with the tail of their kind ([`ResultRow::TAIL`]), they are written without it.
 //! A section holds rows of one kind; what a row is, its kind says (`rows` in the dataflow's crate). A kind that is not
 //! known is passed over and counted; a version of a known kind that is not known is an error.
 //!
@@ -12,9 +13,9 @@
 //! behind the end of a segment.
 
 use std::convert::Infallible;
+use std::marker::PhantomData;
 use std::ops::{Deref, Range};
 
-use tidewatch_dataflows::rows::columns::RowFields;
 use tidewatch_dataflows::rows::{
     KINDS, KindInfo, KindList, KindVisitor, ResultRow, RowLists, WindowStats, each_kind,
 };
@@ -94,19 +95,34 @@ impl KindVisitor for EncodeSections<'_> {
         if some.is_empty() {
             return Ok(());
         }
-        let (bytes, out) = (some.len() * K::BYTES, &mut *self.out);
+        let out = &mut *self.out;
         let count = |n: usize| u32::try_from(n).expect("a record has few rows").to_le_bytes();
-        out.reserve(SECTION_BYTES + bytes);
+        out.reserve(SECTION_BYTES + some.len() * K::BYTES);
         out.extend_from_slice(&[K::KIND, K::VERSION]);
         out.extend_from_slice(&count(some.len()));
-        out.extend_from_slice(&count(bytes));
-        let start = out.len();
-        out.resize(start + bytes, 0);
+        let start = out.len() + size_of::<u32>();
+        out.resize(start + some.len() * K::BYTES, 0);
         for (place, row) in out[start..].chunks_exact_mut(K::BYTES).zip(some) {
             row.put(place);
         }
+        leave_out_tails::<K>(start, out);
+        let bytes = count(out.len() - start);
+        out[start - bytes.len()..start].copy_from_slice(&bytes);
         Ok(())
     }
+}
+
+/// Shortens rows that begin at `start` if all of them end with the tail of their kind.
+fn leave_out_tails<K: ResultRow>(start: usize, out: &mut Vec<u8>) {
+    let short = K::BYTES - K::TAIL.len();
+    if K::TAIL.is_empty() || !out[start..].chunks_exact(K::BYTES).all(|row| row[short..] == *K::TAIL) {
+        return;
+    }
+    let rows = (out.len() - start) / K::BYTES;
+    for n in 1..rows {
+        out.copy_within(start + n * K::BYTES..start + n * K::BYTES + short, start + n * short);
+    }
+    out.truncate(start + rows * short);
 }
 
 /// The rows of a whole epoch, as [`encode`] wrote them.
@@ -172,13 +188,14 @@ fn section<'a>(rest: &mut &'a [u8]) -> Result<Section<'a>, OutboxError> {
         return malformed(format!("a section of {bytes} bytes has {}", behind.len()));
     };
     if let Some(info) = KINDS.iter().find(|info| info.kind == kind) {
-        let KindInfo { name, version: known, bytes: of_row, .. } = *info;
+        let KindInfo { name, version: known, bytes: of_row, tail, .. } = *info;
         if version != known {
             return malformed(format!(
                 "its {name} are of version {version}; this program reads version {known}"
             ));
         }
-        if u64::from(rows) * of_row as u64 != bytes.len() as u64 {
+        let fill = |of_row: usize| u64::from(rows) * of_row as u64 == bytes.len() as u64;
+        if !fill(of_row) && !fill(of_row - tail.len()) {
             return malformed(format!("{rows} {name} do not fill {} bytes exactly", bytes.len()));
         }
     }
@@ -216,15 +233,48 @@ impl KindVisitor for DecodeSection<'_> {
         }
         let rows = (list.of_mut)(self.rows);
         rows.reserve(self.section.rows as usize);
-        for row in self.section.bytes.chunks_exact(K::BYTES) {
-            rows.push(decode_row(row)?);
-        }
-        Ok(())
+        self.section.rows::<K>(|row| {
+            rows.push(row.get()?);
+            Ok(())
+        })
     }
 }
 
-fn decode_row<K: ResultRow>(row: &[u8]) -> Result<K, OutboxError> {
-    K::get(row).map_err(|why| OutboxError::Malformed { why: format!("a {}: {why}", K::SINGULAR) })
+/// The bytes of a row, perhaps without its tail.
+struct RowBytes<'a, K> {
+    bytes: &'a [u8],
+    /// Room for a whole row, which ends with the tail.
+    whole: &'a mut [u8],
+    kind: PhantomData<K>,
+}
+
+impl<K: ResultRow> RowBytes<'_, K> {
+    fn get(&mut self) -> Result<K, OutboxError> {
+        let row = match self.bytes.len() == K::BYTES {
+            true => self.bytes,
+            false => {
+                self.whole[..self.bytes.len()].copy_from_slice(self.bytes);
+                &*self.whole
+            }
+        };
+        K::get(row).map_err(|why| OutboxError::Malformed { why: format!("a {}: {why}", K::SINGULAR) })
+    }
+}
+
+impl Section<'_> {
+    /// Hands each of its rows, which are of this kind, to `each`.
+    fn rows<K: ResultRow>(
+        &self,
+        mut each: impl FnMut(&mut RowBytes<'_, K>) -> Result<(), OutboxError>,
+    ) -> Result<(), OutboxError> {
+        let mut whole = vec![0; K::BYTES];
+        whole[K::BYTES - K::TAIL.len()..].copy_from_slice(K::TAIL);
+        let of_row = self.bytes.len() / (self.rows as usize).max(1);
+        for bytes in self.bytes.chunks_exact(of_row.max(1)) {
+            each(&mut RowBytes { bytes, whole: &mut whole, kind: PhantomData })?;
+        }
+        Ok(())
+    }
 }
 
 /// Appends those windows of a record whose series is wanted; the epoch, and whether it ends with the record.
@@ -241,11 +291,12 @@ pub(super) fn decode_windows(
             continue;
         }
         // The series is the first field: most rows are not looked at further.
-        for row in section.bytes.chunks_exact(WindowStats::BYTES) {
-            if wanted(SeriesId(u64::from_le_bytes(array(row)))) {
-                found.push(decode_row(row)?);
+        section.rows::<WindowStats>(|row| {
+            if wanted(SeriesId(u64::from_le_bytes(array(row.bytes)))) {
+                found.push(row.get()?);
             }
-        }
+            Ok(())
+        })?;
     }
     Ok((header.epoch, header.last))
 }
@@ -257,8 +308,9 @@ fn array<const N: usize>(bytes: &[u8]) -> [u8; N] {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use tidewatch_dataflows::rows::columns::Floats;
+    use tidewatch_dataflows::rows::columns::{Floats, RowFields};
     use tidewatch_dataflows::rows::verdicts::{ProfileChange, ProfileStatus, Verdict};
+    use tidewatch_dataflows::rows::windows::QuantileValues;
     use tidewatch_dataflows::rows::{ProfileEvent, Reject, Rows, SeriesProfile};
     use tidewatch_dataflows::sample::{MetricType, Reason};
 
@@ -289,6 +341,7 @@ pub(super) mod tests {
             increase: float(),
             resets: rng.u32(..),
             partial: rng.bool(),
+            quantiles: QuantileValues::default(),
         }
     }
 
@@ -373,6 +426,28 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn quantiles_are_written_where_a_row_has_some() {
+        let mut rng = fastrand::Rng::with_seed(8);
+        let mut rows = outcomes(&mut rng, 5, 2);
+        let encoded = |rows: &RowLists| {
+            let mut bytes = vec![];
+            encode(7, rows, &mut bytes);
+            bytes
+        };
+        let without = encoded(&rows).len();
+        for place in [0, 2, 4] {
+            rows.windows[place].quantiles.0[place] = 1.5;
+            let bytes = encoded(&rows);
+            assert_eq!(bytes.len() - without, 5 * WindowStats::TAIL.len());
+            let mut found = Vec::new();
+            decode_windows(KIND_BATCH, &bytes, |_| true, &mut found).unwrap();
+            for windows in [decode(&bytes).unwrap().rows.windows, found] {
+                assert!(windows.iter().map(bits).eq(rows.windows.iter().map(bits)));
+            }
+        }
+    }
+
+    #[test]
     fn an_epoch_cut_anywhere_is_the_same_rows() {
         let mut rng = fastrand::Rng::with_seed(9);
         let rows = outcomes(&mut rng, 5, 3);
@@ -447,8 +522,10 @@ pub(super) mod tests {
     #[test]
     fn no_bytes_make_decoding_panic() {
         let mut rng = fastrand::Rng::with_seed(4);
-        let mut good = vec![];
-        let rows = outcomes(&mut rng, 2, 2);
+        let (mut good, mut short) = (vec![], vec![]);
+        let mut rows = outcomes(&mut rng, 2, 2);
+        encode(8, &rows, &mut short);
+        rows.windows[1].quantiles.0[3] = 7.0;
         encode(8, &rows, &mut good);
         for length in 0..good.len() {
             // Between two sections it is a whole record.
@@ -457,14 +534,15 @@ pub(super) mod tests {
             }
         }
         for _ in 0..50_000 {
-            let mut bytes = good.clone();
+            let mut bytes = if rng.bool() { good.clone() } else { short.clone() };
             for _ in 0..rng.usize(1..4) {
                 let at = rng.usize(..bytes.len());
                 bytes[at] = rng.u8(..);
             }
             bytes.truncate(bytes.len() - rng.usize(..3));
             if let Ok(batch) = decode(&bytes) {
-                let held = batch.windows.len() * WindowStats::BYTES + batch.rejects.len() * Reject::BYTES;
+                let held = batch.windows.len() * (WindowStats::BYTES - WindowStats::TAIL.len())
+                    + batch.rejects.len() * Reject::BYTES;
                 assert!(held < bytes.len());
             }
         }

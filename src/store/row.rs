@@ -415,7 +415,7 @@ mod tests {
             changes: 1,
             increase: 20.0,
             resets: 1,
-            partial: false,
+            ..WindowStats::default()
         };
         WindowRow { series: Arc::new(series), stats }
     }
@@ -448,7 +448,12 @@ mod tests {
         let at = text.find(r#","revision""#).unwrap();
         let wanted = format!("{},\"partial\":true{}", &text[..at], &text[at..]);
         assert_eq!(json(&partial, ColumnShape::default()), wanted);
-        assert!(csv_line(&partial, ColumnShape::default()).ends_with(",,,true,3\n"));
+        assert!(csv_line(&partial, ColumnShape::default()).ends_with(",,,,,,,,,,,,true,3\n"));
+        partial.stats.quantiles.0[2] = 2.5;
+        partial.stats.quantiles.0[6] = f64::INFINITY;
+        let wanted = wanted.replace(r#","partial""#, r#","p50":2.5,"p99":null,"partial""#);
+        assert_eq!(json(&partial, ColumnShape::default()), wanted);
+        assert!(csv_line(&partial, ColumnShape::default()).ends_with(",,,,,,2.5,,,,,,true,3\n"));
         let parsed: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(parsed["labels"]["job"], "a \"b\"");
     }
@@ -475,7 +480,7 @@ mod tests {
         let mut header = Vec::new();
         write_csv_header(WindowRow::COLUMNS, shape, &mut header).unwrap();
         let header = String::from_utf8(header).unwrap();
-        assert!(header.ends_with(",resets,partial\n"), "{header}");
+        assert!(header.ends_with(",resets,p5,p25,p50,p75,p90,p95,p99,p999,partial\n"), "{header}");
         assert_eq!(
             csv_line(&window("up", 2), shape).matches(',').count(),
             header.matches(',').count(),

@@ -4,8 +4,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use tidewatch_dataflows::rows::windows::QuantileValues;
 use tidewatch_dataflows::rows::{Reject, ResultRow, RowLists, SeriesType, WindowStats};
 use tidewatch_dataflows::sample::{Reason, SeriesId};
+use tidewatch_dataflows::settings::QuantileSet;
 
 use super::embedded::{Embedded, EmbeddedOptions};
 use super::row::{RejectGrouping, RejectRow};
@@ -96,7 +98,16 @@ pub fn stats(id: SeriesId, window_ms: i64, at_ms: i64, revision: u32, mark: f64)
         increase: mark.abs(),
         resets: (mark.abs() as u32) % 2,
         partial: mark < 0.0,
+        quantiles: quantiles(mark),
     }
+}
+
+/// Some of the quantiles, those of another row others.
+fn quantiles(mark: f64) -> QuantileValues {
+    let set = QuantileSet::from_code((mark.abs() * 4.0) as u8);
+    let mut values = QuantileValues::default();
+    set.places().for_each(|place| values.0[place] = mark + place as f64 / 8.0);
+    values
 }
 
 /// Everything that was written, as a list, and the answers found by looking at all of it.

@@ -59,7 +59,7 @@ impl<'c> VerifiedServer<'c> {
         Ok(VerifiedServer { client, convention, version: version.to_string() })
     }
 
-    /// What the functions answer for these series of one name over `(at - window, at]`.
+    /// What the functions of these statistics answer for these series of one name over `(at - window, at]`.
     ///
     /// # Errors
     /// The server does not answer, or not even for a single series.
@@ -67,8 +67,8 @@ impl<'c> VerifiedServer<'c> {
         &self,
         name: &str,
         series: &[&VerifyLabels],
-        window_ms: i64,
-        at_ms: i64,
+        (window_ms, at_ms): (i64, i64),
+        wanted: &[&'static Statistic],
     ) -> Result<HashMap<VerifyLabels, FunctionAnswers>, QueryError> {
         let mut found = HashMap::new();
         let widest = widest(series);
@@ -79,7 +79,7 @@ impl<'c> VerifiedServer<'c> {
         let mut listed = parts.len() > 1;
         while let Some(part) = parts.pop() {
             let selector = selector(name, part, listed);
-            let question = self.question(&selector, window_ms);
+            let question = self.question(&selector, window_ms, wanted);
             match again(|| self.client.query(&question, at_ms, PATIENCE)?.whole()) {
                 Ok(answered) => collect(answered, &mut found),
                 Err(QueryError::TooMuch(_)) if part.len() > 1 => {
@@ -93,7 +93,7 @@ impl<'c> VerifiedServer<'c> {
         Ok(found)
     }
 
-    fn question(&self, selector: &str, window_ms: i64) -> String {
+    fn question(&self, selector: &str, window_ms: i64, wanted: &[&Statistic]) -> String {
         // A closed range would hold a sample at `at - window`.
         let range_ms = match self.convention {
             RangeConvention::Closed => (window_ms - 1).max(1),
@@ -101,10 +101,11 @@ impl<'c> VerifiedServer<'c> {
         };
         let of = |statistic: &&Statistic| {
             let function = statistic.promql.unwrap_or_default();
-            let asked = format!("{function}({selector}[{range_ms}ms])");
+            let before = statistic.quantile.map(|q| format!("{q}, ")).unwrap_or_default();
+            let asked = format!("{function}({before}{selector}[{range_ms}ms])");
             format!("label_replace({asked}, \"{STATISTIC}\", \"{}\", \"\", \"\")", statistic.name())
         };
-        VERIFIED.iter().map(of).collect::<Vec<_>>().join(" or ")
+        wanted.iter().map(of).collect::<Vec<_>>().join(" or ")
     }
 
     /// The raw samples of one series in a window, and whether there are some before it.

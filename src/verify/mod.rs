@@ -185,7 +185,10 @@ impl Comparison<'_> {
             // A name that was never learnt cannot be asked for.
             let found = match name.is_empty() {
                 true => Default::default(),
-                false => self.server.functions(&name, &series, window_ms, at_ms)?,
+                false => {
+                    let wanted = judge::verified_of(rows.iter().map(|candidate| &candidate.row.stats));
+                    self.server.functions(&name, &series, (window_ms, at_ms), &wanted)?
+                }
             };
             for candidate in rows {
                 let theirs = found.get(&candidate.labels);

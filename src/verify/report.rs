@@ -7,6 +7,7 @@ use std::fmt::{self, Write as _};
 use serde_json::{Value, json};
 use tidewatch_dataflows::sample::SeriesId;
 use tidewatch_dataflows::settings::duration;
+use tidewatch_dataflows::statistics::Shown;
 
 use super::judge::{Distance, NONE, RowVerdict, VERIFIED};
 use crate::source::query::client::RangeConvention;
@@ -238,6 +239,12 @@ impl VerifyReport {
         }
     }
 
+    /// The statistics that the table has: no quantile that no row had, which is never met to the last digit.
+    fn columns(&self) -> impl Iterator<Item = usize> {
+        let had = |place: &usize| self.windows.values().any(|of| of.worst[*place] > 0.0);
+        (0..VERIFIED.len()).filter(move |place| VERIFIED[*place].shown != Shown::Selected || had(place))
+    }
+
     /// All of it, for programs. A distance beyond all numbers is `null`.
     pub fn json(&self) -> Value {
         let distance = |of: &Distance| -> Value {
@@ -318,14 +325,15 @@ impl fmt::Display for VerifyReport {
         if !self.windows.is_empty() {
             writeln!(f, "worst relative difference")?;
             let mut head = format!("{:<10} {:>10}", "window", "rows");
-            for statistic in VERIFIED {
-                let _ = write!(head, " {:>8}", statistic.name());
+            for place in self.columns() {
+                let _ = write!(head, " {:>8}", VERIFIED[place].name());
             }
             writeln!(f, "{head}")?;
         }
         for (ms, of) in &self.windows {
             write!(f, "{:<10} {:>10}", duration(*ms), of.rows)?;
-            for apart in of.worst {
+            for place in self.columns() {
+                let apart = of.worst[place];
                 match apart {
                     0.0 => write!(f, " {:>8}", "0")?,
                     _ => write!(f, " {apart:>8.1e}")?,

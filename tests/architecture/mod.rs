@@ -54,6 +54,7 @@ const SERVER: &[Room] = &[
     room("pull", &["config", "journal", "labels", "source", "store::selector", "status"], IN_APP),
     room("logs", &["config", "journal", "labels", "outbox"], IN_APP),
     room("reading", &["journal", "source"], IN_APP),
+    room("select", &["journal", "labels", "store::selector"], IN_APP),
     room(
         "backfill",
         &[
@@ -66,6 +67,7 @@ const SERVER: &[Room] = &[
             "logs",
             "outbox",
             "reading",
+            "select",
             "sinks::runner",
             "source",
             "store",

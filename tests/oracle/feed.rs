@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tidewatch_dataflows::sample::{Bootstrap, Control, EpochEnd, STALE_NAN_BITS, Samples, SeriesId};
 use tidewatch_dataflows::settings::{
-    Model, ProfileSettings, SelectEntry, SeriesOptions, Settings, Transform, Window,
+    Model, ProfileSettings, QuantileSet, SelectEntry, SeriesOptions, Settings, Transform, Window,
 };
 
 use super::Epoch;
@@ -339,6 +339,7 @@ pub fn set_options(rng: &mut fastrand::Rng, series: &[SeriesId], epochs: &mut [E
                 transform: [Transform::Auto, Transform::Raw, Transform::Rate][rng.usize(0..3)],
                 period_ms: 60_000 * [0, 5, 60, 720][rng.usize(0..4)],
                 model: [Model::Additive, Model::Multiplicative][rng.usize(0..2)],
+                quantiles: QuantileSet::from_code([0, 0, rng.u8(..), 255][rng.usize(0..4)]),
             };
             let series = series.iter().filter(|_| rng.bool()).map(|series| series.0).collect();
             epoch.controls.insert(0, Arc::new(Control::Options { options, series }));

@@ -9,9 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidewatch_dataflows::kernels::reference;
+use tidewatch_dataflows::kernels::sketch::QuantileSketch;
+use tidewatch_dataflows::rows::windows::QuantileValues;
 use tidewatch_dataflows::rows::{ResultRow, Rows, WindowStats};
 use tidewatch_dataflows::sample::{Control, EpochEnd, Reason, STALE_NAN_BITS, Samples, SeriesId};
-use tidewatch_dataflows::settings::{Settings, Window};
+use tidewatch_dataflows::settings::{QUANTILES, Settings, Window};
 
 /// One epoch of a feed: what the journal would hold.
 #[derive(Clone, Debug)]
@@ -828,7 +830,15 @@ fn direct(
         increase: slow.increase,
         resets: content.windows(2).filter(|p| f64::from_bits(p[1].1) < f64::from_bits(p[0].1)).count() as u32,
         partial: false,
+        quantiles: QuantileValues(quantiles(&values)),
     }
+}
+
+/// All quantiles that a window can have.
+fn quantiles(values: &[f64]) -> [f64; QUANTILES.len()] {
+    let mut sketch = QuantileSketch::default();
+    values.iter().for_each(|value| sketch.add(*value));
+    QUANTILES.map(|q| sketch.quantile(q))
 }
 
 /// Final answers by direct computation from a set of samples: every key before the newest sample of its series.
@@ -862,12 +872,17 @@ pub fn same_row(got: &WindowStats, want: &WindowStats) -> bool {
     let near = |a: f64, b: f64, scale: f64| {
         a.to_bits() == b.to_bits() || (a - b).abs() <= 1e-13 * scale + f64::MIN_POSITIVE
     };
+    // Which of them are set for a series, this model does not know.
+    let quantiles = got.quantiles.0.iter().zip(&want.quantiles.0);
+    let quantiles_agree =
+        quantiles.clone().all(|(got, want)| got.is_nan() || got.to_bits() == want.to_bits());
     let size = want.min.abs().max(want.max.abs());
     let spread = (want.max - want.min).abs();
     (got.key(), got.revision, got.count, got.span_ms, got.partial)
         == (want.key(), want.revision, want.count, want.span_ms, want.partial)
         && (got.min, got.max, got.first, got.last) == (want.min, want.max, want.first, want.last)
         && (got.changes, got.resets) == (want.changes, want.resets)
+        && quantiles_agree
         && near(got.avg, want.avg, size * 0.01 + spread)
         && near(got.std, want.std, want.std.max(spread * 1e-3))
         && near(got.sum, want.sum, size * f64::from(want.count))

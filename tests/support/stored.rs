@@ -10,6 +10,7 @@ use tidewatch::journal::{JournalReader, Record};
 use tidewatch::outbox::{DurablePosition, OutboxBatch, Tail};
 use tidewatch::segments::{self, Position};
 use tidewatch_dataflows::rows::WindowStats;
+use tidewatch_dataflows::rows::windows::QuantileValues;
 use tidewatch_dataflows::sample::{Control, MetricType, Samples, SeriesId};
 use tidewatch_dataflows::settings::{Settings, duration};
 
@@ -55,6 +56,9 @@ pub fn key(settings: &Settings, row: &Value) -> (SeriesId, i64, i64) {
     (series, window.length_ms, row["at_ms"].as_i64().unwrap())
 }
 
+/// Names of the quantiles of a row.
+const QUANTILE_NAMES: [&str; 8] = ["p5", "p25", "p50", "p75", "p90", "p95", "p99", "p999"];
+
 /// The numbers of a row; what it does not show is taken from `want`.
 pub fn stats(row: &Value, want: &WindowStats) -> WindowStats {
     let number = |field: &str| row[field].as_f64().unwrap_or_else(|| panic!("no {field}: {row}"));
@@ -71,6 +75,7 @@ pub fn stats(row: &Value, want: &WindowStats) -> WindowStats {
         resets: row["resets"].as_u64().map_or(want.resets, |resets| resets as u32),
         increase: row["increase"].as_f64().unwrap_or(want.increase),
         partial: row["partial"] == true,
+        quantiles: QuantileValues(QUANTILE_NAMES.map(|name| row[name].as_f64().unwrap_or(f64::NAN))),
         ..*want
     }
 }

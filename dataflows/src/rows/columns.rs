@@ -11,7 +11,8 @@ use std::ops::Deref;
 use super::verdicts::{AdfStatus, ProfileChange, ProfileStatus, Verdict};
 use crate::sample::{MetricType, Reason, SeriesId};
 
-const NAN_BITS: u64 = 0x7ff8_0000_0000_0000;
+/// The bits of every NaN that is written.
+pub const NAN_BITS: u64 = 0x7ff8_0000_0000_0000;
 
 /// What a store keeps of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

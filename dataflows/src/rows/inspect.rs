@@ -21,6 +21,8 @@ pub enum What {
     Pane,
     /// A window, against its panes merged plainly, or its raw samples.
     Window,
+    /// The sketch of a pane, against its raw samples.
+    Sketch,
     /// A step of a profile, against its raw samples.
     Step,
     /// A profile, against that of the slow twins of the same steps.
@@ -29,13 +31,14 @@ pub enum What {
 
 impl What {
     /// Each kind, in the order of their numbers.
-    pub const ALL: [What; 4] = [What::Pane, What::Window, What::Step, What::Profile];
+    pub const ALL: [What; 5] = [What::Pane, What::Window, What::Sketch, What::Step, What::Profile];
 
     /// The word for logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             What::Pane => "pane",
             What::Window => "window",
+            What::Sketch => "sketch",
             What::Step => "step",
             What::Profile => "profile",
         }

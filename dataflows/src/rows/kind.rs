@@ -56,6 +56,8 @@ pub trait ResultRow: RowFields + Clone + PartialEq + fmt::Debug + Send + Sync + 
     const NAME: &'static str;
     /// The word for one.
     const SINGULAR: &'static str;
+    /// The bytes that most rows end with: where all rows of a record do, they are left out.
+    const TAIL: &'static [u8] = &[];
     /// How a store keeps it.
     const STORAGE: RowStorage;
     /// What is shown of it; empty if it is not exported.
@@ -117,6 +119,8 @@ pub struct KindInfo {
     pub fields: &'static [RowField],
     /// [`RowFields::BYTES`].
     pub bytes: usize,
+    /// [`ResultRow::TAIL`].
+    pub tail: &'static [u8],
     /// [`ResultRow::STORAGE`].
     pub storage: RowStorage,
     /// [`ResultRow::COLUMNS`].
@@ -133,6 +137,7 @@ impl KindInfo {
             singular: K::SINGULAR,
             fields: K::FIELDS,
             bytes: K::BYTES,
+            tail: K::TAIL,
             storage: K::STORAGE,
             columns: K::COLUMNS,
         }

@@ -2,10 +2,28 @@
 //!
 //! Not here: what each statistic is and how it is shown (`statistics.rs`).
 
-use super::columns::{Cell, CellType, Column, Columns, RowFields};
+use super::columns::{Cell, CellType, Column, Columns, NAN_BITS, RowFields};
 use super::kind::{ResultRow, RowStorage, SeriesText};
 use crate::sample::SeriesId;
+use crate::settings::QUANTILES;
 use crate::statistics::{REVISION, STATISTICS, WINDOW_STATISTICS};
+
+/// Quantiles of a window, in the order of [`QUANTILES`]; NaN for those that it does not have.
+#[derive(Clone, Copy, Debug)]
+pub struct QuantileValues(pub [f64; QUANTILES.len()]);
+
+impl Default for QuantileValues {
+    fn default() -> QuantileValues {
+        QuantileValues([f64::NAN; QUANTILES.len()])
+    }
+}
+
+/// By the bits, except that one NaN is as another: what it does not have is the same as what another one does not have.
+impl PartialEq for QuantileValues {
+    fn eq(&self, other: &QuantileValues) -> bool {
+        self.0.iter().zip(&other.0).all(|(a, b)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan()))
+    }
+}
 
 /// The statistics of one series over one window `(at_ms - window_ms, at_ms]`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -45,12 +63,19 @@ pub struct WindowStats {
     /// The window was added by a change of settings and reaches back to before what was kept for it: older samples
     /// of it may be missing.
     pub partial: bool,
+    /// Those that are set for the series.
+    pub quantiles: QuantileValues,
 }
 
 impl WindowStats {
     /// Sample standard deviation (ddof 1, as pandas); none below two samples.
     pub fn std_sample(&self) -> Option<f64> {
         (self.count > 1).then(|| self.std * (f64::from(self.count) / f64::from(self.count - 1)).sqrt())
+    }
+
+    /// The quantile at this place of [`QUANTILES`]; none if the window does not have it.
+    pub fn quantile(&self, place: usize) -> Option<f64> {
+        Some(self.quantiles.0[place]).filter(|value| !value.is_nan())
     }
 
     /// Increase per second between the first and the last sample; none below two samples.
@@ -78,8 +103,17 @@ row_fields! {
         increase: f64,
         resets: u32,
         partial: bool,
+        p5: f64 = row.quantiles.0[0],
+        p25: f64 = row.quantiles.0[1],
+        p50: f64 = row.quantiles.0[2],
+        p75: f64 = row.quantiles.0[3],
+        p90: f64 = row.quantiles.0[4],
+        p95: f64 = row.quantiles.0[5],
+        p99: f64 = row.quantiles.0[6],
+        p999: f64 = row.quantiles.0[7],
     } => WindowStats {
         series, window_ms, at_ms, revision, count, span_ms, min, max, avg, std, first, last, sum, changes, increase, resets, partial,
+        quantiles: QuantileValues([p5, p25, p50, p75, p90, p95, p99, p999]),
     }
 }
 
@@ -141,9 +175,11 @@ impl WindowStats {
 
 impl ResultRow for WindowStats {
     const KIND: u8 = 1;
-    const VERSION: u8 = 4;
+    const VERSION: u8 = 5;
     const NAME: &'static str = "windows";
     const SINGULAR: &'static str = "window";
+    /// The quantiles that a window does not have.
+    const TAIL: &'static [u8] = [NAN_BITS.to_le_bytes(); QUANTILES.len()].as_flattened();
     const STORAGE: RowStorage = RowStorage::Hourly {
         epoch: false,
         partition: Some("window_ms"),
@@ -166,9 +202,19 @@ impl ResultRow for WindowStats {
         (self.count, self.revision)
     }
 
-    /// By the numbers: of a NaN a store keeps no bits.
+    /// By the numbers: of a NaN a store keeps no bits. A quantile that this one does not have takes none from the other.
     fn same(&self, other: &Self) -> bool {
-        let numbers = |row: &WindowStats| WindowStats { revision: 0, partial: false, ..*row };
+        let mut quantiles = self.quantiles.0;
+        quantiles
+            .iter_mut()
+            .zip(&other.quantiles.0)
+            .filter(|(own, _)| own.is_nan())
+            .for_each(|(own, of)| *own = *of);
+        let quantiles = QuantileValues(quantiles);
+        if quantiles != other.quantiles {
+            return false;
+        }
+        let numbers = |row: &WindowStats| WindowStats { revision: 0, partial: false, quantiles, ..*row };
         let (mut mine, mut theirs) =
             ([0; <WindowStats as RowFields>::BYTES], [0; <WindowStats as RowFields>::BYTES]);
         RowFields::put(&numbers(self), &mut mine);

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 pub use self::options::{
-    MINUTES_PERIOD_MAX_MS, Model, SEASON_CYCLES_MIN, SELECT_MAX, SelectEntry, SeriesClass, SeriesOptions,
-    Transform,
+    MINUTES_PERIOD_MAX_MS, Model, QUANTILES, QuantileSet, SEASON_CYCLES_MIN, SELECT_MAX, SelectEntry,
+    SeriesClass, SeriesOptions, Transform,
 };
 
 /// A window: its length is its identity, its hop the distance between two results.

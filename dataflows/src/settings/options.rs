@@ -46,6 +46,65 @@ pub enum Model {
     Multiplicative = 1,
 }
 
+/// The quantiles that windows can have: each has a column of its own.
+pub const QUANTILES: [f64; 8] = [0.05, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999];
+
+/// Some of [`QUANTILES`], a bit for each. Written down as a list of numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<f64>", into = "Vec<f64>")]
+pub struct QuantileSet(u8);
+
+impl QuantileSet {
+    /// These; else the first that is none of [`QUANTILES`].
+    ///
+    /// # Errors
+    /// A number for which there is no column.
+    pub fn new(wanted: &[f64]) -> Result<QuantileSet, f64> {
+        wanted.iter().try_fold(QuantileSet::default(), |set, wanted| {
+            let place = QUANTILES.iter().position(|known| known == wanted).ok_or(*wanted)?;
+            Ok(QuantileSet(set.0 | 1 << place))
+        })
+    }
+
+    /// The set with this code; every byte is one.
+    pub fn from_code(code: u8) -> QuantileSet {
+        QuantileSet(code)
+    }
+
+    /// Its code.
+    pub fn code(self) -> u8 {
+        self.0
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The places of its quantiles in [`QUANTILES`], rising.
+    pub fn places(self) -> impl Iterator<Item = usize> {
+        (0..QUANTILES.len()).filter(move |place| self.0 >> place & 1 == 1)
+    }
+}
+
+impl TryFrom<Vec<f64>> for QuantileSet {
+    type Error = String;
+
+    fn try_from(wanted: Vec<f64>) -> Result<QuantileSet, String> {
+        QuantileSet::new(&wanted).map_err(|other| format!("windows have no quantile {other}"))
+    }
+}
+
+impl From<QuantileSet> for Vec<f64> {
+    fn from(set: QuantileSet) -> Vec<f64> {
+        set.places().map(|place| QUANTILES[place]).collect()
+    }
+}
+
+fn is_without_quantiles(set: &QuantileSet) -> bool {
+    set.is_empty()
+}
+
 /// The options of a series.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -56,6 +115,9 @@ pub struct SeriesOptions {
     pub period_ms: i64,
     /// How its season is measured.
     pub model: Model,
+    /// Which quantiles its windows have.
+    #[serde(skip_serializing_if = "is_without_quantiles")]
+    pub quantiles: QuantileSet,
 }
 
 impl SeriesOptions {
@@ -154,17 +216,32 @@ mod tests {
 
     #[test]
     fn options_are_journalled_and_read_back_and_absent_ones_are_the_default() {
-        let options =
-            SeriesOptions { transform: Transform::Rate, period_ms: 3_600_000, model: Model::Multiplicative };
-        let settings = with(options);
-        let text = serde_json::to_string(&settings).unwrap();
-        assert!(
-            text.contains(
-                r#"{"match":"up","transform":"rate","period_ms":3600000,"model":"multiplicative"}"#
-            )
-        );
-        assert_eq!(serde_json::from_str::<Settings>(&text).unwrap(), settings);
+        let options = |quantiles: &[f64]| SeriesOptions {
+            transform: Transform::Rate,
+            period_ms: 3_600_000,
+            model: Model::Multiplicative,
+            quantiles: QuantileSet::new(quantiles).unwrap(),
+        };
+        let written = r#"{"match":"up","transform":"rate","period_ms":3600000,"model":"multiplicative"}"#;
+        let more = written.replace('}', r#","quantiles":[0.5,0.999]}"#);
+        for (quantiles, want) in [(&[][..], written), (&[0.999, 0.5, 0.5], &more)] {
+            let settings = with(options(quantiles));
+            let text = serde_json::to_string(&settings).unwrap();
+            assert!(text.contains(want), "{text}");
+            assert_eq!(serde_json::from_str::<Settings>(&text).unwrap(), settings);
+        }
+        assert!(serde_json::from_str::<SeriesOptions>(r#"{"quantiles":[0.51]}"#).is_err());
         assert_eq!(serde_json::from_str::<Settings>("{}").unwrap(), Settings::default());
+    }
+
+    #[test]
+    fn there_is_a_column_for_each_quantile_of_a_set() {
+        let set = QuantileSet::new(&[0.99, 0.05]).unwrap();
+        assert_eq!(set.places().collect::<Vec<_>>(), [0, 6]);
+        assert_eq!((QuantileSet::from_code(set.code()), set.is_empty()), (set, false));
+        for other in [0.0, 1.0, 0.51, -0.5, f64::NAN, f64::INFINITY] {
+            assert_eq!(QuantileSet::new(&[0.5, other]).unwrap_err().to_bits(), other.to_bits());
+        }
     }
 
     #[test]

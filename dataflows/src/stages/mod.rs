@@ -3,5 +3,6 @@
 
 pub mod admit;
 pub mod profile;
+pub mod quantiles;
 pub mod resample;
 pub mod window;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rusqlite::Connection;
+use tidewatch_dataflows::rows::windows::QuantileValues;
 use tidewatch_dataflows::rows::{Reject, ResultRow, WindowStats};
 use tidewatch_dataflows::sample::{MetricType, Reason, SeriesId};
 
@@ -572,6 +573,15 @@ fn an_offer_is_judged_by_the_row_that_readers_see() {
     let rows = [row(2, 5, 9, 7.0)];
     store.write(&[batch_of(3, T0, &rows, &[], &[])], &labels_of).unwrap();
     assert_eq!(store.amend(T0, &again, &labels_of).unwrap(), [OfferVerdict::Unchanged; 3]);
+    // One that has fewer quantiles takes none away, one that has more brings them.
+    let mut more = again[0].stats.quantiles;
+    more.0[7] = 3.0;
+    for (quantiles, verdict) in
+        [(QuantileValues::default(), OfferVerdict::Unchanged), (more, OfferVerdict::Replaced)]
+    {
+        let offer = Offer { stats: WindowStats { quantiles, ..again[0].stats }, whole: true };
+        assert_eq!(store.amend(T0 + 9 * HOUR_MS, &[offer], &labels_of).unwrap(), [verdict]);
+    }
     let read_only = Embedded::open_read_only(&dir.file(), EmbeddedOptions::default()).unwrap();
     assert!(read_only.amend(T0, &again, &labels_of).is_err());
 }

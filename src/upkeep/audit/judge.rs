@@ -4,7 +4,7 @@
 
 use tidewatch_dataflows::rows::WindowStats;
 use tidewatch_dataflows::stages::window::row::exact;
-use tidewatch_dataflows::statistics::{Agreement, REVISION, STATISTICS, Statistic};
+use tidewatch_dataflows::statistics::{Agreement, REVISION, STATISTICS, Shown, Statistic};
 
 use crate::verify;
 
@@ -28,7 +28,8 @@ pub fn differences(row: &WindowStats, samples: &[(i64, f64)]) -> Vec<RowDifferen
     let judged = STATISTICS.iter().filter(|statistic| {
         // Beyond the numbers, the order of the steps decides what is left of their sum.
         let beyond = matches!(statistic.agreement, Agreement::OfSteps(_)) && !exact.steps.is_finite();
-        **statistic != REVISION && !beyond
+        let unset = statistic.shown == Shown::Selected && (statistic.value)(row).is_none();
+        **statistic != REVISION && !beyond && !unset
     });
     let number = |statistic: &Statistic, row| (statistic.value)(row).unwrap_or(f64::NAN);
     let numbers = judged.map(|statistic| {

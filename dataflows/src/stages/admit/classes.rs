@@ -100,7 +100,7 @@ impl Admit {
         for (slot, was) in changed {
             let class = self.sets.class(self.heads[slot as usize].class);
             if class != was {
-                out.classes.push(ClassChange { slot, class });
+                out.classes.push(ClassChange { slot, series: self.slots.series(slot), class });
             }
         }
     }

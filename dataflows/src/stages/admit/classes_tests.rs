@@ -7,7 +7,7 @@ use super::Admit;
 use crate::driver::EpochBatch;
 use crate::kernels::shapes::Random;
 use crate::sample::{Control, EpochEnd, MetricType, Samples, SeriesId};
-use crate::settings::{Model, SelectEntry, SeriesClass, SeriesOptions, Settings, Transform};
+use crate::settings::{Model, QuantileSet, SelectEntry, SeriesClass, SeriesOptions, Settings, Transform};
 use crate::shard::AdmittedBatch;
 use crate::snapshot::{StateReader, StateWriter};
 use crate::stage::{PartReader, Stage};
@@ -25,6 +25,7 @@ fn options(random: &mut Random) -> SeriesOptions {
         transform: [Transform::Auto, Transform::Raw, Transform::Rate][random.below(3)],
         period_ms: [0, 3_600_000, 86_400_000][random.below(3)],
         model: [Model::Additive, Model::Multiplicative][random.below(2)],
+        quantiles: QuantileSet::from_code([0, 0, 5, 255][random.below(4)]),
     }
 }
 

@@ -9,7 +9,7 @@ use super::bootstrap::{SeriesBootstrap, WaitingSamples};
 use super::{Admit, GateSeries, NEVER, PlacedClass, RawRing};
 use crate::rows::Reject;
 use crate::sample::{AT_MS_MAX, Bootstrap, MetricType, Reason, SHARDS, SeriesId};
-use crate::settings::{Model, SeriesClass, SeriesOptions, Settings, Transform};
+use crate::settings::{Model, QuantileSet, SeriesClass, SeriesOptions, Settings, Transform};
 use crate::snapshot::{StateError, StateReader, StateWriter};
 use crate::stage::PartReader;
 
@@ -17,6 +17,8 @@ use crate::stage::PartReader;
 pub(super) const VERSION: u8 = 2;
 /// Beside the type of a series: its options follow.
 const HAS_OPTIONS: u8 = 0x80;
+/// Beside [`HAS_OPTIONS`]: quantiles are among them.
+const HAS_QUANTILES: u8 = 0x40;
 
 impl Admit {
     /// Writes the state as of the last epoch retired.
@@ -100,17 +102,21 @@ impl Admit {
     fn save_class(&self, class: PlacedClass, put: &mut StateWriter) {
         let SeriesClass { kind, options } = self.sets.class(class);
         let has_options = if class.options == 0 { 0 } else { HAS_OPTIONS };
-        put.u8(kind.map_or(0, |kind| kind as u8) | has_options);
+        let has_quantiles = if options.quantiles.is_empty() { 0 } else { HAS_QUANTILES };
+        put.u8(kind.map_or(0, |kind| kind as u8) | has_options | has_quantiles);
         if has_options > 0 {
             put.u8(options.transform as u8);
             put.u8(options.model as u8);
             put.i64(options.period_ms);
         }
+        if has_quantiles > 0 {
+            put.u8(options.quantiles.code());
+        }
     }
 
     fn load_class(&mut self, take: &mut StateReader) -> Result<PlacedClass, StateError> {
         let code = take.u8()?;
-        let kind = match code & !HAS_OPTIONS {
+        let kind = match code & !(HAS_OPTIONS | HAS_QUANTILES) {
             0 => None,
             code => Some(metric_type(code)?),
         };
@@ -122,6 +128,10 @@ impl Admit {
             transform: Transform::from_code(take.u8()?).ok_or(unknown)?,
             model: Model::from_code(take.u8()?).ok_or(unknown)?,
             period_ms: take.i64()?,
+            quantiles: match code & HAS_QUANTILES {
+                0 => QuantileSet::default(),
+                _ => QuantileSet::from_code(take.u8()?),
+            },
         };
         if !options.is_computable() {
             return Err(unknown);

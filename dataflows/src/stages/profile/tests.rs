@@ -97,9 +97,10 @@ fn any_class(random: &mut Random) -> ClassChange {
         transform: Transform::Auto,
         period_ms: [0, 3_600_000, 8 * 3_600_000][random.below(3)],
         model: [Model::Additive, Model::Multiplicative][random.below(2)],
+        ..SeriesOptions::default()
     };
     let of = random.below(3) as u32;
-    ClassChange { slot: of, class: SeriesClass { kind: None, options } }
+    ClassChange { slot: of, series: SeriesId(0), class: SeriesClass { kind: None, options } }
 }
 
 /// Through the bytes of a chain that is saved now and then, rows are those of a shard that is never restarted; also where
@@ -278,7 +279,8 @@ fn a_season_that_is_set_later_is_measured_at_the_next_evaluation() {
         };
         if let Some(period_ms) = period_ms {
             let options = SeriesOptions { period_ms, ..SeriesOptions::default() };
-            profiles.reclassify(&ClassChange { slot: 0, class: SeriesClass { kind: None, options } });
+            let class = SeriesClass { kind: None, options };
+            profiles.reclassify(&ClassChange { slot: 0, series: SeriesId(0), class });
         }
         let hourly = 10.0 * (std::f64::consts::TAU * step as f64 / 60.0).sin() + random.unit();
         let mut out = Rows::default();

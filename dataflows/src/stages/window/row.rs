@@ -4,8 +4,11 @@
 
 use super::{Moments, WindowPlan};
 use crate::kernels::reference;
+use crate::kernels::sketch::QuantileSketch;
 use crate::rows::WindowStats;
+use crate::rows::windows::QuantileValues;
 use crate::sample::SeriesId;
+use crate::settings::QUANTILES;
 
 /// A window's row: its moments, its revision and whether it is partial.
 pub(super) fn of_moments(
@@ -46,7 +49,14 @@ pub struct ExactNumbers {
     pub steps: f64,
 }
 
-/// What samples by time come to, by the slow twin. There is at least one.
+/// All quantiles of these values.
+fn quantiles(values: &[f64]) -> QuantileValues {
+    let mut sketch = QuantileSketch::default();
+    values.iter().for_each(|value| sketch.add(*value));
+    QuantileValues(QUANTILES.map(|q| sketch.quantile(q)))
+}
+
+/// What samples by time come to, by the slow twin, with all quantiles. There is at least one.
 pub fn exact(samples: &[(i64, f64)]) -> ExactNumbers {
     let (first, last) = (samples[0], samples[samples.len() - 1]);
     let values: Vec<f64> = samples.iter().map(|(_, value)| *value).collect();
@@ -64,6 +74,7 @@ pub fn exact(samples: &[(i64, f64)]) -> ExactNumbers {
         changes: slow.changes,
         increase: slow.increase,
         resets: slow.resets,
+        quantiles: quantiles(&values),
         ..WindowStats::default()
     };
     ExactNumbers { row, steps: slow.steps }

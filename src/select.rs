@@ -2,18 +2,25 @@
 
 use std::sync::Arc;
 
-use anyhow::Context;
 use tidewatch_dataflows::settings::{SelectEntry, SeriesOptions};
 
 use crate::journal::{DescribeSeries, NewSeries};
 use crate::labels::{FindOptions, Labels, NAME};
-use crate::store::selector::Selectors;
+use crate::store::selector::{SelectorError, Selectors};
+
+/// An entry has a selector that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("select[{at}].match")]
+pub struct SelectError {
+    at: usize,
+    source: SelectorError,
+}
 
 /// Has the labels ask `select` about every series; nothing where it sets nothing.
 ///
 /// # Errors
-/// A selector that is none.
-pub fn find(labels: &Labels, select: &[SelectEntry]) -> anyhow::Result<()> {
+/// A selector that is none, by the number of its entry.
+pub fn find(labels: &Labels, select: &[SelectEntry]) -> Result<(), SelectError> {
     if !select.is_empty() {
         labels.find_options(finder(select)?);
     }
@@ -21,10 +28,10 @@ pub fn find(labels: &Labels, select: &[SelectEntry]) -> anyhow::Result<()> {
 }
 
 /// The first entry that means a series holds.
-fn finder(select: &[SelectEntry]) -> anyhow::Result<FindOptions> {
+fn finder(select: &[SelectEntry]) -> Result<FindOptions, SelectError> {
     let mut parsed: Vec<(Selectors, SeriesOptions)> = Vec::with_capacity(select.len());
     for (at, entry) in select.iter().enumerate() {
-        let selector = Selectors::parse(&[&entry.matching]).with_context(|| format!("select[{at}].match"))?;
+        let selector = Selectors::parse(&[&entry.matching]).map_err(|source| SelectError { at, source })?;
         parsed.push((selector, entry.options));
     }
     Ok(Box::new(move |labels| {
