@@ -1097,11 +1097,17 @@ fn await_free(served: &Served, free: usize) {
 fn a_question_ends_when_its_client_has_gone() {
     let dir = TempDir::new();
     let served = serve(filled(&dir), Ok(()));
-    let socket = ask(&served, "/api/v1/windows?at=now&window=7s");
-    await_free(&served, QUESTIONS_MAX - 1);
-    drop(socket);
-    assert_eq!(served.over.recv().unwrap(), BudgetExceeded::Cancelled);
-    await_free(&served, QUESTIONS_MAX);
+    let begun = Instant::now();
+    let over = std::iter::repeat_with(|| {
+        let socket = ask(&served, "/api/v1/windows?at=now&window=7s");
+        await_free(&served, QUESTIONS_MAX - 1);
+        drop(socket);
+        await_free(&served, QUESTIONS_MAX);
+        // One that is cancelled before it comes to the windows tells nothing here.
+        served.over.try_recv().ok()
+    });
+    let over = over.take_while(|_| begun.elapsed().as_secs() < 60).find_map(|over| over);
+    assert_eq!(over, Some(BudgetExceeded::Cancelled));
 }
 
 #[test]
