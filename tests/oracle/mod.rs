@@ -830,15 +830,15 @@ fn direct(
         increase: slow.increase,
         resets: content.windows(2).filter(|p| f64::from_bits(p[1].1) < f64::from_bits(p[0].1)).count() as u32,
         partial: false,
-        quantiles: QuantileValues(quantiles(&values)),
+        quantiles: QuantileValues(quantiles(&values, (slow.min, slow.max))),
     }
 }
 
 /// All quantiles that a window can have.
-fn quantiles(values: &[f64]) -> [f64; QUANTILES.len()] {
+fn quantiles(values: &[f64], (min, max): (f64, f64)) -> [f64; QUANTILES.len()] {
     let mut sketch = QuantileSketch::default();
     values.iter().for_each(|value| sketch.add(*value));
-    QUANTILES.map(|q| sketch.quantile(q))
+    QUANTILES.map(|q| sketch.quantile(q).clamp(min, max))
 }
 
 /// Final answers by direct computation from a set of samples: every key before the newest sample of its series.

@@ -137,7 +137,10 @@ impl Quantiles {
             room.finish()
         });
         if sketch.count() == u64::from(row.count) {
-            series.set.places().for_each(|place| row.quantiles.0[place] = sketch.quantile(QUANTILES[place]));
+            // No quantile lies beyond the values, so those of a constant are exact.
+            let quantile = |q| sketch.quantile(q).clamp(row.min, row.max);
+            let found = series.set.places().map(|place| (place, quantile(QUANTILES[place])));
+            found.for_each(|(place, value)| row.quantiles.0[place] = value);
         }
         true
     }

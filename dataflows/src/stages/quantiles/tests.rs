@@ -91,7 +91,9 @@ impl Rig {
         assert_eq!(sketch.count(), u64::from(row.count), "{row:?}");
         let mut wanted = *row;
         wanted.quantiles =
-            QuantileValues(QUANTILES.map(|q| if set.contains(&q) { sketch.quantile(q) } else { f64::NAN }));
+            QuantileValues(QUANTILES.map(|q| {
+                if set.contains(&q) { sketch.quantile(q).clamp(row.min, row.max) } else { f64::NAN }
+            }));
         wanted
     }
 }

@@ -50,10 +50,10 @@ pub struct ExactNumbers {
 }
 
 /// All quantiles of these values.
-fn quantiles(values: &[f64]) -> QuantileValues {
+fn quantiles(values: &[f64], (min, max): (f64, f64)) -> QuantileValues {
     let mut sketch = QuantileSketch::default();
     values.iter().for_each(|value| sketch.add(*value));
-    QuantileValues(QUANTILES.map(|q| sketch.quantile(q)))
+    QuantileValues(QUANTILES.map(|q| sketch.quantile(q).clamp(min, max)))
 }
 
 /// What samples by time come to, by the slow twin, with all quantiles. There is at least one.
@@ -74,7 +74,7 @@ pub fn exact(samples: &[(i64, f64)]) -> ExactNumbers {
         changes: slow.changes,
         increase: slow.increase,
         resets: slow.resets,
-        quantiles: quantiles(&values),
+        quantiles: quantiles(&values, (slow.min, slow.max)),
         ..WindowStats::default()
     };
     ExactNumbers { row, steps: slow.steps }
