@@ -292,7 +292,8 @@ impl ShardState {
             batch.given.iter().for_each(|slot| stage.assign(slot));
             batch.classes.iter().for_each(|change| stage.reclassify(change));
             match spec.input {
-                StageInput::Samples => observe(&mut **stage, batch, out),
+                StageInput::Samples if stage.observes() => observe(&mut **stage, batch, out),
+                StageInput::Samples => {}
                 StageInput::Steps => stage.observe_steps(&self.steps, out),
             }
             stage.take_steps(&mut self.steps);

@@ -185,6 +185,11 @@ pub trait Stage {
     /// Of a series that has had its slot something else is known, or set.
     fn reclassify(&mut self, _change: &ClassChange) {}
 
+    /// Whether it has a use for samples at all, as it is now: if not, none are shown to it.
+    fn observes(&self) -> bool {
+        true
+    }
+
     /// A hint: this series is observed soon. Reads what that takes first, so that memory is waited for once for several series.
     fn approach(&self, _series: &SeriesEvents<'_>, _batch: &AdmittedBatch) {}
 

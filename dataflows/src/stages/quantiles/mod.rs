@@ -70,6 +70,7 @@ fn reach_ms(settings: &Settings) -> i64 {
 pub struct Quantiles {
     settings: Arc<Settings>,
     base_ms: i64,
+    reach_ms: i64,
     /// By slot, of the series that have them.
     of: BTreeMap<u32, SeriesSketches>,
     sealing: Sealing,
@@ -80,6 +81,7 @@ impl Quantiles {
     fn new(settings: &Arc<Settings>) -> Quantiles {
         Quantiles {
             base_ms: settings.base_ms(),
+            reach_ms: reach_ms(settings),
             settings: Arc::clone(settings),
             of: BTreeMap::new(),
             sealing: Sealing::default(),
@@ -261,6 +263,7 @@ impl Stage for Quantiles {
     fn reconfigure(&mut self, settings: &Arc<Settings>, batch: &AdmittedBatch) {
         let (was_ms, base_ms) = (self.base_ms, settings.base_ms());
         (self.settings, self.base_ms) = (Arc::clone(settings), base_ms);
+        self.reach_ms = reach_ms(settings);
         if base_ms == was_ms {
             return;
         }
@@ -290,8 +293,12 @@ impl Stage for Quantiles {
         }
     }
 
+    fn observes(&self) -> bool {
+        !self.of.is_empty()
+    }
+
     fn observe(&mut self, series: &SeriesEvents<'_>, batch: &AdmittedBatch, _: &mut Rows) {
-        let (slot, base_ms, reach_ms) = (series.slot, self.base_ms, reach_ms(&self.settings));
+        let (slot, base_ms, reach_ms) = (series.slot, self.base_ms, self.reach_ms);
         let Some(sketches) = self.of.get_mut(&slot) else { return };
         self.position.on(sketches.series);
         // By what was newest before: the samples of this epoch close keys that hold none of them.
