@@ -20,5 +20,6 @@ pub mod reference;
 #[cfg(test)]
 pub(crate) mod shapes;
 pub mod sketch;
+pub mod smoothing;
 pub mod spectrum;
 pub mod steps;
