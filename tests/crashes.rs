@@ -144,12 +144,24 @@ fn names(sender: usize) -> Vec<String> {
     own.chain((0..10).map(|i| format!("both_{i}"))).collect()
 }
 
+/// Every stored window is that of these samples, and the series of both senders have quantiles.
+fn windows_are_those_of(samples: &Samples, what: &str, settings: &Settings, tidewatch: &Tidewatch) {
+    let range = [("start", "2025-12-31T00:00:00Z"), ("end", "2026-01-02T00:00:00Z")];
+    let rows = tidewatch.rows("/api/v1/windows", &range);
+    stored::check(what, settings, &rows, samples);
+    for row in &rows {
+        let is_set = row["name"].as_str().is_some_and(|name| name.starts_with("both_"));
+        assert_eq!(row["p50"].is_number(), is_set, "{row}");
+    }
+}
+
 fn crash(seed: u64, rounds: u64, trim: &str) -> Figures {
     let mut rng = fastrand::Rng::with_seed(seed);
     let settings = any_settings(&mut rng);
     println!("seed {seed}, {rounds} rounds, trim {trim}, {}", config(&settings, 1, trim).replace('\n', ", "));
     let mut figures = Figures { runs: 1, ..Figures::default() };
-    let mut tidewatch = Tidewatch::start(&(config(&settings, 1, trim) + QUANTILES));
+    let config = |workers| config(&settings, workers, trim) + QUANTILES;
+    let mut tidewatch = Tidewatch::start(&config(1));
     let data = tidewatch.folder().join("data");
     let mut mirror = Mirror::start(&data);
     let mut senders = [0, 1].map(|n| Sender::new(seed + n as u64, names(n)));
@@ -159,7 +171,7 @@ fn crash(seed: u64, rounds: u64, trim: &str) -> Figures {
         send_and_kill(&mut tidewatch, &mut senders, rounds - round, &mut rng);
         println!("round {round}: killed after {:?}", begun.elapsed());
         figures.kills += 1;
-        tidewatch.configure(&(config(&settings, [2, 4, 1][round as usize % 3], trim) + QUANTILES));
+        tidewatch.configure(&config([2, 4, 1][round as usize % 3]));
         if rng.u8(0..3) == 0 {
             figures.replays += 1;
             replay_and_kill(tidewatch.folder(), round, &mut replayed, &mut rng);
@@ -209,14 +221,8 @@ fn crash(seed: u64, rounds: u64, trim: &str) -> Figures {
     let mut samples = Samples::default();
     held.iter().for_each(|(series, at)| samples.push(*series, *at, value(*series, *at)));
     tidewatch.start_again();
-    let range = [("start", "2025-12-31T00:00:00Z"), ("end", "2026-01-02T00:00:00Z")];
     let what = format!("seed {seed}, after all kills");
-    let rows = tidewatch.rows("/api/v1/windows", &range);
-    stored::check(&what, &settings, &rows, &samples);
-    for row in &rows {
-        let is_set = row["name"].as_str().is_some_and(|name| name.starts_with("both_"));
-        assert_eq!(row["p50"].is_number(), is_set, "{row}");
-    }
+    windows_are_those_of(&samples, &what, &settings, &tidewatch);
     assert_eq!(tidewatch.rows("/api/v1/profiles", &[]), again.stored, "{what}: stored profiles");
     assert!(!tidewatch.process().log().contains("panicked"), "{}", tidewatch.process().log());
     let trimmed = segments(all, "journal").len() - segments(&data, "journal").len();

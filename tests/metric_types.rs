@@ -60,6 +60,8 @@ fn shows(what: &str, tidewatch: &Tidewatch, wanted: &[(&str, &str)]) {
         let rows = tidewatch.rows("/api/v1/windows", &[]);
         let rising = tidewatch.rows("/api/v1/windows", &[("min_increase", "0")]);
         let csv = tidewatch.get("/api/v1/windows", &[("format", "csv")]).text;
+        let header = csv.lines().next().unwrap_or_default();
+        let increase = header.rsplit(',').position(|column| column == "increase").unwrap();
         for (name, kind) in wanted {
             let of = |rows: &[Value]| rows.iter().find(|row| row["name"] == **name).cloned();
             let (Some(series), Some(row)) = (of(&catalog), of(&rows)) else {
@@ -70,7 +72,7 @@ fn shows(what: &str, tidewatch: &Tidewatch, wanted: &[(&str, &str)]) {
             let same = series["type"] == **kind
                 && [row.get("increase").is_some(), row.get("rate").is_some()] == [counts; 2]
                 && of(&rising).is_some() == counts
-                && line.contains(",,,") != counts;
+                && line.rsplit(',').nth(increase).is_some_and(|cell| !cell.is_empty()) == counts;
             if !same {
                 return Err(format!("{name} is no {kind}: {series} {row} {line}"));
             }
