@@ -4,9 +4,12 @@
 //! what lies further ahead of it than a sample may is of a wrong clock: such series are forgotten whole, as if they had never
 //! been there, and begin anew with their next sample.
 
-use super::{Admit, Arc, NEVER, Timers};
+use std::sync::Arc;
+
+use super::ring::NEVER;
+use super::state::Admit;
 use crate::sample::{Control, ahead_of};
-use crate::shard::{AdmittedBatch, ClockChange};
+use crate::shard::{AdmittedBatch, ClockChange, Timers};
 
 impl Admit {
     /// Takes note of a reset of the clock, which comes in an epoch without samples.

@@ -1,6 +1,7 @@
 //! Looking at the gate from outside, between epochs. Nothing here changes anything.
 
-use super::{Admit, GateSeries, NEVER};
+use super::ring::NEVER;
+use super::state::{Admit, GateSeries};
 use crate::rows::inspect::Unavailable;
 use crate::shard::{AdmittedBatch, CarriedSeries, RawSamples, SlotAssignment, pane_of};
 

@@ -1,8 +1,8 @@
 //! What late samples touched, handed on whole: base panes for windows, steps for what looks at a series as one value a step.
 
-use super::{AdmittedBatch, GateSeries};
+use super::state::GateSeries;
 use crate::settings::STEP_MS;
-use crate::shard::{LatePane, LateStep, pane_of};
+use crate::shard::{AdmittedBatch, LatePane, LateStep, pane_of};
 
 /// The start of the base pane that holds `at`; its samples are strictly newer.
 pub(super) fn pane_start(at_ms: i64, base_ms: i64) -> i64 {

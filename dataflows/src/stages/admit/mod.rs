@@ -13,6 +13,7 @@
 //! bootstrap the live samples that wait for its end, 16 bytes each.
 
 mod bootstrap;
+mod class_sets;
 mod classes;
 #[cfg(test)]
 mod classes_tests;
@@ -25,67 +26,30 @@ mod reconfigure;
 mod rejects;
 mod ring;
 mod snapshot;
+mod state;
+mod waiting;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use self::bootstrap::OpenBootstraps;
-use self::classes::{EarlyClasses, OptionSets, PlacedClass};
+use self::class_sets::{EarlyClasses, OptionSets};
 use self::late::{close_late, close_late_steps, pane_start};
 use self::order::{BatchOrder, SampleRow};
 pub use self::rejects::REJECT_ROWS_MAX;
 use self::rejects::Rejects;
-use self::ring::RawRing;
+use self::ring::{NEVER, RawRing};
+pub use self::state::Admit;
+use self::state::{GateSeries, Tombstones};
+use self::waiting::OpenBootstraps;
 use crate::driver::EpochBatch;
 use crate::mutants::{Mutant, mutant};
 use crate::rows::SeriesPresence;
-use crate::sample::{AHEAD_MS_MAX, EpochEnd, Reason, Samples, SeriesId, ahead_of, set_back};
+use crate::sample::{EpochEnd, Reason, Samples, SeriesId, ahead_of};
 use crate::settings::{STEP_MS, Settings};
-use crate::shard::{AdmittedBatch, SeriesMap, SlotAssignment, Slots, Timers, WorkPosition, pane_of, wait_ms};
+use crate::shard::{AdmittedBatch, SlotAssignment, Slots, Timers, WorkPosition, pane_of, wait_ms};
 use crate::stage::{
     PartWriter, Query, SERIES_APPROACHED, SavePoint, SeriesView, Stage, StageInput, StageSpec,
 };
-
-/// No time yet.
-const NEVER: i64 = i64::MIN;
-
-/// The gate of one shard.
-pub struct Admit {
-    settings: Arc<Settings>,
-    base_ms: i64,
-    slots: Slots,
-    heads: Vec<GateSeries>,
-    timers: Timers,
-    tombstones: Tombstones,
-    /// What is known of series that have no slot.
-    early: EarlyClasses,
-    /// What is set for series.
-    sets: OptionSets,
-    rejects: Rejects,
-    bootstraps: OpenBootstraps,
-    /// Nothing of these is computed.
-    quarantined: BTreeSet<u64>,
-    order: BatchOrder,
-    position: Arc<WorkPosition>,
-    /// How long a silent series keeps its slot.
-    keep_ms: fn(&Settings) -> i64,
-    /// Bootstraps that end in the epoch at hand.
-    ended: Vec<u64>,
-}
-
-/// One series.
-struct GateSeries {
-    /// Newest applied sample.
-    newest: i64,
-    /// Processing time of the epoch that last applied a sample; until then of the one that gave the slot.
-    last_applied_ms: i64,
-    /// What is not newer than this was forgotten.
-    tombstone: i64,
-    /// When the slot's timer fires; `i64::MAX` if it has none.
-    armed: i64,
-    class: PlacedClass,
-    raw: RawRing,
-}
 
 impl Admit {
     /// An empty shard.
@@ -444,54 +408,5 @@ impl Stage for Admit {
         } else {
             view.raw = self.raw(view.series.0);
         }
-    }
-}
-
-/// What is left of series whose slot was freed, bounded; what is evicted raises the floor.
-#[derive(Default)]
-struct Tombstones {
-    by_age: BTreeSet<(i64, u64)>,
-    newest: SeriesMap<i64>,
-    max: usize,
-    floor: i64,
-}
-
-impl Tombstones {
-    fn put(&mut self, series: u64, newest_ms: i64) {
-        if let Some(old) = self.newest.insert(series, newest_ms) {
-            self.by_age.remove(&(old, series));
-        }
-        self.by_age.insert((newest_ms, series));
-        self.shrink(self.max);
-    }
-
-    /// Keeps at most `max` from now on.
-    fn shrink(&mut self, max: usize) {
-        self.max = max;
-        while self.by_age.len() > self.max {
-            if let Some((newest_ms, series)) = self.by_age.pop_first() {
-                self.newest.remove(&series);
-                self.floor = self.floor.max(newest_ms);
-            }
-        }
-    }
-
-    /// Forgets what lies ahead of a clock that was set back.
-    fn set_back(&mut self, to_ms: i64) {
-        let ahead = self.by_age.split_off(&(to_ms.saturating_add(AHEAD_MS_MAX + 1), 0));
-        for (_, series) in ahead {
-            self.newest.remove(&series);
-        }
-        self.floor = set_back(to_ms, self.floor);
-    }
-
-    fn take(&mut self, series: u64) -> Option<i64> {
-        let newest_ms = self.newest.remove(&series)?;
-        self.by_age.remove(&(newest_ms, series));
-        Some(newest_ms)
-    }
-
-    fn bytes(&self) -> usize {
-        self.newest.capacity() * 17 + self.by_age.len() * 24
     }
 }

@@ -4,8 +4,11 @@
 //! anything is computed. Its slot is freed and leaves its tombstone as any other, so what it holds is never touched
 //! again; a series that is let in again begins behind that tombstone.
 
-use super::{Admit, Arc, BTreeMap, Samples};
-use crate::sample::{Control, Reason, SeriesId};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::state::Admit;
+use crate::sample::{Control, Reason, Samples, SeriesId};
 use crate::shard::AdmittedBatch;
 
 impl Admit {

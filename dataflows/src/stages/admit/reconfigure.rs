@@ -3,8 +3,13 @@
 //! Slots, tombstones, rejects and bootstraps go on. Of the raw ring it stays known how far back its panes are whole: a late
 //! sample that the settings before would have refused, or whose new base pane is not wholly held, is `late_ring_full`.
 
-use super::{Admit, AdmittedBatch, Arc, NEVER, Settings, Timers};
+use std::sync::Arc;
+
+use super::ring::NEVER;
+use super::state::Admit;
 use crate::sample::Control;
+use crate::settings::Settings;
+use crate::shard::{AdmittedBatch, Timers};
 
 impl Admit {
     /// Takes over the settings that the epoch begins with, if they differ; gives those before.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::NEVER;
+use super::ring::NEVER;
 use crate::rows::Reject;
 use crate::sample::{EpochEnd, Reason, SeriesId};
 

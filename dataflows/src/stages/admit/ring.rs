@@ -5,6 +5,9 @@ use std::collections::VecDeque;
 use crate::sample::Reason;
 use crate::settings::STEP_MS;
 
+/// No time yet.
+pub(super) const NEVER: i64 = i64::MIN;
+
 /// What a ring knows of a time.
 pub(super) enum RingPlace {
     /// A sample with these bits.

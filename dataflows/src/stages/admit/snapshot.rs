@@ -5,8 +5,11 @@
 
 use std::sync::Arc;
 
-use super::bootstrap::{SeriesBootstrap, WaitingSamples};
-use super::{Admit, GateSeries, NEVER, PlacedClass, RawRing};
+use super::class_sets::PlacedClass;
+use super::rejects::Rejects;
+use super::ring::{NEVER, RawRing};
+use super::state::{Admit, GateSeries};
+use super::waiting::{OpenBootstraps, SeriesBootstrap, WaitingSamples};
 use crate::rows::Reject;
 use crate::sample::{AT_MS_MAX, Bootstrap, MetricType, Reason, SHARDS, SeriesId};
 use crate::settings::{Model, QuantileSet, SeriesClass, SeriesOptions, Settings, Transform};
@@ -198,7 +201,7 @@ impl RawRing {
     }
 }
 
-impl super::Rejects {
+impl Rejects {
     fn save(&self, put: &mut StateWriter) {
         put.i64(self.minute);
         put.n(self.rows.len());
@@ -234,7 +237,7 @@ impl super::Rejects {
     }
 }
 
-impl super::OpenBootstraps {
+impl OpenBootstraps {
     fn save(&self, put: &mut StateWriter) {
         put.n(self.open.len());
         for bootstrap in &self.open {

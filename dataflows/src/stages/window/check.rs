@@ -11,10 +11,11 @@
 //!
 //! Not here: which series are checked, and when. `admit` and `window` must have retired the same epoch.
 
-use super::panes::{PaneCopy, PaneSpan};
-use super::reconfigure::AddedWindow;
+use super::panes::{PaneCopy, PaneSpan, WindowPlan};
 use super::record::PaneRecord;
-use super::{Marks, Moments, WindowPlan, Windows, row};
+use super::row;
+use super::state::{AddedWindow, Marks, Windows};
+use crate::kernels::moments::Moments;
 use crate::kernels::moments::step;
 use crate::kernels::reference;
 use crate::rows::inspect::{Mismatch, StateCheck, What};

@@ -3,9 +3,9 @@
 //! All that hangs on the times of samples stays. What was judged by the clock is lowered: when a series last applied a sample, before
 //! which keys are withheld or not published, and up to where an added window is silent.
 
-use super::{NEVER, Timers, Windows};
+use super::state::{NEVER, Windows};
 use crate::sample::{AHEAD_MS_MAX, ahead_of, set_back};
-use crate::shard::ClockChange;
+use crate::shard::{ClockChange, Timers};
 
 impl Windows {
     /// Goes on under a clock that says `to_ms`.

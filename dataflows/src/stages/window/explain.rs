@@ -1,7 +1,7 @@
 //! What one key of a series is made of, as far as it is still held. Nothing here changes anything.
 
 use super::panes::PaneSpan;
-use super::{NEVER, Windows};
+use super::state::{NEVER, Windows};
 use crate::rows::inspect::{Explanation, PaneView};
 use crate::shard::RawSamples;
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{NEVER, Windows};
+use super::state::{NEVER, Windows};
 use crate::kernels::moments::Moments;
 use crate::mutants::{Mutant, mutant};
 use crate::rows::Rows;

@@ -29,153 +29,25 @@ mod record;
 pub mod row;
 mod snapshot;
 mod stage;
+mod state;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use self::panes::{BuildProgress, Layout, OpenPane, PaneCopy, PaneSpan, PaneStore, WindowPlan};
-use self::prefill::PrefillKeys;
-use self::reconfigure::{AddedWindow, BaseLimit};
+use self::panes::{BuildProgress, Layout, PaneCopy, PaneSpan, PaneStore};
 pub use self::stage::SPEC;
+pub use self::state::Windows;
+use self::state::{AddedWindow, Marks, NEVER, RevisedKey, SeriesHead, SeriesKeys};
 use crate::kernels::moments::Moments;
 use crate::mutants::{Mutant, mutant};
 use crate::rows::Rows;
-use crate::sample::SeriesId;
 use crate::seal::Sealing;
 use crate::settings::Settings;
-use crate::shard::{AdmittedBatch, LatePane, SlotAssignment, Timers, WorkPosition, pane_of, wait_ms};
-
-const NEVER: i64 = i64::MIN;
-
-/// Marks of one window of one series.
-#[derive(Clone, Copy, Debug)]
-struct Marks {
-    /// Every key at or before this is closed.
-    closed: i64,
-    /// Silence had once closed every key up to this one: a key reopened since was published before.
-    silent: i64,
-    /// What is built from base panes.
-    built: BuildProgress,
-}
-
-impl Marks {
-    /// Of a slot without samples.
-    const NEW: Marks = Marks { closed: NEVER, silent: NEVER, built: BuildProgress::NOTHING };
-}
-
-/// What every sample of a series touches. These lie together, by slot.
-struct SeriesHead {
-    series: SeriesId,
-    /// Newest applied sample.
-    newest: i64,
-    /// Processing time of the epoch that last applied one.
-    last_applied_ms: i64,
-    /// The lowest key not closed, over all windows: a sample beyond it closes something.
-    next_key: i64,
-    /// The lowest key not closed whose window holds a sample: silence may close it. `i64::MAX` for none.
-    open_key: i64,
-    /// The highest key closed, over all windows.
-    sealed: i64,
-    /// When the slot's timer fires.
-    armed: i64,
-    /// The end of the base pane that is open: samples up to it go into `pane`. `NEVER` if none is.
-    pane_end: i64,
-    /// The open base pane.
-    pane: Moments,
-    /// Whether the record holds the open pane as it is.
-    stored: bool,
-}
-
-impl SeriesHead {
-    /// Of a series without samples.
-    fn new(series: SeriesId) -> SeriesHead {
-        SeriesHead {
-            series,
-            newest: NEVER,
-            last_applied_ms: NEVER,
-            next_key: i64::MAX,
-            open_key: i64::MAX,
-            sealed: NEVER,
-            armed: i64::MAX,
-            pane_end: NEVER,
-            pane: Moments::EMPTY,
-            stored: true,
-        }
-    }
-
-    /// The open pane, if one is.
-    #[inline]
-    fn open_pane(&self, base_ms: i64) -> Option<OpenPane<'_>> {
-        (self.pane_end != NEVER).then(|| (self.pane_end / base_ms, &self.pane))
-    }
-
-    /// Writes the open pane into the record, if it is not there as it is.
-    #[inline]
-    fn store_pane(&mut self, slot: u32, panes: &mut PaneStore) {
-        if !std::mem::replace(&mut self.stored, true) {
-            let base = panes.base;
-            panes.of_mut(slot).set_pane(&base, self.pane_end / base.pane_ms, &self.pane);
-        }
-    }
-}
-
-/// Which keys of a series are withheld, and which were revised.
-struct SeriesKeys {
-    /// Keys whose window reaches back to before this are withheld.
-    withhold: i64,
-    /// Keys before this are withheld, unless they were published before a bootstrap.
-    publish_from: i64,
-    /// Keys with a revision above 0, or emitted while open, that can still change: by end and window.
-    revised: BTreeMap<(i64, usize), RevisedKey>,
-}
-
-impl SeriesKeys {
-    fn new(withhold: i64) -> SeriesKeys {
-        SeriesKeys { withhold, publish_from: NEVER, revised: BTreeMap::new() }
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct RevisedKey {
-    revision: u32,
-    count: u32,
-}
+use crate::shard::{AdmittedBatch, LatePane, SlotAssignment, Timers, pane_of, wait_ms};
 
 /// Bytes that a packed pane is reckoned with: the widest of a gauge with all digits.
 const PANE_BYTES: usize = 66;
-/// Bytes of an entry of a revised key, with its share of the tree.
-const REVISED_BYTES: usize = 40;
-
-/// The windows of one shard.
-pub struct Windows {
-    settings: Arc<Settings>,
-    plans: Arc<[WindowPlan]>,
-    heads: Vec<SeriesHead>,
-    keys: Vec<SeriesKeys>,
-    marks: Vec<Marks>,
-    panes: PaneStore,
-    timers: Timers,
-    /// By slot: what was published before a bootstrap that the series took.
-    prefill: BTreeMap<u32, PrefillKeys>,
-    sealing: Sealing,
-    /// By slot and window: what windows that were added are held to, until nothing shows it.
-    added: BTreeMap<(u32, u32), AddedWindow>,
-    /// By slot: what base panes a change of settings left, where their ring could reach further back.
-    base_from: BTreeMap<u32, BaseLimit>,
-    /// Panes that begin before this may have been put together in another shape, or their base panes be gone: the last
-    /// change of the rings was then.
-    reshaped_to: i64,
-    /// Due slots of the epoch at hand, and whether they were collected already.
-    due: Vec<u32>,
-    is_collected: bool,
-    /// Keys that late samples of the series at hand touched.
-    dirty: Vec<(usize, i64)>,
-    /// Per window, the lowest mark to which the series at hand was reopened.
-    reopened: Vec<i64>,
-    position: Arc<WorkPosition>,
-}
-
 impl Windows {
     /// An empty shard.
     pub fn new(settings: Arc<Settings>) -> Self {

@@ -1,7 +1,8 @@
 //! What windows show that are not closed yet. Nothing here changes anything.
 
 use super::panes::PaneSpan;
-use super::{NEVER, Windows, row};
+use super::row;
+use super::state::{NEVER, Windows};
 use crate::rows::WindowStats;
 use crate::sample::SeriesId;
 

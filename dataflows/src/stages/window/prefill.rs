@@ -3,72 +3,10 @@
 //! While a series takes a bootstrap its keys are passed in silence, as far behind its samples as the raw ring reaches: from
 //! the panes that are held, later keys can still be answered. When the bootstrap ends they close, and what waited follows as new samples do.
 
-use super::{AddedWindow, Marks, NEVER, PaneSpan, WindowPlan, Windows};
+use super::panes::PaneSpan;
+use super::state::{AddedWindow, Marks, NEVER, PrefillKey, PrefillKeys, PrefillState, Windows};
 use crate::rows::Rows;
 use crate::shard::{AdmittedBatch, BootstrapStep, pane_of};
-
-/// What was published before a bootstrap.
-pub(super) struct PrefillKeys {
-    /// Times of all samples that had been applied, rising.
-    pub(super) had: Vec<i64>,
-    /// Per window: every key up to this one was closed, and those with samples published.
-    pub(super) closed: Vec<i64>,
-    /// Per window: silence had closed every key up to this one.
-    pub(super) silent: Vec<i64>,
-    /// The newest key that may have been published.
-    pub(super) last_key: i64,
-    /// Keys before this were withheld, unless they were published before an earlier bootstrap.
-    pub(super) since: i64,
-    pub(super) earlier: Option<Box<PrefillKeys>>,
-    pub(super) state: PrefillState,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum PrefillState {
-    Bootstrapping,
-    /// The bootstrap has ended; keys it passed by are still to be closed.
-    Ended,
-    /// As without a bootstrap, but for what was published.
-    Over,
-}
-
-/// What is known of a published key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PrefillKey {
-    /// It had so many samples.
-    Count(u32),
-    /// It was published with fewer samples than its series had when the bootstrap began.
-    Fewer,
-}
-
-impl PrefillKeys {
-    /// What a key had that was published before the bootstrap; `None` if it was not.
-    pub(super) fn count(&self, w: usize, plan: &WindowPlan, at: i64) -> Option<PrefillKey> {
-        if at < self.since || at > self.closed[w].max(self.silent[w]) {
-            return self.earlier.as_ref().and_then(|earlier| earlier.count(w, plan, at));
-        }
-        let from = self.had.partition_point(|had| *had <= at - plan.length_ms);
-        let to = self.had.partition_point(|had| *had <= at);
-        if from == to {
-            return None;
-        }
-        // A key that is open again had been published before the samples that opened it.
-        Some(if at <= self.closed[w] { PrefillKey::Count((to - from) as u32) } else { PrefillKey::Fewer })
-    }
-
-    /// The windows are others: each now was the one that `kept` names.
-    pub(super) fn carry(&mut self, kept: &[Option<usize>]) {
-        let of = |was: &[i64]| kept.iter().map(|at| at.map_or(NEVER, |at| was[at])).collect();
-        (self.closed, self.silent) = (of(&self.closed), of(&self.silent));
-        self.earlier.iter_mut().for_each(|earlier| earlier.carry(kept));
-    }
-
-    /// Bytes held.
-    pub(super) fn bytes(&self) -> usize {
-        let earlier = self.earlier.as_ref().map_or(0, |earlier| earlier.bytes());
-        earlier + 128 + (self.had.capacity() + self.closed.capacity() + self.silent.capacity()) * 8
-    }
-}
 
 impl Windows {
     /// Whether the series takes a bootstrap.

@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use super::reconfigure::{AddedWindow, BaseLimit, mute_to};
-use super::{NEVER, Windows};
+use super::reconfigure::mute_to;
+use super::state::{AddedWindow, BaseLimit, NEVER, Windows};
 use crate::settings::Settings;
 use crate::shard::{AdmittedBatch, CarriedSeries, pane_of};
 

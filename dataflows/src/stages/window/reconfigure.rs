@@ -9,49 +9,17 @@
 //!
 //! Not here: which late samples are taken after a change (`admit` refuses those whose pane is not wholly in the raw ring).
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use super::panes::{self, BuildProgress, Layout, PaneSpan, PaneStore, WindowPlan};
 use super::record::{PaneRecord, Ring};
-use super::{
-    AdmittedBatch, Arc, BTreeMap, Marks, Moments, NEVER, Sealing, Settings, Timers, Windows, pane_of,
-};
+use super::state::{AddedWindow, BaseLimit, Marks, NEVER, Windows};
+use crate::kernels::moments::Moments;
 use crate::mutants::{Mutant, mutant};
-use crate::shard::CarriedSeries;
-
-/// What an added window of a series is held to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct AddedWindow {
-    /// Its samples are newer than this, a multiple of its hop; `NEVER` if it has all of them.
-    pub(super) known_from: i64,
-    /// Keys at or before this are never answered.
-    pub(super) mute_to: i64,
-}
-
-impl AddedWindow {
-    /// Of a window that was not added.
-    pub(super) const GROWN: AddedWindow = AddedWindow { known_from: NEVER, mute_to: NEVER };
-
-    /// That of a window of a series.
-    pub(super) fn of(young: &BTreeMap<(u32, u32), AddedWindow>, slot: u32, w: usize) -> AddedWindow {
-        match young.is_empty() {
-            true => AddedWindow::GROWN,
-            false => young.get(&(slot, w as u32)).copied().unwrap_or(AddedWindow::GROWN),
-        }
-    }
-
-    /// The newest pane that is not the window's.
-    pub(super) fn floor(&self, plan: &WindowPlan) -> i64 {
-        if self.known_from == NEVER { NEVER } else { self.known_from / plan.hop_ms }
-    }
-}
-
-/// What a change of settings left of the base panes of a series.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BaseLimit {
-    /// They are held after this.
-    pub(super) from: i64,
-    /// No late sample is older than this.
-    pub(super) sealed_to: i64,
-}
+use crate::seal::Sealing;
+use crate::settings::Settings;
+use crate::shard::{AdmittedBatch, CarriedSeries, Timers, pane_of};
 
 /// A shard as it was.
 struct OldLayout {

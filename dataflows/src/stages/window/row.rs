@@ -2,7 +2,8 @@
 //!
 //! Not here: which windows are answered, and what of a row is shown (`statistics.rs`).
 
-use super::{Moments, WindowPlan};
+use super::panes::WindowPlan;
+use crate::kernels::moments::Moments;
 use crate::kernels::reference;
 use crate::kernels::sketch::QuantileSketch;
 use crate::rows::WindowStats;

@@ -11,10 +11,8 @@
 use std::sync::Arc;
 
 use super::panes::{BuildProgress, PaneSpan};
-use super::prefill::{PrefillKeys, PrefillState};
-use super::reconfigure::{AddedWindow, BaseLimit};
 use super::record::Ring;
-use super::{Marks, NEVER, RevisedKey, Windows};
+use super::state::{AddedWindow, BaseLimit, Marks, NEVER, PrefillKeys, PrefillState, RevisedKey, Windows};
 use crate::kernels::moments::{Moments, WORDS, Words};
 use crate::mutants::{Mutant, mutant};
 use crate::sample::{AT_MS_MAX, SeriesId};

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::prefill::PrefillKeys;
-use super::{Marks, NEVER, REVISED_BYTES, SeriesHead, SeriesKeys, Windows, snapshot};
+use super::snapshot;
+use super::state::{Marks, NEVER, PrefillKeys, REVISED_BYTES, SeriesHead, SeriesKeys, Windows};
 use crate::rows::Rows;
 use crate::sample::EpochEnd;
 use crate::settings::Settings;
