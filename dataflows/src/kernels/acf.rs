@@ -66,7 +66,7 @@ pub fn mean(sums: &LagSums) -> f64 {
             let middle = (sums.len() - 1) as f64 / 2.0;
             sums.unscaled(sums.intercept() + (sums.slope() * middle + sums.mean_level()))
         }
-        Shape::Constant => sums.values().first().copied().unwrap_or(f64::NAN),
+        Shape::Constant => sums.unscaled(sums.first()),
         Shape::NonFinite => f64::NAN,
     }
 }
@@ -109,9 +109,9 @@ fn centred_products(sums: &LagSums, to: &mut [f64]) {
 
 /// `P_k` of the levels about the window's line; `to` has at most as many as the window has values.
 fn products_about_line(sums: &LagSums, rest: f64, to: &mut [f64]) {
-    let (n, levels) = (sums.len(), sums.levels());
-    let (first, last) = (levels[0] - rest, levels[n - 1] - rest);
-    let mut product = lanes::dot(levels, levels) - n as f64 * rest * rest;
+    let n = sums.len();
+    let (first, last) = (sums.level(0) - rest, sums.level(n - 1) - rest);
+    let mut product = sums.squares() - n as f64 * rest * rest;
     let mut fall = (sums.whole()[0] + first * first + last * last) / 2.0;
     to[0] = product;
     for lag in 1..to.len() {
@@ -126,14 +126,14 @@ fn products_about_line(sums: &LagSums, rest: f64, to: &mut [f64]) {
 
 /// Adds to `P_k` what the slope of the window's line does.
 fn add_line(sums: &LagSums, rest: f64, to: &mut [f64]) {
-    let (n, levels, slope) = (sums.len(), sums.levels(), sums.slope());
+    let (n, slope) = (sums.len(), sums.slope());
     let middle = (n - 1) as f64 / 2.0;
-    let all = lanes::weighted_sum(levels, -middle);
+    let all = sums.moment();
     // Of the oldest and the newest `lag` levels: their sums, and the sums of their products with the centred time.
     let (mut old, mut old_moment, mut new, mut new_moment) = (0.0, 0.0, 0.0, 0.0);
     for (lag, to) in to.iter_mut().enumerate() {
         if lag > 0 {
-            let (first, last) = (levels[lag - 1] - rest, levels[n - lag] - rest);
+            let (first, last) = (sums.level(lag - 1) - rest, sums.level(n - lag) - rest);
             old += first;
             old_moment += ((lag - 1) as f64 - middle) * first;
             new += last;

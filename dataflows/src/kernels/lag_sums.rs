@@ -17,6 +17,8 @@
 //! of 64 differences. The sums of two adjacent runs add, so panes can be kept: a pane about another slope `b` has
 //! `sum (e_s + D)(e_{s-k} + D) = R_k + D (sum e_s + sum e_{s-k}) + B D^2` with `D = b - m`, and its plain sums telescope.
 //!
+//! Sums of a window that moves are kept as whole numbers by [`grid`](super::grid), which gives the same sums here.
+//!
 //! # Precision
 //! Values are multiplied by a power of two where their range is beyond 2^±300, so every finite window has its sums.
 //!
@@ -24,6 +26,7 @@
 //! `n` multiplications and additions for each lag, in lanes of 16 lags: 9 µs for 1,440 values and 31 lags on SSE2. Three
 //! floats a value are kept, and a fourth for more than 40 lags.
 
+use super::grid::{GRID_LAGS, GridSums};
 use super::lanes;
 
 /// How many lags are summed in one pass over the differences.
@@ -61,18 +64,29 @@ pub struct LagSums {
     shape: Shape,
     /// The power of two that the values were multiplied by, as its exponent.
     exponent: i32,
+    count: usize,
+    first: f64,
     slope: f64,
     offset: f64,
     edge: usize,
+    /// Of a window that was given by its values.
     values: Vec<f64>,
+    /// `v_s`; of a window that was given by its sums the oldest and the newest.
     levels: Vec<f64>,
-    /// Newest first: `e_s` is at `n - 1 - s`. Zeros follow, so that a lag may reach before the window.
+    /// Newest first. Zeros follow, so that a lag may reach before the window. Of a window that was given by its sums those of
+    /// both ends.
     differences: Vec<f64>,
+    /// How many differences there are before the zeros.
+    differences_count: usize,
     core: Vec<f64>,
     whole: Vec<f64>,
     /// The values without their mean, if autocovariances of more than `LAGS_MAX` lags were asked for.
     centred: Vec<f64>,
     rows: LevelSums,
+    /// What rounding leaves of the mean of the levels, the sum of their squares, and that of their products with the centred time.
+    mean_level: f64,
+    squares: f64,
+    moment: f64,
 }
 
 impl Default for LagSums {
@@ -80,16 +94,22 @@ impl Default for LagSums {
         LagSums {
             shape: Shape::Constant,
             exponent: 0,
+            count: 0,
+            first: 0.0,
             slope: 0.0,
             offset: 0.0,
             edge: 0,
             values: Vec::new(),
             levels: Vec::new(),
             differences: Vec::new(),
+            differences_count: 0,
             core: Vec::new(),
             whole: Vec::new(),
             centred: Vec::new(),
             rows: LevelSums::default(),
+            mean_level: 0.0,
+            squares: 0.0,
+            moment: 0.0,
         }
     }
 }
@@ -100,11 +120,12 @@ impl LagSums {
     /// Any input is taken: [`shape`](LagSums::shape) says whether it has sums. More than `n - 1` lags are none.
     pub fn compute(&mut self, window: &[f64], lags: usize) {
         let n = window.len();
-        self.edge = lag_limit(n).min((n / 2).saturating_sub(1));
+        self.edge = edge_of(n);
         let products = self.edge.max(lags.min(LAGS_MAX).min(n.saturating_sub(1)).saturating_sub(1)) + 1;
         self.values.clear();
         self.values.extend_from_slice(window);
         self.shape = self.scale();
+        (self.count, self.first) = (n, self.values.first().copied().unwrap_or(f64::NAN));
         if self.shape == Shape::Varying {
             self.subtract_line(products);
             self.sum_products(products);
@@ -116,6 +137,43 @@ impl LagSums {
         }
     }
 
+    /// The same of a window whose sums were kept, and of whose numbers there are the oldest and the newest: [`GRID_ENDS`] of each,
+    /// or all. They are for up to [`GRID_LAGS`] lags.
+    ///
+    /// [`GRID_ENDS`]: super::grid::GRID_ENDS
+    pub fn compute_from(&mut self, sums: &GridSums, oldest: &[i64], newest: &[i64]) {
+        let n = sums.count();
+        self.values.clear();
+        self.centred.clear();
+        self.edge = edge_of(n);
+        (self.count, self.exponent) = (n, -sums.grid().exponent());
+        self.first = oldest.first().map_or(f64::NAN, |number| *number as f64);
+        self.shape = if sums.is_constant() { Shape::Constant } else { Shape::Varying };
+        if self.shape == Shape::Constant {
+            return;
+        }
+        let line = sums.line(oldest[0], newest[newest.len() - 1]);
+        (self.slope, self.offset) = (line.slope as f64, line.offset as f64);
+        let all = n <= oldest.len();
+        let older = if all { &[] } else { oldest };
+        let newer_from = n - newest.len();
+        self.levels.clear();
+        let level = |(s, number): (usize, &i64)| line.level(s, *number) as f64;
+        self.levels.extend(older.iter().enumerate().map(level));
+        self.levels.extend(newest.iter().enumerate().map(|(i, number)| level((newer_from + i, number))));
+        self.differences.clear();
+        for numbers in [newest, older] {
+            self.differences.extend(numbers.windows(2).rev().map(|pair| line.difference(pair) as f64));
+        }
+        self.differences_count = self.differences.len();
+        self.differences.resize(self.differences_count + GRID_LAGS.next_multiple_of(LANES), 0.0);
+        sums.lagged_products(&line, (oldest, newest), self.edge, &mut self.whole, &mut self.core);
+        let levels = sums.levels(&line, &[], &[]);
+        let rows = sums.levels(&line, &oldest[..self.edge], &newest[newest.len() - 1..]);
+        self.rows = LevelSums { sum: rows.sum, squares: rows.squares, moment: rows.moment };
+        (self.mean_level, self.squares, self.moment) = (levels.sum / n as f64, levels.squares, levels.moment);
+    }
+
     /// Whether there are sums.
     pub fn shape(&self) -> Shape {
         self.shape
@@ -123,12 +181,12 @@ impl LagSums {
 
     /// How many values the window has.
     pub fn len(&self) -> usize {
-        self.values.len()
+        self.count
     }
 
     /// Whether the window has no value.
     pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
+        self.count == 0
     }
 
     /// Multiplies the values by a power of two, if their range asks for it.
@@ -166,6 +224,7 @@ impl LagSums {
         self.levels.iter_mut().for_each(|level| *level -= offset);
         self.differences.clear();
         self.differences.extend(x.windows(2).rev().map(|pair| (pair[1] - pair[0]) - slope));
+        self.differences_count = n - 1;
         self.differences.resize(n - 1 + products.next_multiple_of(LANES), 0.0);
         (self.slope, self.offset) = (slope, offset);
     }
@@ -194,6 +253,9 @@ impl LagSums {
             squares: lanes::dot(rows, rows),
             moment: lanes::weighted_sum(rows, -((rows.len() - 1) as f64) / 2.0),
         };
+        self.mean_level = lanes::sum(&self.levels) / n as f64;
+        self.squares = lanes::dot(&self.levels, &self.levels);
+        self.moment = lanes::weighted_sum(&self.levels, -((n - 1) as f64) / 2.0);
     }
 
     fn centre(&mut self) {
@@ -205,7 +267,17 @@ impl LagSums {
 
     /// What rounding leaves of the mean of the levels, which is 0.
     pub(super) fn mean_level(&self) -> f64 {
-        lanes::sum(&self.levels) / self.levels.len() as f64
+        self.mean_level
+    }
+
+    /// The sum of the squares of the levels.
+    pub(super) fn squares(&self) -> f64 {
+        self.squares
+    }
+
+    /// The sum of the products of the levels with the time about its middle.
+    pub(super) fn moment(&self) -> f64 {
+        self.moment
     }
 
     /// The values without their mean, in scaled units; empty unless there is an autocovariance of many lags to be had.
@@ -230,7 +302,7 @@ impl LagSums {
 
     /// The window's line at time 0 with the mean of the levels: what a level lacks to be the value.
     pub(super) fn intercept(&self) -> f64 {
-        self.values[0] + self.offset
+        self.first + self.offset
     }
 
     /// The exponent of the power of two that the values were multiplied by.
@@ -243,19 +315,25 @@ impl LagSums {
         value * power_of_two(-self.exponent)
     }
 
-    /// The values, in scaled units.
+    /// The oldest value, in scaled units; NaN of no values.
+    pub(super) fn first(&self) -> f64 {
+        self.first
+    }
+
+    /// The values, in scaled units; nothing of a window that was given by its sums.
     pub(super) fn values(&self) -> &[f64] {
         &self.values
     }
 
-    /// `v_s`.
-    pub(super) fn levels(&self) -> &[f64] {
-        &self.levels
+    /// `v_s`, of which `s` is near one of both ends.
+    pub(super) fn level(&self, s: usize) -> f64 {
+        if 2 * s < self.count { self.levels[s] } else { self.levels[s + self.levels.len() - self.count] }
     }
 
-    /// `e_s` from `s` on back in time, then zeros; `s` is at least 1.
+    /// `e_s` from `s` on back in time, then zeros; `s` is at least 1, and near one of both ends.
     pub(super) fn differences_before(&self, s: usize) -> &[f64] {
-        &self.differences[self.values.len() - 1 - s..]
+        let from = if 2 * s < self.count { self.differences_count - s } else { self.count - 1 - s };
+        &self.differences[from..]
     }
 
     /// `R_k` over the differences between both edges.
@@ -286,6 +364,11 @@ fn lagged_products(differences: &[f64], from: usize, to: usize, lag: usize) -> [
         }
     }
     totals
+}
+
+/// How many differences at each end are summed apart.
+fn edge_of(n: usize) -> usize {
+    lag_limit(n).min((n / 2).saturating_sub(1))
 }
 
 /// The most lags that an ADF test of `n` values tries where there are enough rows: `ceil(12 (n / 100)^(1/4))`, in whole

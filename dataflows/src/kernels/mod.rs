@@ -8,6 +8,7 @@ mod exact;
 pub mod gaps;
 #[cfg(test)]
 pub(crate) mod golden;
+pub mod grid;
 pub mod lag_sums;
 mod lanes;
 pub mod ljung_box;

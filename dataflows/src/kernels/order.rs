@@ -13,6 +13,8 @@
 
 /// How many of the newest steps the published statistics are of.
 pub const TRAILING: [usize; 3] = [15, 60, 240];
+/// The most of them.
+pub const TRAILING_MAX: usize = TRAILING[2];
 
 /// Median and spread of some steps.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -135,7 +135,7 @@ impl Rows {
             for i in 0..width {
                 add_scaled(&mut self.products[i * width + i..][..width - i], row[i], &row[i..]);
             }
-            let level = sums.levels()[t - 1];
+            let level = sums.level(t - 1);
             self.levels.sum += level;
             self.levels.squares += level * level;
             self.levels.moment += (t as f64 - middle) * level;
@@ -155,19 +155,19 @@ struct Ends {
 impl Ends {
     fn compute(&mut self, rows: &Rows, sums: &LagSums) {
         let (n, lags, width) = (sums.len(), rows.lags, rows.lags + 1);
-        let (v, g) = (sums.levels(), &rows.products);
+        let (v, g) = (|s: usize| sums.level(s), &rows.products);
         let last_time = (n - width - 1) as f64 / 2.0;
         let Ends { sums, with_level, with_time } = self;
         for list in [&mut *sums, with_level, with_time] {
             list.clear();
         }
         // Of the levels from row `A` to `Z - 1`, `j` rows back.
-        let mut before = rows.levels.sum - v[lags];
+        let mut before = rows.levels.sum - v(lags);
         for j in 0..=lags {
-            let (newest, oldest) = (v[n - 1 - j], v[lags - j]);
+            let (newest, oldest) = (v(n - 1 - j), v(lags - j));
             if j > 0 {
                 // One row further back, the window of levels takes one more in and loses one.
-                before += v[lags + 1 - j] - v[n - 1 - j];
+                before += v(lags + 1 - j) - v(n - 1 - j);
             }
             let squares = (newest - oldest) * (newest + oldest);
             let own = g[j * width + j];

@@ -135,21 +135,29 @@ pub fn max_lag(n: usize, regression: Regression) -> Option<usize> {
 /// # Edges
 /// Each has its [`Status`]: a window that is too short, constant or not finite, an exact fit, a level without a t ratio.
 pub fn test(sums: &LagSums, regression: Regression, workspace: &mut Workspace) -> Adf {
+    test_by_products(sums, regression, workspace).unwrap_or_else(|| {
+        let lags = max_lag(sums.len(), regression).expect("else nothing was tested");
+        let estimate = qr::estimate(sums, lags, regression, &mut workspace.qr);
+        result(&estimate, Path::Qr, sums, regression)
+    })
+}
+
+/// The same where the products say enough; nothing where it takes the columns themselves. Sums that were kept are enough for it.
+pub fn test_by_products(sums: &LagSums, regression: Regression, workspace: &mut Workspace) -> Option<Adf> {
     let Some(lags) = max_lag(sums.len(), regression) else {
-        return Adf::without(Status::TooShort, Path::None, f64::NAN);
+        return Some(Adf::without(Status::TooShort, Path::None, f64::NAN));
     };
-    match sums.shape() {
+    Some(match sums.shape() {
         Shape::NonFinite => Adf::without(Status::NonFinite, Path::None, f64::NAN),
         Shape::Constant => Adf::without(Status::Constant, Path::None, f64::NAN),
         Shape::Varying => {
             let estimate = gram::estimate(sums, lags, regression, &mut workspace.gram);
-            if estimate.conditioning >= GRAM_CONDITIONING_MIN {
-                return result(&estimate, Path::Gram, sums, regression);
+            if estimate.conditioning < GRAM_CONDITIONING_MIN {
+                return None;
             }
-            let estimate = qr::estimate(sums, lags, regression, &mut workspace.qr);
-            result(&estimate, Path::Qr, sums, regression)
+            result(&estimate, Path::Gram, sums, regression)
         }
-    }
+    })
 }
 
 fn result(estimate: &Estimate, path: Path, sums: &LagSums, regression: Regression) -> Adf {

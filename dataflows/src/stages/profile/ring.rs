@@ -9,6 +9,7 @@
 use std::collections::VecDeque;
 
 use crate::kernels::blocks;
+use crate::kernels::grid::largest_exponent;
 use crate::snapshot::{StateError, StateReader, StateWriter};
 
 /// No step yet.
@@ -42,14 +43,45 @@ pub(super) struct StepRing {
     open: Vec<f64>,
     /// Closed blocks behind each other, the oldest first, up to the one before the open.
     closed: Vec<u8>,
-    /// The number of the oldest closed block, and how many there are.
+    /// The number of the oldest closed block.
     oldest: i64,
-    blocks: i64,
+    /// What is known of each closed block. It follows from them, so snapshots do not have it.
+    index: Vec<BlockEntry>,
+}
+
+/// What is known of a block that is not decoded.
+#[derive(Clone, Copy, Debug)]
+struct BlockEntry {
+    bytes: u16,
+    /// The largest exponent of its values ([`largest_exponent`]).
+    largest: u16,
+}
+
+impl BlockEntry {
+    fn new(bytes: usize, values: &[f64]) -> BlockEntry {
+        BlockEntry { bytes: bytes as u16, largest: largest_exponent(values) }
+    }
 }
 
 impl StepRing {
-    pub(super) const EMPTY: StepRing =
-        StepRing { first: NEVER, newest: NEVER, open: Vec::new(), closed: Vec::new(), oldest: 0, blocks: 0 };
+    pub(super) const EMPTY: StepRing = StepRing {
+        first: NEVER,
+        newest: NEVER,
+        open: Vec::new(),
+        closed: Vec::new(),
+        oldest: 0,
+        index: Vec::new(),
+    };
+
+    /// How many closed blocks there are.
+    fn blocks(&self) -> i64 {
+        self.index.len() as i64
+    }
+
+    /// Forgets all closed blocks.
+    fn clear(&mut self) {
+        (self.closed, self.index) = (Vec::new(), Vec::new());
+    }
 
     /// Takes a step that is newer than all others. The quarter that it ends, and its mean.
     pub(super) fn push(&mut self, step: i64, value: f64) -> Option<(i64, f64)> {
@@ -77,20 +109,20 @@ impl StepRing {
     fn close(&mut self, was: i64, now: i64) {
         let keep_from = now - WINDOW_STEPS / BLOCK_STEPS;
         if was < keep_from {
-            (self.closed, self.blocks) = (Vec::new(), 0);
+            self.clear();
             self.open.clear();
             return;
         }
-        if self.blocks == 0 {
+        if self.index.is_empty() {
             self.oldest = was;
         }
         self.open.resize(BLOCK_STEPS as usize, f64::NAN);
         let mut bytes = Vec::new();
-        blocks::encode(&self.open, &mut bytes);
-        for _ in was + 1..now {
-            blocks::encode(&[f64::NAN; BLOCK_STEPS as usize], &mut bytes);
+        self.index.reserve_exact((now - was) as usize);
+        for block in was..now {
+            let values = if block == was { &self.open[..] } else { &[f64::NAN; BLOCK_STEPS as usize] };
+            self.index.push(BlockEntry::new(blocks::encode(values, &mut bytes), values));
         }
-        self.blocks += now - was;
         // Just the room it takes.
         self.closed.reserve_exact(bytes.len());
         self.closed.extend_from_slice(&bytes);
@@ -100,14 +132,11 @@ impl StepRing {
 
     /// Forgets the blocks before this one.
     fn forget_before(&mut self, block: i64) {
-        let (mut room, mut cut) = (Vec::new(), 0);
-        while self.blocks > 0 && self.oldest < block {
-            room.clear();
-            cut += blocks::decode(&self.closed[cut..], &mut room).expect("a block was encoded here");
-            (self.oldest, self.blocks) = (self.oldest + 1, self.blocks - 1);
-        }
-        if cut > 0 {
+        let gone = (block - self.oldest).clamp(0, self.blocks()) as usize;
+        if gone > 0 {
+            let cut = self.index.drain(..gone).map(|entry| usize::from(entry.bytes)).sum::<usize>();
             self.closed = self.closed[cut..].to_vec();
+            self.oldest += gone as i64;
         }
     }
 
@@ -123,38 +152,82 @@ impl StepRing {
             self.open[place(step)] = value;
             return ended.then(|| mean_of_quarter(&self.open, quarter)).flatten().map(|mean| (quarter, mean));
         }
-        if self.holds(step, value) {
+        if self.value(step).to_bits() == value.to_bits() {
             return None;
         }
         let mut all = Vec::new();
-        let oldest = if self.blocks == 0 { span_of(self.newest, BLOCK_STEPS) } else { self.oldest };
-        let before = (oldest - block).max(0);
+        let oldest = if self.index.is_empty() { span_of(self.newest, BLOCK_STEPS) } else { self.oldest };
+        self.oldest = oldest.min(block);
+        let before = oldest - self.oldest;
         all.resize((before * BLOCK_STEPS) as usize, f64::NAN);
         self.decode(&mut all);
-        self.oldest = oldest - before;
-        self.blocks += before;
         let at = ((block - self.oldest) * BLOCK_STEPS) as usize;
         all[at + place(step)] = value;
         self.closed.clear();
+        self.index.clear();
+        self.index.reserve_exact(all.len() / BLOCK_STEPS as usize);
         for values in all.chunks(BLOCK_STEPS as usize) {
-            blocks::encode(values, &mut self.closed);
+            self.index.push(BlockEntry::new(blocks::encode(values, &mut self.closed), values));
         }
         self.closed.shrink_to_fit();
         let values = &all[at..at + BLOCK_STEPS as usize];
         mean_of_quarter(values, quarter).map(|mean| (quarter, mean))
     }
 
-    /// Whether a step of a closed block has this value already.
-    fn holds(&self, step: i64, value: f64) -> bool {
-        let (mut at, mut room) = (0, Vec::new());
-        for number in self.oldest..self.oldest + self.blocks {
-            room.clear();
-            at += blocks::decode(&self.closed[at..], &mut room).expect("a block was encoded here");
-            if number == span_of(step, BLOCK_STEPS) {
-                return room[place(step)].to_bits() == value.to_bits();
+    /// The value of a step that is not newer than the newest; NaN is absent.
+    pub(super) fn value(&self, step: i64) -> f64 {
+        let mut values = Vec::new();
+        self.read(step, step, &mut values);
+        values[0]
+    }
+
+    /// Appends the values of the steps `from` to `to`, of which none is newer than the newest; NaN is absent.
+    pub(super) fn read(&self, from: i64, to: i64, values: &mut Vec<f64>) {
+        let (first, last) = (span_of(from, BLOCK_STEPS), span_of(to, BLOCK_STEPS));
+        let before = values.len();
+        let skipped = (first - self.oldest).clamp(0, self.blocks()) as usize;
+        let mut at = self.index[..skipped].iter().map(|entry| usize::from(entry.bytes)).sum::<usize>();
+        for block in first..=last {
+            let entry = usize::try_from(block - self.oldest).ok().and_then(|i| self.index.get(i));
+            if let Some(entry) = entry {
+                blocks::decode(&self.closed[at..], values).expect("a block was encoded here");
+                at += usize::from(entry.bytes);
+            } else if block == span_of(self.newest, BLOCK_STEPS) {
+                values.extend_from_slice(&self.open);
+            } else {
+                values.resize(values.len() + BLOCK_STEPS as usize, f64::NAN);
             }
         }
-        false
+        values.drain(before..before + place(from));
+        values.truncate(before + (to - from + 1) as usize);
+    }
+
+    /// The first step of the window that ends with the newest.
+    pub(super) fn from(&self) -> i64 {
+        self.first.max(self.newest - WINDOW_STEPS + 1)
+    }
+
+    /// The first step that is held.
+    pub(super) fn held_from(&self) -> i64 {
+        let oldest = if self.index.is_empty() { span_of(self.newest, BLOCK_STEPS) } else { self.oldest };
+        oldest * BLOCK_STEPS + 1
+    }
+
+    /// The largest exponent of the values of the window ([`largest_exponent`]).
+    pub(super) fn largest(&self) -> u16 {
+        let from = self.from();
+        let whole = (span_of(from - 1, BLOCK_STEPS) + 1 - self.oldest).clamp(0, self.blocks()) as usize;
+        let (part, whole) = self.index.split_at(whole);
+        let largest = whole.iter().map(|entry| entry.largest).fold(largest_exponent(&self.open), u16::max);
+        match part.last() {
+            // Of the oldest block a part is in the window.
+            Some(entry) if entry.largest > largest && place(from) > 0 => {
+                let mut values = Vec::new();
+                self.read(from, (span_of(from, BLOCK_STEPS) + 1) * BLOCK_STEPS, &mut values);
+                largest.max(largest_exponent(&values))
+            }
+            _ => largest,
+        }
     }
 
     /// Appends the values of all closed blocks.
@@ -182,16 +255,14 @@ impl StepRing {
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.open.capacity() * 8 + self.closed.capacity()
+        self.open.capacity() * 8 + self.closed.capacity() + self.index.capacity() * size_of::<BlockEntry>()
     }
 
     /// Writes the closed blocks that end in `(before, upto]`, with their numbers.
     pub(super) fn save_blocks(&self, before: i64, upto: i64, put: &mut StateWriter) {
-        let (mut room, mut at, mut found) = (Vec::new(), 0, Vec::new());
-        for number in self.oldest..self.oldest + self.blocks {
-            room.clear();
-            let length = blocks::decode(&self.closed[at..], &mut room).expect("a block was encoded here");
-            let end = (number + 1) * BLOCK_STEPS;
+        let (mut at, mut found) = (0, Vec::new());
+        for (number, entry) in (self.oldest..).zip(&self.index) {
+            let (length, end) = (usize::from(entry.bytes), (number + 1) * BLOCK_STEPS);
             if end > before && end <= upto {
                 found.push((number, &self.closed[at..at + length]));
             }
@@ -214,18 +285,18 @@ impl StepRing {
             if !whole || room.len() != BLOCK_STEPS as usize || number.unsigned_abs() > 1 << 40 {
                 return Err(StateError("a block of steps is not what it says"));
             }
-            let next = self.oldest + self.blocks;
-            if self.blocks == 0 || number - next > WINDOW_STEPS / BLOCK_STEPS {
-                (self.closed, self.oldest, self.blocks) = (Vec::new(), number, 0);
+            let next = self.oldest + self.blocks();
+            if self.index.is_empty() || number - next > WINDOW_STEPS / BLOCK_STEPS {
+                self.clear();
+                self.oldest = number;
             } else if number < next {
                 return Err(StateError("blocks of steps are not in the order of time"));
             }
-            for _ in self.oldest + self.blocks..number {
-                blocks::encode(&absent, &mut self.closed);
-                self.blocks += 1;
+            for _ in self.oldest + self.blocks()..number {
+                self.index.push(BlockEntry::new(blocks::encode(&absent, &mut self.closed), &absent));
             }
             self.closed.extend_from_slice(bytes);
-            self.blocks += 1;
+            self.index.push(BlockEntry::new(bytes.len(), &room));
             self.forget_before(number - WINDOW_STEPS / BLOCK_STEPS);
         }
         Ok(())
@@ -246,18 +317,19 @@ impl StepRing {
         self.open = (0..n).map(|_| take.u64().map(f64::from_bits)).collect::<Result<_, _>>()?;
         let wrong = Err(StateError("the open block of steps is not that of the newest"));
         if self.newest == NEVER || self.newest.unsigned_abs() > 1 << 40 {
-            return if n == 0 && self.blocks == 0 { Ok(()) } else { wrong };
+            return if n == 0 && self.index.is_empty() { Ok(()) } else { wrong };
         }
         let block = span_of(self.newest, BLOCK_STEPS);
-        if self.first > self.newest || n != place(self.newest) + 1 || self.oldest + self.blocks > block {
+        if self.first > self.newest || n != place(self.newest) + 1 || self.oldest + self.blocks() > block {
             return wrong;
         }
-        if self.oldest + self.blocks < block {
+        if self.oldest + self.blocks() < block {
             // What lies before a gap that is longer than the ring was forgotten.
-            (self.closed, self.blocks) = (Vec::new(), 0);
+            self.clear();
         }
         self.forget_before(block - WINDOW_STEPS / BLOCK_STEPS);
         self.closed.shrink_to_fit();
+        self.index.shrink_to_fit();
         Ok(())
     }
 }

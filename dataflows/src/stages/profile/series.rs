@@ -1,9 +1,11 @@
 //! What is held of one series, when it is evaluated, and its bytes in a snapshot.
 
 use super::evaluate::{Evaluator, Season, WantedSeason};
-use super::ring::{BLOCK_STEPS, NEVER, QUARTER_STEPS, QuarterRing, StepRing};
+use super::ring::{BLOCK_STEPS, NEVER, QUARTER_STEPS, QuarterRing, StepRing, span_of};
+use super::sliding::SlidingSums;
+use crate::kernels::order::TRAILING_MAX;
 use crate::rows::inspect::StepsView;
-use crate::rows::verdicts::{ProfileChange, ProfileStatus, Verdict};
+use crate::rows::verdicts::{ProfileChange, Verdict};
 use crate::rows::{ProfileEvent, Rows, SeriesProfile};
 use crate::sample::SeriesId;
 use crate::settings::{Model, ProfileSettings, STEP_MS, SeriesClass};
@@ -27,6 +29,8 @@ pub(super) struct SeriesState {
     pub(super) wanted: WantedSeason,
     pub(super) steps: StepRing,
     pub(super) quarters: QuarterRing,
+    /// The sums of the window as of the last evaluation; what follows from the steps is not in snapshots.
+    pub(super) sliding: Option<Box<SlidingSums>>,
     evaluated: Cadence,
     searched: Cadence,
     published: Cadence,
@@ -125,6 +129,7 @@ impl SeriesState {
             wanted: WantedSeason::of(&class.options),
             steps: StepRing::EMPTY,
             quarters: QuarterRing::EMPTY,
+            sliding: None,
             evaluated: Cadence::NEVER,
             searched: Cadence::NEVER,
             published: Cadence::NEVER,
@@ -165,6 +170,27 @@ impl SeriesState {
         }
     }
 
+    /// Takes a step. The quarter that it ends or changes, and its mean.
+    pub(super) fn take(&mut self, step: i64, value: f64, room: &mut Evaluator) -> Option<(i64, f64)> {
+        let newest = self.steps.newest;
+        if newest == NEVER || step > newest {
+            // The ring is about to forget what leaves the window.
+            if newest != NEVER
+                && span_of(step, BLOCK_STEPS) != span_of(newest, BLOCK_STEPS)
+                && let Some(sliding) = &mut self.sliding
+                && !room.slide(&self.steps, sliding)
+            {
+                self.sliding = None;
+            }
+            return self.steps.push(step, value);
+        }
+        let is_summed = self.sliding.as_ref().is_some_and(|sliding| step <= sliding.upto);
+        if is_summed && self.steps.value(step).to_bits() != value.to_bits() {
+            self.sliding = None;
+        }
+        self.steps.set(step, value)
+    }
+
     pub(super) fn is_due(&self, step: i64, settings: &ProfileSettings) -> bool {
         !self.bootstraps && self.evaluated.is_due(self.series, step, settings.every_ms / STEP_MS)
     }
@@ -178,8 +204,8 @@ impl SeriesState {
         out: &mut Rows,
     ) {
         self.evaluated.done(step);
-        self.steps.window(&mut room.steps);
         if self.searched.is_due(self.series, step, SEARCH_STEPS) {
+            self.steps.window(&mut room.steps);
             self.quarters.means(&mut room.quarters);
             // With too many gaps nothing is known; what was found before stays, and the next evaluation looks again.
             if let Some(season) = room.search(self.wanted) {
@@ -187,34 +213,40 @@ impl SeriesState {
                 self.searched.done(step);
             }
         }
-        let row = self.row(step, room);
-        let found = [row.stationary, row.seasonal, row.autocorrelated];
+        room.sum(&self.steps, &mut self.sliding);
+        let judgement = room.judge(self.season, |steps| self.steps.window(steps));
+        let found = [judgement.stationary, judgement.seasonal, judgement.autocorrelated];
+        let at_ms = step.saturating_mul(STEP_MS);
         let mut is_changed = false;
         for ((settled, found), change) in self.verdicts.iter_mut().zip(found).zip(ProfileChange::ALL) {
             if let Some(from) = settled.take(found) {
                 is_changed = true;
-                let event = ProfileEvent { series: self.series, at_ms: row.at_ms, change, from, to: found };
+                let event = ProfileEvent { series: self.series, at_ms, change, from, to: found };
                 out.events.push(event);
             }
         }
         // Before it has an hour of steps there is nothing to say, unless that takes something back.
-        let is_known = row.status != ProfileStatus::TooShort || self.has_row;
+        let is_known = !judgement.is_too_short() || self.has_row;
         let is_due = self.published.is_due(self.series, step, settings.publish_every_ms / STEP_MS);
         if is_known && (is_changed || is_due) {
             self.published.done(step);
             self.has_row = true;
-            out.profiles.push(row);
+            room.steps.clear();
+            let from = self.steps.from().max(step - TRAILING_MAX as i64 + 1);
+            self.steps.read(from, step, &mut room.steps);
+            out.profiles.push(self.named(room.row(step, self.season, &judgement)));
         }
     }
 
-    fn row(&self, step: i64, room: &mut Evaluator) -> SeriesProfile {
-        SeriesProfile { series: self.series, is_rate: self.is_rate, ..room.profile(step, self.season) }
+    fn named(&self, row: SeriesProfile) -> SeriesProfile {
+        SeriesProfile { series: self.series, is_rate: self.is_rate, ..row }
     }
 
-    /// The profile as of the newest step, and the steps that it is of; none without steps.
+    /// The profile as of the newest step, from scratch, and the steps that it is of; none without steps.
     pub(super) fn now(&self, room: &mut Evaluator) -> Option<(SeriesProfile, Vec<f64>)> {
         self.steps.window(&mut room.steps);
-        let row = (self.steps.newest != NEVER).then(|| self.row(self.steps.newest, room))?;
+        let newest = self.steps.newest;
+        let row = (newest != NEVER).then(|| self.named(room.profile(newest, self.season)))?;
         Some((row, room.steps.clone()))
     }
 
@@ -237,7 +269,8 @@ impl SeriesState {
     }
 
     pub(super) fn ring_bytes(&self) -> usize {
-        self.steps.bytes() + self.quarters.bytes()
+        let sliding = self.sliding.as_ref().map_or(0, |_| size_of::<SlidingSums>());
+        self.steps.bytes() + self.quarters.bytes() + sliding
     }
 
     /// What ends in `(before, horizon]` steps, and changes no more.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::ring::{QuarterRing, StepRing, WINDOW_STEPS, span_of};
+use super::sliding::WindowEnds;
 use super::*;
 use crate::kernels::shapes::Random;
 use crate::rows::SeriesProfile;
@@ -103,6 +104,31 @@ fn any_class(random: &mut Random) -> ClassChange {
     ClassChange { slot: of, series: SeriesId(0), class: SeriesClass { kind: None, options } }
 }
 
+/// The same profiles, from a chain that they are saved to.
+fn through_bytes(
+    mut profiles: Profiles,
+    settings: &Arc<Settings>,
+    live: &[(u32, SeriesId)],
+    sealed: &mut Vec<Vec<u8>>,
+) -> Profiles {
+    let at = SavePoint { chain: 0, whole: sealed.is_empty() || !profiles.continues(0) };
+    if at.whole {
+        sealed.clear();
+    }
+    let mut part = profiles.begin_save(at, live.len());
+    let slots: Vec<u32> = live.iter().map(|(slot, _)| *slot).collect();
+    while profiles.save_some(&mut part, at, &slots, 2) == Progress::More {}
+    sealed.push(part.sealed.0);
+    let reader = PartReader {
+        shard: 0,
+        slots: live.len(),
+        live,
+        state: StateReader(&part.state.0),
+        sealed: sealed.iter().map(|bytes| StateReader(bytes)).collect(),
+    };
+    Profiles::load(settings, reader).unwrap()
+}
+
 /// Through the bytes of a chain that is saved now and then, rows are those of a shard that is never restarted; also where
 /// settings change in between.
 #[test]
@@ -146,22 +172,7 @@ fn a_restart_shows_in_no_row() {
             assert_eq!(got, want, "seed {seed}");
             all_rows += want.profiles.len();
             if random.below(3) == 0 {
-                let at = SavePoint { chain: 0, whole: sealed.is_empty() || !restarted.continues(0) };
-                if at.whole {
-                    sealed.clear();
-                }
-                let mut part = restarted.begin_save(at, live.len());
-                let slots: Vec<u32> = live.iter().map(|(slot, _)| *slot).collect();
-                while restarted.save_some(&mut part, at, &slots, 2) == Progress::More {}
-                sealed.push(part.sealed.0);
-                let reader = PartReader {
-                    shard: 0,
-                    slots: 3,
-                    live: &live,
-                    state: StateReader(&part.state.0),
-                    sealed: sealed.iter().map(|bytes| StateReader(bytes)).collect(),
-                };
-                restarted = Profiles::load(&settings, reader).unwrap();
+                restarted = through_bytes(restarted, &settings, &live, &mut sealed);
             }
         }
         for n in 0..3_usize {
@@ -177,6 +188,88 @@ fn a_restart_shows_in_no_row() {
         }
     }
     assert!(all_rows > 1_000, "{all_rows} rows");
+}
+
+/// Steps whose level, unit and size change now and then, with gaps of all lengths.
+struct Fickle {
+    step: i64,
+    kind: usize,
+    level: f64,
+    total: f64,
+}
+
+impl Fickle {
+    fn next(&mut self, random: &mut Random) -> (i64, f64) {
+        self.step += 1 + match random.below(400) {
+            0 => random.below(300) as i64,
+            1..20 => random.below(4) as i64,
+            _ => 0,
+        };
+        if random.below(700) == 0 {
+            (self.kind, self.level) = (random.below(6), [0.0, 100.0, -3.0, 4e10][random.below(4)]);
+        }
+        self.total += random.unit();
+        let value = match self.kind {
+            0 => self.level + random.unit(),
+            1 => self.level + random.below(9) as f64,
+            2 => self.level,
+            3 => self.total,
+            4 => self.level + self.step as f64 / 3.0 + random.unit(),
+            _ => random.unit() * if random.below(200) == 0 { 1e9 } else { 1.0 },
+        };
+        // Once in days one that has no unit in common with any other.
+        (self.step, if random.below(30_000) == 0 { f64::INFINITY } else { value })
+    }
+}
+
+/// Rows of sums that moved are those of the same window from scratch, to the bit: with late samples as old as the window, other
+/// units, gaps, and a load in between.
+#[test]
+fn sums_that_move_are_those_from_scratch() {
+    let (mut moved, mut anew, mut rows) = (0, 0, 0);
+    for seed in 0..40 {
+        let mut random = Random::new(seed);
+        let settings = cadences([1, 5, 10][random.below(3)], 1);
+        let mut profiles = Profiles::new(&settings);
+        profiles.assign(&slot(0));
+        let (live, mut sealed) = ([(0, slot(0).series)], Vec::new());
+        let mut series = Fickle { step: FIRST, kind: random.below(6), level: 100.0, total: 0.0 };
+        let mut room = Evaluator::default();
+        for _ in 0..2_500 {
+            let (step, steps) = series.next(&mut random);
+            let late = if random.below(80) == 0 {
+                let newest = profiles.series[0].steps.newest;
+                let back = [random.below(6) as i64, WINDOW_STEPS - 1, random.below(1_440) as i64];
+                (newest != NEVER).then(|| newest - back[random.below(3)])
+            } else {
+                None
+            };
+            let (before, mut out) = (profiles.series[0].sliding.clone(), Rows::default());
+            match late {
+                Some(late) => profiles.observe_steps(&[value(0, late, steps + 0.25)], &mut out),
+                None => profiles.observe_steps(&[value(0, step, steps)], &mut out),
+            }
+            for row in &out.profiles {
+                let state = &profiles.series[0];
+                assert_eq!(Some(row), state.now(&mut room).map(|(row, _)| row).as_ref(), "seed {seed}");
+                let from_before = before.clone().and_then(|mut before| {
+                    before.slide(&state.steps, &mut WindowEnds::default()).map(|()| before.sums)
+                });
+                let now = state.sliding.as_ref().map(|sliding| &sliding.sums);
+                if from_before.is_some() && late.is_none() {
+                    assert_eq!(from_before.as_ref(), now, "seed {seed}");
+                    moved += 1;
+                } else {
+                    anew += 1;
+                }
+                rows += 1;
+            }
+            if random.below(300) == 0 {
+                profiles = through_bytes(profiles, &settings, &live, &mut sealed);
+            }
+        }
+    }
+    assert!(moved > rows / 3 && anew > 1_000, "{moved} moved, {anew} anew of {rows}");
 }
 
 /// The last profile of some days of a series.
