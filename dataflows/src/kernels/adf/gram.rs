@@ -42,29 +42,34 @@ pub(super) fn estimate(
     matrix.conditioning = 1.0;
     base.of_edge(sums);
     // The scan: every model over the same rows, with the level first.
-    let count = rows.extend(base, sums, lags);
-    ends.compute(rows, sums);
-    matrix.fill(rows, ends, sums, regression, 0);
-    let mut best = Best::NONE;
-    for column in 0..=lags {
-        matrix.eliminate(column);
-        best.offer(column, count, matrix.residual(), regression.terms() + matrix.rank);
+    let scanned = if lags == base.lags {
+        &*base
+    } else {
+        rows.extend(base, sums, lags);
+        &*rows
+    };
+    ends.compute(scanned, sums);
+    matrix.fill(scanned, ends, sums, regression, 0);
+    let count = sums.len() - 1 - lags;
+    matrix.eliminate(lags + 1);
+    let mut best = Best::of(count);
+    for (lag, Left { rank, residual }) in matrix.left.iter().enumerate() {
+        best.offer(lag, *residual, regression.terms() + rank);
     }
     matrix.note_residual();
-    let ic_best = best.unscaled(sums, count);
+    let ic_best = best.unscaled(sums);
     // The regression on the best lag over all its rows, with the level last.
     let lag = best.lag;
     let count = rows.extend(base, sums, lag);
     ends.compute(rows, sums);
     matrix.fill(rows, ends, sums, regression, lag);
-    (0..lag).for_each(|column| matrix.eliminate(column));
+    matrix.eliminate(lag + 1);
     let (level, with_target) = (matrix.cell(lag, lag), matrix.cell(lag, lag + 1));
     let level_ratio = level / matrix.squares[lag];
-    matrix.eliminate(lag);
     // Without a level there is no t ratio, whether it is empty or a combination.
     matrix.note(level_ratio);
     matrix.note_residual();
-    let freedom = count as f64 - (regression.terms() + matrix.rank) as f64;
+    let freedom = count as f64 - (regression.terms() + matrix.rank()) as f64;
     Estimate {
         lag,
         statistic: with_target / level.sqrt() / (matrix.residual() / freedom).sqrt(),
@@ -81,7 +86,7 @@ struct Rows {
     lags: usize,
     /// Row by row, `lags + 1` a row; below the diagonal is nothing of use.
     products: Vec<f64>,
-    /// Of one row, over the newest differences.
+    /// Of one row, over the newest differences, by lag.
     newest: Vec<f64>,
     levels: LevelSums,
 }
@@ -110,11 +115,8 @@ impl Rows {
         self.newest.clear();
         self.newest.resize(width, 0.0);
         for i in (0..edge).rev() {
-            for j in i..edge {
-                self.newest[j] = self.newest[j + 1] + newest[i] * newest[j];
-            }
-            self.newest[edge] = (i..edge).map(|s| newest[s] * newest[s + edge - i]).sum();
-            add_scaled(&mut self.products[i * width + i..][..width - i], 1.0, &self.newest[i..]);
+            add_scaled(&mut self.newest, newest[i], &newest[i..]);
+            add_scaled(&mut self.products[i * width + i..][..width - i], 1.0, &self.newest);
         }
     }
 
@@ -171,28 +173,48 @@ impl Ends {
             }
             let squares = (newest - oldest) * (newest + oldest);
             let own = g[j * width + j];
-            let others: f64 = (1..j).map(|i| g[i * width + j]).sum();
             sums.push(newest - oldest);
-            with_level.push(if j == 0 { (squares - own) / 2.0 } else { (squares + own) / 2.0 + others });
+            with_level.push(if j == 0 { (squares - own) / 2.0 } else { (squares + own) / 2.0 });
             with_time.push(last_time * newest + last_time * oldest - before);
+        }
+        for i in 1..lags {
+            add_scaled(&mut with_level[i + 1..], 1.0, &g[i * width + i + 1..][..lags - i]);
         }
     }
 }
+
+/// Cells that are eliminated together.
+const CELLS: usize = 8;
 
 /// The products of all columns, without the deterministic terms; the last column is the target `d_t`.
 #[derive(Clone, Debug, Default)]
 struct Matrix {
     width: usize,
+    /// Of a row of cells, a multiple of [`CELLS`].
+    stride: usize,
     /// Row by row; below the diagonal is nothing of use.
     cells: Vec<f64>,
     /// The squares of each column before anything was taken out of it.
     squares: Vec<f64>,
     /// Those of the target without the deterministic terms.
     total: f64,
-    /// How many columns were eliminated.
-    rank: usize,
+    /// By column: the inverse of its pivot, 0 if it is not taken out of others.
+    inverses: Vec<f64>,
+    /// By column: what is taken out of the row at hand.
+    factors: Vec<f64>,
+    /// By column: what is left once it was eliminated.
+    left: Vec<Left>,
     /// The least part of a column's squares that the deterministic terms and the columns before it left.
     conditioning: f64,
+}
+
+/// What is left of the target once some columns were eliminated.
+#[derive(Clone, Copy, Debug)]
+struct Left {
+    /// How many were.
+    rank: usize,
+    /// The squares of the target that they leave.
+    residual: f64,
 }
 
 /// The factors that make a product of two columns one of what the deterministic terms leave of them:
@@ -277,9 +299,10 @@ impl Matrix {
             levels: rows.levels,
             lacking: sums.intercept() + sums.slope() * ((lags + n) as f64 / 2.0 - 1.0),
         };
-        (self.width, self.rank) = (width, 0);
+        let stride = width.next_multiple_of(CELLS);
+        (self.width, self.stride) = (width, stride);
         self.cells.clear();
-        self.cells.resize(width * width, 0.0);
+        self.cells.resize(width * stride, 0.0);
         self.squares.clear();
         self.squares.resize(width, 0.0);
         // The lag behind each place: the target is the lag 0.
@@ -291,23 +314,24 @@ impl Matrix {
             let at = if lag == 0 { target } else { place(lag) };
             let products = &rows.products[lag * target..][..target];
             if lag > 0 {
-                let row = &mut self.cells[at * width + at..][..target - lag];
+                let row = &mut self.cells[at * stride + at..][..target - lag];
                 let columns = products[lag..].iter().zip(&ends.sums[lag..]).zip(&ends.with_time[lag..]);
                 for (to, ((product, sum), time)) in row.iter_mut().zip(columns) {
                     *to = own(*product, *sum, *time);
                 }
             }
             // With the target, whose products are in the first row.
-            self.cells[at * width + target] = own(rows.products[lag], ends.sums[0], ends.with_time[0]);
+            self.cells[at * stride + target] = own(rows.products[lag], ends.sums[0], ends.with_time[0]);
             let slope = if regression == Regression::None { terms.slope } else { 0.0 };
             self.squares[at] = products[lag] + count * (slope * slope);
         }
-        self.total = self.residual();
+        self.left.clear();
+        self.total = self.cell(target, target);
         self.fill_level(&terms, ends, lags, level);
     }
 
     fn fill_level(&mut self, terms: &Terms, ends: &Ends, lags: usize, level: usize) {
-        let (target, width) = (lags + 1, lags + 2);
+        let (target, stride) = (lags + 1, self.stride);
         let factors = terms.of_level();
         for lag in 0..=lags {
             let product = ends.with_level[lag]
@@ -319,9 +343,9 @@ impl Matrix {
                 (_, 0) => (0, lag),
                 _ => (lag - 1, level),
             };
-            self.cells[row * width + column] = product;
+            self.cells[row * stride + column] = product;
         }
-        (self.cells[level * width + level], self.squares[level]) = terms.level_squares();
+        (self.cells[level * stride + level], self.squares[level]) = terms.level_squares();
     }
 
     /// Takes note of what was left of a cell; 0 where it is no number.
@@ -334,34 +358,63 @@ impl Matrix {
     }
 
     fn cell(&self, row: usize, column: usize) -> f64 {
-        self.cells[row * self.width + column]
+        self.cells[row * self.stride + column]
     }
 
     /// The squares of the target that the eliminated columns leave.
     fn residual(&self) -> f64 {
-        self.cells[self.cells.len() - 1]
+        self.left.last().map_or(self.total, |left| left.residual)
     }
 
-    /// Takes a column out of all behind it, unless it is empty or a combination of those before it.
-    fn eliminate(&mut self, column: usize) {
-        let width = self.width;
-        let pivot = self.cell(column, column);
-        if self.squares[column] <= 0.0 {
-            return;
+    /// How many columns were eliminated.
+    fn rank(&self) -> usize {
+        self.left.last().map_or(0, |left| left.rank)
+    }
+
+    /// Takes the first `count` columns out of all behind them, but those that are empty or combinations of others before them; the
+    /// target is the one behind them.
+    fn eliminate(&mut self, count: usize) {
+        let (stride, mut rank) = (self.stride, 0);
+        self.inverses.clear();
+        for row in 0..count {
+            self.reduce(row);
+            let pivot = self.cell(row, row);
+            let relative = pivot / self.squares[row];
+            let (is_empty, is_combination) = (self.squares[row] <= 0.0, relative <= PIVOT_MIN);
+            if !is_empty {
+                self.note(if is_combination { 0.0 } else { relative });
+            }
+            let is_taken = !is_empty && !is_combination;
+            self.inverses.push(if is_taken { 1.0 / pivot } else { 0.0 });
+            rank += usize::from(is_taken);
+            self.left.push(Left { rank, residual: 0.0 });
         }
-        let relative = pivot / self.squares[column];
-        if relative <= PIVOT_MIN {
-            self.conditioning = 0.0;
-            return;
+        let mut residual = self.total;
+        for (column, left) in self.left.iter_mut().enumerate() {
+            let cell = self.cells[column * stride + count];
+            residual += -(cell * self.inverses[column]) * cell;
+            left.residual = residual;
         }
-        self.note(relative);
-        self.rank += 1;
-        let (above, below) = self.cells.split_at_mut((column + 1) * width);
-        let row = &above[column * width..];
-        let inverse = 1.0 / pivot;
-        for (i, to) in below.chunks_exact_mut(width).enumerate() {
-            let first = column + 1 + i;
-            add_scaled(&mut to[first..], -(row[first] * inverse), &row[first..]);
+    }
+
+    /// Takes all columns before a row out of it, in their order.
+    fn reduce(&mut self, row: usize) {
+        let stride = self.stride;
+        let (above, current) = self.cells.split_at_mut(row * stride);
+        self.factors.clear();
+        let rows = above.chunks_exact(stride).zip(&self.inverses);
+        self.factors.extend(rows.map(|(above, inverse)| -(above[row] * inverse)));
+        for from in (row / CELLS * CELLS..stride).step_by(CELLS) {
+            let cells: &mut [f64; CELLS] =
+                current[from..].first_chunk_mut().expect("a row has a multiple of them");
+            let mut sums = *cells;
+            for (above, factor) in above.chunks_exact(stride).zip(&self.factors) {
+                let above: &[f64; CELLS] = above[from..].first_chunk().expect("all rows are equally long");
+                for i in 0..CELLS {
+                    sums[i] += factor * above[i];
+                }
+            }
+            *cells = sums;
         }
     }
 }

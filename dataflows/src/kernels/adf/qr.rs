@@ -46,13 +46,13 @@ pub(super) fn estimate(
     workspace.reflect(rows);
     // Without any difference every model is as good, and the one without lags is taken.
     let of_most_lags = if squares == 0.0 { 1.0 } else { ratio(workspace.least_squares(), total) };
-    let mut best = Best::NONE;
+    let mut best = Best::of(rows);
     for (lag, place) in workspace.places[terms..].iter().enumerate() {
-        best.offer(lag, rows, workspace.squares[place.rank], place.rank);
+        best.offer(lag, workspace.squares[place.rank], place.rank);
     }
     let least = |places: &[Place]| places[terms..].iter().map(|place| place.relative).fold(1.0, f64::min);
     let conditioning = least(&workspace.places);
-    let ic_best = best.unscaled(sums, rows);
+    let ic_best = best.unscaled(sums);
 
     let rows = workspace.fill(sums, best.lag, regression, Level::Last);
     let (total, squares) = workspace.target_squares(rows);
