@@ -330,6 +330,11 @@ impl LagSums {
         if 2 * s < self.count { self.levels[s] } else { self.levels[s + self.levels.len() - self.count] }
     }
 
+    /// The oldest of the `v_s`, and behind them the newest: of some windows all.
+    pub(super) fn levels(&self) -> &[f64] {
+        &self.levels
+    }
+
     /// `e_s` from `s` on back in time, then zeros; `s` is at least 1, and near one of both ends.
     pub(super) fn differences_before(&self, s: usize) -> &[f64] {
         let from = if 2 * s < self.count { self.differences_count - s } else { self.count - 1 - s };

@@ -157,19 +157,19 @@ struct Ends {
 impl Ends {
     fn compute(&mut self, rows: &Rows, sums: &LagSums) {
         let (n, lags, width) = (sums.len(), rows.lags, rows.lags + 1);
-        let (v, g) = (|s: usize| sums.level(s), &rows.products);
+        let (v, g) = (sums.levels(), &rows.products);
         let last_time = (n - width - 1) as f64 / 2.0;
         let Ends { sums, with_level, with_time } = self;
         for list in [&mut *sums, with_level, with_time] {
             list.clear();
         }
         // Of the levels from row `A` to `Z - 1`, `j` rows back.
-        let mut before = rows.levels.sum - v(lags);
+        let mut before = rows.levels.sum - v[lags];
         for j in 0..=lags {
-            let (newest, oldest) = (v(n - 1 - j), v(lags - j));
+            let (newest, oldest) = (v[v.len() - 1 - j], v[lags - j]);
             if j > 0 {
                 // One row further back, the window of levels takes one more in and loses one.
-                before += v(lags + 1 - j) - v(n - 1 - j);
+                before += v[lags + 1 - j] - newest;
             }
             let squares = (newest - oldest) * (newest + oldest);
             let own = g[j * width + j];
@@ -190,7 +190,7 @@ const CELLS: usize = 8;
 #[derive(Clone, Debug, Default)]
 struct Matrix {
     width: usize,
-    /// Of a row of cells, a multiple of [`CELLS`].
+    /// From one row of cells to the next. What is behind the last column is nothing of use.
     stride: usize,
     /// Row by row; below the diagonal is nothing of use.
     cells: Vec<f64>,
@@ -299,7 +299,7 @@ impl Matrix {
             levels: rows.levels,
             lacking: sums.intercept() + sums.slope() * ((lags + n) as f64 / 2.0 - 1.0),
         };
-        let stride = width.next_multiple_of(CELLS);
+        let stride = width + CELLS - 1;
         (self.width, self.stride) = (width, stride);
         self.cells.clear();
         self.cells.resize(width * stride, 0.0);
@@ -316,8 +316,14 @@ impl Matrix {
             if lag > 0 {
                 let row = &mut self.cells[at * stride + at..][..target - lag];
                 let columns = products[lag..].iter().zip(&ends.sums[lag..]).zip(&ends.with_time[lag..]);
-                for (to, ((product, sum), time)) in row.iter_mut().zip(columns) {
-                    *to = own(*product, *sum, *time);
+                if regression == Regression::Constant {
+                    for (to, ((product, sum), _)) in row.iter_mut().zip(columns) {
+                        *to = product + by_sum * sum;
+                    }
+                } else {
+                    for (to, ((product, sum), time)) in row.iter_mut().zip(columns) {
+                        *to = own(*product, *sum, *time);
+                    }
                 }
             }
             // With the target, whose products are in the first row.
@@ -404,9 +410,9 @@ impl Matrix {
         self.factors.clear();
         let rows = above.chunks_exact(stride).zip(&self.inverses);
         self.factors.extend(rows.map(|(above, inverse)| -(above[row] * inverse)));
-        for from in (row / CELLS * CELLS..stride).step_by(CELLS) {
+        for from in (row..self.width).step_by(CELLS) {
             let cells: &mut [f64; CELLS] =
-                current[from..].first_chunk_mut().expect("a row has a multiple of them");
+                current[from..].first_chunk_mut().expect("there is room behind the last column");
             let mut sums = *cells;
             for (above, factor) in above.chunks_exact(stride).zip(&self.factors) {
                 let above: &[f64; CELLS] = above[from..].first_chunk().expect("all rows are equally long");

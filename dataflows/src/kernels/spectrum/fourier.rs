@@ -60,6 +60,11 @@ impl Fourier {
         }
     }
 
+    /// Real and imaginary part of `exp(-2 pi i k / length)` for the length of the last transform and `k` below three quarters of it.
+    pub(super) fn root(&self, k: usize) -> (f64, f64) {
+        (self.roots.re[k], self.roots.im[k])
+    }
+
     fn prepare(&mut self, length: usize) {
         if self.length == length {
             return;

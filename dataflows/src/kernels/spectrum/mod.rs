@@ -84,6 +84,8 @@ pub struct SeasonalPeriod {
 #[derive(Clone, Debug, Default)]
 pub struct SpectrumWorkspace {
     fourier: Fourier,
+    /// Of fewer numbers, for the way back.
+    inverse: Fourier,
     numbers: Complex,
     /// A Hann window.
     hann: Vec<f64>,
@@ -115,7 +117,7 @@ pub fn detect_periods(
         return Vec::new();
     }
     let bounds = Bounds { min: period_min, max: period_max };
-    workspace.correlate();
+    workspace.correlate((period_max + (period_max / 24).max(1) + 1).min(steps.len() / 2 + 2));
     let candidates = workspace.candidates(bounds, search);
     let mut periods: Vec<SeasonalPeriod> = Vec::new();
     for candidate in candidates {
@@ -213,8 +215,9 @@ impl SpectrumWorkspace {
         true
     }
 
-    /// Fills autocorrelation and periodogram, by one transform of both series as real and imaginary part and one back.
-    fn correlate(&mut self) {
+    /// Fills the periodogram, and the autocorrelation of so many lags from 0 on: by one transform of both series as real and
+    /// imaginary part, and one back.
+    fn correlate(&mut self, lags: usize) {
         let n = self.detrended.len();
         let length = (2 * n).next_power_of_two();
         self.numbers.reset(length);
@@ -231,14 +234,31 @@ impl SpectrumWorkspace {
             let (sum, gap) = (im[k] + im[mirror], re[mirror] - re[k]);
             self.periodogram.push(sum * sum + gap * gap);
         }
-        for (k, power) in self.room.iter().enumerate() {
-            (re[k], im[k]) = (*power, 0.0);
-            (re[(length - k) % length], im[(length - k) % length]) = (*power, 0.0);
+        // Where the lags are few, every second power says enough: lags that fall on one another are beyond both.
+        let every = if length / 2 + 1 >= n + lags { 2 } else { 1 };
+        self.transform_back(length / every, every, lags);
+        let scale = 1.0 / self.autocorrelation[0];
+        self.autocorrelation.iter_mut().for_each(|value| *value *= scale);
+    }
+
+    /// Fills the autocorrelation, without its scale, of so many lags: the transform of one of `every` powers and of their mirror
+    /// image, `length` in all. They are real, so those at even and at odd places are transformed as real and imaginary part.
+    fn transform_back(&mut self, length: usize, every: usize, lags: usize) {
+        let half = length / 2;
+        let power = |at: usize| self.room[every * at.min(length - at)];
+        self.numbers.reset(half);
+        for j in 0..half {
+            (self.numbers.re[j], self.numbers.im[j]) = (power(2 * j), power(2 * j + 1));
         }
-        self.fourier.transform(&mut self.numbers);
-        let scale = 1.0 / self.numbers.re[0];
+        self.inverse.transform(&mut self.numbers);
+        let Complex { re, im } = &self.numbers;
         self.autocorrelation.clear();
-        self.autocorrelation.extend(self.numbers.re[..n / 2 + 2].iter().map(|value| value * scale));
+        self.autocorrelation.extend((0..lags).map(|lag| {
+            let (at, mirror) = (lag % half, (half - lag % half) % half);
+            let (cos, sin) = self.fourier.root(every * lag);
+            let (odd, even) = (im[at] + im[mirror], re[at] - re[mirror]);
+            (re[at] + re[mirror]) + (cos * odd + sin * even)
+        }));
     }
 
     /// Leaves the steps without their autocorrelation of lag 1, under a Hann window, as imaginary part of the numbers.

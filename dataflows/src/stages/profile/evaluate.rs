@@ -115,7 +115,9 @@ pub(super) struct Evaluator {
     /// Of a window whose products do not say enough.
     columns: LagSums,
     adf: adf::Workspace,
-    spectrum: SpectrumWorkspace,
+    /// Each has tables for the lengths that it is asked for.
+    of_minutes: SpectrumWorkspace,
+    of_quarters: SpectrumWorkspace,
 }
 
 impl Evaluator {
@@ -145,8 +147,8 @@ impl Evaluator {
         let found = |enough: bool, steps: &[f64], search: &PeriodSearch, room: &mut SpectrumWorkspace| {
             enough.then(|| detect_periods(steps, search, room).first().copied()).flatten()
         };
-        let of_minutes = found(enough.0, &self.steps, &minutes, &mut self.spectrum);
-        let of_quarters = found(enough.1, &self.quarters, &quarters, &mut self.spectrum);
+        let of_minutes = found(enough.0, &self.steps, &minutes, &mut self.of_minutes);
+        let of_quarters = found(enough.1, &self.quarters, &quarters, &mut self.of_quarters);
         let strength = |period: &Option<SeasonalPeriod>| period.map_or(0.0, |period| period.strength);
         let (steps, period, scale) = match (of_minutes, of_quarters) {
             (None, None) => return Some(Season::NONE),
